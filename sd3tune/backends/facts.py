@@ -1,0 +1,214 @@
+"""What was observed of a machine: frozen, JSON both ways, and never a conclusion.
+
+Three views are kept apart until they are joined on identity (UUID, then PCI bus id):
+
+Machine      what the operating system and the vendor's library say       (machine.py)
+TorchReport  what PyTorch sees, asked in a child process                   (probe.py)
+Facts        the two joined for the one vendor that training will use      (cuda, rocm, mps, cpu)
+
+`None` always means "nobody could say". Bytes, watts, degrees Celsius; unit in every name.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+Vendor = Literal["cuda", "rocm", "mps", "cpu"]
+Family = Literal["sm", "gfx", "apple", "cpu"]
+Severity = Literal["warn", "fail"]
+Origin = Literal["measured", "catalog", "recorded"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A chip generation with its vendor's tag: sm_90 and gfx90a both read (9, 0) in PyTorch, so
+    numbers of two families are never compared."""
+
+    family: Family
+    name: str  # "sm_89", "gfx942", "m3-max", "x86_64"
+
+    @property
+    def sm(self) -> int | None:
+        """NVIDIA compute capability as one number, 89 for 8.9; None for other vendors."""
+        return int(self.name.removeprefix("sm_")) if self.family == "sm" else None
+
+    @property
+    def gfx(self) -> str | None:
+        """AMD target without feature suffixes, "gfx942"; None for other vendors."""
+        return self.name if self.family == "gfx" else None
+
+    @property
+    def apple(self) -> int | None:
+        """Apple generation, 3 for M3 Max; None for other vendors."""
+        match = re.match(r"m(\d+)", self.name) if self.family == "apple" else None
+        return int(match.group(1)) if match else None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something found wrong while observing: data for doctor, never an exception."""
+
+    id: str  # stable, "nvidia.driver-not-loaded"
+    severity: Severity
+    message: str
+    fix: str  # can be pasted, or one sentence on what to do
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator as its vendor's library or the operating system describes it."""
+
+    vendor: Vendor
+    index: int  # physical: the vendor library's own order, untouched by *_VISIBLE_DEVICES
+    name: str
+    arch: Arch
+    source: str  # "nvml", "nvidia-smi", "/proc", "amdsmi", "amd-smi", "sysfs", "sysctl"
+    total_bytes: int | None = None
+    used_bytes: int | None = None
+    other_processes_bytes: int | None = None
+    uuid: str | None = None  # as the vendor prints it: "GPU-…", "MIG-…"
+    bus_id: str | None = None  # "0000:65:00.0", lower case, domain of four digits
+    temperature_celsius: float | None = None
+    power_limit_watts: float | None = None
+    power_default_watts: float | None = None
+    ecc_enabled: bool | None = None
+    ecc_uncorrected: int | None = None
+    throttle: tuple[str, ...] | None = None  # names of active reasons; () = none active
+    mig: bool = False  # this entry is a MIG slice, or its card has MIG switched on
+    pcie_generation: int | None = None
+    pcie_generation_max: int | None = None
+    pcie_width: int | None = None
+    pcie_width_max: int | None = None
+    links: int | None = None  # active NVLink or xGMI links
+    compute_mode: str | None = None  # NVIDIA: "default", "exclusive", "prohibited"
+    compute_partition: str | None = None  # AMD: "SPX", "CPX", …
+    memory_partition: str | None = None  # AMD: "NPS1", "NPS4", …
+    hip_index: int | None = None  # AMD: HIP's number before *_VISIBLE_DEVICES, when told
+    gpu_cores: int | None = None  # Apple
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One vendor's answer about this machine, from the best source that answered."""
+
+    vendor: Vendor
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None  # "580.159.04"; amdgpu version
+    runtime: str | None = None  # newest CUDA the driver offers "13.0"; ROCm; macOS version
+    source: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Host:
+    """The computer around the accelerator."""
+
+    os: str  # "Linux", "Darwin"
+    os_version: str | None
+    machine: str  # "x86_64", "aarch64", "arm64"
+    python: str  # "3.11.7"
+    cpu_name: str | None = None
+    cpu_count: int | None = None  # usable by this process: affinity and cgroup quota included
+    ram_bytes: int | None = None
+    ram_available_bytes: int | None = None
+    cgroup_limit_bytes: int | None = None
+    shm_bytes: int | None = None
+    disk_free_bytes: int | None = None  # of the working directory
+    container: str | None = None  # "docker", "podman", "kubernetes", …; None: not in one
+    cloud: str | None = None  # "runpod", "vast", …
+    rosetta: bool = False  # x86-64 Python translated on an Apple chip
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where it was read
+
+
+@dataclass(frozen=True)
+class Machine:
+    host: Host
+    surveys: tuple[Survey, ...] = ()
+
+    def survey(self, vendor: Vendor) -> Survey:
+        return next((s for s in self.surveys if s.vendor == vendor), Survey(vendor))
+
+
+@dataclass(frozen=True)
+class TorchDevice:
+    """A device as `torch` numbers it, after *_VISIBLE_DEVICES."""
+
+    index: int
+    name: str
+    total_bytes: int | None = None
+    capability: tuple[int, int] | None = None  # CUDA only
+    gfx: str | None = None  # ROCm only, suffixes stripped
+    uuid: str | None = None  # without prefix
+    bus_id: str | None = None
+
+
+@dataclass(frozen=True)
+class TorchReport:
+    """What a child process saw when it imported torch. `error` set: the import itself failed."""
+
+    version: str | None = None
+    cuda: str | None = None  # version torch was built for; None: not a CUDA build
+    hip: str | None = None
+    mps_built: bool = False
+    mps_available: bool = False
+    devices: tuple[TorchDevice, ...] = ()
+    arch_list: tuple[str, ...] = ()
+    native_bf16_cpu: bool | None = None
+    mps_recommended_bytes: int | None = None
+    imported: bool = False  # False: read from the installed files, torch was not started
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device training could use: torch's number, with what the vendor knows about it."""
+
+    index: int  # torch's
+    torch_device: str  # "cuda:0" (also on ROCm), "mps", "cpu"
+    name: str
+    arch: Arch
+    total_bytes: int | None = None
+    usable_bytes: int | None = None  # what a run may fill: less than total on Macs and in cgroups
+    physical_index: int | None = None
+    uuid: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the rules in options.py may look at."""
+
+    vendor: Vendor
+    devices: tuple[Device, ...]
+    torch: str | None = None  # "2.13.0"
+    torch_build: str | None = None  # "cu132", "rocm7.2", "cpu", "mps"
+    runtime: str | None = None  # CUDA of the driver, ROCm version, macOS version
+    driver: str | None = None
+    arch_list: tuple[str, ...] = ()
+    native_bf16_cpu: bool | None = None
+    ram_bytes: int | None = None  # of the host, cgroup limit applied
+    packages: Mapping[str, str] = field(default_factory=dict)  # distribution -> version
+    tools: Mapping[str, bool] = field(default_factory=dict)  # "c++", "ninja", "nvcc", "hipcc", …
+    smoke: Mapping[str, str] = field(default_factory=dict)  # probe id -> "ok" or what went wrong
+    problems: tuple[Problem, ...] = ()
+    origin: Origin = "measured"
+
+    @property
+    def weakest(self) -> Device:
+        """The device that decides for all: a run must work on each of them."""
+        return min(self.devices, key=lambda d: (d.arch.sm or 0, d.total_bytes or 0))
+
+
+def to_json(value: object) -> dict[str, Any]:
+    """A dataclass of this module as plain JSON data."""
+    return json.loads(json.dumps(asdict(value)))  # type: ignore[call-overload,no-any-return]
+
+
+def from_json(kind: type[T], data: Mapping[str, Any]) -> T:
+    """The inverse of `to_json`. Raises ValueError when a name or a type does not fit."""
+    from pydantic import TypeAdapter  # 0.2 s: only who reads recordings pays
+
+    return TypeAdapter(kind).validate_python(data)

@@ -1,0 +1,42 @@
+"""Every error sd3tune raises on purpose.
+
+Sd3tuneError                    the user can act on it; the CLI prints message + hint, exit code 1
+├── ConfigError                 a file or a flag asks for something that does not exist
+├── PlanError                   what was asked cannot run on this machine; the hint says what can
+├── HardwareError               the machine, the driver or the PyTorch build is not up to it
+├── DataError                   an image, a caption or a dataset folder is unusable
+├── ModelError                  weights are missing, unreadable, or of another family
+├── CheckpointError             a checkpoint is missing, torn, or from another run
+└── Diverged                    the loss or the gradient stopped being finite
+
+Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
+"""
+
+
+class Sd3tuneError(Exception):
+    """What went wrong, in one line that names file, key and value; and what to do, in another."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(Sd3tuneError): ...
+
+
+class PlanError(Sd3tuneError): ...
+
+
+class HardwareError(Sd3tuneError): ...
+
+
+class DataError(Sd3tuneError): ...
+
+
+class ModelError(Sd3tuneError): ...
+
+
+class CheckpointError(Sd3tuneError): ...
+
+
+class Diverged(Sd3tuneError): ...
