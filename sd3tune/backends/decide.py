@@ -1,0 +1,101 @@
+"""From the table of options and the facts to decisions, with every reason kept.
+
+Every rule of every option is evaluated, so that doctor, plan and trainer tell one story. What the
+user set must be clean or is refused; what is left open takes the first clean option.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sd3tune.backends.facts import Facts
+from sd3tune.backends.options import ALIASES, AXES, Level, Option
+from sd3tune.backends.rules import Request
+from sd3tune.errors import PlanError
+
+Source = Literal["user", "auto"]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    name: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A value, who chose it, why, and what was not possible instead. Always shown together."""
+
+    value: str
+    source: Source
+    reason: str
+    rejected: tuple[Rejected, ...] = ()
+
+
+def why_not(option: Option, facts: Facts, request: Request) -> tuple[str, ...]:
+    return tuple(said for rule in option.rules if (said := rule(facts, request)) is not None)
+
+
+def decide(axis: str, facts: Facts, request: Request) -> Decision:
+    """One axis. Raises PlanError when the user's value, or every value, is impossible here."""
+    asked = getattr(request, axis)
+    asked = ALIASES.get((axis, asked), asked)
+    verdicts = {o.name: why_not(o, facts, request) for o in AXES[axis]}
+    rejected = tuple(Rejected(name, why) for name, why in verdicts.items() if why)
+    if asked is not None:
+        return _asked(axis, asked, facts, verdicts, rejected)
+    for option in AXES[axis]:
+        if option.auto and not verdicts[option.name]:
+            return Decision(option.name, "auto", option.because, rejected)
+    why = "; ".join(f"{r.name}: {r.reasons[0]}" for r in rejected)
+    raise PlanError(
+        f"no usable {axis} on {facts.weakest.name}: {why}",
+        hint="`sd3tune doctor` shows what this machine lacks",
+    )
+
+
+def _asked(
+    axis: str,
+    asked: str,
+    facts: Facts,
+    verdicts: dict[str, tuple[str, ...]],
+    rejected: tuple[Rejected, ...],
+) -> Decision:
+    usable = [name for name, why in verdicts.items() if not why]
+    if asked not in verdicts:
+        raise PlanError(
+            f"`{axis}={asked}` is not one of {', '.join(verdicts)}",
+            hint=f"usable on {facts.weakest.name}: {', '.join(usable)}",
+        )
+    if verdicts[asked]:
+        raise PlanError(
+            f"`{axis}={asked}` cannot run on {facts.weakest.name}: {'; '.join(verdicts[asked])}",
+            hint=f"usable here: {', '.join(usable) or 'nothing'}; leave `{axis}` out to have it "
+            "chosen",
+        )
+    because = next(o.because for o in AXES[axis] if o.name == asked)
+    return Decision(asked, "user", f"set in the configuration; {because}", rejected)
+
+
+def decide_all(facts: Facts, request: Request) -> tuple[dict[str, Decision], Request]:
+    """Every axis in order; each decision is visible to the rules of the axes after it."""
+    decisions: dict[str, Decision] = {}
+    for axis in AXES:
+        decisions[axis] = decide(axis, facts, request)
+        request = request.with_value(axis, decisions[axis].value)
+    return decisions, request
+
+
+def capabilities(facts: Facts) -> dict[str, dict[str, tuple[Level, tuple[str, ...]]]]:
+    """Axis -> option -> (level, why not): the whole matrix for one machine, nothing asked.
+
+    Rules that look at earlier axes see the automatic decisions.
+    """
+    _, decided = decide_all(facts, Request())
+    table: dict[str, dict[str, tuple[Level, tuple[str, ...]]]] = {}
+    for axis, options in AXES.items():
+        table[axis] = {}
+        for option in options:
+            why = why_not(option, facts, decided)
+            level = option.level(facts)
+            table[axis][option.name] = ("none" if why and level == "native" else level, why)
+    return table

@@ -1,0 +1,363 @@
+"""The axes of choice, and for every option the rules under which it works.
+
+Order within an axis is preference; decide.py reads the table. A level says how an option works:
+fp8 may be good for storage and not for arithmetic, a kernel may run forward only. Where the facts
+behind the rules come from: docs/reference/hardware.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from sd3tune.backends.facts import Facts
+from sd3tune.backends.rules import (
+    Request,
+    Rule,
+    asks,
+    fits,
+    gfx_in,
+    native_bf16,
+    never_on,
+    package,
+    sm_at_least,
+    sm_in,
+    smoke,
+    tool,
+    vendors,
+)
+
+Level = Literal["native", "emulated", "storage", "forward_only", "needs_build", "none", "unknown"]
+
+
+@dataclass(frozen=True)
+class Option:
+    name: str
+    rules: tuple[Rule, ...] = ()
+    because: str = ""  # shown when chosen
+    auto: bool = True  # False: only when the user asks
+    level: Callable[[Facts], Level] = lambda f: "native"
+
+
+NO_AUTOCAST_ON_APPLE = (
+    "mixed_precision is `no` on Apple: autocast on MPS is not proven to train SD3"
+)
+INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
+
+# The chips AMD builds flash kernels for by default (AOTriton; hardware.md note 6).
+AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
+SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
+QUANTO = package("optimum-quanto", "0.2.7")
+# Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
+BNB = package("bitsandbytes", "0.50")
+OPTIMI = package("torch-optimi", "0.3")
+
+
+def bf16_level(f: Facts) -> Level:
+    return "native" if native_bf16(f, Request()) is None else "emulated"
+
+
+def fp8_level(f: Facts) -> Level:
+    """quanto keeps fp8 weights and multiplies in the base dtype on every chip."""
+    return "none" if f.vendor == "mps" else "storage"
+
+
+def quanto_levels(prefix: str) -> tuple[Option, ...]:
+    """The weight-only schemes, for one module; `prefix` names its probe family."""
+    storage: Callable[[Facts], Level] = lambda f: "storage"  # noqa: E731
+    size = fits if prefix == "base" else lambda name: lambda f, r: None
+    return (
+        Option("no_change", (size("no_change"),), "weights keep their full precision"),
+        Option(
+            "int8-quanto",
+            (QUANTO, smoke("linear_int8-quanto"), size("int8-quanto")),
+            "8-bit integers halve the weights for about 0.1 % error",
+            auto=prefix == "base",
+            level=storage,
+        ),
+        Option(
+            "nf4-bnb",
+            (
+                never_on("mps", INT_ONLY_ON_APPLE),
+                BNB,
+                sm_at_least(70, "bitsandbytes has no 4-bit kernel"),
+                smoke("linear_nf4-bnb"),
+                size("nf4-bnb"),
+            ),
+            "4-bit NormalFloat: a quarter of the weights for about 1 % error",
+            auto=prefix == "base",
+            level=storage,
+        ),
+        Option(
+            "int4-quanto",
+            (QUANTO, smoke("linear_int4-quanto"), size("int4-quanto")),
+            "4-bit integers: a quarter of the weights for about 1 % error",
+            auto=prefix == "base",
+            level=storage,
+        ),
+        Option(
+            "int2-quanto",
+            (QUANTO, smoke("linear_int2-quanto"), size("int2-quanto")),
+            "2-bit integers: an eighth of the weights, and it shows",
+            auto=False,
+            level=storage,
+        ),
+        Option(
+            "fp8-quanto",
+            (
+                never_on("mps", f"MPS has no fp8; {INT_ONLY_ON_APPLE}"),
+                QUANTO,
+                smoke("linear_fp8-quanto"),
+                size("fp8-quanto"),
+            ),
+            "8-bit floats: half the weights",
+            auto=False,
+            level=fp8_level,
+        ),
+    )
+
+
+def bnb_optimizer(name: str, paged: bool) -> Option:
+    rules: tuple[Rule, ...] = (
+        never_on("mps", "bitsandbytes has no 8-bit optimiser for MPS yet"),
+        BNB,
+        smoke("optimizer_bnb"),
+    )
+    if paged:
+        # Managed memory on ROCm was reported on one card only (hardware.md 2.2): unknown is off.
+        rules += (never_on("rocm", "paged state is unverified on ROCm; use the unpaged one"),)
+    because = "8-bit state" + (", paged out to host memory when the card is full" if paged else "")
+    return Option(name, rules, because, auto=False)
+
+
+def bf16_base(f: Facts, r: Request) -> str | None:
+    """Weights in bf16 without autocast is the Apple way; elsewhere autocast goes with it."""
+    if r.mixed_precision == "bf16" or f.vendor == "mps":
+        return None
+    return f"goes with mixed_precision=bf16, which is {r.mixed_precision} here"
+
+
+def half_dtype(f: Facts, r: Request) -> str | None:
+    if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
+        return None
+    return "its kernels take fp16 and bf16 only, this run computes in fp32"
+
+
+AXES: dict[str, tuple[Option, ...]] = {
+    "mixed_precision": (
+        Option(
+            "bf16",
+            (never_on("mps", NO_AUTOCAST_ON_APPLE), native_bf16, smoke("matmul_bf16")),
+            "native bf16: float32's range, so no loss scaling",
+            level=bf16_level,
+        ),
+        Option(
+            "fp16",
+            (
+                never_on("mps", NO_AUTOCAST_ON_APPLE),
+                vendors("cuda", "rocm"),
+                smoke("matmul_fp16"),
+            ),
+            "no native bf16 here: fp16 with float32 adapter weights and loss scaling; SD3 in fp16 "
+            "may overflow after thousands of steps (huggingface/diffusers#8599)",
+        ),
+        Option("no", (), "float32 arithmetic, no autocast"),
+    ),
+    "base_model_default_dtype": (
+        Option(
+            "bf16",
+            (native_bf16, bf16_base, smoke("matmul_bf16")),
+            "the frozen weights need no more than bf16",
+            level=bf16_level,
+        ),
+        Option(
+            "fp16",
+            (vendors("cuda", "rocm"), asks("mixed_precision", "fp16")),
+            "half of float32, and the multiplications run in fp16 anyway",
+        ),
+        Option("fp32", (), "what is not autocast must be exact"),
+    ),
+    "text_encoder_dtype": (
+        Option("bf16", (asks("base_model_default_dtype", "bf16"),), "as the base weights"),
+        Option(
+            "fp16",
+            (asks("base_model_default_dtype", "fp16"),),
+            "as the base weights; T5 keeps "
+            "its output layers in float32, without which fp16 overflows",
+        ),
+        Option("fp32", (), "as the base weights"),
+    ),
+    "vae_dtype": (
+        Option(
+            "bf16",
+            (asks("mixed_precision", "bf16"), native_bf16),
+            "the VAE holds in bf16",
+            level=bf16_level,
+        ),
+        Option(
+            "fp16",
+            (
+                never_on(
+                    "mps", "an fp16 VAE on MPS wrote NaN latents (huggingface/diffusers#7563)"
+                ),
+                vendors("cuda", "rocm"),
+            ),
+            "asked for",
+            auto=False,
+        ),
+        Option("fp32", (), "the VAE overflows in fp16, and is small"),
+    ),
+    "optimizer": (
+        Option("adamw", (), "the reference; an adapter's state is small"),
+        Option(
+            "adamw_bf16",
+            (OPTIMI, native_bf16, asks("base_model_default_dtype", "bf16")),
+            "bf16 adapter weights with Kahan-compensated updates",
+            auto=False,
+        ),
+        Option("optimi-adamw", (OPTIMI,), "torch-optimi's AdamW", auto=False),
+        Option("optimi-stableadamw", (OPTIMI,), "AdamW with update clipping", auto=False),
+        Option("optimi-lion", (OPTIMI,), "sign updates, one moment", auto=False),
+        bnb_optimizer("bnb-adamw8bit", paged=False),
+        bnb_optimizer("bnb-adamw8bit-paged", paged=True),
+        bnb_optimizer("bnb-lion8bit", paged=False),
+        bnb_optimizer("bnb-lion8bit-paged", paged=True),
+    ),
+    "trainable_dtype": (
+        Option("bf16", (asks("optimizer", "adamw_bf16"),), "adamw_bf16 trains bf16 weights"),
+        Option("fp32", (), "small updates vanish in half precision; an adapter is small"),
+    ),
+    "grad_scaler": (
+        Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
+        Option("off", (), "float32 and bf16 have the range"),
+    ),
+    "base_model_precision": quanto_levels("base"),
+    "text_encoder_1_precision": quanto_levels("text"),
+    "text_encoder_2_precision": quanto_levels("text"),
+    "text_encoder_3_precision": quanto_levels("text"),
+    "attention_mechanism": (
+        Option(
+            "diffusers",
+            (smoke("attention_diffusers"),),
+            "PyTorch's scaled_dot_product_attention picks the fastest kernel with a backward",
+        ),
+        Option(
+            "native-flash",
+            (
+                never_on("mps", "MPS has no flash kernel with a backward"),
+                sm_at_least(80, "flash attention has no kernel"),
+                gfx_in(*AOTRITON),
+                smoke("attention_native-flash"),
+            ),
+            "flash kernels only",
+            auto=False,
+        ),
+        Option(
+            "native-efficient",
+            (
+                vendors("cuda", "rocm"),
+                gfx_in(*AOTRITON),
+                smoke("attention_native-efficient"),
+            ),
+            "memory-efficient kernels only",
+            auto=False,
+        ),
+        Option(
+            "cudnn",
+            (
+                vendors("cuda"),
+                sm_at_least(80, "cuDNN attention has no kernel"),
+                smoke("attention_cudnn"),
+            ),
+            "cuDNN kernels only",
+            auto=False,
+        ),
+        Option(
+            "native-math",
+            (smoke("attention_native-math"),),
+            "the definition, written out: slow, memory grows with the square of the tokens",
+        ),
+    ),
+    "attention_no_grad": (
+        Option(
+            "sageattention",
+            (
+                vendors("cuda"),
+                sm_in(*SAGE_SM),
+                package("sageattention", "2.1.1"),
+                half_dtype,
+                lambda f, r: None if r.head_dim <= 128 else "its heads end at 128",
+                smoke("attention_sageattention"),
+            ),
+            "8-bit attention for sampling only: it has no backward",
+            level=lambda f: "forward_only",
+        ),
+        Option("as-training", (), "the kernels that also train"),
+    ),
+    "dynamo_backend": (
+        Option("no", (), "compiling pays only in runs of hours"),
+        Option(
+            "inductor",
+            (
+                never_on("mps", "torch.compile on MPS is unfinished (pytorch/pytorch#150121)"),
+                sm_at_least(70, "Triton has no code generator"),
+                tool("c++", "inductor needs a C++ compiler"),
+                smoke("compile_inductor"),
+            ),
+            "kernels compiled for this chip",
+            auto=False,
+            level=lambda f: "needs_build",
+        ),
+        Option("aot_eager", (), "traces without compiling: for finding faults", auto=False),
+    ),
+    "pin_memory": (
+        Option(
+            "on",
+            (
+                never_on("mps", "unified memory: there is no copy to speed up"),
+                never_on("cpu", "there is no device to copy to"),
+            ),
+            "pinned host memory copies to the device in the background",
+        ),
+        Option("off", (), "nothing to pin for"),
+    ),
+    "fp8_dtype": (
+        Option(
+            "float8_e4m3fnuz",
+            (
+                vendors("rocm"),
+                gfx_in("gfx942"),
+            ),
+            "CDNA3's own flavour of fp8",
+            level=lambda f: "native",
+        ),
+        Option(
+            "float8_e4m3fn",
+            (never_on("mps", "MPS has no fp8 arithmetic"),),
+            "the OCP flavour of fp8",
+        ),
+        Option("none", (), "no fp8 on this device"),
+    ),
+    "distributed_backend": (
+        Option("nccl", (vendors("cuda", "rocm"),), "NCCL, or RCCL under the same name"),
+        Option(
+            "none",
+            (lambda f, r: None if f.vendor == "mps" else "one device only on Apple",),
+            "a Mac has one GPU",
+        ),
+        Option("gloo", (), "the CPU's collective library"),
+    ),
+    "deterministic": (
+        Option("off", (), "faster kernels may add in another order on each run"),
+        Option(
+            "on",
+            (),
+            "the same bits on each run; ops without a deterministic kernel warn",
+            auto=False,
+        ),
+    ),
+}
+
+ALIASES = {
+    ("optimizer", "torch-adamw"): "adamw",
+    ("attention_mechanism", "native"): "diffusers",
+}
