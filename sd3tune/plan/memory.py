@@ -1,0 +1,121 @@
+"""How much memory a run needs, by arithmetic: no weight is loaded to find out.
+
+Weights, gradients and optimizer state are counted exactly. Activations follow two constants fitted
+to saved-tensor measurements of the three models at 512 and 1024 px (docs/reference/memory.md); they
+and the workspace are estimates and are labelled so wherever they are shown.
+"""
+
+from dataclasses import dataclass
+
+from sd3tune.sd3.variants import CLIP_TOKENS, Model
+
+GIB = 2**30
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+# Stored bytes per quantised weight, scales included (groups of 128, or 64 for nf4).
+STORED = {
+    "int8-quanto": 1.0,
+    "fp8-quanto": 1.0,
+    "int4-quanto": 0.5 + 4 / 128,
+    "nf4-bnb": 0.5 + 1.03 / 64,
+    "int2-quanto": 0.25 + 4 / 128,
+}
+# Saved activations per token, layer and hidden unit, in values: all blocks kept, or one input each.
+KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
+# Estimates: contexts, cuBLAS workspaces, allocator slack.
+WORKSPACE_BYTES = {"cuda": int(0.8 * GIB), "rocm": GIB, "mps": GIB // 2, "cpu": GIB // 4}
+STATE_BYTES = {  # optimizer state per trained value
+    "adamw": 8.0,
+    "optimi-adamw": 8.0,
+    "optimi-stableadamw": 8.0,
+    "optimi-lion": 4.0,
+    "adamw_bf16": 6.0,  # two bf16 moments and the Kahan buffer
+    "bnb-adamw8bit": 2.03,
+    "bnb-adamw8bit-paged": 2.03,
+    "bnb-lion8bit": 1.02,
+    "bnb-lion8bit-paged": 1.02,
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device while training, and while encoding text."""
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int  # estimate
+    workspace: int  # estimate
+    text_encoders: int  # of the earlier stage, dropped before training
+
+    @property
+    def training(self) -> int:
+        return (
+            self.weights
+            + self.adapter
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.workspace
+        )
+
+
+@dataclass(frozen=True)
+class Load:
+    """What memory depends on."""
+
+    vendor: str
+    base_dtype: str
+    precision: str
+    trainable_dtype: str
+    optimizer: str
+    rank: int
+    targets: tuple[str, ...]
+    batch: int
+    tokens: int  # image tokens of the largest bucket
+    text_tokens: int
+    checkpointing: bool
+    text_dtype: str
+    text_precisions: tuple[str, str, str]
+
+
+def estimate(model: Model, load: Load) -> Memory:
+    shape = model.transformer
+    trained = shape.lora_parameters(load.rank, load.targets)
+    per_value = BYTES[load.trainable_dtype]
+    return Memory(
+        weights=stored(shape.parameters, shape.quantisable, load.base_dtype, load.precision),
+        adapter=trained * per_value,
+        gradients=trained * per_value,
+        optimizer=int(trained * STATE_BYTES[load.optimizer]),
+        activations=activations(model, load),
+        workspace=WORKSPACE_BYTES[load.vendor],
+        text_encoders=sum(
+            stored(count, count, load.text_dtype, precision)
+            for count, precision in zip(model.text_encoders, load.text_precisions, strict=True)
+        ),
+    )
+
+
+def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int:
+    """Bytes of weights of which `quantisable` values are kept in `precision`."""
+    if precision == "no_change":
+        return parameters * BYTES[dtype]
+    return int((parameters - quantisable) * BYTES[dtype] + quantisable * STORED[precision])
+
+
+def activations(model: Model, load: Load) -> int:
+    """Saved for the backward pass. Checkpointing keeps each block's input and recomputes one
+    block at a time."""
+    shape = model.transformer
+    values = load.batch * (load.tokens + CLIP_TOKENS + load.text_tokens) * shape.hidden
+    if load.checkpointing:
+        values *= KEPT_CHECKPOINTED * shape.layers + KEPT_EVERYTHING
+    else:
+        values *= KEPT_EVERYTHING * shape.layers
+    return int(values * BYTES[load.base_dtype])
+
+
+def gib(amount: int | float) -> str:
+    """Bytes for people: "15.0 GiB", "42 MiB" below one."""
+    return f"{amount / GIB:.1f} GiB" if amount >= GIB else f"{amount / 2**20:.0f} MiB"

@@ -1,0 +1,267 @@
+"""What will happen: a pure function of the configuration, the machine's facts and the dataset.
+
+`sd3tune plan` and `train --dry-run` print a Plan, the trainer reads nothing else, and every
+checkpoint carries one. Nothing is observed here, and no weight is loaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sd3tune.backends.decide import Decision, decide_all
+from sd3tune.backends.facts import Device, Facts
+from sd3tune.backends.rules import Request
+from sd3tune.config.settings import Config
+from sd3tune.data.discover import Sample
+from sd3tune.data.epoch import batches_per_epoch
+from sd3tune.errors import ConfigError, PlanError
+from sd3tune.plan.memory import Load, Memory, estimate, gib
+from sd3tune.sd3.variants import Model, tokens
+
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # as suffixes: attn and, on SD3.5 medium, attn2
+PRECISIONS = ("no_change", "int8-quanto", "nf4-bnb", "int4-quanto", "int2-quanto", "fp8-quanto")
+ASKED = (  # settings of the same name as their axis
+    "mixed_precision",
+    "base_model_default_dtype",
+    "base_model_precision",
+    "text_encoder_1_precision",
+    "text_encoder_2_precision",
+    "text_encoder_3_precision",
+    "optimizer",
+    "dynamo_backend",
+)
+BATCHES = (4, 3, 2, 1)  # tried in this order when the batch size is left open
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything train/run reads. `decisions` holds an entry for every choice that was made."""
+
+    config: Config
+    model: Model
+    facts: Facts
+    device: Device
+    decisions: Mapping[str, Decision]
+    memory: Memory
+    warnings: tuple[str, ...]
+
+    def value(self, axis: str) -> str:
+        return self.decisions[axis].value
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.value("train_batch_size"))
+
+    @property
+    def steps(self) -> int:
+        return int(self.value("max_train_steps"))
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        return tuple(self.value("peft_lora_target_modules").split(","))
+
+
+def resolve(config: Config, facts: Facts, model: Model, samples: Sequence[Sample]) -> Plan:
+    """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
+    device = facts.weakest
+    sizes = _Sizes(config, facts, model, max(tokens(*s.geometry.bucket) for s in samples))
+    hardware, decided = decide_all(facts, _request(config), sizes.too_big)
+    batch = sizes.batch(decided)
+    load = sizes.load(decided, int(batch.value), decided.base_model_precision or "no_change")
+    memory = estimate(model, load)
+    decisions = {
+        "device": Decision(device.torch_device, "auto", f"{device.name}: {_origin(facts)}"),
+        "model": _model(config, model),
+        **hardware,
+        "offload": _offload(memory, facts),
+        "gradient_checkpointing": _checkpointing(config),
+        "train_batch_size": batch,
+        "gradient_accumulation_steps": _set(
+            config, "gradient_accumulation_steps", "one batch per optimizer step"
+        ),
+        "max_train_steps": _steps(config, samples, int(batch.value)),
+        "peft_lora_target_modules": _targets(config, model),
+    }
+    return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts, model))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What the run would weigh under each choice still open."""
+
+    config: Config
+    facts: Facts
+    model: Model
+    tokens: int
+
+    def load(self, r: Request, batch: int, precision: str) -> Load:
+        c = self.config
+        return Load(
+            vendor=self.facts.vendor,
+            base_dtype=r.base_model_default_dtype or "fp32",
+            precision=precision,
+            trainable_dtype=r.trainable_dtype or "fp32",
+            optimizer=r.optimizer or "adamw",
+            rank=c.lora_rank,
+            targets=tuple(c.peft_lora_target_modules or LORA_TARGETS),
+            batch=batch,
+            tokens=self.tokens,
+            text_tokens=c.tokenizer_max_length,
+            checkpointing=c.gradient_checkpointing,
+            text_dtype=r.text_encoder_dtype or "fp32",
+            text_precisions=(
+                r.text_encoder_1_precision or "no_change",
+                r.text_encoder_2_precision or "no_change",
+                r.text_encoder_3_precision or "no_change",
+            ),
+        )
+
+    def need(self, r: Request, batch: int, precision: str) -> int:
+        return estimate(self.model, self.load(r, batch, precision)).training
+
+    @property
+    def room(self) -> int | None:
+        device = self.facts.weakest
+        return device.usable_bytes or device.total_bytes
+
+    def too_big(self, r: Request) -> dict[str, str]:
+        if self.room is None:
+            return {}
+        batch = self.config.train_batch_size if _is_set(self.config, "train_batch_size") else 1
+        return {
+            precision: f"{self.model.name} needs about {gib(need)} at batch size {batch}, "
+            f"{self.facts.weakest.name} has {gib(self.room)}"
+            for precision in PRECISIONS
+            if (need := self.need(r, batch, precision)) > self.room
+        }
+
+    def batch(self, r: Request) -> Decision:
+        asked = self.config.train_batch_size
+        if _is_set(self.config, "train_batch_size"):
+            return Decision(str(asked), "user", "set in the configuration")
+        if self.room is None:
+            return Decision(str(BATCHES[0]), "auto", "the default; the device hides its memory")
+        precision = r.base_model_precision or "no_change"
+        for size in BATCHES:
+            if (need := self.need(r, size, precision)) <= self.room:
+                why = f"about {gib(need)} of {gib(self.room)}"
+                return Decision(str(size), "auto", why + (" (the default)" if size == 4 else ""))
+        raise PlanError(  # too_big has refused this before
+            f"{self.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
+        )
+
+
+def _request(config: Config) -> Request:
+    asked = {name: getattr(config, name) for name in ASKED}
+    attention = config.attention_mechanism
+    if attention == "sageattention":  # sampling only; training keeps the kernels with a backward
+        asked |= {"attention_no_grad": "sageattention"}
+    elif attention is not None:
+        asked |= {"attention_mechanism": attention, "attention_no_grad": "as-training"}
+    vae = None if config.vae_dtype == "default" else config.vae_dtype
+    deterministic = "on" if config.deterministic else None
+    return Request(**asked, vae_dtype=vae, deterministic=deterministic)
+
+
+def _origin(facts: Facts) -> str:
+    words = {
+        "measured": "observed on this machine",
+        "recorded": "from recorded answers",
+        "catalog": "from the catalogue, not measured",
+    }
+    return words[facts.origin]
+
+
+def _is_set(config: Config, name: str) -> bool:
+    return name in config.model_fields_set and getattr(config, name) is not None
+
+
+def _set(config: Config, name: str, default: str) -> Decision:
+    if _is_set(config, name):
+        return Decision(str(getattr(config, name)), "user", "set in the configuration")
+    return Decision(str(getattr(config, name)), "auto", default)
+
+
+def _model(config: Config, model: Model) -> Decision:
+    shape = model.transformer
+    size = (
+        f"{shape.parameters / 1e9:.3f} B parameters"
+        if shape.parameters > 1e8
+        else (f"{shape.parameters / 1e6:.2f} M parameters")
+    )
+    asked = _is_set(config, "pretrained_model_name_or_path") or _is_set(config, "model_flavour")
+    why = f"{model.source}: {shape.layers} blocks of width {shape.hidden}, {size}"
+    return Decision(model.name, "user" if asked else "auto", why)
+
+
+def _checkpointing(config: Config) -> Decision:
+    reason = "recomputes each block in the backward pass: about a third more time, far less memory"
+    value = "on" if config.gradient_checkpointing else "off"
+    source = "user" if _is_set(config, "gradient_checkpointing") else "auto"
+    return Decision(value, source, reason if value == "on" else "every activation is kept")  # type: ignore[arg-type]
+
+
+def _offload(memory: Memory, facts: Facts) -> Decision:
+    """Where the text encoders run while captions are encoded. They are gone before training."""
+    device = facts.weakest
+    room = device.usable_bytes or device.total_bytes
+    need = memory.text_encoders + memory.workspace
+    if room is None or need <= room:
+        return Decision("none", "auto", f"the text encoders take {gib(memory.text_encoders)}")
+    why = f"the text encoders take {gib(memory.text_encoders)}, {device.name} has {gib(room)}"
+    if facts.ram_bytes is not None and facts.ram_bytes < need:
+        raise PlanError(
+            f"{why}, and host memory has {gib(facts.ram_bytes)}",
+            hint="set text_encoder_3_precision=int8-quanto: T5 is nine tenths of it",
+        )
+    return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
+
+
+def _steps(config: Config, samples: Sequence[Sample], batch: int) -> Decision:
+    if config.max_train_steps:
+        return Decision(str(config.max_train_steps), "user", "set in the configuration")
+    per_epoch = -(-batches_per_epoch(samples, batch) // config.gradient_accumulation_steps)
+    epochs = config.num_train_epochs or 1
+    why = f"{epochs} epochs of {per_epoch} steps over {len(samples)} images"
+    return Decision(str(epochs * per_epoch), "user", why)
+
+
+def _targets(config: Config, model: Model) -> Decision:
+    targets = tuple(config.peft_lora_target_modules or LORA_TARGETS)
+    shape = model.transformer
+    for target in targets:
+        if not shape.lora_parameters(1, (target,)):
+            raise ConfigError(
+                f"`peft_lora_target_modules`: `{target}` matches no linear layer of {model.name}",
+                hint="attention layers end in to_q, to_k, to_v, to_out.0, add_q_proj, …; "
+                "feed-forward ones in net.0.proj, net.2",
+            )
+    trained = shape.lora_parameters(config.lora_rank, targets)
+    why = f"rank {config.lora_rank}: {trained / 1e6:.2f} M trained parameters"
+    source = "user" if config.peft_lora_target_modules else "auto"
+    return Decision(",".join(targets), source, why)  # type: ignore[arg-type]
+
+
+def _warnings(config: Config, facts: Facts, model: Model) -> tuple[str, ...]:
+    """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
+    found = []
+    if config.learning_rate >= 4e-5 and config.optimizer == "optimi-stableadamw":
+        found.append(
+            "learning_rate 4e-5 and above with StableAdamW has diverged on SD3.5 large; 1e-5 held"
+        )
+    layers = [
+        n for n in config.validation_guidance_skip_layers or () if n >= model.transformer.layers
+    ]
+    if layers:
+        raise ConfigError(
+            f"`validation_guidance_skip_layers`: block {layers[0]} does not exist, {model.name} "
+            f"has {model.transformer.layers}",
+            hint=f"use numbers from 0 to {model.transformer.layers - 1}",
+        )
+    if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
+        found.append(
+            "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "
+            "guidance at all then)"
+        )
+    if facts.origin == "measured" and facts.vendor in ("rocm", "mps"):
+        found.append(f"{facts.vendor}: untested on hardware; please report what you see")
+    return tuple(found)

@@ -1,0 +1,77 @@
+"""What is going on, on stderr: bars on a terminal, a line now and then in a log file.
+
+Words carry the meaning; nothing here can fail a run, and stdout stays free for data.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class Stage:
+    """One piece of work with a known length."""
+
+    def __init__(self, bar: Progress | None, task: TaskID | None, name: str, total: int) -> None:
+        self._bar, self._task, self.name, self.total = bar, task, name, total
+        self.done = 0
+        self._started = self._said = time.monotonic()
+        self._first = 0
+
+    def begin(self, done: int) -> None:
+        """Work finished in an earlier run: shown as done, left out of the rate."""
+        self.done = self._first = done
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def advance(self, count: int = 1, words: str = "") -> None:
+        self.done += count
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, words=words)
+        elif time.monotonic() - self._said >= LINE_EVERY_SECONDS or self.done == self.total:
+            self._said = time.monotonic()
+            print(f"{self.name} {self.done}/{self.total}  {words}{self._eta()}", file=sys.stderr)
+
+    def _eta(self) -> str:
+        fresh = self.done - self._first
+        elapsed = time.monotonic() - self._started
+        if not fresh or self.done >= self.total:
+            return ""
+        return f"  eta {(self.total - self.done) * elapsed / fresh:.0f} s"
+
+
+@contextmanager
+def stage(name: str, total: int) -> Iterator[Stage]:
+    """`with stage("encode images", 120) as s: … s.advance(4)`"""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Stage(None, None, name, total)
+        return
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield Stage(bar, bar.add_task(name, total=total, words=""), name, total)
+
+
+def say(words: str) -> None:
+    """One line for the human following the run."""
+    print(words, file=sys.stderr, flush=True)

@@ -1,0 +1,98 @@
+"""Which attention kernel runs, and where.
+
+Training and sampling may use different kernels: SageAttention has no backward (thu-ml/SageAttention
+#60), and does not say so: query, key and value projections would silently get no gradient. It is
+admitted to passes without gradients only, and raises when one is recorded.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+KERNELS = {  # attention_mechanism -> what scaled_dot_product_attention may choose from
+    "diffusers": [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ],
+    "native-flash": [SDPBackend.FLASH_ATTENTION],
+    "native-efficient": [SDPBackend.EFFICIENT_ATTENTION],
+    "cudnn": [SDPBackend.CUDNN_ATTENTION],
+    "native-math": [SDPBackend.MATH],
+}
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[None]:
+    """Restricts PyTorch's attention to the kernels of `name`. Must also cover the backward pass:
+    checkpointed blocks run their forward again there."""
+    if name == "diffusers":  # PyTorch's own choice, untouched
+        yield
+        return
+    with sdpa_kernel(KERNELS[name]):
+        yield
+
+
+@contextmanager
+def sampling(transformer: Any, name: str) -> Iterator[None]:
+    """Attention for passes without gradients: `as-training` changes nothing."""
+    if name != "sageattention":
+        yield
+        return
+    before = transformer.attn_processors
+    transformer.set_attn_processor(DispatchedJointAttention("sage"))
+    try:
+        yield
+    finally:
+        transformer.set_attn_processor(before)
+
+
+class DispatchedJointAttention:
+    """SD3's joint attention through diffusers' dispatcher.
+
+    diffusers 0.42's own processor calls scaled_dot_product_attention directly, so that
+    `set_attention_backend` is a silent no-op for SD3. Look again at diffusers 0.43.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Image tokens (B, N, D) and text tokens (B, T, D) or None, as JointAttnProcessor2_0."""
+        from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+        if torch.is_grad_enabled():
+            raise RuntimeError(f"{self.backend} attention has no backward: sampling only")
+        image_tokens = hidden_states.shape[1]
+        q, k, v = _project(attn, hidden_states, ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
+        if encoder_hidden_states is not None:
+            names = ("add_q_proj", "add_k_proj", "add_v_proj")
+            norms = ("norm_added_q", "norm_added_k")
+            text = _project(attn, encoder_hidden_states, names, norms)
+            q, k, v = (torch.cat(pair, dim=1) for pair in zip((q, k, v), text, strict=True))
+        out = dispatch_attention_fn(q, k, v, backend=self.backend).flatten(2, 3).to(q.dtype)
+        image = attn.to_out[1](attn.to_out[0](out[:, :image_tokens]))
+        if encoder_hidden_states is None:
+            return image
+        words = out[:, image_tokens:]
+        return image, words if attn.context_pre_only else attn.to_add_out(words)
+
+
+def _project(
+    attn: Any, x: Tensor, names: tuple[str, str, str], norms: tuple[str, str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key, value (B, tokens, heads, head_dim), normalised where the model does (SD3.5)."""
+    q, k, v = (getattr(attn, name)(x).unflatten(-1, (attn.heads, -1)) for name in names)
+    norm_q, norm_k = (getattr(attn, name) for name in norms)
+    return norm_q(q) if norm_q else q, norm_k(k) if norm_k else k, v

@@ -1,0 +1,124 @@
+"""Captions to conditioning: CLIP-L, CLIP-G and T5-XXL, joined as SD3 expects.
+
+Sequence = CLIP (77 tokens, L and G side by side, zero-padded to T5's width) then T5. Pooled = both
+CLIP projections side by side. No attention mask reaches the transformer: SD3 was trained without.
+Layout: diffusers' StableDiffusion3Pipeline.encode_prompt, which a test compares this with.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd3tune.sd3.variants import CLIP_TOKENS
+from sd3tune.sd3.weights import DTYPES, reading
+
+COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+class TextEncoders:
+    """The three encoders with their tokenizers; `text_encoder_3` may be absent from a model."""
+
+    def __init__(
+        self,
+        clips: Sequence[tuple[Any, Any]],
+        t5: tuple[Any, Any] | None,
+        *,
+        t5_tokens: int,
+        width: int,
+        zero_padding: bool,
+    ) -> None:
+        self.clips, self.t5 = clips, t5
+        self.t5_tokens, self.width, self.zero_padding = t5_tokens, width, zero_padding
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        *,
+        dtype: str,
+        t5_tokens: int,
+        width: int,
+        zero_padding: bool,
+        **where: Any,
+    ) -> "TextEncoders":
+        """From a diffusers folder or hub id, on the CPU. Raises ModelError."""
+        from diffusers import StableDiffusion3Pipeline
+
+        with reading("text encoders", source):
+            pipe = StableDiffusion3Pipeline.from_pretrained(
+                source, transformer=None, vae=None, torch_dtype=DTYPES[dtype], **where
+            )
+        clips = (
+            (pipe.tokenizer, pipe.text_encoder.requires_grad_(False).eval()),
+            (pipe.tokenizer_2, pipe.text_encoder_2.requires_grad_(False).eval()),
+        )
+        t5 = None
+        if pipe.text_encoder_3 is not None:
+            t5 = (pipe.tokenizer_3, pipe.text_encoder_3.requires_grad_(False).eval())
+        return cls(clips, t5, t5_tokens=t5_tokens, width=width, zero_padding=zero_padding)
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """Component name -> module, for moving and quantising."""
+        found = dict(zip(COMPONENTS, [m for _, m in self.clips], strict=False))
+        return found | ({COMPONENTS[2]: self.t5[1]} if self.t5 else {})
+
+    def to(self, device: torch.device) -> "TextEncoders":
+        for module in self.modules.values():
+            module.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(B, 77 + T5 tokens, width) and (B, pooled width), float32, on the CPU."""
+        hidden, pooled = zip(*(_clip(*clip, prompts) for clip in self.clips), strict=True)
+        clip = torch.cat(hidden, dim=-1)
+        clip = torch.nn.functional.pad(clip, (0, self.width - clip.shape[-1]))
+        embeds = torch.cat([clip, self._t5(prompts)], dim=-2)
+        return embeds.float().cpu(), torch.cat(pooled, dim=-1).float().cpu()
+
+    def _t5(self, prompts: Sequence[str]) -> Tensor:
+        if self.t5 is None:
+            device = next(self.clips[0][1].parameters()).device
+            return torch.zeros(len(prompts), self.t5_tokens, self.width, device=device)
+        tokenizer, encoder = self.t5
+        ids = tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.t5_tokens,
+            truncation=True,
+            return_tensors="pt",
+        )
+        embeds: Tensor = encoder(ids.input_ids.to(encoder.device))[0]
+        if self.zero_padding:
+            embeds = embeds * ids.attention_mask.to(embeds.device).unsqueeze(-1)
+        return embeds
+
+
+def _clip(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Last hidden state but one (B, 77, D), and the projected end-of-text token (B, P)."""
+    ids = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=CLIP_TOKENS,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    out = encoder(ids.to(encoder.device), output_hidden_states=True)
+    return out.hidden_states[-2], out[0]
+
+
+def unconditional(
+    embeds: Tensor, pooled: Tensor, *, zero_clip: bool, zero_t5: bool
+) -> tuple[Tensor, Tensor]:
+    """The blank caption's conditioning (one row), with either family of encoders zeroed as
+    `sd3_clip_uncond_behaviour` and `sd3_t5_uncond_behaviour` ask."""
+    embeds, pooled = embeds.clone(), pooled.clone()
+    if zero_clip:
+        embeds[..., :CLIP_TOKENS, :] = 0
+        pooled.zero_()
+    if zero_t5:
+        embeds[..., CLIP_TOKENS:, :] = 0
+    return embeds, pooled

@@ -1,0 +1,29 @@
+"""Every random number of training, as a function of (seed, step, image).
+
+Drawn on the CPU: the same run sees the same noise on every vendor, in every batch layout, and
+after a resume. There is no generator state to save.
+"""
+
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from sd3tune.data.batch import Batch
+
+
+def draw(seed: int, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Unit noise shaped like the latents, and one uniform number in (0, 1) per image for its
+    noise level; both on the latents' device."""
+    eps, u = torch.empty(batch.latents.shape), torch.empty(len(batch.ids))
+    for i, image in enumerate(batch.ids):
+        generator = torch.Generator().manual_seed(seed_of(seed, step, image))
+        eps[i].normal_(generator=generator)
+        u[i : i + 1].uniform_(1e-7, 1 - 1e-7, generator=generator)
+    return eps.to(batch.latents.device), u.to(batch.latents.device)
+
+
+def seed_of(*parts: int | str) -> int:
+    """63 bits from any numbers and words; unrelated parts give unrelated seeds."""
+    digest = blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

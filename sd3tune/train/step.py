@@ -1,0 +1,95 @@
+"""One optimizer step. When this file outgrows one screen, something in it belongs elsewhere."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sd3tune.data.batch import Batch
+from sd3tune.errors import Diverged
+from sd3tune.sd3 import flow
+from sd3tune.sd3.attention import kernel
+from sd3tune.sd3.condition import Denoiser
+from sd3tune.sd3.variants import PATCH
+from sd3tune.train.noise import draw, seed_of
+from sd3tune.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one step is taken: what the plan decided, and nothing that changes."""
+
+    seed: int
+    shift: float | None  # None: by the number of tokens (flow_schedule_auto_shift)
+    uniform: bool  # noise levels uniform instead of logit-normal
+    sigmoid_scale: float
+    max_grad_norm: float  # 0: no clipping
+    autocast: torch.dtype | None
+    attention: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    loss: float
+    grad_norm: float
+
+
+def train_step(state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> Taken:
+    """Forward and backward over the accumulated batches, then one update."""
+    images = sum(len(batch.ids) for batch in batches)
+    total = torch.zeros((), device=batches[0].latents.device)
+    # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
+    torch.manual_seed(seed_of(recipe.seed, state.step, "dropout"))
+    with kernel(recipe.attention):
+        for batch in batches:
+            loss = losses(state.model, batch, recipe, state.step).sum() / images
+            state.scaler.scale(loss).backward()
+            total += loss.detach()
+    state.scaler.unscale_(state.optimizer)
+    limit = recipe.max_grad_norm or float("inf")
+    norm = nn.utils.clip_grad_norm_(state.trainable, limit)
+    # Waits for the device, on purpose: bad numbers must not reach the weights.
+    taken = Taken(total.item(), norm.item())
+    refuse_bad_numbers(taken, state)
+    state.scaler.step(state.optimizer)  # with fp16, skips the update when scaled gradients overflow
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return taken
+
+
+def losses(model: nn.Module, batch: Batch, recipe: Recipe, step: int) -> Tensor:
+    """The paper's loss for each image of a batch (B,)."""
+    eps, u = draw(recipe.seed, step, batch)
+    s = u if recipe.uniform else flow.logit_normal(u, recipe.sigmoid_scale)
+    s = flow.shifted(s, shift_of(batch, recipe))
+    with autocast(batch, recipe):
+        denoise = Denoiser(model)
+        return flow.loss(denoise, batch.latents, (batch.prompt_embeds, batch.pooled), eps, s)
+
+
+def shift_of(batch: Batch, recipe: Recipe) -> float:
+    height, width = batch.latents.shape[-2:]
+    if recipe.shift is not None:
+        return recipe.shift
+    return flow.auto_shift((height // PATCH) * (width // PATCH))
+
+
+def autocast(batch: Batch, recipe: Recipe) -> AbstractContextManager[None]:
+    # Entered per forward: one context around the whole loop would cache the casts of LoRA weights
+    # and freeze them at their first value (seen with torch 2.13).
+    if recipe.autocast is None:
+        return nullcontext()
+    return torch.autocast(batch.latents.device.type, recipe.autocast)
+
+
+def refuse_bad_numbers(taken: Taken, state: TrainState) -> None:
+    finite = torch.isfinite(torch.tensor([taken.loss, taken.grad_norm]))
+    if finite[0] and (finite[1] or state.scaler.is_enabled()):
+        return
+    raise Diverged(
+        f"step {state.step + 1}: loss {taken.loss:g}, gradient norm {taken.grad_norm:g}",
+        hint="lower learning_rate or max_grad_norm; nothing was written, the last checkpoint holds",
+    )
