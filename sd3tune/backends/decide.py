@@ -4,7 +4,8 @@ Every rule of every option is evaluated, so that doctor, plan and trainer tell o
 user set must be clean or is refused; what is left open takes the first clean option.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sd3tune.backends.facts import Facts
@@ -76,10 +77,20 @@ def _asked(
     return Decision(asked, "user", f"set in the configuration; {because}", rejected)
 
 
-def decide_all(facts: Facts, request: Request) -> tuple[dict[str, Decision], Request]:
-    """Every axis in order; each decision is visible to the rules of the axes after it."""
+def decide_all(
+    facts: Facts,
+    request: Request,
+    too_big: Callable[[Request], Mapping[str, str]] = lambda request: {},
+) -> tuple[dict[str, Decision], Request]:
+    """Every axis in order; each decision is visible to the rules of the axes after it.
+
+    `too_big` is asked once precision and optimizer are known: which base precisions do not fit,
+    and why.
+    """
     decisions: dict[str, Decision] = {}
     for axis in AXES:
+        if axis == "base_model_precision":
+            request = replace(request, too_big=too_big(request))
         decisions[axis] = decide(axis, facts, request)
         request = request.with_value(axis, decisions[axis].value)
     return decisions, request

@@ -1,6 +1,6 @@
-"""Which attention kernel runs, and where.
+"""Attention for sampling: another kernel than training may use.
 
-Training and sampling may use different kernels: SageAttention has no backward (thu-ml/SageAttention
+SageAttention has no backward (thu-ml/SageAttention
 #60), and does not say so: query, key and value projections would silently get no gradient. It is
 admitted to passes without gradients only, and raises when one is recorded.
 """
@@ -11,31 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-KERNELS = {  # attention_mechanism -> what scaled_dot_product_attention may choose from
-    "diffusers": [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ],
-    "native-flash": [SDPBackend.FLASH_ATTENTION],
-    "native-efficient": [SDPBackend.EFFICIENT_ATTENTION],
-    "cudnn": [SDPBackend.CUDNN_ATTENTION],
-    "native-math": [SDPBackend.MATH],
-}
-
-
-@contextmanager
-def kernel(name: str) -> Iterator[None]:
-    """Restricts PyTorch's attention to the kernels of `name`. Must also cover the backward pass:
-    checkpointed blocks run their forward again there."""
-    if name == "diffusers":  # PyTorch's own choice, untouched
-        yield
-        return
-    with sdpa_kernel(KERNELS[name]):
-        yield
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sd3tune.backends.kernels import kernel
 from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
 from sd3tune.sd3 import flow
-from sd3tune.sd3.attention import kernel
 from sd3tune.sd3.condition import Denoiser
 from sd3tune.sd3.variants import PATCH
 from sd3tune.train.noise import draw, seed_of

@@ -1,0 +1,176 @@
+"""The command line: parse, call one function, print. Nothing is decided here.
+
+Logs go to stderr, data to stdout. Exit codes: 0 done, 1 the user or the machine has to change
+something, 2 a bug in sd3tune or a misspelt command, 130 and 143 stopped by SIGINT and SIGTERM after
+saving.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sd3tune import __version__
+from sd3tune.errors import Sd3tuneError
+
+if TYPE_CHECKING:
+    from sd3tune.plan.resolve import Plan
+
+CONFIG = Path("config/config.json")
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=HELP)
+@click.version_option(__version__, prog_name="sd3tune")
+def cli() -> None:
+    """Fine-tune Stable Diffusion 3 and 3.5 on NVIDIA, AMD and Apple hardware, or on a CPU.
+
+    \b
+    First time here?
+      sd3tune doctor                            can this machine train, and if not, what to do
+      sd3tune demo DIR                          tiny models, photographs and configuration files
+      sd3tune train DIR/config/config.json      a first run, end to end, in minutes on a CPU
+    """
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+@click.option("--on", "chip", metavar="NAME", help="a catalogued chip instead of this machine; "
+              "`--on list` names them all")
+@click.option("--quick", is_flag=True, help="look, but run nothing on the device (under a second)")
+@click.option("--no-device", is_flag=True, help="check the software only: for image builds")
+def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool) -> None:
+    """Can this machine train, and what would sd3tune choose here?
+
+    Every line is `ok`, `warn`, `FAIL` or `skip`, with the measured fact and where it was read; every
+    warn and FAIL has a fix. Exit code 0 when training can start, 1 when it cannot.
+
+    \b
+      sd3tune doctor                 look at everything and compute on the device
+      sd3tune doctor --quick         look only
+      sd3tune doctor --on rtx4090    what a card you do not have could do
+    """
+    from sd3tune import render
+    from sd3tune.doctor import consult, examine
+
+    if chip == "list":
+        from sd3tune.backends import catalog
+
+        click.echo("\n".join(catalog.keys()))
+        return
+    report = consult(chip) if chip else examine(quick=quick, device=not no_device)
+    click.echo(render.doctor_json(report) if as_json else render.doctor(report))
+    sys.exit(0 if report.can_train else 1)
+
+
+@cli.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+@click.option("--on", "chip", metavar="NAME", help="plan for a catalogued chip, not this machine")
+def plan(words: tuple[str, ...], as_json: bool, chip: str | None) -> None:
+    """What a run would do, need and refuse, before any weight is loaded or money spent.
+
+    CONFIG is config/config.json unless given. KEY=VALUE words override the file.
+
+    \b
+      sd3tune plan
+      sd3tune plan my/config.json lora_rank=64 --on mi300x
+    """
+    from sd3tune import render
+
+    made, _ = _plan(words, chip)
+    click.echo(render.plan_json(made) if as_json else render.plan(made))
+
+
+@cli.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="print the plan and stop")
+def train(words: tuple[str, ...], dry_run: bool) -> None:
+    """Train as CONFIG says, and leave adapter, checkpoints and pictures in output_dir.
+
+    CONFIG is config/config.json unless given. KEY=VALUE words override the file. A run that was
+    stopped continues from its newest whole checkpoint (resume_from_checkpoint=never starts afresh).
+    Ctrl-C finishes the step and saves; twice stops at once.
+
+    \b
+      sd3tune train my/config.json max_train_steps=500 learning_rate=5e-5
+    """
+    from sd3tune import render
+
+    made, samples = _plan(words, None)
+    click.echo(render.plan(made), err=not dry_run)
+    if dry_run:
+        return
+    from sd3tune.config.prompts import load_prompts
+    from sd3tune.train.run import train as run
+
+    outcome = run(made, samples, load_prompts(made.config))
+    click.echo(render.outcome(outcome))
+    sys.exit(128 + outcome.signal if outcome.signal else 0)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--model", default="sd3.5-medium", show_default=True,
+              type=click.Choice(["sd3-medium", "sd3.5-medium", "sd3.5-large"]),
+              help="which of the tiny models the configuration trains")
+@click.option("--force", is_flag=True, help="write everything again over an older demo")
+def demo(folder: Path, model: str, force: bool) -> None:
+    """Write tiny SD3 models, captioned photographs and configuration files to DIR.
+
+    The models have the real architectures and random weights: they train, save and sample through
+    the code path of the 8B model, and their pictures are noise.
+    """
+    from sd3tune import render
+    from sd3tune.demo import write
+
+    click.echo(render.demo(write(folder, model=model, force=force)))
+
+
+def _plan(words: tuple[str, ...], chip: str | None) -> "tuple[Plan, tuple[object, ...]]":
+    """Configuration, machine and dataset to a plan, and the samples it was made for."""
+    from sd3tune.plan.prepare import prepare
+
+    path, overrides = CONFIG, words
+    if words and ("=" not in words[0] or Path(words[0]).exists()):
+        path, overrides = Path(words[0]), words[1:]
+    return prepare(path, overrides, chip)
+
+
+def main() -> None:
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        click.echo(f"error: {e.format_message()}", err=True)
+        click.echo(f"hint: `{_help_command(e)}` lists what there is", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("error: interrupted\nhint: nothing was running that needs saving", err=True)
+        sys.exit(130)
+    except Sd3tuneError as e:
+        click.echo(f"error: {e}", err=True)
+        click.echo(f"hint: {e.hint}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # `sd3tune plan | head`
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as e:  # a bug: everything raised on purpose is an Sd3tuneError
+        import traceback
+
+        traceback.print_exc()
+        click.echo(f"error: this is a bug in sd3tune: {type(e).__name__}: {e}", err=True)
+        click.echo("hint: please report it with the lines above and `sd3tune doctor --json`",
+                   err=True)
+        sys.exit(2)
+
+
+def _help_command(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)  # only usage errors know where they happened
+    return f"{context.command_path if context else 'sd3tune'} --help"
+
+
+if __name__ == "__main__":
+    main()

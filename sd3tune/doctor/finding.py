@@ -1,0 +1,26 @@
+"""One line of `sd3tune doctor`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sd3tune.backends.facts import Problem
+
+Status = Literal["ok", "warn", "FAIL", "skip"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`status  name: fact (source)`, and a fix that can be pasted for every warn and FAIL."""
+
+    id: str  # stable, for programs
+    status: Status
+    name: str
+    fact: str
+    source: str
+    fix: str = ""
+
+
+def of(problem: Problem, name: str, source: str) -> Finding:
+    """A problem met while observing, as a finding."""
+    status: Status = "FAIL" if problem.severity == "fail" else "warn"
+    return Finding(problem.id, status, name, problem.message, source, problem.fix)

@@ -1,0 +1,140 @@
+"""Accelerators, and whether the installed PyTorch can use them."""
+
+from collections.abc import Iterator
+
+from sd3tune.backends.catalog import Chip
+from sd3tune.backends.facts import Facts, Gpu, Machine, TorchReport
+from sd3tune.doctor.finding import Finding, Status, of
+
+GIB = 2**30
+NAMES = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple", "cpu": "CPU"}
+UNTESTED = ("rocm", "mps")  # nobody has run sd3tune on these yet
+HOT_CELSIUS = 90
+# What a card does when idle or at its power limit is its business; these cost speed.
+HARMFUL = ("thermal", "slowdown", "brake", "prochot", "hbm", "socket")
+
+
+def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Finding]:
+    if report.error is not None:
+        yield Finding(
+            "torch.import", "FAIL", "torch", f"cannot be imported: {report.error}", "import torch",
+            "bash scripts/setup, or pip install --force-reinstall torch",
+        )  # fmt: skip
+    elif report.version is None:
+        yield Finding(
+            "torch.import", "FAIL", "torch", "not installed", "importlib.metadata",
+            "bash scripts/setup",
+        )  # fmt: skip
+    else:
+        how = "import torch" if report.imported else "installed files; torch was not started"
+        build = report.cuda and f"CUDA {report.cuda}" or report.hip and f"ROCm {report.hip}"
+        words = f"{report.version}, built for {build or ('MPS' if report.mps_built else 'CPU')}"
+        yield Finding("torch.import", "ok", "torch", words, how)
+    if device:
+        yield from (of(p, "torch", "survey and torch compared") for p in facts.problems)
+
+
+def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
+    known = {p.id for p in facts.problems}
+    for survey in machine.surveys:
+        name = NAMES[survey.vendor]
+        for problem in survey.problems:
+            if problem.id not in known:
+                yield of(problem, name, survey.source or "survey")
+        if survey.driver and survey.vendor != "cpu":
+            runtime = f", offers {_runtime(survey.vendor, survey.runtime)}" if survey.runtime else ""
+            words = f"{survey.driver}{runtime}"
+            source = survey.source or "survey"
+            yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
+        for gpu in survey.gpus:
+            yield from accelerator(gpu)
+    yield from _chosen(machine, facts)
+
+
+def _runtime(vendor: str, version: str) -> str:
+    return {"cuda": f"CUDA {version}", "rocm": f"ROCm {version}"}.get(vendor, version)
+
+
+def accelerator(gpu: Gpu) -> Iterator[Finding]:
+    """One card: who it is, then everything that would slow or stop training."""
+    name = f"{gpu.vendor} {gpu.index}"
+    parts = [f"{gpu.name}, {gpu.arch.name}"]
+    if gpu.total_bytes is not None:
+        parts.append(f"{gpu.total_bytes / GIB:.1f} GiB")
+    if gpu.used_bytes is not None:
+        parts.append(f"{gpu.used_bytes / GIB:.1f} used")
+    parts += [p for p in (gpu.compute_partition, gpu.memory_partition) if p]
+    parts += ["MIG slice"] if gpu.mig else []
+    parts += [f"{gpu.links} links"] if gpu.links else []
+    yield Finding(f"{gpu.vendor}.device", "ok", name, ", ".join(parts), gpu.source)
+    yield from (Finding(f"{gpu.vendor}.{i}", s, name, words, gpu.source, fix)
+                for i, s, words, fix in _health(gpu))  # fmt: skip
+
+
+def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
+    if gpu.compute_mode == "prohibited":
+        fix = f"sudo nvidia-smi -i {gpu.index} -c 0"
+        yield "compute-mode", "FAIL", "compute mode is PROHIBITED: no program may use it", fix
+    if gpu.ecc_uncorrected:
+        words = f"{gpu.ecc_uncorrected} uncorrected memory errors since the driver started"
+        yield "ecc", "warn", words, "reset the card or rent another: results may be wrong"
+    if gpu.temperature_celsius is not None and gpu.temperature_celsius >= HOT_CELSIUS:
+        words = f"{gpu.temperature_celsius:.0f} degrees Celsius"
+        yield "hot", "warn", words, "check cooling; hot cards throttle"
+    limit, usual = gpu.power_limit_watts, gpu.power_default_watts
+    if limit and usual and limit < 0.8 * usual:
+        words = f"power is limited to {limit:.0f} of {usual:.0f} W: slower than it should be"
+        yield "power", "warn", words, f"sudo nvidia-smi -i {gpu.index} -pl {usual:.0f}"
+    harmful = [r for r in gpu.throttle or () if any(h in r.lower() for h in HARMFUL)]
+    if harmful:
+        yield "throttle", "warn", f"throttled: {', '.join(harmful)}", "check cooling and power"
+    if gpu.pcie_width and gpu.pcie_width_max and gpu.pcie_width < gpu.pcie_width_max:
+        words = f"PCIe runs at x{gpu.pcie_width} of x{gpu.pcie_width_max}: slow copies"
+        yield "pcie", "warn", words, "reseat the card, or rent another host"
+    if gpu.other_processes_bytes and gpu.other_processes_bytes > GIB:
+        words = f"other processes hold {gpu.other_processes_bytes / GIB:.1f} GiB"
+        yield "shared", "warn", words, "stop them: nvidia-smi or amd-smi process names them"
+
+
+def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
+    names = ", ".join(f"{d.torch_device} {d.name}" for d in facts.devices)
+    if facts.vendor != "cpu":
+        yield Finding("device.chosen", "ok", "trains on", names, "torch and survey joined")
+        if facts.vendor in UNTESTED:
+            yield Finding(
+                "device.untested", "warn", NAMES[facts.vendor],
+                "sd3tune is untested on this hardware: rules come from documents and recordings",
+                "docs/reference/hardware.md", "run all probes, and report `sd3tune doctor --json`",
+            )  # fmt: skip
+        return
+    container = machine.host.container
+    if any(s.vendor != "cpu" and s.gpus for s in machine.surveys):
+        return  # a card torch cannot use: said, with its fix, among the problems
+    if container:
+        yield Finding(
+            "container.no-device", "warn", "container",
+            f"no accelerator was passed into this {container} container: training on the CPU",
+            "/dev", "docker run --gpus all … (NVIDIA), or docker run --device=/dev/kfd "
+            "--device=/dev/dri --group-add video --group-add render --ipc=host … (AMD)",
+        )  # fmt: skip
+        return
+    yield Finding(
+        "device.chosen", "ok", "trains on", f"{names}: no accelerator here, slow but exact", "survey"
+    )
+
+
+def catalogued(chip: Chip) -> list[Finding]:
+    """What documents say of a chip; nothing was measured."""
+    rates = {"fp32": chip.fp32_flops, "bf16": chip.bf16_flops, "fp16": chip.fp16_flops,
+             "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
+    words = ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate)
+    source = chip.sources[0]
+    found = [Finding("catalog.memory", "ok", "memory", f"{chip.memory_bytes / GIB:.0f} GiB", source)]
+    if chip.bandwidth_bytes_per_second:
+        speed = f"{chip.bandwidth_bytes_per_second / 1e9:.0f} GB/s"
+        found.append(Finding("catalog.bandwidth", "ok", "bandwidth", speed, source))
+    if words:
+        found.append(Finding("catalog.rates", "ok", "dense rates", words, source))
+    found += [Finding("catalog.note", "ok", "note", note, source) for note in chip.notes]
+    who = f"{chip.name}, {chip.arch.name}"
+    return [Finding("catalog.chip", "ok", "chip", f"{who}: not measured", "catalogue"), *found]

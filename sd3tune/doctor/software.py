@@ -1,0 +1,148 @@
+"""The computer and the software on it: everything that is not an accelerator."""
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from sd3tune.backends.facts import Host
+from sd3tune.doctor.finding import Finding, Status
+
+GIB = 2**30
+OLDEST, NEWEST = (3, 10), (3, 13)
+SHM_BYTES, DISK_BYTES = GIB, 40 * GIB  # DataLoader workers; SD3.5 large with its encoders is 27 GB
+
+
+def host(host: Host) -> Iterator[Finding]:
+    said = host.sources
+    yield _python(host)
+    system = f"{host.os} {host.os_version or ''} on {host.machine}".replace("  ", " ")
+    yield Finding("host.os", "ok", "system", system, said.get("os", "platform"))
+    cores = f"{host.cpu_name or 'unknown'}, {host.cpu_count or '?'} usable cores"
+    yield Finding("host.cpu", "ok", "cpu", cores, said.get("cpu_count", "os"))
+    yield _memory(host)
+    yield _disk(host)
+    if host.container:
+        where = f"{host.container}" + (f" on {host.cloud}" if host.cloud else "")
+        yield Finding("host.container", "ok", "container", where, said.get("container", "/"))
+        yield from _shm(host)
+
+
+def _python(host: Host) -> Finding:
+    version = tuple(int(n) for n in host.python.split(".")[:2])
+    if host.rosetta:
+        return Finding(
+            "host.rosetta", "FAIL", "python",
+            f"{host.python} for x86-64 runs under Rosetta: no PyTorch with MPS exists for it",
+            "sysctl", "install an arm64 Python, for example: brew install python@3.12",
+        )  # fmt: skip
+    if OLDEST <= version <= NEWEST:
+        return Finding("host.python", "ok", "python", host.python, sys.executable)
+    return Finding(
+        "host.python", "FAIL", "python", f"{host.python}; tested with 3.10 to 3.13",
+        sys.executable, "install Python 3.12 and run scripts/setup again",
+    )  # fmt: skip
+
+
+def _memory(host: Host) -> Finding:
+    if host.ram_bytes is None:
+        return Finding("host.memory", "skip", "memory", "unknown", "nobody told")
+    words = f"{host.ram_bytes / GIB:.1f} GiB"
+    if host.ram_available_bytes is not None:
+        words += f", {host.ram_available_bytes / GIB:.1f} available"
+    source = host.sources.get("ram_bytes", "os")
+    if host.cgroup_limit_bytes and host.cgroup_limit_bytes < host.ram_bytes:
+        words += f", limited to {host.cgroup_limit_bytes / GIB:.1f} GiB by the cgroup"
+        source += ", " + host.sources.get("cgroup_limit_bytes", "cgroup")
+    return Finding("host.memory", "ok", "memory", words, source)
+
+
+def _disk(host: Host) -> Finding:
+    if host.disk_free_bytes is None:
+        return Finding("host.disk", "skip", "disk", "unknown", "statvfs")
+    words = f"{host.disk_free_bytes / GIB:.0f} GiB free here"
+    if host.disk_free_bytes >= DISK_BYTES:
+        return Finding("host.disk", "ok", "disk", words, "statvfs")
+    return Finding(
+        "host.disk", "warn", "disk", f"{words}; SD3.5 large with its text encoders takes 27 GiB",
+        "statvfs", "free some space, or set HF_HOME and output_dir to a larger disk",
+    )  # fmt: skip
+
+
+def _shm(host: Host) -> Iterator[Finding]:
+    if host.shm_bytes is None:
+        return
+    words = f"/dev/shm has {host.shm_bytes / 2**20:.0f} MiB"
+    if host.shm_bytes >= SHM_BYTES:
+        yield Finding("container.shm", "ok", "shared memory", words, "statvfs")
+        return
+    yield Finding(
+        "container.shm", "warn", "shared memory",
+        f"{words}: multi-GPU communication may die with a bus error",
+        "statvfs", "docker run --shm-size=16g … (or --ipc=host)",
+    )  # fmt: skip
+
+
+def packages() -> Iterator[Finding]:
+    """Installed versions against the ranges sd3tune was tested with (its own metadata)."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(line) for line in metadata.requires("sd3tune") or ()]
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            "software.sd3tune", "warn", "sd3tune", "runs from a folder, not installed",
+            "importlib.metadata", "pip install -e .",
+        )  # fmt: skip
+        return
+    good = []
+    for requirement in wanted:
+        if requirement.marker is not None or requirement.name == "torch":
+            continue  # extras: their absence is explained where an option needs them
+        finding = _package(requirement.name, str(requirement.specifier))
+        if finding is None:
+            good.append(f"{requirement.name} {metadata.version(requirement.name)}")
+        else:
+            yield finding
+    yield Finding("software.packages", "ok", "packages", ", ".join(good), "importlib.metadata")
+
+
+def _package(name: str, tested: str) -> Finding | None:
+    from packaging.specifiers import SpecifierSet
+
+    fix = f"pip install '{name}{tested}'"
+    try:
+        have = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        words = f"not installed, {tested} is needed"
+        return Finding(f"software.{name}", "FAIL", name, words, "importlib.metadata", fix)
+    if SpecifierSet(tested).contains(have, prereleases=True):
+        return None
+    words = f"{have} is installed, tested with {tested}"
+    return Finding(f"software.{name}", "warn", name, words, "importlib.metadata", fix)
+
+
+def hub() -> Iterator[Finding]:
+    """Hugging Face: who asks, where, and whether the cache can be written. No network."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
+    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    source = "HF_TOKEN" if token else str(home / "token")
+    if token or (home / "token").is_file():
+        yield Finding("hub.login", "ok", "hugging face", f"logged in, {endpoint}", source)
+    else:
+        yield Finding(
+            "hub.login", "warn", "hugging face",
+            f"not logged in at {endpoint}: SD3 weights are gated", source, "hf auth login",
+        )  # fmt: skip
+    yield _cache(Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser())
+
+
+def _cache(folder: Path) -> Finding:
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
+    status: Status = "ok" if writable else "FAIL"
+    words = f"{folder} " + ("can be written" if writable else "cannot be written")
+    fix = "" if writable else "export HF_HOME=/a/folder/you/can/write"
+    return Finding("hub.cache", status, "model cache", words, "access(2)", fix)

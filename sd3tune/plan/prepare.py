@@ -1,0 +1,70 @@
+"""From the words on the command line to a plan: read, observe, discover, resolve.
+
+The only part of planning that looks at the world; what it saw is handed to `resolve`, which is pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sd3tune import backends
+from sd3tune.backends import catalog, probe
+from sd3tune.backends.facts import Facts
+from sd3tune.config.datasets import Datasets, load_datasets
+from sd3tune.config.settings import Config
+from sd3tune.data.discover import Discovery, Sample, check_minimum, discover
+from sd3tune.errors import HardwareError
+from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.sd3 import variants
+
+ADMISSION_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, and the dataset it was made for."""
+
+    plan: Plan
+    datasets: Datasets
+    discoveries: Mapping[str, Discovery]  # by dataset id
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(s for d in self.discoveries.values() for s in d.samples)
+
+
+def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
+    """Raises Sd3tuneError. chip: a catalogued one instead of this machine."""
+    config = Config.load(path, overrides)
+    datasets = load_datasets(config.data_backend_config, config)
+    model = variants.find(config.pretrained_model_name_or_path or "")
+    discoveries = {d.id: discover(d) for d in datasets.images}
+    facts = catalog.facts(catalog.chip(chip)) if chip else observe(config)
+    samples = [s for d in discoveries.values() for s in d.samples]
+    plan = resolve(config, facts, model, samples)
+    for dataset in datasets.images:
+        check_minimum(
+            discoveries[dataset.id],
+            dataset,
+            train_batch_size=plan.batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+        )
+    return Prepared(plan, datasets, discoveries)
+
+
+def observe(config: Config) -> Facts:
+    """This machine, with the attention kernel of the run admitted or not: its gradients must match
+    math attention on this device before it may train."""
+    mechanism = config.attention_mechanism or "diffusers"
+    name = "attention_diffusers" if mechanism in ("sageattention", "native") else (
+        f"attention_{mechanism}"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        admission = pool.submit(probe.run_probes, [name], ADMISSION_SECONDS)
+        _, _, facts = backends.observe()
+        smoke = {n: r["words"] if not r["ok"] else "ok" for n, r in admission.result().items()}
+    broken = [p for p in facts.problems if p.severity == "fail"]
+    if broken:
+        raise HardwareError(broken[0].message, hint=broken[0].fix)
+    return replace(facts, smoke=smoke)

@@ -1,0 +1,150 @@
+"""How things look in a terminal, and as JSON. Words carry the meaning; colour may only repeat it.
+
+The JSON documents are the contract for programs: docs/reference/json.md.
+"""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sd3tune import __version__
+from sd3tune.backends.facts import to_json
+from sd3tune.plan.describe import decision, describe
+from sd3tune.plan.memory import gib
+
+if TYPE_CHECKING:
+    from sd3tune.demo import Written
+    from sd3tune.doctor import Report
+    from sd3tune.plan.resolve import Plan
+    from sd3tune.train.run import Outcome
+
+SHOWN = (  # what decides a run, in the order people ask
+    "device",
+    "model",
+    "mixed_precision",
+    "base_model_default_dtype",
+    "base_model_precision",
+    "trainable_dtype",
+    "grad_scaler",
+    "text_encoder_dtype",
+    "text_encoder_1_precision",
+    "text_encoder_2_precision",
+    "text_encoder_3_precision",
+    "vae_dtype",
+    "attention_mechanism",
+    "attention_no_grad",
+    "optimizer",
+    "gradient_checkpointing",
+    "dynamo_backend",
+    "pin_memory",
+    "fp8_dtype",
+    "offload",
+    "distributed_backend",
+    "deterministic",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "max_train_steps",
+    "peft_lora_target_modules",
+)
+
+
+def doctor(report: "Report") -> str:
+    lines = []
+    if report.chip:
+        lines.append(f"{report.chip}: from the catalogue, not measured on a device\n")
+    for f in report.findings:
+        lines.append(f"{f.status:<4}  {f.name}: {f.fact} ({f.source})")
+        if f.fix:
+            lines.append(f"      fix: {f.fix}")
+    lines.append("\nsd3tune would choose here")
+    lines += _decisions(report.decisions)
+    count = {s: sum(f.status == s for f in report.findings) for s in ("FAIL", "warn")}
+    verdict = "training can start" if report.can_train else "training cannot start"
+    lines.append(f"\n{verdict}: {count['FAIL']} FAIL, {count['warn']} warn")
+    return "\n".join(lines)
+
+
+def doctor_json(report: "Report") -> str:
+    return _json(
+        {
+            "schema": 1,
+            "tool": "sd3tune doctor",
+            "version": __version__,
+            "verdict": report.verdict,
+            "can_train": report.can_train,
+            "measured": report.chip is None,
+            "chip": report.chip,
+            "seconds": round(report.seconds, 3),
+            "findings": [asdict(f) for f in report.findings],
+            "facts": to_json(report.facts),
+            "machine": to_json(report.machine) if report.machine else None,
+            "torch": to_json(report.torch) if report.torch else None,
+            "decisions": {axis: decision(d) for axis, d in report.decisions.items()},
+            "capabilities": {
+                axis: {
+                    name: {"level": level, "usable": not why, "reasons": list(why)}
+                    for name, (level, why) in options.items()
+                }
+                for axis, options in report.capabilities.items()
+            },
+        }
+    )
+
+
+def plan(plan: "Plan") -> str:
+    m = plan.memory
+    room = plan.device.usable_bytes or plan.device.total_bytes
+    parts = {
+        "weights": m.weights,
+        "adapter": m.adapter,
+        "gradients": m.gradients,
+        "optimizer": m.optimizer,
+        "activations, estimated": m.activations,
+        "workspace, estimated": m.workspace,
+    }
+    lines = [*_decisions(plan.decisions), "", "memory while training"]
+    lines += [f"  {name:<24}{gib(amount):>10}" for name, amount in parts.items()]
+    has = f"of {gib(room)}" if room else "of unknown"
+    lines.append(f"  {'total':<24}{gib(m.training):>10}  {has}")
+    lines.append(f"  {'text encoders before':<24}{gib(m.text_encoders):>10}  dropped after encoding")
+    lines += [f"warning: {w}" for w in plan.warnings]
+    return "\n".join(lines)
+
+
+def plan_json(plan: "Plan") -> str:
+    return _json(describe(plan))
+
+
+def outcome(outcome: "Outcome") -> str:
+    change = outcome.loss_after / outcome.loss_before - 1
+    lines = [
+        f"steps            {outcome.step} of {outcome.steps}",
+        f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
+        f"({change:+.1%}), same images and noise",
+    ]
+    if outcome.adapter:
+        lines.append(f"adapter          {outcome.adapter}")
+    lines += [f"picture          {path}" for path in outcome.pictures]
+    lines.append(f"output           {outcome.output}")
+    return "\n".join(lines)
+
+
+def demo(written: "Written") -> str:
+    return "\n".join(
+        [*(f"wrote  {path}" for path in written.paths), "", f"next   {written.next_command}"]
+    )
+
+
+def _decisions(decisions: Any) -> list[str]:
+    lines = []
+    for axis in SHOWN:
+        if axis in decisions:
+            d = decisions[axis]
+            lines.append(f"  {axis:<28}{d.value:<16}{d.source:<5} {d.reason}")
+            better = [r for r in d.rejected if d.source == "auto"]
+            lines += [f"  {'':<28}not {r.name}: {r.reasons[0]}" for r in better]
+    return lines
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1)

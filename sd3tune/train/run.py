@@ -1,0 +1,221 @@
+"""A run from plan to files: named stages in order, and nothing else.
+
+prepare device -> encode captions, drop encoders -> encode images, drop VAE -> load transformer ->
+quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from sd3tune import backends, quant
+from sd3tune.adapters import lora
+from sd3tune.config.prompts import Prompt
+from sd3tune.plan.describe import describe
+from sd3tune.plan.memory import gib
+from sd3tune.plan.prepare import Prepared
+from sd3tune.plan.resolve import Plan
+from sd3tune.report.progress import say, stage
+from sd3tune.sd3 import weights
+from sd3tune.train import checkpoint
+from sd3tune.train.caches import Caches, fill_latents, fill_text
+from sd3tune.train.evaluation import evaluate, fixed_batches
+from sd3tune.train.loop import Every, Interrupt, interruptible, loop
+from sd3tune.train.noise import seed_of
+from sd3tune.train.optim import build, rate
+from sd3tune.train.pictures import pictures
+from sd3tune.train.state import TrainState
+from sd3tune.train.step import Recipe
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    step: int
+    steps: int
+    loss_before: float  # of the base model on the fixed evaluation batches
+    loss_after: float
+    adapter: Path | None
+    pictures: tuple[Path, ...]
+    output: Path
+    signal: int | None = None  # stopped by it, after saving
+
+
+def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
+    """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
+    plan = prepared.plan
+    vendor = backends.module(plan.facts.vendor)
+    vendor.prepare(deterministic=plan.value("deterministic") == "on")
+    device = torch.device(plan.device.torch_device)
+    plan.config.output_dir.mkdir(parents=True, exist_ok=True)
+
+    caches = Caches.of(prepared)
+    fill_text(caches, prepared, prompts, device)
+    fill_latents(caches, prepared, device)
+    free()
+    state = begin(plan, device)
+    recipe = recipe_of(plan)
+    fixed = fixed_batches(prepared, caches, device)
+    with interruptible() as interrupt:
+        before = evaluate(state.model, fixed, recipe, adapter=False)
+        steps(state, prepared, caches, prompts, recipe, vendor, interrupt)
+        after = evaluate(state.model, fixed, recipe)
+        if interrupt.signal is not None:
+            return leave(state, plan, before, after, interrupt.signal)
+    file = lora.export(state.model, plan.config.output_dir)
+    say(f"adapter  {file}")
+    made = pictures(state, prepared, caches, prompts, device)
+    return Outcome(
+        state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir
+    )
+
+
+def begin(plan: Plan, device: torch.device) -> TrainState:
+    """The transformer with its adapter on the device, and the state of the newest checkpoint."""
+    config = plan.config
+    model = weights.transformer(plan.model.source, plan.value("base_model_default_dtype"), **hub(plan))
+    quant.apply(
+        model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=device
+    )
+    lora.attach(
+        model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha or config.lora_rank,
+        dropout=config.lora_dropout,
+        targets=plan.lora_targets,
+        dtype=weights.DTYPES[plan.value("trainable_dtype")],
+        seed=seed_of(config.seed, "adapter"),
+    )
+    model.to(device).train()
+    if plan.value("gradient_checkpointing") == "on":
+        model.enable_gradient_checkpointing()
+    compile_blocks(model, plan.value("dynamo_backend"))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = build(
+        plan.value("optimizer"), trained, config.learning_rate, config.optimizer_options
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.value("grad_scaler") == "on")
+    state = TrainState(model, optimizer, scaler)
+    resume(state, plan)
+    return state
+
+
+def resume(state: TrainState, plan: Plan) -> None:
+    asked, output = plan.config.resume_from_checkpoint, plan.config.output_dir
+    if asked == "never":
+        return
+    folder: Path | None = Path(asked)
+    if asked == "latest":
+        folder, passed = checkpoint.latest(output)
+        for sentence in passed:
+            say(f"warning: {sentence}")
+    if folder is not None:
+        checkpoint.load(state, folder)
+        say(f"resumes  {folder} (step {state.step} of {plan.steps})")
+
+
+def steps(
+    state: TrainState,
+    prepared: Prepared,
+    caches: Caches,
+    prompts: Sequence[Prompt],
+    recipe: Recipe,
+    vendor: ModuleType,
+    interrupt: Interrupt,
+) -> None:
+    """The loop with its chores: checkpoints, and pictures on the way when asked for."""
+    plan, device = prepared.plan, torch.device(prepared.plan.device.torch_device)
+    config, accumulate = plan.config, int(plan.value("gradient_accumulation_steps"))
+    chores = [Every(config.checkpoint_step_interval, lambda: keep(state, plan))]
+    if config.validation_step_interval:
+        chores.append(
+            Every(
+                config.validation_step_interval,
+                lambda: None
+                if state.step >= plan.steps  # the end draws its own
+                else pictures(state, prepared, caches, prompts, device),
+            )
+        )
+    with (
+        caches.batches(prepared, state.step * accumulate, device) as batches,
+        stage("train", plan.steps) as bar,
+    ):
+        bar.begin(state.step)
+        loop(
+            state,
+            batches,
+            recipe,
+            total=plan.steps,
+            accumulate=accumulate,
+            learning_rate=lambda step: rate(
+                config.lr_scheduler,
+                step,
+                peak=config.learning_rate,
+                end=config.lr_end,
+                warmup=config.lr_warmup_steps,
+                total=plan.steps,
+            ),
+            chores=chores,
+            interrupt=interrupt,
+            stage=bar,
+            used=lambda: used(vendor, plan),
+        )
+    if state.step % config.checkpoint_step_interval:
+        keep(state, plan)
+
+
+def keep(state: TrainState, plan: Plan) -> None:
+    checkpoint.save(state, plan.config.output_dir, describe(plan))
+    checkpoint.prune(plan.config.output_dir, plan.config.checkpoints_total_limit)
+
+
+def leave(state: TrainState, plan: Plan, before: float, after: float, signal: int) -> Outcome:
+    say(f"stopped by signal {signal} after step {state.step}; the same command continues")
+    output = plan.config.output_dir
+    return Outcome(state.step, plan.steps, before, after, None, (), output, signal)
+
+
+def recipe_of(plan: Plan) -> Recipe:
+    config = plan.config
+    autocast = plan.value("mixed_precision")
+    return Recipe(
+        seed=config.seed,
+        shift=None if config.flow_schedule_auto_shift else config.flow_schedule_shift,
+        uniform=config.flow_use_uniform_schedule,
+        sigmoid_scale=config.flow_sigmoid_scale,
+        max_grad_norm=config.max_grad_norm,
+        autocast=None if autocast == "no" else weights.DTYPES[autocast],
+        attention=plan.value("attention_mechanism"),
+    )
+
+
+def compile_blocks(model: Any, backend: str) -> None:
+    """torch.compile of the transformer's blocks, which all have one shape: compiled once."""
+    if backend == "no":
+        return
+    for block in model.transformer_blocks:
+        block.compile(backend=backend)
+
+
+def hub(plan: Plan) -> dict[str, str]:
+    """Arguments of from_pretrained that say which files of a repository are meant."""
+    asked = {"revision": plan.config.revision, "variant": plan.config.variant}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def used(vendor: ModuleType, plan: Plan) -> str:
+    amount = vendor.used_bytes(plan.device.index)
+    return "" if amount is None else gib(amount)
+
+
+def free() -> None:
+    """Memory of dropped models goes back to the device before the next one comes."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

@@ -1,0 +1,116 @@
+"""The architecture, as a test. A file may import only from rooms in rows above its own."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2] / "sd3tune"
+
+ROWS = [  # top of the list: knows nobody
+    ["errors"],
+    ["config", "backends"],
+    ["sd3", "data", "quant", "report"],
+    ["plan", "adapters", "validate"],
+    ["train"],
+    ["doctor", "render", "demo"],
+    ["cli"],
+    ["__main__"],
+]
+# Must work, or answer at once, where torch is missing or broken.
+TORCH_FREE = ["errors.py", "cli.py", "render.py", "config", "plan", "doctor", "demo/__init__.py"]
+TORCH_FREE += [
+    f"backends/{name}.py"
+    for name in "__init__ facts rules options decide machine probe cuda rocm mps cpu catalog".split()
+]
+TORCH_FREE += ["sd3/variants.py", "data/discover.py", "data/buckets.py", "data/captions.py"]
+VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
+
+FILES = sorted(ROOT.rglob("*.py"))
+RANK = {room: i for i, row in enumerate(ROWS) for room in row}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return found
+
+
+def typing_only(path: Path) -> set[str]:
+    """Imports under `if TYPE_CHECKING`: they bind nobody at run time."""
+    tree = ast.parse(path.read_text())
+    blocks = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
+    return {n.module for b in blocks for n in b.body if isinstance(n, ast.ImportFrom) and n.module}
+
+
+def test_rooms_import_only_what_stands_above_them() -> None:
+    for path in FILES:
+        if path.stem == "__init__" and path.parent == ROOT:
+            continue
+        for target in imports(path) - typing_only(path):
+            if not target.startswith("sd3tune.") or target == "sd3tune.__version__":
+                continue
+            other = target.split(".")[1]
+            if other != room(path):
+                assert RANK[other] < RANK[room(path)], f"{path.name} may not import {target}"
+
+
+def test_vendors_are_named_only_in_backends() -> None:
+    for path in FILES:
+        if room(path) != "backends":
+            assert not [w for w in VENDOR_WORDS if w in path.read_text()], path
+
+
+def test_torch_is_loaded_only_where_it_is_needed() -> None:
+    for name in TORCH_FREE:
+        target = ROOT / name
+        for path in [target] if target.suffix else sorted(target.rglob("*.py")):
+            heavy = {"torch", "diffusers", "transformers", "peft"}
+            assert not heavy & {i.split(".")[0] for i in imports(path, top_level=True)}, path
+
+
+def test_the_command_line_answers_without_torch() -> None:
+    code = (
+        "import sys, sd3tune, sd3tune.cli, sd3tune.render, sd3tune.doctor, sd3tune.plan.prepare;"
+        "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_help_takes_under_three_tenths_of_a_second() -> None:
+    def once() -> float:
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "sd3tune", "--help"]
+        assert b"sd3tune doctor" in subprocess.run(command, capture_output=True).stdout
+        return time.perf_counter() - started
+
+    assert min(once() for _ in range(5)) < 0.3
+
+
+def test_every_vendor_has_the_same_functions_in_the_same_order() -> None:
+    def functions(vendor: str) -> list[str]:
+        tree = ast.parse((ROOT / f"backends/{vendor}.py").read_text())
+        names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+        return [n for n in names if not n.startswith("_")]
+
+    contract = functions("cuda")
+    assert {"present", "survey", "visible", "facts", "prepare", "used_bytes"} <= set(contract)
+    for vendor in ("rocm", "mps", "cpu"):
+        assert functions(vendor) == contract, vendor
+
+
+def test_files_stay_readable() -> None:
+    for path in FILES:
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400, f"{path}: split it, or argue for an exception in docs/adr"
