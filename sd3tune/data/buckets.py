@@ -1,0 +1,121 @@
+"""Image sizes to training sizes: resize, crop, bucket. Arithmetic only; no image is opened.
+
+The vocabulary's arithmetic (docs/reference/datasets.md): sides are multiples of 64 (half rounds to
+even), the image is resized once with its own aspect ratio until it covers the bucket, and the
+overhang is cut. Where `crop` is off the overhang is cut at the centre.
+"""
+
+import math
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sd3tune.config.datasets import ImageDataset
+
+Size = tuple[int, int]  # width, height
+SQUARES = {0.25: 512, 0.5: 768, 1.0: 1024, 2.0: 1536, 4.0: 2048}  # megapixels -> side
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What happens to one image: resize to `resized`, cut `bucket` at `crop` (left, top)."""
+
+    resized: Size
+    crop: tuple[int, int]
+    bucket: Size
+    aspect: float  # the bucket's key: width / height, two decimals
+
+
+def geometry(size: Size, dataset: "ImageDataset", identity: str) -> Geometry:
+    """`identity` names the image: a random crop is a pure function of it."""
+    square = dataset.crop and dataset.crop_aspect == "square"
+    bucket = target(size, dataset, dataset.resolution, square)
+    resized = cover(size, bucket)
+    if dataset.crop and dataset.maximum_image_size and dataset.target_downsample_size:
+        larger = cover(size, target(size, dataset, dataset.target_downsample_size, False))
+        if larger[0] * larger[1] != bucket[0] * bucket[1]:
+            resized = larger if covers(larger, bucket) else resized
+    spare = resized[0] - bucket[0], resized[1] - bucket[1]
+    style = dataset.crop_style if dataset.crop else "center"
+    return Geometry(resized, cut(spare, style, identity), bucket, key(bucket, dataset))
+
+
+def target(size: Size, dataset: "ImageDataset", resolution: float, square: bool) -> Size:
+    """The bucket an image falls into at a resolution in the dataset's unit."""
+    align = dataset.aspect_bucket_alignment
+    aspect = round(size[0] / size[1], dataset.aspect_bucket_rounding)
+    if dataset.resolution_type == "pixel":
+        short = int(resolution)
+        if square:
+            return aligned(short, align), aligned(short, align)
+        if aspect >= 1:
+            return aligned(int(short * aspect), align), aligned(short, align)
+        return aligned(short, align), aligned(int(short / aspect), align)
+    megapixels = resolution if dataset.resolution_type == "area" else resolution * resolution / 1e6
+    if square:
+        return square_side(megapixels, align), square_side(megapixels, align)
+    edge = aligned(int(math.sqrt(megapixels * 1e6)), align)
+    if size[0] == size[1]:
+        return edge, edge
+    root = math.sqrt(aspect)
+    return aligned(edge * root, align), aligned(edge / root, align)
+
+
+def square_side(megapixels: float, align: int) -> int:
+    for usual, side in SQUARES.items():
+        if abs(megapixels - usual) <= 0.05:
+            return side
+    return aligned(math.sqrt(megapixels * 1e6), align)
+
+
+def aligned(length: float, align: int) -> int:
+    """Nearest multiple, half to even (Python's round), at least one unit."""
+    return max(align, round(length / align) * align)
+
+
+def cover(size: Size, bucket: Size) -> Size:
+    """The size with the image's own aspect ratio that just covers the bucket."""
+    raw = size[0] / size[1]
+    if bucket[0] < bucket[1]:
+        width, height = bucket[0], int(bucket[0] / raw)
+    else:
+        width, height = int(bucket[1] * raw), bucket[1]
+    if width < bucket[0]:
+        width, height = bucket[0], int(bucket[0] / raw)
+    if height < bucket[1]:
+        width, height = int(bucket[1] * raw), bucket[1]
+    return max(width, bucket[0]), max(height, bucket[1])
+
+
+def covers(size: Size, bucket: Size) -> bool:
+    return size[0] >= bucket[0] and size[1] >= bucket[1]
+
+
+def cut(spare: Size, style: str, identity: str) -> tuple[int, int]:
+    """Left and top of the crop, given what is to be cut off."""
+    if style == "corner":
+        return 0, 0
+    if style == "random":
+        dice = int.from_bytes(blake2b(identity.encode(), digest_size=8).digest(), "big")
+        return dice % (spare[0] + 1), (dice >> 32) % (spare[1] + 1)
+    return spare[0] // 2, spare[1] // 2
+
+
+def key(bucket: Size, dataset: "ImageDataset") -> float:
+    return round(bucket[0] / bucket[1], dataset.aspect_bucket_rounding)
+
+
+def too_small(size: Size, dataset: "ImageDataset") -> str | None:
+    """Why `minimum_image_size` turns an image away; None when it does not."""
+    least = dataset.minimum_image_size
+    if not least:
+        return None
+    words = f"{size[0]}x{size[1]} is below minimum_image_size={least:g}"
+    if dataset.resolution_type == "pixel":
+        return words if min(size) < least else None
+    megapixels = least if dataset.resolution_type == "area" else least * least / 1e6
+    if size[0] * size[1] < megapixels * 1e6:
+        return words
+    square = dataset.crop and dataset.crop_aspect == "square"
+    return words if square and min(size) < math.sqrt(megapixels * 1e6) else None
