@@ -1,0 +1,145 @@
+"""Values as people write them to values of the right type, and rules that join two settings.
+
+Raises ValueError with one sentence; report.py adds file, key and value.
+"""
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sd3tune.config.settings import Config
+
+TRUE, FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
+
+
+def flag(value: Any) -> Any:
+    """true and false, also in quotes: "False" is false, whatever a truth test would say."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in TRUE:
+        return True
+    if isinstance(value, str) and value.strip().lower() in FALSE:
+        return False
+    if value in (0, 1) and isinstance(value, int):
+        return bool(value)
+    raise ValueError("must be true or false")
+
+
+def whole(value: Any) -> Any:
+    """Whole numbers, also as "4" or 4.0; true is not 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def number(value: Any) -> Any:
+    """true is not 1.0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def layers(value: Any) -> Any:
+    """[7, 8, 9], "[7,8,9]", "7,8,9" or 7."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        value = [v for v in value.strip("[] ").split(",") if v.strip()]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    try:
+        found = tuple(int(str(v)) for v in value)
+    except (TypeError, ValueError):
+        raise ValueError("must be block numbers such as [7, 8, 9]") from None
+    if any(n < 0 for n in found) or len(set(found)) != len(found):
+        raise ValueError("must be block numbers from 0, each once")
+    return found or None
+
+
+def words(value: Any) -> Any:
+    """A list of words, the same as a JSON string, or words between commas."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = [w.strip() for w in value.split(",")]
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
+        raise ValueError('must be names such as ["to_q", "to_k"]')
+    if not value:
+        raise ValueError("is an empty list: nothing would be trained")
+    return tuple(value)
+
+
+def sizes(value: Any) -> Any:
+    """ "1024x1024,1280x768", "1024", 1024, or a list of such, to ((width, height), …)."""
+    if isinstance(value, tuple) and all(isinstance(v, tuple) for v in value):
+        return value
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(one_size(str(part)) for part in parts if str(part).strip())
+
+
+def one_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d+)(?:\.0)?(?:\s*[xX]\s*(\d+))?\s*", text)
+    if match is None:
+        raise ValueError(f"`{text.strip()}` is not a size: write 1024x1024 or 1280x768")
+    width = int(match.group(1))
+    height = int(match.group(2) or width)
+    usable = tuple(max(64, round(n / 16) * 16) for n in (width, height))
+    if (width, height) != usable:
+        raise ValueError(
+            f"`{text.strip()}`: sides are multiples of 16 from 64 on; nearest is "
+            f"{usable[0]}x{usable[1]}"
+        )
+    return width, height
+
+
+def optimizer_options(text: str, beta1: float | None, beta2: float | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ValueError(f"`{part}` is not name=value")
+        try:
+            found[name.strip()] = json.loads(value.strip().lower())
+        except ValueError:
+            raise ValueError(f"`{part}`: the value must be a number, true or false") from None
+    if beta1 is not None or beta2 is not None:
+        found["betas"] = (0.9 if beta1 is None else beta1, 0.999 if beta2 is None else beta2)
+    return found
+
+
+def cross(c: "Config") -> None:
+    """Settings that contradict each other."""
+    if c.max_train_steps and c.num_train_epochs:
+        raise ValueError(
+            f"max_train_steps={c.max_train_steps} and num_train_epochs={c.num_train_epochs} are "
+            "both set; set one of them"
+        )
+    if not c.max_train_steps and not c.num_train_epochs:
+        raise ValueError("neither max_train_steps nor num_train_epochs is set; set one of them")
+    if c.max_train_steps and c.lr_warmup_steps >= c.max_train_steps:
+        raise ValueError(
+            f"lr_warmup_steps={c.lr_warmup_steps} must be below max_train_steps={c.max_train_steps}"
+        )
+    if c.lr_end > c.learning_rate:
+        raise ValueError(f"lr_end={c.lr_end:g} must not be above learning_rate={c.learning_rate:g}")
+    if c.validation_guidance_skip_layers:
+        start, stop = (
+            c.validation_guidance_skip_layers_start,
+            c.validation_guidance_skip_layers_stop,
+        )
+        if start >= stop:
+            raise ValueError(
+                f"validation_guidance_skip_layers_start={start} must be below "
+                f"validation_guidance_skip_layers_stop={stop}"
+            )
+    if c.flow_schedule_auto_shift and "flow_schedule_shift" in c.model_fields_set:
+        raise ValueError(
+            "flow_schedule_auto_shift and flow_schedule_shift are both set; set one of them"
+        )
+    optimizer_options(c.optimizer_config, c.optimizer_beta1, c.optimizer_beta2)

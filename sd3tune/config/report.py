@@ -1,0 +1,109 @@
+"""Complaints about settings: one line that names file, key and value, one line on what to do."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from sd3tune.config.vocabulary import ADVICE, LATER, REASONS, asks_for_nothing
+from sd3tune.errors import ConfigError
+
+COMMAND_LINE = "the command line"
+
+
+def refuse_unknown(
+    values: Mapping[str, Any],
+    kind: type[BaseModel],
+    path: Path,
+    said: Mapping[str, Any],
+    reasons: Mapping[str, str] = REASONS,
+    whose: str = "",
+) -> dict[str, Any]:
+    """The settings `kind` has; names known elsewhere that ask for nothing are dropped, every other
+    name is a ConfigError."""
+    kept = {}
+    for name, value in values.items():
+        if name in kind.model_fields:
+            kept[name] = value
+        elif name not in reasons:
+            raise _unknown(name, kind, where(name, path, said), whose)
+        elif not asks_for_nothing(name, value):
+            why = reasons[name]
+            advice = "leave it out" + (" for now" if why == LATER else "")
+            raise ConfigError(
+                f"{where(name, path, said)}{whose}: `{name}={shown(value)}` {why}",
+                hint=ADVICE.get(why, advice),
+            )
+    return kept
+
+
+def _unknown(name: str, kind: type[BaseModel], where: str, whose: str) -> ConfigError:
+    close = get_close_matches(name, [*kind.model_fields, *REASONS], n=1, cutoff=0.6)
+    hint = f"did you mean `{close[0]}`?" if close else "docs/reference/settings.md lists them all"
+    return ConfigError(f"{where}{whose}: unknown setting `{name}`", hint=hint)
+
+
+def refusal(
+    error: ValidationError,
+    kind: type[BaseModel],
+    path: Path,
+    said: Mapping[str, Any],
+    values: Mapping[str, Any],
+    whose: str = "",
+) -> ConfigError:
+    """The first complaint of pydantic, as ours."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    spot = where(name, path, said) + whose
+    if first["type"] == "missing":
+        return ConfigError(f"{spot}: `{name}` is missing", hint=f"add it: {_help(kind, name)}")
+    words = _words(first)
+    if not name:  # a rule over several settings names them itself
+        head, _, hint = words.partition("; ")
+        return ConfigError(f"{spot}: {head}", hint=hint or "change one of them")
+    return ConfigError(
+        f"{spot}: `{name}={shown(values.get(name))}` {words}", hint=_help(kind, name)
+    )
+
+
+def where(name: str, path: Path, said: Mapping[str, Any]) -> str:
+    return COMMAND_LINE if name in said else f"`{path}`"
+
+
+def shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _words(first: ErrorDetails) -> str:
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"must be one of {context['expected'].replace(' or ', ', ')}"
+    names = {
+        "int": "a whole number", "float": "a number", "string": "text", "bool": "true or false",
+        "path": "a path", "finite_number": "a finite number",
+    }  # fmt: skip
+    for prefix, wanted in names.items():
+        if kind.startswith(prefix):
+            return f"must be {wanted}"
+    limits = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt"),
+              "less_than_equal": ("at most", "le"), "less_than": ("below", "lt")}  # fmt: skip
+    if kind in limits:
+        words, key = limits[kind]
+        return f"must be {words} {context[key]:g}"
+    return first["msg"].lower()
+
+
+def _help(kind: type[BaseModel], name: str) -> str:
+    field = kind.model_fields.get(name)
+    text = " ".join((field.description or "").split()) if field else ""
+    if field is not None and not field.is_required() and field.default not in (None, "", ()):
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        text += f" Default: {default}."
+    return text or "docs/reference/settings.md explains it"
