@@ -34,7 +34,8 @@ class Arch:
     @property
     def sm(self) -> int | None:
         """NVIDIA compute capability as one number, 89 for 8.9; None for other vendors."""
-        return int(self.name.removeprefix("sm_")) if self.family == "sm" else None
+        digits = self.name.removeprefix("sm_")
+        return int(digits) if self.family == "sm" and digits.isdigit() else None
 
     @property
     def gfx(self) -> str | None:
@@ -89,6 +90,13 @@ class Gpu:
     memory_partition: str | None = None  # AMD: "NPS1", "NPS4", …
     hip_index: int | None = None  # AMD: HIP's number before *_VISIBLE_DEVICES, when told
     gpu_cores: int | None = None  # Apple
+
+
+def gpu_from(data: Mapping[str, Any]) -> Gpu:
+    """A Gpu that travelled as JSON; standard library only, unlike `from_json`."""
+    throttle = data.get("throttle")
+    arch = Arch(**data["arch"])
+    return Gpu(**(dict(data) | {"arch": arch, "throttle": throttle and tuple(throttle)}))
 
 
 @dataclass(frozen=True)

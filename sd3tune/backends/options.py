@@ -136,6 +136,13 @@ def bf16_base(f: Facts, r: Request) -> str | None:
     return f"goes with mixed_precision=bf16, which is {r.mixed_precision} here"
 
 
+def reference_stays_exact(f: Facts, r: Request) -> str | None:
+    """A CPU with AMX could; it is the reference, so it does when asked only."""
+    if f.vendor != "cpu" or r.mixed_precision is not None:
+        return None
+    return "the CPU is the reference: float32 unless asked"
+
+
 def half_dtype(f: Facts, r: Request) -> str | None:
     if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
         return None
@@ -146,7 +153,12 @@ AXES: dict[str, tuple[Option, ...]] = {
     "mixed_precision": (
         Option(
             "bf16",
-            (never_on("mps", NO_AUTOCAST_ON_APPLE), native_bf16, smoke("matmul_bf16")),
+            (
+                never_on("mps", NO_AUTOCAST_ON_APPLE),
+                native_bf16,
+                reference_stays_exact,
+                smoke("matmul_bf16"),
+            ),
             "native bf16: float32's range, so no loss scaling",
             level=bf16_level,
         ),

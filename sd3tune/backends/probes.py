@@ -42,6 +42,16 @@ def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
     return {name: vars(attempt(PROBES[name], torch.device(device))) for name in names}
 
 
+def observe(device: str, *names: str) -> dict[str, dict[str, object]]:
+    """`run` for the child process; the device "auto" is the accelerator, or the CPU."""
+    if device == "auto":
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
+        device = str(found or "cpu")
+    return run(device, names)
+
+
 def attempt(probe: Probe, device: torch.device) -> Result:
     started = time.perf_counter()
     try:

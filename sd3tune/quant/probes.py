@@ -25,6 +25,11 @@ def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
     return {name: vars(attempt(PROBES[name], torch.device(device))) for name in names}
 
 
+def observe(device: str, *names: str) -> dict[str, dict[str, object]]:
+    """`run` for the child process."""
+    return run(device, names)
+
+
 class _Block(nn.Module):
     """As much of a transformer as the name patterns of quant.apply need."""
 

@@ -1,0 +1,76 @@
+"""The CPU: slow, always there, and the reference every other device is compared with."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sd3tune.backends.facts import (
+    Arch,
+    Device,
+    Facts,
+    Gpu,
+    Machine,
+    Survey,
+    TorchReport,
+    Vendor,
+)
+
+VENDOR: Vendor = "cpu"
+
+
+def present(root: Path = Path("/")) -> str | None:
+    """There is always one."""
+    return "this program runs"
+
+
+def observe() -> dict[str, Any]:
+    """`survey` for the child process."""
+    return asdict(survey())
+
+
+def survey(root: Path = Path("/")) -> Survey:
+    """No card; what is to know stands in Host."""
+    return Survey(VENDOR, source="os")
+
+
+def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """No variable hides it."""
+    return ()
+
+
+def facts(
+    machine: Machine,
+    torch: TorchReport,
+    packages: Mapping[str, str],
+    tools: Mapping[str, bool],
+    environ: Mapping[str, str],
+) -> Facts:
+    """The processor, with the memory the cgroup leaves."""
+    host = machine.host
+    ram = min(filter(None, (host.ram_bytes, host.cgroup_limit_bytes)), default=None)
+    name = host.cpu_name or host.machine
+    return Facts(
+        vendor=VENDOR,
+        devices=(Device(0, "cpu", name, Arch("cpu", host.machine), ram, ram),),
+        torch=torch.version,
+        torch_build="cpu" if torch.version else None,
+        native_bf16_cpu=torch.native_bf16_cpu,
+        ram_bytes=ram,
+        packages=packages,
+        tools=tools,
+    )
+
+
+def prepare(*, deterministic: bool) -> None:
+    """Process-wide switches, before the first kernel."""
+    import torch
+
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+def used_bytes(index: int) -> int | None:
+    """Resident memory of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,98 @@
+"""Runs an observer in a child process with a time limit: a driver that hangs, prints, crashes or
+raises becomes data.
+
+The answer travels through a file, since vendor libraries print to stdout. Nothing here imports
+torch or a vendor library; the child does. Only the functions in OBSERVERS can be run.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+OBSERVERS = {  # name -> module:function, called with the words that follow
+    "nvidia": "sd3tune.backends.cuda:observe",
+    "amd": "sd3tune.backends.rocm:observe",
+    "apple": "sd3tune.backends.mps:observe",
+    "torch": "sd3tune.backends.torch_report:observe",
+    "probes": "sd3tune.backends.probes:observe",
+    "quant": "sd3tune.quant.probes:observe",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`data` as the observer returned it, or `error`: one sentence on what happened instead."""
+
+    data: dict[str, Any] | None = None
+    error: str | None = None
+
+
+def ask(name: str, words: Sequence[str] = (), *, timeout_seconds: float) -> Answer:
+    """Never raises. The child and everything it started are gone when this returns."""
+    with tempfile.TemporaryDirectory(prefix="sd3tune-probe-") as folder:
+        path = Path(folder) / "answer.json"
+        command = [sys.executable, "-m", "sd3tune.backends.probe", str(path), name, *words]
+        environment = os.environ | {"PYTHONPATH": _import_path()}
+        child = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            _, said = child.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return Answer(error=f"no answer in {timeout_seconds:g} s")
+        finally:
+            _end(child)
+        return _read(path, child.returncode, said)
+
+
+def _read(path: Path, status: int, said: str) -> Answer:
+    if status < 0:
+        return Answer(error=f"killed by {signal.Signals(-status).name}")
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return Answer(error=lines[-1] if lines else f"exit code {status} and no answer")
+    return Answer(data=data) if isinstance(data, dict) else Answer(error="an answer of no shape")
+
+
+def _end(child: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _import_path() -> str:
+    """The child must find this very package, installed or not, from any working directory."""
+    here = str(Path(__file__).parents[2])
+    before = os.environ.get("PYTHONPATH")
+    return f"{here}{os.pathsep}{before}" if before else here
+
+
+def main() -> None:
+    path, name, *words = sys.argv[1:]
+    module, function = OBSERVERS[name].split(":")
+    answer = getattr(import_module(module), function)(*words)
+    draft = Path(path).with_suffix(".tmp")
+    draft.write_text(json.dumps(answer))
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    main()
