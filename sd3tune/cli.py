@@ -15,7 +15,7 @@ from sd3tune import __version__
 from sd3tune.errors import Sd3tuneError
 
 if TYPE_CHECKING:
-    from sd3tune.plan.resolve import Plan
+    from sd3tune.plan.prepare import Prepared
 
 CONFIG = Path("config/config.json")
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -36,15 +36,19 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-@click.option("--on", "chip", metavar="NAME", help="a catalogued chip instead of this machine; "
-              "`--on list` names them all")
+@click.option(
+    "--on",
+    "chip",
+    metavar="NAME",
+    help="a catalogued chip instead of this machine; `--on list` names them all",
+)
 @click.option("--quick", is_flag=True, help="look, but run nothing on the device (under a second)")
 @click.option("--no-device", is_flag=True, help="check the software only: for image builds")
 def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool) -> None:
     """Can this machine train, and what would sd3tune choose here?
 
-    Every line is `ok`, `warn`, `FAIL` or `skip`, with the measured fact and where it was read; every
-    warn and FAIL has a fix. Exit code 0 when training can start, 1 when it cannot.
+    Every line is `ok`, `warn`, `FAIL` or `skip`, with the measured fact and where it was read;
+    every warn and FAIL has a fix. Exit code 0 when training can start, 1 when it cannot.
 
     \b
       sd3tune doctor                 look at everything and compute on the device
@@ -79,7 +83,7 @@ def plan(words: tuple[str, ...], as_json: bool, chip: str | None) -> None:
     """
     from sd3tune import render
 
-    made, _ = _plan(words, chip)
+    made = _prepared(words, chip).plan
     click.echo(render.plan_json(made) if as_json else render.plan(made))
 
 
@@ -98,23 +102,27 @@ def train(words: tuple[str, ...], dry_run: bool) -> None:
     """
     from sd3tune import render
 
-    made, samples = _plan(words, None)
-    click.echo(render.plan(made), err=not dry_run)
+    prepared = _prepared(words, None)
+    click.echo(render.plan(prepared.plan), err=not dry_run)
     if dry_run:
         return
     from sd3tune.config.prompts import load_prompts
     from sd3tune.train.run import train as run
 
-    outcome = run(made, samples, load_prompts(made.config))
+    outcome = run(prepared, load_prompts(prepared.plan.config))
     click.echo(render.outcome(outcome))
     sys.exit(128 + outcome.signal if outcome.signal else 0)
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--model", default="sd3.5-medium", show_default=True,
-              type=click.Choice(["sd3-medium", "sd3.5-medium", "sd3.5-large"]),
-              help="which of the tiny models the configuration trains")
+@click.option(
+    "--model",
+    default="sd3.5-medium",
+    show_default=True,
+    type=click.Choice(["sd3-medium", "sd3.5-medium", "sd3.5-large"]),
+    help="which of the tiny models the configuration trains",
+)
 @click.option("--force", is_flag=True, help="write everything again over an older demo")
 def demo(folder: Path, model: str, force: bool) -> None:
     """Write tiny SD3 models, captioned photographs and configuration files to DIR.
@@ -128,8 +136,8 @@ def demo(folder: Path, model: str, force: bool) -> None:
     click.echo(render.demo(write(folder, model=model, force=force)))
 
 
-def _plan(words: tuple[str, ...], chip: str | None) -> "tuple[Plan, tuple[object, ...]]":
-    """Configuration, machine and dataset to a plan, and the samples it was made for."""
+def _prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
+    """Configuration, machine and dataset to a plan."""
     from sd3tune.plan.prepare import prepare
 
     path, overrides = CONFIG, words
@@ -151,8 +159,8 @@ def main() -> None:
         click.echo("error: interrupted\nhint: nothing was running that needs saving", err=True)
         sys.exit(130)
     except Sd3tuneError as e:
-        click.echo(f"error: {e}", err=True)
-        click.echo(f"hint: {e.hint}", err=True)
+        click.echo(f"error: {_one_line(e)}", err=True)
+        click.echo(f"hint: {_one_line(e.hint)}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # `sd3tune plan | head`
         sys.stderr.close()
@@ -162,9 +170,15 @@ def main() -> None:
 
         traceback.print_exc()
         click.echo(f"error: this is a bug in sd3tune: {type(e).__name__}: {e}", err=True)
-        click.echo("hint: please report it with the lines above and `sd3tune doctor --json`",
-                   err=True)
+        click.echo(
+            "hint: please report it with the lines above and `sd3tune doctor --json`", err=True
+        )
         sys.exit(2)
+
+
+def _one_line(words: object) -> str:
+    """What a library said may have several."""
+    return " ".join(str(words).split())
 
 
 def _help_command(error: click.ClickException) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd3tune import __version__
 from sd3tune.backends.facts import to_json
+from sd3tune.backends.options import AXES
 from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
 
@@ -57,7 +58,7 @@ def doctor(report: "Report") -> str:
         if f.fix:
             lines.append(f"      fix: {f.fix}")
     lines.append("\nsd3tune would choose here")
-    lines += _decisions(report.decisions)
+    lines += _decisions(report.decisions, report.capabilities)
     count = {s: sum(f.status == s for f in report.findings) for s in ("FAIL", "warn")}
     verdict = "training can start" if report.can_train else "training cannot start"
     lines.append(f"\n{verdict}: {count['FAIL']} FAIL, {count['warn']} warn")
@@ -106,7 +107,9 @@ def plan(plan: "Plan") -> str:
     lines += [f"  {name:<24}{gib(amount):>10}" for name, amount in parts.items()]
     has = f"of {gib(room)}" if room else "of unknown"
     lines.append(f"  {'total':<24}{gib(m.training):>10}  {has}")
-    lines.append(f"  {'text encoders before':<24}{gib(m.text_encoders):>10}  dropped after encoding")
+    lines.append(
+        f"  {'text encoders before':<24}{gib(m.text_encoders):>10}  dropped after encoding"
+    )
     lines += [f"warning: {w}" for w in plan.warnings]
     return "\n".join(lines)
 
@@ -135,14 +138,24 @@ def demo(written: "Written") -> str:
     )
 
 
-def _decisions(decisions: Any) -> list[str]:
+def _decisions(decisions: Any, usable: Any = None) -> list[str]:
+    """A line per choice; below it what would have been preferred, and what else works."""
     lines = []
     for axis in SHOWN:
-        if axis in decisions:
-            d = decisions[axis]
-            lines.append(f"  {axis:<28}{d.value:<16}{d.source:<5} {d.reason}")
-            better = [r for r in d.rejected if d.source == "auto"]
-            lines += [f"  {'':<28}not {r.name}: {r.reasons[0]}" for r in better]
+        if axis not in decisions:
+            continue
+        d = decisions[axis]
+        lines.append(f"  {axis:<28}{d.value:<16}{d.source:<5} {d.reason}")
+        names = [option.name for option in AXES.get(axis, ())]
+        better = names[: names.index(d.value)] if d.value in names else []
+        lines += [
+            f"  {'':<28}not {r.name}: {r.reasons[0]}"
+            for r in d.rejected
+            if d.source == "auto" and r.name in better
+        ]
+        also = [n for n, (_, why) in (usable or {}).get(axis, {}).items() if not why]
+        if len(also) > 1:
+            lines.append(f"  {'':<28}also usable: {', '.join(n for n in also if n != d.value)}")
     return lines
 
 

@@ -160,4 +160,6 @@ def native_bf16(f: Facts, r: Request) -> str | None:
         return f"bf16 on MPS needs macOS 14, found {f.runtime}" if old else None
     if f.native_bf16_cpu:
         return None
+    if f.native_bf16_cpu is None:
+        return "whether this CPU has bf16 in hardware is unknown: torch was not started"
     return "bf16 is emulated on this CPU (no AVX512-BF16 or AMX) and 5 to 40 times slower than fp32"

@@ -1,7 +1,7 @@
 """Can this machine train? Asks the operating system, then PyTorch, then the device itself.
 
-Whatever is broken becomes a finding with a fix; nothing found here raises. What sd3tune would choose
-comes from the same table the trainer uses, so that doctor, plan and trainer tell one story.
+Whatever is broken becomes a finding with a fix; nothing found here raises. What sd3tune would
+choose comes from the same table the trainer uses, so that doctor, plan and trainer tell one story.
 """
 
 import time

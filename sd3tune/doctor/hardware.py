@@ -27,7 +27,7 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
         )  # fmt: skip
     else:
         how = "import torch" if report.imported else "installed files; torch was not started"
-        build = report.cuda and f"CUDA {report.cuda}" or report.hip and f"ROCm {report.hip}"
+        build = (report.cuda and f"CUDA {report.cuda}") or (report.hip and f"ROCm {report.hip}")
         words = f"{report.version}, built for {build or ('MPS' if report.mps_built else 'CPU')}"
         yield Finding("torch.import", "ok", "torch", words, how)
     if device:
@@ -42,7 +42,9 @@ def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
             if problem.id not in known:
                 yield of(problem, name, survey.source or "survey")
         if survey.driver and survey.vendor != "cpu":
-            runtime = f", offers {_runtime(survey.vendor, survey.runtime)}" if survey.runtime else ""
+            runtime = (
+                f", offers {_runtime(survey.vendor, survey.runtime)}" if survey.runtime else ""
+            )
             words = f"{survey.driver}{runtime}"
             source = survey.source or "survey"
             yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
@@ -119,7 +121,11 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield Finding(
-        "device.chosen", "ok", "trains on", f"{names}: no accelerator here, slow but exact", "survey"
+        "device.chosen",
+        "ok",
+        "trains on",
+        f"{names}: no accelerator here, slow but exact",
+        "survey",
     )
 
 
@@ -129,7 +135,9 @@ def catalogued(chip: Chip) -> list[Finding]:
              "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
     words = ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate)
     source = chip.sources[0]
-    found = [Finding("catalog.memory", "ok", "memory", f"{chip.memory_bytes / GIB:.0f} GiB", source)]
+    found = [
+        Finding("catalog.memory", "ok", "memory", f"{chip.memory_bytes / GIB:.0f} GiB", source)
+    ]
     if chip.bandwidth_bytes_per_second:
         speed = f"{chip.bandwidth_bytes_per_second / 1e9:.0f} GB/s"
         found.append(Finding("catalog.bandwidth", "ok", "bandwidth", speed, source))

@@ -1,6 +1,6 @@
 """From the words on the command line to a plan: read, observe, discover, resolve.
 
-The only part of planning that looks at the world; what it saw is handed to `resolve`, which is pure.
+The only part of planning that looks at the world; what it saw goes to `resolve`, which is pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ from sd3tune.errors import HardwareError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3 import variants
 
-ADMISSION_SECONDS = 60.0
+SECONDS = 120.0
+KERNEL = {"native": "diffusers", "sageattention": "diffusers"}  # what trains under that name
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,13 @@ def observe(config: Config) -> Facts:
     """This machine, with the attention kernel of the run admitted or not: its gradients must match
     math attention on this device before it may train."""
     mechanism = config.attention_mechanism or "diffusers"
-    name = "attention_diffusers" if mechanism in ("sageattention", "native") else (
-        f"attention_{mechanism}"
-    )
+    name = f"attention_{KERNEL.get(mechanism, mechanism)}"
     with ThreadPoolExecutor(1) as pool:
-        admission = pool.submit(probe.run_probes, [name], ADMISSION_SECONDS)
+        admission = pool.submit(probe.ask, "probes", ["auto", name], timeout_seconds=SECONDS)
         _, _, facts = backends.observe()
-        smoke = {n: r["words"] if not r["ok"] else "ok" for n, r in admission.result().items()}
-    broken = [p for p in facts.problems if p.severity == "fail"]
-    if broken:
-        raise HardwareError(broken[0].message, hint=broken[0].fix)
-    return replace(facts, smoke=smoke)
+        answer = admission.result()
+    if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
+        hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
+        raise HardwareError(broken.message, hint=hint)
+    result = (answer.data or {}).get(name) or {"ok": False, "words": answer.error}
+    return replace(facts, smoke={name: "ok" if result["ok"] else str(result["words"])})

@@ -126,7 +126,7 @@ class _Sizes:
     def too_big(self, r: Request) -> dict[str, str]:
         if self.room is None:
             return {}
-        batch = self.config.train_batch_size if _is_set(self.config, "train_batch_size") else 1
+        batch = self.config.train_batch_size or 1
         return {
             precision: f"{self.model.name} needs about {gib(need)} at batch size {batch}, "
             f"{self.facts.weakest.name} has {gib(self.room)}"
@@ -136,7 +136,7 @@ class _Sizes:
 
     def batch(self, r: Request) -> Decision:
         asked = self.config.train_batch_size
-        if _is_set(self.config, "train_batch_size"):
+        if asked is not None:
             return Decision(str(asked), "user", "set in the configuration")
         if self.room is None:
             return Decision(str(BATCHES[0]), "auto", "the default; the device hides its memory")

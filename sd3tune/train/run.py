@@ -71,15 +71,15 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     file = lora.export(state.model, plan.config.output_dir)
     say(f"adapter  {file}")
     made = pictures(state, prepared, caches, prompts, device)
-    return Outcome(
-        state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir
-    )
+    return Outcome(state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir)
 
 
 def begin(plan: Plan, device: torch.device) -> TrainState:
     """The transformer with its adapter on the device, and the state of the newest checkpoint."""
     config = plan.config
-    model = weights.transformer(plan.model.source, plan.value("base_model_default_dtype"), **hub(plan))
+    model = weights.transformer(
+        plan.model.source, plan.value("base_model_default_dtype"), **hub(plan)
+    )
     quant.apply(
         model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=device
     )
@@ -137,9 +137,11 @@ def steps(
         chores.append(
             Every(
                 config.validation_step_interval,
-                lambda: None
-                if state.step >= plan.steps  # the end draws its own
-                else pictures(state, prepared, caches, prompts, device),
+                lambda: (
+                    None
+                    if state.step >= plan.steps  # the end draws its own
+                    else pictures(state, prepared, caches, prompts, device)
+                ),
             )
         )
     with (

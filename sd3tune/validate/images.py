@@ -4,7 +4,7 @@ No trick is applied that StableDiffusion3Pipeline does not have. The text encode
 prompts arrive as cached embeddings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,13 @@ def scheduler(shift: float | None) -> Any:
 
 
 def draw(
-    transformer: Any, vae: Any, wishes: Sequence[Wish], how: Sampling, folder: Path, step: int
+    transformer: Any,
+    vae: Any,
+    wishes: Sequence[Wish],
+    how: Sampling,
+    folder: Path,
+    step: int,
+    done: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Writes `step_<n>_<shortname>_<index>_<W>x<H>.png` for every wish; the same seed for each."""
     from diffusers import StableDiffusion3Pipeline
@@ -82,6 +88,7 @@ def draw(
             )
             picture(pipe, vae, wish, how).save(path)
             written.append(path)
+            done()
     transformer.train(training)
     return written
 

@@ -1,0 +1,79 @@
+"""Validation pictures of a run: which to draw, with the VAE brought back for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sd3tune.config.prompts import Prompt
+from sd3tune.plan.prepare import Prepared
+from sd3tune.plan.resolve import Plan
+from sd3tune.report.progress import stage
+from sd3tune.sd3 import weights
+from sd3tune.train.caches import Caches
+from sd3tune.train.state import TrainState
+from sd3tune.validate.images import Sampling, Wish, draw
+
+FOLDER = "validation_images"
+
+
+def pictures(
+    state: TrainState,
+    prepared: Prepared,
+    caches: Caches,
+    prompts: Sequence[Prompt],
+    device: torch.device,
+) -> list[Path]:
+    """One file per prompt, size and index; none when no prompt is configured."""
+    plan = prepared.plan
+    wanted = wishes(plan, caches, prompts)
+    if not wanted:
+        return []
+    vae = weights.vae(plan.model.source, plan.value("vae_dtype")).to(device)
+    with stage("draw pictures", len(wanted)) as bar:
+        return draw(
+            state.model,
+            vae,
+            wanted,
+            sampling(plan, caches),
+            plan.config.output_dir / FOLDER,
+            state.step,
+            done=lambda: bar.advance(),
+        )
+
+
+def wishes(plan: Plan, caches: Caches, prompts: Sequence[Prompt]) -> list[Wish]:
+    found = []
+    for prompt in prompts:
+        embeds, pooled = caches.embeds(prompt.text)
+        for size in plan.config.validation_resolution or (default_size(plan),):
+            for index in range(plan.config.num_validation_images):
+                found.append(Wish(prompt.shortname, embeds[None], pooled[None], size, index))
+    return found
+
+
+def default_size(plan: Plan) -> tuple[int, int]:
+    """A square of the training resolution."""
+    c = plan.config
+    edge = c.resolution if c.resolution_type != "area" else (c.resolution * 1e6) ** 0.5
+    side = max(64, round(edge / 16) * 16)
+    return side, side
+
+
+def sampling(plan: Plan, caches: Caches) -> Sampling:
+    c = plan.config
+    embeds, pooled = caches.embeds(c.validation_negative_prompt)
+    autocast = plan.value("mixed_precision")
+    return Sampling(
+        steps=c.validation_num_inference_steps,
+        guidance=c.validation_guidance,
+        negative=(embeds[None], pooled[None]),
+        seed=c.seed if c.validation_seed is None else c.validation_seed,
+        attention=plan.value("attention_no_grad"),
+        autocast=None if autocast == "no" else weights.DTYPES[autocast],
+        shift=None if c.flow_schedule_auto_shift else c.flow_schedule_shift,
+        skip_layers=c.validation_guidance_skip_layers,
+        skip_scale=c.validation_guidance_skip_scale,
+        skip_start=c.validation_guidance_skip_layers_start,
+        skip_stop=c.validation_guidance_skip_layers_stop,
+    )
