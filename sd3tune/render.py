@@ -145,7 +145,7 @@ def _decisions(decisions: Any, usable: Any = None) -> list[str]:
         if axis not in decisions:
             continue
         d = decisions[axis]
-        lines.append(f"  {axis:<28}{d.value:<16}{d.source:<5} {d.reason}")
+        lines.append(f"  {axis:<28}{d.value:<16} {d.source:<5} {d.reason}")
         names = [option.name for option in AXES.get(axis, ())]
         better = names[: names.index(d.value)] if d.value in names else []
         lines += [

@@ -351,12 +351,8 @@ AXES: dict[str, tuple[Option, ...]] = {
     ),
     "distributed_backend": (
         Option("nccl", (vendors("cuda", "rocm"),), "NCCL, or RCCL under the same name"),
-        Option(
-            "none",
-            (lambda f, r: None if f.vendor == "mps" else "one device only on Apple",),
-            "a Mac has one GPU",
-        ),
-        Option("gloo", (), "the CPU's collective library"),
+        Option("gloo", (never_on("mps", "a Mac has one GPU"),), "the CPU's collective library"),
+        Option("none", (), "one device only"),
     ),
     "deterministic": (
         Option("off", (), "faster kernels may add in another order on each run"),

@@ -24,9 +24,11 @@ def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> 
     Raises ConfigError, and DataError when the photographs' package is missing.
     """
     from sd3tune.demo import photos, tiny
+    from sd3tune.report.quiet import quiet_libraries
 
     _check(folder, force)
-    pictures = photos.write(folder / "photos")
+    quiet_libraries()
+    photos.write(folder / "photos")
     for name in MODELS:
         tiny.write(folder / "models" / name, name)
     files = {
@@ -41,7 +43,6 @@ def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> 
     (folder / MARK).write_text("written by `sd3tune demo`\n")
     paths = [folder / "models" / name for name in MODELS]
     paths += [folder / "photos", *(folder / "config" / file for file in files)]
-    assert pictures
     return Written(tuple(paths), f"sd3tune train {folder}/config/config.json")
 
 

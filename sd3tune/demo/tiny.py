@@ -1,8 +1,8 @@
 """The three SD3 architectures at a thousandth of their size, with random weights.
 
-Structure as released: SD3 has absolute positions only, SD3.5 medium a second attention in its first
-blocks, query-key norms and a larger table of positions, SD3.5 large the norms alone. They train, save
-and sample through the code path of the 8B model; their pictures are noise, on purpose.
+Structure as released: SD3 has absolute positions only, SD3.5 medium a second attention in its
+first blocks, query-key norms and a larger table of positions, SD3.5 large the norms alone. They
+train, save and sample through the code path of the 8B model; their pictures are noise, on purpose.
 """
 
 from pathlib import Path

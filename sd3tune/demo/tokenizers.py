@@ -1,7 +1,7 @@
-"""Real tokenizers without a download: CLIP's byte-level BPE and T5's unigram, from a few sentences.
+"""Real tokenizers without a download: CLIP's byte-level BPE and T5's unigram, of a few sentences.
 
-They have the layout of the released ones (CLIP: 256 bytes, 256 bytes at a word's end, merges, start,
-end), so that transformers' own classes load them; their vocabulary is tiny.
+They have the layout of the released ones (CLIP: 256 bytes, 256 bytes at a word's end, merges,
+start, end), so that transformers' own classes load them; their vocabulary is tiny.
 """
 
 import re

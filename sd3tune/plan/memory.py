@@ -117,5 +117,8 @@ def activations(model: Model, load: Load) -> int:
 
 
 def gib(amount: int | float) -> str:
-    """Bytes for people: "15.0 GiB", "42 MiB" below one."""
-    return f"{amount / GIB:.1f} GiB" if amount >= GIB else f"{amount / 2**20:.0f} MiB"
+    """Bytes for people: "15.0 GiB", "42 MiB", "310 KiB"."""
+    for unit, size in (("GiB", GIB), ("MiB", 2**20)):
+        if amount >= size:
+            return f"{amount / size:.1f} GiB" if unit == "GiB" else f"{amount / size:.0f} MiB"
+    return f"{amount / 1024:.0f} KiB"

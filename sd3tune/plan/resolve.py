@@ -144,7 +144,9 @@ class _Sizes:
         for size in BATCHES:
             if (need := self.need(r, size, precision)) <= self.room:
                 why = f"about {gib(need)} of {gib(self.room)}"
-                return Decision(str(size), "auto", why + (" (the default)" if size == 4 else ""))
+                return Decision(
+                    str(size), "auto", why + (" (the default)" if size == BATCHES[0] else "")
+                )
         raise PlanError(  # too_big has refused this before
             f"{self.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
         )

@@ -48,7 +48,7 @@ class TextEncoders:
 
         with reading("text encoders", source):
             pipe = StableDiffusion3Pipeline.from_pretrained(
-                source, transformer=None, vae=None, torch_dtype=DTYPES[dtype], **where
+                source, transformer=None, vae=None, dtype=DTYPES[dtype], **where
             )
         clips = (
             (pipe.tokenizer, pipe.text_encoder.requires_grad_(False).eval()),

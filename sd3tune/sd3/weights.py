@@ -46,7 +46,7 @@ def transformer(source: str, dtype: str, **where: Any) -> Any:
 
     with reading("transformer", source):
         model = SD3Transformer2DModel.from_pretrained(
-            source, subfolder="transformer", torch_dtype=DTYPES[dtype], **where
+            source, subfolder="transformer", dtype=DTYPES[dtype], **where
         )
     return model.requires_grad_(False)
 
@@ -56,9 +56,7 @@ def vae(source: str, dtype: str, **where: Any) -> Any:
     from diffusers import AutoencoderKL
 
     with reading("vae", source):
-        model = AutoencoderKL.from_pretrained(
-            source, subfolder="vae", torch_dtype=DTYPES[dtype], **where
-        )
+        model = AutoencoderKL.from_pretrained(source, subfolder="vae", dtype=DTYPES[dtype], **where)
     return model.requires_grad_(False).eval()
 
 

@@ -138,6 +138,7 @@ def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
 
 def load_encoders(plan: Plan, device: torch.device) -> TextEncoders:
     """Quantised and placed as planned; the CPU when they do not fit the device."""
+    say(f"loading  text encoders of {plan.model.name}")
     encoders = TextEncoders.load(
         plan.model.source,
         dtype=plan.value("text_encoder_dtype"),

@@ -21,6 +21,7 @@ from sd3tune.plan.memory import gib
 from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import say, stage
+from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
 from sd3tune.train import checkpoint
 from sd3tune.train.caches import Caches, fill_latents, fill_text
@@ -50,6 +51,7 @@ class Outcome:
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
     plan = prepared.plan
+    quiet_libraries()
     vendor = backends.module(plan.facts.vendor)
     vendor.prepare(deterministic=plan.value("deterministic") == "on")
     device = torch.device(plan.device.torch_device)
@@ -77,6 +79,7 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
 def begin(plan: Plan, device: torch.device) -> TrainState:
     """The transformer with its adapter on the device, and the state of the newest checkpoint."""
     config = plan.config
+    say(f"loading  transformer of {plan.model.name}")
     model = weights.transformer(
         plan.model.source, plan.value("base_model_default_dtype"), **hub(plan)
     )

@@ -62,9 +62,7 @@ def test_shift_of_three_moves_levels_as_the_paper_s_equation_23(s: float, want: 
     assert flow.shifted(torch.tensor(s), 1.0).item() == pytest.approx(s)
 
 
-@pytest.mark.parametrize(
-    "pixels, mu", [(512, 0.63), (768, 0.84667), (1024, 1.15), (1536, 2.01667)]
-)
+@pytest.mark.parametrize("pixels, mu", [(512, 0.63), (768, 0.84667), (1024, 1.15), (1536, 2.01667)])
 def test_auto_shift_is_the_pipeline_s_dynamic_shift(pixels: int, mu: float) -> None:
     tokens = (pixels // 16) ** 2
     assert flow.auto_shift(tokens) == pytest.approx(math.exp(mu), rel=1e-5)
