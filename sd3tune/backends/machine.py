@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sd3tune.backends import cuda, mps, probe, rocm
+from sd3tune.backends import cuda, mps, mps_sysctl, probe, rocm
 from sd3tune.backends.facts import Host, Machine, Problem, Survey, Vendor, gpu_from
 from sd3tune.backends.system import read
 
@@ -70,7 +70,7 @@ def host(root: Path = Path("/")) -> Host:
     ram, available = _ram(root, sources)
     name, version = platform.system(), platform.release()
     if name == "Darwin":
-        version, sources["os"] = mps.macos_version(), "sw_vers"
+        version, sources["os"] = mps_sysctl.macos_version(), "sw_vers"
     return Host(
         os=name,
         os_version=version or None,
@@ -85,7 +85,7 @@ def host(root: Path = Path("/")) -> Host:
         disk_free_bytes=_disk(),
         container=_container(root, sources),
         cloud=next((name for key, name in CLOUDS.items() if key in os.environ), None),
-        rosetta=mps.rosetta(),
+        rosetta=mps_sysctl.rosetta(),
         sources=sources,
     )
 
@@ -101,7 +101,7 @@ def _ram(root: Path, sources: dict[str, str]) -> tuple[int | None, int | None]:
             for key in ("MemTotal", "MemAvailable")
         ]
         return amounts[0], amounts[1]
-    total = mps.sysctl_number("hw.memsize")
+    total = mps_sysctl.number("hw.memsize")
     if total is not None:
         sources["ram_bytes"] = "sysctl hw.memsize"
     return total, None
@@ -134,7 +134,7 @@ def _cpu_name(root: Path) -> str | None:
     for line in read(root / "proc/cpuinfo").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
-    return mps.chip_name() or platform.processor() or None
+    return mps_sysctl.chip_name() or platform.processor() or None
 
 
 def _shm(root: Path) -> int | None:

@@ -4,14 +4,13 @@ device says. Decides nothing (options.py does) and never raises.
 Untested on hardware: written against PyTorch's source and Apple's tools' documented output.
 """
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends import system
+from sd3tune.backends import mps_sysctl
 from sd3tune.backends.facts import (
     Arch,
     Device,
@@ -34,7 +33,7 @@ def present(root: Path = Path("/")) -> str | None:
     """Cheap evidence of an Apple chip, also under an x86-64 Python; None when there is none."""
     if platform.system() != "Darwin":
         return None
-    if platform.machine() == "arm64" or sysctl_number("hw.optional.arm64") == 1:
+    if platform.machine() == "arm64" or mps_sysctl.number("hw.optional.arm64") == 1:
         return "sysctl hw.optional.arm64"
     return None
 
@@ -46,7 +45,7 @@ def observe() -> dict[str, Any]:
 
 def survey(root: Path = Path("/")) -> Survey:
     """The chip, its memory and GPU cores, the macOS version."""
-    name = chip_name()
+    name = mps_sysctl.chip_name()
     if name is None:
         words = "sysctl does not name the chip"
         return Survey(VENDOR, problems=(_problem("no-chip", "warn", words, "update macOS"),))
@@ -56,16 +55,16 @@ def survey(root: Path = Path("/")) -> Survey:
         name=name,
         arch=Arch("apple", name.lower().removeprefix("apple ").replace(" ", "-")),
         source="sysctl",
-        total_bytes=sysctl_number("hw.memsize"),
-        gpu_cores=_cores(),
+        total_bytes=mps_sysctl.number("hw.memsize"),
+        gpu_cores=mps_sysctl.gpu_cores(),
     )
     problems = []
-    if rosetta():
+    if mps_sysctl.rosetta():
         problems.append(
             _problem("rosetta", "fail", "this Python is x86-64 and runs under Rosetta: there is no "
                      "PyTorch with MPS for it", "install an arm64 Python: brew install python@3.12")
         )  # fmt: skip
-    return Survey(VENDOR, (gpu,), None, macos_version(), "sysctl", tuple(problems))
+    return Survey(VENDOR, (gpu,), None, mps_sysctl.macos_version(), "sysctl", tuple(problems))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -109,40 +108,6 @@ def used_bytes(index: int) -> int | None:
     import torch
 
     return int(torch.mps.driver_allocated_memory())
-
-
-def chip_name() -> str | None:
-    """ "Apple M3 Max"; None elsewhere."""
-    if platform.system() != "Darwin":
-        return None
-    return (system.run(["sysctl", "-n", "machdep.cpu.brand_string"]) or "").strip() or None
-
-
-def macos_version() -> str | None:
-    """From sw_vers: Python's own answer may be 10.16 under an old SDK."""
-    if platform.system() != "Darwin":
-        return None
-    return (system.run(["sw_vers", "-productVersion"]) or "").strip() or None
-
-
-def rosetta() -> bool:
-    """True for an x86-64 process translated on an Apple chip."""
-    return sysctl_number("sysctl.proc_translated") == 1
-
-
-def sysctl_number(name: str) -> int | None:
-    if platform.system() != "Darwin":
-        return None
-    return system.whole(system.run(["sysctl", "-n", name]))
-
-
-def _cores() -> int | None:
-    said = system.run(["system_profiler", "SPDisplaysDataType", "-json"])
-    try:
-        cards = json.loads(said or "{}").get("SPDisplaysDataType", [])
-    except ValueError:
-        return None
-    return next((system.whole(c["sppci_cores"]) for c in cards if "sppci_cores" in c), None)
 
 
 def _device(gpu: Gpu, torch: TorchReport) -> Device:

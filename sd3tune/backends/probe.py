@@ -28,6 +28,9 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
 }
 
 
+COMMAND = [sys.executable, "-m", "sd3tune.backends.probe"]
+
+
 @dataclass(frozen=True)
 class Answer:
     """`data` as the observer returned it, or `error`: one sentence on what happened instead."""
@@ -40,7 +43,7 @@ def ask(name: str, words: Sequence[str] = (), *, timeout_seconds: float) -> Answ
     """Never raises. The child and everything it started are gone when this returns."""
     with tempfile.TemporaryDirectory(prefix="sd3tune-probe-") as folder:
         path = Path(folder) / "answer.json"
-        command = [sys.executable, "-m", "sd3tune.backends.probe", str(path), name, *words]
+        command = [*COMMAND, str(path), name, *words]
         environment = os.environ | {"PYTHONPATH": _import_path()}
         child = subprocess.Popen(
             command,

@@ -22,7 +22,10 @@ ROWS = [  # top of the list: knows nobody
 TORCH_FREE = ["errors.py", "cli.py", "render.py", "config", "plan", "doctor", "demo/__init__.py"]
 TORCH_FREE += [
     f"backends/{name}.py"
-    for name in "__init__ facts rules options decide machine probe cuda rocm mps cpu catalog".split()
+    for name in (
+        "__init__ facts rules options decide machine probe torch_report visible system "
+        "cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl cpu catalog"
+    ).split()
 ]
 TORCH_FREE += ["sd3/variants.py", "data/discover.py", "data/buckets.py", "data/captions.py"]
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
@@ -51,7 +54,8 @@ def typing_only(path: Path) -> set[str]:
     """Imports under `if TYPE_CHECKING`: they bind nobody at run time."""
     tree = ast.parse(path.read_text())
     blocks = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
-    return {n.module for b in blocks for n in b.body if isinstance(n, ast.ImportFrom) and n.module}
+    nodes = [n for b in blocks for n in b.body if isinstance(n, ast.ImportFrom) and n.module]
+    return {n.module for n in nodes} | {f"{n.module}.{a.name}" for n in nodes for a in n.names}
 
 
 def test_rooms_import_only_what_stands_above_them() -> None:

@@ -1,0 +1,212 @@
+"""The table of options over the catalogue and the recorded machines: the whole matrix, no hardware."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sd3tune.backends import catalog
+from sd3tune.backends.decide import capabilities, decide, decide_all
+from sd3tune.backends.facts import Facts
+from sd3tune.backends.options import AXES
+from sd3tune.backends.rules import Request
+from sd3tune.errors import ConfigError, PlanError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "capabilities.json"
+APPLE = [key for key in catalog.keys() if catalog.chip(key).vendor == "mps"]
+
+
+def on(key: str) -> Facts:
+    return catalog.facts(catalog.chip(key))
+
+
+def chosen(key: str, **asked: str) -> dict[str, str]:
+    decisions, _ = decide_all(on(key), Request(**asked))  # type: ignore[arg-type]
+    return {axis: d.value for axis, d in decisions.items()}
+
+
+def refusal(key: str, **asked: str) -> PlanError:
+    with pytest.raises(PlanError) as e:
+        decide_all(on(key), Request(**asked))  # type: ignore[arg-type]
+    return e.value
+
+
+@pytest.mark.parametrize(
+    "key, precision, base, scaler, fp8, backend",
+    [
+        ("mi300x", "bf16", "bf16", "off", "float8_e4m3fnuz", "nccl"),
+        ("rx7900xtx", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
+        ("h200", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
+        ("rtx4090", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
+        ("rtx3060", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
+        ("t4", "fp16", "fp16", "on", "float8_e4m3fn", "nccl"),
+        ("v100", "fp16", "fp16", "on", "float8_e4m3fn", "nccl"),
+        ("m1", "no", "fp32", "off", "none", "none"),
+        ("m3-max", "no", "bf16", "off", "none", "none"),
+    ],
+)
+def test_precision_follows_the_chip(key, precision, base, scaler, fp8, backend) -> None:  # type: ignore[no-untyped-def]
+    got = chosen(key)
+    assert got["mixed_precision"] == precision
+    assert got["base_model_default_dtype"] == base
+    assert got["trainable_dtype"] == "fp32"
+    assert got["grad_scaler"] == scaler
+    assert got["fp8_dtype"] == fp8
+    assert got["distributed_backend"] == backend
+    assert got["pin_memory"] == ("off" if key.startswith("m1") or key == "m3-max" else "on")
+
+
+@pytest.mark.parametrize("key", APPLE)
+def test_on_every_apple_chip_mixed_precision_is_no_and_quantisation_integer(key: str) -> None:
+    table = capabilities(on(key))
+    usable = {n for n, (_, why) in table["base_model_precision"].items() if not why}
+    assert chosen(key)["mixed_precision"] == "no"
+    assert usable == {"no_change", "int8-quanto", "int4-quanto", "int2-quanto"}
+    for asked in ("bf16", "fp16"):
+        assert "Apple" in str(refusal(key, mixed_precision=asked))
+    for asked in ("fp8-quanto", "nf4-bnb"):
+        for axis in ("base_model_precision", "text_encoder_3_precision"):
+            error = refusal(key, **{axis: asked})
+            assert "int8-quanto, int4-quanto, int2-quanto" in error.hint
+    for asked in ("bnb-adamw8bit", "bnb-lion8bit-paged"):
+        assert "MPS" in str(refusal(key, optimizer=asked))
+
+
+def test_bf16_on_a_chip_without_it_is_refused_with_what_works() -> None:
+    error = refusal("t4", mixed_precision="bf16")
+    assert "Tesla T4 is sm_75" in str(error) and "fp16" in error.hint
+    assert "emulated on Apple M1" in str(refusal("m1", base_model_default_dtype="bf16"))
+
+
+def test_adamw_bf16_needs_bf16_weights() -> None:
+    assert chosen("rtx4090", optimizer="adamw_bf16")["trainable_dtype"] == "bf16"
+    asked = {"optimizer": "adamw_bf16", "base_model_default_dtype": "fp32"}
+    assert "base_model_default_dtype=bf16" in str(refusal("rtx4090", **asked))
+
+
+def test_paged_state_is_unknown_on_rocm_and_unknown_is_off() -> None:
+    assert "unverified" in str(refusal("mi300x", optimizer="bnb-lion8bit-paged"))
+    assert chosen("mi300x", optimizer="bnb-lion8bit")["optimizer"] == "bnb-lion8bit"
+
+
+@pytest.mark.parametrize(
+    "key, version, works",
+    [
+        ("rtx4090", "2.2.0", True),
+        ("rtx3090", "2.2.0", True),
+        ("h200", "2.2.0", True),
+        ("rtx5090", "2.2.0", True),
+        ("rtx4090", "1.0.6", False),  # what the package index has
+        ("rtx4090", None, False),
+        ("b200", "2.2.0", False),  # sm_100 raises in its dispatch
+        ("t4", "2.2.0", False),
+        ("mi300x", "2.2.0", False),
+        ("m3-max", "2.2.0", False),
+    ],
+)
+def test_sageattention_only_where_it_runs_and_never_in_training(key, version, works) -> None:  # type: ignore[no-untyped-def]
+    facts = on(key)
+    if version:
+        facts = replace(facts, packages={**facts.packages, "sageattention": version})
+    decisions, _ = decide_all(facts, Request())
+    assert (decisions["attention_no_grad"].value == "sageattention") is works
+    assert decisions["attention_mechanism"].value == "diffusers"
+    assert "sageattention" not in {o.name for o in AXES["attention_mechanism"]}
+
+
+def test_sageattention_is_not_for_float32_runs() -> None:
+    facts = on("rtx4090")
+    facts = replace(facts, packages={**facts.packages, "sageattention": "2.2.0"})
+    asked = Request(mixed_precision="no", attention_no_grad="sageattention")
+    with pytest.raises(PlanError, match="fp16 and bf16 only"):
+        decide_all(facts, asked)
+
+
+def test_a_failed_probe_removes_its_option_and_says_so() -> None:
+    facts = replace(on("h200"), smoke={"matmul_bf16": "Wrong: the product is off by 1e-1"})
+    decisions, _ = decide_all(facts, Request())
+    assert decisions["mixed_precision"].value == "fp16"
+    (rejected,) = (r for r in decisions["mixed_precision"].rejected if r.name == "bf16")
+    assert "off by 1e-1" in rejected.reasons[-1]
+
+
+def test_an_attention_kernel_whose_gradients_differ_does_not_train() -> None:
+    facts = replace(on("m3-max"), smoke={"attention_diffusers": "Wrong: dk is off by 3e-1"})
+    assert decide("attention_mechanism", facts, Request()).value == "native-math"
+
+
+def test_a_missing_package_is_a_reason_not_an_import_error() -> None:
+    facts = replace(on("rtx4090"), packages={})
+    with pytest.raises(PlanError, match="optimum-quanto is not installed"):
+        decide_all(facts, Request(base_model_precision="int8-quanto"))
+
+
+def test_what_is_too_big_moves_on_to_the_next_scheme() -> None:
+    too_big = {"no_change": "needs 20 GiB", "int8-quanto": "needs 13 GiB"}
+    decisions, _ = decide_all(on("rtx3060"), Request(), lambda r: too_big)
+    assert decisions["base_model_precision"].value == "nf4-bnb"
+    decisions, _ = decide_all(on("m1"), Request(), lambda r: too_big)
+    assert decisions["base_model_precision"].value == "int4-quanto"
+
+
+def test_the_capability_table_is_the_recorded_one(request: pytest.FixtureRequest) -> None:
+    table = {
+        key: {
+            axis: {
+                name: level if not why else f"{level}: {why[0]}" for name, (level, why) in o.items()
+            }
+            for axis, o in capabilities(on(key)).items()
+        }
+        for key in ("h200", "rtx4090", "rtx3060", "t4", "mi300x", "rx7900xtx", "m1", "m3-max")
+    }
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_text(json.dumps(table, indent=1) + "\n")
+    assert table == json.loads(GOLDEN.read_text())
+
+
+@given(
+    st.sampled_from(catalog.keys()),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            axis: st.sampled_from([o.name for o in AXES[axis]])
+            for axis in ("mixed_precision", "base_model_default_dtype", "base_model_precision",
+                         "optimizer", "attention_mechanism", "dynamo_backend")
+        },
+    ),
+)  # fmt: skip
+def test_what_is_asked_is_kept_or_refused_never_replaced(key: str, asked: dict[str, str]) -> None:
+    try:
+        decisions, _ = decide_all(on(key), Request(**asked))  # type: ignore[arg-type]
+    except PlanError as e:
+        assert e.hint and any(f"{axis}={value}" in str(e) for axis, value in asked.items())
+        return
+    for axis, value in asked.items():
+        assert decisions[axis].value == value and decisions[axis].source == "user"
+    for d in decisions.values():
+        assert d.reason and all(r.reasons for r in d.rejected)
+
+
+def test_names_are_forgiven_their_spelling_and_near_misses_are_named() -> None:
+    for name in ("RTX 4090", "rtx-4090", "4090", "NVIDIA GeForce RTX 4090"):
+        assert catalog.chip(name).key == "rtx4090"
+    assert catalog.chip("M3 Max").key == "m3-max" and catalog.chip("7900xtx").key == "rx7900xtx"
+    with pytest.raises(ConfigError) as e:
+        catalog.chip("rtx4900")
+    assert "rtx4090" in e.value.hint
+
+
+def test_the_catalogue_is_sane() -> None:
+    for chip in catalog.CHIPS:
+        assert chip.sources and chip.memory_bytes >= 8 * 2**30
+        sm = chip.arch.sm
+        if sm is not None:
+            assert (chip.bf16_flops is None) == (sm < 80), chip.key
+            assert (chip.fp8_flops is None) == (sm < 89), chip.key
+        if chip.vendor == "mps":
+            assert catalog.facts(chip).weakest.usable_bytes < chip.memory_bytes  # type: ignore[operator]
+        if chip.bf16_flops and chip.fp16_flops:
+            assert chip.bf16_flops == chip.fp16_flops

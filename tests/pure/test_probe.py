@@ -1,0 +1,80 @@
+"""Real child processes that hang, die, print and lie."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sd3tune.backends import machine, probe
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Runs a function body as an observer, in a module of its own."""
+
+    def run(body: str, seconds: float = 20.0) -> probe.Answer:
+        (tmp_path / "strange_driver.py").write_text(
+            f"import os, sys, time\ndef observe():\n {body}\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setitem(probe.OBSERVERS, "strange", "strange_driver:observe")
+        # The child has its own table: it is told the module through the same command line.
+        code = (
+            "import sys; from sd3tune.backends import probe;"
+            "probe.OBSERVERS['strange'] = 'strange_driver:observe'; probe.main()"
+        )
+        monkeypatch.setattr(probe, "COMMAND", [sys.executable, "-c", code])
+        return probe.ask("strange", timeout_seconds=seconds)
+
+    return run
+
+
+def test_an_answer_survives_a_library_that_prints(child) -> None:  # type: ignore[no-untyped-def]
+    body = "print('Unable to find libamd_smi.so'); os.write(1, b'noise'); return {'a': 1}"
+    assert child(body) == probe.Answer(data={"a": 1})
+
+
+def test_a_crash_is_named(child) -> None:  # type: ignore[no-untyped-def]
+    assert child("os.abort()").error == "killed by SIGABRT"
+
+
+def test_an_exception_is_its_last_line(child) -> None:  # type: ignore[no-untyped-def]
+    assert child("raise KeyError('libamd_smi.so')").error == "KeyError: 'libamd_smi.so'"
+
+
+def test_a_hang_ends_at_the_limit_and_takes_its_children_along(child) -> None:  # type: ignore[no-untyped-def]
+    started = time.monotonic()
+    assert child("os.system('sleep 60')", 1.0).error == "no answer in 1 s"
+    assert time.monotonic() - started < 10
+
+
+def test_an_exit_without_an_answer_is_an_error(child) -> None:  # type: ignore[no-untyped-def]
+    assert child("os._exit(3)").error == "exit code 3 and no answer"
+
+
+def test_this_machine_is_surveyed_without_torch_in_a_second() -> None:
+    started = time.monotonic()
+    found = machine.survey()
+    assert found.host.python and found.host.cpu_count
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "name, extra, index",
+    [
+        ("h100", "cuda", None),
+        ("v100-new-wheel", "cuda", "cu126"),
+        ("driver-too-old", "cuda", "cu126"),
+        ("mi300x-spx", "rocm", "rocm7.2"),
+        ("m3-max", "apple", None),
+        ("cpu-only", "cpu", "cpu"),
+    ],
+)
+def test_the_pytorch_build_follows_the_card(name, extra, index, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from tests.recordings import machine_of
+
+    build = machine.torch_build(machine_of(name, tmp_path, monkeypatch))
+    assert build.extra == extra
+    assert (build.index_url or "none").endswith(index or "none")
+    assert (extra == "cpu") == build.requirement.endswith("+cpu")

@@ -1,0 +1,104 @@
+"""Recorded machines: a vendor library's answers, files, programs and PyTorch's report, to Facts.
+
+tests/machines/NAME.json says in `provenance` where its names and values come from. They are played
+at the boundary: a fake vendor module, a folder as the root of the file system, programs on PATH.
+"""
+
+import builtins
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd3tune import backends
+from sd3tune.backends import machine, mps, system
+from sd3tune.backends.facts import Facts, Machine, Survey
+from sd3tune.backends.torch_report import from_answer
+from tests.fakes import amd, nvml
+
+FOLDER = Path(__file__).parent / "machines"
+
+
+def names() -> list[str]:
+    return sorted(p.stem for p in FOLDER.glob("*.json"))
+
+
+def load(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return data
+
+
+def machine_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """What machine.survey would say there, without child processes."""
+    recorded = load(name)
+    play(recorded, tmp_path, monkeypatch)
+    found: list[Survey] = [
+        vendor.survey(tmp_path)
+        for vendor in machine.VENDORS.values()
+        if vendor.present(tmp_path) is not None
+    ]
+    return Machine(machine.host(tmp_path), tuple(found))
+
+
+def facts_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Facts:
+    recorded = load(name)
+    seen = machine_of(name, tmp_path, monkeypatch)
+    torch = from_answer(recorded["torch"])
+    packages, environ = recorded["packages"], recorded["environ"]
+    return backends.join(seen, torch, packages, {}, environ)
+
+
+def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in recorded["files"].items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for key in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "SD3TUNE_BACKEND"):
+        monkeypatch.delenv(key, raising=False)
+    libraries(recorded, monkeypatch)
+    programs(recorded["commands"], monkeypatch)
+    darwin = recorded["platform"] == "Darwin"
+    rosetta = darwin and recorded["commands"]["sysctl"]["sysctl.proc_translated"] == "1"
+    processor = "arm64" if darwin and not rosetta else "x86_64"
+    monkeypatch.setattr(mps.platform, "system", lambda: recorded["platform"])
+    monkeypatch.setattr(mps.platform, "machine", lambda: processor)
+
+
+def libraries(recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vendor library that is not recorded is not installed."""
+    fakes = {"pynvml": nvml.module, "amdsmi": amd.module}
+    for name, make in fakes.items():
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        answers = recorded.get(name)
+        if answers is None:
+            monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
+        elif "import" in answers:
+            refuse_import(name, *answers["import"], monkeypatch=monkeypatch)
+        else:
+            monkeypatch.setitem(sys.modules, name, make(answers))
+
+
+def refuse_import(name: str, kind: str, words: str, *, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def importing(module: str, *rest: Any, **more: Any) -> Any:
+        if module == name:
+            print(
+                "Unable to find libamd_smi.so library try installing amd-smi-lib from your package"
+            )
+            raise getattr(builtins, kind)(words)
+        return real(module, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+
+
+def programs(recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], timeout_seconds: float = 8.0) -> str | None:
+        answer = recorded.get(command[0])
+        if isinstance(answer, dict):
+            answer = answer.get(command[-1])
+        return None if answer is None else str(answer)
+
+    monkeypatch.setattr(system, "run", run)
