@@ -138,12 +138,16 @@ def demo(folder: Path, model: str, force: bool) -> None:
 
 def _prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     """Configuration, machine and dataset to a plan."""
+    from sd3tune import render
     from sd3tune.plan.prepare import prepare
 
     path, overrides = CONFIG, words
     if words and ("=" not in words[0] or Path(words[0]).exists()):
         path, overrides = Path(words[0]), words[1:]
-    return prepare(path, overrides, chip)
+    prepared = prepare(path, overrides, chip)
+    for line in render.set_aside(prepared.discoveries):
+        click.echo(line, err=True)
+    return prepared
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sd3tune.data.discover import Discovery
     from sd3tune.demo import Written
     from sd3tune.doctor import Report
     from sd3tune.plan.resolve import Plan
@@ -116,6 +119,19 @@ def plan(plan: "Plan") -> str:
 
 def plan_json(plan: "Plan") -> str:
     return _json(describe(plan))
+
+
+def set_aside(discoveries: "Mapping[str, Discovery]", most: int = 5) -> list[str]:
+    """Files that will not be trained on, with their reasons."""
+    lines = []
+    for name, found in discoveries.items():
+        count = len(found.rejected)
+        if count:
+            lines.append(f"warning: dataset `{name}`: {count} file{'s' * (count > 1)} set aside")
+            lines += [f"  {r.path}: {r.reason}" for r in found.rejected[:most]]
+        if count > most:
+            lines.append(f"  and {count - most} more")
+    return lines
 
 
 def outcome(outcome: "Outcome") -> str:

@@ -1,4 +1,4 @@
-"""The table of options over the catalogue and the recorded machines: the whole matrix, no hardware."""
+"""The table of options over the catalogue: the whole matrix, without any hardware."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from sd3tune.backends.rules import Request
 from sd3tune.errors import ConfigError, PlanError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "capabilities.json"
-APPLE = [key for key in catalog.keys() if catalog.chip(key).vendor == "mps"]
+APPLE = [chip.key for chip in catalog.CHIPS if chip.vendor == "mps"]
 
 
 def on(key: str) -> Facts:

@@ -1,0 +1,187 @@
+"""What people get wrong: one `error:` line that names file, key and value, one `hint:` line, exit
+code 1, no traceback, and nothing written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sd3tune import cli
+
+CONFIG: dict[str, Any] = {
+    "model_type": "lora",
+    "model_family": "sd3",
+    "pretrained_model_name_or_path": "stabilityai/stable-diffusion-3.5-medium",
+    "output_dir": "output",
+    "max_train_steps": 10,
+    "train_batch_size": 1,
+}
+IMAGES: dict[str, Any] = {"id": "photos", "type": "local", "instance_data_dir": "photos"}
+TEXT: dict[str, Any] = {"id": "text", "dataset_type": "text_embeds", "default": True}
+
+
+class Project:
+    """A folder with a valid configuration, ready to be spoilt."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "config").mkdir()
+        (root / "photos").mkdir()
+        Image.new("RGB", (640, 480)).save(root / "photos" / "a_red_wall.png")
+        self.config(**{})
+        self.datasets(IMAGES, TEXT)
+
+    def config(self, **changes: Any) -> None:
+        kept = {k: v for k, v in (CONFIG | changes).items() if v is not ...}
+        self.write("config/config.json", json.dumps(kept, indent=1))
+
+    def datasets(self, *entries: Any) -> None:
+        self.write("config/multidatabackend.json", json.dumps(list(entries), indent=1))
+
+    def image(self, **changes: Any) -> None:
+        self.datasets({k: v for k, v in (IMAGES | changes).items() if v is not ...}, TEXT)
+
+    def write(self, name: str, text: str | bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+    def empty_photos(self) -> None:
+        (self.root / "photos" / "a_red_wall.png").unlink()
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in sorted(self.root.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    return int(e.value.code or 0)
+
+
+Spoil = Callable[[Project], object]
+CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
+    # name: (what is spoilt, extra words, in the error, in the hint)
+    "unknown key": (lambda p: p.config(lora_ranc=8), [], "`lora_ranc`", "did you mean `lora_rank`"),
+    "wrong type": (lambda p: p.config(learning_rate="fast"), [], "`learning_rate=fast` must be a number", "rate"),
+    "bool for a number": (lambda p: p.config(lora_rank=True), [], "`lora_rank=true`", "update"),
+    "fraction for a count": (lambda p: p.config(lora_rank=1.5), [], "`lora_rank=1.5` must be a whole", "update"),
+    "below its limit": (lambda p: p.config(lora_rank=0), [], "`lora_rank=0` must be at least 1", "16"),
+    "not a number": (lambda p: p.write("config/config.json", '{"output_dir":"o","max_train_steps":1,"learning_rate":NaN}'), [], "learning_rate", "rate"),
+    "not a choice": (lambda p: p.config(mixed_precision="fp8"), [], "`mixed_precision=fp8` must be one of", "Autocast"),
+    "known and unsupported": (lambda p: p.config(use_ema=True), [], "`use_ema=true` is not supported yet", "leave it out"),
+    "known and without effect": (lambda p: p.config(snr_gamma=5), [], "`snr_gamma=5` has no effect", "leave it out"),
+    "full training": (lambda p: p.config(model_type="full"), [], "`model_type=full` must be one of 'lora'", "adapter"),
+    "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training", "no backward"),
+    "missing key": (lambda p: p.config(output_dir=...), [], "`output_dir` is missing", "checkpoints"),
+    "no length": (lambda p: p.config(max_train_steps=...), [], "neither max_train_steps nor num_train_epochs", "set one"),
+    "two lengths": (lambda p: p.config(num_train_epochs=2), [], "are both set", "set one"),
+    "warm-up too long": (lambda p: p.config(lr_warmup_steps=10), [], "lr_warmup_steps=10 must be below max_train_steps=10", ""),
+    "picture size": (lambda p: p.config(validation_resolution="1000x1000"), [], "`1000x1000`", ""),
+    "skipped block beyond the last": (lambda p: p.config(validation_guidance_skip_layers=[7, 24]), ["--on", "h200"], "block 24 does not exist", "0 to 23"),
+    "skip layers as words": (lambda p: p.config(validation_guidance_skip_layers="seven"), [], "block numbers", ""),
+    "target that matches nothing": (lambda p: p.config(peft_lora_target_modules=["to_x"]), ["--on", "h200"], "`to_x` matches no linear layer", "to_q"),
+    "invalid JSON": (lambda p: p.write("config/config.json", '{\n "output_dir": "x",\n}'), [], "config.json:3:1` is not JSON", "comma"),
+    "the same key twice": (lambda p: p.write("config/config.json", '{"seed": 1, "seed": 2}'), [], "sets `seed` twice", "remove"),
+    "with and without dashes": (lambda p: p.config(**{"seed": 1, "--seed": 2}), [], "sets `seed` twice", "remove"),
+    "a list for an object": (lambda p: p.write("config/config.json", "[]"), [], "must hold an object", "demo"),
+    "empty file": (lambda p: p.write("config/config.json", ""), [], "config.json` is empty", "demo"),
+    "not UTF-8": (lambda p: p.write("config/config.json", b'{"a": "\xff"}'), [], "not UTF-8 at byte 7", "UTF-8"),
+    "missing file": (lambda p: (p.root / "config/config.json").unlink(), [], "no such configuration file", "demo"),
+    "missing environment variable": (lambda p: p.config(output_dir="{env:NO_SUCH_VAR}"), [], "NO_SUCH_VAR is not set", "export"),
+    "missing dataset file": (lambda p: (p.root / "config/multidatabackend.json").unlink(), [], "no such list of datasets", "demo"),
+    "missing image folder": (lambda p: p.image(instance_data_dir="nowhere"), [], "nowhere` of dataset `photos`", "start at"),
+    "empty image folder": (lambda p: p.empty_photos(), [], "holds no image files", ".png"),
+    "unreadable image": (lambda p: p.write("photos/a_red_wall.png", "not a picture"), [], "no usable image", "a_red_wall.png"),
+    "empty image file": (lambda p: p.write("photos/a_red_wall.png", ""), [], "the file is empty", "a_red_wall.png"),
+    "caption missing": (lambda p: p.image(caption_strategy="textfile"), [], "no caption file a_red_wall.txt", "caption_strategy"),
+    "caption empty": (lambda p: (p.image(caption_strategy="textfile"), p.write("photos/a_red_wall.txt", " \n")), [], "a_red_wall.txt is empty", ""),
+    "caption not UTF-8": (lambda p: (p.image(caption_strategy="textfile"), p.write("photos/a_red_wall.txt", b"\xff")), [], "not UTF-8", ""),
+    "all too small": (lambda p: p.image(minimum_image_size=2048), [], "below minimum_image_size=2048", ""),
+    "two datasets of one id": (lambda p: p.datasets(IMAGES, IMAGES), [], "two datasets have the id `photos`", "rename"),
+    "no id": (lambda p: p.image(id=...), [], "entry 1 has no id", "id"),
+    "no image dataset": (lambda p: p.datasets(TEXT), [], "no enabled image dataset", "dataset_type"),
+    "dataset key near miss": (lambda p: p.image(crop_stile="center"), [], "unknown setting `crop_stile`", "crop_style"),
+    "dataset key not supported": (lambda p: p.image(caption_shuffle={"count": 2}), [], "`photos`: `caption_shuffle=", "for now"),
+    "dataset storage not supported": (lambda p: p.image(type="aws"), [], "`type=aws` is not supported yet", "local"),
+    "crop that is no yes or no": (lambda p: p.image(crop="maybe"), [], "`crop=maybe` must be true or false", ""),
+    "maximum without target": (lambda p: p.image(maximum_image_size=2048), [], "needs target_downsample_size", "both"),
+    "megapixels as pixels": (lambda p: p.image(resolution=1024, resolution_type="area"), [], "would be megapixels", "pixel_area"),
+    "instance prompt missing": (lambda p: p.image(caption_strategy="instanceprompt"), [], "needs an instance_prompt", "add one"),
+    "dataset not an object": (lambda p: p.datasets("photos"), [], "entry 1 is a str", "object"),
+    "fewer images than a step": (lambda p: p.config(train_batch_size=2, gradient_accumulation_steps=3), ["--on", "h200"], "= 6", "repeats=5"),
+    "model that is nowhere": (lambda p: p.config(pretrained_model_name_or_path="./models/x"), [], "models/x` is no folder", "diffusers folder"),
+    "model of another family": (lambda p: p.write("m/transformer/config.json", '{"_class_name": "FluxTransformer2DModel"}'), ["pretrained_model_name_or_path=m"], "FluxTransformer2DModel", "Stable Diffusion 3"),
+    "word that is no setting": (lambda p: None, ["faster"], "`faster` is not KEY=VALUE", "learning_rate=1e-4"),
+    "unknown chip": (lambda p: None, ["--on", "rtx4900"], "unknown chip `rtx4900`", "rtx4090"),
+    "unknown option": (lambda p: None, ["--onn", "t4"], "No such option", "--help"),
+    "fp8 on a Mac": (lambda p: p.config(base_model_precision="fp8-quanto"), ["--on", "m3-max"], "base_model_precision=fp8-quanto` cannot run on Apple M3 Max", "int8-quanto, int4-quanto, int2-quanto"),
+    "autocast on a Mac": (lambda p: p.config(mixed_precision="bf16"), ["--on", "m1"], "mixed_precision=bf16` cannot run on Apple M1", "usable here: no"),
+    "bf16 on a T4": (lambda p: p.config(mixed_precision="bf16"), ["--on", "t4"], "Tesla T4 is sm_75", "fp16, no"),
+    "8-bit optimizer on a Mac": (lambda p: p.config(optimizer="bnb-adamw8bit"), ["--on", "m3-max"], "no 8-bit optimiser", "adamw"),
+    "model larger than the card": (lambda p: p.config(model_flavour="large", pretrained_model_name_or_path=..., base_model_precision="no_change"), ["--on", "rtx3060"], "needs about", "nf4-bnb, int4-quanto"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_two_lines_and_leaves_no_trace(
+    case: str,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil, words, error, hint = CASES[case]
+    spoil(project)
+    before = project.files()
+    assert run(["plan", "config/config.json", *words], monkeypatch) == 1
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 2, err
+    assert lines[0].startswith("error: ") and error in lines[0], lines[0]
+    assert lines[1].startswith("hint: ") and hint in lines[1], lines[1]
+    assert lines[1].removeprefix("hint: ").strip()
+    assert project.files() == before
+
+
+def test_train_refuses_the_same_before_it_looks_at_the_machine(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.config(lora_ranc=8)
+    before = project.files()
+    assert run(["train", "config/config.json"], monkeypatch) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert project.files() == before
+
+
+def test_the_unspoilt_project_plans(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sd3tune", "plan", "--on", "rtx4090", "--json"])
+    cli.main()
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["decisions"]["mixed_precision"]["value"] == "bf16"
+    assert plan["measured"] is False
+    assert plan["decisions"]["train_batch_size"] | {"rejected": []} == {
+        "value": "1", "source": "user", "reason": "set in the configuration", "rejected": []
+    }  # fmt: skip
+
+
+def test_one_bad_image_is_set_aside_and_the_rest_is_planned(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.write("photos/broken.jpg", "nothing")
+    monkeypatch.setattr("sys.argv", ["sd3tune", "plan", "--on", "h200"])
+    cli.main()
+    out, err = capsys.readouterr()
+    assert "1 file set aside" in err and "broken.jpg" in err
+    assert "mixed_precision" in out
