@@ -50,7 +50,7 @@ def take(transformer: Any) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(transformer)
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
 def put(transformer: Any, state: Mapping[str, Tensor]) -> None:

@@ -33,6 +33,9 @@ def nf4(module: Any, which: tuple[tuple[str, ...], tuple[str, ...]], device: tor
             linear.weight.data, requires_grad=False, quant_type="nf4", module=small
         )
         small.bias = linear.bias
+        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weight in evaluation mode and
+        # keeps using that layout, which has no backward, when training goes on.
+        small.support_avx512bf16_for_cpu = False
         parent, _, leaf = name.rpartition(".")
         # Linear4bit packs its weight when it is moved, also from the CPU to the CPU.
         setattr(module.get_submodule(parent), leaf, small.to(device))

@@ -24,6 +24,7 @@ from sd3tune.train.state import TrainState
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
 
 
 def save(state: TrainState, output: Path, described: Mapping[str, Any]) -> Path:
@@ -50,7 +51,8 @@ def save(state: TrainState, output: Path, described: Mapping[str, Any]) -> Path:
 def _write(state: TrainState, folder: Path, described: Mapping[str, Any]) -> None:
     save_file(lora.take(state.model), folder / "adapter.safetensors")
     lora.export(state.model, folder)
-    tensors, rest = _flatten(state.optimizer.state_dict())
+    tensors: dict[str, Tensor] = {}
+    rest = _flatten(state.optimizer.state_dict(), "", tensors)
     save_file(tensors, folder / "optimizer.safetensors")
     facts = {
         "format": FORMAT,
@@ -85,7 +87,7 @@ def load(state: TrainState, folder: Path) -> None:
         )
     lora.put(state.model, load_file(folder / "adapter.safetensors"))
     tensors = load_file(folder / "optimizer.safetensors")
-    state.optimizer.load_state_dict(_unflatten(tensors, facts["optimizer"]))
+    state.optimizer.load_state_dict(_unflatten(facts["optimizer"], tensors))
     state.scaler.load_state_dict(facts["scaler"])
     state.step = facts["step"]
 
@@ -126,26 +128,26 @@ def prune(output: Path, keep: int) -> None:
         shutil.rmtree(folder)
 
 
-def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state_dict as tensors named "<parameter>.<name>" and JSON for the rest."""
-    tensors: dict[str, Tensor] = {}
-    rest: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        rest[str(index)] = {}
-        for name, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous().clone()
-            else:
-                rest[str(index)][name] = value
-    return tensors, {"state": rest, "param_groups": state["param_groups"]}
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
+    freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {TENSOR: path}
+    if isinstance(value, Mapping):
+        return {str(k): _flatten(v, f"{path}/{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+    return value
 
 
-def _unflatten(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in rest["state"].items()}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state[int(index)][name] = value
-    return {"state": state, "param_groups": rest["param_groups"]}
+def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if TENSOR in value:
+            return tensors[value[TENSOR]]
+        # JSON made words of the numbers that name parameters.
+        return {int(k) if k.isdigit() else k: _unflatten(v, tensors) for k, v in value.items()}
+    return [_unflatten(v, tensors) for v in value] if isinstance(value, list) else value
 
 
 def _checksum(path: Path) -> str:

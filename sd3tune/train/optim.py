@@ -25,6 +25,9 @@ def build(
     """
     kind, fixed = _kind(name)
     known = set(inspect.signature(kind).parameters) - {"params", "lr"}
+    options = dict(options)
+    if "betas" in options and "beta1" in known:  # optimi has two names for the pair
+        options["beta1"], options["beta2"] = options.pop("betas")
     for option in options:
         if option not in known:
             raise ConfigError(
@@ -32,7 +35,7 @@ def build(
                 hint=f"it has {', '.join(sorted(known))}",
             )
     defaults = {"weight_decay": WEIGHT_DECAY} if "weight_decay" in known else {}
-    optimizer: torch.optim.Optimizer = kind(parameters, lr=lr, **(defaults | fixed | dict(options)))
+    optimizer: torch.optim.Optimizer = kind(parameters, lr=lr, **(defaults | fixed | options))
     return optimizer
 
 
