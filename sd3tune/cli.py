@@ -43,8 +43,9 @@ def cli() -> None:
     help="a catalogued chip instead of this machine; `--on list` names them all",
 )
 @click.option("--quick", is_flag=True, help="look, but run nothing on the device (under a second)")
+@click.option("--deep", is_flag=True, help="slow probes too: torch.compile on a CPU")
 @click.option("--no-device", is_flag=True, help="check the software only: for image builds")
-def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool) -> None:
+def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool, deep: bool) -> None:
     """Can this machine train, and what would sd3tune choose here?
 
     Every line is `ok`, `warn`, `FAIL` or `skip`, with the measured fact and where it was read;
@@ -63,7 +64,7 @@ def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool) -> Non
 
         click.echo("\n".join(catalog.keys()))
         return
-    report = consult(chip) if chip else examine(quick=quick, device=not no_device)
+    report = consult(chip) if chip else examine(quick=quick, device=not no_device, deep=deep)
     click.echo(render.doctor_json(report) if as_json else render.doctor(report))
     sys.exit(0 if report.can_train else 1)
 

@@ -84,7 +84,7 @@ def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> 
             raise HardwareError(
                 f"SD3TUNE_BACKEND={asked} is no backend", hint=f"use one of {', '.join(known)}"
             )
-        return asked  # type: ignore[return-value]
+        return asked
     with_cards = [v for v in VENDORS if machine.survey(v).gpus]
     if torch.hip is not None and "rocm" in with_cards:
         return "rocm"

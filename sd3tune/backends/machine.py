@@ -68,7 +68,8 @@ def host(root: Path = Path("/")) -> Host:
     """The computer. A field nobody could tell is None."""
     sources: dict[str, str] = {"os": "platform"}
     ram, available = _ram(root, sources)
-    name, version = platform.system(), platform.release()
+    name = platform.system()
+    version: str | None = platform.release()
     if name == "Darwin":
         version, sources["os"] = mps_sysctl.macos_version(), "sw_vers"
     return Host(
@@ -162,10 +163,10 @@ def _container(root: Path, sources: dict[str, str]) -> str | None:
         if name in cgroup:
             sources["container"] = "/proc/1/cgroup"
             return "kubernetes" if name == "kubepods" else name
-    if name := os.environ.get("container"):  # noqa: SIM112  systemd's own spelling
+    said = os.environ.get("container")  # noqa: SIM112  systemd's own spelling
+    if said:
         sources["container"] = "$container"
-        return name
-    return None
+    return said or None
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def _attention_gradients(flat: list[Tensor]) -> list[Tensor]:
     q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, heads, tokens, head_dim), not contiguous
     out = sdpa(q, k, v)
     out.backward(flat[3].transpose(1, 2))
-    return [out, *(t.grad for t in leaves)]  # type: ignore[list-item]
+    return [out, *(t.grad for t in leaves)]
 
 
 def working_dtype(device: torch.device, name: str) -> torch.dtype:

@@ -160,8 +160,8 @@ def _cli(root: Path, problems: list[Problem]) -> Survey | None:
         said = json.loads(system.run(["amd-smi", "static", "--json"]) or "null")
     except ValueError:
         return None
-    entries = said.get("gpu_data") if isinstance(said, dict) else said
-    gpus = tuple(_cli_gpu(e) for e in entries or () if isinstance(e, dict) and "asic" in e)
+    entries = (said.get("gpu_data") if isinstance(said, dict) else said) or []
+    gpus = tuple(_cli_gpu(e) for e in entries if isinstance(e, dict) and "asic" in e)
     if not gpus:
         return None
     driver = _inside(entries[0], "driver", "version")

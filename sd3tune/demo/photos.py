@@ -83,7 +83,7 @@ def _picture(path: Path, photo: Photo) -> Image.Image:
         width, height = image.size
         left, top, right, bottom = photo.box
         box = (left * width, top * height, right * width, bottom * height)
-        image = image.crop(tuple(int(edge) for edge in box))  # type: ignore[arg-type]
+        image = image.crop(tuple(int(edge) for edge in box))
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     return image
 

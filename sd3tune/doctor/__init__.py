@@ -39,9 +39,9 @@ class Report:
         return "fail" if "FAIL" in statuses else "warn" if "warn" in statuses else "ok"
 
 
-def examine(*, quick: bool = False, device: bool = True) -> Report:
+def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> Report:
     """This machine. quick: nothing runs on the device and torch is not started. device=False: the
-    software only, as in an image build on a host without the card."""
+    software only, as in an image build on a host without the card. deep: slow probes too."""
     from sd3tune import backends
     from sd3tune.doctor import hardware, probing, software
 
@@ -55,7 +55,7 @@ def examine(*, quick: bool = False, device: bool = True) -> Report:
         why = "torch is not usable" if torch.error or torch.version is None else "not asked for"
         findings.append(Finding("probes", "skip", "probes", why, "doctor"))
     else:
-        found, smoke = probing.run(facts)
+        found, smoke = probing.run(facts, deep=deep)
         findings += found
         facts = replace(facts, smoke=smoke)
     return _report(findings, facts, started, machine=machine, torch=torch)

@@ -22,8 +22,8 @@ OFFERED = {
     "attention_native-efficient": ("attention_mechanism", "native-efficient"),
     "attention_cudnn": ("attention_mechanism", "cudnn"),
     "attention_sageattention": ("attention_no_grad", "sageattention"),
-    "compile_inductor": ("dynamo_backend", "inductor"),
 }
+COMPILING = {"compile_inductor": ("dynamo_backend", "inductor")}  # seconds on a card, more on a CPU
 SCHEMES = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb")
 QUANTISED = {f"linear_{s}": ("base_model_precision", s) for s in SCHEMES} | {
     "optimizer_bnb": ("optimizer", "bnb-adamw8bit")
@@ -31,7 +31,7 @@ QUANTISED = {f"linear_{s}": ("base_model_precision", s) for s in SCHEMES} | {
 NATIVE_FP8_SM, NATIVE_FP8_GFX = 89, ("gfx942", "gfx950", "gfx1200", "gfx1201")
 
 
-def run(facts: Facts) -> tuple[list[Finding], dict[str, str]]:
+def run(facts: Facts, *, deep: bool = False) -> tuple[list[Finding], dict[str, str]]:
     """A finding per probe, and for the rules: probe id -> "ok" or what went wrong."""
     table = capabilities(facts)
 
@@ -40,6 +40,9 @@ def run(facts: Facts) -> tuple[list[Finding], dict[str, str]]:
 
     device = facts.weakest.torch_device
     core = [*ALWAYS, *offered(OFFERED), *_claimed(facts)]
+    compiling = offered(COMPILING)
+    if deep or facts.vendor != "cpu":
+        core += compiling
     asked = {"probes": core, "quant": offered(QUANTISED)}
     with ThreadPoolExecutor(len(asked)) as pool:
         pending = {
@@ -54,6 +57,9 @@ def run(facts: Facts) -> tuple[list[Finding], dict[str, str]]:
             result = (answer.data or {}).get(name) or {"ok": False, "words": answer.error}
             findings.append(_finding(name, result))
             smoke[name] = "ok" if result["ok"] else str(result["words"])
+    for name in set(compiling) - set(core):
+        why = "takes half a minute on a CPU; `sd3tune doctor --deep` runs it"
+        findings.append(Finding(f"probe.{name}", "skip", name, why, "doctor"))
     return findings, smoke
 
 

@@ -108,7 +108,7 @@ def activations(model: Model, load: Load) -> int:
     """Saved for the backward pass. Checkpointing keeps each block's input and recomputes one
     block at a time."""
     shape = model.transformer
-    values = load.batch * (load.tokens + CLIP_TOKENS + load.text_tokens) * shape.hidden
+    values: float = load.batch * (load.tokens + CLIP_TOKENS + load.text_tokens) * shape.hidden
     if load.checkpointing:
         values *= KEPT_CHECKPOINTED * shape.layers + KEPT_EVERYTHING
     else:

@@ -13,13 +13,13 @@ from torch import Tensor
 from sd3tune.errors import DataError
 
 
-@torch.no_grad()
 def encode(vae: Any, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] to (B, 16, H/8, W/8) float32 on the CPU.
 
     Raises DataError when the VAE answers with NaN or infinity.
     """
-    z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
+    with torch.no_grad():
+        z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
     latents: Tensor = (z.float() - vae.config.shift_factor) * vae.config.scaling_factor
     if not torch.isfinite(latents).all():
         raise DataError(

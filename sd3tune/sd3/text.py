@@ -70,13 +70,13 @@ class TextEncoders:
             module.to(device)
         return self
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(B, 77 + T5 tokens, width) and (B, pooled width), float32, on the CPU."""
-        hidden, pooled = zip(*(_clip(*clip, prompts) for clip in self.clips), strict=True)
-        clip = torch.cat(hidden, dim=-1)
-        clip = torch.nn.functional.pad(clip, (0, self.width - clip.shape[-1]))
-        embeds = torch.cat([clip, self._t5(prompts)], dim=-2)
+        with torch.no_grad():
+            hidden, pooled = zip(*(_clip(*clip, prompts) for clip in self.clips), strict=True)
+            clip = torch.cat(hidden, dim=-1)
+            clip = torch.nn.functional.pad(clip, (0, self.width - clip.shape[-1]))
+            embeds = torch.cat([clip, self._t5(prompts)], dim=-2)
         return embeds.float().cpu(), torch.cat(pooled, dim=-1).float().cpu()
 
     def _t5(self, prompts: Sequence[str]) -> Tensor:

@@ -94,7 +94,7 @@ def load(state: TrainState, folder: Path) -> None:
 
 def latest(output: Path) -> tuple[Path | None, tuple[str, ...]]:
     """The whole checkpoint of the highest step, and a sentence for each one passed over."""
-    passed = []
+    passed: list[str] = []
     found = [p for p in output.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
     for folder in sorted(found, key=lambda p: -int(p.name.removeprefix("checkpoint-"))):
         if (why := damage(folder)) is None:

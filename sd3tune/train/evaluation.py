@@ -32,13 +32,12 @@ def fixed_batches(prepared: Prepared, caches: Caches, device: torch.device) -> l
     return found
 
 
-@torch.no_grad()
 def evaluate(
     model: Any, batches: Sequence[Batch], recipe: Recipe, *, adapter: bool = True
 ) -> float:
     """Mean loss over images and LEVELS. adapter=False: of the model before any training."""
     total = 0.0
-    with quiet(model, adapter):
+    with torch.no_grad(), quiet(model, adapter):
         for batch in batches:
             for number, level in enumerate(LEVELS):
                 eps, _ = draw(recipe.seed, DRAW + number, batch)

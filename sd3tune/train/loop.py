@@ -38,8 +38,8 @@ class Interrupt:
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
     interrupt = Interrupt()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        interrupt.handlers[number] = signal.signal(number, interrupt)
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        interrupt.handlers[caught] = signal.signal(caught, interrupt)
     try:
         yield interrupt
     finally:

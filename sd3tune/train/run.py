@@ -140,11 +140,7 @@ def steps(
         chores.append(
             Every(
                 config.validation_step_interval,
-                lambda: (
-                    None
-                    if state.step >= plan.steps  # the end draws its own
-                    else pictures(state, prepared, caches, prompts, device)
-                ),
+                lambda: on_the_way(state, prepared, caches, prompts, device),
             )
         )
     with (
@@ -173,6 +169,17 @@ def steps(
         )
     if state.step % config.checkpoint_step_interval:
         keep(state, plan)
+
+
+def on_the_way(
+    state: TrainState,
+    prepared: Prepared,
+    caches: Caches,
+    prompts: Sequence[Prompt],
+    device: torch.device,
+) -> None:
+    if state.step < prepared.plan.steps:  # the end draws its own
+        pictures(state, prepared, caches, prompts, device)
 
 
 def keep(state: TrainState, plan: Plan) -> None:

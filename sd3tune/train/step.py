@@ -82,7 +82,9 @@ def autocast(batch: Batch, recipe: Recipe) -> AbstractContextManager[None]:
     # and freeze them at their first value (seen with torch 2.13).
     if recipe.autocast is None:
         return nullcontext()
-    return torch.autocast(batch.latents.device.type, recipe.autocast)
+    device = batch.latents.device.type
+    context: AbstractContextManager[None] = torch.autocast(device, recipe.autocast)
+    return context
 
 
 def refuse_bad_numbers(taken: Taken, state: TrainState) -> None:

@@ -126,4 +126,5 @@ def picture(pipe: Any, vae: Any, wish: Wish, how: Sampling) -> Any:
 def autocast(transformer: Any, how: Sampling) -> AbstractContextManager[None]:
     if how.autocast is None:
         return nullcontext()
-    return torch.autocast(transformer.device.type, how.autocast)
+    context: AbstractContextManager[None] = torch.autocast(transformer.device.type, how.autocast)
+    return context
