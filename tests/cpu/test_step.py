@@ -1,0 +1,106 @@
+"""One optimizer step: accumulation, noise, schedules, bad numbers."""
+
+import math
+
+import pytest
+import torch
+
+from sd3tune.adapters import lora
+from sd3tune.data.batch import Batch
+from sd3tune.errors import ConfigError, Diverged
+from sd3tune.train.noise import draw
+from sd3tune.train.optim import build, rate
+from sd3tune.train.run import begin, recipe_of
+from sd3tune.train.step import train_step
+
+WORDS = ("max_train_steps=4", "lr_scheduler=constant", "lr_warmup_steps=0")
+
+
+def batch(*ids: int) -> Batch:
+    def noise(i: int, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(i))
+
+    return Batch(
+        ids,
+        torch.stack([noise(i, 16, 8, 8) for i in ids]),
+        torch.stack([noise(i, 10, 96) for i in ids]),
+        torch.stack([noise(i, 80) for i in ids]),
+    )
+
+
+@pytest.mark.parametrize(
+    "parts", [[batch(1), batch(2), batch(3)], [batch(1, 2), batch(3)], [batch(3, 1, 2)]]
+)
+def test_accumulated_batches_are_the_big_batch(parts: list[Batch], prepared) -> None:  # type: ignore[no-untyped-def]
+    plan = prepared(*WORDS).plan
+
+    def after(batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
+        state = begin(plan, torch.device("cpu"))
+        taken = [train_step(state, batches, recipe_of(plan)) for _ in range(3)]
+        return taken[-1].loss, lora.take(state.model)
+
+    (want, weights), (got, ours) = after([batch(1, 2, 3)]), after(parts)
+    assert got == pytest.approx(want, rel=1e-5)
+    for name in weights:
+        torch.testing.assert_close(ours[name], weights[name], rtol=1e-3, atol=2e-5)
+
+
+def test_noise_belongs_to_the_image_not_to_its_place_in_the_batch() -> None:
+    (eps, u), (swapped, v) = draw(0, 3, batch(1, 2)), draw(0, 3, batch(2, 1))
+    assert torch.equal(eps, swapped.flip(0)) and torch.equal(u, v.flip(0))
+    assert not torch.equal(eps, draw(0, 4, batch(1, 2))[0])
+    assert not torch.equal(eps, draw(1, 3, batch(1, 2))[0])
+
+
+def test_bad_numbers_raise_before_they_reach_the_weights(prepared) -> None:  # type: ignore[no-untyped-def]
+    plan = prepared(*WORDS).plan
+    state = begin(plan, torch.device("cpu"))
+    before = lora.take(state.model)
+    broken = batch(1)
+    broken.latents[0, 0, 0, 0] = float("nan")
+    with pytest.raises(Diverged, match="step 1: loss nan"):
+        train_step(state, [broken], recipe_of(plan))
+    after = lora.take(state.model)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_gradients_are_clipped_by_their_norm(prepared) -> None:  # type: ignore[no-untyped-def]
+    plan = prepared(*WORDS, "max_grad_norm=1e-4").plan
+    state = begin(plan, torch.device("cpu"))
+    seen = {}
+
+    def look(optimizer: object, *rest: object) -> None:
+        seen["norm"] = math.sqrt(sum(float(p.grad.square().sum()) for p in state.trainable))
+
+    state.optimizer.register_step_pre_hook(look)
+    taken = train_step(state, [batch(1, 2)], recipe_of(plan))
+    assert taken.grad_norm > 1e-3 and seen["norm"] == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_cosine_is_the_half_wave_of_its_name() -> None:
+    def at(step: int) -> float:
+        return rate("cosine", step, peak=1e-4, end=4e-7, warmup=100, total=1000)
+
+    for step in range(100, 1001, 90):
+        want = 4e-7 + (1e-4 - 4e-7) * 0.5 * (1 + math.cos(math.pi * (step - 100) / 900))
+        assert at(step) == pytest.approx(want)
+    assert at(0) > 0 and at(99) < 1e-4 == at(100) and at(2000) == pytest.approx(4e-7)
+
+
+def test_linear_and_constant_schedules_are_what_their_names_say() -> None:
+    linear = [rate("linear", s, peak=1.0, end=0.1, warmup=0, total=10) for s in (0, 5, 10)]
+    assert linear == pytest.approx([1.0, 0.55, 0.1])
+    warm = [
+        rate("constant_with_warmup", s, peak=1.0, end=0, warmup=3, total=9) for s in (0, 2, 3, 8)
+    ]
+    assert warm == pytest.approx([0.25, 0.75, 1.0, 1.0])
+    assert rate("constant", 0, peak=1.0, end=0, warmup=5, total=9) == 1.0
+
+
+def test_an_option_the_optimizer_lacks_is_named_with_those_it_has() -> None:
+    weight = [torch.nn.Parameter(torch.zeros(1))]
+    with pytest.raises(ConfigError, match="`momentum`") as e:
+        build("adamw", weight, 1e-3, {"momentum": 0.9})
+    assert "weight_decay" in e.value.hint
+    made = build("optimi-adamw", weight, 1e-3, {"betas": (0.8, 0.95)})
+    assert (made.param_groups[0]["beta1"], made.param_groups[0]["beta2"]) == (0.8, 0.95)

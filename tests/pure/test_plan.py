@@ -1,0 +1,134 @@
+"""Plans as pure functions: memory by arithmetic, steps, batch sizes, schedules."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sd3tune.backends import catalog
+from sd3tune.config.settings import Config
+from sd3tune.data.buckets import Geometry
+from sd3tune.data.discover import Sample
+from sd3tune.errors import PlanError
+from sd3tune.plan.describe import describe
+from sd3tune.plan.memory import GIB, stored
+from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, find
+
+MEDIUM, LARGE = "stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"
+
+
+def samples(count: int = 20, size: tuple[int, int] = (1024, 1024)) -> list[Sample]:
+    shape = Geometry(size, (0, 0), size, 1.0)
+    return [Sample("d", Path(f"{i}.png"), f"{i}.png", size, ("x",), shape, i) for i in range(count)]
+
+
+def plan(chip: str, model: str = MEDIUM, count: int = 20, **settings: object) -> Plan:
+    values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
+    values = {k: v for k, v in values.items() if v is not None}
+    facts = catalog.facts(catalog.chip(chip))
+    return resolve(Config(**values), facts, find(model), samples(count))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "shape, bf16, int8, int4, int2, nf4",
+    [
+        (SD3_MEDIUM, 3.78, 2.53, 1.95, 1.64, 1.93),
+        (SD35_MEDIUM, 4.18, 2.82, 2.18, 1.84, 2.16),
+        (SD35_LARGE, 15.0, 10.0, 7.7, 6.5, 7.6),
+    ],
+    ids=["sd3-medium", "sd3.5-medium", "sd3.5-large"],
+)
+def test_weights_weigh_what_was_measured(shape, bf16, int8, int4, int2, nf4) -> None:  # type: ignore[no-untyped-def]
+    """Measured: storage of quanto's and bitsandbytes' own tensors (docs/reference/memory.md)."""
+    want = {"no_change": bf16, "int8-quanto": int8, "int4-quanto": int4, "int2-quanto": int2,
+            "nf4-bnb": nf4}  # fmt: skip
+    for precision, gib in want.items():
+        got = stored(shape.parameters, shape.quantisable, "bf16", precision) / GIB
+        assert got == pytest.approx(gib, rel=0.025), precision
+
+
+def test_a_card_that_fits_keeps_full_precision_and_the_default_batch() -> None:
+    made = plan("h200", LARGE)
+    assert made.value("base_model_precision") == "no_change" and made.batch_size == 4
+    assert made.value("offload") == "none"
+
+
+@pytest.mark.parametrize(
+    "chip, model, precision",
+    [
+        ("rtx4090", MEDIUM, "no_change"),
+        ("rtx4090", LARGE, "no_change"),
+        ("rtx3060", MEDIUM, "no_change"),
+        ("rtx4080", LARGE, "int8-quanto"),
+        ("rtx3060", LARGE, "nf4-bnb"),
+        ("m1", LARGE, "int4-quanto"),
+        ("m3-max", LARGE, "no_change"),
+    ],
+)
+def test_precision_is_lowered_until_the_model_fits(chip: str, model: str, precision: str) -> None:
+    made = plan(chip, model)
+    assert made.value("base_model_precision") == precision
+    room = made.device.usable_bytes
+    assert room is not None and made.memory.training <= room
+    rejected = {r.name for r in made.decisions["base_model_precision"].rejected}
+    assert "no_change" in rejected or precision == "no_change"
+
+
+def test_a_model_too_large_in_any_precision_is_refused_with_the_numbers() -> None:
+    with pytest.raises(PlanError, match=r"needs about .* has 11\.0 GiB") as e:
+        plan("rtx2080ti", LARGE, gradient_checkpointing=False, train_batch_size=8)
+    assert e.value.hint
+
+
+def test_text_encoders_that_do_not_fit_run_on_the_host() -> None:
+    made = plan("rtx3060")
+    assert made.memory.text_encoders > 10 * GIB
+    assert plan("rtx2080ti").value("offload") == "text_encoders"
+    quantised = plan("rtx2080ti", text_encoder_3_precision="int8-quanto")
+    assert quantised.value("offload") == "none"
+
+
+def test_batch_size_shrinks_to_what_fits_and_says_why() -> None:
+    made = plan("t4", gradient_checkpointing=False)
+    decision = made.decisions["train_batch_size"]
+    assert int(decision.value) < 4 and decision.source == "auto" and "GiB" in decision.reason
+
+
+def test_epochs_become_steps() -> None:
+    made = plan("h200", num_train_epochs=3, max_train_steps=None, train_batch_size=4,
+                gradient_accumulation_steps=2, count=21)  # fmt: skip
+    assert made.steps == 3 * 3  # 21 images: 6 batches, 3 steps an epoch
+    assert "3 epochs of 3 steps over 21 images" in made.decisions["max_train_steps"].reason
+
+
+def test_every_decision_has_value_reason_source_and_rejected_in_json() -> None:
+    document = json.loads(json.dumps(describe(plan("mi300x"))))
+    assert document["schema"] == 1 and document["measured"] is False
+    for axis, decision in document["decisions"].items():
+        assert set(decision) == {"value", "source", "reason", "rejected"}, axis
+        assert decision["source"] in ("user", "auto") and decision["reason"]
+    memory = document["memory"]
+    parts = ("weights", "adapter", "gradients", "optimizer", "activations", "workspace")
+    assert sum(memory[f"{p}_bytes"] for p in parts) == memory["training_bytes"]
+
+
+def test_the_same_input_gives_the_same_plan() -> None:
+    assert describe(plan("t4")) == describe(plan("t4"))
+
+
+def test_known_models_are_found_without_a_network() -> None:
+    for repository, (name, shape) in REPOSITORIES.items():
+        found = find(repository)
+        assert (found.name, found.transformer) == (name, shape)
+
+
+def test_sageattention_asked_for_is_for_pictures_only() -> None:
+    with pytest.raises(PlanError, match="sageattention is not installed"):
+        plan("rtx4090", attention_mechanism="sageattention")
+
+
+def test_stableadamw_at_a_rate_that_diverged_is_warned_about() -> None:
+    made = plan("h200", LARGE, optimizer="optimi-stableadamw", learning_rate=4e-5)
+    assert any("diverged" in w for w in made.warnings)
+    assert not plan("h200", LARGE, optimizer="optimi-stableadamw", learning_rate=1e-5).warnings

@@ -1,0 +1,35 @@
+"""The set-up scripts: syntax, and what they promise about PyTorch."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [ROOT / "scripts" / n for n in ("setup", "demo", "test")] + [ROOT / ".ci" / "run"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_are_bash_that_stops_at_errors_and_can_be_run(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    assert "set -euo pipefail" in script.read_text() and os.access(script, os.X_OK)
+
+
+def test_a_python_that_does_not_exist_is_two_lines(tmp_path: Path) -> None:
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHON": "no-such-python",
+        "SD3TUNE_VENV": str(tmp_path / "v"),
+    }
+    done = subprocess.run(["bash", str(ROOT / "scripts" / "setup")], capture_output=True, text=True, env=environ)  # fmt: skip
+    assert done.returncode == 1 and not (tmp_path / "v").exists()
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: PYTHON=no-such-python") and lines[1].startswith("hint: ")
+
+
+def test_the_range_of_pytorch_is_the_same_everywhere() -> None:
+    from sd3tune.backends.machine import RANGE
+
+    assert f'"{RANGE}"' in (ROOT / "pyproject.toml").read_text()
+    assert "(2, 13) <=" in (ROOT / "scripts" / "setup").read_text()
