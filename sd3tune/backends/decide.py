@@ -48,10 +48,10 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision:
         if option.auto and not verdicts[option.name]:
             return Decision(option.name, "auto", option.because, rejected)
     why = "; ".join(f"{r.name}: {r.reasons[0]}" for r in rejected)
-    raise PlanError(
-        f"no usable {axis} on {facts.weakest.name}: {why}",
-        hint="`sd3tune doctor` shows what this machine lacks",
-    )
+    hint = "`sd3tune doctor` shows what this machine lacks"
+    if axis == "base_model_precision" and request.too_big:
+        hint = "train a smaller model, resolution or batch, with gradient_checkpointing=true"
+    raise PlanError(f"no usable {axis} on {facts.weakest.name}: {why}", hint=hint)
 
 
 def _asked(

@@ -44,7 +44,8 @@ def geometry(size: Size, dataset: "ImageDataset", identity: str) -> Geometry:
 def target(size: Size, dataset: "ImageDataset", resolution: float, square: bool) -> Size:
     """The bucket an image falls into at a resolution in the dataset's unit."""
     align = dataset.aspect_bucket_alignment
-    aspect = round(size[0] / size[1], dataset.aspect_bucket_rounding)
+    raw = size[0] / size[1]
+    aspect = round(raw, dataset.aspect_bucket_rounding) or raw  # a thread rounds to nothing
     if dataset.resolution_type == "pixel":
         short = int(resolution)
         if square:

@@ -121,6 +121,22 @@ def size_of(path: Path) -> Size:
     return (height, width) if turned else (width, height)
 
 
+def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery:
+    """Sets aside images whose bucket is longer than the model has positions for, in pixels.
+
+    Raises DataError when none is left.
+    """
+    beyond = [s for s in found.samples if max(s.geometry.bucket) > longest]
+    if not beyond:
+        return found
+    words = "{}x{} becomes {}x{}, and the model ends at " + str(longest)
+    rejected = [Rejected(s.path, words.format(*s.size, *s.geometry.bucket)) for s in beyond]
+    kept = tuple(s for s in found.samples if max(s.geometry.bucket) <= longest)
+    if not kept:
+        raise DataError(_nothing(dataset, rejected), hint="set crop=true, or a smaller resolution")
+    return Discovery(kept, (*found.rejected, *rejected))
+
+
 def check_minimum(
     found: Discovery,
     dataset: "ImageDataset",

@@ -13,7 +13,7 @@ from sd3tune.backends import catalog, probe
 from sd3tune.backends.facts import Facts
 from sd3tune.config.datasets import Datasets, load_datasets
 from sd3tune.config.settings import Config
-from sd3tune.data.discover import Discovery, Sample, check_minimum, discover
+from sd3tune.data.discover import Discovery, Sample, check_minimum, discover, within
 from sd3tune.errors import HardwareError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3 import variants
@@ -40,7 +40,8 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
     config = Config.load(path, overrides)
     datasets = load_datasets(config.data_backend_config, config)
     model = variants.find(config.pretrained_model_name_or_path or "")
-    discoveries = {d.id: discover(d) for d in datasets.images}
+    longest = model.transformer.positions * variants.PATCH * variants.VAE_SCALE
+    discoveries = {d.id: within(discover(d), longest, d) for d in datasets.images}
     facts = catalog.facts(catalog.chip(chip)) if chip else observe(config)
     samples = [s for d in discoveries.values() for s in d.samples]
     plan = resolve(config, facts, model, samples)

@@ -108,6 +108,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "caption empty": (lambda p: (p.image(caption_strategy="textfile"), p.write("photos/a_red_wall.txt", " \n")), [], "a_red_wall.txt is empty", ""),
     "caption not UTF-8": (lambda p: (p.image(caption_strategy="textfile"), p.write("photos/a_red_wall.txt", b"\xff")), [], "not UTF-8", ""),
     "all too small": (lambda p: p.image(minimum_image_size=2048), [], "below minimum_image_size=2048", ""),
+    "a thread of pixels": (lambda p: Image.new("RGB", (16, 3201)).save(p.root / "photos" / "a_red_wall.png"), [], "16x3201 becomes 64x", "crop=true"),
     "two datasets of one id": (lambda p: p.datasets(IMAGES, IMAGES), [], "two datasets have the id `photos`", "rename"),
     "no id": (lambda p: p.image(id=...), [], "entry 1 has no id", "id"),
     "no image dataset": (lambda p: p.datasets(TEXT), [], "no enabled image dataset", "dataset_type"),

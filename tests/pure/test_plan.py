@@ -62,7 +62,7 @@ def test_a_card_that_fits_keeps_full_precision_and_the_default_batch() -> None:
         ("rtx3060", MEDIUM, "no_change"),
         ("rtx4080", LARGE, "int8-quanto"),
         ("rtx3060", LARGE, "nf4-bnb"),
-        ("m1", LARGE, "int4-quanto"),
+        ("m2", LARGE, "int8-quanto"),
         ("m3-max", LARGE, "no_change"),
     ],
 )
@@ -79,6 +79,12 @@ def test_a_model_too_large_in_any_precision_is_refused_with_the_numbers() -> Non
     with pytest.raises(PlanError, match=r"needs about .* has 11\.0 GiB") as e:
         plan("rtx2080ti", LARGE, gradient_checkpointing=False, train_batch_size=8)
     assert e.value.hint
+
+
+def test_where_nothing_fits_the_hint_is_about_size() -> None:
+    with pytest.raises(PlanError, match=r"Apple M1 has 11\.2 GiB") as e:
+        plan("m1", LARGE)
+    assert "smaller model" in e.value.hint
 
 
 def test_text_encoders_that_do_not_fit_run_on_the_host() -> None:

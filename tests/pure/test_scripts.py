@@ -17,12 +17,10 @@ def test_scripts_are_bash_that_stops_at_errors_and_can_be_run(script: Path) -> N
 
 
 def test_a_python_that_does_not_exist_is_two_lines(tmp_path: Path) -> None:
-    environ = {
-        "PATH": os.environ["PATH"],
-        "PYTHON": "no-such-python",
-        "SD3TUNE_VENV": str(tmp_path / "v"),
-    }
-    done = subprocess.run(["bash", str(ROOT / "scripts" / "setup")], capture_output=True, text=True, env=environ)  # fmt: skip
+    environ = {"PATH": os.environ["PATH"], "PYTHON": "no-such-python"}
+    environ["SD3TUNE_VENV"] = str(tmp_path / "v")
+    command = ["bash", str(ROOT / "scripts" / "setup")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 1 and not (tmp_path / "v").exists()
     lines = done.stderr.splitlines()
     assert lines[0].startswith("error: PYTHON=no-such-python") and lines[1].startswith("hint: ")
