@@ -42,6 +42,7 @@ ASSUMED_BUILD: dict[Vendor, tuple[str, str]] = {  # PyTorch build; CUDA, ROCm or
     "cpu": ("cpu", ""),
 }
 USABLE_ON_APPLE = 0.7  # Metal recommends 65 to 75 % of unified memory
+USABLE = 0.95  # drivers and ECC keep a few per cent of what is printed on the box
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,7 @@ def facts(chip: Chip) -> Facts:
     build, runtime = ASSUMED_BUILD[chip.vendor]
     if chip.arch.sm is not None and chip.arch.sm < 75:
         build = "cu126"
-    usable = chip.memory_bytes
-    if chip.vendor == "mps":
-        usable = int(usable * USABLE_ON_APPLE)
+    usable = int(chip.memory_bytes * (USABLE_ON_APPLE if chip.vendor == "mps" else USABLE))
     device = Device(
         index=0,
         torch_device="mps" if chip.vendor == "mps" else "cuda:0",
