@@ -9,17 +9,22 @@ from sd3tune.config.datasets import IDLE, ImageDataset, TextEmbeds
 from sd3tune.config.settings import Config
 from sd3tune.config.vocabulary import ALIASES, REASONS
 
+ABOUT = (
+    "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
+    "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
+    "says why."
+)
+ABOUT_IDLE = "In datasets; they tune scans and writes that sd3tune does not do that way"
+
 
 def document() -> str:
     """docs/reference/settings.md; a test compares the two."""
-    lines = ["# Settings", "", "Made from the settings' own docstrings by `python -m "
-             "sd3tune.config.document`. Keys may be written with or without `--`. A setting without "
-             "a default is chosen by `sd3tune plan`, which says why.", ""]  # fmt: skip
+    lines = ["# Settings", "", ABOUT, ""]
     lines += table("config/config.json", Config)
     lines += table("config/multidatabackend.json: images", ImageDataset)
     lines += table("config/multidatabackend.json: cached captions", TextEmbeds)
-    lines += ["## Taken without effect", "", "In datasets; they tune scans and writes that sd3tune "
-              "does not do that way: " + ", ".join(f"`{name}`" for name in IDLE) + ".", ""]  # fmt: skip
+    idle = ", ".join(f"`{name}`" for name in IDLE)
+    lines += ["## Taken without effect", "", f"{ABOUT_IDLE}: {idle}.", ""]
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in ALIASES.items()), ""]
     lines += ["## Known and refused", "", "Unless they are switched off.", ""]
     for reason in dict.fromkeys(REASONS.values()):

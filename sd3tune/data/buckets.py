@@ -1,6 +1,6 @@
 """Image sizes to training sizes: resize, crop, bucket. Arithmetic only; no image is opened.
 
-The vocabulary's arithmetic (docs/reference/datasets.md): sides are multiples of 64 (half rounds to
+The vocabulary's arithmetic (docs/concepts/buckets.md): sides are multiples of 64 (half rounds to
 even), the image is resized once with its own aspect ratio until it covers the bucket, and the
 overhang is cut. Where `crop` is off the overhang is cut at the centre.
 """
