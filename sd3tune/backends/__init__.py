@@ -14,7 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
-from sd3tune.backends.facts import Facts, Machine, TorchReport, Vendor
+from sd3tune.backends.facts import Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 
 VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
@@ -72,6 +72,9 @@ def join(
     if environ.get("SD3TUNE_BACKEND") == "cpu":  # asked for, so not silent
         return cpu
     met = [p for survey in machine.surveys for p in survey.problems if p.severity == "fail"]
+    if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
+        words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
+        met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
     return replace(cpu, problems=(*facts.problems, *met))
 
 

@@ -67,5 +67,7 @@ def observe(config: Config) -> Facts:
     if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
         hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
         raise HardwareError(broken.message, hint=hint)
+    # One device trains so far: the first, as the user ordered them.
+    facts = replace(facts, devices=facts.devices[:1])
     result = (answer.data or {}).get(name) or {"ok": False, "words": answer.error}
     return replace(facts, smoke={name: "ok" if result["ok"] else str(result["words"])})

@@ -111,16 +111,16 @@ REPOSITORIES = {
 
 
 def find(source: str) -> Model:
-    """The model at `source`: a diffusers folder, or a hub id this table knows or the hub's local
-    cache holds. Reads headers and JSON only. Raises ModelError."""
+    """The model at `source`: a diffusers folder, or a hub id this table knows, the hub's cache
+    holds, or the hub answers for. Reads headers and JSON only. Raises ModelError."""
     folder = Path(source)
     if folder.is_dir():
         return from_folder(folder)
     if source in REPOSITORIES:
         name, transformer = REPOSITORIES[source]
         return Model(name, source, transformer, TEXT_ENCODERS, VAE)
-    if (cached := _cached_config(source)) is not None:
-        shape = from_config(cached, source)
+    if (config := _hub_config(source)) is not None:
+        shape = from_config(config, source)
         return Model(_kind(shape), source, shape, TEXT_ENCODERS, VAE)
     raise ModelError(
         f"`pretrained_model_name_or_path={source}` is no folder here and no model sd3tune knows",
@@ -205,10 +205,16 @@ def _kind(shape: Transformer) -> str:
     return "sd3.5-medium (tiny)" if shape.dual_layers else "sd3.5-large (tiny)"
 
 
-def _cached_config(repository: str) -> dict[str, Any] | None:
-    if "/" not in repository or repository.startswith((".", "/", "~")):
+def _hub_config(repository: str) -> dict[str, Any] | None:
+    """transformer/config.json of a repository, a few hundred bytes; None when nobody has it."""
+    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         return None
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    path = try_to_load_from_cache(repository, "transformer/config.json")
-    return json.loads(Path(path).read_text()) if isinstance(path, str) else None
+    try:
+        path = hf_hub_download(repository, "transformer/config.json", etag_timeout=5)
+    except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such thing, gated
+        return None
+    config: dict[str, Any] = json.loads(Path(path).read_text())
+    return config

@@ -40,6 +40,19 @@ def reading(part: str, source: str) -> Iterator[None]:
         ) from e
 
 
+def local(source: str, **where: Any) -> str:
+    """The folder of a model: itself, or the hub's cache after downloading what is missing there.
+
+    where: revision and variant, as from_pretrained takes them. Raises ModelError.
+    """
+    if Path(source).is_dir():
+        return source
+    from diffusers import StableDiffusion3Pipeline
+
+    with reading("model", source):
+        return str(StableDiffusion3Pipeline.download(source, **where))
+
+
 def transformer(source: str, dtype: str, **where: Any) -> Any:
     """The denoiser, frozen, in `dtype`, on the CPU."""
     from diffusers import SD3Transformer2DModel
@@ -61,14 +74,12 @@ def vae(source: str, dtype: str, **where: Any) -> Any:
 
 
 def identity(source: str, component: str) -> str:
-    """A short name for a component's contents: changes when its weights or its config change.
+    """A short name for what a component holds: changes when its weights or its config change.
 
     Large files are sampled (sixteen megabytes spread over the file and its header), since a T5 of
     nine gigabytes would take longer to hash than to use; training touches every weight.
     """
     folder = Path(source)
-    if not folder.is_dir():
-        folder = _snapshot(source)
     h = blake2b(digest_size=16)
     for file in sorted((folder / component).rglob("*")):
         if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
@@ -96,10 +107,3 @@ def _meaning(file: Path) -> bytes:
             f.seek(i * (size - SAMPLE_BYTES) // (SAMPLES - 1))
             parts.append(f.read(SAMPLE_BYTES))
     return b"".join(parts)
-
-
-def _snapshot(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with reading("model", repository):
-        return Path(snapshot_download(repository, local_files_only=True))

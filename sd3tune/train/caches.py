@@ -83,6 +83,11 @@ class Caches:
         return self.loader(prepared, device).batches(position)
 
 
+def variant(plan: Plan) -> dict[str, str]:
+    """Which of a folder's files are meant, as from_pretrained takes it."""
+    return {"variant": plan.config.variant} if plan.config.variant else {}
+
+
 def text_identity(plan: Plan) -> str:
     """Changes with everything that changes an embedding: weights, dtype, precision, lengths."""
     c = plan.config
@@ -145,6 +150,7 @@ def load_encoders(plan: Plan, device: torch.device) -> TextEncoders:
         t5_tokens=plan.config.tokenizer_max_length,
         width=plan.model.transformer.joint_dim,
         zero_padding=plan.config.t5_padding == "zero",
+        **variant(plan),
     )
     place = torch.device("cpu") if plan.value("offload") == "text_encoders" else device
     for i, name in enumerate(COMPONENTS, 1):
@@ -162,7 +168,7 @@ def fill_latents(caches: Caches, prepared: Prepared, device: torch.device) -> No
     missing = [s for s in prepared.samples if not caches.latents[s.dataset].has(caches.key(s))]
     if missing:
         plan = prepared.plan
-        vae = weights.vae(plan.model.source, plan.value("vae_dtype")).to(device)
+        vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan)).to(device)
         sizes = {d.id: d.vae_batch_size for d in prepared.datasets.images}
         with stage("encode images", len(missing)) as bar:
             for some in groups(missing, sizes):

@@ -6,7 +6,7 @@ quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ from sd3tune.report.progress import say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
 from sd3tune.train import checkpoint
-from sd3tune.train.caches import Caches, fill_latents, fill_text
+from sd3tune.train.caches import Caches, fill_latents, fill_text, variant
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.loop import Every, Interrupt, interruptible, loop
 from sd3tune.train.noise import seed_of
@@ -50,8 +50,9 @@ class Outcome:
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
-    plan = prepared.plan
     quiet_libraries()
+    prepared = downloaded(prepared)
+    plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
     vendor.prepare(deterministic=plan.value("deterministic") == "on")
     device = torch.device(plan.device.torch_device)
@@ -76,13 +77,19 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     return Outcome(state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir)
 
 
+def downloaded(prepared: Prepared) -> Prepared:
+    """The same plan with its model on this disk."""
+    plan = prepared.plan
+    model = replace(plan.model, source=weights.local(plan.model.source, **hub(plan)))
+    return replace(prepared, plan=replace(plan, model=model))
+
+
 def begin(plan: Plan, device: torch.device) -> TrainState:
     """The transformer with its adapter on the device, and the state of the newest checkpoint."""
     config = plan.config
     say(f"loading  transformer of {plan.model.name}")
-    model = weights.transformer(
-        plan.model.source, plan.value("base_model_default_dtype"), **hub(plan)
-    )
+    dtype = plan.value("base_model_default_dtype")
+    model = weights.transformer(plan.model.source, dtype, **variant(plan))
     quant.apply(
         model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=device
     )
@@ -217,8 +224,8 @@ def compile_blocks(model: Any, backend: str) -> None:
 
 def hub(plan: Plan) -> dict[str, str]:
     """Arguments of from_pretrained that say which files of a repository are meant."""
-    asked = {"revision": plan.config.revision, "variant": plan.config.variant}
-    return {name: value for name, value in asked.items() if value is not None}
+    revision = {"revision": plan.config.revision} if plan.config.revision else {}
+    return revision | variant(plan)
 
 
 def used(vendor: ModuleType, plan: Plan) -> str:
