@@ -11,7 +11,7 @@ from sd3tune.plan.resolve import Plan
 
 def decision(d: Decision) -> dict[str, Any]:
     return {
-        "value": d.value,
+        "value": int(d.value) if d.value.isdigit() else d.value,
         "source": d.source,
         "reason": d.reason,
         "rejected": [{"name": r.name, "reasons": list(r.reasons)} for r in d.rejected],
@@ -19,7 +19,7 @@ def decision(d: Decision) -> dict[str, Any]:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """JSON-ready. Numbers of bytes are integers; a decision's value is always a string."""
+    """JSON-ready. Numbers of bytes are integers; a decision's value is a word, or a whole number where the setting is one."""
     room = plan.device.usable_bytes or plan.device.total_bytes
     memory = {name: int(amount) for name, amount in asdict(plan.memory).items()}
     return {

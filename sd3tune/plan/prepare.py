@@ -62,8 +62,13 @@ def observe(config: Config) -> Facts:
     name = f"attention_{KERNEL.get(mechanism, mechanism)}"
     with ThreadPoolExecutor(1) as pool:
         admission = pool.submit(probe.ask, "probes", ["auto", name], timeout_seconds=SECONDS)
-        _, _, facts = backends.observe()
+        _, torch, facts = backends.observe()
         answer = admission.result()
+    if torch.version is None or torch.error is not None:
+        words = f"cannot be imported: {torch.error}" if torch.error else "is not installed"
+        raise HardwareError(
+            f"PyTorch {words}", hint="bash scripts/setup; `sd3tune doctor` looks on"
+        )
     if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
         hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
         raise HardwareError(broken.message, hint=hint)

@@ -15,7 +15,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -61,10 +60,9 @@ def stage(name: str, total: int) -> Iterator[Stage]:
         yield Stage(None, None, name, total)
         return
     columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),  # what is left of eighty columns is for the words
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )

@@ -74,4 +74,4 @@ def loop(
 
 
 def words(taken: Taken, seconds: float, memory: str) -> str:
-    return f"loss {taken.loss:.4f}  grad {taken.grad_norm:.3f}  {seconds:.2f} s/step  {memory}"
+    return f"loss {taken.loss:.4f}  {seconds:.2f} s/step  {memory}  grad {taken.grad_norm:.3f}"

@@ -61,3 +61,16 @@ def test_words_are_ok_warn_fail_or_skip() -> None:
     _, out, _ = doctor("--quick")
     head = out.split("\n\n")[0].splitlines()
     assert all(line[:4] in ("ok  ", "warn", "FAIL", "skip", "    ") for line in head), head
+
+
+def test_a_broken_pytorch_is_a_finding_and_two_lines_for_train(demo, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text('raise OSError("libcudart.so.13: not found")')
+    code, out, _ = doctor("--json", PYTHONPATH=str(tmp_path))
+    (finding,) = (f for f in json.loads(out)["findings"] if f["id"] == "torch.import")
+    assert code == 1 and finding["status"] == "FAIL" and "libcudart.so.13" in finding["fact"]
+    command = [sys.executable, "-m", "sd3tune", "train", str(demo / "config" / "config.json")]
+    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 2
+    assert "libcudart.so.13" in done.stderr and "hint: " in done.stderr

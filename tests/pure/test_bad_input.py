@@ -173,7 +173,7 @@ def test_the_unspoilt_project_plans(
     assert plan["decisions"]["mixed_precision"]["value"] == "bf16"
     assert plan["measured"] is False
     assert plan["decisions"]["train_batch_size"] | {"rejected": []} == {
-        "value": "1", "source": "user", "reason": "set in the configuration", "rejected": []
+        "value": 1, "source": "user", "reason": "set in the configuration", "rejected": []
     }  # fmt: skip
 
 

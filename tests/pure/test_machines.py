@@ -191,3 +191,29 @@ def test_recorded_torch_reports_have_the_report_s_fields() -> None:
     for name in names():
         text = json.dumps(load(name)["torch"])
         assert "version" in text and "devices" in text
+
+
+@pytest.mark.parametrize(
+    "value, left",
+    [
+        (None, [0, 1, 2]),
+        ("", []),
+        ("-1", []),
+        ("1", [1]),
+        ("2,0", [2, 0]),
+        ("0,7,1", [0]),  # the first word that fits nothing ends the list
+        ("1,1", []),  # twice: nothing, as the runtime does
+        ("GPU-b", [1]),
+        ("GPU-", []),  # fits several
+        ("GPU-c,0", [2, 0]),
+    ],
+)
+def test_visibility_is_read_as_the_runtimes_read_it(value: str | None, left: list[int]) -> None:
+    from sd3tune.backends.facts import Arch, Gpu
+    from sd3tune.backends.visible import pick
+
+    uuids = ("GPU-a1", "GPU-b2", "GPU-c3")
+    cards = tuple(
+        Gpu("cuda", i, "card", Arch("sm", "sm_90"), "nvml", uuid=u) for i, u in enumerate(uuids)
+    )
+    assert [g.index for g in pick(cards, value)] == left
