@@ -5,9 +5,10 @@ something, 2 a bug in sd3tune or a misspelt command, 130 and 143 stopped by SIGI
 saving.
 """
 
+import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sd3tune.plan.prepare import Prepared
 
 CONFIG = Path("config/config.json")
+THE_WORLD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -170,15 +172,24 @@ def main() -> None:
     except BrokenPipeError:  # `sd3tune plan | head`
         sys.stderr.close()
         sys.exit(0)
-    except Exception as e:  # a bug: everything raised on purpose is an Sd3tuneError
-        import traceback
+    except OSError as e:  # disks and permissions are the world's; other kinds are ours
+        if e.errno not in THE_WORLD:
+            _bug(e)
+        click.echo(f"error: `{e.filename or ''}`: {e.strerror}", err=True)
+        click.echo("hint: free some space, or choose folders you may write to", err=True)
+        sys.exit(1)
+    except Exception as e:  # everything raised on purpose is an Sd3tuneError
+        _bug(e)
 
-        traceback.print_exc()
-        click.echo(f"error: this is a bug in sd3tune: {type(e).__name__}: {e}", err=True)
-        click.echo(
-            "hint: please report it with the lines above and `sd3tune doctor --json`", err=True
-        )
-        sys.exit(2)
+
+def _bug(e: Exception) -> NoReturn:
+    import traceback
+
+    traceback.print_exc()
+    click.echo(f"error: this is a bug in sd3tune: {type(e).__name__}: {_one_line(e)}", err=True)
+    hint = "please report it with the lines above and `sd3tune doctor --json`"
+    click.echo(f"hint: {hint}", err=True)
+    sys.exit(2)
 
 
 def _one_line(words: object) -> str:

@@ -19,7 +19,8 @@ def decision(d: Decision) -> dict[str, Any]:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """JSON-ready. Numbers of bytes are integers; a decision's value is a word, or a whole number where the setting is one."""
+    """JSON-ready. Bytes are integers; a decision's value is a word, or a whole number where the
+    setting is one."""
     room = plan.device.usable_bytes or plan.device.total_bytes
     memory = {name: int(amount) for name, amount in asdict(plan.memory).items()}
     return {

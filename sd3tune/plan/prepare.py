@@ -14,7 +14,7 @@ from sd3tune.backends.facts import Facts
 from sd3tune.config.datasets import Datasets, load_datasets
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import Discovery, Sample, check_minimum, discover, within
-from sd3tune.errors import HardwareError
+from sd3tune.errors import ConfigError, HardwareError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3 import variants
 
@@ -38,6 +38,9 @@ class Prepared:
 def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
     """Raises Sd3tuneError. chip: a catalogued one instead of this machine."""
     config = Config.load(path, overrides)
+    if config.output_dir.exists() and not config.output_dir.is_dir():
+        words = f"`output_dir={config.output_dir}` is a file"
+        raise ConfigError(words, hint="choose another name for the folder")
     datasets = load_datasets(config.data_backend_config, config)
     model = variants.find(config.pretrained_model_name_or_path or "")
     longest = model.transformer.positions * variants.PATCH * variants.VAE_SCALE
@@ -66,9 +69,8 @@ def observe(config: Config) -> Facts:
         answer = admission.result()
     if torch.version is None or torch.error is not None:
         words = f"cannot be imported: {torch.error}" if torch.error else "is not installed"
-        raise HardwareError(
-            f"PyTorch {words}", hint="bash scripts/setup; `sd3tune doctor` looks on"
-        )
+        hint = "bash scripts/setup installs it; `sd3tune doctor` looks further"
+        raise HardwareError(f"PyTorch {words}", hint=hint)
     if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
         hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
         raise HardwareError(broken.message, hint=hint)

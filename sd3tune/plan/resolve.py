@@ -4,6 +4,7 @@
 checkpoint carries one. Nothing is observed here, and no weight is loaded.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class Plan:
 def resolve(config: Config, facts: Facts, model: Model, samples: Sequence[Sample]) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     device = facts.weakest
-    sizes = _Sizes(config, facts, model, max(tokens(*s.geometry.bucket) for s in samples))
+    sizes = _Sizes(config, facts, model, samples)
     hardware, decided = decide_all(facts, _request(config), sizes.too_big)
     batch = sizes.batch(decided)
     load = sizes.load(decided, int(batch.value), decided.base_model_precision or "no_change")
@@ -91,7 +92,7 @@ class _Sizes:
     config: Config
     facts: Facts
     model: Model
-    tokens: int
+    samples: Sequence[Sample]
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
         c = self.config
@@ -104,7 +105,7 @@ class _Sizes:
             rank=c.lora_rank,
             targets=tuple(c.peft_lora_target_modules or LORA_TARGETS),
             batch=batch,
-            tokens=self.tokens,
+            tokens=max(tokens(*s.geometry.bucket) for s in self.samples),
             text_tokens=c.tokenizer_max_length,
             checkpointing=c.gradient_checkpointing,
             text_dtype=r.text_encoder_dtype or "fp32",
@@ -123,6 +124,12 @@ class _Sizes:
         device = self.facts.weakest
         return device.usable_bytes or device.total_bytes
 
+    @property
+    def smallest_dataset(self) -> int:
+        """Images per optimizer step and accumulated batch that the smallest dataset can fill."""
+        counts = Counter(s.dataset for s in self.samples for _ in range(s.repeats + 1))
+        return min(counts.values()) // self.config.gradient_accumulation_steps
+
     def too_big(self, r: Request) -> dict[str, str]:
         if self.room is None:
             return {}
@@ -138,10 +145,11 @@ class _Sizes:
         asked = self.config.train_batch_size
         if asked is not None:
             return Decision(str(asked), "user", "set in the configuration")
+        sizes = [size for size in BATCHES if size <= self.smallest_dataset] or [1]
         if self.room is None:
-            return Decision(str(BATCHES[0]), "auto", "the default; the device hides its memory")
+            return Decision(str(sizes[0]), "auto", "the default; the device hides its memory")
         precision = r.base_model_precision or "no_change"
-        for size in BATCHES:
+        for size in sizes:
             if (need := self.need(r, size, precision)) <= self.room:
                 why = f"about {gib(need)} of {gib(self.room)}"
                 return Decision(

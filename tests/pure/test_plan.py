@@ -101,6 +101,12 @@ def test_batch_size_shrinks_to_what_fits_and_says_why() -> None:
     assert int(decision.value) < 4 and decision.source == "auto" and "GiB" in decision.reason
 
 
+def test_few_images_get_a_batch_they_can_fill() -> None:
+    assert plan("h200", count=3).batch_size == 3
+    assert plan("h200", count=1).batch_size == 1
+    assert plan("h200", count=5, gradient_accumulation_steps=2).batch_size == 2
+
+
 def test_epochs_become_steps() -> None:
     made = plan("h200", num_train_epochs=3, max_train_steps=None, train_batch_size=4,
                 gradient_accumulation_steps=2, count=21)  # fmt: skip
