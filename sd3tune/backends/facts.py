@@ -20,6 +20,8 @@ Family = Literal["sm", "gfx", "apple", "cpu"]
 Severity = Literal["warn", "fail"]
 Origin = Literal["measured", "catalog", "recorded"]
 
+UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
+
 T = TypeVar("T")
 
 
@@ -203,6 +205,11 @@ class Facts:
     smoke: Mapping[str, str] = field(default_factory=dict)  # probe id -> "ok" or what went wrong
     problems: tuple[Problem, ...] = ()
     origin: Origin = "measured"
+
+    @property
+    def untested_on_hardware(self) -> bool:
+        """True where nobody has run sd3tune yet: shown wherever the vendor is chosen."""
+        return self.vendor in UNTESTED
 
     @property
     def weakest(self) -> Device:

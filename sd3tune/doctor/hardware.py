@@ -8,7 +8,6 @@ from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
 NAMES = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple", "cpu": "CPU"}
-UNTESTED = ("rocm", "mps")  # nobody has run sd3tune on these yet
 HOT_CELSIUS = 90
 # What a card does when idle or at its power limit is its business; these cost speed.
 HARMFUL = ("thermal", "slowdown", "brake", "prochot", "hbm", "socket")
@@ -102,7 +101,7 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     names = ", ".join(f"{d.torch_device} {d.name}" for d in facts.devices)
     if facts.vendor != "cpu":
         yield Finding("device.chosen", "ok", "trains on", names, "torch and survey joined")
-        if facts.vendor in UNTESTED:
+        if facts.untested_on_hardware:
             yield Finding(
                 "device.untested", "warn", NAMES[facts.vendor],
                 "sd3tune is untested on this hardware: rules come from documents and recordings",
@@ -145,4 +144,5 @@ def catalogued(chip: Chip) -> list[Finding]:
         found.append(Finding("catalog.rates", "ok", "dense rates", words, source))
     found += [Finding("catalog.note", "ok", "note", note, source) for note in chip.notes]
     who = f"{chip.name}, {chip.arch.name}"
-    return [Finding("catalog.chip", "ok", "chip", f"{who}: not measured", "catalogue"), *found]
+    who += ": from documents, not measured; sd3tune is untested on hardware of this kind"
+    return [Finding("catalog.chip", "ok", "chip", who, "catalogue"), *found]

@@ -43,7 +43,7 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
         raise ConfigError(words, hint="choose another name for the folder")
     datasets = load_datasets(config.data_backend_config, config)
     model = variants.find(config.pretrained_model_name_or_path or "")
-    longest = model.transformer.positions * variants.PATCH * variants.VAE_SCALE
+    longest = model.transformer.longest_side
     discoveries = {d.id: within(discover(d), longest, d) for d in datasets.images}
     facts = catalog.facts(catalog.chip(chip)) if chip else observe(config)
     samples = [s for d in discoveries.values() for s in d.samples]

@@ -63,6 +63,7 @@ class Plan:
 
 def resolve(config: Config, facts: Facts, model: Model, samples: Sequence[Sample]) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
+    _refuse_impossible_pictures(config, model)
     device = facts.weakest
     sizes = _Sizes(config, facts, model, samples)
     hardware, decided = decide_all(facts, _request(config), sizes.too_big)
@@ -82,7 +83,7 @@ def resolve(config: Config, facts: Facts, model: Model, samples: Sequence[Sample
         "max_train_steps": _steps(config, samples, int(batch.value)),
         "peft_lora_target_modules": _targets(config, model),
     }
-    return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts, model))
+    return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts))
 
 
 @dataclass(frozen=True)
@@ -251,27 +252,39 @@ def _targets(config: Config, model: Model) -> Decision:
     return Decision(",".join(targets), source, why)  # type: ignore[arg-type]
 
 
-def _warnings(config: Config, facts: Facts, model: Model) -> tuple[str, ...]:
+def _refuse_impossible_pictures(config: Config, model: Model) -> None:
+    """What would fail after hours of training is refused before."""
+    blocks = model.transformer.layers
+    beyond = [n for n in config.validation_guidance_skip_layers or () if n >= blocks]
+    if beyond:
+        raise ConfigError(
+            f"`validation_guidance_skip_layers`: block {beyond[0]} does not exist, {model.name} "
+            f"has {blocks}",
+            hint=f"use numbers from 0 to {blocks - 1}",
+        )
+    longest = model.transformer.longest_side
+    for width, height in config.validation_resolution:
+        if max(width, height) > longest:
+            raise ConfigError(
+                f"`validation_resolution`: {width}x{height} is beyond the positions of {model.name}",
+                hint=f"no side may be longer than {longest} pixels",
+            )
+
+
+def _warnings(config: Config, facts: Facts) -> tuple[str, ...]:
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
     found = []
     if config.learning_rate >= 4e-5 and config.optimizer == "optimi-stableadamw":
         found.append(
             "learning_rate 4e-5 and above with StableAdamW has diverged on SD3.5 large; 1e-5 held"
         )
-    layers = [
-        n for n in config.validation_guidance_skip_layers or () if n >= model.transformer.layers
-    ]
-    if layers:
-        raise ConfigError(
-            f"`validation_guidance_skip_layers`: block {layers[0]} does not exist, {model.name} "
-            f"has {model.transformer.layers}",
-            hint=f"use numbers from 0 to {model.transformer.layers - 1}",
-        )
     if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
         found.append(
             "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "
             "guidance at all then)"
         )
-    if facts.origin == "measured" and facts.vendor in ("rocm", "mps"):
-        found.append(f"{facts.vendor}: untested on hardware; please report what you see")
+    if facts.untested_on_hardware:
+        found.append(
+            f"sd3tune is untested on hardware of this kind ({facts.vendor}); please report what you see"
+        )
     return tuple(found)

@@ -36,6 +36,11 @@ class Transformer:
         return self.heads * self.head_dim
 
     @property
+    def longest_side(self) -> int:
+        """Of an image in pixels: the table of positions ends there."""
+        return self.positions * PATCH * VAE_SCALE
+
+    @property
     def parameters(self) -> int:
         """Every parameter of the transformer."""
         h = self.hidden

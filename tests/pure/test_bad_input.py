@@ -89,6 +89,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "warm-up too long": (lambda p: p.config(lr_warmup_steps=10), [], "lr_warmup_steps=10 must be below max_train_steps=10", ""),
     "picture size": (lambda p: p.config(validation_resolution="1000x1000"), [], "`1000x1000`", ""),
     "skipped block beyond the last": (lambda p: p.config(validation_guidance_skip_layers=[7, 24]), ["--on", "h200"], "block 24 does not exist", "0 to 23"),
+    "pictures beyond the positions": (lambda p: p.config(validation_resolution="8192x64"), ["--on", "h200"], "8192x64 is beyond the positions", "6144"),
     "skip layers as words": (lambda p: p.config(validation_guidance_skip_layers="seven"), [], "block numbers", ""),
     "target that matches nothing": (lambda p: p.config(peft_lora_target_modules=["to_x"]), ["--on", "h200"], "`to_x` matches no linear layer", "to_q"),
     "invalid JSON": (lambda p: p.write("config/config.json", '{\n "output_dir" "x"\n}'), [], "config.json:2:15` is not JSON", "comma"),
