@@ -48,7 +48,7 @@ def facts(
 ) -> Facts:
     """The processor, with the memory the cgroup leaves."""
     host = machine.host
-    ram = min(filter(None, (host.ram_bytes, host.cgroup_limit_bytes)), default=None)
+    ram = host.memory_bytes
     name = host.cpu_name or host.machine
     return Facts(
         vendor=VENDOR,

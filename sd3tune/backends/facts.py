@@ -133,6 +133,12 @@ class Host:
     rosetta: bool = False  # x86-64 Python translated on an Apple chip
     sources: Mapping[str, str] = field(default_factory=dict)  # field -> where it was read
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """What a process may use: memory, or the cgroup's limit where that is less."""
+        known = [n for n in (self.ram_bytes, self.cgroup_limit_bytes) if n is not None]
+        return min(known, default=None)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -185,6 +191,26 @@ class Device:
     usable_bytes: int | None = None  # what a run may fill: less than total on Macs and in cgroups
     physical_index: int | None = None
     uuid: str | None = None
+
+
+def torch_cuda(
+    index: int, card: Gpu, total: int | None, arch: Arch | None = None, name: str | None = None
+) -> Device:
+    """torch's device number `index`, of NVIDIA or AMD, with what its vendor says of the card.
+
+    total, arch, name: as torch says them, when it was asked; they win.
+    """
+    total = total or card.total_bytes
+    return Device(
+        index=index,
+        torch_device=f"cuda:{index}",
+        name=name or card.name,
+        arch=arch or card.arch,
+        total_bytes=total,
+        usable_bytes=total and total - (card.other_processes_bytes or 0),
+        physical_index=card.index,
+        uuid=card.uuid,
+    )
 
 
 @dataclass(frozen=True)

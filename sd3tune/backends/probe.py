@@ -28,6 +28,8 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
 }
 
 
+# Children must number the cards as cuda.prepare() will in this process.
+ENVIRONMENT = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 COMMAND = [sys.executable, "-m", "sd3tune.backends.probe"]
 
 
@@ -44,7 +46,7 @@ def ask(name: str, words: Sequence[str] = (), *, timeout_seconds: float) -> Answ
     with tempfile.TemporaryDirectory(prefix="sd3tune-probe-") as folder:
         path = Path(folder) / "answer.json"
         command = [*COMMAND, str(path), name, *words]
-        environment = os.environ | {"PYTHONPATH": _import_path()}
+        environment = ENVIRONMENT | os.environ | {"PYTHONPATH": _import_path()}
         child = subprocess.Popen(
             command,
             env=environment,

@@ -64,7 +64,7 @@ def attempt(probe: Probe, device: torch.device) -> Result:
 def close(got: Tensor, want: Tensor, what: str) -> float:
     """Error relative to the largest wanted value. Raises Wrong above the dtype's tolerance."""
     want = want.detach()
-    error = float((got.detach().double().cpu() - want).abs().max() / want.abs().max())
+    error = float((got.detach().cpu().double() - want).abs().max() / want.abs().max())
     if not error <= TOLERANCE[got.dtype]:  # also catches NaN
         raise Wrong(f"{what} is off by {error:.1e} of its largest value")
     return error
@@ -182,7 +182,7 @@ def compiled(device: torch.device) -> str:
 
     (want,) = torch.autograd.grad(f(x), x)
     (got,) = torch.autograd.grad(torch.compile(f)(x), x)
-    return f"error {close(got, want.double().cpu(), 'the gradient'):.0e}"
+    return f"error {close(got, want.cpu().double(), 'the gradient'):.0e}"
 
 
 def sage(device: torch.device) -> str:
@@ -194,7 +194,7 @@ def sage(device: torch.device) -> str:
     with torch.no_grad():
         got = sageattn(q.to(device), k.to(device), v.to(device), tensor_layout="HND")
     want = sdpa(q.double(), k.double(), v.double())
-    error = float((got.double().cpu() - want).abs().max() / want.abs().max())
+    error = float((got.cpu().double() - want).abs().max() / want.abs().max())
     if not error < 0.1:
         raise Wrong(f"the output is off by {error:.1e} of its largest value")
     return f"forward within {error:.0e}"

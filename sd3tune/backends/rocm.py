@@ -23,6 +23,7 @@ from sd3tune.backends.facts import (
     Survey,
     TorchReport,
     Vendor,
+    torch_cuda,
 )
 from sd3tune.backends.rocm_amdsmi import UNKNOWN, problem
 from sd3tune.backends.visible import pick
@@ -89,8 +90,7 @@ def facts(
     if torch.imported:
         devices = tuple(_join(t.index, cards, torch) for t in torch.devices)
     else:
-        devices = tuple(_device(i, g, None) for i, g in enumerate(cards))
-    ram = min(filter(None, (machine.host.ram_bytes, machine.host.cgroup_limit_bytes)), default=None)
+        devices = tuple(torch_cuda(i, g, None) for i, g in enumerate(cards))
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -99,7 +99,7 @@ def facts(
         runtime=found.runtime,
         driver=found.driver,
         arch_list=torch.arch_list,
-        ram_bytes=ram,
+        ram_bytes=machine.host.memory_bytes,
         packages=packages,
         tools=tools,
         problems=tuple(_compared(found, cards, torch, packages, environ)),
@@ -253,22 +253,7 @@ def _join(index: int, cards: tuple[Gpu, ...], torch: TorchReport) -> Device:
     fits = by_bus if len(by_bus) == 1 else by_place or by_bus
     arch = Arch("gfx", seen.gfx) if seen.gfx else None
     unknown = Gpu(VENDOR, index, seen.name, arch or UNKNOWN, "torch")
-    return _device(index, next(iter(fits), unknown), seen.total_bytes, arch, seen.name)
-
-
-def _device(index: int, card: Gpu, total: int | None, arch: Arch | None = None,
-            name: str | None = None) -> Device:  # fmt: skip
-    total = total or card.total_bytes
-    return Device(
-        index=index,
-        torch_device=f"cuda:{index}",
-        name=name or card.name,
-        arch=arch or card.arch,
-        total_bytes=total,
-        usable_bytes=total and total - (card.other_processes_bytes or 0),
-        physical_index=card.index,
-        uuid=card.uuid,
-    )
+    return torch_cuda(index, next(iter(fits), unknown), seen.total_bytes, arch, seen.name)
 
 
 def _compared(

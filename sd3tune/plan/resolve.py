@@ -266,7 +266,8 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
     for width, height in config.validation_resolution:
         if max(width, height) > longest:
             raise ConfigError(
-                f"`validation_resolution`: {width}x{height} is beyond the positions of {model.name}",
+                f"`validation_resolution`: {width}x{height} is beyond the positions of "
+                f"{model.name}",
                 hint=f"no side may be longer than {longest} pixels",
             )
 
@@ -284,7 +285,6 @@ def _warnings(config: Config, facts: Facts) -> tuple[str, ...]:
             "guidance at all then)"
         )
     if facts.untested_on_hardware:
-        found.append(
-            f"sd3tune is untested on hardware of this kind ({facts.vendor}); please report what you see"
-        )
+        kind = f"hardware of this kind ({facts.vendor})"
+        found.append(f"sd3tune is untested on {kind}; please report what you see")
     return tuple(found)

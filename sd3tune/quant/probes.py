@@ -48,7 +48,7 @@ def linear(device: torch.device, scheme: str) -> str:
     there = x.to(device).requires_grad_()
     got = block.transformer_blocks[0](there)
     got.square().sum().backward()
-    error = float((got.detach().double().cpu() - want).norm() / want.norm())
+    error = float((got.detach().cpu().double() - want).norm() / want.norm())
     if not error < TOLERANCE[scheme]:
         raise Wrong(f"the product is off by {error:.1%}")
     if there.grad is None or not torch.isfinite(there.grad).all():

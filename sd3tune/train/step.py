@@ -64,7 +64,7 @@ def losses(model: nn.Module, batch: Batch, recipe: Recipe, step: int) -> Tensor:
     """The paper's loss for each image of a batch (B,)."""
     eps, u = draw(recipe.seed, step, batch)
     s = u if recipe.uniform else flow.logit_normal(u, recipe.sigmoid_scale)
-    s = flow.shifted(s, shift_of(batch, recipe))
+    s = flow.shifted(s, shift_of(batch, recipe)).to(batch.latents.device)
     with autocast(batch, recipe):
         denoise = Denoiser(model)
         return flow.loss(denoise, batch.latents, (batch.prompt_embeds, batch.pooled), eps, s)

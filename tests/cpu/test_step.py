@@ -52,6 +52,13 @@ def test_noise_belongs_to_the_image_not_to_its_place_in_the_batch() -> None:
     assert not torch.equal(eps, draw(1, 3, batch(1, 2))[0])
 
 
+def test_noise_levels_stay_on_the_cpu_which_has_float64() -> None:
+    one = batch(1)
+    elsewhere = Batch(one.ids, one.latents.to("meta"), one.prompt_embeds, one.pooled)
+    eps, u = draw(0, 3, elsewhere)
+    assert (eps.device.type, u.device.type) == ("meta", "cpu")
+
+
 def test_bad_numbers_raise_before_they_reach_the_weights(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS).plan
     state = begin(plan, torch.device("cpu"))

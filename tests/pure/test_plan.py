@@ -149,4 +149,4 @@ def test_stableadamw_at_a_rate_that_diverged_is_warned_about() -> None:
 
 def test_a_vendor_nobody_has_run_says_so_in_every_plan() -> None:
     for chip in ("h200", "mi300x", "m3-max"):
-        assert any("untested on hardware" in w for w in plan(chip).warnings)
+        assert any("untested on hardware of this kind" in w for w in plan(chip).warnings)
