@@ -74,7 +74,13 @@ def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool, deep: 
 @cli.command()
 @click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-@click.option("--on", "chip", metavar="NAME", help="plan for a catalogued chip, not this machine")
+@click.option(
+    "--on",
+    "chip",
+    metavar="NAME",
+    help="plan for a catalogued chip, or for the "
+    "machine whose `doctor --json` is in the file NAME.json",
+)
 def plan(words: tuple[str, ...], as_json: bool, chip: str | None) -> None:
     """What a run would do, need and refuse, before any weight is loaded or money spent.
 
@@ -83,6 +89,7 @@ def plan(words: tuple[str, ...], as_json: bool, chip: str | None) -> None:
     \b
       sd3tune plan
       sd3tune plan my/config.json lora_rank=64 --on mi300x
+      sd3tune plan my/config.json --on rented.json
     """
     from sd3tune import render
 

@@ -49,11 +49,6 @@ class Loader:
             stop.set()
             worker.join()
 
-    def at(self, position: int) -> tuple[Sample, ...]:
-        """The images of batch number `position`, counted over all epochs."""
-        epoch, place = divmod(position, batches_per_epoch(self.samples, self.batch_size))
-        return order(self.samples, self.batch_size, self.seed, epoch)[place]
-
     def batch(self, position: int, chosen: Sequence[Sample]) -> Batch:
         """Those images with their captions drawn, on the CPU."""
         embeds = [self.embeds_of(self._caption(position, s)) for s in chosen]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sd3tune import backends
-from sd3tune.backends import catalog, probe
+from sd3tune.backends import catalog, probe, recorded
 from sd3tune.backends.facts import Facts
 from sd3tune.config.datasets import Datasets, load_datasets
 from sd3tune.config.settings import Config
@@ -36,7 +36,7 @@ class Prepared:
 
 
 def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
-    """Raises Sd3tuneError. chip: a catalogued one instead of this machine."""
+    """Raises Sd3tuneError. chip: another machine than this one, as `elsewhere` takes it."""
     config = Config.load(path, overrides)
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
@@ -45,7 +45,7 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
     model = variants.find(config.pretrained_model_name_or_path or "")
     longest = model.transformer.longest_side
     discoveries = {d.id: within(discover(d), longest, d) for d in datasets.images}
-    facts = catalog.facts(catalog.chip(chip)) if chip else observe(config)
+    facts = elsewhere(chip) if chip else observe(config)
     samples = [s for d in discoveries.values() for s in d.samples]
     plan = resolve(config, facts, model, samples)
     for dataset in datasets.images:
@@ -56,6 +56,13 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
             gradient_accumulation_steps=config.gradient_accumulation_steps,
         )
     return Prepared(plan, datasets, discoveries)
+
+
+def elsewhere(name: str) -> Facts:
+    """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file."""
+    if name.endswith(".json"):
+        return recorded.facts(Path(name))
+    return catalog.facts(catalog.chip(name))
 
 
 def observe(config: Config) -> Facts:

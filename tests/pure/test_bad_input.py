@@ -127,6 +127,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "model of another family": (lambda p: p.write("m/transformer/config.json", '{"_class_name": "FluxTransformer2DModel"}'), ["pretrained_model_name_or_path=m"], "FluxTransformer2DModel", "Stable Diffusion 3"),
     "word that is no setting": (lambda p: None, ["faster"], "`faster` is not KEY=VALUE", "learning_rate=1e-4"),
     "unknown chip": (lambda p: None, ["--on", "rtx4900"], "unknown chip `rtx4900`", "rtx4090"),
+    "a file that is no doctor's": (lambda p: p.write("x.json", "{}"), ["--on", "x.json"], "`x.json` is not what `sd3tune doctor --json` prints", "machine.json"),
     "unknown option": (lambda p: None, ["--onn", "t4"], "No such option", "--help"),
     "fp8 on a Mac": (lambda p: p.config(base_model_precision="fp8-quanto"), ["--on", "m3-max"], "base_model_precision=fp8-quanto` cannot run on Apple M3 Max", "int8-quanto, int4-quanto, int2-quanto"),
     "autocast on a Mac": (lambda p: p.config(mixed_precision="bf16"), ["--on", "m1"], "mixed_precision=bf16` cannot run on Apple M1", "usable here: no"),
@@ -188,3 +189,21 @@ def test_one_bad_image_is_set_aside_and_the_rest_is_planned(
     out, err = capsys.readouterr()
     assert "1 file set aside" in err and "broken.jpg" in err
     assert "mixed_precision" in out
+
+
+def test_a_machine_can_be_planned_for_from_what_its_doctor_printed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["sd3tune", *words, "--json"])
+        try:
+            cli.main()
+        except SystemExit as e:
+            assert not e.code
+        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return document
+
+    project.write("rented.json", json.dumps(said("doctor", "--on", "t4")))
+    plan = said("plan", "--on", "rented.json")
+    assert plan["decisions"]["mixed_precision"]["value"] == "fp16" and not plan["measured"]
+    assert "recorded" in plan["decisions"]["device"]["reason"]
