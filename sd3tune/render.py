@@ -135,12 +135,13 @@ def set_aside(discoveries: "Mapping[str, Discovery]", most: int = 5) -> list[str
 
 
 def outcome(outcome: "Outcome") -> str:
-    change = outcome.loss_after / outcome.loss_before - 1
-    lines = [
-        f"steps            {outcome.step} of {outcome.steps}",
-        f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
-        f"({change:+.1%}), same images and noise",
-    ]
+    lines = [f"steps            {outcome.step} of {outcome.steps}"]
+    if outcome.loss_after is not None:
+        change = outcome.loss_after / outcome.loss_before - 1
+        lines.append(
+            f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
+            f"({change:+.1%}), same images and noise"
+        )
     if outcome.adapter:
         lines.append(f"adapter          {outcome.adapter}")
     lines += [f"picture          {path}" for path in outcome.pictures]

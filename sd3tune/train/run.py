@@ -41,7 +41,7 @@ class Outcome:
     step: int
     steps: int
     loss_before: float  # of the base model on the fixed evaluation batches
-    loss_after: float
+    loss_after: float | None  # None: stopped, and whoever stopped it may not wait
     adapter: Path | None
     pictures: tuple[Path, ...]
     output: Path
@@ -68,9 +68,9 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     with interruptible() as interrupt:
         before = evaluate(state.model, fixed, recipe, adapter=False)
         steps(state, prepared, caches, prompts, recipe, vendor, interrupt)
-        after = evaluate(state.model, fixed, recipe)
         if interrupt.signal is not None:
-            return leave(state, plan, before, after, interrupt.signal)
+            return leave(state, plan, before, interrupt.signal)
+        after = evaluate(state.model, fixed, recipe)
     file = lora.export(state.model, plan.config.output_dir)
     say(f"adapter  {file}")
     made = pictures(state, prepared, caches, prompts, device)
@@ -194,10 +194,10 @@ def keep(state: TrainState, plan: Plan) -> None:
     checkpoint.prune(plan.config.output_dir, plan.config.checkpoints_total_limit)
 
 
-def leave(state: TrainState, plan: Plan, before: float, after: float, signal: int) -> Outcome:
+def leave(state: TrainState, plan: Plan, before: float, signal: int) -> Outcome:
     say(f"stopped by signal {signal} after step {state.step}; the same command continues")
     output = plan.config.output_dir
-    return Outcome(state.step, plan.steps, before, after, None, (), output, signal)
+    return Outcome(state.step, plan.steps, before, None, None, (), output, signal)
 
 
 def recipe_of(plan: Plan) -> Recipe:

@@ -31,7 +31,7 @@ def test_each_architecture_learns_and_diffusers_loads_what_it_learned(
     outcome = run(
         f"pretrained_model_name_or_path={model}", *SHORT, "max_train_steps=40", "lora_alpha=24"
     )
-    assert outcome.loss_after < outcome.loss_before * 0.995
+    assert outcome.loss_after is not None and outcome.loss_after < outcome.loss_before * 0.995
     assert outcome.adapter is not None
     keys = list(load_file(outcome.adapter))
     assert all(k.startswith("transformer.") and "lora_" in k for k in keys)
@@ -144,7 +144,7 @@ def test_every_optimizer_steps_and_its_state_survives_a_checkpoint(
 )
 def test_every_precision_trains_and_shrinks_the_blocks(precision: str, run: Train) -> None:
     outcome = run(f"base_model_precision={precision}", *SHORT, "max_train_steps=30")
-    assert outcome.loss_after < outcome.loss_before
+    assert outcome.loss_after is not None and outcome.loss_after < outcome.loss_before
 
 
 def test_quantised_text_encoders_stay_close(prepared) -> None:  # type: ignore[no-untyped-def]
