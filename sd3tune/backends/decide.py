@@ -14,6 +14,7 @@ from sd3tune.backends.rules import Request
 from sd3tune.errors import PlanError
 
 Source = Literal["user", "auto"]
+SIZED = ("base_model_precision", "text_encoder_3_precision")  # T5 is nine tenths of the encoders
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision:
             return Decision(option.name, "auto", option.because, rejected)
     why = "; ".join(f"{r.name}: {r.reasons[0]}" for r in rejected)
     hint = "`sd3tune doctor` shows what this machine lacks"
-    if axis == "base_model_precision" and request.too_big:
+    if axis in SIZED and request.too_big:
         hint = "train a smaller model, resolution or batch, with gradient_checkpointing=true"
     raise PlanError(f"no usable {axis} on {facts.weakest.name}: {why}", hint=hint)
 
@@ -80,17 +81,17 @@ def _asked(
 def decide_all(
     facts: Facts,
     request: Request,
-    too_big: Callable[[Request], Mapping[str, str]] = lambda request: {},
+    too_big: Callable[[str, Request], Mapping[str, str]] = lambda axis, request: {},
 ) -> tuple[dict[str, Decision], Request]:
     """Every axis in order; each decision is visible to the rules of the axes after it.
 
-    `too_big` is asked once precision and optimizer are known: which base precisions do not fit,
-    and why.
+    `too_big` is asked for each axis of SIZED, with what was decided so far: which of its values do
+    not fit the memory, and why.
     """
     decisions: dict[str, Decision] = {}
     for axis in AXES:
-        if axis == "base_model_precision":
-            request = replace(request, too_big=too_big(request))
+        if axis in SIZED:
+            request = replace(request, too_big=too_big(axis, request))
         decisions[axis] = decide(axis, facts, request)
         request = request.with_value(axis, decisions[axis].value)
     return decisions, request

@@ -61,17 +61,18 @@ def fp8_level(f: Facts) -> Level:
     return "none" if f.vendor == "mps" else "storage"
 
 
-def quanto_levels(prefix: str) -> tuple[Option, ...]:
-    """The weight-only schemes, for one module; `prefix` names its probe family."""
+def weight_precisions(*, sized: bool) -> tuple[Option, ...]:
+    """The weight-only schemes. sized: of a model large enough to be quantised for want of room; of
+    the others only when asked."""
     storage: Callable[[Facts], Level] = lambda f: "storage"  # noqa: E731
-    size = fits if prefix == "base" else lambda name: lambda f, r: None
+    size = fits if sized else lambda name: lambda f, r: None
     return (
         Option("no_change", (size("no_change"),), "weights keep their full precision"),
         Option(
             "int8-quanto",
             (QUANTO, smoke("linear_int8-quanto"), size("int8-quanto")),
             "8-bit integers halve the weights for about 0.1 % error",
-            auto=prefix == "base",
+            auto=sized,
             level=storage,
         ),
         Option(
@@ -84,14 +85,14 @@ def quanto_levels(prefix: str) -> tuple[Option, ...]:
                 size("nf4-bnb"),
             ),
             "4-bit NormalFloat: a quarter of the weights for about 1 % error",
-            auto=prefix == "base",
+            auto=sized,
             level=storage,
         ),
         Option(
             "int4-quanto",
             (QUANTO, smoke("linear_int4-quanto"), size("int4-quanto")),
             "4-bit integers: a quarter of the weights for about 1 % error",
-            auto=prefix == "base",
+            auto=sized,
             level=storage,
         ),
         Option(
@@ -242,10 +243,10 @@ AXES: dict[str, tuple[Option, ...]] = {
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
-    "base_model_precision": quanto_levels("base"),
-    "text_encoder_1_precision": quanto_levels("text"),
-    "text_encoder_2_precision": quanto_levels("text"),
-    "text_encoder_3_precision": quanto_levels("text"),
+    "base_model_precision": weight_precisions(sized=True),
+    "text_encoder_1_precision": weight_precisions(sized=False),
+    "text_encoder_2_precision": weight_precisions(sized=False),
+    "text_encoder_3_precision": weight_precisions(sized=True),
     "attention_mechanism": (
         Option(
             "diffusers",

@@ -40,7 +40,8 @@ class Request:
     distributed_backend: str | None = None
     deterministic: str | None = None
     head_dim: int = 64  # of every SD3 model
-    # base_model_precision -> why that much weight does not fit; absent: it fits or nobody knows
+    # value of the axis being decided -> why that much weight does not fit; absent: it fits, or
+    # nobody knows
     too_big: Mapping[str, str] = field(default_factory=dict)
 
     def with_value(self, axis: str, value: str) -> "Request":

@@ -131,16 +131,30 @@ class _Sizes:
         counts = Counter(s.dataset for s in self.samples for _ in range(s.repeats + 1))
         return min(counts.values()) // self.config.gradient_accumulation_steps
 
-    def too_big(self, r: Request) -> dict[str, str]:
+    def too_big(self, axis: str, r: Request) -> dict[str, str]:
         if self.room is None:
             return {}
-        batch = self.config.train_batch_size or 1
-        return {
-            precision: f"{self.model.name} needs about {gib(need)} at batch size {batch}, "
-            f"{self.facts.weakest.name} has {gib(self.room)}"
-            for precision in PRECISIONS
-            if (need := self.need(r, batch, precision)) > self.room
-        }
+        encoders = axis == "text_encoder_3_precision"
+        found = {}
+        for precision in PRECISIONS:
+            amount = self.encoding(r, precision) if encoders else self.training(r, precision)
+            # Captions may also be encoded by the host, where its memory is known to suffice or
+            # nobody knows it.
+            host = self.facts.ram_bytes
+            if amount > self.room and not (encoders and (host is None or amount <= host)):
+                who = "the text encoders need" if encoders else f"{self.model.name} needs"
+                batch = "" if encoders else f" at batch size {self.config.train_batch_size or 1}"
+                device = f"{self.facts.weakest.name} has {gib(self.room)}"
+                found[precision] = f"{who} about {gib(amount)}{batch}, {device}"
+        return found
+
+    def training(self, r: Request, precision: str) -> int:
+        return self.need(r, self.config.train_batch_size or 1, precision)
+
+    def encoding(self, r: Request, precision: str) -> int:
+        decided = r.with_value("text_encoder_3_precision", precision)
+        memory = estimate(self.model, self.load(decided, 1, "no_change"))
+        return memory.text_encoders + memory.workspace
 
     def batch(self, r: Request) -> Decision:
         asked = self.config.train_batch_size

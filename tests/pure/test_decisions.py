@@ -146,9 +146,13 @@ def test_a_missing_package_is_a_reason_not_an_import_error() -> None:
 
 def test_what_is_too_big_moves_on_to_the_next_scheme() -> None:
     too_big = {"no_change": "needs 20 GiB", "int8-quanto": "needs 13 GiB"}
-    decisions, _ = decide_all(on("rtx3060"), Request(), lambda r: too_big)
+    decisions, _ = decide_all(
+        on("rtx3060"), Request(), lambda axis, r: too_big if axis == "base_model_precision" else {}
+    )
     assert decisions["base_model_precision"].value == "nf4-bnb"
-    decisions, _ = decide_all(on("m1"), Request(), lambda r: too_big)
+    decisions, _ = decide_all(
+        on("m1"), Request(), lambda axis, r: too_big if axis == "base_model_precision" else {}
+    )
     assert decisions["base_model_precision"].value == "int4-quanto"
 
 

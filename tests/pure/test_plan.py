@@ -95,6 +95,16 @@ def test_text_encoders_that_do_not_fit_run_on_the_host() -> None:
     assert quantised.value("offload") == "none"
 
 
+def test_t5_is_quantised_where_neither_card_nor_host_holds_it() -> None:
+    made = plan("m1")
+    assert made.value("text_encoder_3_precision") == "int8-quanto"
+    assert made.value("text_encoder_1_precision") == "no_change"
+    assert made.value("offload") == "none" and made.memory.text_encoders < 11.2 * GIB
+    with pytest.raises(PlanError, match=r"the text encoders need about .* has 11\.2 GiB") as e:
+        plan("m1", text_encoder_3_precision="no_change")
+    assert "int8-quanto" in e.value.hint
+
+
 def test_batch_size_shrinks_to_what_fits_and_says_why() -> None:
     made = plan("t4", gradient_checkpointing=False)
     decision = made.decisions["train_batch_size"]
