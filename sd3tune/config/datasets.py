@@ -4,6 +4,7 @@ Global settings of the same name are a dataset's defaults. A key that is accepte
 changes nothing but speed in the reference and is listed in IDLE; anything else is refused by name.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from sd3tune.config import checks
-from sd3tune.config.files import fill_in, project_folder, read_json, without_dashes
-from sd3tune.config.report import refusal, refuse_unknown
+from sd3tune.config.files import (
+    absolute_path,
+    fill_in,
+    project_folder,
+    read_json,
+    without_dashes,
+)
+from sd3tune.config.report import refusal, refuse_unknown, shown
 from sd3tune.config.settings import Config, Count, Flag, Number, Settings, Whole
 from sd3tune.errors import ConfigError
 
@@ -53,8 +60,10 @@ INHERITED = (
     "caption_strategy",
     "vae_batch_size",
 )
+NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
 STORAGE = ("local",)
 KINDS = ("image", "text_embeds")
+FOLDERS = ("instance_data_dir", "cache_dir_vae", "cache_dir")
 
 
 class ImageDataset(Settings):
@@ -91,7 +100,10 @@ class ImageDataset(Settings):
     """Decimals of an aspect ratio that tell buckets apart."""
     aspect_bucket_alignment: Literal[64] = 64
     """Sides are multiples of 64 pixels for SD3."""
-    caption_strategy: Literal["filename", "textfile", "instanceprompt"] = "filename"
+    caption_strategy: Annotated[
+        Literal["filename", "textfile", "instanceprompt"],
+        BeforeValidator(lambda v: "instanceprompt" if v == "instance_prompt" else v),
+    ] = "filename"
     """The file's name, a .txt beside it, or instance_prompt."""
     instance_prompt: str | None = None
     """The caption of every image, or words put before each."""
@@ -209,6 +221,11 @@ def _named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) ->
         raise ConfigError(
             f"`{path}`: entry {number} has no id", hint='give every dataset an "id" of its own'
         )
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"`{path}`: the id `{shown(name)}` cannot name a folder",
+            hint="use letters, digits, spaces, dots, dashes and underscores, at most 100",
+        )
     if name in seen:
         raise ConfigError(f"`{path}`: two datasets have the id `{name}`", hint="rename one of them")
     seen.add(name)
@@ -237,16 +254,23 @@ def _made(kind: Any, entry: dict[str, Any], path: Path, name: str, config: Confi
     values = {k: v for k, v in values.items() if v is not None}
     if kind is TextEmbeds:  # the same file often gives it keys of an image dataset
         values = {k: v for k, v in values.items() if k in kind.model_fields or k not in REASONS}
-    values = refuse_unknown(values, kind, path, {}, REASONS, whose)
+    other = ImageDataset if kind is TextEmbeds else TextEmbeds
+    foreign = dict.fromkeys(other.model_fields, f"belongs to {_kind_of(other)}")
+    values = refuse_unknown(values, kind, path, {}, REASONS | foreign, whose)
+    values = {k: v for k, v in values.items() if k not in FOLDERS or v != ""}
     values = _defaults(kind, name, config) | values
-    folder = project_folder(path)
-    for key in ("instance_data_dir", "cache_dir_vae", "cache_dir"):
-        if isinstance(values.get(key), str) and values[key]:
-            values[key] = str((folder / Path(values[key]).expanduser()).absolute())
+    for key in FOLDERS:
+        if isinstance(values.get(key), str):
+            where = f"`{path}`{whose}"
+            values[key] = str(absolute_path(values[key], project_folder(path), where, key))
     try:
         return kind.model_validate(values)
     except ValidationError as e:
         raise refusal(e, kind, path, {}, values, whose) from None
+
+
+def _kind_of(kind: Any) -> str:
+    return "a text_embeds entry" if kind is TextEmbeds else "an image dataset"
 
 
 def _defaults(kind: Any, name: str, config: Config) -> dict[str, Any]:

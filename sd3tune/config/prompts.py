@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sd3tune.config.files import read_json
+from sd3tune.config.files import read_json, sound
+from sd3tune.config.report import shown
 from sd3tune.config.settings import Config
 from sd3tune.errors import ConfigError
 
-FILE_NAME = re.compile(r"[\w][\w .-]*")
+FILE_NAME = re.compile(r"\w[\w .-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,22 @@ def load_prompts(config: Config) -> tuple[Prompt, ...]:
     if config.validation_disable:
         return ()
     found = []
+    taken = {"validation"} if config.validation_prompt else set()
     if (path := config.user_prompt_library) is not None:
         for name, entry in read_json(path, dict, "prompt library").items():
             if not FILE_NAME.fullmatch(name):
                 raise ConfigError(
-                    f"`{path}`: shortname `{name}` cannot be part of a file name",
-                    hint="use letters, digits, spaces, dots, dashes and underscores",
+                    f"`{path}`: shortname `{shown(name)}` cannot be part of a file name",
+                    hint="use letters, digits, spaces, dots, dashes and underscores, at most 100",
                 )
-            found.append(Prompt(name, _text(entry, name, str(path))))
+            if name.casefold() in taken:
+                raise ConfigError(
+                    f"`{path}`: shortname `{name}` would write over another prompt's pictures",
+                    hint="rename it; upper and lower case are the same file on some systems",
+                )
+            text = sound(_text(entry, name, str(path)), f"`{path}`: entry `{name}`")
+            found.append(Prompt(name, text))
+            taken.add(name.casefold())
     if config.validation_prompt:
         found.append(Prompt("validation", config.validation_prompt))
     return tuple(found)

@@ -9,10 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from sd3tune.config import checks
 from sd3tune.config.files import (
+    absolute_path,
     fill_in,
     project_folder,
     read_env,
@@ -20,8 +29,9 @@ from sd3tune.config.files import (
     without_dashes,
     words_to_settings,
 )
-from sd3tune.config.report import refusal, refuse_unknown
-from sd3tune.config.vocabulary import ALIASES
+from sd3tune.config.report import COMMAND_LINE, refusal, refuse_unknown, shown
+from sd3tune.config.vocabulary import ALIASES, INVERTED, SPELLINGS
+from sd3tune.errors import ConfigError
 
 Precision = Literal[
     "no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"
@@ -35,7 +45,7 @@ Attention = Literal[
     "sageattention",
 ]  # fmt: skip
 Flag = Annotated[bool, BeforeValidator(checks.flag)]
-Whole = Annotated[int, BeforeValidator(checks.whole)]
+Whole = Annotated[int, BeforeValidator(checks.whole), Field(lt=2**63)]  # what torch can hold
 Number = Annotated[float, BeforeValidator(checks.number)]
 Count = Annotated[Whole, Field(ge=1)]
 Words = Annotated[tuple[str, ...] | None, BeforeValidator(checks.words)]
@@ -47,7 +57,19 @@ FLAVOURS = {
     "large": "stabilityai/stable-diffusion-3.5-large",
     "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
 }
+LENGTHS = ("max_train_steps", "num_train_epochs")
 PATHS = ("output_dir", "data_backend_config", "user_prompt_library")
+
+
+def _options(text: str) -> str:
+    """optimizer_config, refused here so that the complaint names it."""
+    names = [part.partition("=")[0].strip() for part in text.split(",")]
+    if len(set(names)) != len(names):
+        raise ValueError("sets an option twice")
+    for name, value in checks.optimizer_options(text, None, None).items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"`{name}` must be a number, true or false")
+    return text
 
 
 class Settings(BaseModel):
@@ -136,7 +158,7 @@ class Config(Settings):
     """Learning rate at the end of `linear` and `cosine`."""
     optimizer: Optimizer | None = None
     """Left out: adamw."""
-    optimizer_config: str = ""
+    optimizer_config: Annotated[str, AfterValidator(_options)] = ""
     """Options of the optimizer as `weight_decay=0.01,eps=1e-6`."""
     optimizer_beta1: Number | None = Field(None, ge=0, lt=1)
     """Decay of the first moment."""
@@ -250,31 +272,37 @@ class Config(Settings):
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> "Config":
         """A file and the command line's `key=value` words. Raises ConfigError."""
+        absolute_path(str(path), Path.cwd(), COMMAND_LINE, "CONFIG")  # refuses what is no path
         path = path.expanduser()
-        if path.is_dir() and (path / "config.json").is_file():
-            path = path / "config.json"
+        if path.is_dir():
+            inside = [path / name for name in ("config.json", "config.env")]
+            path = next((p for p in inside if p.is_file()), path)
         env = path.suffix == ".env"
-        data = read_env(path) if env else read_json(path, dict, "configuration file")
-        data = renamed(fill_in(without_dashes(data, path), path, {}))
-        said = renamed(words_to_settings(overrides))
-        folder = project_folder(path)
-        values = {k: v for k, v in (data | said).items() if v is not None and v != "auto"}
+        data = read_env(path, TEXTS) if env else read_json(path, dict, "configuration file")
+        data = renamed(fill_in(without_dashes(data, path), path, {}), f"`{path}`")
+        said = renamed(words_to_settings(overrides, TEXTS), COMMAND_LINE)
+        for one, other in (LENGTHS, LENGTHS[::-1]):
+            if said.get(one) and other not in said:
+                data.pop(other, None)  # the file's way of saying how long is overridden too
+        values = {k: v for k, v in (data | said).items() if not left_open(k, v)}
+        if values.get("lr_scheduler") == "constant" and values.get("lr_warmup_steps", 0) != 0:
+            values["lr_scheduler"] = "constant_with_warmup"  # as the reference reads it
         values = refuse_unknown(values, cls, path, said)
-        return cls._made(values, path, said, folder)
+        return cls._made(values, path, said)
 
     @classmethod
-    def _made(
-        cls, values: dict[str, Any], path: Path, said: dict[str, Any], folder: Path
-    ) -> "Config":
-        values.setdefault(
-            "data_backend_config", str(path.absolute().parent / "multidatabackend.json")
-        )
+    def _made(cls, values: dict[str, Any], path: Path, said: dict[str, Any]) -> "Config":
+        beside = path.absolute().parent / "multidatabackend.json"
+        values.setdefault("data_backend_config", str(beside))
         flavour = values.get("model_flavour")
-        if not values.get("pretrained_model_name_or_path"):
-            values["pretrained_model_name_or_path"] = FLAVOURS.get(flavour, "")
+        if "pretrained_model_name_or_path" not in values and flavour in tuple(FLAVOURS):
+            values["pretrained_model_name_or_path"] = FLAVOURS[flavour]
         for name in (*PATHS, "pretrained_model_name_or_path", "resume_from_checkpoint"):
             if isinstance(values.get(name), str):
-                values[name] = placed(name, values[name], Path.cwd() if name in said else folder)
+                by_hand = name in said
+                folder = Path.cwd() if by_hand else project_folder(path)
+                where = COMMAND_LINE if by_hand else f"`{path}`"
+                values[name] = placed(name, values[name], folder, where)
         try:
             return cls.model_validate(values)
         except ValidationError as e:
@@ -285,20 +313,51 @@ class Config(Settings):
         return data
 
 
-def renamed(values: dict[str, Any]) -> dict[str, Any]:
-    return {ALIASES.get(name, name): value for name, value in values.items()}
+# Settings that hold words: whatever is written for them is text, and "" leaves them out.
+TEXTS = frozenset(
+    name
+    for name, field in Config.model_fields.items()
+    if field.annotation in (str, str | None, Path, Path | None)
+)
+PROMPTS = ("validation_prompt", "validation_negative_prompt")
 
 
-def placed(name: str, text: str, folder: Path) -> str:
+def left_open(name: str, value: Any) -> bool:
+    """null, and the word `auto` outside prompts: decide for me."""
+    if value == "":
+        return name in TEXTS
+    return value is None or (value == "auto" and name not in PROMPTS)
+
+
+def renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Old names and spellings as today's. Two names of one setting are an error."""
+    found: dict[str, Any] = {}
+    for old, value in values.items():
+        name = ALIASES.get(old, old)
+        if old in INVERTED and (turned := _inverted(value)) is not None:
+            name, value = INVERTED[old], turned
+        if name in found:
+            raise ConfigError(
+                f"{where}: `{old}={shown(value)}` sets `{name}` a second time",
+                hint="remove one of the two",
+            )
+        spellings = SPELLINGS.get(name, {})
+        found[name] = spellings.get(value, value) if isinstance(value, str) else value
+    return found
+
+
+def _inverted(value: Any) -> bool | None:
+    try:
+        return not checks.flag(value)
+    except ValueError:
+        return None
+
+
+def placed(name: str, text: str, folder: Path, where: str) -> str:
     """A path of the file, absolute. A model may also be a repository: only what exists, or looks
     like a path, is one."""
-    expanded = Path(text).expanduser()
     if name == "resume_from_checkpoint" and text in ("latest", "never"):
         return text
-    if name == "pretrained_model_name_or_path":
-        looks_local = text.startswith((".", "/", "~")) or (folder / expanded).exists()
-        if not looks_local:
-            return text
-    if not text:
-        return text
-    return str((folder / expanded).absolute())
+    path = absolute_path(text, folder, where, name)
+    looks_local = text.startswith((".", "/", "~")) or path.exists()
+    return text if name == "pretrained_model_name_or_path" and not looks_local else str(path)

@@ -10,48 +10,73 @@ LATER = "is not supported yet"
 NO_EFFECT = "has no effect on flow matching"
 OTHER = "belongs to another model family"
 DEEPSPEED = "is used with DeepSpeed only"
+DATASET = "belongs to a dataset"
+REMOVED = "no longer exists"
 
 _NAMES = {
     LATER: """
         accelerate_config accelerate_extra_args accelerator_cache_clear_interval
-        allow_dataset_oversubscription cache_dir cache_dir_text cache_dir_vae
-        checkpoint_epoch_interval checkpointing_rolling_steps checkpoints_rolling_total_limit
-        clip_score compress_disk_cache crop crop_aspect crop_aspect_buckets crop_style
-        custom_tracker dataset_type delete_model_after_load delete_problematic_images
-        delete_unwanted_images disable_bucket_pruning disable_tf32 disk_low_action disk_low_script
-        disk_low_threshold dynamo_dynamic dynamo_fullgraph dynamo_mode
-        dynamo_use_regional_compilation ema_cpu_only ema_decay ema_device ema_foreach_disable
-        ema_update_interval ema_validation eval_dataset_id eval_steps_interval eval_timesteps
-        evaluation_type find_unused_parameters flow_beta_schedule_alpha flow_beta_schedule_beta
+        allow_dataset_oversubscription allow_tf32 aspect_bucket_disable_rebuild
+        aspect_bucket_worker_count assistant_lora_inference_strength assistant_lora_path
+        assistant_lora_strength aws_max_pool_connections checkpoint_epoch_interval
+        checkpointing_rolling_steps checkpointing_use_tempdir
+        checkpoints_rolling_total_limit clip_score compress_disk_cache configs_dir
+        custom_tracker data_backend_sampling dataloader_prefetch dataloader_prefetch_qlen
+        debug_aspect_buckets debug_dataset_loader delete_invalid_checkpoints
+        delete_model_after_load delete_problematic_images delete_unwanted_images
+        disable_assistant_lora disable_benchmark disable_bucket_pruning disable_tf32
+        disk_low_action disk_low_script disk_low_threshold dynamo_dynamic dynamo_fullgraph
+        dynamo_mode dynamo_use_regional_compilation ema_cpu_only ema_decay ema_device
+        ema_foreach_disable ema_update_interval ema_validation ema_warmup_steps
+        enable_multiprocessing eval_dataset_id eval_dataset_pooling eval_epoch_interval
+        eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
+        find_unused_parameters flow_beta_schedule_alpha flow_beta_schedule_beta
         flow_cubic_schedule_weights flow_custom_timesteps flow_timesteps_mode
-        flow_use_beta_schedule fuse_optimizer gradient_checkpointing_backend
-        gradient_checkpointing_interval gradient_checkpointing_offload_attention
-        gradient_checkpointing_segment_stride gradient_precision grad_clip_method hub_model_id
-        huber_c huber_schedule ignore_missing_files image_processing_batch_size init_lora
-        input_perturbation input_perturbation_steps keep_vae_loaded logging_dir lora_format
-        lora_init_type loss_type lr_num_cycles lr_power lr_scale lr_scale_sqrt lycoris_config
-        main_process_ip main_process_port masked_loss_probability max_upscale_threshold
+        flow_use_beta_schedule freeze_encoder fully_unload_text_encoder fuse_optimizer
+        grad_clip_method gradient_checkpointing_backend gradient_checkpointing_interval
+        gradient_checkpointing_offload_attention
+        gradient_checkpointing_offload_pin_memory_max_buckets
+        gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
+        gradient_precision hub_model_id huber_c huber_schedule i_know_what_i_am_doing
+        ignore_final_epochs ignore_missing_files image_processing_batch_size init_lokr_norm
+        init_lora init_lora_ema init_lora_step input_perturbation input_perturbation_steps
+        keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
+        lora_init_type loss_type lr_num_cycles lr_power lr_scale lr_scale_sqrt
+        lycoris_config machine_rank main_process_ip main_process_port
+        masked_loss_probability max_upscale_threshold max_workers merge_environment_config
         metadata_update_interval model_card_note model_card_private model_card_safe_for_work
-        num_eval_images num_machines num_processes offload_during_save offload_during_startup
-        optimizer_offload_gradients optimizer_release_gradients post_checkpoint_script
-        post_upload_script preserve_data_backend_cache pretrained_t5_model_name_or_path
+        modelspec_comment num_eval_images num_machines num_processes offload_during_save
+        offload_during_startup optimizer_cpu_offload_method optimizer_offload_gradients
+        optimizer_release_gradients override_dataset_config peft_lora_mode
+        post_checkpoint_script post_upload_script preserve_data_backend_cache
+        pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path
         pretrained_transformer_model_name_or_path pretrained_transformer_subfolder
-        publishing_config push_checkpoints_to_hub push_to_hub push_to_hub_background
-        quantization_config quantize_activations quantize_via report_to
-        scheduled_sampling_max_step_offset scheduled_sampling_probability
-        scheduled_sampling_reflexflow strict_epoch_limit text_cache_disable text_cache_ondemand
-        text_embed_full_cache tracker_image_layout tracker_project_name tracker_run_name
-        trust_remote_code use_dora use_ema validate_after_epoch validate_after_step
-        validation_adapter_path validation_benchmark validation_disable_unconditional
-        validation_epoch_interval validation_external_script validation_image_format
-        validation_lycoris_strength validation_multigpu validation_noise_scheduler
+        print_filenames print_sampler_statistics prodigy_steps publishing_config
+        push_checkpoints_to_hub push_to_hub push_to_hub_background quantization_config
+        quantize_activations quantize_via ramtorch read_batch_size report_to same_network
+        scheduled_sampling_max_step_offset scheduled_sampling_order
+        scheduled_sampling_prob_end scheduled_sampling_prob_start
+        scheduled_sampling_probability scheduled_sampling_ramp_shape
+        scheduled_sampling_ramp_steps scheduled_sampling_reflexflow
+        scheduled_sampling_reflexflow_alpha scheduled_sampling_reflexflow_beta1
+        scheduled_sampling_reflexflow_beta2 scheduled_sampling_sampler
+        scheduled_sampling_start_step scheduled_sampling_strategy seed_for_each_device
+        set_grads_to_none singlora_ramp_up_steps strict_epoch_limit text_cache_disable
+        text_cache_ondemand text_embed_full_cache text_encoder_lr torch_num_threads
+        tracker_image_layout tracker_project_name tracker_run_name train_text_encoder
+        trust_remote_code use_dora use_ema vae_cache_disable vae_cache_ondemand
+        vae_cache_preprocess vae_cache_scan_behaviour vae_enable_patch_conv
+        vae_enable_slicing vae_enable_tiling validate_after_epoch validate_after_step
+        validation_adapter_config validation_adapter_mode validation_adapter_name
+        validation_adapter_path validation_adapter_strength validation_benchmark
+        validation_disable_unconditional validation_epoch_interval
+        validation_external_background validation_external_script validation_image_format
+        validation_image_quality validation_input validation_lycoris_strength
+        validation_method validation_multigpu validation_noise_scheduler
         validation_on_startup validation_preview validation_preview_steps
         validation_prompt_library validation_randomize validation_seed_source
-        validation_using_datasets vae_cache_disable vae_cache_ondemand vae_enable_patch_conv
-        vae_enable_slicing vae_enable_tiling webhook_config webhook_reporting_interval
-        disable_benchmark torch_num_threads max_workers read_batch_size write_batch_size
-        aspect_bucket_worker_count peft_lora_mode freeze_encoder train_text_encoder
-        text_encoder_lr i_know_what_i_am_doing allow_tf32
+        validation_stitch_input_location validation_torch_compile validation_using_datasets
+        webhook_config webhook_reporting_interval write_batch_size
         """,
     NO_EFFECT: """
         disable_segmented_timestep_sampling noise_offset noise_offset_probability offset_noise
@@ -61,16 +86,28 @@ _NAMES = {
         validation_guidance_real validation_guidance_rescale validation_no_cfg_until_timestep
         """,
     OTHER: """
-        controlnet framerate fused_qkv_projections pretrained_vae_model_name_or_path
-        text_encoder_4_precision video_size enable_watermark
+        conditioning_multidataset_sampling controlnet
+        custom_text_encoder_intermediary_layers enable_watermark framerate
+        freeze_encoder_after freeze_encoder_before freeze_encoder_strategy
+        fused_qkv_projections pretrained_vae_model_name_or_path save_text_encoder
+        text_encoder_4_precision text_encoder_limit video_size
         """,
+    DATASET: """
+        cache_dir cache_dir_text cache_dir_vae crop crop_aspect crop_aspect_buckets
+        crop_style dataset_type disable_multiline_split instance_prompt only_instance_prompt
+        parquet_caption_column parquet_filename_column prepend_instance_prompt
+        skip_file_discovery
+        """,
+    REMOVED: "enable_xformers_memory_efficient_attention",
     DEEPSPEED: "adam_beta1 adam_beta2 adam_epsilon adam_weight_decay deepspeed_config",
 }
 REASONS = {name: why for why, names in _NAMES.items() for name in names.split()}
 ADVICE = {
     DEEPSPEED: "set optimizer_beta1, optimizer_beta2 or optimizer_config",
+    DATASET: "set it in multidatabackend.json",
+    REMOVED: "leave it out; attention_mechanism chooses the kernel",
 }
-NOTHING: tuple[Any, ...] = (None, False, 0, "", "none", "no", "false", "null", [])
+NOTHING = ("", "none", "no", "false", "null", "off", "0")
 # Defaults of the vocabulary that existing files spell out, and that are how sd3tune works anyway.
 HARMLESS = {
     "grad_clip_method": ("norm",),
@@ -88,6 +125,9 @@ HARMLESS = {
     "prediction_type": ("flow_matching",),
     "allow_tf32": (True, "true"),
     "flow_timesteps_mode": ("fixed-list",),
+    "local_rank": (-1,),
+    "same_network": (True, "true"),
+    "start_epoch": (1,),
 }
 
 ALIASES = {
@@ -96,10 +136,26 @@ ALIASES = {
     "save_total_limit": "checkpoints_total_limit",
     "model_flavor": "model_flavour",
 }
+# Old names that say the opposite of the new ones.
+INVERTED = {
+    "vae_cache_preprocess": "vae_cache_ondemand",
+    "ignore_final_epochs": "strict_epoch_limit",
+}
+# Other spellings of a value.
+SPELLINGS = {
+    "lr_scheduler": {"cosine_with_warmup": "cosine"},
+    "caption_strategy": {"instance_prompt": "instanceprompt"},
+    "model_flavour": {
+        "3.5-medium": "medium",
+        "3.5-large": "large",
+        "3.0-medium": "sd3-medium",
+    },
+}
 
 
 def asks_for_nothing(name: str, value: Any) -> bool:
     """True when a known setting we do not have is switched off, or set to what happens anyway."""
-    if any(value is n or (value == n and type(value) is type(n)) for n in NOTHING):
-        return True
-    return value in HARMLESS.get(name, ())
+    off = not value  # null, false, 0, 0.0, and empty text, lists and objects
+    if isinstance(value, str):
+        off = value.strip().lower() in NOTHING
+    return off or value in HARMLESS.get(name, ())

@@ -114,6 +114,13 @@ def test_the_command_line_overrides_the_file(load) -> None:  # type: ignore[no-u
     assert config.gradient_checkpointing is False
 
 
+def test_a_length_on_the_command_line_replaces_the_other_in_the_file(load) -> None:  # type: ignore[no-untyped-def]
+    config = load("num_train_epochs=2", max_train_steps=100)
+    assert (config.num_train_epochs, config.max_train_steps) == (2, None)
+    config = load("max_train_steps=7", num_train_epochs=3, max_train_steps=None)
+    assert (config.num_train_epochs, config.max_train_steps) == (None, 7)
+
+
 def test_false_in_quotes_is_false_and_auto_is_left_open(load) -> None:  # type: ignore[no-untyped-def]
     config = load(gradient_checkpointing="false", mixed_precision="auto", use_ema=False,
                   report_to="none", push_to_hub=False)  # fmt: skip

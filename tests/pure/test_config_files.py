@@ -1,0 +1,216 @@
+# ruff: noqa: E501  (tables: one case a line)
+"""Syntax: JSON documents, config.env, command-line words; nothing escapes but ConfigError."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sd3tune.config.files import (
+    literal,
+    project_folder,
+    read_env,
+    read_json,
+    without_dashes,
+    words_to_settings,
+)
+from sd3tune.config.settings import TEXTS, Config
+from sd3tune.errors import ConfigError
+
+DEMO = "`sd3tune demo DIR` writes a working example of every file"
+BAD_JSON: list[tuple[bytes | None, str, str]] = [
+    (None, "no such thing: `c.json`", DEMO),
+    (b"", "`c.json` is empty", DEMO),
+    (b" \n", "`c.json` is empty", DEMO),
+    (b'{"a": "\xff"}', "`c.json` is not UTF-8 at byte 7", "save it as UTF-8"),
+    (b'{\n "a": 1,\n\n}', "`c.json:4:1` is not JSON: Expecting property name enclosed in double quotes, at `}`", "JSON has double quotes, no comments, and no comma after the last entry"),
+    (b'{"a\xe2\x80\xa8": 1,\n "b" 2}', "`c.json:2:6` is not JSON: Expecting ':' delimiter, at `\"b\" 2}`", "JSON has double quotes, no comments, and no comma after the last entry"),
+    (b'{"a": {"b": 1, "b": 1}}', "`c.json` sets `b` twice", "remove one of the two"),
+    (b"[1]", "`c.json` must hold an object { }, it holds a list", DEMO),
+    (b"1", "`c.json` must hold an object { }, it holds a number or null", DEMO),
+    (b'{"a": ' + b"9" * 5000 + b"}", "`c.json` holds a number that is too long", "shorten it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_JSON, ids=lambda case: case[1][-40:])
+def test_a_bad_document_is_refused_in_these_words(
+    case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, message, hint = case
+    if content is not None:
+        Path("c.json").write_bytes(content)
+    with pytest.raises(ConfigError) as e:
+        read_json(Path("c.json"), dict, "thing")
+    assert (str(e.value), e.value.hint) == (message, hint)
+
+
+def test_a_folder_is_no_document_and_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder, a thing is needed"):
+        read_json(tmp_path, dict, "thing")
+    (tmp_path / "c.json").write_text('\ufeff{"a": 1}')
+    assert read_json(tmp_path / "c.json", dict, "thing") == {"a": 1}
+
+
+QUICKSTART_ENV = """
+# choices: int8-quanto, int4-quanto, int2-quanto, fp8-quanto
+export TRAINER_EXTRA_ARGS="--base_model_precision=int8-quanto"
+
+export TRAINER_EXTRA_ARGS="${TRAINER_EXTRA_ARGS} --text_encoder_1_precision=no_change --text_encoder_2_precision=no_change"
+export OPTIMIZER="adamw_bf16"
+ALLOW_TF32=true
+OUTPUT_DIR=out
+MAX_NUM_STEPS=10
+"""
+
+
+def test_the_quickstarts_env_block_loads_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.env").write_text(QUICKSTART_ENV)
+    config = Config.load(tmp_path / "config")
+    assert config.base_model_precision == "int8-quanto" and config.optimizer == "adamw_bf16"
+    assert config.text_encoder_1_precision == config.text_encoder_2_precision == "no_change"
+    assert config.output_dir == tmp_path / "out" and config.max_train_steps == 10
+    assert Config.load(tmp_path / "config", ["optimizer=adamw"]).optimizer == "adamw"
+
+
+ENV = {
+    'K="a # b" # c': "a # b",
+    "K=a#b": "a#b",
+    "K=two   words": "two words",
+    'K="two  words"': "two  words",
+    "K='$SHELL_WORD'": "$SHELL_WORD",
+    "K=\"$SHELL_WORD\"'$SHELL_WORD'": "word$SHELL_WORD",
+    "K=${SHELL_WORD}s": "words",
+    'K="cost \\$5"': "cost $5",
+    'K="it\'s"': "it's",
+    'A=\'x"y\'\nK="$A"': 'x"y',
+    "K=a\nK+=b": "ab",
+    "  export K=a\r": "a",
+    "K=5": "5",
+}
+
+
+@pytest.mark.parametrize("text", ENV)
+def test_env_values_are_read_as_a_shell_reads_them(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELL_WORD", "word")
+    path = tmp_path / "config.env"
+    path.write_text(text)
+    assert read_env(path, {"k"}) == {"k": ENV[text]}
+
+
+def test_extra_arguments_take_a_value_after_a_blank_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "config.env"
+    path.write_text("TRAINER_EXTRA_ARGS=\"--lora_rank 8 --use_ema --validation_prompt='x y'\"")
+    assert read_env(path) == {"lora_rank": 8, "use_ema": True, "validation_prompt": "x y"}
+
+
+BAD_ENV = [
+    ("set -e", "`c.env:1` is not an assignment: `set -e`", "write export NAME=value"),
+    ("\nK='a", "`c.env:2`: no closing quotation, or a backslash at the end: `'a`", "close the quotes on the same line"),
+    ("K=$(date)", "`c.env:1`: only $NAME and ${NAME} are filled in, not `$(date)`", "write the value itself, or put it between single quotes"),
+    ("K=${A:-b}", "`c.env:1`: only $NAME and ${NAME} are filled in, not `${A:-b}`", "write the value itself, or put it between single quotes"),
+    ("HF_TOKEN=secret", "`c.env`: HF_TOKEN is read from the environment, not from this file", "export HF_TOKEN in the shell that starts sd3tune"),
+    ("MAX_NUM_STEPS=1\nMAX_TRAIN_STEPS=2", "`c.env`: two variables set `max_train_steps`, the second is MAX_TRAIN_STEPS", "remove one of the two"),
+    ("TRAINER_EXTRA_ARGS=\"--a 'b\"", "`c.env`: TRAINER_EXTRA_ARGS has an open quote: `--a 'b`", "close it"),
+    ('TRAINER_EXTRA_ARGS="--a=1 2"', "`c.env`: TRAINER_EXTRA_ARGS: `2` belongs to no --setting", "write --name=value"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ENV, ids=lambda case: case[0][:20])
+def test_a_bad_env_file_is_refused_in_these_words(
+    case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.env").write_text(case[0])
+    with pytest.raises(ConfigError) as e:
+        read_env(Path("c.env"))
+    assert (str(e.value), e.value.hint) == case[1:]
+
+
+def test_a_project_is_the_parent_of_the_nearest_config_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert project_folder(Path("/a/config/b/config/c/x.json")) == Path("/a/config/b")
+    assert project_folder(Path("config/x.json")) == tmp_path
+    assert project_folder(Path("elsewhere/x.json")) == tmp_path
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=80))
+def test_single_quotes_keep_any_line_as_it_is(tmp_path_factory: Any, text: str) -> None:
+    text = "".join(c for c in text if c not in "'\0\r\n")
+    path = tmp_path_factory.mktemp("env") / "c.env"
+    path.write_text(f"K={shlex.quote(text)}", newline="")
+    left_out = literal(text) is None  # null leaves a setting out, in words as in JSON
+    assert read_env(path, {"k"}) == ({"k": None if left_out else text} if text else {})
+
+
+SOUP = st.lists(
+    st.sampled_from(["K", "=", "+=", "'", '"', "\\", "$", "${", "}", "#", " ", "\n", "export ",
+                     "TRAINER_EXTRA_ARGS", "--", "`", "(", "lora_rank", "8", "é", "\t", "\r"]),
+    max_size=30,
+).map("".join)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(SOUP)
+def test_an_env_file_of_anything_is_read_or_refused(tmp_path_factory: Any, text: str) -> None:
+    path = tmp_path_factory.mktemp("env") / "c.env"
+    path.write_text(text, newline="")
+    try:
+        Config.load(path)
+    except ConfigError as e:
+        assert "\n" not in f"{e}{e.hint}"
+
+
+NAMES = st.sampled_from(sorted(Config.model_fields)) | st.text(max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(NAMES, JSON.map(json.dumps) | st.text(max_size=20))
+def test_any_word_is_read_or_refused(tmp_path_factory: Any, name: str, value: str) -> None:
+    path = tmp_path_factory.mktemp("c") / "config.json"
+    path.write_text('{"output_dir": "o", "max_train_steps": 9}')
+    try:
+        Config.load(path, [f"{name}={value}"]).to_json()
+    except ConfigError as e:
+        assert "\n" not in f"{e}{e.hint}"
+
+
+@settings(max_examples=400, deadline=None)
+@given(NAMES, JSON)
+def test_any_file_is_read_or_refused(tmp_path_factory: Any, name: str, value: Any) -> None:
+    path = tmp_path_factory.mktemp("c") / "config.json"
+    path.write_text(json.dumps({"output_dir": "o", "max_train_steps": 9, name: value}))
+    try:
+        Config.load(path).to_json()
+    except ConfigError as e:
+        assert "\n" not in f"{e}{e.hint}"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40))
+def test_words_of_a_text_setting_arrive_unchanged(text: str) -> None:
+    got = words_to_settings([f"revision={text}"], TEXTS)["revision"]
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = text
+    assert got == (parsed if parsed is None or isinstance(parsed, str) else text)
+
+
+def test_dashes_are_one_name_however_written() -> None:
+    assert without_dashes({"--lora-rank": 1}, Path("c")) == {"lora_rank": 1}
+    assert words_to_settings(["--lora-rank=1"]) == {"lora_rank": 1}

@@ -1,0 +1,194 @@
+# ruff: noqa: E501  (tables: one case a line)
+"""config.json: bad input in exact words, values as people write them, precedence, paths."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd3tune.config.settings import Config
+from sd3tune.errors import ConfigError
+
+LAYERS = "validation_guidance_skip_layers"
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Writes config/config.json with two valid settings and the given ones, and loads it."""
+    monkeypatch.chdir(tmp_path)
+
+    def made(*words: str, text: str | None = None, **settings: Any) -> Config:
+        path = Path("config/config.json")
+        path.parent.mkdir(exist_ok=True)
+        values = {"output_dir": "out", "max_train_steps": 10} | settings
+        path.write_text(json.dumps(values) if text is None else text)
+        return Config.load(path, words)
+
+    return made
+
+
+F, C = "`config/config.json`", "the command line"
+OPTIONS_HINT = "Options of the optimizer as `weight_decay=0.01,eps=1e-6`."
+BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
+    # (settings, command line, message, hint)
+    ({"lora_ranc": 8}, [], f"{F}: unknown setting `lora_ranc`", "did you mean `lora_rank`?"),
+    ({}, ["lora_ranc=8"], f"{C}: unknown setting `lora_ranc`", "did you mean `lora_rank`?"),
+    ({"// note": 1}, [], f"{F}: `// note` is not the name of a setting", "names are letters, digits and underscores; JSON has no comments"),
+    ({"seed": 1, "--seed": 1}, [], f"{F} sets `seed` twice, with and without dashes", "remove one of the two"),
+    ({"validation_steps": 1, "validation_step_interval": 2}, [], f"{F}: `validation_step_interval=2` sets `validation_step_interval` a second time", "remove one of the two"),
+    ({"gradient_checkpointing": "maybe"}, [], f"{F}: `gradient_checkpointing=maybe` must be true or false", "Recompute activations in the backward pass instead of keeping them. Default: true."),
+    ({"lora_rank": True}, [], f"{F}: `lora_rank=true` must be a whole number", "Width of the update; doubling it doubles the adapter file. Default: 16."),
+    ({}, ["lora_rank=1.5"], f"{C}: `lora_rank=1.5` must be a whole number", "Width of the update; doubling it doubles the adapter file. Default: 16."),
+    ({"lora_rank": 2**63}, [], f"{F}: `lora_rank={2**63}` must be below 9.22337e+18", "Width of the update; doubling it doubles the adapter file. Default: 16."),
+    ({"learning_rate": "fast"}, [], f"{F}: `learning_rate=fast` must be a number", "Peak learning rate. Default: 0.0001."),
+    ({"learning_rate": 0}, [], f"{F}: `learning_rate=0` must be above 0", "Peak learning rate. Default: 0.0001."),
+    ({"caption_dropout_probability": 2}, [], f"{F}: `caption_dropout_probability=2` must be at most 1", "Share of captions replaced by the blank one, which teaches guidance. Default: 0.1."),
+    ({"validation_prompt": 5}, [], f"{F}: `validation_prompt=5` must be text", "Prompt of one validation picture."),
+    ({"output_dir": ""}, [], f"{F}: `output_dir` is missing", "add it: Adapter, checkpoints, pictures and caches go here."),
+    ({"output_dir": "~no-such-user/o"}, [], f"{F}: `output_dir=~no-such-user/o`: no such home folder", "write the path in full"),
+    ({"output_dir": "a\0b"}, [], f"{F}: `output_dir=a?b` cannot be a path", "parts of a path are 1 to 255 bytes, and none of them is zero"),
+    ({"output_dir": "{env:SD3TUNE_NOT_SET}"}, [], f"{F} uses {{env:SD3TUNE_NOT_SET}}, and SD3TUNE_NOT_SET is not set", "export SD3TUNE_NOT_SET=…"),
+    ({"validation_prompt": "\ud800"}, [], f"{F}: `\\ud800` is not valid Unicode", "write it as UTF-8"),
+    ({"max_train_steps": None}, [], f"{F}: neither max_train_steps nor num_train_epochs is set", "set one of them"),
+    ({"num_train_epochs": 2}, [], f"{F}: max_train_steps=10 and num_train_epochs=2 are both set", "set one of them"),
+    ({"validation_resolution": "1000x1000"}, [], f"{F}: `validation_resolution=1000x1000` `1000x1000`: sides are multiples of 16 from 64 on; nearest is 992x992", "Sizes as `1024x1024,1280x768`; every prompt is drawn in each. Left out: the resolution."),
+    ({LAYERS: [True]}, [], f"{F}: `{LAYERS}=[True]` must be block numbers such as [7, 8, 9]", "Skip-layer guidance for SD3.5 medium: blocks left out of an extra pass, as [7, 8, 9]."),
+    ({"optimizer_config": "eps=x"}, [], f"{F}: `optimizer_config=eps=x` `eps=x`: the value must be a number, true or false", OPTIONS_HINT),
+    ({"optimizer_config": "eps=null"}, [], f"{F}: `optimizer_config=eps=null` `eps` must be a number, true or false", OPTIONS_HINT),
+    ({"optimizer_config": "eps=1,eps=2"}, [], f"{F}: `optimizer_config=eps=1,eps=2` sets an option twice", OPTIONS_HINT),
+    ({"sageattention_usage": "training"}, [], f"{F}: `sageattention_usage=training` must be one of 'inference'", "SageAttention has no backward: `training` would leave query, key and value untrained. Default: inference."),
+    ({"aspect_bucket_alignment": 32}, [], f"{F}: `aspect_bucket_alignment=32` must be one of 64", "Sides are multiples of 64 pixels for SD3. Default: 64."),
+    ({"use_ema": True}, [], f"{F}: `use_ema=true` is not supported yet", "leave it out for now"),
+    ({"vae_cache_preprocess": False}, [], f"{F}: `vae_cache_ondemand=true` is not supported yet", "leave it out for now"),
+    ({"snr_gamma": 5}, [], f"{F}: `snr_gamma=5` has no effect on flow matching", "leave it out"),
+    ({"controlnet": True}, [], f"{F}: `controlnet=true` belongs to another model family", "leave it out"),
+    ({"adam_beta1": 0.9}, [], f"{F}: `adam_beta1=0.9` is used with DeepSpeed only", "set optimizer_beta1, optimizer_beta2 or optimizer_config"),
+    ({"crop": True}, [], f"{F}: `crop=true` belongs to a dataset", "set it in multidatabackend.json"),
+    ({}, ["faster"], "`faster` is not KEY=VALUE", "write settings as learning_rate=1e-4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case[2][-60:])
+def test_bad_settings_are_refused_in_these_words(load: Load, case: Any) -> None:
+    settings, words, message, hint = case
+    with pytest.raises(ConfigError) as e:
+        load(*words, **settings)
+    assert (str(e.value), e.value.hint) == (message, hint)
+    assert "\n" not in message + hint
+
+
+@pytest.mark.parametrize("value", [[7, 8, 9], "[7,8,9]", "7,8,9"])
+def test_skipped_layers_are_read_in_every_way_they_are_written(load: Load, value: Any) -> None:
+    assert load(**{f"--{LAYERS}": value}).validation_guidance_skip_layers == (7, 8, 9)
+    assert load(f"{LAYERS}={json.dumps(value)}").validation_guidance_skip_layers == (7, 8, 9)
+    assert load(**{LAYERS: 7}).validation_guidance_skip_layers == (7,)
+
+
+@pytest.mark.parametrize("value", [False, "false", "False", "no", 0])
+def test_false_in_quotes_is_false(load: Load, value: Any) -> None:
+    assert load(gradient_checkpointing=value).gradient_checkpointing is False
+
+
+def test_the_command_line_overrides_the_file_under_any_name(load: Load) -> None:
+    assert load("learning_rate=0.5", learning_rate=1e-5).learning_rate == 0.5
+    assert load("--seed=2", "seed=3", seed=1).seed == 3
+    assert load("validation_steps=5", validation_step_interval=7).validation_step_interval == 5
+    assert load("lora_alpha=null", lora_alpha=4).lora_alpha is None
+
+
+def test_text_settings_keep_what_only_looks_like_a_number(load: Load) -> None:
+    assert load("revision=7e10").revision == "7e10"
+    assert load("validation_prompt=1984").validation_prompt == "1984"
+    assert load(validation_prompt="auto", mixed_precision="auto").validation_prompt == "auto"
+    assert load(mixed_precision="auto").mixed_precision is None
+
+
+def test_old_names_and_spellings_mean_todays(load: Load) -> None:
+    assert load(save_total_limit=2).checkpoints_total_limit == 2
+    assert load(checkpointing_steps=3).checkpoint_step_interval == 3
+    assert load(lr_scheduler="cosine_with_warmup").lr_scheduler == "cosine"
+    assert load(lr_scheduler="constant", lr_warmup_steps=3).lr_scheduler == "constant_with_warmup"
+    assert load(lr_scheduler="constant").lr_scheduler == "constant"
+    assert load(caption_strategy="instance_prompt").caption_strategy == "instanceprompt"
+    large = "stabilityai/stable-diffusion-3.5-large"
+    assert load(model_flavour="3.5-large").pretrained_model_name_or_path == large
+
+
+OFF = {
+    "use_ema": False, "push_to_hub": "false", "report_to": "none", "lora_type": "standard",
+    "use_dora": False, "validation_torch_compile": False, "input_perturbation": 0.0,
+    "scheduled_sampling_probability": 0, "init_lora": None, "allow_tf32": True,
+    "ignore_final_epochs": True, "webhook_config": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_what_asks_for_nothing_is_let_through(load: Load, name: str) -> None:
+    assert load(**{name: OFF[name]}) == load()
+
+
+def test_relative_paths_start_at_the_project_or_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "project" / "config" / "deep" / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"output_dir": "out", "max_train_steps": 1, "user_prompt_library": "~/p"}')
+    monkeypatch.chdir(tmp_path)
+    config = Config.load(path, ["resume_from_checkpoint=here"])
+    assert config.output_dir == tmp_path / "project" / "out"
+    assert config.data_backend_config == path.parent / "multidatabackend.json"
+    assert config.user_prompt_library == Path.home() / "p"
+    assert config.resume_from_checkpoint == str(tmp_path / "here")
+    assert Config.load(path, ["output_dir=out"]).output_dir == tmp_path / "out"
+
+
+def test_a_model_is_a_folder_when_there_is_one_and_a_repository_otherwise(
+    load: Load, tmp_path: Path
+) -> None:
+    assert load(pretrained_model_name_or_path="a/b").pretrained_model_name_or_path == "a/b"
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    found = load(pretrained_model_name_or_path="a/b").pretrained_model_name_or_path
+    assert found == str(tmp_path / "a" / "b")
+
+
+JSON_BLOCKS = [
+    {"model_type": "lora", "model_family": "sd3",
+     "pretrained_model_name_or_path": "stabilityai/stable-diffusion-3.5-large",
+     "output_dir": "/home/user/outputs/models", "validation_resolution": "1024x1024,1280x768",
+     "validation_guidance": 3.0, "validation_prompt": "your main test prompt here",
+     "user_prompt_library": "config/user_prompt_library.json"},
+    {"base_model_precision": "int8-quanto", "text_encoder_1_precision": "no_change",
+     "text_encoder_2_precision": "no_change", "text_encoder_3_precision": "no_change",
+     "optimizer": "adamw_bf16"},
+    {"--validation_guidance_skip_layers": [7, 8, 9],
+     "--validation_guidance_skip_layers_start": 0.01,
+     "--validation_guidance_skip_layers_stop": 0.2, "--validation_guidance_skip_scale": 2.8,
+     "--validation_guidance": 4.0, "--flow_use_uniform_schedule": True,
+     "--flow_schedule_auto_shift": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", JSON_BLOCKS, ids=["first", "quantised", "skip-layer"])
+def test_the_quickstart_loads_as_printed(load: Load, block: dict[str, Any]) -> None:
+    config = load(**block)
+    for key, value in block.items():
+        if isinstance(value, str | float) and key != "user_prompt_library":
+            got = config.to_json()[key.removeprefix("--")]
+            assert got == (value if "resolution" not in key else [[1024, 1024], [1280, 768]])
+
+
+def test_previews_are_refused_by_name(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"`validation_preview=true` is not supported yet"):
+        load(validation_preview=True, validation_preview_steps=1)
+
+
+def test_a_long_path_is_refused_before_the_file_system_sees_it(load: Load) -> None:
+    with pytest.raises(ConfigError, match=re.escape("cannot be a path")):
+        load(pretrained_model_name_or_path="a" * 5000)
+    with pytest.raises(ConfigError, match="cannot be a path"):
+        Config.load(Path(os.sep + "a" * 300))
