@@ -275,7 +275,7 @@ class Config(Settings):
         absolute_path(str(path), Path.cwd(), COMMAND_LINE, "CONFIG")  # refuses what is no path
         path = path.expanduser()
         if path.is_dir():
-            inside = [path / name for name in ("config.json", "config.env")]
+            inside = [path / name for name in ("config.json", "config.env", "config/config.json")]
             path = next((p for p in inside if p.is_file()), path)
         env = path.suffix == ".env"
         data = read_env(path, TEXTS) if env else read_json(path, dict, "configuration file")

@@ -16,6 +16,7 @@ import torch
 from sd3tune import backends, quant
 from sd3tune.adapters import lora
 from sd3tune.config.prompts import Prompt
+from sd3tune.errors import ConfigError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.memory import gib
 from sd3tune.plan.prepare import Prepared
@@ -50,13 +51,13 @@ class Outcome:
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
+    make_output(prepared.plan.config.output_dir)
     quiet_libraries()
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
     vendor.prepare(deterministic=plan.value("deterministic") == "on")
     device = torch.device(plan.device.torch_device)
-    plan.config.output_dir.mkdir(parents=True, exist_ok=True)
 
     caches = Caches.of(prepared)
     fill_text(caches, prepared, prompts, device)
@@ -75,6 +76,14 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     say(f"adapter  {file}")
     made = pictures(state, prepared, caches, prompts, device)
     return Outcome(state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir)
+
+
+def make_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        words = f"`output_dir={folder}` cannot be made: {e.strerror}"
+        raise ConfigError(words, hint="choose a folder you may write to") from None
 
 
 def downloaded(prepared: Prepared) -> Prepared:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sd3tune.adapters import lora
 from sd3tune.demo import MODELS
-from sd3tune.errors import CheckpointError
+from sd3tune.errors import CheckpointError, ConfigError
 from sd3tune.train import checkpoint
 from sd3tune.train.run import begin
 from tests.cpu.conftest import Train
@@ -216,3 +216,10 @@ def test_pictures_are_drawn_for_every_prompt_and_size(run: Train, tmp_path: Path
     )
     sizes = {Image.open(p).size for p in outcome.pictures}
     assert sizes == {(128, 128), (192, 128)}
+
+
+def test_an_output_folder_that_cannot_be_made_is_named_before_anything_is_loaded(
+    run: Train,
+) -> None:
+    with pytest.raises(ConfigError, match=r"output_dir=/dev/null/x"):
+        run(*SHORT, "output_dir=/dev/null/x")
