@@ -1,6 +1,7 @@
 """Chips people rent or own, so that `--on NAME` answers for hardware one does not have.
 
-Documents' figures, never measurements, and no opinions: what works on a chip is for options.py to
+Figures as the named documents give them, entered from memory and not yet checked against
+them line by line; never measurements, and no opinions: what works on a chip is for options.py to
 say. Rates are dense (no sparsity), in units of 1e12 operations a second, for matrix hardware with
 float32 accumulation where the vendor tells the two apart (GeForce cards are twice as fast with
 float16 accumulation). None: the chip has no such path, or its vendor does not say.

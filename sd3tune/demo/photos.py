@@ -31,7 +31,7 @@ SQUARE = (  # captions in the file's name
     Photo("camera.png", "a man with a camera black and white photograph",
           "Lav Varshney, CC0", (0.2, 0.05, 0.7, 0.55)),
     Photo("brick.png", "a wall of bricks texture", "CC0Textures Bricks25, CC0"),
-    Photo("grass.png", "grass from above texture", "Rob Tuytel, CC0"),
+    Photo("grass.png", "grass from above texture", "linolafett (DeviantArt), CC0"),
     Photo("gravel.png", "gravel and small stones", "CC0Textures Gravel04, CC0"),
     Photo("retina.jpg", "the back of a human eye with its blood vessels medical photograph",
           "Mikael Häggström, CC0"),
