@@ -4,6 +4,7 @@ The JSON documents are the contract for programs: docs/reference/json.md.
 """
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -128,10 +129,17 @@ def set_aside(discoveries: "Mapping[str, Discovery]", most: int = 5) -> list[str
         count = len(found.rejected)
         if count:
             lines.append(f"warning: dataset `{name}`: {count} file{'s' * (count > 1)} set aside")
-            lines += [f"  {r.path}: {r.reason}" for r in found.rejected[:most]]
+            lines += [f"  {_line(r.path)}: {_line(r.reason)}" for r in found.rejected[:most]]
         if count > most:
-            lines.append(f"  and {count - most} more")
+            why = Counter(r.reason for r in found.rejected[most:]).most_common(3)
+            words = "; ".join(f"{n} x {_line(reason)}" for reason, n in why)
+            lines.append(f"  and {count - most} more: {words}")
     return lines
+
+
+def _line(words: str) -> str:
+    """Names of files may hold anything, line ends and half characters too."""
+    return " ".join(words.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def outcome(outcome: "Outcome") -> str:

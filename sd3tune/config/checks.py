@@ -75,6 +75,77 @@ def words(value: Any) -> Any:
     return tuple(value)
 
 
+def names(value: Any) -> Any:
+    """One name or a list of them."""
+    value = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(value, list | tuple)
+        or not value
+        or not all(isinstance(v, str) and v for v in value)
+    ):
+        raise ValueError("must be a name or a list of names")
+    return tuple(value)
+
+
+def filters(value: Any) -> Any:
+    """A path, or a list of texts."""
+    if isinstance(value, list | tuple) and not all(isinstance(v, str) and v for v in value):
+        raise ValueError("must be a file, or a list of texts")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def one_id(value: Any) -> Any:
+    """An id, or a list of one."""
+    if isinstance(value, list) and len(value) > 1:
+        raise ValueError("must be one id: an image has one mask")
+    return value[0] if isinstance(value, list) and value else value or None
+
+
+STAGES = ("vae", "aspect", "metadata", "text")
+
+
+def stages(value: Any) -> Any:
+    """Words between commas, or a list."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
+        raise ValueError(f"must be words out of {', '.join(STAGES)}")
+    found = tuple(p.strip() for p in parts if p.strip())
+    if unknown := next((p for p in found if p not in STAGES), None):
+        raise ValueError(f"has `{unknown}`: it takes words out of {', '.join(STAGES)}")
+    return found
+
+
+def aspects(value: Any) -> Any:
+    """[0.75, 1.0] or [{"aspect": 0.75, "weight": 0.4}, …] to ((aspect, weight), …)."""
+    if value is None:
+        return ()
+    wrong = 'must be aspects such as [0.75, 1.0], or [{"aspect": 1.0, "weight": 0.7}, …]'
+    if not isinstance(value, list | tuple):
+        raise ValueError(wrong)
+    weighted = [isinstance(v, dict) for v in value]
+    if any(weighted) and not all(weighted):
+        raise ValueError("mixes plain and weighted aspects")
+    found = []
+    for item in value:
+        if isinstance(item, dict):
+            if set(item) != {"aspect", "weight"}:
+                raise ValueError(wrong)
+            pair = item["aspect"], item["weight"]
+        else:
+            pair = item, 1 / len(value)
+        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in pair):
+            raise ValueError(wrong)
+        if not 0 < pair[0] < 100 or not 0 <= pair[1] <= 1:
+            raise ValueError(f"has aspect {pair[0]:g} with weight {pair[1]:g}")
+        found.append((float(pair[0]), float(pair[1])))
+    total = sum(weight for _, weight in found)
+    if found and abs(total - 1) > 1e-6:
+        raise ValueError(f"has weights that sum to {total:g}, not 1")
+    if len({aspect for aspect, _ in found}) != len(found):
+        raise ValueError("names an aspect twice")
+    return tuple(found)
+
+
 def sizes(value: Any) -> Any:
     """ "1024x1024,1280x768", "1024", 1024, or a list of such, to ((width, height), …)."""
     if isinstance(value, tuple) and all(isinstance(v, tuple) for v in value):
@@ -141,5 +212,11 @@ def cross(c: "Config") -> None:
     if c.flow_schedule_auto_shift and "flow_schedule_shift" in c.model_fields_set:
         raise ValueError(
             "flow_schedule_auto_shift and flow_schedule_shift are both set; set one of them"
+        )
+    if c.resolution_type == "area" and (c.maximum_image_size or 0) > 5:
+        raise ValueError(
+            f"maximum_image_size={c.maximum_image_size:g} would be megapixels with "
+            "resolution_type=area; use resolution_type=pixel_area for pixels, or set it in a "
+            "dataset"
         )
     optimizer_options(c.optimizer_config, c.optimizer_beta1, c.optimizer_beta2)

@@ -1,18 +1,19 @@
 """config/multidatabackend.json: the datasets of a run, and where caches go.
 
-Global settings of the same name are a dataset's defaults. A key that is accepted has an effect, or
-changes nothing but speed in the reference and is listed in IDLE; anything else is refused by name.
+Global settings of the same name are a dataset's defaults. A key that is accepted has an effect;
+anything else is refused by name.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from sd3tune.config import checks
+from sd3tune.config.dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.files import (
     absolute_path,
     fill_in,
@@ -21,34 +22,28 @@ from sd3tune.config.files import (
     without_dashes,
 )
 from sd3tune.config.report import refusal, refuse_unknown, shown
-from sd3tune.config.settings import Config, Count, Flag, Number, Settings, Whole
+from sd3tune.config.settings import Config
 from sd3tune.errors import ConfigError
 
-LATER = "is not supported yet"
-REASONS = dict.fromkeys(
-    """
-    crop_aspect_buckets minimum_aspect_ratio maximum_aspect_ratio caption_shuffle
-    caption_filter_list parquet csv huggingface config dataset_name split vae_cache_ondemand
-    vae_cache_disable vae_cache_clear_each_epoch start_epoch start_step end_epoch end_step
-    train_batch_size is_regularisation_data is_regularization_data conditioning_data
-    conditioning_type disable_validation text_embeds image_embeds max_upscale_threshold
-    aws_bucket_name aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key
-    aws_data_prefix csv_file csv_caption_column csv_cache_dir csv_url_column
-    timestep_sampling_offset video audio override_dataset_config source_dataset_id
-    """.split(),
-    LATER,
-)
-# Taken and without effect here: they tune scans and writes that sd3tune does not do that way.
-IDLE = (
-    "metadata_update_interval",
-    "write_batch_size",
-    "read_batch_size",
-    "skip_file_discovery",
-    "preserve_data_backend_cache",
-    "hash_filenames",
-    "compress_cache",
-    "image_processing_batch_size",
-)
+_WHY = {
+    "is not supported: latents and captions are always encoded before training": """
+        vae_cache_ondemand vae_cache_disable text_cache_ondemand text_cache_disable""",
+    "is not supported: entries are stored to their true length instead": "compress_cache",
+    "is not needed: the settings of today always hold": "override_dataset_config",
+    "is not supported: sd3tune trains on images with captions": """
+        video audio image_embeds conditioning_image_embeds i2v_ratio""",
+    "is not supported: use conditioning_data in the image dataset": "source_dataset_id",
+    "is not supported: no validation is made from datasets": "disable_validation",
+    "is not supported yet": "timestep_sampling_offset streaming data_generator auto_generated",
+}  # fmt: skip
+REASONS = {name: why for why, names in _WHY.items() for name in names.split()}
+ALIASES = {
+    "disable": "disabled",
+    "is_regularization_data": "is_regularisation_data",
+    "config": "dataset_config",
+}
+CSV_KEYS = {"csv_file": "path", "csv_url_column": "filename_column",
+            "csv_caption_column": "caption_column"}  # fmt: skip
 INHERITED = (
     "resolution",
     "resolution_type",
@@ -58,152 +53,98 @@ INHERITED = (
     "aspect_bucket_rounding",
     "aspect_bucket_alignment",
     "caption_strategy",
+    "caption_dropout_probability",
     "vae_batch_size",
+    "write_batch_size",
+    "strict",
 )
 NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
-STORAGE = ("local",)
-KINDS = ("image", "text_embeds")
-FOLDERS = ("instance_data_dir", "cache_dir_vae", "cache_dir")
-
-
-class ImageDataset(Settings):
-    """A folder of images with captions."""
-
-    id: str = Field(min_length=1)
-    """Name of the dataset, unique in the file."""
-    type: Literal["local"] = "local"
-    """Where the files are: a local folder."""
-    dataset_type: Literal["image"] = "image"
-    """What it is for: images to train on."""
-    instance_data_dir: Path
-    """The folder; searched with its sub-folders, never written to."""
-    crop: Flag = False
-    """Cut images to crop_aspect; off, they keep their aspect in the nearest bucket."""
-    crop_aspect: Literal["square", "preserve"] = "square"
-    """`square`, or `preserve` the aspect of each image."""
-    crop_style: Annotated[
-        Literal["random", "center", "corner"],
-        BeforeValidator(lambda v: "center" if v == "centre" else v),
-    ] = "random"
-    """Where the crop is taken. `random` is fixed for each image by its name."""
-    resolution: Number = Field(gt=0)
-    """Training size, in the unit of resolution_type."""
-    resolution_type: Literal["pixel", "area", "pixel_area"]
-    """`pixel_area`: edge of a square of that area. `area`: megapixels. `pixel`: shorter edge."""
-    minimum_image_size: Number | None = Field(None, ge=0)
-    """Smaller images are set aside."""
-    maximum_image_size: Number | None = Field(None, ge=0)
-    """With target_downsample_size: crops are taken from images resized to that size first."""
-    target_downsample_size: Number | None = Field(None, ge=0)
-    """Size to which images are resized before they are cropped."""
-    aspect_bucket_rounding: Whole = Field(2, ge=1, le=9)
-    """Decimals of an aspect ratio that tell buckets apart."""
-    aspect_bucket_alignment: Literal[64] = 64
-    """Sides are multiples of 64 pixels for SD3."""
-    caption_strategy: Annotated[
-        Literal["filename", "textfile", "instanceprompt"],
-        BeforeValidator(lambda v: "instanceprompt" if v == "instance_prompt" else v),
-    ] = "filename"
-    """The file's name, a .txt beside it, or instance_prompt."""
-    instance_prompt: str | None = None
-    """The caption of every image, or words put before each."""
-    only_instance_prompt: Flag = False
-    """instance_prompt is the only caption."""
-    prepend_instance_prompt: Flag = False
-    """instance_prompt is put before each caption."""
-    disable_multiline_split: Flag = False
-    """A .txt of several lines is one caption instead of several."""
-    metadata_backend: Annotated[
-        Literal["discovery"],
-        BeforeValidator(lambda v: "discovery" if v in ("json", "filesystem") else v),
-    ] = "discovery"
-    """How sizes are found: from the files' headers."""
-    cache_dir_vae: Path
-    """Where encoded images are kept."""
-    repeats: Whole = Field(0, ge=0)
-    """Extra passes over each image per epoch."""
-    probability: Literal[1] = 1
-    """Share of this dataset; only 1 so far."""
-    max_num_samples: Count | None = None
-    """Train on a fixed subset of this many images."""
-    vae_batch_size: Count = 4
-    """Images encoded at a time."""
-
-    @model_validator(mode="after")
-    def fits_together(self) -> "ImageDataset":
-        if self.maximum_image_size and not self.target_downsample_size:
-            raise ValueError(
-                f"maximum_image_size={self.maximum_image_size:g} needs target_downsample_size; "
-                "set both or neither"
-            )
-        needs = {
-            "caption_strategy=instanceprompt": self.caption_strategy == "instanceprompt",
-            "only_instance_prompt": self.only_instance_prompt,
-            "prepend_instance_prompt": self.prepend_instance_prompt,
-        }
-        for name, asked in needs.items():
-            if asked and not self.instance_prompt:
-                raise ValueError(f"{name} needs an instance_prompt; add one")
-        if self.resolution_type == "pixel_area" and self.resolution != int(self.resolution):
-            raise ValueError(
-                f"resolution={self.resolution:g} must be whole pixels with resolution_type="
-                "pixel_area; use resolution_type=area for megapixels"
-            )
-        if self.resolution_type == "area" and self.resolution > 20:
-            raise ValueError(
-                f"resolution={self.resolution:g} would be megapixels with resolution_type=area; "
-                "use resolution_type=pixel_area for pixels"
-            )
-        if self.resolution_type != "area" and self.resolution < 64:
-            raise ValueError(
-                f"resolution={self.resolution:g} is below 64 pixels; use resolution_type=area for "
-                "megapixels"
-            )
-        return self
-
-
-class TextEmbeds(Settings):
-    """Where encoded captions are kept."""
-
-    id: str = Field(min_length=1)
-    """Name of the entry, unique in the file."""
-    type: Literal["local"] = "local"
-    """Where the files are: a local folder."""
-    dataset_type: Literal["text_embeds"] = "text_embeds"
-    """Marks this entry as the cache of captions."""
-    default: Flag = False
-    """The cache every dataset uses."""
-    cache_dir: Path
-    """Its folder."""
+KINDS: dict[str, type[ImageDataset] | type[Masks] | type[TextEmbeds]] = {
+    "image": ImageDataset,
+    "eval": ImageDataset,
+    "conditioning": Masks,
+    "text_embeds": TextEmbeds,
+}
+NOT_FOR_SD3 = (
+    "image_embeds", "conditioning_image_embeds", "distillation_cache", "caption", "grounding",
+    "video", "audio",
+)  # fmt: skip
+STORAGE = ("local", "aws", "huggingface", "csv")
+FOLDERS = ("instance_data_dir", "cache_dir_vae", "cache_dir", "csv_cache_dir")
+TABLES = ("csv", "parquet")
 
 
 @dataclass(frozen=True)
 class Datasets:
+    """The enabled entries. Every `conditioning_data` and `text_embeds` names one of them."""
+
     images: tuple[ImageDataset, ...]
-    text: TextEmbeds
+    text: TextEmbeds  # the default one
+    evals: tuple[ImageDataset, ...] = ()
+    masks: Mapping[str, Masks] = field(default_factory=dict)
+    texts: Mapping[str, TextEmbeds] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # keys that say nothing here
+    asked_vae_batch: frozenset[str] = frozenset()  # ids that set vae_batch_size themselves
+
+    @property
+    def all(self) -> tuple[ImageDataset, ...]:
+        """Everything with images, trained on or not."""
+        return self.images + self.evals
+
+    def text_of(self, dataset: ImageDataset) -> TextEmbeds:
+        return self.texts[dataset.text_embeds] if dataset.text_embeds else self.text
 
 
 def load_datasets(path: Path, config: Config) -> Datasets:
     """Reads and checks the file. Raises ConfigError naming file, dataset, key and value."""
     entries = read_json(path, list, "list of datasets")
     seen: set[str] = set()
-    images, texts = [], []
+    asked: set[str] = set()
+    notes: list[str] = []
+    made: list[Any] = []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
             raise ConfigError(
                 f"`{path}`: entry {number} is a {type(entry).__name__}, not an object",
                 hint="every dataset is an object { } with an id",
             )
-        entry = without_dashes(entry, path)
-        if _flag(entry.pop("disabled", entry.pop("disable", False)), path, number):
+        entry = _renamed(without_dashes(entry, path), path, number)
+        if _flag(entry.pop("disabled", False), path, number):
             continue
         name = _named(entry, path, number, seen)
-        if _kind(entry, path, name) == "text_embeds":
-            texts.append(_made(TextEmbeds, entry, path, name, config))
-        else:
-            images.append(_made(ImageDataset, entry, path, name, config))
-    _folders_exist(images, path)
-    return Datasets(tuple(_some(images, path)), _text(texts, path, config))
+        if entry.get("vae_batch_size") is not None:
+            asked.add(name)
+        made.append(_made(_kind(entry, path, name), entry, path, name, config, notes))
+    images = [d for d in made if isinstance(d, ImageDataset)]
+    texts = [d for d in made if isinstance(d, TextEmbeds)]
+    masks = {d.id: d for d in made if isinstance(d, Masks)}
+    _folders_exist([*images, *masks.values()], path)
+    text = _text(texts, path, config)
+    found = Datasets(
+        images=tuple(_some([d for d in images if d.dataset_type == "image"], path)),
+        text=text,
+        evals=tuple(d for d in images if d.dataset_type == "eval"),
+        masks=masks,
+        texts={t.id: t for t in texts} | {text.id: text},
+        notes=tuple(notes),
+        asked_vae_batch=frozenset(asked),
+    )
+    _names_exist(found, path)
+    _caches_apart(found, path)
+    return found
+
+
+def _renamed(entry: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for old, value in entry.items():
+        name = ALIASES.get(old, old)
+        if name in found:
+            raise ConfigError(
+                f"`{path}`: entry {number}: `{old}` sets `{name}` a second time",
+                hint="remove one of the two",
+            )
+        found[name] = value
+    return found
 
 
 def _flag(value: Any, path: Path, number: int) -> bool:
@@ -232,57 +173,126 @@ def _named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) ->
     return name
 
 
-def _kind(entry: Mapping[str, Any], path: Path, name: str) -> str:
-    for key, known in (("type", STORAGE), ("dataset_type", KINDS)):
-        value = entry.get(key, known[0])
-        if value not in known:
-            raise ConfigError(
-                f"`{path}`: dataset `{name}`: `{key}={value}` {LATER}",
-                hint=f"{key} is {' or '.join(known)} so far; disabled=true skips a dataset",
-            )
-    return str(entry.get("dataset_type", "image"))
+def _kind(entry: Mapping[str, Any], path: Path, name: str) -> Any:
+    """The class of an entry; says why other kinds and stores cannot be."""
+    kind = entry.get("dataset_type", "image")
+    if kind not in KINDS:
+        why = "is not for SD3 images" if kind in NOT_FOR_SD3 else "is not known"
+        raise ConfigError(
+            f"`{path}`: dataset `{name}`: `dataset_type={shown(kind)}` {why}",
+            hint=f"dataset_type is {', '.join(KINDS)}; disabled=true skips a dataset",
+        )
+    store = entry.get("type", "local")
+    text = kind == "text_embeds"
+    if store not in STORAGE or (text and store != "local"):
+        why = "is not supported: encoded captions are kept on a local disk" if text else (
+            "is not supported")  # fmt: skip
+        known = "local" if text else ", ".join(STORAGE)
+        raise ConfigError(
+            f"`{path}`: dataset `{name}`: `type={shown(store)}` {why}",
+            hint=f"type is {known}; disabled=true skips a dataset",
+        )
+    return KINDS[kind]
 
 
-def _made(kind: Any, entry: dict[str, Any], path: Path, name: str, config: Config) -> Any:
+def _made(
+    kind: Any, entry: dict[str, Any], path: Path, name: str, config: Config, notes: list[str]
+) -> Any:
     whose = f": dataset `{name}`"
     words = {
         "id": name,
         "model_family": config.model_family,
         "output_dir": str(config.output_dir),
     }
-    values = {k: fill_in(v, path, words) for k, v in entry.items() if k not in IDLE}
-    values = {k: v for k, v in values.items() if v is not None}
-    if kind is TextEmbeds:  # the same file often gives it keys of an image dataset
-        values = {k: v for k, v in values.items() if k in kind.model_fields or k not in REASONS}
-    other = ImageDataset if kind is TextEmbeds else TextEmbeds
-    foreign = dict.fromkeys(other.model_fields, f"belongs to {_kind_of(other)}")
+    values = {k: v for k, v in fill_in(entry, path, words).items() if v is not None}
+    if values.get("hash_filenames") is False:
+        raise ConfigError(
+            f"`{path}`{whose}: `hash_filenames=false` is not supported: entries of a cache are "
+            "named by a hash of their content",
+            hint="leave it out",
+        )
+    values.pop("hash_filenames", None)
+    values = _csv(values, path, whose)
+    if kind is Masks:  # existing files give them the keys of their images
+        idle = [k for k in values if k not in kind.model_fields and k in ImageDataset.model_fields]
+        values = {k: v for k, v in values.items() if k not in idle}
+        if idle:
+            words = "masks take everything else from their images"
+            notes.append(f"dataset `{name}`: {', '.join(sorted(idle))} not used: {words}")
+    others = [k for k in (ImageDataset, Masks, TextEmbeds) if k is not kind]
+    foreign = {f: f"belongs to {_called(k)}" for k in others for f in k.model_fields}
     values = refuse_unknown(values, kind, path, {}, REASONS | foreign, whose)
     values = {k: v for k, v in values.items() if k not in FOLDERS or v != ""}
-    values = _defaults(kind, name, config) | values
-    for key in FOLDERS:
-        if isinstance(values.get(key), str):
-            where = f"`{path}`{whose}"
-            values[key] = str(absolute_path(values[key], project_folder(path), where, key))
+    values = _defaults(kind, name, config, values) | values
+    values = _placed(values, path, f"`{path}`{whose}")
     try:
         return kind.model_validate(values)
     except ValidationError as e:
         raise refusal(e, kind, path, {}, values, whose) from None
 
 
-def _kind_of(kind: Any) -> str:
-    return "a text_embeds entry" if kind is TextEmbeds else "an image dataset"
+def _called(kind: Any) -> str:
+    names = {ImageDataset: "an image dataset", Masks: "a conditioning dataset"}
+    return names.get(kind, "a text_embeds entry")
 
 
-def _defaults(kind: Any, name: str, config: Config) -> dict[str, Any]:
+def _csv(values: dict[str, Any], path: Path, whose: str) -> dict[str, Any]:
+    """csv_file and its companions as the `csv` object."""
+    old = {k: values[k] for k in CSV_KEYS if k in values}
+    if not old:
+        return values
+    if "csv" in values:
+        raise ConfigError(
+            f"`{path}`{whose}: `csv` and `{next(iter(old))}` are both set", hint="keep one of them"
+        )
+    rest = {k: v for k, v in values.items() if k not in CSV_KEYS}
+    return rest | {"csv": {CSV_KEYS[k]: v for k, v in old.items()}}
+
+
+def _placed(values: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
+    """The same with absolute paths."""
+
+    def absolute(text: Any, key: str) -> Any:
+        if not isinstance(text, str):
+            return text
+        return str(absolute_path(text, project_folder(path), where, key))
+
+    found = dict(values)
+    for key in FOLDERS:
+        if key in found:
+            found[key] = absolute(found[key], key)
+    for key in TABLES:
+        if isinstance(found.get(key), dict) and "path" in found[key]:
+            found[key] = found[key] | {"path": absolute(found[key]["path"], f"{key}.path")}
+    if isinstance(found.get("caption_filter_list"), str):
+        found["caption_filter_list"] = Path(absolute(found["caption_filter_list"],
+                                                     "caption_filter_list"))  # fmt: skip
+    name = found.get("dataset_name")
+    if isinstance(name, str) and name:
+        folder = absolute_path(name, project_folder(path), where, "dataset_name")
+        if name.startswith((".", "/", "~")) or folder.exists():
+            found["dataset_name"] = str(folder)
+    return found
+
+
+def _defaults(kind: Any, name: str, config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     cache = config.output_dir / "cache"
+    if kind is Masks:
+        return {}
     if kind is TextEmbeds:
-        return {"cache_dir": str(cache / "text" / "sd3")}
-    inherited = {key: getattr(config, key) for key in INHERITED}
-    return inherited | {"cache_dir_vae": str(cache / "vae" / "sd3" / name)}
+        return {
+            "cache_dir": str(cache / "text" / "sd3"),
+            "write_batch_size": config.write_batch_size,
+        }
+    found = {key: getattr(config, key) for key in INHERITED}
+    if values.get("type") in ("huggingface", "csv") and "caption_strategy" not in values:
+        found["caption_strategy"] = values["type"]
+    return found | {"cache_dir_vae": str(cache / "vae" / "sd3" / name)}
 
 
-def _folders_exist(images: list[ImageDataset], path: Path) -> None:
-    missing = [d for d in images if not d.instance_data_dir.is_dir()]
+def _folders_exist(stored: Sequence[ImageDataset | Masks], path: Path) -> None:
+    folders = [d for d in stored if d.type == "local" and d.instance_data_dir is not None]
+    missing = [d for d in folders if d.instance_data_dir and not d.instance_data_dir.is_dir()]
     if missing:
         words = ", ".join(f"`{d.instance_data_dir}` of dataset `{d.id}`" for d in missing)
         raise ConfigError(
@@ -296,6 +306,16 @@ def _some(images: list[ImageDataset], path: Path) -> list[ImageDataset]:
         raise ConfigError(
             f"`{path}` has no enabled image dataset",
             hint='add one with "dataset_type": "image" and "instance_data_dir"',
+        )
+    if not any(d.probability > 0 for d in images):
+        raise ConfigError(
+            f"`{path}`: every image dataset has a probability of 0 or less",
+            hint="give one of them a probability above 0",
+        )
+    if not any(d.start_epoch == 1 and d.start_step == 0 and d.probability > 0 for d in images):
+        raise ConfigError(
+            f"`{path}`: no dataset is active when training begins",
+            hint="leave out start_epoch and start_step in one of them",
         )
     return images
 
@@ -311,4 +331,36 @@ def _text(texts: list[TextEmbeds], path: Path, config: Config) -> TextEmbeds:
         return defaults[0]
     if texts:
         return texts[0]
-    return TextEmbeds(id="text-embeds", cache_dir=config.output_dir / "cache" / "text" / "sd3")
+    return TextEmbeds(
+        id="text-embeds",
+        cache_dir=config.output_dir / "cache" / "text" / "sd3",
+        write_batch_size=config.write_batch_size,
+    )
+
+
+def _names_exist(found: Datasets, path: Path) -> None:
+    """conditioning_data and text_embeds point at entries of the right kind."""
+    for dataset in found.all:
+        for key, known in (("conditioning_data", found.masks), ("text_embeds", found.texts)):
+            name = getattr(dataset, key)
+            if name is not None and name not in known:
+                kind = "conditioning" if key == "conditioning_data" else "text_embeds"
+                names = ", ".join(f"`{n}`" for n in known) or "there is none"
+                raise ConfigError(
+                    f"`{path}`: dataset `{dataset.id}`: `{key}={shown(name)}` names no enabled "
+                    f"dataset of dataset_type={kind}",
+                    hint=f"the ids of those: {names}",
+                )
+
+
+def _caches_apart(found: Datasets, path: Path) -> None:
+    """Text and image caches in one folder would be pruned as one. Several image datasets may share
+    theirs: entries are named by content."""
+    texts = {t.cache_dir: t.id for t in found.texts.values()}
+    for dataset in found.all:
+        if dataset.cache_dir_vae in texts:
+            raise ConfigError(
+                f"`{path}`: dataset `{dataset.id}`: `cache_dir_vae={dataset.cache_dir_vae}` is "
+                f"also the cache_dir of `{texts[dataset.cache_dir_vae]}`",
+                hint="give each a folder of its own",
+            )

@@ -5,16 +5,18 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sd3tune.config.datasets import IDLE, ImageDataset, TextEmbeds
+from sd3tune.config import datasets
+from sd3tune.config.dataset import Columns, HubColumns, ImageDataset, Masks, Shuffle, TextEmbeds
 from sd3tune.config.settings import Config
 from sd3tune.config.vocabulary import ALIASES, REASONS
 
+OF_DATASETS = datasets.ALIASES
+CSV_OBJECT = {old: f"csv.{new}" for old, new in datasets.CSV_KEYS.items()}
 ABOUT = (
     "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
     "says why."
 )
-ABOUT_IDLE = "In datasets; they tune scans and writes that sd3tune does not do that way"
 
 
 def document() -> str:
@@ -22,14 +24,19 @@ def document() -> str:
     lines = ["# Settings", "", ABOUT, ""]
     lines += table("config/config.json", Config)
     lines += table("config/multidatabackend.json: images", ImageDataset)
+    lines += table("config/multidatabackend.json: masks", Masks)
     lines += table("config/multidatabackend.json: cached captions", TextEmbeds)
-    idle = ", ".join(f"`{name}`" for name in IDLE)
-    lines += ["## Taken without effect", "", f"{ABOUT_IDLE}: {idle}.", ""]
-    lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in ALIASES.items()), ""]
+    lines += table("`csv` and `parquet` of a dataset", Columns)
+    lines += table("`huggingface` of a dataset", HubColumns)
+    lines += table("`caption_shuffle` of a dataset", Shuffle)
+    names = ALIASES | OF_DATASETS | CSV_OBJECT
+    lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
     lines += ["## Known and refused", "", "Unless they are switched off.", ""]
-    for reason in dict.fromkeys(REASONS.values()):
-        names = ", ".join(f"`{name}`" for name, why in REASONS.items() if why == reason)
-        lines += [f"* {reason}: {names}", ""]
+    for where, reasons in (("config.json", REASONS), ("datasets", datasets.REASONS)):
+        lines += [f"In {where}:", ""]
+        for reason in dict.fromkeys(reasons.values()):
+            listed = ", ".join(f"`{name}`" for name, why in reasons.items() if why == reason)
+            lines += [f"* {reason}: {listed}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -43,8 +50,10 @@ def default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value: Any = field.default
-    if value in (None, "", ()):
+    if value in (None, "", ()) or isinstance(value, BaseModel):
         return ""
+    if isinstance(value, tuple):
+        value = ", ".join(value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -58,6 +58,8 @@ def refusal(
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     spot = where(name, path, said) + whose
+    if isinstance(values.get(name), dict):
+        return _inside(first, kind, spot, values[name])
     if first["type"] == "missing":
         return ConfigError(f"{spot}: `{name}` is missing", hint=f"add it: {_help(kind, name)}")
     words = _words(first)
@@ -67,6 +69,22 @@ def refusal(
     return ConfigError(
         f"{spot}: `{name}={shown(values.get(name))}` {words}", hint=_help(kind, name)
     )
+
+
+def _inside(
+    first: ErrorDetails, kind: type[BaseModel], spot: str, value: Mapping[str, Any]
+) -> ConfigError:
+    """A complaint about a key of an object that is itself a setting's value."""
+    name, key = str(first["loc"][0]), ".".join(str(part) for part in first["loc"][1:])
+    hint = _help(kind, name)
+    if not key:  # a rule over several keys names them itself
+        return ConfigError(f"{spot}: `{name}`: {_words(first)}".replace("; ", ", "), hint=hint)
+    if first["type"] == "missing":
+        return ConfigError(f"{spot}: `{name}.{key}` is missing", hint=hint)
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{spot}: `{name}` has no key `{shown(key)}`", hint=hint)
+    words = _words(first)
+    return ConfigError(f"{spot}: `{name}.{key}={shown(value.get(key))}` {words}", hint=hint)
 
 
 def where(name: str, path: Path, said: Mapping[str, Any]) -> str:

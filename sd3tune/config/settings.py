@@ -122,14 +122,28 @@ class Config(Settings):
     """Decimals of an aspect ratio that tell buckets apart."""
     aspect_bucket_alignment: Literal[64] = 64
     """Sides are multiples of 64 pixels for SD3."""
-    caption_strategy: Literal["filename", "textfile", "instanceprompt"] = "filename"
-    """Default of every dataset: the file's name, a .txt beside it, or instance_prompt."""
+    caption_strategy: Literal[
+        "filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface"
+    ] = "filename"
+    """Default of every dataset: the file's name, a .txt beside it, instance_prompt, or a column of
+    a table."""
     caption_dropout_probability: Number = Field(0.1, ge=0, le=1)
     """Share of captions replaced by the blank one, which teaches guidance."""
     vae_batch_size: Count = 4
     """Images encoded at a time."""
     text_encoder_batch_size: Count = 4
     """Captions encoded at a time."""
+    write_batch_size: Count = 32
+    """Cache entries in a file; what an interruption can lose."""
+    data_backend_sampling: Literal["uniform", "auto-weighting"] = "auto-weighting"
+    """How the dataset of the next batch is drawn: by probability alone, or by probability times
+    size."""
+    allow_dataset_oversubscription: Flag = False
+    """Repeat a dataset that is too small for one optimizer step instead of refusing it."""
+    masked_loss_probability: Number = Field(1.0, ge=0, le=1)
+    """Share of the batches with masks whose loss is weighed by them."""
+    strict: Flag = False
+    """A file that cannot be used is an error instead of a line in the report."""
 
     # length and size of the run
     seed: Whole = Field(0, ge=0)

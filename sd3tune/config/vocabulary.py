@@ -16,12 +16,12 @@ REMOVED = "no longer exists"
 _NAMES = {
     LATER: """
         accelerate_config accelerate_extra_args accelerator_cache_clear_interval
-        allow_dataset_oversubscription allow_tf32 aspect_bucket_disable_rebuild
+         allow_tf32 aspect_bucket_disable_rebuild
         aspect_bucket_worker_count assistant_lora_inference_strength assistant_lora_path
         assistant_lora_strength aws_max_pool_connections checkpoint_epoch_interval
         checkpointing_rolling_steps checkpointing_use_tempdir
         checkpoints_rolling_total_limit clip_score compress_disk_cache configs_dir
-        custom_tracker data_backend_sampling dataloader_prefetch dataloader_prefetch_qlen
+        custom_tracker  dataloader_prefetch dataloader_prefetch_qlen
         debug_aspect_buckets debug_dataset_loader delete_invalid_checkpoints
         delete_model_after_load delete_problematic_images delete_unwanted_images
         disable_assistant_lora disable_benchmark disable_bucket_pruning disable_tf32
@@ -43,7 +43,7 @@ _NAMES = {
         keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
         lora_init_type loss_type lr_num_cycles lr_power lr_scale lr_scale_sqrt
         lycoris_config machine_rank main_process_ip main_process_port
-        masked_loss_probability max_upscale_threshold max_workers merge_environment_config
+         max_upscale_threshold max_workers merge_environment_config
         metadata_update_interval model_card_note model_card_private model_card_safe_for_work
         modelspec_comment num_eval_images num_machines num_processes offload_during_save
         offload_during_startup optimizer_cpu_offload_method optimizer_offload_gradients
@@ -76,7 +76,7 @@ _NAMES = {
         validation_on_startup validation_preview validation_preview_steps
         validation_prompt_library validation_randomize validation_seed_source
         validation_stitch_input_location validation_torch_compile validation_using_datasets
-        webhook_config webhook_reporting_interval write_batch_size
+        webhook_config webhook_reporting_interval
         """,
     NO_EFFECT: """
         disable_segmented_timestep_sampling noise_offset noise_offset_probability offset_noise
@@ -128,6 +128,7 @@ HARMLESS = {
     "local_rank": (-1,),
     "same_network": (True, "true"),
     "start_epoch": (1,),
+    "override_dataset_config": (True, "true"),
 }
 
 ALIASES = {

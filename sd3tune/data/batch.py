@@ -1,15 +1,28 @@
 """What a training step is fed: data/ makes it, train/ eats it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one bucket, with their captions' embeddings."""
+    """Images of one bucket of one dataset, with their captions' embeddings."""
 
     ids: tuple[int, ...]  # stable per image, whatever the order: they seed its noise
     latents: Tensor  # (B, 16, H/8, W/8) float32, scaled and shifted as the transformer expects
     prompt_embeds: Tensor  # (B, 77 + T5 tokens, joint_attention_dim)
     pooled: Tensor  # (B, pooled_projection_dim)
+    mask: Tensor | None = None  # (B, 1, H/8, W/8) in 0..1: weight of each latent's loss
+    regularisation: bool = False  # aim at what the model says without the adapter
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same with every tensor changed."""
+        return replace(
+            self,
+            latents=change(self.latents),
+            prompt_embeds=change(self.prompt_embeds),
+            pooled=change(self.pooled),
+            mask=None if self.mask is None else change(self.mask),
+        )

@@ -11,13 +11,14 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sd3tune.config.datasets import ImageDataset
+    from sd3tune.config.dataset import ImageDataset
 
 Size = tuple[int, int]  # width, height
+Focus = tuple[float, float]  # a point, as shares of width and height
 SQUARES = {0.25: 512, 0.5: 768, 1.0: 1024, 2.0: 1536, 4.0: 2048}  # megapixels -> side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Geometry:
     """What happens to one image: resize to `resized`, cut `bucket` at `crop` (left, top)."""
 
@@ -27,25 +28,50 @@ class Geometry:
     aspect: float  # the bucket's key: width / height, two decimals
 
 
-def geometry(size: Size, dataset: "ImageDataset", identity: str) -> Geometry:
-    """`identity` names the image: a random crop is a pure function of it."""
+def geometry(
+    size: Size, dataset: "ImageDataset", identity: str, focus: Focus | None = None
+) -> Geometry:
+    """`identity` names the image: what is random is a pure function of it. `focus`: what
+    crop_style=face puts in the middle."""
     square = dataset.crop and dataset.crop_aspect == "square"
-    bucket = target(size, dataset, dataset.resolution, square)
+    bucket = target(size, dataset, dataset.resolution, square, aspect_of(size, dataset, identity))
     resized = cover(size, bucket)
     if dataset.crop and dataset.maximum_image_size and dataset.target_downsample_size:
         larger = cover(size, target(size, dataset, dataset.target_downsample_size, False))
         if larger[0] * larger[1] != bucket[0] * bucket[1]:
             resized = larger if covers(larger, bucket) else resized
-    spare = resized[0] - bucket[0], resized[1] - bucket[1]
-    style = dataset.crop_style if dataset.crop else "center"
-    return Geometry(resized, cut(spare, style, identity), bucket, key(bucket, dataset))
+    crop = cut(resized, bucket, dataset.crop_style if dataset.crop else "center", identity, focus)
+    return Geometry(resized, crop, bucket, key(bucket, dataset))
 
 
-def target(size: Size, dataset: "ImageDataset", resolution: float, square: bool) -> Size:
-    """The bucket an image falls into at a resolution in the dataset's unit."""
-    align = dataset.aspect_bucket_alignment
+def aspect_of(size: Size, dataset: "ImageDataset", identity: str) -> float:
+    """The image's own aspect, or the one of crop_aspect_buckets it is given."""
     raw = size[0] / size[1]
-    aspect = round(raw, dataset.aspect_bucket_rounding) or raw  # a thread rounds to nothing
+    if dataset.crop and dataset.crop_aspect == "closest":
+        return min((a for a, _ in dataset.crop_aspect_buckets), key=lambda a: abs(a - raw))
+    if dataset.crop and dataset.crop_aspect == "random":
+        at = _dice(f"aspect {identity}") / 2**64
+        for aspect, weight in dataset.crop_aspect_buckets:
+            at -= weight
+            if at < 0:
+                return aspect
+        return dataset.crop_aspect_buckets[-1][0]  # weights sum to a hair below 1
+    return round(raw, dataset.aspect_bucket_rounding) or raw  # a thread rounds to nothing
+
+
+def target(
+    size: Size,
+    dataset: "ImageDataset",
+    resolution: float,
+    square: bool,
+    aspect: float | None = None,
+) -> Size:
+    """The bucket an image falls into at a resolution in the dataset's unit. aspect: another one
+    than the image's own."""
+    align = dataset.aspect_bucket_alignment
+    if aspect is None:
+        raw = size[0] / size[1]
+        aspect = round(raw, dataset.aspect_bucket_rounding) or raw
     if dataset.resolution_type == "pixel":
         short = int(resolution)
         if square:
@@ -57,7 +83,7 @@ def target(size: Size, dataset: "ImageDataset", resolution: float, square: bool)
     if square:
         return square_side(megapixels, align), square_side(megapixels, align)
     edge = aligned(int(math.sqrt(megapixels * 1e6)), align)
-    if size[0] == size[1]:
+    if size[0] == size[1] and aspect == 1:
         return edge, edge
     root = math.sqrt(aspect)
     return aligned(edge * root, align), aligned(edge / root, align)
@@ -93,18 +119,51 @@ def covers(size: Size, bucket: Size) -> bool:
     return size[0] >= bucket[0] and size[1] >= bucket[1]
 
 
-def cut(spare: Size, style: str, identity: str) -> tuple[int, int]:
-    """Left and top of the crop, given what is to be cut off."""
+def cut(
+    resized: Size, bucket: Size, style: str, identity: str, focus: Focus | None = None
+) -> tuple[int, int]:
+    """Left and top of the crop."""
+    spare = resized[0] - bucket[0], resized[1] - bucket[1]
     if style == "corner":
         return 0, 0
     if style == "random":
-        dice = int.from_bytes(blake2b(identity.encode(), digest_size=8).digest(), "big")
+        dice = _dice(identity)
         return dice % (spare[0] + 1), (dice >> 32) % (spare[1] + 1)
+    if style == "face" and focus is not None:
+        left = round(focus[0] * resized[0] - bucket[0] / 2)
+        top = round(focus[1] * resized[1] - bucket[1] / 2)
+        return min(max(left, 0), spare[0]), min(max(top, 0), spare[1])
     return spare[0] // 2, spare[1] // 2
+
+
+def _dice(words: str) -> int:
+    """64 bits that depend on nothing but the words."""
+    data = words.encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
 def key(bucket: Size, dataset: "ImageDataset") -> float:
     return round(bucket[0] / bucket[1], dataset.aspect_bucket_rounding)
+
+
+def unwanted(size: Size, shape: Geometry, dataset: "ImageDataset") -> str | None:
+    """Why the settings turn an image away; None when they do not."""
+    if (small := too_small(size, dataset)) is not None:
+        return small
+    low, high = dataset.minimum_aspect_ratio, dataset.maximum_aspect_ratio
+    if low is not None and shape.aspect < low:
+        return f"its bucket {shape.aspect:g} is below minimum_aspect_ratio={low:g}"
+    if high is not None and shape.aspect > high:
+        return f"its bucket {shape.aspect:g} is above maximum_aspect_ratio={high:g}"
+    most, grown = dataset.max_upscale_threshold, enlarged(size, shape) - 1
+    if most is not None and grown > most:
+        return f"it would be enlarged by {grown:.0%}, above max_upscale_threshold={most:g}"
+    return None
+
+
+def enlarged(size: Size, shape: Geometry) -> float:
+    """How many times larger it becomes; below 1 it shrinks."""
+    return max(shape.resized[0] / size[0], shape.resized[1] / size[1])
 
 
 def too_small(size: Size, dataset: "ImageDataset") -> str | None:

@@ -1,31 +1,56 @@
-"""Tensors on disk under the hash of everything that decides them.
+"""Tensors on disk under the hash of everything that decides them, many to a file.
+
+A folder holds `shards/*.safetensors` and `index.sqlite`. The shards are the truth: each is written
+under another name, synced and renamed, so that a process killed at any moment loses the one in
+flight. The index only says which shard holds which key; it is derived, written whole when a fill
+ends, and whatever it misses is read from the shards' own headers. Two processes may fill one cache:
+a shard being written is locked by its writer, and a dead writer's lock is gone with it.
 
 A changed setting or an edited caption changes the key, so nothing stale can be read and nothing
-needs invalidating. Entries are written under another name, synced and renamed; one that cannot be
-read back is treated as absent. Nothing is ever written beside the images.
+needs invalidating. Nothing is ever written beside the images.
 """
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from sd3tune.data.discover import Sample
+from sd3tune.data import atomic
+from sd3tune.data.buckets import Geometry
 from sd3tune.errors import DataError
 
-VERSION = 1  # of what an entry means; raise it and everything is computed again
+VERSION = 2  # of what an entry means; raise it and everything is computed again
+INDEX, SHARDS = "index.sqlite", "shards"
+OPEN_SHARDS = 32  # files kept open by a reader
+ABOUT = "sd3tune"  # the one metadata key: safetensors writes several in any order
+SHARDS_TABLE = "create table shards (name text primary key, bytes integer) without rowid"
+ENTRIES_TABLE = """
+create table entries (key text primary key, shard text, problem text) without rowid
+"""
+
+Entry = Mapping[str, Tensor]
 
 
-def latent_key(sample: Sample, digest: str, vae: str) -> str:
+def latent_key(geometry: Geometry, digest: bytes, vae: str) -> str:
     """digest: of the image file's bytes; vae: identity and dtype of the autoencoder."""
-    return _hash("latent", digest, json.dumps(asdict(sample.geometry)), vae)
+    return _hash("latent", digest.hex(), json.dumps(astuple(geometry)), vae)
+
+
+def mask_key(geometry: Geometry, digest: bytes, kind: str) -> str:
+    """digest: of the mask file's bytes; kind: how its colours are read."""
+    return _hash("mask", digest.hex(), json.dumps(astuple(geometry)), kind)
 
 
 def text_key(caption: str, encoders: str) -> str:
@@ -33,77 +58,287 @@ def text_key(caption: str, encoders: str) -> str:
     return _hash("text", caption, encoders)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an entry is, or why there is none: an input that cannot be encoded is remembered under
+    its content too."""
+
+    shard: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What `verify` found."""
+
+    path: Path
+    reason: str
+    entries: int
+
+
 class TensorCache:
-    """A folder of safetensors files named by key."""
+    """A folder of shards."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._digests: dict[str, str] | None = None
+        self._shards = folder / SHARDS
+        self._places: dict[str, Place] | None = None
+        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._broken: set[str] = set()  # shards that are not whole
+        self._lock = threading.Lock()  # loader threads share the open files
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Key to place, for everything there is."""
+        if self._places is None:
+            self._places = self._read_places()
+        return self._places
 
     def has(self, key: str) -> bool:
-        return self._path(key).is_file()
+        return key in self.places
+
+    def problem(self, key: str) -> str | None:
+        place = self.places.get(key)
+        return place.problem if place else None
 
     def get(self, key: str) -> dict[str, Tensor]:
-        """Raises DataError for a missing, torn or non-finite entry, which is then removed."""
-        path = self._path(key)
+        """Raises DataError for a missing, torn or non-finite entry."""
+        place = self.places.get(key)
+        if place is None or place.problem:
+            raise DataError(
+                f"the cache `{self.folder}` has no entry {key[:12]}…",
+                hint="run again without skip_file_discovery: what is missing is encoded",
+            )
         try:
-            entry: dict[str, Tensor] = load_file(path)
+            entry = self._read(place.shard, key)
         except (OSError, SafetensorError) as e:
-            path.unlink(missing_ok=True)
             raise DataError(
-                f"cache entry `{path}` cannot be read: {e}", hint="run again: it is made anew"
+                f"cache file `{self._shards / place.shard}` cannot be read: {e}",
+                hint="`sd3tune cache verify --repair` removes it; the next run makes it anew",
             ) from None
-        if not all(torch.isfinite(t).all() for t in entry.values()):
-            path.unlink()
+        if not all(torch.isfinite(t).all() for t in entry.values() if t.is_floating_point()):
             raise DataError(
-                f"cache entry `{path}` holds NaN or infinity", hint="set vae_dtype=fp32"
+                f"cache file `{self._shards / place.shard}` holds NaN or infinity",
+                hint="set vae_dtype=fp32; `sd3tune cache verify --repair` removes the file",
             )
         return entry
 
-    def put(self, key: str, entry: Mapping[str, Tensor]) -> None:
-        """Atomic: a reader sees nothing or the whole entry. Raises DataError when the disk does
-        not take it."""
-        path = self._path(key)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
+    @contextmanager
+    def claim(self, keys: Sequence[str]) -> Iterator["Draft | None"]:
+        """The right to write the shard of these keys; None while another process has it, or when it
+        is there already. Left without `Draft.write`, nothing is written. Raises DataError."""
+        name = shard_name(keys)
+        final = self._shards / f"{name}.safetensors"
+        draft = final.with_suffix(".draft")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: t.contiguous() for name, t in entry.items()}, draft)
-            with draft.open("rb") as f:
-                os.fsync(f.fileno())
-            draft.replace(path)
-        except (OSError, SafetensorError) as e:
-            draft.unlink(missing_ok=True)
-            raise DataError(
-                f"cannot write the cache `{self.folder}`: {e}",
-                hint="free some space, or set cache_dir and cache_dir_vae to another disk",
-            ) from None
+            self._shards.mkdir(parents=True, exist_ok=True)
+            with atomic.drafted(draft, final) as descriptor:
+                yield None if descriptor is None else Draft(self, draft, final, descriptor)
+        except OSError as e:
+            raise unwritable(self.folder, e) from None
 
-    def digest(self, path: Path) -> str:
-        """Hash of a file's bytes, remembered under its path, size and time of change."""
-        if self._digests is None:
-            self._digests = self._remembered()
-        stat = path.stat()
-        name = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        if name not in self._digests:
-            self._digests[name] = blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        return self._digests[name]
+    def refresh(self) -> None:
+        """Looks again: another process may have written."""
+        self._places = None
 
-    def remember(self) -> None:
-        """Writes the digests known so far; losing them costs reading the files again."""
-        if self._digests:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            draft = self.folder / f"digests.{os.getpid()}.tmp"
-            draft.write_text(json.dumps(self._digests))
-            draft.replace(self.folder / "digests.json")
-
-    def _remembered(self) -> dict[str, str]:
+    def finish(self) -> None:
+        """Writes the index and clears away what dead writers left."""
+        self.refresh()
+        if not self._shards.is_dir():
+            return
+        for draft in self._shards.glob("*.draft"):
+            atomic.clear(draft)
         try:
-            return dict(json.loads((self.folder / "digests.json").read_text()))
-        except (OSError, ValueError):
-            return {}
+            with atomic.database(self.folder / INDEX) as db:
+                self.refresh()  # inside: the last writer has seen everything
+                _write_index(db, self.places, self.shard_paths())
+        except (OSError, sqlite3.Error) as e:
+            raise unwritable(self.folder, e) from None
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+    def shard_paths(self) -> list[Path]:
+        return sorted(self._shards.glob("*.safetensors"))
+
+    def size_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.shard_paths())
+
+    def verify(self) -> list[Damage]:
+        """Reads every byte; what does not match its checksum is damaged. Index rows without a shard
+        do not count: they are dropped when the index is read."""
+        return [d for path in self.shard_paths() if (d := _damage(path)) is not None]
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        self._open.clear()
+        self.finish()
+
+    def prune(self, wanted: set[str]) -> int:
+        """Removes every entry whose key is not wanted; how many there were. Shards that hold both
+        kinds are written again with the wanted ones."""
+        unwanted = 0
+        for path in self.shard_paths():
+            entries, problems = _contents(path)
+            lost = [k for k in [*entries, *problems] if k not in wanted]
+            if not lost:
+                continue
+            unwanted += len(lost)
+            kept = {k: self._load(path, k) for k in entries if k in wanted}
+            known = {k: why for k, why in problems.items() if k in wanted}
+            if kept or known:
+                with self.claim([*kept, *known]) as draft:
+                    if draft is not None:
+                        draft.write(kept, known)
+            path.unlink()
+        self._open.clear()
+        self.finish()
+        return unwanted
+
+    def mend(self) -> int:
+        """Removes shards that are not whole, so that they are made again; how many."""
+        self.refresh()
+        broken = [self._shards / name for name in sorted(self._broken_now())]
+        for path in broken:
+            path.unlink(missing_ok=True)
+        self._broken.clear()
+        return len(broken)
+
+    def _broken_now(self) -> set[str]:
+        self._places = self._read_places()
+        return set(self._broken)
+
+    def _read_places(self) -> dict[str, Place]:
+        sizes = {path.name: path.stat().st_size for path in self.shard_paths()}
+        listed, found = _read_index(self.folder / INDEX)
+        sound = {name for name, size in listed.items() if sizes.get(name) == size}
+        found = {key: place for key, place in found.items() if place.shard in sound}
+        self._broken = set()
+        for name in sorted(sizes.keys() - sound):
+            try:
+                entries, problems = _contents(self._shards / name)
+            except (OSError, SafetensorError, ValueError):  # not whole: as if it were not there
+                self._broken.add(name)
+                continue
+            for key in entries:
+                found.setdefault(key, Place(name))
+            for key, why in problems.items():
+                found.setdefault(key, Place(name, why))
+        return found
+
+    def _read(self, shard: str, key: str) -> dict[str, Tensor]:
+        with self._lock:
+            file = self._open.get(shard)
+            if file is None:
+                file = safe_open(str(self._shards / shard), framework="pt")
+                self._open[shard] = file
+                if len(self._open) > OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(shard)
+        return _entry(file, key)
+
+    def _load(self, path: Path, key: str) -> dict[str, Tensor]:
+        with safe_open(str(path), framework="pt") as file:
+            return _entry(file, key)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A shard that this process may write."""
+
+    cache: TensorCache
+    draft: Path
+    final: Path
+    descriptor: int
+
+    def write(self, entries: Mapping[str, Entry], problems: Mapping[str, str]) -> None:
+        """Atomic: a reader sees nothing or the whole shard. problems: why a key has no entry.
+        Raises OSError when the disk does not take it."""
+        tensors = {
+            f"{key}.{name}": tensor.contiguous()
+            for key in sorted(entries)
+            for name, tensor in sorted(entries[key].items())
+        }
+        about = {"problems": dict(sorted(problems.items())), "digest": _digest(tensors)}
+        data = memoryview(save(tensors, {ABOUT: json.dumps(about)}))
+        os.ftruncate(self.descriptor, 0)
+        at = 0
+        while at < len(data):
+            at += os.pwrite(self.descriptor, data[at:], at)
+        atomic.finish(self.draft, self.final, self.descriptor)
+        for key in entries:
+            self.cache.places[key] = Place(self.final.name)
+        for key, why in problems.items():
+            self.cache.places[key] = Place(self.final.name, why)
+
+
+def unwritable(folder: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot write the cache `{folder}`: {getattr(error, 'strerror', None) or error}",
+        hint="free some space, or set cache_dir and cache_dir_vae to another disk",
+    )
+
+
+def shard_name(keys: Sequence[str]) -> str:
+    return _hash("shard", *sorted(keys))
+
+
+def _entry(file: Any, key: str) -> dict[str, Tensor]:
+    prefix = f"{key}."
+    # Offsets are found by name: no other entry of the shard is touched.
+    names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118
+    return {name[len(prefix) :]: file.get_tensor(name) for name in names}
+
+
+def _contents(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Keys with entries, and keys with problems."""
+    with safe_open(str(path), framework="pt") as file:
+        keys = sorted({name.partition(".")[0] for name in file.keys()})  # noqa: SIM118
+        about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+    return keys, dict(about.get("problems", {}))
+
+
+def _damage(path: Path) -> Damage | None:
+    try:
+        entries, problems = _contents(path)
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            about = json.loads((file.metadata() or {})[ABOUT])
+    except (OSError, SafetensorError, KeyError, ValueError) as e:
+        return Damage(path, f"cannot be read: {e}", 0)
+    count = len(entries) + len(problems)
+    if _digest(tensors) != about["digest"]:
+        return Damage(path, "its bytes are not those that were written", count)
+    if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+        return Damage(path, "it holds NaN or infinity", count)
+    return None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    h = blake2b(digest_size=16)
+    for name, tensor in tensors.items():
+        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        h.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b"")
+    return h.hexdigest()
+
+
+def _write_index(
+    db: sqlite3.Connection, places: Mapping[str, Place], shards: Sequence[Path]
+) -> None:
+    db.execute(SHARDS_TABLE)
+    db.execute(ENTRIES_TABLE)
+    used = {place.shard for place in places.values()}
+    sizes = ((s.name, s.stat().st_size) for s in shards if s.name in used)
+    db.executemany("insert into shards values (?, ?)", sizes)
+    entries = ((k, p.shard, p.problem) for k, p in sorted(places.items(), key=lambda i: i[0]))
+    db.executemany("insert into entries values (?, ?, ?)", entries)
+
+
+def _read_index(path: Path) -> tuple[dict[str, int], dict[str, Place]]:
+    """Sizes of the shards it lists, and places."""
+    sizes: Any = dict(atomic.rows(path, "select name, bytes from shards"))  # type: ignore[arg-type]
+    names = {name: name for name in sizes}  # one string per shard instead of one per entry
+    entries: Any = atomic.rows(path, "select key, shard, problem from entries")
+    return sizes, {k: Place(names.get(s, s), p) for k, s, p in entries}
 
 
 def _hash(*parts: str) -> str:

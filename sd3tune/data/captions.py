@@ -1,41 +1,154 @@
-"""Where an image's captions come from: its name, a text file beside it, or the settings."""
+"""Where an image's captions come from, and what is done to them before they are encoded.
 
-from pathlib import Path
+Source (file name, text file, table, setting) -> caption_filter_list -> caption_shuffle ->
+prepend_instance_prompt. With several captions, training draws one each time.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from random import Random
 from typing import TYPE_CHECKING
 
+from sd3tune.data.tables import Table, row
+from sd3tune.errors import ConfigError
+
 if TYPE_CHECKING:
-    from sd3tune.config.datasets import ImageDataset
+    from sd3tune.config.dataset import ImageDataset, Shuffle
+    from sd3tune.data.sources import HubRows, Source
+
+Change = Callable[[str], str]
+SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
+REPLACE = re.compile(r"s/((?:[^/\\]|\\.)*)/((?:[^/\\]|\\.)*)/?")
 
 
 class NoCaption(Exception):
     """This image has none; the text says why. Discovery sets the image aside."""
 
 
-def captions(path: Path, dataset: "ImageDataset") -> tuple[str, ...]:
-    """One or more captions; with several, training draws one each time. Raises NoCaption."""
-    prompt = dataset.instance_prompt
-    if dataset.only_instance_prompt or dataset.caption_strategy == "instanceprompt":
-        return (prompt or "",)
-    if dataset.caption_strategy == "filename":
-        found: tuple[str, ...] = (" ".join(path.stem.replace("_", " ").split()),)
-    else:
-        found = from_file(path.with_suffix(".txt"), split=not dataset.disable_multiline_split)
-    if dataset.prepend_instance_prompt and prompt:
-        return tuple(f"{prompt} {caption}" for caption in found)
+class Captions:
+    """The captions of one dataset's images."""
+
+    def __init__(self, dataset: "ImageDataset", source: "Source", table: Table | None) -> None:
+        self.dataset, self._source, self._table = dataset, source, table
+        self._changes = changes(dataset)
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """One or more. Raises NoCaption."""
+        d = self.dataset
+        if d.only_instance_prompt or d.caption_strategy == "instanceprompt":
+            return (d.instance_prompt or "",)
+        found = self._raw(name)
+        if self._changes:
+            found = tuple(filter(None, (self._changed(c) for c in found)))
+            if not found:
+                raise NoCaption("caption_filter_list leaves nothing of its caption")
+        if d.caption_shuffle and d.caption_shuffle.enable:
+            found = tuple(dict.fromkeys(s for c in found for s in shuffled(c, d.caption_shuffle)))
+        if d.prepend_instance_prompt:
+            found = tuple(f"{d.instance_prompt} {caption}" for caption in found)
+        return found
+
+    def _raw(self, name: str) -> tuple[str, ...]:
+        strategy = self.dataset.caption_strategy
+        if strategy == "filename":
+            return (from_name(name),)
+        if strategy == "textfile":
+            return self._from_file(str(PurePosixPath(name).with_suffix(".txt")))
+        if strategy == "huggingface":
+            columns = self.dataset.huggingface
+            rows: HubRows = self._source  # type: ignore[assignment]  # settings see to it
+            found = row(rows.text(name), columns).captions
+            if not found:
+                raise NoCaption(f"its row has no {' or '.join(columns.caption_column)}")
+            return found
+        entry = self._table.get(name) if self._table else None
+        if entry is None:
+            raise NoCaption(f"no row for it in the {strategy} table")
+        if not entry.captions:
+            raise NoCaption(f"its row in the {strategy} table has no caption")
+        return entry.captions
+
+    def _from_file(self, name: str) -> tuple[str, ...]:
+        file = PurePosixPath(name).name
+        try:
+            text = self._source.read(name).decode("utf-8-sig")
+        except FileNotFoundError:
+            raise NoCaption(f"no caption file {file} beside it") from None
+        except UnicodeDecodeError as e:
+            raise NoCaption(f"caption file {file} is not UTF-8 at byte {e.start}") from None
+        except OSError as e:
+            raise NoCaption(f"caption file {file} cannot be read: {e.strerror or e}") from None
+        lines = [" ".join(line.split()) for line in text.replace("\0", " ").splitlines()]
+        lines = [line for line in lines if line]
+        if not lines:
+            raise NoCaption(f"caption file {file} is empty")
+        return (" ".join(lines),) if self.dataset.disable_multiline_split else tuple(lines)
+
+    def _changed(self, caption: str) -> str:
+        for change in self._changes:
+            caption = change(caption)
+        return " ".join(caption.split()).strip(" ,")
+
+
+def from_name(name: str) -> str:
+    """The stem with blanks for underscores. Raises NoCaption for a name that is no text."""
+    caption = " ".join(PurePosixPath(name).stem.replace("_", " ").split())
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        raise NoCaption("its name is not UTF-8, and the caption would be made of it") from None
+    if not caption:
+        raise NoCaption("its name leaves no caption")
+    return caption
+
+
+def shuffled(caption: str, how: "Shuffle") -> list[str]:
+    """The caption with its tags in other orders: a pure function of caption and seed."""
+    split, join = SEPARATORS[how.split_on]
+    tags = [t.strip() for t in caption.split(split) if t.strip()]
+    first, rest = tags[: how.position_start], tags[how.position_start :]
+    dice = Random(f"caption {how.seed} {caption}")
+    found = [caption] if how.include_original else []
+    for _ in range(how.count):
+        dice.shuffle(rest)
+        found.append(join.join(first + rest))
     return found
 
 
-def from_file(path: Path, *, split: bool) -> tuple[str, ...]:
+def changes(dataset: "ImageDataset") -> list[Change]:
+    """What caption_filter_list does, one function per entry. Raises ConfigError."""
+    asked = dataset.caption_filter_list
+    where = f"dataset `{dataset.id}`: caption_filter_list"
+    entries = _read(asked, where) if isinstance(asked, Path) else asked or ()
+    return [_change(entry, where) for entry in entries]
+
+
+def _change(entry: str, where: str) -> Change:
+    """`s/this/that/` replaces; anything else is removed, as written or as an expression."""
+    replace = REPLACE.fullmatch(entry)
+    pattern, new = replace.groups() if replace else (entry, "")
+    try:
+        expression = re.compile(pattern)
+        expression.sub(new, "")
+    except (re.error, IndexError) as e:
+        if replace is None:
+            return lambda caption: caption.replace(entry, "")
+        raise ConfigError(
+            f"{where}: `{entry}` is no regular expression: {e}", hint="escape what is meant as is"
+        ) from None
+    if replace is not None:
+        return lambda caption: expression.sub(new, caption)
+    return lambda caption: expression.sub("", caption.replace(entry, ""))
+
+
+def _read(path: Path, where: str) -> Sequence[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise NoCaption(f"no caption file {path.name} beside it") from None
-    except UnicodeDecodeError as e:
-        raise NoCaption(f"caption file {path.name} is not UTF-8 at byte {e.start}") from None
-    except OSError as e:
-        raise NoCaption(f"caption file {path.name} cannot be read: {e.strerror}") from None
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise NoCaption(f"caption file {path.name} is empty")
-    return tuple(lines) if split else (" ".join(lines),)
+        entries = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{where}: `{path}` cannot be read: {e}", hint="check the path") from None
+    if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
+        raise ConfigError(f"{where}: `{path}` holds no list of texts", hint='write ["…", "…"]')
+    return [e for e in entries if e.strip()]

@@ -1,47 +1,52 @@
 """Which images a dataset has, and what will happen to each: headers are read, no pixel is decoded.
 
-A file that cannot be used is set aside with its reason and the run goes on; a dataset of which
-nothing is left is an error that says which reason removed how many files.
+A file that cannot be used is set aside with its reason and the run goes on (`strict` makes it an
+error); a dataset of which nothing is left is an error that says which reason removed how many.
 """
 
-import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from PIL import Image, UnidentifiedImageError
-
-from sd3tune.data.buckets import Geometry, Size, geometry, too_small
-from sd3tune.data.captions import NoCaption, captions
+from sd3tune.data import faces, tables
+from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
+from sd3tune.data.captions import Captions, NoCaption
+from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, opened, size_of, suffix_of
+from sd3tune.data.memory import Memory
+from sd3tune.data.sources import Bucket, Folder, HubRows, Rows, Source
 from sd3tune.errors import DataError
 
 if TYPE_CHECKING:
-    from sd3tune.config.datasets import ImageDataset
+    from sd3tune.config.dataset import ImageDataset, Masks
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"}
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
+Tick = Callable[[], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image to train on."""
 
     dataset: str
-    path: Path
-    relative: str  # to the dataset's folder, "/" between parts
+    path: str  # where a human finds it
+    name: str  # "/"-separated, relative to the dataset
     size: Size  # as seen, EXIF orientation applied
     captions: tuple[str, ...]
     geometry: Geometry
-    id: int  # 63 bits of dataset and relative path: seeds its noise wherever it appears
+    id: int  # 63 bits of dataset and name: seeds its noise wherever it appears
     repeats: int = 0  # extra passes per epoch
+    mask: str | None = None  # its name in the dataset of masks
+    focus: Focus | None = None  # the face a crop is taken around
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
-    path: Path
+    dataset: str
+    path: str
     reason: str
 
 
@@ -51,74 +56,202 @@ class Discovery:
     rejected: tuple[Rejected, ...]
 
 
-class Unusable(Exception):
-    """Why a file cannot be trained on."""
+def source_of(dataset: "ImageDataset | Masks") -> Source:
+    """Opens nothing yet."""
+    if dataset.type == "aws":
+        return Bucket(dataset)
+    if dataset.type == "huggingface":
+        return HubRows(dataset)
+    if dataset.type == "csv":
+        assert dataset.csv is not None
+        names = tables.read(dataset.csv, f"dataset `{dataset.id}`").rows
+        keep = getattr(dataset, "cache_dir_vae", None) or dataset.csv.path.parent
+        return Rows(dataset, list(names), Path(keep) / "fetched")
+    assert dataset.instance_data_dir is not None
+    return Folder(dataset.instance_data_dir)
 
 
-def discover(dataset: "ImageDataset") -> Discovery:
-    """Every usable image below `instance_data_dir`, in the order of their paths.
+def discover(
+    dataset: "ImageDataset",
+    source: Source,
+    *,
+    masks: Source | None = None,
+    tick: Tick = lambda: None,
+) -> Discovery:
+    """Every usable image, in the order of their names. tick: called for each file looked at.
 
     Raises DataError when there is none.
     """
-    samples, rejected = [], []
-    for path in files(dataset.instance_data_dir):
-        try:
-            samples.append(sample(path, dataset))
-        except (Unusable, NoCaption) as e:
-            rejected.append(Rejected(path, str(e)))
+    look = Look(dataset, source, masks)
+    samples: list[Sample] = []
+    rejected: list[Rejected] = list(look.no_images)
+    for found in _mapped(look.at, look.names, source.ahead):
+        tick()
+        if isinstance(found, Sample):
+            samples.append(found)
+        else:
+            rejected.append(found)
+    if rejected and dataset.strict:
+        first = rejected[0]
+        raise DataError(
+            f"dataset `{dataset.id}`: `{first.path}`: {first.reason} ({len(rejected)} of "
+            f"{len(samples) + len(rejected)} files; strict=true)",
+            hint="remove these files, or set strict=false to train without them",
+        )
     if not samples:
-        raise DataError(_nothing(dataset, rejected), hint=_what_to_do(rejected))
+        raise DataError(_nothing(dataset, source, rejected), hint=_what_to_do(rejected))
     if dataset.max_num_samples and len(samples) > dataset.max_num_samples:
         kept = {s.id for s in sorted(samples, key=lambda s: s.id)[: dataset.max_num_samples]}
         samples = [s for s in samples if s.id in kept]
     return Discovery(tuple(samples), tuple(rejected))
 
 
-def files(folder: Path) -> Iterator[Path]:
-    """Image files below a folder, hidden ones left out, sorted."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(root) / name
+class Look:
+    """Looks at one file after the other."""
+
+    def __init__(self, dataset: "ImageDataset", source: Source, masks: Source | None) -> None:
+        self.dataset, self.source = dataset, source
+        self.known = Memory(dataset.cache_dir_vae, dataset.id)
+        trusted = {"metadata", "aspect"} & set(dataset.skip_file_discovery)
+        self._trusts_sizes = bool(trusted)
+        listed = bool(trusted) or dataset.preserve_data_backend_cache
+        names = sorted(self.known.files) if listed and self.known.files else source.names()
+        self.names, self.no_images = self._images(names)
+        self._masks = None if masks is None else _by_stem(masks.names())
+        self._sizes = self._table(dataset.metadata_backend)
+        words = self._table(dataset.caption_strategy)
+        self._captions = Captions(dataset, source, words)
+        self._shapes: dict[tuple[Size, tuple[int, int]], Geometry] = {}
+        if dataset.crop and dataset.crop_style == "face":
+            faces.detector()
+
+    def at(self, name: str) -> Sample | Rejected:
+        try:
+            return self._sample(name)
+        except (Unusable, NoCaption) as e:
+            return Rejected(self.dataset.id, self.source.where(name), str(e))
+
+    def _sample(self, name: str) -> Sample:
+        dataset = self.dataset
+        size, focus = self._size(name), None
+        if dataset.crop and dataset.crop_style == "face":
+            focus = self._face(name)
+        identity = f"{dataset.id}\0{name}"
+        shape = geometry(size, dataset, identity, focus)
+        if (why := unwanted(size, shape, dataset)) is not None:
+            raise Unusable(why)
+        # Most images share their geometry with others: one object for all of them.
+        shape = self._shapes.setdefault((shape.resized, (*shape.crop, *shape.bucket)), shape)  # type: ignore[arg-type]
+        digest = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return Sample(
+            dataset=dataset.id,
+            path=self.source.where(name),
+            name=name,
+            size=size,
+            captions=self._captions.of(name),
+            geometry=shape,
+            id=int.from_bytes(digest, "big") >> 1,
+            repeats=dataset.repeats,
+            mask=self._mask(name),
+            focus=focus,
+        )
+
+    def _size(self, name: str) -> Size:
+        if self._sizes is not None:
+            entry = self._sizes.get(name)
+            if entry is None:
+                raise Unusable(f"no row for it in the {self.dataset.metadata_backend} table")
+            if entry.size is not None:
+                return entry.size
+        if self._trusts_sizes and name in self.known.files:
+            return self.known[name].width, self.known[name].height
+        if isinstance(self.source, HubRows) and self.dataset.huggingface.width_column:
+            found = tables.row(self.source.text(name), self.dataset.huggingface).size
+            if found is not None:
+                return found
+        try:
+            if (known := self.known.get(name, self.source.stamp(name))) is not None:
+                return known.width, known.height
+            with self.source.open(name) as stream:
+                return size_of(stream, name)
+        except OSError as e:
+            raise Unusable(f"cannot be read: {e.strerror or e}") from None
+
+    def _face(self, name: str) -> Focus | None:
+        from PIL import ImageOps
+
+        try:
+            with self.source.open(name) as stream:
+                image = opened(stream)
+                image.draft("L", (faces.EDGE, faces.EDGE))  # a JPEG is decoded small: much faster
+                return faces.largest(ImageOps.exif_transpose(image))
+        except Exception as e:  # decoders raise whatever the bytes make them raise
+            raise Unusable(f"cannot be decoded: {e}") from None
+
+    def _mask(self, name: str) -> str | None:
+        if self._masks is None:
+            return None
+        found = self._masks.get(_stem(name))
+        if found is None:
+            raise Unusable(f"no mask for it in dataset `{self.dataset.conditioning_data}`")
+        return found
+
+    def _images(self, names: Iterable[str]) -> tuple[list[str], list[Rejected]]:
+        """Names that may be images, and those that surely are not."""
+        if not isinstance(self.source, (Folder, Bucket)):
+            return list(names), []
+        images, others = [], []
+        for name in names:
+            suffix = suffix_of(name)
+            if suffix in SUFFIXES:
+                images.append(name)
+            elif suffix not in COMPANIONS:
+                why = f"{suffix} is no suffix of an image" if suffix else "its name has no suffix"
+                others.append(Rejected(self.dataset.id, self.source.where(name), why))
+        return images, others
+
+    def _table(self, backend: str) -> tables.Table | None:
+        columns = {"csv": self.dataset.csv, "parquet": self.dataset.parquet}.get(backend)
+        return tables.read(columns, f"dataset `{self.dataset.id}`") if columns else None
 
 
-def sample(path: Path, dataset: "ImageDataset") -> Sample:
-    size = size_of(path)
-    if (why := too_small(size, dataset)) is not None:
-        raise Unusable(why)
-    relative = path.relative_to(dataset.instance_data_dir).as_posix()
-    identity = f"{dataset.id}\0{relative}"
-    digest = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return Sample(
-        dataset=dataset.id,
-        path=path,
-        relative=relative,
-        size=size,
-        captions=captions(path, dataset),
-        geometry=geometry(size, dataset, identity),
-        id=int.from_bytes(digest, "big") >> 1,
-        repeats=dataset.repeats,
-    )
+def _mapped(
+    look: Callable[[str], Sample | Rejected], names: Sequence[str], ahead: int
+) -> Iterator[Sample | Rejected]:
+    """In order; over a network, several at a time."""
+    if ahead == 1:
+        yield from map(look, names)
+        return
+    left = iter(names)
+    with ThreadPoolExecutor(ahead) as pool:
+        while some := list(islice(left, ahead * 8)):
+            yield from pool.map(look, some)
 
 
-def size_of(path: Path) -> Size:
-    """Width and height as a viewer shows them, from the header. Raises Unusable."""
-    try:
-        if path.stat().st_size == 0:
-            raise Unusable("the file is empty")
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION) in TURNED
-    except UnidentifiedImageError:
-        raise Unusable("no image format that is understood here") from None
-    except Image.DecompressionBombError as e:
-        raise Unusable(f"too many pixels: {e}") from None
-    except (OSError, SyntaxError, ValueError) as e:  # what Pillow raises for broken headers
-        raise Unusable(f"cannot be read: {e}") from None
-    if not (width and height):
-        raise Unusable("it has no pixels")
-    return (height, width) if turned else (width, height)
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _by_stem(names: Iterable[str]) -> Mapping[str, str]:
+    """Paired by relative path without suffix: masks in sub-folders belong to images there."""
+    return {_stem(name): name for name in names if suffix_of(name) in SUFFIXES}
+
+
+def in_epoch(sample: Sample, dataset: "ImageDataset", epoch: int) -> Sample:
+    """The same image with the aspect and crop of another epoch (vae_cache_clear_each_epoch)."""
+    if epoch == 0:
+        return sample
+    identity = f"{sample.dataset}\0{sample.name}\0epoch {epoch}"
+    shape = geometry(sample.size, dataset, identity, sample.focus)
+    # What the settings turn away in this epoch's aspect keeps the first one's.
+    return sample if unwanted(sample.size, shape, dataset) else replace(sample, geometry=shape)
+
+
+def without(found: Discovery, bad: Sequence[Rejected]) -> Discovery:
+    """The same without samples that turned out to be unusable."""
+    paths = {r.path for r in bad}
+    kept = tuple(s for s in found.samples if s.path not in paths)
+    return Discovery(kept, (*found.rejected, *bad))
 
 
 def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery:
@@ -130,10 +263,15 @@ def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery
     if not beyond:
         return found
     words = "{}x{} becomes {}x{}, and the model ends at " + str(longest)
-    rejected = [Rejected(s.path, words.format(*s.size, *s.geometry.bucket)) for s in beyond]
+    rejected = [
+        Rejected(s.dataset, s.path, words.format(*s.size, *s.geometry.bucket)) for s in beyond
+    ]
     kept = tuple(s for s in found.samples if max(s.geometry.bucket) <= longest)
     if not kept:
-        raise DataError(_nothing(dataset, rejected), hint="set crop=true, or a smaller resolution")
+        source = source_of(dataset)
+        raise DataError(
+            _nothing(dataset, source, rejected), hint="set crop=true, or a smaller resolution"
+        )
     return Discovery(kept, (*found.rejected, *rejected))
 
 
@@ -143,23 +281,49 @@ def check_minimum(
     *,
     train_batch_size: int,
     gradient_accumulation_steps: int,
-) -> None:
-    """A dataset must fill one optimizer step. Thin buckets are completed by the loader, so the
-    rule is per dataset. Raises DataError with the numbers and the ways out."""
-    have = len(found.samples) * (dataset.repeats + 1)
-    need = train_batch_size * gradient_accumulation_steps
+    oversubscribe: bool = False,
+) -> Discovery:
+    """A dataset must fill one optimizer step, and one batch of the VAE when that was asked for.
+    Thin buckets are completed by the loader, so the rule is per dataset. With `oversubscribe`
+    (allow_dataset_oversubscription) what is too small is repeated.
+
+    Raises DataError with the numbers and the ways out.
+    """
+    images = len(found.samples)
+    have = images * (dataset.repeats + 1)
+    batch = dataset.train_batch_size or train_batch_size
+    need = batch * gradient_accumulation_steps
+    repeats = -(-need // images) - 1
+    if have < need and oversubscribe:
+        return replace(found, samples=tuple(replace(s, repeats=repeats) for s in found.samples))
     if have < need:
-        repeats = -(-need // len(found.samples)) - 1
         raise DataError(
-            f"dataset `{dataset.id}` has {len(found.samples)} images x (repeats={dataset.repeats} "
-            f"+ 1) = {have}, one optimizer step takes train_batch_size={train_batch_size} x "
+            f"dataset `{dataset.id}` has {images} images x (repeats={dataset.repeats} "
+            f"+ 1) = {have}, one optimizer step takes train_batch_size={batch} x "
             f"gradient_accumulation_steps={gradient_accumulation_steps} = {need}",
-            hint=f"set repeats={repeats} in the dataset, or train_batch_size to {have} or less",
+            hint=f"set repeats={repeats} in the dataset, or train_batch_size to {have} or less, "
+            "or allow_dataset_oversubscription=true",
+        )
+    return found
+
+
+def check_vae_batch(found: Discovery, dataset: "ImageDataset", asked: bool) -> None:
+    """Raises DataError when more images are to be encoded at a time than there are."""
+    images, size = len(found.samples), dataset.vae_batch_size
+    if asked and images < size:
+        raise DataError(
+            f"dataset `{dataset.id}` has {images} images, vae_batch_size={size} encodes more at a "
+            "time",
+            hint=f"set vae_batch_size to {images} or less, or add images",
         )
 
 
-def _nothing(dataset: "ImageDataset", rejected: list[Rejected]) -> str:
-    where = f"dataset `{dataset.id}`: instance_data_dir `{dataset.instance_data_dir}`"
+def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejected]) -> str:
+    where = f"dataset `{dataset.id}`: "
+    if dataset.instance_data_dir:
+        where += f"instance_data_dir `{dataset.instance_data_dir}`"
+    else:
+        where += f"`{source.where('').rstrip('/')}`" if dataset.type == "aws" else "its rows"
     if not rejected:
         return f"{where} holds no image files"
     reasons = Counter(r.reason for r in rejected).most_common(3)
@@ -167,7 +331,7 @@ def _nothing(dataset: "ImageDataset", rejected: list[Rejected]) -> str:
     return f"{where} has no usable image: {words}"
 
 
-def _what_to_do(rejected: list[Rejected]) -> str:
+def _what_to_do(rejected: Sequence[Rejected]) -> str:
     if not rejected:
         return f"put images there: {', '.join(sorted(SUFFIXES))}"
     if "caption" in rejected[0].reason:

@@ -1,110 +1,100 @@
-"""Batches for the loop, made ahead of it in a thread; every draw is a function of (seed, position).
+"""Batches for the loop, made ahead of it by threads; every draw is a function of (seed, position).
 
-Starting at position n gives exactly the batches that an undisturbed run would see from there on.
+Starting at position n gives exactly the batches that an undisturbed run would see from there on,
+whatever the number of threads and processes.
 """
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import count
 
 import torch
 from torch import Tensor
 
 from sd3tune.data.batch import Batch
+from sd3tune.data.dice import seed_of
 from sd3tune.data.discover import Sample
-from sd3tune.data.epoch import batches_per_epoch, order
+from sd3tune.data.schedule import Schedule
 
-AHEAD = 2  # batches kept ready
+WORKERS = 3  # threads that make batches
+AHEAD = 8  # batches kept ready or in the making
 
 Embeds = tuple[Tensor, Tensor]
+Posterior = tuple[Tensor, Tensor]
+Epoch = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Loader:
     """What batches are made of."""
 
-    samples: Sequence[Sample]
-    batch_size: int
+    schedule: Schedule
     seed: int
-    dropout: float  # probability that a caption is replaced by the blank one
-    latent_of: Callable[[Sample], Tensor]  # -> (16, H/8, W/8)
-    embeds_of: Callable[[str], Embeds]  # -> (tokens, width), (pooled width,); "" is the blank
+    posterior_of: Callable[[Sample], Posterior]  # -> mean and deviation, (16, H/8, W/8) each
+    embeds_of: Callable[[Sample, str], Embeds]  # -> (tokens, width), (pooled,); "" is the blank
+    dropout_of: Callable[[Sample], float]  # probability that its caption is replaced by the blank
     device: torch.device
+    mask_of: Callable[[Sample], Tensor | None] = lambda sample: None  # -> (1, H/8, W/8) uint8
+    regularises: Callable[[Sample], bool] = lambda sample: False
     pin: bool = False
+    rank: int = 0
+    processes: int = 1
+    workers: int = WORKERS
+    begin_epoch: Epoch = lambda epoch: None  # called before the first batch of each epoch is made
 
     @contextmanager
     def batches(self, position: int = 0) -> Iterator[Iterator[Batch]]:
         """An endless iterator starting at batch number `position` of the run."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
-        stop = threading.Event()
-        worker = threading.Thread(target=self._work, args=(position, ready, stop), daemon=True)
-        worker.start()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         try:
-            yield self._taken(ready)
+            yield self._made(position, pool)
         finally:
-            stop.set()
-            worker.join()
+            pool.shutdown(cancel_futures=True)
 
     def batch(self, position: int, chosen: Sequence[Sample]) -> Batch:
-        """Those images with their captions drawn, on the CPU."""
-        embeds = [self.embeds_of(self._caption(position, s)) for s in chosen]
+        """Those images with their captions and latents drawn, on the CPU."""
+        embeds = [self.embeds_of(s, self._caption(position, s)) for s in chosen]
+        masks = [mask for s in chosen if (mask := self.mask_of(s)) is not None]
         batch = Batch(
             ids=tuple(s.id for s in chosen),
-            latents=torch.stack([self.latent_of(s) for s in chosen]),
+            latents=torch.stack([self._latents(position, s) for s in chosen]),
             prompt_embeds=torch.stack([e[0] for e in embeds]),
             pooled=torch.stack([e[1] for e in embeds]),
+            mask=torch.stack(masks) if masks else None,
+            regularisation=self.regularises(chosen[0]),
         )
-        return _each(batch, Tensor.pin_memory) if self.pin else batch
+        return batch.each(Tensor.pin_memory) if self.pin else batch
+
+    def _latents(self, position: int, s: Sample) -> Tensor:
+        """A draw from the VAE's posterior, another one each time the image comes up."""
+        mean, deviation = self.posterior_of(s)
+        generator = torch.Generator().manual_seed(seed_of("latent", self.seed, position, s.id))
+        return torch.randn(mean.shape, generator=generator).mul_(deviation).add_(mean)
 
     def _caption(self, position: int, s: Sample) -> str:
-        words = f"caption {self.seed} {position} {s.id}".encode()
-        dice = int.from_bytes(blake2b(words, digest_size=8).digest(), "big")
-        if (dice & 0xFFFFFFFF) / 2**32 < self.dropout:
+        dice = seed_of("caption", self.seed, position, s.id)
+        if (dice & 0xFFFFFFFF) / 2**32 < self.dropout_of(s):
             return ""
         return s.captions[(dice >> 32) % len(s.captions)]
 
-    def _work(
-        self, position: int, ready: "queue.Queue[Batch | BaseException]", stop: threading.Event
-    ) -> None:
-        try:
-            per_epoch = batches_per_epoch(self.samples, self.batch_size)
-            epoch, start = divmod(position, per_epoch)
-            for number in count(epoch):
-                plan = order(self.samples, self.batch_size, self.seed, number)
-                for place, chosen in enumerate(plan[start:], start):
-                    item = self.batch(number * per_epoch + place, chosen)
-                    if not _offer(ready, item, stop):
-                        return
-                start = 0
-        except BaseException as e:  # handed over: the loop raises it where a human sees it
-            _offer(ready, e, stop)
+    def _made(self, position: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        ahead: deque[Future[Batch]] = deque()
+        epoch = -1
+        for place, number, chosen in self.schedule(position, self.rank, self.processes):
+            if number != epoch:
+                wait(ahead)  # nothing may still read what an epoch's beginning replaces
+                self.begin_epoch(number)
+                epoch = number
+            ahead.append(pool.submit(self.batch, place, chosen))
+            if len(ahead) >= AHEAD:
+                yield self._placed(ahead.popleft().result())
 
-    def _taken(self, ready: "queue.Queue[Batch | BaseException]") -> Iterator[Batch]:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield _each(item, lambda t: t.to(self.device, non_blocking=self.pin))
+    def _placed(self, batch: Batch) -> Batch:
+        """On the device, as float32: what crosses the bus is as narrow as it was stored."""
+        return batch.each(lambda t: _unit(t.to(self.device, non_blocking=self.pin)))
 
 
-def _offer(
-    ready: "queue.Queue[Batch | BaseException]", item: Batch | BaseException, stop: threading.Event
-) -> bool:
-    """False when the loop has gone: a full queue must not keep the thread for ever."""
-    while not stop.is_set():
-        try:
-            ready.put(item, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False
-
-
-def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    return Batch(
-        batch.ids, change(batch.latents), change(batch.prompt_embeds), change(batch.pooled)
-    )
+def _unit(t: Tensor) -> Tensor:
+    return t.float() / 255 if t.dtype == torch.uint8 else t.float()

@@ -6,16 +6,31 @@ The only part of planning that looks at the world; what it saw goes to `resolve`
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from sd3tune import backends
 from sd3tune.backends import catalog, probe, recorded
 from sd3tune.backends.facts import Facts
+from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.datasets import Datasets, load_datasets
 from sd3tune.config.settings import Config
-from sd3tune.data.discover import Discovery, Sample, check_minimum, discover, within
-from sd3tune.errors import ConfigError, HardwareError
+from sd3tune.data.discover import (
+    Discovery,
+    Rejected,
+    Sample,
+    check_minimum,
+    check_vae_batch,
+    discover,
+    source_of,
+    within,
+    without,
+)
+from sd3tune.data.schedule import Schedule, schedule
+from sd3tune.data.sources import Source
+from sd3tune.errors import ConfigError, DataError, HardwareError
 from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.report.progress import stage
 from sd3tune.sd3 import variants
 
 SECONDS = 120.0
@@ -23,16 +38,60 @@ KERNEL = {"native": "diffusers", "sageattention": "diffusers"}  # what trains un
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A plan, and the dataset it was made for."""
+class Found:
+    """The datasets of a run as they are on their storage."""
 
-    plan: Plan
+    config: Config
     datasets: Datasets
-    discoveries: Mapping[str, Discovery]  # by dataset id
+    sources: Mapping[str, Source]  # by dataset id, masks included
+    discoveries: Mapping[str, Discovery]  # by dataset id; without those that are never drawn
+
+    def dataset(self, name: str) -> ImageDataset:
+        return next(d for d in self.datasets.all if d.id == name)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        return tuple(s for d in self.discoveries.values() for s in d.samples)
+        """What is trained on."""
+        return self._of(self.datasets.images)
+
+    @property
+    def evals(self) -> tuple[Sample, ...]:
+        """What the evaluation loss is measured on, when there are datasets for it."""
+        return self._of(self.datasets.evals)
+
+    def _of(self, datasets: Sequence[ImageDataset]) -> tuple[Sample, ...]:
+        found = (self.discoveries[d.id] for d in datasets if d.id in self.discoveries)
+        return tuple(s for discovery in found for s in discovery.samples)
+
+
+@dataclass(frozen=True)
+class Prepared(Found):
+    """A plan, and the datasets it was made for."""
+
+    plan: Plan
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        plan = self.plan
+        made = schedule(self.samples, self.datasets.images, plan.config, plan.batch_size)
+        made.begin(plan.steps * plan.config.gradient_accumulation_steps - 1)  # refuses gaps
+        return made
+
+    def without(self, bad: Sequence[Rejected]) -> "Prepared":
+        """The same without files that turned out to be unusable, planned again."""
+        if not bad:
+            return self
+        discoveries = {}
+        for name, found in self.discoveries.items():
+            kept = without(found, [r for r in bad if r.dataset == name])
+            if not kept.samples:
+                raise DataError(
+                    f"dataset `{name}`: no image is left: {kept.rejected[-1].reason}",
+                    hint=f"look at `{kept.rejected[-1].path}` first",
+                )
+            discoveries[name] = kept
+        left = Found(self.config, self.datasets, self.sources, discoveries)
+        return planned(left, self.plan.model, self.plan.facts)
 
 
 def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
@@ -43,19 +102,48 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
         raise ConfigError(words, hint="choose another name for the folder")
     datasets = load_datasets(config.data_backend_config, config)
     model = variants.find(config.pretrained_model_name_or_path or "")
-    longest = model.transformer.longest_side
-    discoveries = {d.id: within(discover(d), longest, d) for d in datasets.images}
+    found = look(config, datasets, model.transformer.longest_side)
     facts = elsewhere(chip) if chip else observe(config)
-    samples = [s for d in discoveries.values() for s in d.samples]
-    plan = resolve(config, facts, model, samples)
-    for dataset in datasets.images:
-        check_minimum(
-            discoveries[dataset.id],
-            dataset,
-            train_batch_size=plan.batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-        )
-    return Prepared(plan, datasets, discoveries)
+    return planned(found, model, facts)
+
+
+def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
+    """Discovers every dataset that is drawn from. longest: side in pixels where the model ends."""
+    sources: dict[str, Source] = {d.id: source_of(d) for d in datasets.all}
+    sources |= {name: source_of(d) for name, d in datasets.masks.items()}
+    discoveries = {}
+    for d in datasets.all:
+        if d.dataset_type == "image" and d.probability <= 0:
+            continue
+        masks = sources[d.conditioning_data] if d.conditioning_data else None
+        with stage(f"look at {d.id}", None) as bar:
+            found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
+        discoveries[d.id] = found if longest is None else within(found, longest, d)
+    return Found(config, datasets, sources, discoveries)
+
+
+def planned(found: Found, model: variants.Model, facts: Facts) -> Prepared:
+    """Decides, and checks the sizes of the datasets against the decisions."""
+    config = found.config
+    plan = resolve(config, facts, model, found.samples, found.datasets.images)
+    discoveries = dict(found.discoveries)
+    for dataset in found.datasets.all:
+        if dataset.id not in discoveries:
+            continue
+        own = dataset.id in found.datasets.asked_vae_batch
+        asked = own or "vae_batch_size" in config.model_fields_set
+        check_vae_batch(discoveries[dataset.id], dataset, asked)
+        if dataset.dataset_type == "image":
+            discoveries[dataset.id] = check_minimum(
+                discoveries[dataset.id],
+                dataset,
+                train_batch_size=plan.batch_size,
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                oversubscribe=config.allow_dataset_oversubscription,
+            )
+    made = Prepared(config, found.datasets, found.sources, discoveries, plan)
+    _ = made.schedule
+    return made
 
 
 def elsewhere(name: str) -> Facts:

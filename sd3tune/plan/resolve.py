@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from sd3tune.backends.decide import Decision, decide_all
 from sd3tune.backends.facts import Device, Facts
 from sd3tune.backends.rules import Request
+from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import Sample
-from sd3tune.data.epoch import batches_per_epoch
+from sd3tune.data.schedule import schedule
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.memory import Load, Memory, estimate, gib
 from sd3tune.sd3.variants import Model, tokens
@@ -61,11 +62,17 @@ class Plan:
         return tuple(self.value("peft_lora_target_modules").split(","))
 
 
-def resolve(config: Config, facts: Facts, model: Model, samples: Sequence[Sample]) -> Plan:
+def resolve(
+    config: Config,
+    facts: Facts,
+    model: Model,
+    samples: Sequence[Sample],
+    datasets: Sequence[ImageDataset] = (),
+) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     _refuse_impossible_pictures(config, model)
     device = facts.weakest
-    sizes = _Sizes(config, facts, model, samples)
+    sizes = _Sizes(config, facts, model, samples, datasets)
     hardware, decided = decide_all(facts, _request(config), sizes.too_big)
     batch = sizes.batch(decided)
     load = sizes.load(decided, int(batch.value), decided.base_model_precision or "no_change")
@@ -80,7 +87,7 @@ def resolve(config: Config, facts: Facts, model: Model, samples: Sequence[Sample
         "gradient_accumulation_steps": _set(
             config, "gradient_accumulation_steps", "one batch per optimizer step"
         ),
-        "max_train_steps": _steps(config, samples, int(batch.value)),
+        "max_train_steps": _steps(config, samples, datasets, int(batch.value)),
         "peft_lora_target_modules": _targets(config, model),
     }
     return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts))
@@ -94,6 +101,7 @@ class _Sizes:
     facts: Facts
     model: Model
     samples: Sequence[Sample]
+    datasets: Sequence[ImageDataset]
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
         c = self.config
@@ -105,7 +113,7 @@ class _Sizes:
             optimizer=r.optimizer or "adamw",
             rank=c.lora_rank,
             targets=tuple(c.peft_lora_target_modules or LORA_TARGETS),
-            batch=batch,
+            batch=max([batch, *(d.train_batch_size or 0 for d in self.datasets)]),
             tokens=max(tokens(*s.geometry.bucket) for s in self.samples),
             text_tokens=c.tokenizer_max_length,
             checkpointing=c.gradient_checkpointing,
@@ -241,13 +249,16 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
 
 
-def _steps(config: Config, samples: Sequence[Sample], batch: int) -> Decision:
+def _steps(
+    config: Config, samples: Sequence[Sample], datasets: Sequence[ImageDataset], batch: int
+) -> Decision:
     if config.max_train_steps:
         return Decision(str(config.max_train_steps), "user", "set in the configuration")
-    per_epoch = -(-batches_per_epoch(samples, batch) // config.gradient_accumulation_steps)
     epochs = config.num_train_epochs or 1
-    why = f"{epochs} epochs of {per_epoch} steps over {len(samples)} images"
-    return Decision(str(epochs * per_epoch), "user", why)
+    made = schedule(samples, datasets, config, batch)
+    steps = made.steps_of(epochs)
+    why = f"{epochs} epochs of {made.steps_of(1)} steps over {len(samples)} images"
+    return Decision(str(steps), "user", why)
 
 
 def _targets(config: Config, model: Model) -> Decision:

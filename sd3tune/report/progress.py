@@ -22,9 +22,11 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Stage:
-    """One piece of work with a known length."""
+    """One piece of work; total None: nobody knows how much there is."""
 
-    def __init__(self, bar: Progress | None, task: TaskID | None, name: str, total: int) -> None:
+    def __init__(
+        self, bar: Progress | None, task: TaskID | None, name: str, total: int | None
+    ) -> None:
         self._bar, self._task, self.name, self.total = bar, task, name, total
         self.done = 0
         self._started = self._said = time.monotonic()
@@ -38,22 +40,32 @@ class Stage:
 
     def advance(self, count: int = 1, words: str = "") -> None:
         self.done += count
+        now = time.monotonic()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, words=words)
-        elif time.monotonic() - self._said >= LINE_EVERY_SECONDS or self.done == self.total:
-            self._said = time.monotonic()
-            print(f"{self.name} {self.done}/{self.total}  {words}{self._eta()}", file=sys.stderr)
+            if now - self._said >= 0.05 or self.done == self.total:  # bars cost more than headers
+                self._said = now
+                rate = "" if words else self._rate(now)
+                self._bar.update(self._task, completed=self.done, words=words or rate)
+        elif now - self._said >= LINE_EVERY_SECONDS or self.done == self.total:
+            self._said = now
+            of = "" if self.total is None else f"/{self.total}"
+            words = words or self._rate(now)
+            print(f"{self.name} {self.done}{of}  {words}{self._eta()}", file=sys.stderr)
+
+    def _rate(self, now: float) -> str:
+        elapsed = now - self._started
+        return f"{(self.done - self._first) / elapsed:.4g}/s" if elapsed > 0 else ""
 
     def _eta(self) -> str:
         fresh = self.done - self._first
         elapsed = time.monotonic() - self._started
-        if not fresh or self.done >= self.total:
+        if not fresh or self.total is None or self.done >= self.total:
             return ""
         return f"  eta {(self.total - self.done) * elapsed / fresh:.0f} s"
 
 
 @contextmanager
-def stage(name: str, total: int) -> Iterator[Stage]:
+def stage(name: str, total: int | None) -> Iterator[Stage]:
     """`with stage("encode images", 120) as s: … s.advance(4)`"""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -43,10 +43,26 @@ def add_noise(x0: Tensor, eps: Tensor, s: Tensor) -> Tensor:
     return (1 - s) * x0 + s * eps
 
 
-def loss(model: Model, x0: Tensor, condition: Any, eps: Tensor, s: Tensor) -> Tensor:
-    """One loss per image (B,), so that weights and masks stay the caller's business.
+def loss(
+    model: Model,
+    x0: Tensor,
+    condition: Any,
+    eps: Tensor,
+    s: Tensor,
+    *,
+    weight: Tensor | None = None,
+    teacher: Model | None = None,
+) -> Tensor:
+    """One loss per image (B,).
 
-    x0, eps (B, 16, H/8, W/8) float32; s (B,) float32.
+    x0, eps (B, 16, H/8, W/8) float32; s (B,) float32. weight (B, 1, H/8, W/8) multiplies each
+    latent's square before the mean (no division by its sum: little mask, little loss). teacher:
+    another model whose answer is the target instead of eps - x0.
     """
-    v = model(add_noise(x0, eps, s), s * TIMESTEPS, condition)
-    return (v.float() - (eps - x0)).square().mean(dim=(1, 2, 3))
+    z, t = add_noise(x0, eps, s), s * TIMESTEPS
+    target = eps - x0
+    if teacher is not None:
+        with torch.no_grad():
+            target = teacher(z, t, condition).float()
+    square = (model(z, t, condition).float() - target).square()
+    return (square if weight is None else square * weight).mean(dim=(1, 2, 3))

@@ -1,8 +1,8 @@
-"""Images to latents: the posterior's mean, so that two runs cache the same numbers.
+"""Images to latents: the posterior's mean and deviation, so that two runs cache the same numbers.
 
-(z - shift) * scale as the transformer expects; SD3's VAE: shift 0.0609, scale 1.5305. The mean, not
-a draw: the posterior's deviation is about a hundredth of the latents', and a draw stored for ever
-would be one fixed wrong sample.
+(z - shift) * scale as the transformer expects; SD3's VAE: shift 0.0609, scale 1.5305. Training
+draws mean + deviation * unit noise anew each time an image comes up, as latent diffusion defines it
+(Rombach et al. 2022, sec. 3.1); evaluation takes the mean.
 """
 
 from typing import Any
@@ -12,18 +12,22 @@ from torch import Tensor
 
 from sd3tune.errors import DataError
 
+STORED = torch.float16  # latents vary by about one: exact to a thousandth of that
 
-def encode(vae: Any, images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] to (B, 16, H/8, W/8) float32 on the CPU.
+
+def encode(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) in [-1, 1] to mean and deviation, each (B, 16, H/8, W/8) as stored, on the CPU.
 
     Raises DataError when the VAE answers with NaN or infinity.
     """
     with torch.no_grad():
-        z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
-    latents: Tensor = (z.float() - vae.config.shift_factor) * vae.config.scaling_factor
-    if not torch.isfinite(latents).all():
+        posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+        mean, deviation = posterior.mean.float(), posterior.std.float()
+    mean = ((mean - vae.config.shift_factor) * vae.config.scaling_factor).to(STORED)
+    deviation = (deviation * vae.config.scaling_factor).to(STORED)
+    if not (torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
         raise DataError(
             f"the VAE in {vae.dtype} produced NaN or infinite latents",
             hint="set vae_dtype=fp32",
         )
-    return latents.cpu()
+    return mean.cpu(), deviation.cpu()

@@ -5,7 +5,7 @@ CLIP projections side by side. No attention mask reaches the transformer: SD3 wa
 Layout: diffusers' StableDiffusion3Pipeline.encode_prompt, which a test compares this with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -108,6 +108,37 @@ def _clip(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[Tensor,
     ).input_ids
     out = encoder(ids.to(encoder.device), output_hidden_states=True)
     return out.hidden_states[-2], out[0]
+
+
+def packed(embeds: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+    """One caption's conditioning as it is kept: bfloat16 without the zeros that pad it.
+
+    CLIP's rows end at its own width (T5's is twice as wide), T5's rows at the last one that is not
+    zero: at the caption's end with t5_padding=zero, at the last token otherwise, because what T5
+    says about padding depends on the caption. Nothing but zeros is cut, so nothing is lost.
+    """
+    embeds = embeds.to(torch.bfloat16)
+    clip, t5 = embeds[:CLIP_TOKENS], embeds[CLIP_TOKENS:]
+    return {
+        "clip": clip[:, : _used(clip.abs().amax(dim=0))].contiguous(),
+        "t5": t5[: _used(t5.abs().amax(dim=1))].contiguous(),
+        "pooled": pooled.to(torch.bfloat16).contiguous(),
+    }
+
+
+def unpacked(entry: Mapping[str, Tensor], tokens: int, width: int) -> tuple[Tensor, Tensor]:
+    """(77 + tokens, width) and (pooled width,), bfloat16, from what `packed` kept."""
+    embeds = torch.zeros(CLIP_TOKENS + tokens, width, dtype=torch.bfloat16)
+    clip, t5 = entry["clip"], entry["t5"]
+    embeds[:CLIP_TOKENS, : clip.shape[1]] = clip
+    embeds[CLIP_TOKENS : CLIP_TOKENS + t5.shape[0]] = t5
+    return embeds, entry["pooled"]
+
+
+def _used(sizes: Tensor) -> int:
+    """Length up to the last value that is not zero."""
+    found = sizes.nonzero()
+    return int(found[-1]) + 1 if len(found) else 0
 
 
 def unconditional(

@@ -4,12 +4,11 @@ Drawn on the CPU: the same run sees the same noise on every vendor, in every bat
 after a resume. There is no generator state to save.
 """
 
-from hashlib import blake2b
-
 import torch
 from torch import Tensor
 
 from sd3tune.data.batch import Batch
+from sd3tune.data.dice import seed_of
 
 
 def draw(seed: int, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -21,9 +20,3 @@ def draw(seed: int, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
         eps[i].normal_(generator=generator)
         u[i : i + 1].uniform_(1e-7, 1 - 1e-7, generator=generator)
     return eps.to(batch.latents.device), u
-
-
-def seed_of(*parts: int | str) -> int:
-    """63 bits from any numbers and words; unrelated parts give unrelated seeds."""
-    digest = blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from sd3tune.config.prompts import Prompt
-from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import stage
 from sd3tune.sd3 import weights
@@ -19,13 +18,12 @@ FOLDER = "validation_images"
 
 def pictures(
     state: TrainState,
-    prepared: Prepared,
     caches: Caches,
     prompts: Sequence[Prompt],
     device: torch.device,
 ) -> list[Path]:
     """One file per prompt, size and index; none when no prompt is configured."""
-    plan = prepared.plan
+    plan = caches.prepared.plan
     wanted = wishes(plan, caches, prompts)
     if not wanted:
         return []
@@ -45,7 +43,7 @@ def pictures(
 def wishes(plan: Plan, caches: Caches, prompts: Sequence[Prompt]) -> list[Wish]:
     found = []
     for prompt in prompts:
-        embeds, pooled = caches.embeds(prompt.text)
+        embeds, pooled = (t.float() for t in caches.embeds(prompt.text))
         for size in plan.config.validation_resolution or (default_size(plan),):
             for index in range(plan.config.num_validation_images):
                 found.append(Wish(prompt.shortname, embeds[None], pooled[None], size, index))
@@ -62,7 +60,7 @@ def default_size(plan: Plan) -> tuple[int, int]:
 
 def sampling(plan: Plan, caches: Caches) -> Sampling:
     c = plan.config
-    embeds, pooled = caches.embeds(c.validation_negative_prompt)
+    embeds, pooled = (t.float() for t in caches.embeds(c.validation_negative_prompt))
     autocast = plan.value("mixed_precision")
     return Sampling(
         steps=c.validation_num_inference_steps,

@@ -4,9 +4,9 @@ prepare device -> encode captions, drop encoders -> encode images, drop VAE -> l
 quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 """
 
-import gc
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from sd3tune import backends, quant
 from sd3tune.adapters import lora
 from sd3tune.config.prompts import Prompt
+from sd3tune.data.dice import seed_of
 from sd3tune.errors import ConfigError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.memory import gib
@@ -25,14 +26,17 @@ from sd3tune.report.progress import say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
 from sd3tune.train import checkpoint
-from sd3tune.train.caches import Caches, fill_latents, fill_text, variant
+from sd3tune.train.caches import Caches, variant
+from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
+from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.loop import Every, Interrupt, interruptible, loop
-from sd3tune.train.noise import seed_of
 from sd3tune.train.optim import build, rate
 from sd3tune.train.pictures import pictures
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
+
+SET_ASIDE = "set_aside.json"  # in output_dir
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,20 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     vendor.prepare(deterministic=plan.value("deterministic") == "on")
     device = torch.device(plan.device.torch_device)
 
-    caches = Caches.of(prepared)
-    fill_text(caches, prepared, prompts, device)
-    fill_latents(caches, prepared, device)
-    free()
+    caches = filled(prepared, prompts, device, vendor)
+    plan = caches.prepared.plan
     state = begin(plan, device)
     recipe = recipe_of(plan)
-    fixed = fixed_batches(prepared, caches, device)
+    fixed = fixed_batches(caches, device)
     with interruptible() as interrupt:
         before = evaluate(state.model, fixed, recipe, adapter=False)
-        steps(state, prepared, caches, prompts, recipe, vendor, interrupt)
+        steps(state, caches, prompts, recipe, vendor, interrupt)
         if interrupt.signal is not None:
             return leave(state, plan, before, interrupt.signal)
         after = evaluate(state.model, fixed, recipe)
     file = lora.export(state.model, plan.config.output_dir)
     say(f"adapter  {file}")
-    made = pictures(state, prepared, caches, prompts, device)
+    made = pictures(state, caches, prompts, device)
     return Outcome(state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir)
 
 
@@ -84,6 +86,31 @@ def make_output(folder: Path) -> None:
     except OSError as e:
         words = f"`output_dir={folder}` cannot be made: {e.strerror}"
         raise ConfigError(words, hint="choose a folder you may write to") from None
+
+
+def filled(
+    prepared: Prepared, prompts: Sequence[Prompt], device: torch.device, vendor: ModuleType
+) -> Caches:
+    """Everything encoded; files that turned out to be unusable are out of the plan, and in the
+    report."""
+    caches = Caches.of(prepared)
+    wanted = [p.text for p in prompts] + [prepared.plan.config.validation_negative_prompt]
+    fill_text(caches, wanted, device, lambda: vendor.used_bytes(prepared.plan.device.index))
+    bad = fill_images(caches, device)
+    caches = replace(caches, prepared=prepared.without(bad))
+    report(caches.prepared, len(bad))
+    return caches
+
+
+def report(prepared: Prepared, late: int) -> None:
+    """Every file that is not trained on, with its reason, as JSON in output_dir."""
+    rows = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
+    path = prepared.plan.config.output_dir / SET_ASIDE
+    path.unlink(missing_ok=True)
+    if rows:
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+    if late:
+        say(f"warning: {late} files could not be decoded and are left out; {path} says why")
 
 
 def downloaded(prepared: Prepared) -> Prepared:
@@ -141,7 +168,6 @@ def resume(state: TrainState, plan: Plan) -> None:
 
 def steps(
     state: TrainState,
-    prepared: Prepared,
     caches: Caches,
     prompts: Sequence[Prompt],
     recipe: Recipe,
@@ -149,18 +175,20 @@ def steps(
     interrupt: Interrupt,
 ) -> None:
     """The loop with its chores: checkpoints, and pictures on the way when asked for."""
-    plan, device = prepared.plan, torch.device(prepared.plan.device.torch_device)
+    plan = caches.prepared.plan
+    device = torch.device(plan.device.torch_device)
     config, accumulate = plan.config, int(plan.value("gradient_accumulation_steps"))
     chores = [Every(config.checkpoint_step_interval, lambda: keep(state, plan))]
     if config.validation_step_interval:
         chores.append(
             Every(
                 config.validation_step_interval,
-                lambda: on_the_way(state, prepared, caches, prompts, device),
+                lambda: on_the_way(state, caches, prompts, device),
             )
         )
+    loader = caches.loader(device, lambda epoch: fill_epoch(caches, epoch, device))
     with (
-        caches.batches(prepared, state.step * accumulate, device) as batches,
+        loader.batches(state.step * accumulate) as batches,
         stage("train", plan.steps) as bar,
     ):
         bar.begin(state.step)
@@ -188,14 +216,10 @@ def steps(
 
 
 def on_the_way(
-    state: TrainState,
-    prepared: Prepared,
-    caches: Caches,
-    prompts: Sequence[Prompt],
-    device: torch.device,
+    state: TrainState, caches: Caches, prompts: Sequence[Prompt], device: torch.device
 ) -> None:
-    if state.step < prepared.plan.steps:  # the end draws its own
-        pictures(state, prepared, caches, prompts, device)
+    if state.step < caches.prepared.plan.steps:  # the end draws its own
+        pictures(state, caches, prompts, device)
 
 
 def keep(state: TrainState, plan: Plan) -> None:
@@ -220,6 +244,7 @@ def recipe_of(plan: Plan) -> Recipe:
         max_grad_norm=config.max_grad_norm,
         autocast=None if autocast == "no" else weights.DTYPES[autocast],
         attention=plan.value("attention_mechanism"),
+        masked=config.masked_loss_probability,
     )
 
 
@@ -240,10 +265,3 @@ def hub(plan: Plan) -> dict[str, str]:
 def used(vendor: ModuleType, plan: Plan) -> str:
     amount = vendor.used_bytes(plan.device.index)
     return "" if amount is None else gib(amount)
-
-
-def free() -> None:
-    """Memory of dropped models goes back to the device before the next one comes."""
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()

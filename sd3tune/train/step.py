@@ -1,19 +1,22 @@
 """One optimizer step. When this file outgrows one screen, something in it belongs elsewhere."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sd3tune.backends.kernels import kernel
 from sd3tune.data.batch import Batch
+from sd3tune.data.dice import seed_of
 from sd3tune.errors import Diverged
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
 from sd3tune.sd3.variants import PATCH
-from sd3tune.train.noise import draw, seed_of
+from sd3tune.train.noise import draw
 from sd3tune.train.state import TrainState
 
 
@@ -28,6 +31,7 @@ class Recipe:
     max_grad_norm: float  # 0: no clipping
     autocast: torch.dtype | None
     attention: str
+    masked: float = 1.0  # share of the batches with masks whose loss is weighed by them
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,39 @@ def losses(model: nn.Module, batch: Batch, recipe: Recipe, step: int) -> Tensor:
     eps, u = draw(recipe.seed, step, batch)
     s = u if recipe.uniform else flow.logit_normal(u, recipe.sigmoid_scale)
     s = flow.shifted(s, shift_of(batch, recipe)).to(batch.latents.device)
+    masked = seed_of(recipe.seed, step, batch.ids[0], "mask") / 2**63 < recipe.masked
+    condition = batch.prompt_embeds, batch.pooled
     with autocast(batch, recipe):
-        denoise = Denoiser(model)
-        return flow.loss(denoise, batch.latents, (batch.prompt_embeds, batch.pooled), eps, s)
+        return flow.loss(
+            Denoiser(model),
+            batch.latents,
+            condition,
+            eps,
+            s,
+            weight=batch.mask if masked else None,
+            teacher=partial(without_adapter, model) if batch.regularisation else None,
+        )
+
+
+def without_adapter(model: nn.Module, z: Tensor, t: Tensor, condition: Any) -> Tensor:
+    """What the model said before it was adapted: the target on regularisation images."""
+    with quiet(model, adapter=False):
+        return Denoiser(model)(z, t, condition)
+
+
+@contextmanager
+def quiet(model: Any, adapter: bool) -> Iterator[None]:
+    """Dropout off, and the adapter too unless asked for; as before afterwards."""
+    training = model.training
+    model.eval()
+    if not adapter:
+        model.disable_adapters()
+    try:
+        yield
+    finally:
+        if not adapter:
+            model.enable_adapters()
+        model.train(training)
 
 
 def shift_of(batch: Batch, recipe: Recipe) -> float:

@@ -60,9 +60,11 @@ def test_latents_are_the_posterior_s_mean_shifted_and_scaled(demo: Path) -> None
     picture = Image.open(next((demo / "photos" / "aspect").glob("*.png"))).convert("RGB")
     pixels = torch.from_numpy(np.asarray(picture.resize((128, 64)))).permute(2, 0, 1)[None]
     pixels = pixels.float() / 127.5 - 1
-    got = latents.encode(vae, pixels)
-    mean = vae.encode(pixels).latent_dist.mean
-    torch.testing.assert_close(got, (mean - 0.0609) * 1.5305)
+    mean, deviation = latents.encode(vae, pixels)
+    posterior = vae.encode(pixels).latent_dist
+    want = (posterior.mean - 0.0609) * 1.5305, posterior.std * 1.5305
+    torch.testing.assert_close(mean.float(), want[0], rtol=2**-11, atol=1e-6)
+    torch.testing.assert_close(deviation.float(), want[1], rtol=2**-11, atol=1e-6)
     assert got.shape == (1, 16, 8, 16)
 
 
@@ -71,8 +73,8 @@ def test_the_demo_s_photographs_become_latents_of_about_unit_size(demo: Path) ->
     found = []
     for path in sorted((demo / "photos" / "square").glob("*.png")):
         pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB").resize((128, 128))))
-        found.append(latents.encode(vae, pixels.permute(2, 0, 1)[None].float() / 127.5 - 1))
-    assert 0.3 < torch.cat(found).std() < 3
+        found.append(latents.encode(vae, pixels.permute(2, 0, 1)[None].float() / 127.5 - 1)[0])
+    assert 0.3 < torch.cat(found).float().std() < 3
 
 
 @pytest.mark.parametrize("name", MODELS)

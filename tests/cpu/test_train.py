@@ -148,7 +148,7 @@ def test_every_precision_trains_and_shrinks_the_blocks(precision: str, run: Trai
 
 
 def test_quantised_text_encoders_stay_close(prepared) -> None:  # type: ignore[no-untyped-def]
-    from sd3tune.train.caches import load_encoders
+    from sd3tune.train.captions import load_encoders
 
     plain = load_encoders(prepared(*SHORT).plan, torch.device("cpu"))
     words = [f"text_encoder_{i}_precision=int8-quanto" for i in (1, 2, 3)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sd3tune.config.dataset import ImageDataset, Masks
 from sd3tune.config.datasets import Datasets, load_datasets
 from sd3tune.config.prompts import Prompt, load_prompts
 from sd3tune.config.settings import Config
@@ -86,10 +87,26 @@ def test_placeholders_and_other_spellings(load: Load, tmp_path: Path) -> None:
 
 
 def test_what_asks_for_nothing_is_let_through(load: Load) -> None:
-    idle = {"default": False, "start_epoch": 1, "is_regularisation_data": False, "parquet": None}
+    idle = {
+        "default": False,
+        "start_epoch": 1,
+        "is_regularisation_data": False,
+        "parquet": None,
+        "override_dataset_config": True,
+        "hash_filenames": True,
+        "compress_cache": False,
+    }
     assert load(IMAGES | idle, TEXT) == load(IMAGES, TEXT)
 
 
+def help_of(kind: type[Any], name: str) -> str:
+    return " ".join((kind.model_fields[name].description or "").split())
+
+
+SHUFFLE_HELP = help_of(ImageDataset, "caption_shuffle")
+ASPECTS_HELP = help_of(ImageDataset, "crop_aspect_buckets")
+SKIP_HELP = help_of(ImageDataset, "skip_file_discovery")
+MASK_HELP = help_of(Masks, "conditioning_type") + " Default: mask."
 BAD: list[tuple[list[Any], str, str]] = [
     ([], f"{D} has no enabled image dataset", 'add one with "dataset_type": "image" and "instance_data_dir"'),
     ([IMAGES | {"disabled": True}], f"{D} has no enabled image dataset", 'add one with "dataset_type": "image" and "instance_data_dir"'),
@@ -97,11 +114,39 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"id": "../a"}], f"{D}: the id `../a` cannot name a folder", "use letters, digits, spaces, dots, dashes and underscores, at most 100"),
     ([{"instance_data_dir": "photos"}], f"{D}: entry 1 has no id", 'give every dataset an "id" of its own'),
     ([IMAGES | {"disabled": "maybe"}], f"{D}: entry 1: `disabled=maybe` must be true or false", "write true or false"),
-    ([IMAGES | {"type": "aws"}], f"{D}: dataset `a`: `type=aws` is not supported yet", "type is local so far; disabled=true skips a dataset"),
-    ([IMAGES | {"dataset_type": "eval"}], f"{D}: dataset `a`: `dataset_type=eval` is not supported yet", "dataset_type is image or text_embeds so far; disabled=true skips a dataset"),
-    ([IMAGES | {"caption_shuffle": {"n": 1}}], f"{D}: dataset `a`: `caption_shuffle={{'n': 1}}` is not supported yet", "leave it out for now"),
+    ([IMAGES | {"type": "webshart"}], f"{D}: dataset `a`: `type=webshart` is not supported", "type is local, aws, huggingface, csv; disabled=true skips a dataset"),
+    ([IMAGES | {"type": "aws"}], f"{D}: dataset `a`: type=aws needs aws_bucket_name", "add it"),
+    ([IMAGES | {"aws_bucket_name": "b"}], f"{D}: dataset `a`: aws_bucket_name belongs to type=aws, this dataset has type=local", "leave one of them out"),
+    ([IMAGES, TEXT | {"type": "aws"}], f"{D}: dataset `t`: `type=aws` is not supported: encoded captions are kept on a local disk", "type is local; disabled=true skips a dataset"),
+    ([IMAGES | {"dataset_type": "video"}], f"{D}: dataset `a`: `dataset_type=video` is not for SD3 images", "dataset_type is image, eval, conditioning, text_embeds; disabled=true skips a dataset"),
+    ([IMAGES | {"compress_cache": True}], f"{D}: dataset `a`: `compress_cache=true` is not supported: entries are stored to their true length instead", "leave it out"),
+    ([IMAGES | {"hash_filenames": False}], f"{D}: dataset `a`: `hash_filenames=false` is not supported: entries of a cache are named by a hash of their content", "leave it out"),
+    ([IMAGES | {"caption_shuffle": {"n": 1}}], f"{D}: dataset `a`: `caption_shuffle` has no key `n`", SHUFFLE_HELP),
+    ([IMAGES | {"caption_shuffle": {"count": 0}}], f"{D}: dataset `a`: `caption_shuffle.count=0` must be at least 1", SHUFFLE_HELP),
+    ([IMAGES | {"crop_aspect": "closest"}], f"{D}: dataset `a`: crop_aspect=closest needs crop_aspect_buckets", "add them, as [0.75, 1.0, 1.5]"),
+    ([IMAGES | {"crop_aspect_buckets": [{"aspect": 1.0, "weight": 0.5}, {"aspect": 2.0, "weight": 0.4}]}], f"{D}: dataset `a`: `crop_aspect_buckets=[{{'aspect': 1.0, 'weight': 0.5}}, {{'aspect': 2.0, 'weight': 0.4}}]` has weights that sum to 0.9, not 1", ASPECTS_HELP),
+    ([IMAGES | {"crop_aspect_buckets": [1.0, {"aspect": 2.0, "weight": 1}]}], f"{D}: dataset `a`: `crop_aspect_buckets=[1.0, {{'aspect': 2.0, 'weight': 1}}]` mixes plain and weighted aspects", ASPECTS_HELP),
+    ([IMAGES | {"resolution": 1, "resolution_type": "area", "minimum_image_size": 512}], f"{D}: dataset `a`: minimum_image_size=512 would be megapixels with resolution_type=area", "use resolution_type=pixel_area for pixels"),
+    ([IMAGES | {"resolution": 1, "resolution_type": "area", "maximum_image_size": 20, "target_downsample_size": 2}], f"{D}: dataset `a`: maximum_image_size=20 would be megapixels with resolution_type=area", "use resolution_type=pixel_area for pixels, or set SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE=1"),
+    ([IMAGES | {"resolution_type": "pixel", "maximum_image_size": 511, "target_downsample_size": 1024}], f"{D}: dataset `a`: maximum_image_size=511 is below 512 pixels", "use resolution_type=area for megapixels"),
+    ([IMAGES | {"caption_strategy": "parquet"}], f"{D}: dataset `a`: caption_strategy=parquet needs a table", "add parquet: {path, …}"),
+    ([IMAGES | {"metadata_backend": "csv", "csv": {"path": "x.csv"}}], f"{D}: dataset `a`: metadata_backend=csv needs width_column and height_column", "add them, or use metadata_backend=discovery"),
+    ([IMAGES | {"csv": {"path": "x.csv", "width_column": "w"}}], f"{D}: dataset `a`: `csv`: width_column and height_column need each other, set both or neither", "A .csv with captions or sizes: which columns hold what."),
+    ([IMAGES | {"csv": {"filename_column": "f"}}], f"{D}: dataset `a`: `csv.path` is missing", "A .csv with captions or sizes: which columns hold what."),
+    ([IMAGES | {"csv": {"path": "x.csv"}, "csv_file": "y.csv"}], f"{D}: dataset `a`: `csv` and `csv_file` are both set", "keep one of them"),
+    ([IMAGES | {"caption_strategy": "huggingface"}], f"{D}: dataset `a`: caption_strategy=huggingface needs type=huggingface", "change one of them"),
+    ([IMAGES | {"conditioning_data": "m"}], f"{D}: dataset `a`: `conditioning_data=m` names no enabled dataset of dataset_type=conditioning", "the ids of those: there is none"),
+    ([IMAGES | {"conditioning_data": ["m", "n"]}], f"{D}: dataset `a`: `conditioning_data=['m', 'n']` must be one id: an image has one mask", "id of the dataset with a mask for each image."),
+    ([IMAGES, {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "photos", "conditioning_type": "canny"}], f"{D}: dataset `m`: `conditioning_type=canny` must be one of 'mask', 'segmentation'", MASK_HELP),
+    ([IMAGES | {"text_embeds": "u"}, TEXT], f"{D}: dataset `a`: `text_embeds=u` names no enabled dataset of dataset_type=text_embeds", "the ids of those: `t`"),
+    ([IMAGES | {"probability": 0}], f"{D}: every image dataset has a probability of 0 or less", "give one of them a probability above 0"),
+    ([IMAGES | {"start_step": 5}], f"{D}: no dataset is active when training begins", "leave out start_epoch and start_step in one of them"),
+    ([IMAGES | {"start_epoch": 3, "end_epoch": 2}], f"{D}: dataset `a`: end_epoch=2 comes before start_epoch=3", "nothing would be drawn"),
+    ([IMAGES | {"skip_file_discovery": "vae,captions"}], f"{D}: dataset `a`: `skip_file_discovery=vae,captions` has `captions`: it takes words out of vae, aspect, metadata, text", SKIP_HELP),
+    ([IMAGES | {"cache_dir_vae": "c"}, TEXT | {"cache_dir": "c"}], f"{D}: dataset `a`: `cache_dir_vae={{cwd}}/c` is also the cache_dir of `t`", "give each a folder of its own"),
+    ([IMAGES | {"is_regularisation_data": True, "is_regularization_data": True}], f"{D}: entry 1: `is_regularization_data` sets `is_regularisation_data` a second time", "remove one of the two"),
     ([IMAGES | {"crop": "maybe"}], f"{D}: dataset `a`: `crop=maybe` must be true or false", "Cut images to crop_aspect; off, they keep their aspect in the nearest bucket. Default: false."),
-    ([IMAGES | {"instance_data_dir": ""}], f"{D}: dataset `a`: `instance_data_dir` is missing", "add it: The folder; searched with its sub-folders, never written to."),
+    ([IMAGES | {"instance_data_dir": ""}], f"{D}: dataset `a`: type=local needs instance_data_dir", "add it"),
     ([IMAGES | {"cache_dir_vae": "~no-such-user/x"}], f"{D}: dataset `a`: `cache_dir_vae=~no-such-user/x`: no such home folder", "write the path in full"),
     ([IMAGES | {"maximum_image_size": 9}], f"{D}: dataset `a`: maximum_image_size=9 needs target_downsample_size", "set both or neither"),
     ([IMAGES | {"default": True}], f"{D}: dataset `a`: `default=true` belongs to a text_embeds entry", "leave it out"),
@@ -115,7 +160,7 @@ def test_bad_datasets_are_refused_in_these_words(load: Load, case: Any) -> None:
     entries, message, hint = case
     with pytest.raises(ConfigError) as e:
         load(*entries)
-    assert (str(e.value), e.value.hint) == (message, hint)
+    assert (str(e.value), e.value.hint) == (message.replace("{cwd}", str(Path.cwd())), hint)
 
 
 def test_all_missing_folders_are_named_at_once(load: Load, tmp_path: Path) -> None:

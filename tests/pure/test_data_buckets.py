@@ -1,29 +1,11 @@
 """The vocabulary's worked examples as vectors, and what must hold for any image."""
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sd3tune.data import buckets
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The settings of a dataset that geometry reads."""
-
-    crop: bool = False
-    crop_aspect: str = "square"
-    crop_style: str = "center"
-    resolution: float = 1024
-    resolution_type: str = "pixel_area"
-    minimum_image_size: float | None = None
-    maximum_image_size: float | None = None
-    target_downsample_size: float | None = None
-    aspect_bucket_rounding: int = 2
-    aspect_bucket_alignment: int = 64
-
+from tests.samples import Asked
 
 AREA, SQUARE = Asked(), Asked(crop=True)
 PIXEL, HALF = Asked(resolution_type="pixel"), Asked(resolution=512)
@@ -81,6 +63,41 @@ def test_downsampling_first_leaves_more_to_cut(size, crop) -> None:  # type: ign
     asked = Asked(crop=True, maximum_image_size=2048, target_downsample_size=1536)
     got = buckets.geometry(size, asked, "x")
     assert (got.bucket, got.crop) == ((1024, 1024), crop)
+
+
+def test_the_closest_aspect_is_taken() -> None:
+    aspects = tuple((a, 0.2) for a in (0.5, 0.75, 1, 1.33, 1.78))
+    asked = Asked(crop=True, crop_aspect="closest", crop_aspect_buckets=aspects)
+    got = buckets.geometry((6000, 2000), asked, "x")
+    assert (got.bucket, got.resized, got.crop) == ((1344, 768), (2304, 768), (480, 0))
+    assert buckets.geometry((2000, 2000), asked, "x").bucket == (1024, 1024)
+    assert buckets.geometry((1000, 1999), asked, "x").bucket == (704, 1472)
+
+
+def test_random_aspects_come_up_by_their_weights() -> None:
+    asked = Asked(crop=True, crop_aspect="random", crop_aspect_buckets=((1.0, 0.8), (1.5, 0.2)))
+    got = [buckets.geometry((900, 900), asked, f"image {i}").bucket for i in range(1000)]
+    assert 0.76 < got.count((1024, 1024)) / 1000 < 0.84 and len(set(got)) == 2
+    assert buckets.geometry((900, 900), asked, "image 1").bucket == got[1]
+
+
+def test_a_face_is_in_the_middle_of_its_crop_where_the_image_allows() -> None:
+    asked = Asked(crop=True, crop_style="face")
+    crops = [buckets.geometry((4000, 2000), asked, "x", focus).crop
+             for focus in ((0.5, 0.5), (0.3, 0.5), (0.01, 0.9), (0.99, 0.1), None)]  # fmt: skip
+    assert crops == [(512, 0), (102, 0), (0, 0), (1024, 0), (512, 0)]
+
+
+def test_aspects_and_enlargements_beyond_the_limits_are_turned_away() -> None:
+    def why(size: tuple[int, int], **limits: float) -> str:
+        asked = Asked(**limits)  # type: ignore[arg-type]
+        return buckets.unwanted(size, buckets.geometry(size, asked, "x"), asked) or ""
+
+    assert why((4000, 3000), minimum_aspect_ratio=1.29, maximum_aspect_ratio=1.29) == ""
+    assert "1.29 is below minimum_aspect_ratio=1.3" in why((4000, 3000), minimum_aspect_ratio=1.3)
+    assert "3.11 is above maximum_aspect_ratio=3" in why((6000, 2000), maximum_aspect_ratio=3)
+    assert why((512, 512), max_upscale_threshold=1.0) == ""
+    assert "enlarged by 100%" in why((512, 512), max_upscale_threshold=0.9)
 
 
 def test_half_rounds_to_even_and_nothing_falls_below_one_unit() -> None:

@@ -1,0 +1,82 @@
+"""Opening image files safely: which formats, how large, which way up. No pixel is decoded here."""
+
+import warnings
+from contextlib import suppress
+from functools import cache
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+Size = tuple[int, int]  # width, height
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .pgm .heic .heif .hif "
+    ".jxl".split()
+)
+# What stands beside images and is none: passed over in silence.
+COMPANIONS = frozenset(
+    ".txt .json .jsonl .csv .tsv .parquet .md .yaml .yml .toml .xml .html .log .caption .npz .npy "
+    ".pt .safetensors .sqlite .db .ini .url .lock".split()
+)
+# Nothing else is ever handed to Pillow: some of its readers run other programs.
+FORMATS = "JPEG PNG WEBP GIF BMP TIFF MPO AVIF JPEG2000 PPM HEIF JXL".split()
+EXTRAS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
+
+
+class Unusable(Exception):
+    """Why a file cannot be trained on."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that can be read here, those of optional packages included."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401  (registers itself)
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def opened(stream: BinaryIO) -> Image.Image:
+    """The image with its header read. Raises what Pillow raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # large, odd metadata: only errors decide
+        return Image.open(stream, formats=formats())
+
+
+def size_of(stream: BinaryIO, name: str) -> Size:
+    """Width and height as a viewer shows them. Raises Unusable."""
+    try:
+        image = opened(stream)
+        width, height = image.size
+        turned = image.getexif().get(ORIENTATION) in TURNED
+    except UnidentifiedImageError:
+        raise Unusable(_unknown(stream, name)) from None
+    except Image.DecompressionBombError as e:
+        raise Unusable(f"too many pixels: {e}") from None
+    except MemoryError:
+        raise Unusable("its header asks for more memory than there is") from None
+    except Exception as e:  # readers of broken headers raise whatever the bytes make them raise
+        raise Unusable(f"cannot be read: {type(e).__name__}: {e}") from None
+    if width < 1 or height < 1:
+        raise Unusable("it has no pixels")
+    return (height, width) if turned else (width, height)
+
+
+def suffix_of(name: str) -> str:
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return f".{suffix.lower()}" if dot and stem else ""
+
+
+def _unknown(stream: BinaryIO, name: str) -> str:
+    stream.seek(0)
+    if not stream.read(1):
+        return "the file is empty"
+    for format, suffixes in EXTRAS.items():
+        if suffix_of(name) in suffixes and format not in formats():
+            return f"{format} needs a decoder: pip install 'sd3tune[formats]'"
+    return "no image format that is understood here"

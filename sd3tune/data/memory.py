@@ -1,0 +1,84 @@
+"""What is known about files that were read before: sizes and digests, under their stamps.
+
+Only a shortcut: an entry counts while its stamp is the file's, and losing them all costs reading
+the files again. Kept as SQLite beside the latents, written whole and renamed, so that a run killed
+at any moment leaves the old or the new one; the same knowledge gives the same bytes.
+"""
+
+import os
+import sqlite3
+import time
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from sd3tune.data import atomic
+from sd3tune.errors import DataError
+
+Key = tuple[bytes, bytes]  # dataset, name
+
+FILE = "files.sqlite"
+SCHEMA = """
+create table files (dataset blob, name blob, stamp text, width integer, height integer,
+                    digest blob, primary key (dataset, name)) without rowid
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    stamp: str
+    width: int
+    height: int
+    digest: bytes | None  # of the content; None: the header was read, the rest was not
+
+
+class Memory:
+    """The files of one dataset."""
+
+    def __init__(self, folder: Path, dataset: str) -> None:
+        self.path = folder / FILE
+        self.dataset = dataset
+        self.files: dict[str, Known] = {}
+        self._written = time.monotonic()
+        for blob, known in _rows(self.path).items():
+            if blob[0] == dataset.encode():
+                self.files[os.fsdecode(blob[1])] = known
+
+    def __getitem__(self, name: str) -> Known:
+        return self.files[name]
+
+    def get(self, name: str, stamp: str) -> Known | None:
+        known = self.files.get(name)
+        return known if known is not None and known.stamp == stamp else None
+
+    def write_now_and_then(self, seconds: float) -> None:
+        if time.monotonic() - self._written >= seconds:
+            self.write()
+
+    def write(self) -> None:
+        """Other datasets' rows are kept. Raises DataError."""
+        self._written = time.monotonic()
+        me = self.dataset.encode()
+        try:
+            with atomic.database(self.path) as db:
+                found = {key: known for key, known in _rows(self.path).items() if key[0] != me}
+                found |= {(me, os.fsencode(name)): known for name, known in self.files.items()}
+                db.execute(SCHEMA)
+                db.executemany(
+                    "insert into files values (?, ?, ?, ?, ?, ?)",
+                    ((*key, *astuple(known)) for key, known in sorted(found.items(), key=_first)),
+                )
+        except (OSError, sqlite3.Error) as e:
+            raise DataError(
+                f"cannot write `{self.path}`: {e}",
+                hint="free some space, or set cache_dir_vae to another disk",
+            ) from None
+
+
+def _first(item: tuple[Key, Known]) -> Key:
+    return item[0]
+
+
+def _rows(path: Path) -> dict[Key, Known]:
+    found: Any = atomic.rows(path, "select * from files")
+    return {(dataset, name): Known(*rest) for dataset, name, *rest in found}

@@ -1,0 +1,112 @@
+"""Captions and sizes that stand in a .csv or .parquet instead of beside the images."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from sd3tune.errors import DataError
+
+if TYPE_CHECKING:
+    from sd3tune.config.dataset import Columns, HubColumns
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    captions: tuple[str, ...]
+    size: Size | None
+
+
+class Table:
+    """Rows by the name of their image."""
+
+    def __init__(self, rows: Mapping[str, Row], *, with_suffix: bool) -> None:
+        self.rows, self._with_suffix = rows, with_suffix
+
+    def get(self, name: str) -> Row | None:
+        key = name if self._with_suffix else str(PurePosixPath(name).with_suffix(""))
+        return self.rows.get(key)
+
+
+def read(columns: "Columns", whose: str) -> Table:
+    """Raises DataError for a table that cannot be read or lacks a column."""
+    rows: dict[str, Row] = {}
+    for record in _records(columns, whose):
+        name = str(record.get(columns.filename_column) or "").strip().removeprefix("./")
+        if name:
+            rows[name] = row(record, columns)
+    return Table(rows, with_suffix=columns.identifier_includes_extension)
+
+
+def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> Row:
+    found = [c for column in columns.caption_column for c in texts(record.get(column))]
+    if not found and columns.fallback_caption_column:
+        found = texts(record.get(columns.fallback_caption_column))
+    size = None
+    if columns.width_column and columns.height_column:
+        try:
+            size = int(record[columns.width_column]), int(record[columns.height_column])
+        except (TypeError, ValueError):  # an empty cell: the header is asked instead
+            size = None
+    return Row(tuple(found), size)
+
+
+def texts(value: Any) -> list[str]:
+    """A cell, or a list in one, as captions; blank ones are none."""
+    values = value if isinstance(value, list | tuple) else [value]
+    words = (" ".join(str(v).split()) for v in values if v is not None)
+    return [w for w in words if w]
+
+
+def _records(columns: "Columns", whose: str) -> Iterator[Mapping[str, Any]]:
+    wanted = [columns.filename_column, *columns.caption_column]
+    wanted += [c for c in (columns.fallback_caption_column, columns.width_column,
+                           columns.height_column) if c]  # fmt: skip
+    where = f"{whose}: `{columns.path}`"
+    try:
+        if columns.path.suffix.lower() == ".parquet":
+            yield from _parquet(columns, wanted, where, whose)
+        else:
+            yield from _csv(columns, wanted, where)
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise DataError(
+            f"{where} cannot be read: {e}", hint="check the file and its path"
+        ) from None
+
+
+def _parquet(
+    columns: "Columns", wanted: list[str], where: str, whose: str
+) -> Iterator[Mapping[str, Any]]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(
+            f"{whose}: a .parquet needs pyarrow, which is not installed",
+            hint="pip install 'sd3tune[parquet]'",
+        ) from None
+    try:
+        file = parquet.ParquetFile(columns.path)
+        _has(wanted, file.schema_arrow.names, where)
+        for batch in file.iter_batches(columns=list(dict.fromkeys(wanted))):
+            yield from batch.to_pylist()
+    except pa.ArrowException as e:
+        raise DataError(f"{where} is no parquet file: {e}", hint="check parquet.path") from None
+
+
+def _csv(columns: "Columns", wanted: list[str], where: str) -> Iterator[Mapping[str, Any]]:
+    with columns.path.open(newline="", encoding="utf-8-sig") as f:
+        reader = csv.DictReader(f)
+        _has(wanted, reader.fieldnames or (), where)
+        yield from reader
+
+
+def _has(wanted: list[str], names: Any, where: str) -> None:
+    for name in wanted:
+        if name not in names:
+            raise DataError(
+                f"{where} has no column `{name}`", hint=f"its columns: {', '.join(names) or 'none'}"
+            )

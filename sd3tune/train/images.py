@@ -1,0 +1,277 @@
+"""Images to latents and masks to weights, before training: once, and kept."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd3tune.config.dataset import ImageDataset
+from sd3tune.data import images
+from sd3tune.data.cache import TensorCache
+from sd3tune.data.discover import Rejected, Sample
+from sd3tune.data.headers import Unusable
+from sd3tune.data.memory import Known, Memory
+from sd3tune.data.sources import Source
+from sd3tune.errors import DataError
+from sd3tune.report.progress import say, stage
+from sd3tune.sd3 import latents as sd3_latents
+from sd3tune.sd3 import weights
+from sd3tune.train.caches import Caches, variant
+from sd3tune.train.fill import Entries, Made, fill, free
+
+DECODERS = 4  # threads; Pillow decodes and resizes outside the interpreter's lock
+
+
+def fill_images(caches: Caches, device: torch.device) -> list[Rejected]:
+    """Every image and mask, encoded once and kept; what cannot be decoded, with the reason."""
+    prepared = caches.prepared
+    rejected: list[Rejected] = []
+    for dataset in prepared.datasets.all:
+        discovery = prepared.discoveries.get(dataset.id)
+        if discovery is not None:
+            rejected += fingerprint(caches, dataset, discovery.samples)
+    lost = {r.path for r in rejected}
+    kept = {
+        name: [s for s in found.samples if s.path not in lost]
+        for name, found in prepared.discoveries.items()
+    }
+    encode(caches, kept, device, caches.latents_of)
+    for samples in kept.values():
+        for s in samples:
+            cache = caches.latents_of(s.dataset)
+            why = cache.problem(caches.key(s)) or cache.problem(caches.mask_key(s) or "")
+            if why is not None:
+                rejected.append(Rejected(s.dataset, s.path, why))
+    for r in rejected:
+        if prepared.dataset(r.dataset).strict:
+            raise DataError(
+                f"dataset `{r.dataset}`: `{r.path}`: {r.reason} (strict=true)",
+                hint="remove this file, or set strict=false to train without it",
+            )
+    return rejected
+
+
+def fill_epoch(caches: Caches, epoch: int, device: torch.device) -> None:
+    """The crops of this epoch, for datasets with vae_cache_clear_each_epoch; those of the one
+    before are removed. Epoch 0 is what fill_images made."""
+    prepared = caches.prepared
+    if epoch == 0:
+        return
+    for share in prepared.schedule.shares:
+        if share.redraw is not None:
+            cache = caches.epoch_of(share.name)
+            found = {share.name: share.in_epoch(epoch)}
+            encode(caches, found, device, caches.epoch_of)
+            keys = {caches.key(s) for s in found[share.name]}
+            keys |= {k for s in found[share.name] if (k := caches.mask_key(s))}
+            cache.prune(keys)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the run, an image or a mask, and the image that needs it."""
+
+    owner: str  # id of its dataset
+    name: str
+    source: Source
+    memory: Memory
+    sample: Sample
+
+
+def fingerprint(caches: Caches, dataset: ImageDataset, samples: Sequence[Sample]) -> list[Rejected]:
+    """The digest of every file's content, remembered under its stamp: a file that was not touched
+    is not read again. What cannot be read comes back."""
+    unknown = []
+    for file in files(caches, dataset, samples):
+        known = _known(file, trusted="vae" in dataset.skip_file_discovery)
+        if known is None:
+            unknown.append(file)
+        else:
+            caches.digests[file.owner, file.name] = known
+    if not unknown:
+        return []
+    rejected = []
+    memories = {id(file.memory): file.memory for file in unknown}.values()
+    ahead = max(DECODERS, *(file.source.ahead for file in unknown))
+    with stage("read files", len(unknown)) as bar, ThreadPoolExecutor(ahead) as pool:
+        left = iter(unknown)
+        while some := list(islice(left, 16 * ahead)):
+            for file, found in zip(some, pool.map(_read, some), strict=True):
+                if isinstance(found, str):
+                    rejected.append(Rejected(dataset.id, file.sample.path, found))
+                else:
+                    file.memory.files[file.name] = found
+                    caches.digests[file.owner, file.name] = found.digest or b""
+                bar.advance()
+            for memory in memories:
+                memory.write_now_and_then(dataset.metadata_update_interval)
+    for memory in memories:
+        memory.write()
+    return rejected
+
+
+def files(caches: Caches, dataset: ImageDataset, samples: Sequence[Sample]) -> list[File]:
+    sources, memory = caches.prepared.sources, caches.memories[dataset.id]
+    found = [File(dataset.id, s.name, sources[dataset.id], memory, s) for s in samples]
+    masks = dataset.conditioning_data
+    if masks:
+        if masks not in caches.memories:
+            caches.memories[masks] = Memory(dataset.cache_dir_vae, masks)
+        memory = caches.memories[masks]
+        found += [File(masks, s.mask, sources[masks], memory, s) for s in samples if s.mask]
+    return found
+
+
+def _known(file: File, *, trusted: bool) -> bytes | None:
+    if trusted and file.name in file.memory.files:
+        return file.memory[file.name].digest
+    try:
+        known = file.memory.get(file.name, file.source.stamp(file.name))
+    except OSError:  # reading it says why
+        return None
+    return known.digest if known else None
+
+
+def _read(file: File) -> Known | str:
+    try:
+        # The stamp before the content: a file that changes meanwhile is read anew next time.
+        stamp = file.source.stamp(file.name)
+        digest = blake2b(file.source.read(file.name), digest_size=16).digest()
+    except OSError as e:
+        return f"cannot be read: {e.strerror or e}"
+    return Known(stamp, *file.sample.size, digest)
+
+
+def encode(
+    caches: Caches,
+    samples: Mapping[str, Sequence[Sample]],
+    device: torch.device,
+    cache_of: Callable[[str], TensorCache],
+) -> None:
+    """Images and masks that are missing, by dataset."""
+    prepared, plan = caches.prepared, caches.prepared.plan
+    missing: dict[str, dict[str, Sample]] = {}
+    masks: dict[str, dict[str, Sample]] = {}
+    for name in sorted(samples):
+        if "vae" in prepared.dataset(name).skip_file_discovery:
+            continue
+        cache = cache_of(name)
+        cache.mend()
+        ordered = sorted(samples[name], key=lambda s: (s.geometry.bucket, s.name))
+        missing[name] = {k: s for s in ordered if not cache.has(k := caches.key(s))}
+        masks[name] = {m: s for s in ordered if (m := caches.mask_key(s)) and not cache.has(m)}
+    if total := sum(map(len, missing.values())):
+        vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan)).to(device)
+        with stage("encode images", total) as bar, ThreadPoolExecutor(DECODERS) as pool:
+            for name, wanted in missing.items():
+                d = prepared.dataset(name)
+                make = partial(_latents, vae, prepared.sources[name], d, pool, wanted)
+                fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
+        del vae
+        free()
+    if total := sum(map(len, masks.values())):
+        with stage("read masks", total) as bar:
+            for name, wanted in masks.items():
+                d = prepared.dataset(name)
+                make = partial(_masks, caches, d, wanted)
+                fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
+    for name in missing:
+        if missing[name] or masks[name]:
+            cache_of(name).finish()
+
+
+def _latents(
+    vae: Any,
+    source: Source,
+    dataset: ImageDataset,
+    pool: ThreadPoolExecutor,
+    samples: Mapping[str, Sample],
+    keys: Sequence[str],
+) -> Made:
+    """Entries of some keys; samples: what each stands for."""
+    entries: Entries = {}
+    problems: dict[str, str] = {}
+
+    def decoded(key: str) -> Tensor | str:
+        s = samples[key]
+        try:
+            return images.load(source.read(s.name), s.size, s.geometry)
+        except (Unusable, OSError) as e:
+            return str(e)
+
+    def good() -> Iterator[tuple[str, Tensor]]:
+        left = iter(keys)
+        while some := list(islice(left, dataset.image_processing_batch_size)):
+            for key, pixels in zip(some, pool.map(decoded, some), strict=True):
+                if isinstance(pixels, str):
+                    problems[key] = pixels
+                else:
+                    yield key, pixels
+
+    for some in _alike(good(), dataset.vae_batch_size):
+        pixels = images.scaled(torch.stack([p for _, p in some]))
+        try:
+            mean, std = _sparing(vae, pixels)
+        except DataError as e:
+            names = ", ".join(f"`{samples[key].path}`" for key, _ in some)
+            raise DataError(f"{e} (while encoding {names})", hint=e.hint) from None
+        for i, (key, _) in enumerate(some):
+            entries[key] = {"mean": mean[i], "std": std[i]}
+    return entries, problems
+
+
+def _alike(found: Iterable[tuple[str, Tensor]], most: int) -> Iterator[list[tuple[str, Tensor]]]:
+    """Runs of one size, no longer than `most`."""
+    some: list[tuple[str, Tensor]] = []
+    for item in found:
+        if some and (len(some) == most or some[0][1].shape != item[1].shape):
+            yield some
+            some = []
+        some.append(item)
+    if some:
+        yield some
+
+
+def _sparing(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Encoded; in halves, and at last in tiles, when the device has too little memory."""
+    try:
+        return sd3_latents.encode(vae, pixels)
+    except torch.OutOfMemoryError:
+        free()
+    if len(pixels) > 1:
+        halves = [_sparing(vae, half) for half in pixels.chunk(2)]
+        return torch.cat([m for m, _ in halves]), torch.cat([s for _, s in halves])
+    if not vae.use_tiling:
+        say("warning: one image at a time does not fit the device: it is encoded in tiles")
+        vae.enable_tiling()
+        return _sparing(vae, pixels)
+    raise DataError(
+        f"{pixels.shape[3]}x{pixels.shape[2]} does not fit the device, not even in tiles",
+        hint="set a smaller resolution, or vae_dtype=bf16",
+    )
+
+
+def _masks(
+    caches: Caches, dataset: ImageDataset, samples: Mapping[str, Sample], keys: Sequence[str]
+) -> Made:
+    entries: Entries = {}
+    problems: dict[str, str] = {}
+    assert dataset.conditioning_data is not None
+    masks = caches.prepared.datasets.masks[dataset.conditioning_data]
+    source = caches.prepared.sources[masks.id]
+    for key in keys:
+        s = samples[key]
+        assert s.mask is not None
+        try:
+            data = source.read(s.mask)
+            mask = images.load_mask(data, s.size, s.geometry, masks.conditioning_type)
+            entries[key] = {"mask": mask}
+        except (Unusable, OSError) as e:
+            problems[key] = f"its mask: {e}"
+    return entries, problems

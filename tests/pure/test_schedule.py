@@ -1,0 +1,141 @@
+"""The order of training: complete, unmixed, and the same however it is reached."""
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sd3tune.data.schedule import Schedule, Share
+from sd3tune.errors import DataError
+from tests.samples import many
+
+SIZES = [(64, 64), (128, 64), (64, 128)]
+
+
+def one(counts: dict[tuple[int, int], int], batch: int = 4, seed: int = 1) -> Schedule:
+    return Schedule([Share("d", many(counts), batch)], seed)
+
+
+def test_an_epoch_shows_every_image_and_mixes_no_sizes() -> None:
+    made = one({(64, 64): 11, (128, 64): 2, (64, 128): 1})
+    batches = made.epoch(0)
+    assert len(batches) == made.length(0)
+    for batch in batches:
+        assert len(batch) == 4 and len({s.geometry.bucket for s in batch}) == 1
+    seen = [s for b in batches for s in b]
+    assert all(seen.count(s) >= s.repeats + 1 for s in made.shares[0].samples)
+
+
+def test_a_bucket_thinner_than_a_batch_is_completed_with_its_own_images() -> None:
+    (batch,) = one({(64, 64): 1}).epoch(0)
+    assert [s.name for s in batch] == ["64x64-0.png"] * 4
+
+
+def test_order_depends_on_seed_and_epoch_and_not_on_how_files_were_listed() -> None:
+    found = many({(64, 64): 30})
+    made = [Schedule([Share("d", some, 4)], 1).epoch(0) for some in (found, found[::-1])]
+    assert made[0] == made[1]
+    other = Schedule([Share("d", found, 4)], 2)
+    assert made[0] != Schedule([Share("d", found, 4)], 1).epoch(1) != other.epoch(1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.dictionaries(st.sampled_from(SIZES), st.integers(1, 7), min_size=1),
+            st.integers(1, 5),
+            st.floats(0.1, 3),
+            st.integers(1, 3),
+            st.sampled_from([None, 3, 4]),
+            st.integers(0, 6),
+            st.sampled_from([None, 7, 30]),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(1, 3),
+    st.integers(0, 60),
+    st.integers(1, 4),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_position_and_any_number_of_processes_give_the_same_run(  # type: ignore[no-untyped-def]
+    asked, per_step, position, processes
+) -> None:
+    shares = [Share("always", many({(64, 64): 3}, "always"), 2)]
+    for i, (counts, batch, weight, first, last, before, end) in enumerate(asked):
+        if last is not None and last < first:
+            last = None
+        shares.append(Share(f"d{i}", many(counts, f"d{i}"), batch, weight, (first, last),
+                            (before, end if end and end > before else None)))  # fmt: skip
+    made = Schedule(shares, 5, per_step)
+    whole = list(islice(made(), position + 24))
+    assert [place for place, _, _ in whole] == list(range(position + 24))
+    assert list(islice(made(position), 24)) == whole[position:]
+    parts = [
+        item
+        for rank in range(processes)
+        for item in made_until(made, position, rank, processes, position + 24)
+    ]
+    assert sorted(parts, key=lambda item: item[0]) == whole[position:]
+    for place, epoch, chosen in whole:
+        share = next(s for s in shares if s.name == chosen[0].dataset)
+        assert share.active(epoch, place // per_step)
+        assert len({(s.dataset, s.geometry.bucket) for s in chosen}) == 1
+
+
+def made_until(made: Schedule, position: int, rank: int, processes: int, end: int) -> list:  # type: ignore[type-arg]
+    found = []
+    for item in made(position, rank, processes):
+        if item[0] >= end:
+            return found
+        found.append(item)
+    return found
+
+
+def first_of(made: Schedule, epochs: int) -> Counter[str]:
+    """Which dataset the first batch of an epoch comes from."""
+    return Counter(made.epoch(n)[0][0].dataset for n in range(epochs))
+
+
+def test_datasets_are_drawn_by_probability_times_size_or_by_probability_alone() -> None:
+    shares = [
+        Share("a", many({(64, 64): 90}, "a"), 1, probability=0.5),
+        Share("b", many({(64, 64): 10}, "b"), 1, probability=1.5),
+    ]
+    by_size = first_of(Schedule(shares, 0), 400)
+    assert by_size["a"] / 400 == pytest.approx(45 / 60, abs=0.06)
+    uniform = first_of(Schedule(shares, 0, by_size=False), 400)
+    assert uniform["a"] / 400 == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_dataset_without_probability_is_never_drawn() -> None:
+    made = Schedule([Share("a", many({(64, 64): 3}, "a"), 1),
+                     Share("b", many({(64, 64): 3}, "b"), 1, probability=0)], 0)  # fmt: skip
+    assert {s.dataset for b in made.epoch(0) for s in b} == {"a"}
+    assert made.length(0) == sum(s.repeats + 1 for s in made.shares[0].samples)
+
+
+def test_windows_open_and_close() -> None:
+    made = Schedule(
+        [
+            Share("a", many({(64, 64): 4}, "a"), 1, epochs=(1, 2)),
+            Share("b", many({(64, 64): 4}, "b"), 1, epochs=(2, None), steps=(8, None)),
+        ],
+        0,
+    )
+    names = [{s.dataset for b in made.epoch(n, start) for s in b}
+             for n, start in ((0, 0), (1, 6), (2, 20))]  # fmt: skip
+    assert names == [{"a"}, {"a", "b"}, {"b"}]
+
+
+def test_a_gap_in_the_windows_is_an_error_that_says_where() -> None:
+    made = Schedule([Share("a", many({(64, 64): 4}, "a"), 1, epochs=(1, 2))], 0)
+    with pytest.raises(DataError, match="no dataset is active in epoch 3, after step 12"):
+        list(islice(made(), 13))
+
+
+def test_steps_of_epochs_round_each_epoch_up() -> None:
+    made = Schedule([Share("a", many({(64, 64): 5}, "a"), 1)], 0, batches_per_step=3)
+    assert made.length(0) == 7 and made.steps_of(2) == 6
