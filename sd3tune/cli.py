@@ -32,6 +32,7 @@ def cli() -> None:
     First time here?
       sd3tune doctor                            can this machine train, and if not, what to do
       sd3tune demo DIR                          tiny models, photographs and configuration files
+      sd3tune dataset DIR/config/config.json    what was understood of the images and captions
       sd3tune train DIR/config/config.json      a first run, end to end, in minutes on a CPU
     """
 
@@ -125,6 +126,122 @@ def train(words: tuple[str, ...], dry_run: bool) -> None:
 
 
 @cli.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+@click.option("--decode", is_flag=True, help="decode every image too: finds files broken inside")
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="where the contact sheet goes (contact_sheet.png in output_dir; with --json: nowhere)",
+)
+@click.option("--images", default=24, show_default=True, type=click.IntRange(1, 400),
+              help="images on the contact sheet")  # fmt: skip
+def dataset(
+    words: tuple[str, ...], as_json: bool, decode: bool, sheet: Path | None, images: int
+) -> None:
+    """What was understood of the datasets: sizes, crops, captions, buckets, refused files.
+
+    CONFIG is config/config.json unless given. Only headers are read, unless --decode is given; no
+    model is loaded. The contact sheet shows originals with their crop drawn in, masks in red.
+
+    \b
+      sd3tune dataset
+      sd3tune dataset my/config.json --decode
+      sd3tune dataset my/config.json --json | jq '.datasets[].buckets'
+    """
+    from sd3tune import render
+    from sd3tune.plan import inspect
+
+    path, overrides = _config(words)
+    seen = inspect.inspect(path, overrides, decode=decode)
+    if sheet is None and not as_json:
+        sheet = seen.found.config.output_dir / "contact_sheet.png"
+    if sheet is not None:
+        inspect.draw_sheet(seen, sheet, images)
+    click.echo(render.dataset_json(seen) if as_json else render.dataset(seen, sheet))
+
+
+@cli.group()
+def cache() -> None:
+    """Encoded images and captions: what is there, fill it, check it, clear it.
+
+    Entries are named by a hash of their content and of everything that changes the result, so
+    nothing stale is ever used, and folders may be shared between runs.
+
+    \b
+      sd3tune cache info  my/config.json        entries, bytes, what is missing
+      sd3tune cache build my/config.json        encode what is missing, and stop there
+      sd3tune cache prune my/config.json        remove what this run does not want
+      sd3tune cache verify my/output/cache      read every byte and compare checksums
+    """
+
+
+@cache.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def info(words: tuple[str, ...], as_json: bool) -> None:
+    """Entries, bytes, what a run of CONFIG would still have to encode, and what it does not use."""
+    from sd3tune import render
+
+    prepared = _prepared(words, None)
+    from sd3tune.train import store
+
+    found = store.info(prepared)
+    click.echo(render.cache_json(found) if as_json else render.cache(found))
+
+
+@cache.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def build(words: tuple[str, ...], as_json: bool) -> None:
+    """Encode what CONFIG needs and is missing. Can be stopped and resumed; two can run at once."""
+    from sd3tune import render
+
+    prepared = _prepared(words, None)
+    from sd3tune.train import store
+
+    found = store.build(prepared)
+    click.echo(render.cache_json(found) if as_json else render.cache(found))
+
+
+@cache.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="count, and remove nothing")
+def prune(words: tuple[str, ...], dry_run: bool) -> None:
+    """Remove entries that none of the CONFIGs wants, from the folders they name.
+
+    When several runs share a folder, give all of their configurations.
+    """
+    from sd3tune import render
+
+    configs = [w for w in words if "=" not in w or Path(w).exists()] or [str(CONFIG)]
+    overrides = tuple(w for w in words if w not in configs)
+    prepared = [_prepared((name, *overrides), None) for name in configs]
+    from sd3tune.train import store
+
+    click.echo(render.pruned(store.prune(prepared, dry_run=dry_run), dry_run=dry_run))
+
+
+@cache.command()
+@click.argument(
+    "folders",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR...",
+)
+@click.option("--repair", is_flag=True, help="remove damaged files: the next run makes them anew")
+def verify(folders: tuple[Path, ...], repair: bool) -> None:
+    """Read every byte below DIR and compare checksums. Exit code 1 when something is damaged."""
+    from sd3tune import render
+    from sd3tune.train import store
+
+    whole, damaged = store.verify(folders, repair=repair)
+    click.echo(render.verified(whole, damaged, repaired=repair))
+    sys.exit(1 if damaged and not repair else 0)
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "--model",
@@ -151,13 +268,18 @@ def _prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     from sd3tune import render
     from sd3tune.plan.prepare import prepare
 
-    path, overrides = CONFIG, words
-    if words and ("=" not in words[0] or Path(words[0]).exists()):
-        path, overrides = Path(words[0]), words[1:]
+    path, overrides = _config(words)
     prepared = prepare(path, overrides, chip)
-    for line in render.set_aside(prepared.discoveries):
+    for line in [*render.notes(prepared.datasets.notes), *render.set_aside(prepared.discoveries)]:
         click.echo(line, err=True)
     return prepared
+
+
+def _config(words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The file, and the words that override it."""
+    if words and ("=" not in words[0] or Path(words[0]).exists()):
+        return Path(words[0]), words[1:]
+    return CONFIG, words
 
 
 def main() -> None:

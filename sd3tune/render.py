@@ -15,13 +15,18 @@ from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from sd3tune.data.discover import Discovery
+    from sd3tune.config.dataset import ImageDataset
+    from sd3tune.data.cache import Damage
+    from sd3tune.data.discover import Discovery, Sample
     from sd3tune.demo import Written
     from sd3tune.doctor import Report
+    from sd3tune.plan.inspect import Inspection
     from sd3tune.plan.resolve import Plan
     from sd3tune.train.run import Outcome
+    from sd3tune.train.store import Built
 
 SHOWN = (  # what decides a run, in the order people ask
     "device",
@@ -140,6 +145,115 @@ def set_aside(discoveries: "Mapping[str, Discovery]", most: int = 5) -> list[str
 def _line(words: str) -> str:
     """Names of files may hold anything, line ends and half characters too."""
     return " ".join(words.split()).encode("utf-8", "backslashreplace").decode()
+
+
+def notes(found: "Sequence[str]") -> list[str]:
+    """Keys of a file that say nothing here."""
+    return [f"note: {words}" for words in found]
+
+
+def dataset(inspection: "Inspection", sheet: "Path | None", most: int = 8) -> str:
+    lines = notes(inspection.notes)
+    for seen in inspection.datasets:
+        d, found = seen.settings, seen.discovery
+        images = len(found.samples)
+        every = sum(s.repeats + 1 for s in found.samples)
+        again = f", {every} with repeats" if every != images else ""
+        lines += ["", f"{d.id} ({d.dataset_type}): {images} images{again}, {_where(d)}"]
+        how = f"crop {d.crop_aspect}, {d.crop_style}" if d.crop else "own aspect"
+        lines.append(f"  {how}; resolution {d.resolution:g} {d.resolution_type}")
+        lines.append(f"  {'aspect':>8}  {'size':<11}{'images':>8}  {'enlarged':>8}")
+        for b in seen.buckets:
+            size = f"{b.size[0]}x{b.size[1]}"
+            lines.append(f"  {b.aspect:>8g}  {size:<11}{b.images:>8}  {b.enlarged:>8}")
+        lines += _captions(found.samples, d)
+        for p in seen.problems:
+            lines.append(f"  problem: {p}")
+        if found.rejected:
+            lines.append(f"  set aside: {len(found.rejected)}")
+            why = Counter(r.reason for r in found.rejected)
+            lines += [f"    {n:>6} x {_line(reason)}" for reason, n in why.most_common(most)]
+            lines += [f"    {_line(r.path)}: {_line(r.reason)}" for r in found.rejected[:most]]
+            if len(found.rejected) > most:
+                lines.append(f"    and {len(found.rejected) - most} more: --json lists them all")
+    if sheet is not None and sheet.exists():
+        lines += ["", f"contact sheet  {sheet}"]
+    return "\n".join(lines).lstrip("\n")
+
+
+def _where(d: "ImageDataset") -> str:
+    place = {
+        "local": d.instance_data_dir,
+        "aws": f"s3://{d.aws_bucket_name}/{d.aws_data_prefix}",
+        "huggingface": f"{d.dataset_name} [{d.split}]",
+        "csv": d.csv.path if d.csv else "",
+    }
+    return str(place[d.type])
+
+
+def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[str]:
+    """How many, and the first few."""
+    if not samples:
+        return []
+    counts = [len(s.captions) for s in samples]
+    several = sum(n > 1 for n in counts)
+    more = f", {several} images have several" if several else ""
+    unlike = len({c for s in samples for c in s.captions})
+    lines = [f"  captions ({d.caption_strategy}): {unlike} different{more}, for example"]
+    return lines + [f"    {_line(s.name)}: {_line(s.captions[0])[:90]}" for s in samples[:3]]
+
+
+def dataset_json(inspection: "Inspection") -> str:
+    from sd3tune.plan.inspect import document
+
+    head = {"schema": 1, "tool": "sd3tune dataset", "version": __version__}
+    return _json(head | document(inspection))
+
+
+def cache(built: "Built") -> str:
+    lines = []
+    for held in built.held:
+        lines.append(f"{held.kind:<9} {held.folder}")
+        each = f", {held.bytes_per_entry:,} bytes each" if held.entries else ""
+        if held.kind == "captions" and held.entries:
+            factor = built.padded_bytes / held.bytes_per_entry
+            each += f" ({built.padded_bytes:,} as padded float32, {factor:.1f} times as much)"
+        lines.append(
+            f"  {held.entries} entries in {held.shards} files, {gib(held.size_bytes)}{each}"
+        )
+        lines.append(
+            f"  this run wants {held.wanted}, {held.missing} missing; {held.unused} unused"
+            + (f"; {held.problems} known to be unusable" if held.problems else "")
+        )
+    return "\n".join([*lines, f"{built.seconds:.1f} s"])
+
+
+def cache_json(built: "Built") -> str:
+    rows = [asdict(h) | {"folder": str(h.folder), "unused": h.unused,
+                         "bytes_per_entry": h.bytes_per_entry} for h in built.held]  # fmt: skip
+    return _json(
+        {
+            "schema": 1,
+            "tool": "sd3tune cache",
+            "version": __version__,
+            "seconds": round(built.seconds, 3),
+            "padded_float32_bytes_per_caption": built.padded_bytes,
+            "caches": rows,
+        }
+    )
+
+
+def pruned(found: "Sequence[tuple[Path, int]]", *, dry_run: bool) -> str:
+    word = "unused" if dry_run else "removed"
+    return "\n".join(f"{count:>8} {word}  {folder}" for folder, count in found)
+
+
+def verified(whole: int, damaged: "Sequence[Damage]", *, repaired: bool) -> str:
+    lines = [f"{d.path}: {d.reason} ({d.entries} entries)" for d in damaged]
+    count = f"{whole} entries whole, {len(damaged)} files damaged"
+    if damaged:
+        count += ", removed" if repaired else "; --repair removes them"
+    return "\n".join([*lines, count])
 
 
 def outcome(outcome: "Outcome") -> str:

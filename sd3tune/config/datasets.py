@@ -217,8 +217,8 @@ def _made(
         idle = [k for k in values if k not in kind.model_fields and k in ImageDataset.model_fields]
         values = {k: v for k, v in values.items() if k not in idle}
         if idle:
-            words = "masks take everything else from their images"
-            notes.append(f"dataset `{name}`: {', '.join(sorted(idle))} not used: {words}")
+            why = "masks take everything else from their images"
+            notes.append(f"dataset `{name}`: {', '.join(sorted(idle))} not used: {why}")
     others = [k for k in (ImageDataset, Masks, TextEmbeds) if k is not kind]
     foreign = {f: f"belongs to {_called(k)}" for k in others for f in k.model_fields}
     values = refuse_unknown(values, kind, path, {}, REASONS | foreign, whose)

@@ -84,9 +84,11 @@ class File:
     sample: Sample
 
 
-def fingerprint(caches: Caches, dataset: ImageDataset, samples: Sequence[Sample]) -> list[Rejected]:
-    """The digest of every file's content, remembered under its stamp: a file that was not touched
-    is not read again. What cannot be read comes back."""
+def fingerprint(
+    caches: Caches, dataset: ImageDataset, samples: Sequence[Sample], *, keep: bool = True
+) -> list[Rejected]:
+    """The digest of every file's content, remembered under its stamp (keep): a file that was not
+    touched is not read again. What cannot be read comes back."""
     unknown = []
     for file in files(caches, dataset, samples):
         known = _known(file, trusted="vae" in dataset.skip_file_discovery)
@@ -109,9 +111,9 @@ def fingerprint(caches: Caches, dataset: ImageDataset, samples: Sequence[Sample]
                     file.memory.files[file.name] = found
                     caches.digests[file.owner, file.name] = found.digest or b""
                 bar.advance()
-            for memory in memories:
+            for memory in memories if keep else ():
                 memory.write_now_and_then(dataset.metadata_update_interval)
-    for memory in memories:
+    for memory in memories if keep else ():
         memory.write()
     return rejected
 

@@ -65,7 +65,7 @@ def test_latents_are_the_posterior_s_mean_shifted_and_scaled(demo: Path) -> None
     want = (posterior.mean - 0.0609) * 1.5305, posterior.std * 1.5305
     torch.testing.assert_close(mean.float(), want[0], rtol=2**-11, atol=1e-6)
     torch.testing.assert_close(deviation.float(), want[1], rtol=2**-11, atol=1e-6)
-    assert got.shape == (1, 16, 8, 16)
+    assert mean.shape == deviation.shape == (1, 16, 8, 16)
 
 
 def test_the_demo_s_photographs_become_latents_of_about_unit_size(demo: Path) -> None:

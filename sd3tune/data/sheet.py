@@ -1,0 +1,102 @@
+"""A picture of what a dataset becomes: originals with their crop drawn in, and masks in red."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sd3tune.data.discover import Sample
+from sd3tune.data.headers import Unusable
+from sd3tune.data.pixels import decoded, rgb
+from sd3tune.data.sources import Source
+
+CELL, LABEL, GAP = 240, 46, 10  # pixels
+BACK, INK, FRAME, MASK = "#f4f2ee", "#222222", "#e0341b", (224, 52, 27)
+SHADE = 0.45  # how much of what is cut off stays visible
+
+
+def chosen(groups: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
+    """One of each group (dataset and bucket) in turn, so that rare buckets are seen too."""
+    turns = (s for turn in zip_longest(*groups) for s in turn if s is not None)
+    picked = list(islice(turns, most))
+    return sorted(picked, key=lambda s: (s.dataset, s.geometry.bucket, s.name))
+
+
+def draw(
+    path: Path,
+    samples: Sequence[Sample],
+    sources: Mapping[str, Source],
+    masks: Mapping[str, Source],
+) -> None:
+    """Writes the sheet. masks: of a dataset's images, by its id."""
+    columns = min(len(samples), 4)
+    rows = math.ceil(len(samples) / columns)
+    size = columns * (CELL + GAP) + GAP, rows * (CELL + LABEL + GAP) + GAP
+    sheet = Image.new("RGB", size, BACK)
+    for i, s in enumerate(samples):
+        left = GAP + i % columns * (CELL + GAP)
+        top = GAP + i // columns * (CELL + LABEL + GAP)
+        tile = _tile(s, sources[s.dataset], masks.get(s.dataset))
+        sheet.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
+        _label(ImageDraw.Draw(sheet), s, (left, top + CELL + 4))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:
+    """The whole image, small; bright where it is kept."""
+    try:
+        image = rgb(decoded(source.read(s.name)))
+    except (Unusable, OSError) as e:
+        return _words(f"cannot be decoded: {e}")
+    scale = CELL / max(s.geometry.resized)
+    small = tuple(max(1, round(n * scale)) for n in s.geometry.resized)
+    image = image.resize(small, Image.Resampling.LANCZOS)
+    if s.mask is not None and masks is not None:
+        image = _masked(image, s.mask, masks)
+    (left, top), (width, height) = s.geometry.crop, s.geometry.bucket
+    box = [round(n * scale) for n in (left, top, left + width, top + height)]
+    dark = Image.blend(image, Image.new("RGB", image.size, BACK), 1 - SHADE)
+    dark.paste(image.crop(tuple(box)), (box[0], box[1]))
+    ImageDraw.Draw(dark).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=FRAME, width=2)
+    return dark
+
+
+def _masked(image: Image.Image, name: str, masks: Source) -> Image.Image:
+    """Red where the mask is black: what the loss does not see."""
+    try:
+        mask = rgb(decoded(masks.read(name))).getchannel(0).resize(image.size)
+    except (Unusable, OSError):
+        return image
+    red = Image.blend(image, Image.new("RGB", image.size, MASK), 0.6)
+    return Image.composite(image, red, mask)
+
+
+def _label(pen: ImageDraw.ImageDraw, s: Sample, at: tuple[int, int]) -> None:
+    g = s.geometry
+    font = ImageFont.load_default(11)
+    lines = [
+        f"{s.dataset}: {s.name}",
+        f"{s.size[0]}x{s.size[1]} > {g.resized[0]}x{g.resized[1]} > {g.bucket[0]}x{g.bucket[1]}"
+        f" at {g.crop[0]},{g.crop[1]}",
+        s.captions[0] + (f" (+{len(s.captions) - 1})" if len(s.captions) > 1 else ""),
+    ]
+    for i, line in enumerate(lines):
+        pen.text((at[0], at[1] + 14 * i), _fitting(line, font), fill=INK, font=font)
+
+
+def _fitting(line: str, font: ImageFont.FreeTypeFont) -> str:
+    """No wider than a cell, in letters that the font has."""
+    text = line.encode("latin-1", "replace").decode("latin-1")
+    while font.getlength(text) > CELL:
+        text = text[:-4] + "..."
+    return text
+
+
+def _words(text: str) -> Image.Image:
+    tile = Image.new("RGB", (CELL, CELL), "white")
+    font = ImageFont.load_default(11)
+    ImageDraw.Draw(tile).text((8, CELL // 2), _fitting(text, font), fill=FRAME, font=font)
+    return tile
