@@ -53,7 +53,8 @@ def size_of(stream: BinaryIO, name: str) -> Size:
     try:
         image = opened(stream)
         width, height = image.size
-        turned = image.getexif().get(ORIENTATION) in TURNED
+        # The base class's: PNG's own decodes every pixel in search of EXIF data behind them.
+        turned = Image.Image.getexif(image).get(ORIENTATION) in TURNED
     except UnidentifiedImageError:
         raise Unusable(_unknown(stream, name)) from None
     except Image.DecompressionBombError as e:
