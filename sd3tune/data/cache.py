@@ -143,8 +143,7 @@ class TensorCache:
 
     def finish(self) -> None:
         """Writes the index and clears away what dead writers left."""
-        self.refresh()
-        if not self._shards.is_dir():
+        if self._settled():
             return
         for draft in self._shards.glob("*.draft"):
             atomic.clear(draft)
@@ -154,6 +153,13 @@ class TensorCache:
                 _write_index(db, self.places, self.shard_paths())
         except (OSError, sqlite3.Error) as e:
             raise unwritable(self.folder, e) from None
+
+    def _settled(self) -> bool:
+        """Whether the index lists every shard, and nothing is left over."""
+        if any(self._shards.glob("*.draft")) or any(self.folder.glob("*.draft")):
+            return False
+        listed, _ = _read_index(self.folder / INDEX)
+        return listed == {path.name: path.stat().st_size for path in self.shard_paths()}
 
     def shard_paths(self) -> list[Path]:
         return sorted(self._shards.glob("*.safetensors"))

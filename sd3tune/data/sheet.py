@@ -50,7 +50,7 @@ def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:
     try:
         image = rgb(decoded(source.read(s.name)))
     except (Unusable, OSError) as e:
-        return _words(f"cannot be decoded: {e}")
+        return _words(str(e))
     scale = CELL / max(s.geometry.resized)
     small = tuple(max(1, round(n * scale)) for n in s.geometry.resized)
     image = image.resize(small, Image.Resampling.LANCZOS)

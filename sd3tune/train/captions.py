@@ -30,6 +30,8 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
         lost = sorted(c for c in captions if not cache.has(caches.text_key(c)))
         if lost and not _skipped(caches, folder):
             missing[cache] = lost
+        else:
+            cache.finish()  # an earlier run may have been killed before it could
     if not missing:
         return
     encoders = load_encoders(plan, device)

@@ -183,9 +183,8 @@ def encode(
                 d = prepared.dataset(name)
                 make = partial(_masks, caches, d, wanted)
                 fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
-    for name in missing:
-        if missing[name] or masks[name]:
-            cache_of(name).finish()
+    for name in missing:  # those with nothing missing too: a run may have been killed before this
+        cache_of(name).finish()
 
 
 def _latents(

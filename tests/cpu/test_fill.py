@@ -1,0 +1,205 @@
+"""Filling the caches: exactly what a change asks for is made again, and nothing stale is read."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sd3tune.data.cache import TensorCache
+from sd3tune.errors import DataError
+from sd3tune.sd3.text import packed, unpacked
+from sd3tune.train import store
+from sd3tune.train.caches import Caches
+from tests.cpu.conftest import Project
+
+IMAGES = 10
+
+
+@pytest.fixture
+def filled(project: Project) -> Project:
+    for i in range(IMAGES):
+        project.picture(f"{i % 3}/{i}.png", i)
+    assert project.build() == {"text": IMAGES + 1, "vae": IMAGES}  # and the blank caption
+    return project
+
+
+def test_nothing_changed_and_nothing_is_made(filled: Project) -> None:
+    assert filled.build() == {"text": 0, "vae": 0}
+
+
+def test_one_edited_caption_is_one_entry(filled: Project) -> None:
+    (filled.images / "0" / "3.txt").write_text("something else")
+    assert filled.build() == {"text": 1, "vae": 0}
+
+
+def test_one_replaced_image_is_one_entry_even_with_its_old_times(filled: Project) -> None:
+    path = filled.images / "1" / "4.png"
+    old = path.stat()
+    filled.picture("1/4.png", 99)
+    filled.images.joinpath("1", "4.txt").write_text("picture number 4 of 1/4.png")
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert filled.build() == {"text": 0, "vae": 1}
+
+
+def test_a_renamed_or_copied_image_is_known_by_its_content(filled: Project) -> None:
+    (filled.images / "0" / "0.png").rename(filled.images / "moved.png")
+    (filled.images / "0" / "0.txt").rename(filled.images / "moved.txt")
+    shutil.copy(filled.images / "1" / "1.png", filled.images / "copy.png")
+    shutil.copy(filled.images / "1" / "1.txt", filled.images / "copy.txt")
+    assert filled.build() == {"text": 0, "vae": 0}
+
+
+def test_another_resolution_is_every_image_and_back_again_none(filled: Project) -> None:
+    filled.dataset["resolution"] = 128
+    assert filled.build() == {"text": 0, "vae": IMAGES}
+    filled.dataset["resolution"] = 64
+    assert filled.build() == {"text": 0, "vae": 0}
+
+
+def test_a_crop_that_leaves_some_images_alone_leaves_their_latents(filled: Project) -> None:
+    filled.picture("square.png", 50, (64, 64))
+    assert filled.build() == {"text": 1, "vae": 1}
+    filled.dataset |= {"crop": True, "crop_aspect": "square", "crop_style": "center"}
+    assert filled.build() == {"text": 0, "vae": 0}  # these fell into a square bucket anyway
+    filled.dataset["crop_style"] = "corner"
+    assert filled.build() == {"text": 0, "vae": IMAGES}  # the square one is as it was
+
+
+def test_another_token_length_or_padding_is_every_caption(filled: Project) -> None:
+    assert filled.build("tokenizer_max_length=64") == {"text": IMAGES + 1, "vae": 0}
+    assert filled.build("t5_padding=zero") == {"text": IMAGES + 1, "vae": 0}
+    assert filled.build() == {"text": 0, "vae": 0}
+
+
+def test_the_behaviour_of_the_blank_caption_is_one_entry(filled: Project) -> None:
+    assert filled.build("sd3_t5_uncond_behaviour=zero") == {"text": 1, "vae": 0}
+    assert filled.build("sd3_clip_uncond_behaviour=zero") == {"text": 1, "vae": 0}
+
+
+def test_another_precision_of_an_encoder_is_every_entry_of_it(filled: Project) -> None:
+    pytest.importorskip("optimum.quanto")
+    got = filled.build("text_encoder_3_precision=int8-quanto")
+    assert got == {"text": IMAGES + 1, "vae": 0}
+
+
+def test_the_blank_captions_behaviour_reaches_the_batches(filled: Project) -> None:
+    prepared = filled.prepare("sd3_t5_uncond_behaviour=zero")
+    store.build(prepared)
+    embeds, pooled = Caches.of(prepared).embeds("")
+    assert embeds[77:].abs().max() == 0 and embeds[:77].abs().max() > 0 < pooled.abs().max()
+
+
+def test_pruning_leaves_exactly_what_the_runs_want(filled: Project) -> None:
+    filled.build("tokenizer_max_length=64")
+    filled.dataset["resolution"] = 128
+    filled.build()
+    both = [filled.prepare(), filled.prepare("tokenizer_max_length=64")]
+    counted = dict(store.prune(both, dry_run=True))
+    assert counted == {filled.root / "cache/text": 0, filled.root / "cache/vae": IMAGES}
+    store.prune([filled.prepare()], dry_run=False)
+    assert len(filled.entries("text")) == IMAGES + 1 and len(filled.entries("vae")) == IMAGES
+    assert filled.build() == {"text": 0, "vae": 0}
+    assert store.verify([filled.root / "cache"], repair=False) == (2 * IMAGES + 1, [])
+
+
+def test_a_damaged_shard_is_found_removed_and_made_again(filled: Project) -> None:
+    shard = sorted((filled.root / "cache/vae/shards").iterdir())[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    whole, damaged = store.verify([filled.root / "cache"], repair=True)
+    assert [d.path for d in damaged] == [shard] and whole == 2 * IMAGES + 1 - damaged[0].entries
+    assert filled.build() == {"text": 0, "vae": damaged[0].entries}
+
+
+def test_nothing_is_written_beside_the_images_and_read_only_folders_do(filled: Project) -> None:
+    suffixes = {p.suffix for p in filled.images.rglob("*") if p.is_file()}
+    assert suffixes == {".png", ".txt"}
+    for path in [*filled.images.rglob("*"), filled.images]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert filled.build("tokenizer_max_length=32") == {"text": IMAGES + 1, "vae": 0}
+    finally:
+        for path in [filled.images, *filled.images.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_skipping_a_stage_makes_nothing_and_says_what_is_missing(filled: Project) -> None:
+    filled.picture("new.png", 77)
+    filled.dataset["skip_file_discovery"] = "vae,text"
+    assert filled.build() == {"text": 0, "vae": 0}
+    from sd3tune.train.run import train
+
+    with pytest.raises(DataError, match="has no entry"):
+        train(filled.prepare("max_train_steps=20"), [])
+
+
+def test_what_is_kept_of_a_caption_is_what_was_said_to_bfloat16() -> None:
+    dice = torch.Generator().manual_seed(0)
+    embeds = torch.zeros(77 + 154, 96)
+    embeds[:77, :80].normal_(generator=dice)
+    embeds[77:90].normal_(generator=dice)
+    embeds[80] = 0  # zeros inside are no padding
+    pooled = torch.randn(80, generator=dice)
+    entry = packed(embeds, pooled)
+    assert entry["t5"].shape == (13, 96) and entry["clip"].shape == (77, 80)
+    back = unpacked(entry, 154, 96)
+    assert torch.equal(back[0], embeds.bfloat16()) and torch.equal(back[1], pooled.bfloat16())
+    nothing = packed(torch.zeros(77 + 154, 96), pooled)
+    assert torch.equal(unpacked(nothing, 154, 96)[0], torch.zeros(231, 96).bfloat16())
+
+
+def test_masks_are_kept_with_the_geometry_of_their_images(project: Project) -> None:
+    for i in range(4):
+        project.picture(f"{i}.png", i, (160, 96))
+        mask = Image.new("L", (80, 48), 0)
+        mask.paste(255, (i * 10, 0, i * 10 + 20, 48))
+        (project.root / "masks").mkdir(exist_ok=True)
+        mask.save(project.root / "masks" / f"{i}.png")
+    project.dataset |= {"crop": True, "crop_style": "random", "conditioning_data": "m"}
+    project.others.append({"id": "m", "dataset_type": "conditioning", "conditioning_type": "mask",
+                           "instance_data_dir": "masks", "resolution": 64})  # fmt: skip
+    assert project.build() == {"text": 5, "vae": 8}
+    prepared = project.prepare()
+    assert prepared.datasets.notes == (
+        "dataset `m`: resolution not used: masks take everything else from their images",
+    )
+    caches = Caches.of(prepared)
+    from sd3tune.train.images import fingerprint
+
+    fingerprint(caches, prepared.dataset("d"), prepared.samples)
+    for s in prepared.samples:
+        got = caches.mask(s)
+        assert got is not None
+        left, i = s.geometry.crop[0], int(s.name[0])
+        scale = s.geometry.resized[0] / 80
+        want = [np.clip(min((i * 10 + 20) * scale, left + x + 8) - max(i * 10 * scale, left + x),
+                        0, 8) / 8 for x in range(0, 64, 8)]  # fmt: skip
+        assert np.abs(got[0].float().mean(dim=0).numpy() / 255 - want).max() < 0.12
+    assert project.build() == {"text": 0, "vae": 0}
+
+
+def test_each_epoch_has_crops_of_its_own_and_the_old_ones_go(project: Project) -> None:
+    from sd3tune.train.images import fill_epoch, fingerprint
+
+    for i in range(4):
+        project.picture(f"{i}.png", i, (256, 96))
+    project.dataset |= {"crop": True, "vae_cache_clear_each_epoch": True}
+    project.build()
+    prepared = project.prepare()
+    caches = Caches.of(prepared)
+    fingerprint(caches, prepared.dataset("d"), prepared.samples)
+    (share,) = prepared.schedule.shares
+    device = torch.device("cpu")
+    crops = []
+    for epoch in (0, 1, 2):
+        fill_epoch(caches, epoch, device)
+        samples = share.in_epoch(epoch)
+        crops.append(tuple(s.geometry.crop for s in samples))
+        assert all(caches.posterior(s)[0].shape == (16, 8, 8) for s in samples)
+        kept = TensorCache(project.root / "cache/vae/epoch").places
+        assert len(kept) == (4 if epoch else 0)
+    assert len(set(crops)) == 3
