@@ -66,9 +66,8 @@ def refusal(
     if not name:  # a rule over several settings names them itself
         head, _, hint = words.partition("; ")
         return ConfigError(f"{spot}: {head}", hint=hint or "change one of them")
-    return ConfigError(
-        f"{spot}: `{name}={shown(values.get(name))}` {words}", hint=_help(kind, name)
-    )
+    value = "…" if name.endswith("secret_access_key") else shown(values.get(name))
+    return ConfigError(f"{spot}: `{name}={value}` {words}", hint=_help(kind, name))
 
 
 def _inside(

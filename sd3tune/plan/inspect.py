@@ -58,7 +58,7 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
         longest = variants.find(config.pretrained_model_name_or_path).transformer.longest_side
     except Sd3tuneError as e:  # the images are there to be looked at without the model
         notes.append(f"the model is not known here, so sizes beyond its positions are not: {e}")
-    found = look(config, datasets, longest)
+    found = look(config, datasets, None)
     discoveries = dict(found.discoveries)
     if decode:
         for name in discoveries:
@@ -67,13 +67,15 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
     for d in datasets.all:
         if d.id not in discoveries:
             notes.append(f"dataset `{d.id}`: probability={d.probability:g}: it is never drawn from")
-    seen = [_seen(d, discoveries[d.id], config) for d in drawn]
+    seen = [_seen(d, discoveries[d.id], config, longest) for d in drawn]
     return Inspection(
         Found(config, datasets, found.sources, discoveries), tuple(seen), tuple(notes)
     )
 
 
-def _seen(settings: ImageDataset, discovery: Discovery, config: Config) -> Seen:
+def _seen(
+    settings: ImageDataset, discovery: Discovery, config: Config, longest: int | None
+) -> Seen:
     groups: dict[tuple[tuple[int, int], float], list[Sample]] = defaultdict(list)
     for s in discovery.samples:
         groups[s.geometry.bucket, s.geometry.aspect].append(s)
@@ -82,6 +84,12 @@ def _seen(settings: ImageDataset, discovery: Discovery, config: Config) -> Seen:
         for (size, aspect), some in sorted(groups.items())
     ]
     problems = []
+    beyond = [s for s in discovery.samples if longest and max(s.geometry.bucket) > longest]
+    if beyond:
+        problems.append(
+            f"the model ends at {longest} pixels: training sets {len(beyond)} images aside; "
+            "set crop=true, or a smaller resolution"
+        )
     if settings.dataset_type == "image" and discovery.samples:
         try:
             check_minimum(

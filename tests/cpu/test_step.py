@@ -1,6 +1,7 @@
 """One optimizer step: accumulation, noise, schedules, bad numbers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ import torch
 from sd3tune.adapters import lora
 from sd3tune.data.batch import Batch
 from sd3tune.errors import ConfigError, Diverged
+from sd3tune.sd3 import flow
 from sd3tune.train.noise import draw
 from sd3tune.train.optim import build, rate
 from sd3tune.train.run import begin, recipe_of
-from sd3tune.train.step import train_step
+from sd3tune.train.step import losses, train_step
 
 WORDS = ("max_train_steps=4", "lr_scheduler=constant", "lr_warmup_steps=0")
 
@@ -111,3 +113,48 @@ def test_an_option_the_optimizer_lacks_is_named_with_those_it_has() -> None:
     assert "weight_decay" in e.value.hint
     made = build("optimi-adamw", weight, 1e-3, {"betas": (0.8, 0.95)})
     assert (made.param_groups[0]["beta1"], made.param_groups[0]["beta2"]) == (0.8, 0.95)
+
+
+def test_a_mask_weighs_the_loss_of_each_latent_without_renormalising(prepared) -> None:  # type: ignore[no-untyped-def]
+    plan = prepared(*WORDS).plan
+    model, recipe = begin(plan, torch.device("cpu")).model.eval(), recipe_of(plan)
+    one = batch(1, 2)
+    left, right = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)
+    left[..., :4], right[..., 4:] = 1, 1
+    whole = losses(model, one, recipe, 0)
+    halves = [losses(model, replace(one, mask=m), recipe, 0) for m in (left, right)]
+    torch.testing.assert_close(halves[0] + halves[1], whole)
+    assert torch.equal(losses(model, replace(one, mask=left * 0), recipe, 0), torch.zeros(2))
+    never = replace(recipe, masked=0.0)
+    assert torch.equal(losses(model, replace(one, mask=left), never, 0), whole)
+    half = replace(recipe, masked=0.5)
+    seen = [torch.equal(losses(model, replace(batch(1), mask=left[:1]), half, step),
+                        losses(model, batch(1), half, step)) for step in range(40)]  # fmt: skip
+    assert 10 < sum(seen) < 30
+
+
+def test_half_a_mask_over_an_error_of_one_is_half_a_loss() -> None:
+    x0, eps = torch.zeros(1, 16, 128, 128), torch.zeros(1, 16, 128, 128)
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., :64] = 1
+    got = flow.loss(lambda z, t, c: torch.ones_like(z), x0, None, eps, torch.ones(1), weight=mask)
+    assert got.tolist() == [0.5]
+
+
+def test_regularisation_aims_at_what_the_model_said_without_its_adapter(prepared) -> None:  # type: ignore[no-untyped-def]
+    plan = prepared(*WORDS).plan
+    state, recipe = begin(plan, torch.device("cpu")), recipe_of(plan)
+    kept = replace(batch(1, 2), regularisation=True)
+    assert torch.equal(losses(state.model, kept, recipe, 0).detach(), torch.zeros(2))  # fresh
+    for _ in range(3):
+        train_step(state, [batch(1, 2)], recipe)
+    state.model.eval()
+    before = losses(state.model, kept, recipe, 0).sum()
+    assert before > 0
+    before.backward()
+    with torch.no_grad():
+        for p in state.trainable:
+            assert p.grad is not None
+            p -= 0.5 * p.grad
+    after = losses(state.model, kept, recipe, 0).sum()
+    assert after < 0.99 * before

@@ -1,0 +1,108 @@
+"""Training images in a bucket: a real S3 protocol over the loopback, from listing to latents."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd3tune.errors import DataError
+from tests.cpu.conftest import Project
+
+boto3 = pytest.importorskip("boto3")
+moto = pytest.importorskip("moto.server")
+pytest.importorskip("s3fs")
+
+KEYS = {
+    "aws_access_key_id": "key",
+    "aws_secret_access_key": "secret",
+    "aws_region_name": "eu-west-3",
+}
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    running = moto.ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    address = f"http://{host}:{port}"
+    yield address
+    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST"))
+    running.stop()
+
+
+@pytest.fixture
+def bucket(project: Project, server: str) -> Any:
+    """The project with its images in a bucket instead of its folder."""
+    for i in range(6):
+        project.picture(f"a/{i}.png", i)
+    (project.images / "a" / "bad.png").write_bytes(b"no picture")
+    (project.images / "a" / "bad.txt").write_text("bad")
+    client = boto3.client("s3", endpoint_url=server, region_name="eu-west-3",
+                          aws_access_key_id="key", aws_secret_access_key="secret")  # fmt: skip
+    client.create_bucket(
+        Bucket="pictures", CreateBucketConfiguration={"LocationConstraint": "eu-west-3"}
+    )
+    for path in project.images.rglob("*.*"):
+        client.upload_file(str(path), "pictures", f"set/{path.relative_to(project.images)}")
+    del project.dataset["instance_data_dir"]
+    project.dataset |= {"type": "aws", "aws_bucket_name": "pictures", "aws_data_prefix": "set/",
+                        "aws_endpoint_url": server, **KEYS}  # fmt: skip
+    return client
+
+
+def test_images_and_captions_in_a_bucket_are_trained_on(project: Project, bucket: Any) -> None:
+    prepared = project.prepare()
+    assert [s.name for s in prepared.samples] == [f"a/{i}.png" for i in range(6)]
+    assert prepared.samples[2].captions == ("picture number 2 of a/2.png",)
+    assert prepared.samples[2].path == "s3://pictures/set/a/2.png"
+    (rejected,) = prepared.discoveries["d"].rejected
+    assert rejected.path == "s3://pictures/set/a/bad.png" and "no image format" in rejected.reason
+    assert project.build() == {"text": 7, "vae": 6}
+    assert project.build() == {"text": 0, "vae": 0}
+    project.picture("a/3.png", 33)
+    bucket.upload_file(str(project.images / "a/3.png"), "pictures", "set/a/3.png")
+    assert project.build() == {"text": 0, "vae": 1}
+
+
+def test_the_latents_are_those_of_the_same_files_in_a_folder(project: Project, bucket: Any) -> None:
+    project.build()
+    there = project.entries("vae")
+    project.dataset = {k: v for k, v in project.dataset.items() if not k.startswith("aws")}
+    project.dataset |= {"type": "local", "instance_data_dir": "images"}
+    project.dataset["crop"] = False
+    assert project.build() == {"text": 0, "vae": 0} and project.entries("vae") == there
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [({"aws_bucket_name": "other"}, "`s3://other/set` cannot be listed"),
+     ({"aws_endpoint_url": "http://127.0.0.1:9"}, "cannot be listed"),
+     ({"aws_data_prefix": "nothing/"}, "holds no image files")],
+)  # fmt: skip
+def test_a_bucket_that_cannot_be_used_is_two_lines(
+    project: Project, bucket: Any, wrong: dict[str, str], words: str
+) -> None:
+    project.dataset |= wrong
+    with pytest.raises(DataError) as e:
+        project.prepare()
+    assert words in str(e.value) and e.value.hint
+
+
+def test_secrets_are_written_nowhere(project: Project, bucket: Any) -> None:
+    project.dataset["aws_secret_access_key"] = "do-not-tell"
+    path = project.write()
+    command = [sys.executable, "-m", "sd3tune", "dataset", str(path), "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=project.root)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["datasets"][0]["images"] == 6
+    assert "do-not-tell" not in answer.stdout + answer.stderr
+    project.dataset["aws_data_prefix"] = 5
+    command[4] = str(project.write())
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=project.root)
+    assert answer.returncode == 1 and "do-not-tell" not in answer.stdout + answer.stderr
+    assert Path(path).exists()
