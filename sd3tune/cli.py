@@ -292,7 +292,10 @@ def main() -> None:
         click.echo(f"hint: `{_help_command(e)}` lists what there is", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("error: interrupted\nhint: nothing was running that needs saving", err=True)
+        click.echo(
+            "error: interrupted\nhint: what was finished is kept; the same command continues",
+            err=True,
+        )
         sys.exit(130)
     except Sd3tuneError as e:
         click.echo(f"error: {_one_line(e)}", err=True)

@@ -28,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sd3tune.data import atomic
-from sd3tune.data.buckets import Geometry
+from sd3tune.data.buckets import Geometry, Size
 from sd3tune.errors import DataError
 
 VERSION = 2  # of what an entry means; raise it and everything is computed again
@@ -43,14 +43,15 @@ create table entries (key text primary key, shard text, problem text) without ro
 Entry = Mapping[str, Tensor]
 
 
-def latent_key(geometry: Geometry, digest: bytes, vae: str) -> str:
-    """digest: of the image file's bytes; vae: identity and dtype of the autoencoder."""
-    return _hash("latent", digest.hex(), json.dumps(astuple(geometry)), vae)
+def latent_key(size: Size, geometry: Geometry, digest: bytes, vae: str) -> str:
+    """size: what the image is taken to be; digest: of its file's bytes; vae: identity and dtype of
+    the autoencoder."""
+    return _hash("latent", digest.hex(), json.dumps([size, astuple(geometry)]), vae)
 
 
-def mask_key(geometry: Geometry, digest: bytes, kind: str) -> str:
-    """digest: of the mask file's bytes; kind: how its colours are read."""
-    return _hash("mask", digest.hex(), json.dumps(astuple(geometry)), kind)
+def mask_key(size: Size, geometry: Geometry, digest: bytes, kind: str) -> str:
+    """size: of the mask's image; digest: of the mask file's bytes; kind: how colours are read."""
+    return _hash("mask", digest.hex(), json.dumps([size, astuple(geometry)]), kind)
 
 
 def text_key(caption: str, encoders: str) -> str:

@@ -237,14 +237,17 @@ def _by_stem(names: Iterable[str]) -> Mapping[str, str]:
     return {_stem(name): name for name in names if suffix_of(name) in SUFFIXES}
 
 
-def in_epoch(sample: Sample, dataset: "ImageDataset", epoch: int) -> Sample:
+def in_epoch(
+    sample: Sample, dataset: "ImageDataset", epoch: int, longest: int | None = None
+) -> Sample:
     """The same image with the aspect and crop of another epoch (vae_cache_clear_each_epoch)."""
     if epoch == 0:
         return sample
     identity = f"{sample.dataset}\0{sample.name}\0epoch {epoch}"
     shape = geometry(sample.size, dataset, identity, sample.focus)
-    # What the settings turn away in this epoch's aspect keeps the first one's.
-    return sample if unwanted(sample.size, shape, dataset) else replace(sample, geometry=shape)
+    # What settings or model turn away in this epoch's aspect keeps the first one's.
+    refused = unwanted(sample.size, shape, dataset) or (longest and max(shape.bucket) > longest)
+    return sample if refused else replace(sample, geometry=shape)
 
 
 def without(found: Discovery, bad: Sequence[Rejected]) -> Discovery:

@@ -184,15 +184,17 @@ def schedule(
     datasets: Sequence["ImageDataset"],
     config: "Config",
     batch_size: int,
+    longest: int | None = None,
     processes: int = 1,
 ) -> Schedule:
-    """What the settings ask for; samples of an unlisted dataset are simply all drawn."""
+    """What the settings ask for; samples of an unlisted dataset are simply all drawn. longest: side
+    in pixels where the model ends."""
     by_dataset: Mapping[str, list[Sample]] = defaultdict(list)
     for s in samples:
         by_dataset[s.dataset].append(s)
     settings = {d.id: d for d in datasets}
     shares = [
-        _share(settings[name], some, batch_size) if name in settings else Share(
+        _share(settings[name], some, batch_size, longest) if name in settings else Share(
             name, some, batch_size)
         for name, some in sorted(by_dataset.items())
     ]  # fmt: skip
@@ -204,8 +206,10 @@ def schedule(
     )
 
 
-def _share(d: "ImageDataset", samples: Sequence[Sample], batch_size: int) -> Share:
-    redraw = (lambda s, e: in_epoch(s, d, e)) if d.vae_cache_clear_each_epoch else None
+def _share(
+    d: "ImageDataset", samples: Sequence[Sample], batch_size: int, longest: int | None
+) -> Share:
+    redraw = (lambda s, e: in_epoch(s, d, e, longest)) if d.vae_cache_clear_each_epoch else None
     return Share(
         name=d.id,
         samples=samples,

@@ -73,7 +73,8 @@ class Prepared(Found):
     @cached_property
     def schedule(self) -> Schedule:
         plan = self.plan
-        made = schedule(self.samples, self.datasets.images, plan.config, plan.batch_size)
+        longest = plan.model.transformer.longest_side
+        made = schedule(self.samples, self.datasets.images, plan.config, plan.batch_size, longest)
         made.begin(plan.steps * plan.config.gradient_accumulation_steps - 1)  # refuses gaps
         return made
 

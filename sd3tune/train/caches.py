@@ -75,14 +75,15 @@ class Caches:
 
     def key(self, sample: Sample) -> str:
         digest = self.digests[sample.dataset, sample.name]
-        return latent_key(sample.geometry, digest, self.vae_identity)
+        return latent_key(sample.size, sample.geometry, digest, self.vae_identity)
 
     def mask_key(self, sample: Sample) -> str | None:
         name = self.prepared.dataset(sample.dataset).conditioning_data
         if name is None or sample.mask is None:
             return None
         masks = self.prepared.datasets.masks[name]
-        return mask_key(sample.geometry, self.digests[name, sample.mask], masks.conditioning_type)
+        digest = self.digests[name, sample.mask]
+        return mask_key(sample.size, sample.geometry, digest, masks.conditioning_type)
 
     def embeds(self, caption: str, dataset: str | None = None) -> tuple[Tensor, Tensor]:
         """(tokens, width) and (pooled width,) bfloat16. dataset: the one whose caption it is."""
@@ -93,22 +94,13 @@ class Caches:
 
     def posterior(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Mean and deviation, (16, H/8, W/8) each."""
-        key = self.key(sample)
-        cache = self.latents_of(sample.dataset)
-        if not cache.has(key) and self.prepared.dataset(sample.dataset).vae_cache_clear_each_epoch:
-            cache = self.epoch_of(sample.dataset)
-        entry = cache.get(key)
+        entry = self._entry(sample, self.key(sample))
         return entry["mean"], entry["std"]
 
     def mask(self, sample: Sample) -> Tensor | None:
         """(1, H/8, W/8) uint8, or None for an image that has none."""
         key = self.mask_key(sample)
-        if key is None:
-            return None
-        cache = self.latents_of(sample.dataset)
-        if not cache.has(key) and self.prepared.dataset(sample.dataset).vae_cache_clear_each_epoch:
-            cache = self.epoch_of(sample.dataset)
-        return cache.get(key)["mask"]
+        return None if key is None else self._entry(sample, key)["mask"]
 
     def loader(self, device: torch.device, begin_epoch: Epoch) -> Loader:
         plan = self.prepared.plan
@@ -135,6 +127,12 @@ class Caches:
                 captions = found.setdefault(self.text_of(dataset.id).folder, set())
                 captions |= {BLANK} | {c for s in discovery.samples for c in s.captions}
         return found
+
+    def _entry(self, sample: Sample, key: str) -> dict[str, Tensor]:
+        cache = self.latents_of(sample.dataset)
+        if not cache.has(key) and self._settings(sample).vae_cache_clear_each_epoch:
+            cache = self.epoch_of(sample.dataset)
+        return cache.get(key)
 
     def _settings(self, sample: Sample) -> ImageDataset:
         return self.prepared.dataset(sample.dataset)

@@ -100,7 +100,7 @@ def fingerprint(
         return []
     rejected = []
     memories = {id(file.memory): file.memory for file in unknown}.values()
-    ahead = max(DECODERS, *(file.source.ahead for file in unknown))
+    ahead = max(DECODERS, max(file.source.ahead for file in unknown))
     with stage("read files", len(unknown)) as bar, ThreadPoolExecutor(ahead) as pool:
         left = iter(unknown)
         while some := list(islice(left, 16 * ahead)):
@@ -173,7 +173,7 @@ def encode(
         with stage("encode images", total) as bar, ThreadPoolExecutor(DECODERS) as pool:
             for name, wanted in missing.items():
                 d = prepared.dataset(name)
-                make = partial(_latents, vae, prepared.sources[name], d, pool, wanted)
+                make = partial(_latents, caches, vae, d, pool, wanted)
                 fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
         del vae
         free()
@@ -188,22 +188,24 @@ def encode(
 
 
 def _latents(
+    caches: Caches,
     vae: Any,
-    source: Source,
     dataset: ImageDataset,
     pool: ThreadPoolExecutor,
     samples: Mapping[str, Sample],
     keys: Sequence[str],
 ) -> Made:
     """Entries of some keys; samples: what each stands for."""
+    source = caches.prepared.sources[dataset.id]
     entries: Entries = {}
     problems: dict[str, str] = {}
 
     def decoded(key: str) -> Tensor | str:
         s = samples[key]
         try:
-            return images.load(source.read(s.name), s.size, s.geometry)
-        except (Unusable, OSError) as e:
+            data = _same(source, s.name, caches.digests[s.dataset, s.name])
+            return images.load(data, s.size, s.geometry)
+        except Unusable as e:
             return str(e)
 
     def good() -> Iterator[tuple[str, Tensor]]:
@@ -270,9 +272,23 @@ def _masks(
         s = samples[key]
         assert s.mask is not None
         try:
-            data = source.read(s.mask)
+            data = _same(source, s.mask, caches.digests[masks.id, s.mask])
             mask = images.load_mask(data, s.size, s.geometry, masks.conditioning_type)
             entries[key] = {"mask": mask}
-        except (Unusable, OSError) as e:
+        except Unusable as e:
             problems[key] = f"its mask: {e}"
     return entries, problems
+
+
+def _same(source: Source, name: str, digest: bytes) -> bytes:
+    """The bytes whose digest is in the key. Raises DataError when the storage fails or the file
+    was changed meanwhile: that says nothing about the content, so it must not be remembered."""
+    try:
+        data = source.read(name)
+    except OSError as e:
+        words = f"`{source.where(name)}` cannot be read any more: {e.strerror or e}"
+        raise DataError(words, hint="run again: what was encoded is kept") from None
+    if blake2b(data, digest_size=16).digest() != digest:
+        words = f"`{source.where(name)}` was changed while it was being encoded"
+        raise DataError(words, hint="run again: what was encoded is kept")
+    return data

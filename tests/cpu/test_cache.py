@@ -122,17 +122,18 @@ def test_a_folder_that_takes_no_writes_is_two_lines(tmp_path: Path) -> None:
 def test_keys_change_with_everything_that_changes_the_result() -> None:
     moved = Geometry((65, 64), (1, 0), (64, 64), 1.0)
     keys = {
-        latent_key(SQUARE, b"bytes", "vae"),
-        latent_key(moved, b"bytes", "vae"),
-        latent_key(SQUARE, b"other bytes", "vae"),
-        latent_key(SQUARE, b"bytes", "other vae"),
-        mask_key(SQUARE, b"bytes", "mask"),
-        mask_key(SQUARE, b"bytes", "segmentation"),
+        latent_key((64, 64), SQUARE, b"bytes", "vae"),
+        latent_key((65, 64), SQUARE, b"bytes", "vae"),
+        latent_key((64, 64), moved, b"bytes", "vae"),
+        latent_key((64, 64), SQUARE, b"other bytes", "vae"),
+        latent_key((64, 64), SQUARE, b"bytes", "other vae"),
+        mask_key((64, 64), SQUARE, b"bytes", "mask"),
+        mask_key((64, 64), SQUARE, b"bytes", "segmentation"),
         text_key("a cat", "encoders"),
         text_key("a cat ", "encoders"),
         text_key("a cat", "others"),
     }
-    assert len(keys) == 9
+    assert len(keys) == 10
 
 
 def test_what_is_known_about_files_holds_as_long_as_their_stamp(tmp_path: Path) -> None:

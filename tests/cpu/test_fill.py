@@ -203,3 +203,20 @@ def test_each_epoch_has_crops_of_its_own_and_the_old_ones_go(project: Project) -
         kept = TensorCache(project.root / "cache/vae/epoch").places
         assert len(kept) == (4 if epoch else 0)
     assert len(set(crops)) == 3
+
+
+def test_a_file_that_changes_between_its_digest_and_its_pixels_is_noticed(project: Project) -> None:
+    from sd3tune.train.images import encode, fingerprint
+
+    for i in range(3):
+        project.picture(f"{i}.png", i)
+    prepared = project.prepare()
+    caches = Caches.of(prepared)
+    fingerprint(caches, prepared.dataset("d"), prepared.samples)
+    project.picture("1.png", 11)
+    with pytest.raises(DataError, match=r"1\.png` was changed while it was being encoded"):
+        encode(caches, {"d": prepared.samples}, torch.device("cpu"), caches.latents_of)
+    (project.images / "1.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png` cannot be read any more"):
+        encode(caches, {"d": prepared.samples}, torch.device("cpu"), caches.latents_of)
+    assert project.entries("vae") == set()
