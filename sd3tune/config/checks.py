@@ -169,6 +169,17 @@ def one_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def options(text: str) -> str:
+    """optimizer_config, refused here so that the complaint names it."""
+    names = [part.partition("=")[0].strip() for part in text.split(",")]
+    if len(set(names)) != len(names):
+        raise ValueError("sets an option twice")
+    for name, value in optimizer_options(text, None, None).items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"`{name}` must be a number, true or false")
+    return text
+
+
 def optimizer_options(text: str, beta1: float | None, beta2: float | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from sd3tune.config import checks
-from sd3tune.config.settings import Count, Flag, Number, Settings, Whole
+from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
 
 LARGEST_AREA, SMALLEST_PIXEL = 20, 512  # megapixels, pixels: limits of maximum_image_size
 OVERRIDE = "SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE"

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
-from sd3tune import backends, quant
+from sd3tune import backends
 from sd3tune.adapters import lora
 from sd3tune.config.prompts import Prompt
-from sd3tune.data.dice import seed_of
 from sd3tune.errors import ConfigError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.memory import gib
@@ -26,12 +24,13 @@ from sd3tune.report.progress import say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
 from sd3tune.train import checkpoint
+from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.loop import Every, Interrupt, interruptible, loop
-from sd3tune.train.optim import build, rate
+from sd3tune.train.optim import rate
 from sd3tune.train.pictures import pictures
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
@@ -120,52 +119,6 @@ def downloaded(prepared: Prepared) -> Prepared:
     return replace(prepared, plan=replace(plan, model=model))
 
 
-def begin(plan: Plan, device: torch.device) -> TrainState:
-    """The transformer with its adapter on the device, and the state of the newest checkpoint."""
-    config = plan.config
-    say(f"loading  transformer of {plan.model.name}")
-    dtype = plan.value("base_model_default_dtype")
-    model = weights.transformer(plan.model.source, dtype, **variant(plan))
-    quant.apply(
-        model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=device
-    )
-    lora.attach(
-        model,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha or config.lora_rank,
-        dropout=config.lora_dropout,
-        targets=plan.lora_targets,
-        dtype=weights.DTYPES[plan.value("trainable_dtype")],
-        seed=seed_of(config.seed, "adapter"),
-    )
-    model.to(device).train()
-    if plan.value("gradient_checkpointing") == "on":
-        model.enable_gradient_checkpointing()
-    compile_blocks(model, plan.value("dynamo_backend"))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = build(
-        plan.value("optimizer"), trained, config.learning_rate, config.optimizer_options
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=plan.value("grad_scaler") == "on")
-    state = TrainState(model, optimizer, scaler)
-    resume(state, plan)
-    return state
-
-
-def resume(state: TrainState, plan: Plan) -> None:
-    asked, output = plan.config.resume_from_checkpoint, plan.config.output_dir
-    if asked == "never":
-        return
-    folder: Path | None = Path(asked)
-    if asked == "latest":
-        folder, passed = checkpoint.latest(output)
-        for sentence in passed:
-            say(f"warning: {sentence}")
-    if folder is not None:
-        checkpoint.load(state, folder)
-        say(f"resumes  {folder} (step {state.step} of {plan.steps})")
-
-
 def steps(
     state: TrainState,
     caches: Caches,
@@ -231,29 +184,6 @@ def leave(state: TrainState, plan: Plan, before: float, signal: int) -> Outcome:
     say(f"stopped by signal {signal} after step {state.step}; the same command continues")
     output = plan.config.output_dir
     return Outcome(state.step, plan.steps, before, None, None, (), output, signal)
-
-
-def recipe_of(plan: Plan) -> Recipe:
-    config = plan.config
-    autocast = plan.value("mixed_precision")
-    return Recipe(
-        seed=config.seed,
-        shift=None if config.flow_schedule_auto_shift else config.flow_schedule_shift,
-        uniform=config.flow_use_uniform_schedule,
-        sigmoid_scale=config.flow_sigmoid_scale,
-        max_grad_norm=config.max_grad_norm,
-        autocast=None if autocast == "no" else weights.DTYPES[autocast],
-        attention=plan.value("attention_mechanism"),
-        masked=config.masked_loss_probability,
-    )
-
-
-def compile_blocks(model: Any, backend: str) -> None:
-    """torch.compile of the transformer's blocks, which all have one shape: compiled once."""
-    if backend == "no":
-        return
-    for block in model.transformer_blocks:
-        block.compile(backend=backend)
 
 
 def hub(plan: Plan) -> dict[str, str]:

@@ -10,9 +10,9 @@ from sd3tune.adapters import lora
 from sd3tune.data.batch import Batch
 from sd3tune.errors import ConfigError, Diverged
 from sd3tune.sd3 import flow
+from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.noise import draw
 from sd3tune.train.optim import build, rate
-from sd3tune.train.run import begin, recipe_of
 from sd3tune.train.step import losses, train_step
 
 WORDS = ("max_train_steps=4", "lr_scheduler=constant", "lr_warmup_steps=0")

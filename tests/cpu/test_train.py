@@ -17,7 +17,7 @@ from sd3tune.adapters import lora
 from sd3tune.demo import MODELS
 from sd3tune.errors import CheckpointError, ConfigError
 from sd3tune.train import checkpoint
-from sd3tune.train.run import begin
+from sd3tune.train.begin import begin
 from tests.cpu.conftest import Train
 
 SHORT = ("max_train_steps=12", "lr_scheduler=constant", "lr_warmup_steps=0")

@@ -1,0 +1,34 @@
+"""The types of settings, and their base class."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from sd3tune.config import checks
+
+Precision = Literal[
+    "no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"
+]
+Optimizer = Literal[
+    "adamw", "torch-adamw", "adamw_bf16", "optimi-adamw", "optimi-stableadamw", "optimi-lion",
+    "bnb-adamw8bit", "bnb-adamw8bit-paged", "bnb-lion8bit", "bnb-lion8bit-paged",
+]  # fmt: skip
+Attention = Literal[
+    "diffusers", "native", "native-math", "native-flash", "native-efficient", "cudnn",
+    "sageattention",
+]  # fmt: skip
+Flag = Annotated[bool, BeforeValidator(checks.flag)]
+Whole = Annotated[int, BeforeValidator(checks.whole), Field(lt=2**63)]  # what torch can hold
+Number = Annotated[float, BeforeValidator(checks.number)]
+Count = Annotated[Whole, Field(ge=1)]
+Words = Annotated[tuple[str, ...] | None, BeforeValidator(checks.words)]
+Layers = Annotated[tuple[int, ...] | None, BeforeValidator(checks.layers)]
+Sizes = Annotated[tuple[tuple[int, int], ...], BeforeValidator(checks.sizes)]
+
+
+class Settings(BaseModel):
+    """Frozen, strict about names, documented by its docstrings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )

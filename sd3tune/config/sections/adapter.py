@@ -1,0 +1,18 @@
+"""The adapter that is trained."""
+
+from pydantic import Field
+
+from sd3tune.config.fields import Count, Number, Settings, Words
+
+
+class AdapterSettings(Settings):
+    """The adapter that is trained."""
+
+    lora_rank: Count = 16
+    """Width of the update; doubling it doubles the adapter file."""
+    lora_alpha: Number | None = Field(None, gt=0)
+    """The update is scaled by alpha / rank. Left out: alpha = rank."""
+    lora_dropout: Number = Field(0.1, ge=0, lt=1)
+    """Share of adapter inputs dropped in training."""
+    peft_lora_target_modules: Words = None
+    """Module-name suffixes to adapt. Left out: to_q, to_k, to_v, to_out.0."""

@@ -1,0 +1,32 @@
+"""What the machine computes in: all of it is chosen when left out."""
+
+from typing import Literal
+
+from sd3tune.config.fields import Attention, Flag, Precision, Settings
+
+
+class HardwareSettings(Settings):
+    """What the machine computes in: all of it is chosen when left out."""
+
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Autocast of the forward pass. `no` on Apple."""
+    base_model_default_dtype: Literal["bf16", "fp16", "fp32"] | None = None
+    """Format of frozen weights that are not quantised."""
+    base_model_precision: Precision | None = None
+    """Quantisation of the frozen transformer."""
+    text_encoder_1_precision: Precision | None = None
+    """Quantisation of CLIP-L while captions are encoded."""
+    text_encoder_2_precision: Precision | None = None
+    """Quantisation of CLIP-G while captions are encoded."""
+    text_encoder_3_precision: Precision | None = None
+    """Quantisation of T5-XXL while captions are encoded."""
+    vae_dtype: Literal["default", "fp32", "fp16", "bf16"] | None = None
+    """Format of the autoencoder."""
+    attention_mechanism: Attention | None = None
+    """Attention kernel; `sageattention` is for validation pictures only."""
+    sageattention_usage: Literal["inference"] = "inference"
+    """SageAttention has no backward: `training` would leave query, key and value untrained."""
+    dynamo_backend: Literal["no", "inductor", "aot_eager"] | None = None
+    """torch.compile of the transformer's blocks."""
+    deterministic: Flag = False
+    """Same bits on each run of the same machine, at some cost in speed."""

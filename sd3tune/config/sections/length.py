@@ -1,0 +1,22 @@
+"""How long the run is, and how large its steps."""
+
+from pydantic import Field
+
+from sd3tune.config.fields import Count, Flag, Settings, Whole
+
+
+class LengthSettings(Settings):
+    """How long the run is, and how large its steps."""
+
+    seed: Whole = Field(0, ge=0)
+    """Same seed, same noise, on every vendor."""
+    max_train_steps: Whole | None = Field(None, ge=0)
+    """Optimizer steps to run in total. Or set num_train_epochs."""
+    num_train_epochs: Whole | None = Field(None, ge=0)
+    """Passes over the data to run in total. Or set max_train_steps."""
+    train_batch_size: Count | None = None
+    """Images per forward pass. Left out: 4, or what fits."""
+    gradient_accumulation_steps: Count = 1
+    """Batches per optimizer step."""
+    gradient_checkpointing: Flag = True
+    """Recompute activations in the backward pass instead of keeping them."""

@@ -1,0 +1,24 @@
+"""Which model is trained, and what of it."""
+
+from typing import Literal
+
+from sd3tune.config.fields import Settings
+
+
+class ModelSettings(Settings):
+    """Which model is trained, and what of it."""
+
+    model_family: Literal["sd3"] = "sd3"
+    """Always sd3: Stable Diffusion 3 and 3.5."""
+    model_type: Literal["lora"] = "lora"
+    """What is trained: `lora`, a small adapter beside frozen weights."""
+    lora_type: Literal["standard"] = "standard"
+    """`standard` is LoRA through peft."""
+    model_flavour: Literal["medium", "large", "sd3-medium"] | None = None
+    """SD3.5 `medium` (2.2 B parameters) or `large` (8.1 B), or `sd3-medium` (2.0 B)."""
+    pretrained_model_name_or_path: str = ""
+    """A diffusers folder or a Hugging Face repository. Left out: as model_flavour says."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    variant: str | None = None
+    """File variant of the repository, such as fp16."""
