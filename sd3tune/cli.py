@@ -1,11 +1,12 @@
 """The command line: parse, call one function, print. Nothing is decided here.
 
 Logs go to stderr, data to stdout. Exit codes: 0 done, 1 the user or the machine has to change
-something, 2 a bug in sd3tune or a misspelt command, 130 and 143 stopped by SIGINT and SIGTERM after
-saving.
+something, 2 a bug in sd3tune or a misspelt command, 75 another process of the run is gone, 130 and
+143 stopped by SIGINT and SIGTERM after saving.
 """
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -101,27 +102,52 @@ def plan(words: tuple[str, ...], as_json: bool, chip: str | None) -> None:
 @cli.command()
 @click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
-def train(words: tuple[str, ...], dry_run: bool) -> None:
-    """Train as CONFIG says, and leave adapter, checkpoints and pictures in output_dir.
+@click.option(
+    "--nproc",
+    type=click.IntRange(1),
+    metavar="N",
+    help="processes on this machine, one for each device (num_processes)",
+)
+@click.option(
+    "--resume",
+    metavar="latest|PATH|never",
+    help="checkpoint to continue from (resume_from_checkpoint)",
+)
+def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str | None) -> None:
+    """Train as CONFIG says, and leave the result, checkpoints and pictures in output_dir.
 
     CONFIG is config/config.json unless given. KEY=VALUE words override the file. A run that was
-    stopped continues from its newest whole checkpoint (resume_from_checkpoint=never starts afresh).
-    Ctrl-C finishes the step and saves; twice stops at once.
+    stopped continues from its newest whole checkpoint; with --resume never it starts afresh, and
+    earlier checkpoints are moved aside. Ctrl-C or SIGTERM finishes the step, saves and leaves with
+    exit code 130 or 143; a second one stops at once, and the last checkpoint holds.
+
+    Several devices: --nproc N here, or torchrun or `accelerate launch` around this command. When a
+    process dies all are started again from the newest checkpoint.
 
     \b
       sd3tune train my/config.json max_train_steps=500 learning_rate=5e-5
+      sd3tune train my/config.json --nproc 4
+      torchrun --nproc-per-node 4 -m sd3tune train my/config.json
     """
     from sd3tune import render
+    from sd3tune.backends.processes import processes
 
+    more = {"num_processes": nproc, "resume_from_checkpoint": resume}
+    words += tuple(f"{key}={value}" for key, value in more.items() if value is not None)
+    who = processes(os.environ)
+    if not dry_run and "WORLD_SIZE" not in os.environ:
+        _launched(words)
     prepared = _prepared(words, None)
-    click.echo(render.plan(prepared.plan), err=not dry_run)
+    if who.main:
+        click.echo(render.plan(prepared.plan), err=not dry_run)
     if dry_run:
         return
     from sd3tune.config.prompts import load_prompts
     from sd3tune.train.run import train as run
 
     outcome = run(prepared, load_prompts(prepared.plan.config))
-    click.echo(render.outcome(outcome))
+    if who.main:
+        click.echo(render.outcome(outcome))
     sys.exit(128 + outcome.signal if outcome.signal else 0)
 
 
@@ -263,6 +289,21 @@ def demo(folder: Path, model: str, force: bool) -> None:
     click.echo(render.demo(write(folder, model=model, force=force)))
 
 
+def _launched(words: tuple[str, ...]) -> None:
+    """Leaves with the exit code of several processes, when the settings ask for them."""
+    from sd3tune.config.settings import Config
+
+    config = Config.load(*_config(words))
+    if config.num_processes * config.num_machines == 1:
+        return
+    from sd3tune.train.launch import Machines, launch
+
+    machines = Machines(
+        config.num_machines, config.machine_rank, config.main_process_ip, config.main_process_port
+    )
+    sys.exit(launch(config.num_processes, machines, words))
+
+
 def _prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     """Configuration, machine and dataset to a plan."""
     from sd3tune import render
@@ -270,8 +311,10 @@ def _prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
 
     path, overrides = _config(words)
     prepared = prepare(path, overrides, chip)
-    for line in [*render.notes(prepared.datasets.notes), *render.set_aside(prepared.discoveries)]:
-        click.echo(line, err=True)
+    if prepared.plan.processes.main:
+        notes = render.notes(prepared.datasets.notes)
+        for line in [*notes, *render.set_aside(prepared.discoveries)]:
+            click.echo(line, err=True)
     return prepared
 
 
@@ -300,7 +343,7 @@ def main() -> None:
     except Sd3tuneError as e:
         click.echo(f"error: {_one_line(e)}", err=True)
         click.echo(f"hint: {_one_line(e.hint)}", err=True)
-        sys.exit(1)
+        sys.exit(e.exit_code)
     except BrokenPipeError:  # `sd3tune plan | head`
         sys.stderr.close()
         sys.exit(0)

@@ -4,6 +4,7 @@ Sd3tuneError                    the user can act on it; the CLI prints message +
 ├── ConfigError                 a file or a flag asks for something that does not exist
 ├── PlanError                   what was asked cannot run on this machine; the hint says what can
 ├── HardwareError               the machine, the driver or the PyTorch build is not up to it
+│   └── PeerLost                another process of the run is gone; exit code 75, worth a restart
 ├── DataError                   an image, a caption or a dataset folder is unusable
 ├── ModelError                  weights are missing, unreadable, or of another family
 ├── CheckpointError             a checkpoint is missing, torn, or from another run
@@ -15,6 +16,8 @@ Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
 
 class Sd3tuneError(Exception):
     """What went wrong, in one line that names file, key and value; and what to do, in another."""
+
+    exit_code = 1
 
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
@@ -28,6 +31,10 @@ class PlanError(Sd3tuneError): ...
 
 
 class HardwareError(Sd3tuneError): ...
+
+
+class PeerLost(HardwareError):
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class DataError(Sd3tuneError): ...

@@ -53,7 +53,10 @@ SHOWN = (  # what decides a run, in the order people ask
     "deterministic",
     "train_batch_size",
     "gradient_accumulation_steps",
+    "num_processes",
     "max_train_steps",
+    "model_type",
+    "lora_type",
     "peft_lora_target_modules",
 )
 
@@ -258,14 +261,14 @@ def verified(whole: int, damaged: "Sequence[Damage]", *, repaired: bool) -> str:
 
 def outcome(outcome: "Outcome") -> str:
     lines = [f"steps            {outcome.step} of {outcome.steps}"]
-    if outcome.loss_after is not None:
+    if outcome.loss_after is not None and outcome.loss_before is not None:
         change = outcome.loss_after / outcome.loss_before - 1
         lines.append(
             f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
             f"({change:+.1%}), same images and noise"
         )
     if outcome.adapter:
-        lines.append(f"adapter          {outcome.adapter}")
+        lines.append(f"result           {outcome.adapter}")
     lines += [f"picture          {path}" for path in outcome.pictures]
     lines.append(f"output           {outcome.output}")
     return "\n".join(lines)

@@ -13,11 +13,13 @@ from sd3tune.backends.facts import Facts
 from sd3tune.backends.rules import (
     Request,
     Rule,
+    alone,
     asks,
     fits,
     gfx_in,
     native_bf16,
     never_on,
+    not_full,
     package,
     sm_at_least,
     sm_in,
@@ -61,16 +63,17 @@ def fp8_level(f: Facts) -> Level:
     return "none" if f.vendor == "mps" else "storage"
 
 
-def weight_precisions(*, sized: bool) -> tuple[Option, ...]:
+def weight_precisions(*, sized: bool, transformer: bool = False) -> tuple[Option, ...]:
     """The weight-only schemes. sized: of a model large enough to be quantised for want of room; of
-    the others only when asked."""
+    the others only when asked. transformer: of the model that is trained."""
     storage: Callable[[Facts], Level] = lambda f: "storage"  # noqa: E731
     size = fits if sized else lambda name: lambda f, r: None
+    whole = transformer_rules if transformer else ()
     return (
         Option("no_change", (size("no_change"),), "weights keep their full precision"),
         Option(
             "int8-quanto",
-            (QUANTO, smoke("linear_int8-quanto"), size("int8-quanto")),
+            (QUANTO, *whole, smoke("linear_int8-quanto"), size("int8-quanto")),
             "8-bit integers halve the weights for about 0.1 % error",
             auto=sized,
             level=storage,
@@ -80,6 +83,7 @@ def weight_precisions(*, sized: bool) -> tuple[Option, ...]:
             (
                 never_on("mps", INT_ONLY_ON_APPLE),
                 BNB,
+                *whole,
                 sm_at_least(70, "bitsandbytes has no 4-bit kernel"),
                 smoke("linear_nf4-bnb"),
                 size("nf4-bnb"),
@@ -90,14 +94,14 @@ def weight_precisions(*, sized: bool) -> tuple[Option, ...]:
         ),
         Option(
             "int4-quanto",
-            (QUANTO, smoke("linear_int4-quanto"), size("int4-quanto")),
+            (QUANTO, *whole, smoke("linear_int4-quanto"), size("int4-quanto")),
             "4-bit integers: a quarter of the weights for about 1 % error",
             auto=sized,
             level=storage,
         ),
         Option(
             "int2-quanto",
-            (QUANTO, smoke("linear_int2-quanto"), size("int2-quanto")),
+            (QUANTO, *whole, smoke("linear_int2-quanto"), size("int2-quanto")),
             "2-bit integers: an eighth of the weights, and it shows",
             auto=False,
             level=storage,
@@ -107,6 +111,7 @@ def weight_precisions(*, sized: bool) -> tuple[Option, ...]:
             (
                 never_on("mps", f"MPS has no fp8; {INT_ONLY_ON_APPLE}"),
                 QUANTO,
+                *whole,
                 smoke("linear_fp8-quanto"),
                 size("fp8-quanto"),
             ),
@@ -115,6 +120,16 @@ def weight_precisions(*, sized: bool) -> tuple[Option, ...]:
             level=fp8_level,
         ),
     )
+
+
+def unsharded(f: Facts, r: Request) -> str | None:
+    return "quantised weights cannot be split over processes (FSDP)" if r.sharded else None
+
+
+transformer_rules: tuple[Rule, ...] = (
+    not_full("weights that are trained cannot be quantised"),
+    unsharded,
+)
 
 
 def bnb_optimizer(name: str, paged: bool) -> Option:
@@ -132,6 +147,8 @@ def bnb_optimizer(name: str, paged: bool) -> Option:
 
 def bf16_base(f: Facts, r: Request) -> str | None:
     """Weights in bf16 without autocast is the Apple way; elsewhere autocast goes with it."""
+    if r.model_type == "full" and r.optimizer not in (None, "adamw_bf16"):
+        return f"{r.optimizer} trains float32 weights; adamw_bf16 trains bf16 ones"
     if r.mixed_precision == "bf16" or f.vendor == "mps":
         return None
     return f"goes with mixed_precision=bf16, which is {r.mixed_precision} here"
@@ -148,6 +165,24 @@ def half_dtype(f: Facts, r: Request) -> str | None:
     if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
         return None
     return "its kernels take fp16 and bf16 only, this run computes in fp32"
+
+
+def float32_weights(f: Facts, r: Request) -> str | None:
+    if r.model_type == "full" and r.base_model_default_dtype == "bf16":
+        return "an update below 1/256 of a bf16 weight would be lost"
+    return None
+
+
+def bf16_trained(f: Facts, r: Request) -> str | None:
+    if r.model_type == "full":
+        return asks("base_model_default_dtype", "bf16")(f, r)
+    return asks("optimizer", "adamw_bf16")(f, r)
+
+
+def fp32_trained(f: Facts, r: Request) -> str | None:
+    if r.model_type == "full":
+        return asks("base_model_default_dtype", "fp32")(f, r)
+    return "adamw_bf16 trains bf16 weights" if r.optimizer == "adamw_bf16" else None
 
 
 AXES: dict[str, tuple[Option, ...]] = {
@@ -184,7 +219,11 @@ AXES: dict[str, tuple[Option, ...]] = {
         ),
         Option(
             "fp16",
-            (vendors("cuda", "rocm"), asks("mixed_precision", "fp16")),
+            (
+                vendors("cuda", "rocm"),
+                asks("mixed_precision", "fp16"),
+                not_full("trained weights need float32 under fp16 autocast"),
+            ),
             "half of float32, and the multiplications run in fp16 anyway",
         ),
         Option("fp32", (), "what is not autocast must be exact"),
@@ -220,12 +259,11 @@ AXES: dict[str, tuple[Option, ...]] = {
         Option("fp32", (), "the VAE overflows in fp16, and is small"),
     ),
     "optimizer": (
-        Option("adamw", (), "the reference; an adapter's state is small"),
+        Option("adamw", (float32_weights,), "the reference"),
         Option(
             "adamw_bf16",
             (OPTIMI, native_bf16, asks("base_model_default_dtype", "bf16")),
-            "bf16 adapter weights with Kahan-compensated updates",
-            auto=False,
+            "bf16 weights with Kahan-compensated updates",
         ),
         Option("optimi-adamw", (OPTIMI,), "torch-optimi's AdamW", auto=False),
         Option("optimi-stableadamw", (OPTIMI,), "AdamW with update clipping", auto=False),
@@ -236,14 +274,14 @@ AXES: dict[str, tuple[Option, ...]] = {
         bnb_optimizer("bnb-lion8bit-paged", paged=True),
     ),
     "trainable_dtype": (
-        Option("bf16", (asks("optimizer", "adamw_bf16"),), "adamw_bf16 trains bf16 weights"),
-        Option("fp32", (), "small updates vanish in half precision; an adapter is small"),
+        Option("bf16", (bf16_trained,), "bf16 weights, rounded so that no update is lost"),
+        Option("fp32", (fp32_trained,), "small updates vanish in half precision"),
     ),
     "grad_scaler": (
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
-    "base_model_precision": weight_precisions(sized=True),
+    "base_model_precision": weight_precisions(sized=True, transformer=True),
     "text_encoder_1_precision": weight_precisions(sized=False),
     "text_encoder_2_precision": weight_precisions(sized=False),
     "text_encoder_3_precision": weight_precisions(sized=True),
@@ -353,7 +391,7 @@ AXES: dict[str, tuple[Option, ...]] = {
     "distributed_backend": (
         Option("nccl", (vendors("cuda", "rocm"),), "NCCL, or RCCL under the same name"),
         Option("gloo", (never_on("mps", "a Mac has one GPU"),), "the CPU's collective library"),
-        Option("none", (), "one device only"),
+        Option("none", (alone,), "one device only"),
     ),
     "deterministic": (
         Option("off", (), "faster kernels may add in another order on each run"),

@@ -39,6 +39,9 @@ class Request:
     fp8_dtype: str | None = None
     distributed_backend: str | None = None
     deterministic: str | None = None
+    model_type: str = "lora"
+    processes: int = 1
+    sharded: bool = False  # weights are split over the processes (FSDP)
     head_dim: int = 64  # of every SD3 model
     # value of the axis being decided -> why that much weight does not fit; absent: it fits, or
     # nobody knows
@@ -128,6 +131,15 @@ def asks(axis: str, *values: str) -> Rule:
         return None if have in values else f"goes with {axis}={wanted}, which is {have} here"
 
     return rule
+
+
+def not_full(why: str) -> Rule:
+    """Frozen weights may be what weights that are trained may not."""
+    return lambda f, r: why if r.model_type == "full" else None
+
+
+def alone(f: Facts, r: Request) -> str | None:
+    return None if r.processes == 1 else f"{r.processes} processes train one model"
 
 
 def fits(precision: str) -> Rule:

@@ -224,6 +224,7 @@ def cross(c: "Config") -> None:
         raise ValueError(
             "flow_schedule_auto_shift and flow_schedule_shift are both set; set one of them"
         )
+    _adapter(c)
     if c.resolution_type == "area" and (c.maximum_image_size or 0) > 5:
         raise ValueError(
             f"maximum_image_size={c.maximum_image_size:g} would be megapixels with "
@@ -231,3 +232,30 @@ def cross(c: "Config") -> None:
             "dataset"
         )
     optimizer_options(c.optimizer_config, c.optimizer_beta1, c.optimizer_beta2)
+
+
+def _adapter(c: "Config") -> None:
+    """Settings of something else than what is trained."""
+    if c.model_type == "full" and c.lora_type == "lycoris":
+        raise ValueError(
+            "model_type=full trains the weights themselves, lora_type=lycoris an adapter; "
+            "leave one of them out"
+        )
+    if c.lycoris_config is not None and c.lora_type != "lycoris":
+        raise ValueError("lycoris_config belongs to lora_type=lycoris; set that, or leave it out")
+    if c.model_type == "full" or c.lora_type == "lycoris":
+        kind = "model_type=full" if c.model_type == "full" else "lora_type=lycoris"
+        for name in ("use_dora", "use_rslora", "lora_init_type", "peft_lora_target_modules"):
+            if getattr(c, name) != type(c).model_fields[name].default:
+                raise ValueError(
+                    f"{name} belongs to lora_type=standard, this is {kind}; leave it out"
+                )
+    if c.use_dora and c.lora_init_type in ("pissa", "olora"):
+        raise ValueError(
+            f"use_dora and lora_init_type={c.lora_init_type} both change what the weights are; "
+            "leave one of them out"
+        )
+    if c.num_machines > 1 and c.machine_rank >= c.num_machines:
+        raise ValueError(
+            f"machine_rank={c.machine_rank} must be below num_machines={c.num_machines}"
+        )

@@ -25,11 +25,13 @@ from sd3tune.config.report import COMMAND_LINE, refusal, refuse_unknown, shown
 from sd3tune.config.sections.adapter import AdapterSettings
 from sd3tune.config.sections.checkpoints import CheckpointSettings
 from sd3tune.config.sections.data import DataSettings
+from sd3tune.config.sections.ema import EmaSettings
 from sd3tune.config.sections.flow import FlowSettings
 from sd3tune.config.sections.hardware import HardwareSettings
 from sd3tune.config.sections.length import LengthSettings
 from sd3tune.config.sections.model import ModelSettings
 from sd3tune.config.sections.optimisation import OptimisationSettings
+from sd3tune.config.sections.processes import ProcessSettings
 from sd3tune.config.sections.text import TextSettings
 from sd3tune.config.sections.validation import ValidationSettings
 from sd3tune.config.sections.where import PlaceSettings
@@ -43,13 +45,15 @@ FLAVOURS = {
     "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
 }
 LENGTHS = ("max_train_steps", "num_train_epochs")
-PATHS = ("output_dir", "data_backend_config", "user_prompt_library")
+PATHS = ("output_dir", "data_backend_config", "user_prompt_library", "lycoris_config")
 
 
 class Config(
     # Sections of the table, last to first: pydantic lists the fields of the last base first.
     ValidationSettings,
+    ProcessSettings,
     CheckpointSettings,
+    EmaSettings,
     TextSettings,
     FlowSettings,
     AdapterSettings,
@@ -99,6 +103,9 @@ class Config(
     def _made(cls, values: dict[str, Any], path: Path, said: dict[str, Any]) -> "Config":
         beside = path.absolute().parent / "multidatabackend.json"
         values.setdefault("data_backend_config", str(beside))
+        if values.get("lora_type") == "lycoris":
+            place = path.absolute().parent / "lycoris_config.json"
+            values.setdefault("lycoris_config", str(place))
         flavour = values.get("model_flavour")
         if "pretrained_model_name_or_path" not in values and flavour in tuple(FLAVOURS):
             values["pretrained_model_name_or_path"] = FLAVOURS[flavour]

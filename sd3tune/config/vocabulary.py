@@ -18,16 +18,16 @@ _NAMES = {
         accelerate_config accelerate_extra_args accelerator_cache_clear_interval
          allow_tf32 aspect_bucket_disable_rebuild
         aspect_bucket_worker_count assistant_lora_inference_strength assistant_lora_path
-        assistant_lora_strength aws_max_pool_connections checkpoint_epoch_interval
-        checkpointing_rolling_steps checkpointing_use_tempdir
-        checkpoints_rolling_total_limit clip_score compress_disk_cache configs_dir
+        assistant_lora_strength aws_max_pool_connections 
+         checkpointing_use_tempdir
+         clip_score compress_disk_cache configs_dir
         custom_tracker  dataloader_prefetch dataloader_prefetch_qlen
         debug_aspect_buckets debug_dataset_loader delete_invalid_checkpoints
         delete_model_after_load delete_problematic_images delete_unwanted_images
         disable_assistant_lora disable_benchmark disable_bucket_pruning disable_tf32
         disk_low_action disk_low_script disk_low_threshold dynamo_dynamic dynamo_fullgraph
-        dynamo_mode dynamo_use_regional_compilation ema_cpu_only ema_decay ema_device
-        ema_foreach_disable ema_update_interval ema_validation ema_warmup_steps
+        dynamo_mode dynamo_use_regional_compilation ema_cpu_only  
+        ema_foreach_disable   
         enable_multiprocessing eval_dataset_id eval_dataset_pooling eval_epoch_interval
         eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
         find_unused_parameters flow_beta_schedule_alpha flow_beta_schedule_beta
@@ -41,11 +41,11 @@ _NAMES = {
         ignore_final_epochs ignore_missing_files image_processing_batch_size init_lokr_norm
         init_lora init_lora_ema init_lora_step input_perturbation input_perturbation_steps
         keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
-        lora_init_type loss_type lr_num_cycles lr_power lr_scale lr_scale_sqrt
-        lycoris_config machine_rank main_process_ip main_process_port
+         loss_type lr_num_cycles lr_power lr_scale lr_scale_sqrt
+           
          max_upscale_threshold max_workers merge_environment_config
         metadata_update_interval model_card_note model_card_private model_card_safe_for_work
-        modelspec_comment num_eval_images num_machines num_processes offload_during_save
+        modelspec_comment num_eval_images   offload_during_save
         offload_during_startup optimizer_cpu_offload_method optimizer_offload_gradients
         optimizer_release_gradients override_dataset_config peft_lora_mode
         post_checkpoint_script post_upload_script preserve_data_backend_cache
@@ -64,7 +64,7 @@ _NAMES = {
         set_grads_to_none singlora_ramp_up_steps strict_epoch_limit text_cache_disable
         text_cache_ondemand text_embed_full_cache text_encoder_lr torch_num_threads
         tracker_image_layout tracker_project_name tracker_run_name train_text_encoder
-        trust_remote_code use_dora use_ema vae_cache_disable vae_cache_ondemand
+        trust_remote_code   vae_cache_disable vae_cache_ondemand
         vae_cache_preprocess vae_cache_scan_behaviour vae_enable_patch_conv
         vae_enable_slicing vae_enable_tiling validate_after_epoch validate_after_step
         validation_adapter_config validation_adapter_mode validation_adapter_name
@@ -113,10 +113,7 @@ HARMLESS = {
     "grad_clip_method": ("norm",),
     "loss_type": ("l2",),
     "lora_format": ("diffusers",),
-    "lora_init_type": ("default",),
     "gradient_precision": ("unmodified",),
-    "num_processes": (1,),
-    "num_machines": (1,),
     "validation_seed_source": ("cpu",),
     "validation_image_format": ("png",),
     "peft_lora_mode": ("standard",),
@@ -125,6 +122,7 @@ HARMLESS = {
     "prediction_type": ("flow_matching",),
     "allow_tf32": (True, "true"),
     "flow_timesteps_mode": ("fixed-list",),
+    "checkpointing_use_tempdir": (True, "true"),
     "local_rank": (-1,),
     "same_network": (True, "true"),
     "start_epoch": (1,),

@@ -284,6 +284,7 @@ def check_minimum(
     *,
     train_batch_size: int,
     gradient_accumulation_steps: int,
+    processes: int = 1,
     oversubscribe: bool = False,
 ) -> Discovery:
     """A dataset must fill one optimizer step, and one batch of the VAE when that was asked for.
@@ -295,7 +296,7 @@ def check_minimum(
     images = len(found.samples)
     have = images * (dataset.repeats + 1)
     batch = dataset.train_batch_size or train_batch_size
-    need = batch * gradient_accumulation_steps
+    need = batch * gradient_accumulation_steps * processes
     repeats = -(-need // images) - 1
     if have < need and oversubscribe:
         return replace(found, samples=tuple(replace(s, repeats=repeats) for s in found.samples))
@@ -303,7 +304,8 @@ def check_minimum(
         raise DataError(
             f"dataset `{dataset.id}` has {images} images x (repeats={dataset.repeats} "
             f"+ 1) = {have}, one optimizer step takes train_batch_size={batch} x "
-            f"gradient_accumulation_steps={gradient_accumulation_steps} = {need}",
+            f"gradient_accumulation_steps={gradient_accumulation_steps}"
+            + (f" x {processes} processes = {need}" if processes > 1 else f" = {need}"),
             hint=f"set repeats={repeats} in the dataset, or train_batch_size to {have} or less, "
             "or allow_dataset_oversubscription=true",
         )

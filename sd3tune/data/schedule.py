@@ -106,6 +106,13 @@ class Schedule:
             return sum(s.count(number) for s in self._in(number))
         return sum(1 for _ in self._draw(number, start))
 
+    def start(self, number: int) -> int:
+        """The position at which an epoch begins."""
+        at, start = self._filled(0, 0)
+        while at < number:
+            at, start = self._filled(at + 1, start + self.length(at, start))
+        return start
+
     def begin(self, position: int) -> tuple[int, int]:
         """The epoch that holds a position, and the position at which it begins."""
         number, start = self._filled(0, 0)

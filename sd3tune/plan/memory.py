@@ -69,25 +69,33 @@ class Load:
     precision: str
     trainable_dtype: str
     optimizer: str
-    rank: int
-    targets: tuple[str, ...]
+    trained: int  # values that are trained
     batch: int
     tokens: int  # image tokens of the largest bucket
     text_tokens: int
     checkpointing: bool
     text_dtype: str
     text_precisions: tuple[str, str, str]
+    full: bool = False  # what is trained are the weights themselves
+    ema: bool = False  # an average is kept on the device
+    processes: int = 1
+    sharded: bool = False  # over the processes (FSDP)
 
 
 def estimate(model: Model, load: Load) -> Memory:
     shape = model.transformer
-    trained = shape.lora_parameters(load.rank, load.targets)
+    parts = load.processes if load.sharded else 1
+    trained = load.trained // parts
     per_value = BYTES[load.trainable_dtype]
+    weights = stored(shape.parameters, shape.quantisable, load.base_dtype, load.precision)
+    # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
+    gathered = 2 * weights // shape.layers if parts > 1 else 0
+    copies = 2 if load.processes > 1 and parts == 1 else 1
     return Memory(
-        weights=stored(shape.parameters, shape.quantisable, load.base_dtype, load.precision),
-        adapter=trained * per_value,
-        gradients=trained * per_value,
-        optimizer=int(trained * STATE_BYTES[load.optimizer]),
+        weights=weights // parts + gathered,
+        adapter=0 if load.full else trained * per_value,
+        gradients=trained * per_value * copies,
+        optimizer=int(trained * (STATE_BYTES[load.optimizer] + 4 * load.ema)),
         activations=activations(model, load),
         workspace=WORKSPACE_BYTES[load.vendor],
         text_encoders=sum(

@@ -3,6 +3,7 @@
 The only part of planning that looks at the world; what it saw goes to `resolve`, which is pure.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from pathlib import Path
 from sd3tune import backends
 from sd3tune.backends import catalog, probe, recorded
 from sd3tune.backends.facts import Facts
+from sd3tune.backends.processes import ALONE, Processes, processes
 from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.datasets import Datasets, load_datasets
+from sd3tune.config.lycoris import load_lycoris
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import (
     Discovery,
@@ -28,7 +31,7 @@ from sd3tune.data.discover import (
 )
 from sd3tune.data.schedule import Schedule, schedule
 from sd3tune.data.sources import Source
-from sd3tune.errors import ConfigError, DataError, HardwareError
+from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.report.progress import stage
 from sd3tune.sd3 import variants
@@ -74,8 +77,11 @@ class Prepared(Found):
     def schedule(self) -> Schedule:
         plan = self.plan
         longest = plan.model.transformer.longest_side
-        made = schedule(self.samples, self.datasets.images, plan.config, plan.batch_size, longest)
-        made.begin(plan.steps * plan.config.gradient_accumulation_steps - 1)  # refuses gaps
+        size = plan.processes.size
+        made = schedule(
+            self.samples, self.datasets.images, plan.config, plan.batch_size, longest, size
+        )
+        made.begin(plan.steps * plan.batches_per_step - 1)  # refuses gaps
         return made
 
     def without(self, bad: Sequence[Rejected]) -> "Prepared":
@@ -92,7 +98,7 @@ class Prepared(Found):
                 )
             discoveries[name] = kept
         left = Found(self.config, self.datasets, self.sources, discoveries)
-        return planned(left, self.plan.model, self.plan.facts)
+        return planned(left, self.plan.model, self.plan.facts, self.plan.processes)
 
 
 def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
@@ -101,11 +107,30 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
+    refuse_missing_checkpoint(config)
     datasets = load_datasets(config.data_backend_config, config)
     model = variants.find(config.pretrained_model_name_or_path or "")
     found = look(config, datasets, model.transformer.longest_side)
-    facts = elsewhere(chip) if chip else observe(config)
-    return planned(found, model, facts)
+    who = asked_for(config)
+    facts = elsewhere(chip) if chip else observe(config, who)
+    return planned(found, model, facts, who)
+
+
+def refuse_missing_checkpoint(config: Config) -> None:
+    """What would fail after hours of encoding is refused before."""
+    asked = config.resume_from_checkpoint
+    if asked in ("latest", "never") or checkpoint_folder(config) is not None:
+        return
+    raise CheckpointError(
+        f"`resume_from_checkpoint={asked}`: there is no such folder",
+        hint="give a checkpoint's path, its name in output_dir, `latest` or `never`",
+    )
+
+
+def checkpoint_folder(config: Config) -> Path | None:
+    """The one that is asked for by its path, or by its name in output_dir."""
+    path = Path(config.resume_from_checkpoint)
+    return next((p for p in (path, config.output_dir / path.name) if p.is_dir()), None)
 
 
 def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
@@ -123,10 +148,18 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
     return Found(config, datasets, sources, discoveries)
 
 
-def planned(found: Found, model: variants.Model, facts: Facts) -> Prepared:
+def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = ALONE) -> Prepared:
     """Decides, and checks the sizes of the datasets against the decisions."""
     config = found.config
-    plan = resolve(config, facts, model, found.samples, found.datasets.images)
+    plan = resolve(
+        config,
+        facts,
+        model,
+        found.samples,
+        found.datasets.images,
+        who,
+        load_lycoris(config.lycoris_config) if config.lycoris_config else None,
+    )
     discoveries = dict(found.discoveries)
     for dataset in found.datasets.all:
         if dataset.id not in discoveries:
@@ -140,11 +173,20 @@ def planned(found: Found, model: variants.Model, facts: Facts) -> Prepared:
                 dataset,
                 train_batch_size=plan.batch_size,
                 gradient_accumulation_steps=config.gradient_accumulation_steps,
+                processes=who.size,
                 oversubscribe=config.allow_dataset_oversubscription,
             )
     made = Prepared(config, found.datasets, found.sources, discoveries, plan)
     _ = made.schedule
     return made
+
+
+def asked_for(config: Config) -> Processes:
+    """Those that were started, or those that `sd3tune train` would start."""
+    if "WORLD_SIZE" in os.environ:
+        return processes(os.environ)
+    return Processes(size=config.num_processes * config.num_machines,
+                     local_size=config.num_processes)  # fmt: skip
 
 
 def elsewhere(name: str) -> Facts:
@@ -154,7 +196,7 @@ def elsewhere(name: str) -> Facts:
     return catalog.facts(catalog.chip(name))
 
 
-def observe(config: Config) -> Facts:
+def observe(config: Config, who: Processes = ALONE) -> Facts:
     """This machine, with the attention kernel of the run admitted or not: its gradients must match
     math attention on this device before it may train."""
     mechanism = config.attention_mechanism or "diffusers"
@@ -170,7 +212,11 @@ def observe(config: Config) -> Facts:
     if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
         hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
         raise HardwareError(broken.message, hint=hint)
-    # One device trains so far: the first, as the user ordered them.
-    facts = replace(facts, devices=facts.devices[:1])
+    # A process for each device, as the user ordered them; the CPU takes any number.
+    shared = facts.vendor == "cpu"
+    if not shared and len(facts.devices) < who.local_size:
+        words = f"{who.local_size} processes, and {len(facts.devices)} devices on this machine"
+        raise HardwareError(words, hint=f"start {len(facts.devices)} or fewer with --nproc")
+    facts = replace(facts, devices=facts.devices[: 1 if shared else who.local_size])
     result = (answer.data or {}).get(name) or {"ok": False, "words": answer.error}
     return replace(facts, smoke={name: "ok" if result["ok"] else str(result["words"])})

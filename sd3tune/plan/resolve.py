@@ -6,20 +6,22 @@ checkpoint carries one. Nothing is observed here, and no weight is loaded.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sd3tune.backends.decide import Decision, decide_all
 from sd3tune.backends.facts import Device, Facts
+from sd3tune.backends.processes import ALONE, Processes
 from sd3tune.backends.rules import Request
 from sd3tune.config.dataset import ImageDataset
+from sd3tune.config.lycoris import Lycoris
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import Sample
 from sd3tune.data.schedule import schedule
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.memory import Load, Memory, estimate, gib
+from sd3tune.plan.trainable import Trainable
 from sd3tune.sd3.variants import Model, tokens
 
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # as suffixes: attn and, on SD3.5 medium, attn2
 PRECISIONS = ("no_change", "int8-quanto", "nf4-bnb", "int4-quanto", "int2-quanto", "fp8-quanto")
 ASKED = (  # settings of the same name as their axis
     "mixed_precision",
@@ -45,6 +47,8 @@ class Plan:
     decisions: Mapping[str, Decision]
     memory: Memory
     warnings: tuple[str, ...]
+    processes: Processes = ALONE
+    lycoris: Lycoris | None = None  # with lora_type=lycoris
 
     def value(self, axis: str) -> str:
         return self.decisions[axis].value
@@ -58,6 +62,11 @@ class Plan:
         return int(self.value("max_train_steps"))
 
     @property
+    def batches_per_step(self) -> int:
+        """Of all processes together."""
+        return int(self.value("gradient_accumulation_steps")) * self.processes.size
+
+    @property
     def lora_targets(self) -> tuple[str, ...]:
         return tuple(self.value("peft_lora_target_modules").split(","))
 
@@ -68,12 +77,17 @@ def resolve(
     model: Model,
     samples: Sequence[Sample],
     datasets: Sequence[ImageDataset] = (),
+    processes: Processes = ALONE,
+    lycoris: Lycoris | None = None,
 ) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     _refuse_impossible_pictures(config, model)
-    device = facts.weakest
-    sizes = _Sizes(config, facts, model, samples, datasets)
-    hardware, decided = decide_all(facts, _request(config), sizes.too_big)
+    _refuse_impossible_training(config, datasets, lycoris)
+    device = facts.devices[min(processes.local_rank, len(facts.devices) - 1)]
+    trained = Trainable.of(config, model, lycoris)
+    sizes = _Sizes(config, facts, model, samples, datasets, processes, trained)
+    request = replace(_request(config), processes=processes.size)
+    hardware, decided = decide_all(facts, request, sizes.too_big)
     batch = sizes.batch(decided)
     load = sizes.load(decided, int(batch.value), decided.base_model_precision or "no_change")
     memory = estimate(model, load)
@@ -87,10 +101,12 @@ def resolve(
         "gradient_accumulation_steps": _set(
             config, "gradient_accumulation_steps", "one batch per optimizer step"
         ),
-        "max_train_steps": _steps(config, samples, datasets, int(batch.value)),
-        "peft_lora_target_modules": _targets(config, model),
+        "num_processes": _processes(config, processes, int(batch.value)),
+        "max_train_steps": _steps(config, samples, datasets, int(batch.value), processes.size),
+        **trained.decisions,
     }
-    return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts))
+    warnings = _warnings(config, facts)
+    return Plan(config, model, facts, device, decisions, memory, warnings, processes, lycoris)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,8 @@ class _Sizes:
     model: Model
     samples: Sequence[Sample]
     datasets: Sequence[ImageDataset]
+    processes: Processes
+    trained: Trainable
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
         c = self.config
@@ -111,8 +129,11 @@ class _Sizes:
             precision=precision,
             trainable_dtype=r.trainable_dtype or "fp32",
             optimizer=r.optimizer or "adamw",
-            rank=c.lora_rank,
-            targets=tuple(c.peft_lora_target_modules or LORA_TARGETS),
+            trained=self.trained.count,
+            full=c.model_type == "full",
+            ema=c.use_ema and c.ema_device == "accelerator",
+            processes=self.processes.size,
+            sharded=c.fsdp_enable,
             batch=max([batch, *(d.train_batch_size or 0 for d in self.datasets)]),
             tokens=max(tokens(*s.geometry.bucket) for s in self.samples),
             text_tokens=c.tokenizer_max_length,
@@ -137,7 +158,8 @@ class _Sizes:
     def smallest_dataset(self) -> int:
         """Images per optimizer step and accumulated batch that the smallest dataset can fill."""
         counts = Counter(s.dataset for s in self.samples for _ in range(s.repeats + 1))
-        return min(counts.values()) // self.config.gradient_accumulation_steps
+        batches = self.config.gradient_accumulation_steps * self.processes.size
+        return min(counts.values()) // batches
 
     def too_big(self, axis: str, r: Request) -> dict[str, str]:
         if self.room is None:
@@ -192,7 +214,13 @@ def _request(config: Config) -> Request:
         asked |= {"attention_mechanism": attention, "attention_no_grad": "as-training"}
     vae = None if config.vae_dtype == "default" else config.vae_dtype
     deterministic = "on" if config.deterministic else None
-    return Request(**asked, vae_dtype=vae, deterministic=deterministic)
+    return Request(
+        **asked,
+        vae_dtype=vae,
+        deterministic=deterministic,
+        model_type=config.model_type,
+        sharded=config.fsdp_enable,
+    )
 
 
 def _origin(facts: Facts) -> str:
@@ -249,32 +277,55 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
 
 
+def _processes(config: Config, processes: Processes, batch: int) -> Decision:
+    accumulated = config.gradient_accumulation_steps
+    images = batch * accumulated * processes.size
+    why = f"a step sees {images} images: {batch} x {accumulated} x {processes.size}"
+    if config.fsdp_enable and processes.size > 1:
+        why += "; weights, gradients and optimizer state are split (FSDP2)"
+    return Decision(str(processes.size), "user" if processes.size > 1 else "auto", why)
+
+
 def _steps(
-    config: Config, samples: Sequence[Sample], datasets: Sequence[ImageDataset], batch: int
+    config: Config,
+    samples: Sequence[Sample],
+    datasets: Sequence[ImageDataset],
+    batch: int,
+    processes: int,
 ) -> Decision:
     if config.max_train_steps:
         return Decision(str(config.max_train_steps), "user", "set in the configuration")
     epochs = config.num_train_epochs or 1
-    made = schedule(samples, datasets, config, batch)
+    made = schedule(samples, datasets, config, batch, processes=processes)
     steps = made.steps_of(epochs)
     why = f"{epochs} epochs of {made.steps_of(1)} steps over {len(samples)} images"
     return Decision(str(steps), "user", why)
 
 
-def _targets(config: Config, model: Model) -> Decision:
-    targets = tuple(config.peft_lora_target_modules or LORA_TARGETS)
-    shape = model.transformer
-    for target in targets:
-        if not shape.lora_parameters(1, (target,)):
-            raise ConfigError(
-                f"`peft_lora_target_modules`: `{target}` matches no linear layer of {model.name}",
-                hint="attention layers end in to_q, to_k, to_v, to_out.0, add_q_proj, …; "
-                "feed-forward ones in net.0.proj, net.2",
-            )
-    trained = shape.lora_parameters(config.lora_rank, targets)
-    why = f"rank {config.lora_rank}: {trained / 1e6:.2f} M trained parameters"
-    source = "user" if config.peft_lora_target_modules else "auto"
-    return Decision(",".join(targets), source, why)  # type: ignore[arg-type]
+def _refuse_impossible_training(
+    config: Config, datasets: Sequence[ImageDataset], lycoris: Lycoris | None
+) -> None:
+    full = config.model_type == "full"
+    held = next((d.id for d in datasets if d.is_regularisation_data), None)
+    if full and held is not None:
+        raise ConfigError(
+            f"dataset `{held}`: is_regularisation_data needs the model as it was, and "
+            "model_type=full keeps no copy of it",
+            hint="set model_type=lora, or leave the dataset out",
+        )
+    quantised = config.base_model_precision not in (None, "no_change")
+    if quantised and config.lora_init_type in ("pissa", "olora"):
+        raise ConfigError(
+            f"`lora_init_type={config.lora_init_type}` takes part of the weights into the adapter, "
+            f"which base_model_precision={config.base_model_precision} has rounded",
+            hint="set base_model_precision=no_change, or lora_init_type=default",
+        )
+    if quantised and lycoris is not None and lycoris.dora_wd:
+        raise ConfigError(
+            "`lycoris_config`: dora_wd needs the weights, which base_model_precision="
+            f"{config.base_model_precision} has packed",
+            hint="set base_model_precision=no_change, or leave dora_wd out",
+        )
 
 
 def _refuse_impossible_pictures(config: Config, model: Model) -> None:

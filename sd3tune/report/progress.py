@@ -3,6 +3,7 @@
 Words carry the meaning; nothing here can fail a run, and stdout stays free for data.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ from rich.progress import (
 )
 
 LINE_EVERY_SECONDS = 10.0
+
+
+def speaks() -> bool:
+    """Of several processes of one run (torchrun's RANK) the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Stage:
@@ -46,7 +52,7 @@ class Stage:
                 self._said = now
                 rate = "" if words else self._rate(now)
                 self._bar.update(self._task, completed=self.done, words=words or rate)
-        elif now - self._said >= LINE_EVERY_SECONDS or self.done == self.total:
+        elif speaks() and (now - self._said >= LINE_EVERY_SECONDS or self.done == self.total):
             self._said = now
             of = "" if self.total is None else f"/{self.total}"
             words = words or self._rate(now)
@@ -68,7 +74,7 @@ class Stage:
 def stage(name: str, total: int | None) -> Iterator[Stage]:
     """`with stage("encode images", 120) as s: … s.advance(4)`"""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal and speaks()):
         yield Stage(None, None, name, total)
         return
     columns = (
@@ -84,4 +90,5 @@ def stage(name: str, total: int | None) -> Iterator[Stage]:
 
 def say(words: str) -> None:
     """One line for the human following the run."""
-    print(words, file=sys.stderr, flush=True)
+    if speaks():
+        print(words, file=sys.stderr, flush=True)

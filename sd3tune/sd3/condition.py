@@ -12,14 +12,16 @@ class Denoiser:
     bf16 would merge neighbouring noise levels (812 and 813 read the same).
     """
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Any, called: Any = None) -> None:
+        """called: the transformer wrapped in what must see the call (DDP)."""
         self.transformer = transformer
+        self.called = transformer if called is None else called
 
     def __call__(self, z: Tensor, timestep: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
         """z (B, 16, h, w), timestep (B,) in 0..1000, condition (embeds, pooled) -> (B, 16, h, w)"""
         embeds, pooled = condition
         dtype = self.transformer.dtype
-        v: Tensor = self.transformer(
+        v: Tensor = self.called(
             hidden_states=z.to(dtype),
             timestep=timestep,
             encoder_hidden_states=embeds.to(dtype),

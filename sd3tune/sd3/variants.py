@@ -5,12 +5,13 @@ model built on the meta device. No torch here: `plan` must answer in a blink.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ModelError
+from sd3tune.sd3.linears import Linear, linears
 
 PATCH = 2  # pixels of latent per token side
 VAE_SCALE = 8  # pixels of image per pixel of latent
@@ -67,26 +68,13 @@ class Transformer:
         one = h * h + h
         return (6 * n + 3 * self.dual_layers + 6 * (n - 1) + 2) * one
 
-    def lora_parameters(self, rank: int, targets: tuple[str, ...]) -> int:
-        """Adapter size for module-name suffixes as in `peft_lora_target_modules`."""
-        return sum(
-            rank * (inputs + outputs) * count
-            for name, (inputs, outputs, count) in self._linears().items()
-            if any(name == t or name.endswith("." + t) for t in targets)
-        )
+    def targeted(self, targets: Sequence[str]) -> list[Linear]:
+        """Linears whose name ends in one of the targets, as in `peft_lora_target_modules`."""
+        return [linear for linear in linears(self) if any(map(linear.ends_in, targets))]
 
-    def _linears(self) -> dict[str, tuple[int, int, int]]:
-        h, n, dual = self.hidden, self.layers, self.dual_layers
-        linears = {f"attn.{name}": (h, h, n) for name in ("to_q", "to_k", "to_v", "to_out.0")}
-        linears |= {f"attn.add_{x}_proj": (h, h, n) for x in "qkv"}
-        linears |= {"attn.to_add_out": (h, h, n - 1)}
-        linears |= {f"attn2.{name}": (h, h, dual) for name in ("to_q", "to_k", "to_v", "to_out.0")}
-        for branch, count in (("ff", n), ("ff_context", n - 1)):
-            linears |= {
-                f"{branch}.net.0.proj": (h, 4 * h, count),
-                f"{branch}.net.2": (4 * h, h, count),
-            }
-        return linears
+    def lora_parameters(self, rank: int, targets: Sequence[str]) -> int:
+        """Size of an adapter."""
+        return sum(rank * (found.inputs + found.outputs) for found in self.targeted(targets))
 
 
 @dataclass(frozen=True)

@@ -1,67 +1,131 @@
 """The pieces of a run put together: model, quantisation, adapter, optimizer, newest checkpoint."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sd3tune import quant
-from sd3tune.adapters import lora
+from sd3tune.adapters import full, lora, lycoris
+from sd3tune.adapters.trained import Trained
 from sd3tune.data.dice import seed_of
+from sd3tune.errors import CheckpointError
+from sd3tune.plan.prepare import checkpoint_folder
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import say
 from sd3tune.sd3 import weights
 from sd3tune.train import checkpoint
 from sd3tune.train.caches import variant
+from sd3tune.train.ema import Ema
 from sd3tune.train.optim import build
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
+from sd3tune.train.world import World, sharded
+
+EARLIER = "earlier"  # in output_dir: checkpoints of runs that were not continued
 
 
-def begin(plan: Plan, device: torch.device) -> TrainState:
-    """The transformer with its adapter on the device, and the state of the newest checkpoint."""
+def begin(plan: Plan, world: World) -> TrainState:
+    """The transformer with what is trained on the device, and the state of the newest
+    checkpoint."""
     config = plan.config
     say(f"loading  transformer of {plan.model.name}")
     dtype = plan.value("base_model_default_dtype")
     model = weights.transformer(plan.model.source, dtype, **variant(plan))
     quant.apply(
-        model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=device
+        model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=world.device
     )
-    lora.attach(
-        model,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha or config.lora_rank,
-        dropout=config.lora_dropout,
-        targets=plan.lora_targets,
-        dtype=weights.DTYPES[plan.value("trainable_dtype")],
-        seed=seed_of(config.seed, "adapter"),
-    )
-    model.to(device).train()
+    trained = attach(model, plan)
+    model.to(world.device).train()
     if plan.value("gradient_checkpointing") == "on":
         model.enable_gradient_checkpointing()
+    if config.fsdp_enable and world.size > 1:
+        sharded(model, world, reshard=config.fsdp_reshard_after_forward)
     compile_blocks(model, plan.value("dynamo_backend"))
-    trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = build(
-        plan.value("optimizer"), trained, config.learning_rate, config.optimizer_options
+        plan.value("optimizer"),
+        list(trained.named().values()),
+        config.learning_rate,
+        config.optimizer_options,
     )
-    scaler = torch.amp.GradScaler(device.type, enabled=plan.value("grad_scaler") == "on")
-    state = TrainState(model, optimizer, scaler)
-    resume(state, plan)
+    enabled = plan.value("grad_scaler") == "on"
+    scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
+    state = TrainState(trained, optimizer, scaler, ema_of(plan, trained))
+    resume(state, plan, world)
     return state
 
 
-def resume(state: TrainState, plan: Plan) -> None:
+def attach(model: Any, plan: Plan) -> Trained:
+    """What is trained, in or beside the frozen model."""
+    c = plan.config
+    dtype = weights.DTYPES[plan.value("trainable_dtype")]
+    seed = seed_of(c.seed, "adapter")
+    if c.model_type == "full":
+        return full.attach(model, Path(plan.model.source), dtype=dtype)
+    if plan.lycoris is not None:
+        return lycoris.attach(model, plan.lycoris, dtype=dtype, seed=seed)
+    shape = lora.Shape(
+        rank=c.lora_rank,
+        alpha=c.lora_alpha or c.lora_rank,
+        dropout=c.lora_dropout,
+        targets=plan.lora_targets,
+        dora=c.use_dora,
+        rslora=c.use_rslora,
+        init=c.lora_init_type,
+    )
+    return lora.attach(model, shape, dtype=dtype, seed=seed)
+
+
+def ema_of(plan: Plan, trained: Trained) -> Ema | None:
+    c = plan.config
+    if not c.use_ema:
+        return None
+    return Ema.of(
+        trained,
+        decay=c.ema_decay,
+        warmup=c.ema_warmup_steps,
+        interval=c.ema_update_interval,
+        device=c.ema_device,
+    )
+
+
+def resume(state: TrainState, plan: Plan, world: World) -> None:
+    """From the checkpoint that is asked for. Raises CheckpointError."""
     asked, output = plan.config.resume_from_checkpoint, plan.config.output_dir
-    if asked == "never":
+    if asked == "never" and not world.processes.restarts:
+        if world.main:
+            put_away(output)
+        world.wait()
         return
-    folder: Path | None = Path(asked)
-    if asked == "latest":
+    folder = checkpoint_folder(plan.config)
+    if asked in ("latest", "never"):
         folder, passed = checkpoint.latest(output)
         for sentence in passed:
             say(f"warning: {sentence}")
-    if folder is not None:
-        checkpoint.load(state, folder)
-        say(f"resumes  {folder} (step {state.step} of {plan.steps})")
+    if folder is None:
+        return
+    checkpoint.load(state, folder)
+    say(f"resumes  {folder} (step {state.step} of {plan.steps})")
+    if state.step > plan.steps:
+        raise CheckpointError(
+            f"`{folder}` is at step {state.step}, max_train_steps is {plan.steps}",
+            hint="raise max_train_steps, or set resume_from_checkpoint",
+        )
+
+
+def put_away(output: Path) -> None:
+    """Checkpoints of an earlier run are kept where `latest` does not look."""
+    found = checkpoint.folders(output)
+    if not found:
+        return
+    number = 1
+    while (place := output / f"{EARLIER}-{number}").exists():
+        number += 1
+    place.mkdir()
+    for folder in found:
+        shutil.move(folder, place / folder.name)
+    say(f"moved    {len(found)} checkpoints of an earlier run to {place}")
 
 
 def recipe_of(plan: Plan) -> Recipe:

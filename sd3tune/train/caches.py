@@ -9,7 +9,6 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sd3tune.config.dataset import ImageDataset
@@ -21,6 +20,7 @@ from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
 from sd3tune.sd3 import weights
 from sd3tune.sd3.text import COMPONENTS, unpacked
+from sd3tune.train.world import World
 
 BLANK = ""
 EPOCH = "epoch"  # below cache_dir_vae: latents of the running epoch (vae_cache_clear_each_epoch)
@@ -42,7 +42,7 @@ class Caches:
     def of(cls, prepared: Prepared) -> "Caches":
         plan, datasets = prepared.plan, prepared.datasets
         folders = {d.cache_dir_vae for d in datasets.all}
-        folders |= {d.cache_dir_vae / EPOCH for d in datasets.all}
+        folders |= {d.cache_dir_vae / epoch_folder(plan) for d in datasets.all}
         folders |= {datasets.text_of(d).cache_dir for d in datasets.all} | {datasets.text.cache_dir}
         text, config = text_identity(plan), plan.config
         behaviour = config.sd3_clip_uncond_behaviour, config.sd3_t5_uncond_behaviour
@@ -68,7 +68,8 @@ class Caches:
         return self.folders[self.prepared.dataset(dataset).cache_dir_vae]
 
     def epoch_of(self, dataset: str) -> TensorCache:
-        return self.folders[self.prepared.dataset(dataset).cache_dir_vae / EPOCH]
+        folder = self.prepared.dataset(dataset).cache_dir_vae / epoch_folder(self.prepared.plan)
+        return self.folders[folder]
 
     def text_key(self, caption: str) -> str:
         return text_key(caption, self.text_identity if caption else self.blank_identity)
@@ -102,7 +103,7 @@ class Caches:
         key = self.mask_key(sample)
         return None if key is None else self._entry(sample, key)["mask"]
 
-    def loader(self, device: torch.device, begin_epoch: Epoch) -> Loader:
+    def loader(self, world: World, begin_epoch: Epoch) -> Loader:
         plan = self.prepared.plan
         return Loader(
             schedule=self.prepared.schedule,
@@ -112,7 +113,9 @@ class Caches:
             dropout_of=lambda sample: self._settings(sample).caption_dropout_probability,
             mask_of=self.mask,
             regularises=lambda sample: self._settings(sample).is_regularisation_data,
-            device=device,
+            device=world.device,
+            rank=world.processes.rank,
+            processes=world.size,
             pin=plan.value("pin_memory") == "on",
             begin_epoch=begin_epoch,
         )
@@ -136,6 +139,11 @@ class Caches:
 
     def _settings(self, sample: Sample) -> ImageDataset:
         return self.prepared.dataset(sample.dataset)
+
+
+def epoch_folder(plan: Plan) -> str:
+    """Each process draws its own crops, and clears them away when it is done with them."""
+    return f"{EPOCH}-{plan.processes.rank}" if plan.processes.size > 1 else EPOCH
 
 
 def variant(plan: Plan) -> dict[str, str]:

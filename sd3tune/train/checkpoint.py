@@ -2,13 +2,13 @@
 
 Written under a temporary name, synced to disk, described by a manifest of checksums, then renamed.
 Safetensors and JSON only: opening somebody's checkpoint runs no code. It holds exactly TrainState,
-and for people the plan's decisions and the adapter as other programs load it.
+the plan with its configuration, and, for people, what is trained as other programs load it.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,57 +18,118 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sd3tune.adapters import lora
+from sd3tune.adapters.trained import like, put, take, whole
 from sd3tune.errors import CheckpointError
+from sd3tune.plan.memory import gib
 from sd3tune.train.state import TrainState
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
+ROLLING = "-rolling"  # ends the name of one that is kept for a while only
+SPARE_BYTES = 64 * 2**20  # for JSON, the exported adapter and the file system
+
+Files = Mapping[str, Mapping[str, Tensor]]
 
 
-def save(state: TrainState, output: Path, described: Mapping[str, Any]) -> Path:
+def save(
+    state: TrainState,
+    output: Path,
+    described: Mapping[str, Any],
+    *,
+    rolling: bool = False,
+    export: Callable[[Path], object] = lambda folder: None,
+    main: bool = True,
+) -> Path:
     """Writes `output/checkpoint-<step>` and returns it. described: what `sd3tune plan --json`
-    printed, for people."""
-    final = output / f"checkpoint-{state.step}"
+    printed. export: writes more files into a folder. main: this process writes; the others only
+    give their part of what is sharded. Raises CheckpointError; earlier checkpoints stay whole."""
+    files, facts = _taken(state)
+    final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
+    if not main:
+        return final
     draft = output / f".{final.name}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     try:
-        _write(state, draft, described)
-    except OSError as e:
+        output.mkdir(parents=True, exist_ok=True)
+        _check_room(files, output)
+        draft.mkdir()
+        _write(draft, files, facts, described, export)
+        _replace(draft, final)
+    except (OSError, SafetensorError) as e:
         shutil.rmtree(draft, ignore_errors=True)
         raise CheckpointError(
-            f"cannot write `{final}`: {e.strerror or e}",
+            f"cannot write `{final}`: {getattr(e, 'strerror', None) or e}",
             hint="free some space or choose another output_dir; earlier checkpoints are whole",
         ) from e
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
-    _sync(output)
     return final
 
 
-def _write(state: TrainState, folder: Path, described: Mapping[str, Any]) -> None:
-    save_file(lora.take(state.model), folder / "adapter.safetensors")
-    lora.export(state.model, folder)
+def _taken(state: TrainState) -> tuple[Files, dict[str, Any]]:
+    """Everything on the CPU: tensors by file, and JSON."""
     tensors: dict[str, Tensor] = {}
     rest = _flatten(state.optimizer.state_dict(), "", tensors)
-    save_file(tensors, folder / "optimizer.safetensors")
+    files: dict[str, Mapping[str, Tensor]] = {
+        "trained.safetensors": take(state.trained),
+        "optimizer.safetensors": tensors,
+    }
+    if state.ema is not None:
+        files["ema.safetensors"] = state.ema.take()
     facts = {
         "format": FORMAT,
         "step": state.step,
+        "position": state.position,
+        "noise": state.noise,
+        "loss_before": state.loss_before,
         "scaler": state.scaler.state_dict(),
         "optimizer": rest,
         "optimizer_class": type(state.optimizer).__name__,
     }
+    return files, facts
+
+
+def _check_room(files: Files, output: Path) -> None:
+    """Half a checkpoint is never begun."""
+    tensors = (t for file in files.values() for t in file.values())
+    need = sum(t.numel() * t.element_size() for t in tensors) + SPARE_BYTES
+    if (free := shutil.disk_usage(output).free) < need:
+        raise CheckpointError(
+            f"a checkpoint takes {gib(need)}, `{output}` has {gib(free)} left",
+            hint="free some space, or lower checkpoints_total_limit; earlier checkpoints are "
+            "whole, and the same command continues from the newest",
+        )
+
+
+def _write(
+    folder: Path,
+    files: Files,
+    facts: Mapping[str, Any],
+    described: Mapping[str, Any],
+    export: Callable[[Path], object],
+) -> None:
+    for name, tensors in files.items():
+        save_file(dict(tensors), folder / name)
     (folder / "state.json").write_text(json.dumps(facts, indent=1))
     (folder / "plan.json").write_text(json.dumps(described, indent=1))
-    files = sorted(p for p in folder.iterdir() if p.is_file())
-    manifest = {p.name: _checksum(p) for p in files}
+    export(folder)
+    written = sorted(p for p in folder.rglob("*") if p.is_file())
+    manifest = {p.relative_to(folder).as_posix(): _checksum(p) for p in written}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*files, folder / MANIFEST):
+    for path in (*written, folder / MANIFEST):
         _sync(path)
-    _sync(folder)
+    for path in sorted({p.parent for p in written}):
+        _sync(path)
+
+
+def _replace(draft: Path, final: Path) -> None:
+    """One step is never two folders, and never none: the older one is moved away first."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    draft.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(state: TrainState, folder: Path) -> None:
@@ -85,22 +146,47 @@ def load(state: TrainState, folder: Path) -> None:
             f"{type(state.optimizer).__name__}",
             hint="set optimizer as it was, or resume_from_checkpoint=never",
         )
-    lora.put(state.model, load_file(folder / "adapter.safetensors"))
+    put(state.trained, load_file(folder / "trained.safetensors"))
     tensors = load_file(folder / "optimizer.safetensors")
-    state.optimizer.load_state_dict(_unflatten(facts["optimizer"], tensors))
+    state.optimizer.load_state_dict(_placed(_unflatten(facts["optimizer"], tensors), state))
     state.scaler.load_state_dict(facts["scaler"])
-    state.step = facts["step"]
+    for name in ("step", "position", "noise", "loss_before"):
+        setattr(state, name, facts[name])
+    _load_ema(state, folder)
+
+
+def _load_ema(state: TrainState, folder: Path) -> None:
+    if state.ema is None:
+        return
+    file = folder / "ema.safetensors"
+    if not file.exists():
+        raise CheckpointError(
+            f"`{folder}` was written without a moving average, this run has use_ema=true",
+            hint="set use_ema=false, or resume_from_checkpoint=never",
+        )
+    state.ema.put(load_file(file))
 
 
 def latest(output: Path) -> tuple[Path | None, tuple[str, ...]]:
     """The whole checkpoint of the highest step, and a sentence for each one passed over."""
     passed: list[str] = []
-    found = [p for p in output.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    for folder in sorted(found, key=lambda p: -int(p.name.removeprefix("checkpoint-"))):
+    for folder in sorted(folders(output), key=lambda p: (step_of(p), p.name), reverse=True):
         if (why := damage(folder)) is None:
             return folder, tuple(passed)
         passed.append(f"`{folder}` is passed over: {why}")
     return None, tuple(passed)
+
+
+def folders(output: Path) -> list[Path]:
+    """Checkpoints of a run, whole or not, oldest first."""
+    found = [p for p in output.glob("checkpoint-*") if step_of(p) >= 0]
+    return sorted(found, key=lambda p: (step_of(p), p.name))
+
+
+def step_of(folder: Path) -> int:
+    """-1 for a folder that is no checkpoint."""
+    number = folder.name.removeprefix("checkpoint-").removesuffix(ROLLING)
+    return int(number) if number.isdigit() else -1
 
 
 def damage(folder: Path) -> str | None:
@@ -120,19 +206,35 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def prune(output: Path, keep: int) -> None:
-    """Removes the oldest whole checkpoints beyond `keep`."""
-    found = [p for p in output.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    found.sort(key=lambda p: int(p.name.removeprefix("checkpoint-")))
+def prune(output: Path, keep: int, *, rolling: bool = False) -> None:
+    """Removes the oldest checkpoints of one kind beyond `keep`; what a killed run left half
+    written or half removed goes too."""
+    found = [p for p in folders(output) if p.name.endswith(ROLLING) == rolling]
     for folder in found[: max(0, len(found) - keep)]:
-        shutil.rmtree(folder)
+        away = folder.with_name(f".{folder.name}.old")  # a kill leaves no torn checkpoint behind
+        shutil.rmtree(away, ignore_errors=True)
+        folder.rename(away)
+    for left in (*output.glob(".checkpoint-*.old"), *output.glob(".checkpoint-*.tmp")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _placed(saved: dict[str, Any], state: TrainState) -> dict[str, Any]:
+    """Moments of sharded parameters, cut into shards as those are."""
+    for number, parameter in enumerate(
+        p for g in state.optimizer.param_groups for p in g["params"]
+    ):
+        moments = saved["state"].get(number, {})
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
+                moments[name] = like(value, parameter)
+    return saved
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
     freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
     if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
+        tensors[path] = whole(value).cpu().contiguous().clone()
         return {TENSOR: path}
     if isinstance(value, Mapping):
         return {str(k): _flatten(v, f"{path}/{k}", tensors) for k, v in value.items()}

@@ -1,10 +1,10 @@
 """The loss on a few fixed images at fixed noise levels: the same question before and after."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from sd3tune.adapters.trained import Trained
 from sd3tune.data.batch import Batch
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
@@ -35,17 +35,17 @@ def fixed_batches(caches: Caches, device: torch.device) -> list[Batch]:
 
 
 def evaluate(
-    model: Any, batches: Sequence[Batch], recipe: Recipe, *, adapter: bool = True
+    trained: Trained, batches: Sequence[Batch], recipe: Recipe, *, adapter: bool = True
 ) -> float:
     """Mean loss over images and LEVELS. adapter=False: of the model before any training."""
     total = 0.0
-    with torch.no_grad(), quiet(model, adapter):
+    with torch.no_grad(), quiet(trained, adapter):
         for batch in batches:
             for number, level in enumerate(LEVELS):
                 eps, _ = draw(recipe.seed, DRAW + number, batch)
                 s = torch.full((len(batch.ids),), level, device=batch.latents.device)
                 condition = batch.prompt_embeds, batch.pooled
                 with autocast(batch, recipe):
-                    loss = flow.loss(Denoiser(model), batch.latents, condition, eps, s)
+                    loss = flow.loss(Denoiser(trained.model), batch.latents, condition, eps, s)
                 total += loss.mean().item()
     return total / (len(batches) * len(LEVELS))

@@ -58,19 +58,23 @@ def fill_images(caches: Caches, device: torch.device) -> list[Rejected]:
 
 
 def fill_epoch(caches: Caches, epoch: int, device: torch.device) -> None:
-    """The crops of this epoch, for datasets with vae_cache_clear_each_epoch; those of the one
-    before are removed. Epoch 0 is what fill_images made."""
-    prepared = caches.prepared
-    if epoch == 0:
+    """The crops that this process draws in an epoch, for datasets with vae_cache_clear_each_epoch;
+    those of the one before are removed. Epoch 0 is what fill_images made."""
+    schedule, who = caches.prepared.schedule, caches.prepared.plan.processes
+    redrawn = {share.name for share in schedule.shares if share.redraw is not None}
+    if epoch == 0 or not redrawn:
         return
-    for share in prepared.schedule.shares:
-        if share.redraw is not None:
-            cache = caches.epoch_of(share.name)
-            found = {share.name: share.in_epoch(epoch)}
-            encode(caches, found, device, caches.epoch_of)
-            keys = {caches.key(s) for s in found[share.name]}
-            keys |= {k for s in found[share.name] if (k := caches.mask_key(s))}
-            cache.prune(keys)
+    start = schedule.start(epoch)
+    mine: dict[str, dict[int, Sample]] = {name: {} for name in redrawn}
+    for place, chosen in enumerate(schedule.epoch(epoch, start), start):
+        if place % who.size == who.rank and chosen[0].dataset in redrawn:
+            mine[chosen[0].dataset] |= {s.id: s for s in chosen}
+    for name, samples in mine.items():
+        found = list(samples.values())
+        encode(caches, {name: found}, device, caches.epoch_of)
+        keys = {caches.key(s) for s in found}
+        keys |= {k for s in found if (k := caches.mask_key(s))}
+        caches.epoch_of(name).prune(keys)
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from types import FrameType
+from typing import Any
 
 from sd3tune.data.batch import Batch
 from sd3tune.report.progress import Stage
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe, Taken, train_step
+from sd3tune.train.world import World
 
 
 @dataclass(frozen=True)
-class Every:
-    """A thing to do after each `steps` steps."""
+class Chore:
+    """A thing to do after the steps for which it is due."""
 
-    steps: int
-    do: Callable[[], None]
+    due: Callable[[TrainState], bool]
+    do: Callable[[], object]
 
 
 @dataclass
@@ -33,6 +35,11 @@ class Interrupt:
         self.signal = number
         for each, before in self.handlers.items():
             signal.signal(each, before)  # type: ignore[arg-type]
+
+    def agree(self, world: World) -> bool:
+        """Whether any process was told to stop: then all are."""
+        self.signal = world.largest(self.signal or 0) or None
+        return self.signal is not None
 
 
 @contextmanager
@@ -55,22 +62,29 @@ def loop(
     total: int,
     accumulate: int,
     learning_rate: Callable[[int], float],
-    chores: Sequence[Every],
+    chores: Sequence[Chore],
     interrupt: Interrupt,
     stage: Stage,
     used: Callable[[], str],
+    called: Any,
+    world: World,
 ) -> None:
-    """Steps until `total` or until a signal. `batches` must start where `state.step` does."""
+    """Steps until `total` or until a signal. `batches` must start where `state.position` does."""
     from sd3tune.train.optim import set_rate
 
-    while state.step < total and interrupt.signal is None:
+    while state.step < total and not interrupt.agree(world):
         started = time.perf_counter()
         set_rate(state.optimizer, learning_rate(state.step))
-        taken = train_step(state, list(islice(batches, accumulate)), recipe)
+        taken = train_step(state, list(islice(batches, accumulate)), recipe, called, world)
         stage.advance(1, words(taken, time.perf_counter() - started, used()))
         for chore in chores:
-            if state.step % chore.steps == 0:
+            if chore.due(state):
                 chore.do()
+
+
+def every(steps: int) -> Callable[[TrainState], bool]:
+    """Due after each so many steps; never for 0."""
+    return lambda state: steps > 0 and state.step % steps == 0
 
 
 def words(taken: Taken, seconds: float, memory: str) -> str:

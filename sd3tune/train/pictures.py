@@ -1,9 +1,9 @@
 """Validation pictures of a run: which to draw, with the VAE brought back for it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-
-import torch
+from tempfile import TemporaryDirectory
 
 from sd3tune.config.prompts import Prompt
 from sd3tune.plan.resolve import Plan
@@ -11,33 +11,50 @@ from sd3tune.report.progress import stage
 from sd3tune.sd3 import weights
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.state import TrainState
+from sd3tune.train.world import World
 from sd3tune.validate.images import Sampling, Wish, draw
 
 FOLDER = "validation_images"
 
 
 def pictures(
-    state: TrainState,
-    caches: Caches,
-    prompts: Sequence[Prompt],
-    device: torch.device,
+    state: TrainState, caches: Caches, prompts: Sequence[Prompt], world: World
 ) -> list[Path]:
-    """One file per prompt, size and index; none when no prompt is configured."""
+    """One file per prompt, size and index; none when no prompt is configured. Where weights are
+    split over processes all of them draw, and the first one writes."""
     plan = caches.prepared.plan
     wanted = wishes(plan, caches, prompts)
-    if not wanted:
+    if not wanted or not (world.main or plan.config.fsdp_enable):
         return []
-    vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan)).to(device)
-    with stage("draw pictures", len(wanted)) as bar:
-        return draw(
-            state.model,
-            vae,
-            wanted,
-            sampling(plan, caches),
-            plan.config.output_dir / FOLDER,
-            state.step,
-            done=lambda: bar.advance(),
-        )
+    with TemporaryDirectory() as nowhere:
+        place = plan.config.output_dir / FOLDER if world.main else Path(nowhere)
+        found = []
+        vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan))
+        vae.to(world.device)
+        for folder, values in looks(state, plan.config.ema_validation):
+            with values(), stage("draw pictures", len(wanted)) as bar:
+                found += draw(
+                    state.model,
+                    vae,
+                    wanted,
+                    sampling(plan, caches),
+                    place / folder,
+                    state.step,
+                    done=bar.advance,
+                )
+        return found
+
+
+def looks(
+    state: TrainState, asked: str
+) -> list[tuple[str, Callable[[], AbstractContextManager[None]]]]:
+    """Folder and values: the last ones, their average, or both (ema_validation)."""
+    found: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = []
+    if state.ema is None or asked != "ema_only":
+        found.append(("", nullcontext))
+    if state.ema is not None and asked != "none":
+        found.append(("ema", state.ema.instead))
+    return found
 
 
 def wishes(plan: Plan, caches: Caches, prompts: Sequence[Prompt]) -> list[Wish]:

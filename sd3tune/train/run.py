@@ -7,33 +7,33 @@ quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from sd3tune import backends
-from sd3tune.adapters import lora
 from sd3tune.config.prompts import Prompt
 from sd3tune.errors import ConfigError
-from sd3tune.plan.describe import describe
 from sd3tune.plan.memory import gib
 from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
-from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.images import fill_epoch, fill_images
-from sd3tune.train.loop import Every, Interrupt, interruptible, loop
+from sd3tune.train.loop import Chore, Interrupt, every, interruptible, loop
 from sd3tune.train.optim import rate
 from sd3tune.train.pictures import pictures
+from sd3tune.train.results import Keeper, versions, write
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
+from sd3tune.train.world import World, join, replicated
 
 SET_ASIDE = "set_aside.json"  # in output_dir
 
@@ -44,7 +44,7 @@ class Outcome:
 
     step: int
     steps: int
-    loss_before: float  # of the base model on the fixed evaluation batches
+    loss_before: float | None  # of the base model on the fixed evaluation batches
     loss_after: float | None  # None: stopped, and whoever stopped it may not wait
     adapter: Path | None
     pictures: tuple[Path, ...]
@@ -62,21 +62,47 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     vendor.prepare(deterministic=plan.value("deterministic") == "on")
     device = torch.device(plan.device.torch_device)
 
-    caches = filled(prepared, prompts, device, vendor)
+    with join(plan.processes, device, plan.value("distributed_backend")) as world:
+        caches = filled(prepared, prompts, device, vendor, world)
+        plan = caches.prepared.plan
+        state = begin(plan, world)
+        recipe = recipe_of(plan)
+        fixed = fixed_batches(caches, device)
+        with interruptible() as interrupt:
+            if state.loss_before is None:
+                base = state.trained.keeps_base
+                state.loss_before = evaluate(state.trained, fixed, recipe, adapter=not base)
+            steps(state, caches, prompts, recipe, vendor, interrupt, world)
+            if interrupt.signal is not None:
+                return leave(state, plan, interrupt.signal)
+            after = versions(state)[0].during(partial(evaluate, state.trained, fixed, recipe))
+        return finish(state, caches, prompts, world, after)
+
+
+def finish(
+    state: TrainState,
+    caches: Caches,
+    prompts: Sequence[Prompt],
+    world: World,
+    after: float,
+) -> Outcome:
+    """The result as files, and pictures of it."""
     plan = caches.prepared.plan
-    state = begin(plan, device)
-    recipe = recipe_of(plan)
-    fixed = fixed_batches(caches, device)
-    with interruptible() as interrupt:
-        before = evaluate(state.model, fixed, recipe, adapter=False)
-        steps(state, caches, prompts, recipe, vendor, interrupt)
-        if interrupt.signal is not None:
-            return leave(state, plan, before, interrupt.signal)
-        after = evaluate(state.model, fixed, recipe)
-    file = lora.export(state.model, plan.config.output_dir)
-    say(f"adapter  {file}")
-    made = pictures(state, caches, prompts, device)
-    return Outcome(state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir)
+    output = plan.config.output_dir
+    files = []
+    for v in versions(state):
+        files.append(v.during(partial(write, state, plan, output / v.folder, world)))
+        say(f"{v.name:<8} {files[-1]}")
+    made = pictures(state, caches, prompts, world)
+    return Outcome(
+        state.step,
+        plan.steps,
+        state.loss_before,
+        after,
+        files[0],
+        tuple(made),
+        output,
+    )
 
 
 def make_output(folder: Path) -> None:
@@ -88,7 +114,11 @@ def make_output(folder: Path) -> None:
 
 
 def filled(
-    prepared: Prepared, prompts: Sequence[Prompt], device: torch.device, vendor: ModuleType
+    prepared: Prepared,
+    prompts: Sequence[Prompt],
+    device: torch.device,
+    vendor: ModuleType,
+    world: World,
 ) -> Caches:
     """Everything encoded; files that turned out to be unusable are out of the plan, and in the
     report."""
@@ -97,7 +127,9 @@ def filled(
     fill_text(caches, wanted, device, lambda: vendor.used_bytes(prepared.plan.device.index))
     bad = fill_images(caches, device)
     caches = replace(caches, prepared=prepared.without(bad))
-    report(caches.prepared, len(bad))
+    world.wait()  # what another process was writing is there now
+    if world.main:
+        report(caches.prepared, len(bad))
     return caches
 
 
@@ -126,22 +158,21 @@ def steps(
     recipe: Recipe,
     vendor: ModuleType,
     interrupt: Interrupt,
+    world: World,
 ) -> None:
     """The loop with its chores: checkpoints, and pictures on the way when asked for."""
-    plan = caches.prepared.plan
-    device = torch.device(plan.device.torch_device)
-    config, accumulate = plan.config, int(plan.value("gradient_accumulation_steps"))
-    chores = [Every(config.checkpoint_step_interval, lambda: keep(state, plan))]
-    if config.validation_step_interval:
-        chores.append(
-            Every(
-                config.validation_step_interval,
-                lambda: on_the_way(state, caches, prompts, device),
-            )
-        )
-    loader = caches.loader(device, lambda epoch: fill_epoch(caches, epoch, device))
+    plan, schedule = caches.prepared.plan, caches.prepared.schedule
+    config, device = plan.config, world.device
+    keeper = Keeper(state, plan, world, state.step)
+    pictured = Chore(
+        lambda state: (
+            every(config.validation_step_interval or 0)(state) and state.step < plan.steps
+        ),
+        lambda: pictures(state, caches, prompts, world),
+    )
+    loader = caches.loader(world, lambda epoch: fill_epoch(caches, epoch, device))
     with (
-        loader.batches(state.step * accumulate) as batches,
+        loader.batches(state.position) as batches,
         stage("train", plan.steps) as bar,
     ):
         bar.begin(state.step)
@@ -150,7 +181,7 @@ def steps(
             batches,
             recipe,
             total=plan.steps,
-            accumulate=accumulate,
+            accumulate=int(plan.value("gradient_accumulation_steps")),
             learning_rate=lambda step: rate(
                 config.lr_scheduler,
                 step,
@@ -159,31 +190,20 @@ def steps(
                 warmup=config.lr_warmup_steps,
                 total=plan.steps,
             ),
-            chores=chores,
+            chores=[*keeper.chores(schedule), pictured],
             interrupt=interrupt,
             stage=bar,
             used=lambda: used(vendor, plan),
+            called=state.model if config.fsdp_enable else replicated(state.model, world),
+            world=world,
         )
-    if state.step % config.checkpoint_step_interval:
-        keep(state, plan)
+    keeper()
 
 
-def on_the_way(
-    state: TrainState, caches: Caches, prompts: Sequence[Prompt], device: torch.device
-) -> None:
-    if state.step < caches.prepared.plan.steps:  # the end draws its own
-        pictures(state, caches, prompts, device)
-
-
-def keep(state: TrainState, plan: Plan) -> None:
-    checkpoint.save(state, plan.config.output_dir, describe(plan))
-    checkpoint.prune(plan.config.output_dir, plan.config.checkpoints_total_limit)
-
-
-def leave(state: TrainState, plan: Plan, before: float, signal: int) -> Outcome:
+def leave(state: TrainState, plan: Plan, signal: int) -> Outcome:
     say(f"stopped by signal {signal} after step {state.step}; the same command continues")
     output = plan.config.output_dir
-    return Outcome(state.step, plan.steps, before, None, None, (), output, signal)
+    return Outcome(state.step, plan.steps, state.loss_before, None, None, (), output, signal)
 
 
 def hub(plan: Plan) -> dict[str, str]:

@@ -6,16 +6,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from sd3tune.adapters.trained import Trained
+from sd3tune.train.ema import Ema
+
 
 @dataclass
 class TrainState:
-    """`step` counts finished optimizer steps; data order, noise and learning rate follow."""
+    """Data order, noise and learning rate follow from `step` and `position`."""
 
-    model: Any  # SD3Transformer2DModel with its adapter
+    trained: Trained  # the transformer and what of it moves
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    step: int = 0
+    ema: Ema | None = None
+    step: int = 0  # finished optimizer steps
+    position: int = 0  # batches drawn since the run began, by all of its processes together
+    noise: int = 0  # digest of every noise drawn so far
+    loss_before: float | None = None  # of the untrained model on the evaluation batches
+
+    @property
+    def model(self) -> Any:
+        return self.trained.model
 
     @property
     def trainable(self) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return list(self.trained.named().values())

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from sd3tune.adapters.trained import Trained
 from sd3tune.backends.kernels import kernel
 from sd3tune.data.batch import Batch
 from sd3tune.data.dice import seed_of
@@ -18,6 +19,7 @@ from sd3tune.sd3.condition import Denoiser
 from sd3tune.sd3.variants import PATCH
 from sd3tune.train.noise import draw
 from sd3tune.train.state import TrainState
+from sd3tune.train.world import ALONE_ON_CPU, World, clipped, unsynchronised
 
 
 @dataclass(frozen=True)
@@ -40,31 +42,49 @@ class Taken:
     grad_norm: float
 
 
-def train_step(state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> Taken:
-    """Forward and backward over the accumulated batches, then one update."""
-    images = sum(len(batch.ids) for batch in batches)
+def train_step(
+    state: TrainState,
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    called: Any = None,
+    world: World = ALONE_ON_CPU,
+) -> Taken:
+    """Forward and backward over the accumulated batches of this process, then one update from those
+    of all. called: the model as `world.replicated` wraps it."""
+    called = state.model if called is None else called
+    (images,) = world.sum(sum(len(batch.ids) for batch in batches))
+    share = images / world.size  # gradients are averaged over the processes, not summed
     total = torch.zeros((), device=batches[0].latents.device)
     # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
-    torch.manual_seed(seed_of(recipe.seed, state.step, "dropout"))
+    torch.manual_seed(seed_of(recipe.seed, state.step, "dropout", *one_of(world)))
     with kernel(recipe.attention):
         for batch in batches:
-            loss = losses(state.model, batch, recipe, state.step).sum() / images
-            state.scaler.scale(loss).backward()
+            with unsynchronised(called, last=batch is batches[-1]):
+                loss = losses(state.trained, batch, recipe, state.step, called).sum() / share
+                state.scaler.scale(loss).backward()
             total += loss.detach()
     state.scaler.unscale_(state.optimizer)
-    limit = recipe.max_grad_norm or float("inf")
-    norm = nn.utils.clip_grad_norm_(state.trainable, limit)
+    norm = clipped(state.trainable, recipe.max_grad_norm or float("inf"))
     # Waits for the device, on purpose: bad numbers must not reach the weights.
-    taken = Taken(total.item(), norm.item())
+    (loss_of_all,) = world.sum(total.item() / world.size)
+    taken = Taken(loss_of_all, norm.item())
     refuse_bad_numbers(taken, state)
     state.scaler.step(state.optimizer)  # with fp16, skips the update when scaled gradients overflow
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
+    state.position += len(batches) * world.size
+    if state.ema is not None:
+        state.ema.update(state.step)
     return taken
 
 
-def losses(model: nn.Module, batch: Batch, recipe: Recipe, step: int) -> Tensor:
+def one_of(world: World) -> tuple[int, ...]:
+    """Processes drop different units; one alone draws as it always did."""
+    return (world.processes.rank,) if world.size > 1 else ()
+
+
+def losses(trained: Trained, batch: Batch, recipe: Recipe, step: int, called: Any = None) -> Tensor:
     """The paper's loss for each image of a batch (B,)."""
     eps, u = draw(recipe.seed, step, batch)
     s = u if recipe.uniform else flow.logit_normal(u, recipe.sigmoid_scale)
@@ -73,35 +93,32 @@ def losses(model: nn.Module, batch: Batch, recipe: Recipe, step: int) -> Tensor:
     condition = batch.prompt_embeds, batch.pooled
     with autocast(batch, recipe):
         return flow.loss(
-            Denoiser(model),
+            Denoiser(trained.model, called),
             batch.latents,
             condition,
             eps,
             s,
             weight=batch.mask if masked else None,
-            teacher=partial(without_adapter, model) if batch.regularisation else None,
+            teacher=partial(without_adapter, trained) if batch.regularisation else None,
         )
 
 
-def without_adapter(model: nn.Module, z: Tensor, t: Tensor, condition: Any) -> Tensor:
+def without_adapter(trained: Trained, z: Tensor, t: Tensor, condition: Any) -> Tensor:
     """What the model said before it was adapted: the target on regularisation images."""
-    with quiet(model, adapter=False):
-        return Denoiser(model)(z, t, condition)
+    with quiet(trained, adapter=False):
+        return Denoiser(trained.model)(z, t, condition)
 
 
 @contextmanager
-def quiet(model: Any, adapter: bool) -> Iterator[None]:
+def quiet(trained: Trained, adapter: bool) -> Iterator[None]:
     """Dropout off, and the adapter too unless asked for; as before afterwards."""
-    training = model.training
-    model.eval()
-    if not adapter:
-        model.disable_adapters()
+    training = trained.model.training
+    trained.model.eval()
     try:
-        yield
+        with nullcontext() if adapter else trained.off():
+            yield
     finally:
-        if not adapter:
-            model.enable_adapters()
-        model.train(training)
+        trained.model.train(training)
 
 
 def shift_of(batch: Batch, recipe: Recipe) -> float:

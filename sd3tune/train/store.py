@@ -8,6 +8,7 @@ from time import monotonic
 import torch
 
 from sd3tune import backends
+from sd3tune.backends.processes import ALONE
 from sd3tune.config.prompts import load_prompts
 from sd3tune.data.cache import SHARDS, Damage, TensorCache
 from sd3tune.errors import ConfigError
@@ -17,6 +18,7 @@ from sd3tune.sd3.variants import CLIP_TOKENS
 from sd3tune.train.caches import EPOCH, Caches
 from sd3tune.train.images import fingerprint
 from sd3tune.train.run import downloaded, filled, make_output
+from sd3tune.train.world import World
 
 FP32 = 4  # bytes
 
@@ -59,7 +61,8 @@ def build(prepared: Prepared) -> Built:
     vendor = backends.module(prepared.plan.facts.vendor)
     vendor.prepare(deterministic=prepared.plan.value("deterministic") == "on")
     device = torch.device(prepared.plan.device.torch_device)
-    caches = filled(prepared, load_prompts(prepared.plan.config), device, vendor)
+    world = World(ALONE, device)
+    caches = filled(prepared, load_prompts(prepared.plan.config), device, vendor, world)
     return Built(monotonic() - started, _held(caches), padded_bytes(prepared))
 
 
@@ -147,7 +150,7 @@ def _held(caches: Caches) -> tuple[Held, ...]:
     found = []
     texts = {t.cache_dir for t in caches.prepared.datasets.texts.values()}
     for folder, wanted in sorted(_wanted(caches).items()):
-        if folder.name == EPOCH:
+        if folder.name.startswith(EPOCH):
             continue
         cache = TensorCache(folder)
         problems = sum(place.problem is not None for place in cache.places.values())

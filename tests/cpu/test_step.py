@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sd3tune.adapters import lora
+from sd3tune.adapters.trained import take
 from sd3tune.data.batch import Batch
 from sd3tune.errors import ConfigError, Diverged
 from sd3tune.sd3 import flow
@@ -14,6 +14,7 @@ from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.noise import draw
 from sd3tune.train.optim import build, rate
 from sd3tune.train.step import losses, train_step
+from sd3tune.train.world import ALONE_ON_CPU
 
 WORDS = ("max_train_steps=4", "lr_scheduler=constant", "lr_warmup_steps=0")
 
@@ -37,9 +38,9 @@ def test_accumulated_batches_are_the_big_batch(parts: list[Batch], prepared) -> 
     plan = prepared(*WORDS).plan
 
     def after(batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
-        state = begin(plan, torch.device("cpu"))
+        state = begin(plan, ALONE_ON_CPU)
         taken = [train_step(state, batches, recipe_of(plan)) for _ in range(3)]
-        return taken[-1].loss, lora.take(state.model)
+        return taken[-1].loss, take(state.trained)
 
     (want, weights), (got, ours) = after([batch(1, 2, 3)]), after(parts)
     assert got == pytest.approx(want, rel=1e-5)
@@ -63,19 +64,19 @@ def test_noise_levels_stay_on_the_cpu_which_has_float64() -> None:
 
 def test_bad_numbers_raise_before_they_reach_the_weights(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS).plan
-    state = begin(plan, torch.device("cpu"))
-    before = lora.take(state.model)
+    state = begin(plan, ALONE_ON_CPU)
+    before = take(state.trained)
     broken = batch(1)
     broken.latents[0, 0, 0, 0] = float("nan")
     with pytest.raises(Diverged, match="step 1: loss nan"):
         train_step(state, [broken], recipe_of(plan))
-    after = lora.take(state.model)
+    after = take(state.trained)
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
 def test_gradients_are_clipped_by_their_norm(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS, "max_grad_norm=1e-4").plan
-    state = begin(plan, torch.device("cpu"))
+    state = begin(plan, ALONE_ON_CPU)
     seen = {}
 
     def look(optimizer: object, *rest: object) -> None:
@@ -117,19 +118,20 @@ def test_an_option_the_optimizer_lacks_is_named_with_those_it_has() -> None:
 
 def test_a_mask_weighs_the_loss_of_each_latent_without_renormalising(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS).plan
-    model, recipe = begin(plan, torch.device("cpu")).model.eval(), recipe_of(plan)
+    trained, recipe = begin(plan, ALONE_ON_CPU).trained, recipe_of(plan)
+    trained.model.eval()
     one = batch(1, 2)
     left, right = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)
     left[..., :4], right[..., 4:] = 1, 1
-    whole = losses(model, one, recipe, 0)
-    halves = [losses(model, replace(one, mask=m), recipe, 0) for m in (left, right)]
+    whole = losses(trained, one, recipe, 0)
+    halves = [losses(trained, replace(one, mask=m), recipe, 0) for m in (left, right)]
     torch.testing.assert_close(halves[0] + halves[1], whole)
-    assert torch.equal(losses(model, replace(one, mask=left * 0), recipe, 0), torch.zeros(2))
+    assert torch.equal(losses(trained, replace(one, mask=left * 0), recipe, 0), torch.zeros(2))
     never = replace(recipe, masked=0.0)
-    assert torch.equal(losses(model, replace(one, mask=left), never, 0), whole)
+    assert torch.equal(losses(trained, replace(one, mask=left), never, 0), whole)
     half = replace(recipe, masked=0.5)
-    seen = [torch.equal(losses(model, replace(batch(1), mask=left[:1]), half, step),
-                        losses(model, batch(1), half, step)) for step in range(40)]  # fmt: skip
+    seen = [torch.equal(losses(trained, replace(batch(1), mask=left[:1]), half, step),
+                        losses(trained, batch(1), half, step)) for step in range(40)]  # fmt: skip
     assert 10 < sum(seen) < 30
 
 
@@ -143,18 +145,18 @@ def test_half_a_mask_over_an_error_of_one_is_half_a_loss() -> None:
 
 def test_regularisation_aims_at_what_the_model_said_without_its_adapter(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS).plan
-    state, recipe = begin(plan, torch.device("cpu")), recipe_of(plan)
+    state, recipe = begin(plan, ALONE_ON_CPU), recipe_of(plan)
     kept = replace(batch(1, 2), regularisation=True)
-    assert torch.equal(losses(state.model, kept, recipe, 0).detach(), torch.zeros(2))  # fresh
+    assert torch.equal(losses(state.trained, kept, recipe, 0).detach(), torch.zeros(2))  # fresh
     for _ in range(3):
         train_step(state, [batch(1, 2)], recipe)
     state.model.eval()
-    before = losses(state.model, kept, recipe, 0).sum()
+    before = losses(state.trained, kept, recipe, 0).sum()
     assert before > 0
     before.backward()
     with torch.no_grad():
         for p in state.trainable:
             assert p.grad is not None
             p -= 10 * p.grad
-    after = losses(state.model, kept, recipe, 0).sum()
+    after = losses(state.trained, kept, recipe, 0).sum()
     assert after < 0.99 * before

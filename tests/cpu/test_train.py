@@ -13,11 +13,12 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
-from sd3tune.adapters import lora
+from sd3tune.adapters.trained import take
 from sd3tune.demo import MODELS
 from sd3tune.errors import CheckpointError, ConfigError
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
+from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Train
 
 SHORT = ("max_train_steps=12", "lr_scheduler=constant", "lr_warmup_steps=0")
@@ -57,7 +58,7 @@ def test_each_architecture_learns_and_diffusers_loads_what_it_learned(
 def by_hand(pipe, model: Path, folder: Path, question):  # type: ignore[no-untyped-def]
     """W + alpha/rank B A, added to a fresh copy of the weights: the paper's equation 3."""
     fresh = StableDiffusion3Pipeline.from_pretrained(model).transformer
-    state = load_file(folder / "adapter.safetensors")
+    state = load_file(folder / "trained.safetensors")
     for key in [k for k in state if "lora_A" in k]:
         name = key.split(".lora_A")[0]
         delta = 24 / 8 * state[key.replace("lora_A", "lora_B")] @ state[key]
@@ -86,25 +87,25 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
 
 def test_a_torn_checkpoint_is_passed_over(prepared, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*SHORT).plan
-    state = begin(plan, torch.device("cpu"))
+    state = begin(plan, ALONE_ON_CPU)
     for step in (1, 2, 3):
         state.step = step
         checkpoint.save(state, tmp_path, {})
-    (tmp_path / "checkpoint-3" / "adapter.safetensors").write_bytes(b"torn")
+    (tmp_path / "checkpoint-3" / "trained.safetensors").write_bytes(b"torn")
     (tmp_path / "checkpoint-2" / "state.json").unlink()
     found, passed = checkpoint.latest(tmp_path)
     assert found == tmp_path / "checkpoint-1" and len(passed) == 2
-    with pytest.raises(CheckpointError, match=r"adapter\.safetensors does not have its checksum"):
+    with pytest.raises(CheckpointError, match=r"trained.safetensors does not have its checksum"):
         checkpoint.load(state, tmp_path / "checkpoint-3")
 
 
 def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    state = begin(prepared(*SHORT).plan, torch.device("cpu"))
+    state = begin(prepared(*SHORT).plan, ALONE_ON_CPU)
     folder = checkpoint.save(state, tmp_path, {})
-    other = begin(prepared(*SHORT, "lora_rank=4").plan, torch.device("cpu"))
+    other = begin(prepared(*SHORT, "lora_rank=4").plan, ALONE_ON_CPU)
     with pytest.raises(CheckpointError, match="shapes"):
         checkpoint.load(other, folder)
-    fewer = begin(prepared(*SHORT, "peft_lora_target_modules=to_q").plan, torch.device("cpu"))
+    fewer = begin(prepared(*SHORT, "peft_lora_target_modules=to_q").plan, ALONE_ON_CPU)
     with pytest.raises(CheckpointError, match="differs"):
         checkpoint.load(fewer, folder)
 
@@ -126,15 +127,15 @@ def test_every_optimizer_steps_and_its_state_survives_a_checkpoint(
         state.optimizer.step()
         state.step += 1
 
-    first = begin(plan, torch.device("cpu"))
-    before = lora.take(first.model)
+    first = begin(plan, ALONE_ON_CPU)
+    before = take(first.trained)
     step(first, 1)
     folder = checkpoint.save(first, tmp_path, {})
-    second = begin(plan, torch.device("cpu"))
+    second = begin(plan, ALONE_ON_CPU)
     checkpoint.load(second, folder)
     step(first, 2)
     step(second, 2)
-    ours, theirs = lora.take(first.model), lora.take(second.model)
+    ours, theirs = take(first.trained), take(second.trained)
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert any(not torch.equal(ours[k], before[k]) for k in ours)
 

@@ -63,7 +63,7 @@ BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
     ({"optimizer_config": "eps=1,eps=2"}, [], f"{F}: `optimizer_config=eps=1,eps=2` sets an option twice", OPTIONS_HINT),
     ({"sageattention_usage": "training"}, [], f"{F}: `sageattention_usage=training` must be one of 'inference'", "SageAttention has no backward: `training` would leave query, key and value untrained. Default: inference."),
     ({"aspect_bucket_alignment": 32}, [], f"{F}: `aspect_bucket_alignment=32` must be one of 64", "Sides are multiples of 64 pixels for SD3. Default: 64."),
-    ({"use_ema": True}, [], f"{F}: `use_ema=true` is not supported yet", "leave it out for now"),
+    ({"push_to_hub": True}, [], f"{F}: `push_to_hub=true` is not supported yet", "leave it out for now"),
     ({"vae_cache_preprocess": False}, [], f"{F}: `vae_cache_ondemand=true` is not supported yet", "leave it out for now"),
     ({"snr_gamma": 5}, [], f"{F}: `snr_gamma=5` has no effect on flow matching", "leave it out"),
     ({"controlnet": True}, [], f"{F}: `controlnet=true` belongs to another model family", "leave it out"),

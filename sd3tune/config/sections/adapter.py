@@ -1,8 +1,11 @@
 """The adapter that is trained."""
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import Field
 
-from sd3tune.config.fields import Count, Number, Settings, Words
+from sd3tune.config.fields import Count, Flag, Number, Settings, Words
 
 
 class AdapterSettings(Settings):
@@ -16,3 +19,12 @@ class AdapterSettings(Settings):
     """Share of adapter inputs dropped in training."""
     peft_lora_target_modules: Words = None
     """Module-name suffixes to adapt. Left out: to_q, to_k, to_v, to_out.0."""
+    use_dora: Flag = False
+    """Weight decomposition (DoRA): a trained magnitude beside the direction. Slower."""
+    use_rslora: Flag = False
+    """Scale by alpha / sqrt(rank), which keeps large ranks alive (rsLoRA)."""
+    lora_init_type: Literal["default", "gaussian", "pissa", "olora"] = "default"
+    """How the adapter begins: `pissa` and `olora` take part of the weights, and need them whole."""
+    lycoris_config: Path | None = None
+    """JSON of algorithm, rank and targets for lora_type=lycoris. Left out: lycoris_config.json
+    beside the configuration file."""

@@ -1,6 +1,8 @@
 """What is kept, and how a run continues."""
 
-from sd3tune.config.fields import Count, Settings
+from pydantic import Field
+
+from sd3tune.config.fields import Count, Settings, Whole
 
 
 class CheckpointSettings(Settings):
@@ -8,7 +10,13 @@ class CheckpointSettings(Settings):
 
     checkpoint_step_interval: Count = 500
     """Steps between checkpoints; there is always one at the end."""
+    checkpoint_epoch_interval: Count | None = None
+    """Epochs between checkpoints, beside those by steps."""
+    checkpointing_rolling_steps: Whole = Field(0, ge=0)
+    """Steps between checkpoints that are kept for a short while only; 0: none."""
+    checkpoints_rolling_total_limit: Count = 1
+    """Newest of those to keep."""
     checkpoints_total_limit: Count = 5
     """Newest checkpoints to keep."""
     resume_from_checkpoint: str = "latest"
-    """`latest`, `never`, or the path of a checkpoint folder."""
+    """`latest` whole one, `never`, or a checkpoint folder: its path, or its name in output_dir."""

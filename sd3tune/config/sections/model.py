@@ -10,10 +10,10 @@ class ModelSettings(Settings):
 
     model_family: Literal["sd3"] = "sd3"
     """Always sd3: Stable Diffusion 3 and 3.5."""
-    model_type: Literal["lora"] = "lora"
-    """What is trained: `lora`, a small adapter beside frozen weights."""
-    lora_type: Literal["standard"] = "standard"
-    """`standard` is LoRA through peft."""
+    model_type: Literal["lora", "full"] = "lora"
+    """What is trained: `lora`, a small adapter beside frozen weights, or `full`, the weights."""
+    lora_type: Literal["standard", "lycoris"] = "standard"
+    """`standard` is LoRA through peft; `lycoris` what lycoris_config says."""
     model_flavour: Literal["medium", "large", "sd3-medium"] | None = None
     """SD3.5 `medium` (2.2 B parameters) or `large` (8.1 B), or `sd3-medium` (2.0 B)."""
     pretrained_model_name_or_path: str = ""

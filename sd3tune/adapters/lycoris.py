@@ -1,0 +1,132 @@
+"""LyCORIS through lycoris-lora: LoHa, LoKr, rotations and others beside frozen weights.
+
+The library keeps what it adapts in class attributes, which would leak from one network to the
+next, and takes presets by name only; both are set right around the one call that reads them.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd3tune.adapters.trained import Trained, whole
+from sd3tune.config.lycoris import Lycoris
+from sd3tune.errors import ConfigError
+
+FILE = "pytorch_lora_weights.safetensors"
+CONFIG = "lycoris_config.json"
+PART = "lycoris"  # the network's name inside the transformer, and the prefix of its keys
+# A tensor of each module that the update is linear in: the multiplier goes there.
+LINEAR_IN = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a")
+
+
+@dataclass(frozen=True)
+class LycorisAdapter(Trained):
+    """lycoris-lora's network, registered inside the transformer it adapts."""
+
+    config: Lycoris
+
+    @property
+    def network(self) -> Any:
+        return getattr(self.model, PART)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        # A multiplier of 0 would not do: DoRA's magnitudes would stay.
+        for module in reversed(self.network.loras):
+            module.restore()
+        try:
+            yield
+        finally:
+            for module in self.network.loras:
+                module.apply_to()
+
+    def export(self, folder: Path, about: Mapping[str, str]) -> Path:
+        """The library's own keys, which ComfyUI reads, with the multiplier folded in; and the
+        configuration beside it."""
+        from safetensors.torch import save_file
+
+        state = {n: whole(t).cpu().contiguous().clone() for n, t in tensors(self.network).items()}
+        if self.config.multiplier != 1:
+            for name in state:
+                if name.partition(".")[2] in LINEAR_IN:
+                    state[name] *= self.config.multiplier
+        folder.mkdir(parents=True, exist_ok=True)
+        written = self.config.model_copy(update={"multiplier": 1.0})
+        (folder / CONFIG).write_text(written.model_dump_json(indent=2, exclude_none=True) + "\n")
+        about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
+        save_file(state, folder / FILE, metadata=about)
+        return folder / FILE
+
+
+def attach(transformer: Any, config: Lycoris, *, dtype: torch.dtype, seed: int) -> LycorisAdapter:
+    """Adds a trainable network; the model starts unchanged. Everything else must be frozen before.
+    Raises ConfigError when nothing matches, or the library is missing."""
+    try:
+        import lycoris
+    except ImportError:
+        raise ConfigError(
+            "lora_type=lycoris needs lycoris-lora, which is not installed",
+            hint="pip install lycoris-lora",
+        ) from None
+    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
+    torch.manual_seed(seed)
+    options = config.model_dump(exclude={"multiplier", "apply_preset"})
+    dropped = {"bypass_mode"} if config.bypass_mode is None else set()
+    with _targets(lycoris, config) as preset:
+        network = lycoris.create_lycoris(
+            transformer,
+            multiplier=config.multiplier,
+            warn_on_unmatched=False,
+            preset=preset,
+            **{k: v for k, v in options.items() if k not in dropped},
+        )
+    if not network.loras:
+        raise ConfigError(
+            "`lycoris_config`: apply_preset matches no module of the transformer",
+            hint="target_module takes class names: Attention, FeedForward, JointTransformerBlock",
+        )
+    network.apply_to()
+    network.to(dtype).requires_grad_(True)
+    transformer.add_module(PART, network)  # moves, trains and is counted with it
+    return LycorisAdapter(transformer, config)
+
+
+def tensors(network: Any) -> dict[str, Tensor]:
+    """Parameters and alphas by the library's own names."""
+    found: dict[str, Tensor] = network.state_dict()
+    return found
+
+
+@contextmanager
+def _targets(lycoris: Any, config: Lycoris) -> Iterator[str]:
+    """The preset under a name, for as long as the network is made."""
+    targets = config.apply_preset
+    parts = {
+        name: {
+            key: part.model_dump(exclude_none=True) for key, part in getattr(targets, name).items()
+        }
+        for name in ("module_algo_map", "name_algo_map")
+    }
+    preset = parts | {
+        "enable_conv": False,
+        "target_module": list(targets.target_module),
+        "target_name": list(targets.target_name),
+        "exclude_name": list(targets.exclude_name),
+        "use_fnmatch": targets.use_fnmatch,
+        "lora_prefix": PART,
+    }
+    kind, table = lycoris.LycorisNetwork, lycoris.config.PRESET
+    before = {name: value for name, value in vars(kind).items() if name.isupper()}
+    table[PART] = preset
+    try:
+        yield PART
+    finally:
+        del table[PART]
+        for name, value in before.items():
+            setattr(kind, name, value)

@@ -1,0 +1,86 @@
+"""What a run trains, behind one small interface: an adapter beside frozen weights, or the weights.
+
+lora.py, lycoris.py and full.py each make one. Everything above asks for names, tensors, "as if it
+were not there", and files; nobody asks which it is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sd3tune.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Trained(ABC):
+    """model: the transformer as it is called, with whatever is trained in place."""
+
+    model: Any
+    keeps_base: ClassVar[bool] = True  # the model as it was can be asked again
+    light: ClassVar[bool] = True  # small enough that checkpoints hold the exported file as well
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """What the optimizer moves, by the names checkpoints keep it under; always in one order."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    @abstractmethod
+    def off(self) -> Iterator[None]:
+        """The model as it was before training, as long as the block runs. Raises PlanError where
+        that is gone."""
+
+    @abstractmethod
+    def export(self, folder: Path, about: Mapping[str, str]) -> Path:
+        """Writes what other programs load, from the present values; returns the file or folder.
+        about: facts for the file's metadata."""
+
+
+def take(trained: Trained) -> dict[str, Tensor]:
+    """Copies on the CPU."""
+    return {n: whole(p).cpu().contiguous().clone() for n, p in trained.named().items()}
+
+
+def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
+    """The inverse of `take`, bit for bit. Raises CheckpointError when names or shapes differ."""
+    own = trained.named()
+    hint = "set model_type, lora_type, lora_rank and the targets as they were, or resume=never"
+    if odd := sorted(own.keys() ^ state.keys()):
+        raise CheckpointError(
+            f"what the checkpoint holds differs from what this configuration trains, at `{odd[0]}` "
+            f"and {len(odd) - 1} more tensors",
+            hint=hint,
+        )
+    for name, parameter in own.items():
+        if state[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"`{name}` has another shape in the checkpoint, {tuple(state[name].shape)}, than "
+                f"here, {tuple(parameter.shape)}",
+                hint=hint,
+            )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(like(state[name], parameter))
+
+
+def whole(t: Tensor) -> Tensor:
+    """The values, also of a parameter whose shards lie on several processes (all must ask)."""
+    gather = getattr(t, "full_tensor", None)  # DTensor's, and nobody else's
+    found: Tensor = gather() if gather else t
+    return found.detach()
+
+
+def like(values: Tensor, parameter: Tensor) -> Tensor:
+    """`values`, cut into shards as `parameter` is."""
+    mesh = getattr(parameter, "device_mesh", None)
+    if mesh is None:
+        return values
+    from torch.distributed.tensor import distribute_tensor
+
+    placements = parameter.placements
+    return distribute_tensor(values.to(parameter.device), mesh, placements)

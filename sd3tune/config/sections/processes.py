@@ -1,0 +1,27 @@
+"""More than one device, more than one machine."""
+
+from pydantic import Field
+
+from sd3tune.config.fields import Count, Flag, Settings, Whole
+
+
+class ProcessSettings(Settings):
+    """More than one device, more than one machine."""
+
+    num_processes: Count = 1
+    """Processes on this machine, one for each device (as --nproc). torchrun's own number goes
+    before it."""
+    num_machines: Count = 1
+    """Machines; each is started with its own machine_rank."""
+    machine_rank: Whole = Field(0, ge=0)
+    """Number of this machine, from 0."""
+    main_process_ip: str = "127.0.0.1"
+    """Address of machine 0."""
+    main_process_port: Whole = Field(29500, ge=1, le=65535)
+    """Port on machine 0 where the processes meet."""
+    fsdp_enable: Flag = False
+    """Split weights, gradients and optimizer state over the processes (FSDP2) instead of keeping a
+    copy in each."""
+    fsdp_reshard_after_forward: Flag = True
+    """Gather weights again for the backward pass instead of keeping them: less memory, more
+    traffic."""

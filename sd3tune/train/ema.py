@@ -1,0 +1,78 @@
+"""A moving average of what is trained, through diffusers' EMAModel.
+
+Its decay is min((1 + n) / (10 + n), ema_decay) with n = step - 1, so that the average forgets its
+beginning; with ema_warmup_steps the weights are copied so long, and then averaged at ema_decay.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd3tune.adapters.trained import Trained, like, whole
+
+
+@dataclass(frozen=True)
+class Ema:
+    """Kept in float32: bf16 would lose steps of (1 - decay)."""
+
+    average: Any  # EMAModel
+    trained: Trained
+    interval: int = 1
+
+    @classmethod
+    def of(
+        cls, trained: Trained, *, decay: float, warmup: int, interval: int, device: str
+    ) -> "Ema":
+        """device: `cpu`, or `accelerator`: where what is trained lies."""
+        from diffusers.training_utils import EMAModel
+
+        average = EMAModel(
+            trained.named().values(),
+            decay=decay,
+            min_decay=decay if warmup else 0.0,
+            update_after_step=warmup,
+        )
+        average.to(dtype=torch.float32, device="cpu" if device == "cpu" else None)
+        return cls(average, trained, interval)
+
+    def update(self, step: int) -> None:
+        """After optimizer step number `step`."""
+        if step % self.interval:
+            return
+        place = self.average.shadow_params[0].device
+        self.average.optimization_step = step - 1
+        self.average.step([p.to(place) for p in self.trained.named().values()])
+
+    @property
+    def decay(self) -> float | None:
+        """Of the last update."""
+        value: float | None = self.average.cur_decay_value
+        return value
+
+    @contextmanager
+    def instead(self) -> Iterator[None]:
+        """The model with averaged values, as long as the block runs."""
+        parameters = list(self.trained.named().values())
+        present = [p.detach().clone() for p in parameters]
+        self.average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in zip(parameters, present, strict=True):
+                    p.copy_(value)
+
+    def take(self) -> dict[str, Tensor]:
+        """Copies on the CPU, by the names of what is trained."""
+        names = self.trained.named()
+        pairs = zip(names, self.average.shadow_params, strict=True)
+        return {n: whole(t).cpu().contiguous().clone() for n, t in pairs}
+
+    def put(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `take`."""
+        for name, shadow in zip(self.trained.named(), self.average.shadow_params, strict=True):
+            shadow.copy_(like(state[name], shadow))

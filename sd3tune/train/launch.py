@@ -1,0 +1,88 @@
+"""`sd3tune train --nproc N`: a process for each device, started anew when one of them dies.
+
+torch's elastic agent starts, watches and stops them, exactly as torchrun does; what torchrun cannot
+tell apart is told apart here: a process that was killed, or lost another one, is worth starting
+again from the newest checkpoint, an error that will come again is not.
+"""
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sd3tune.backends.processes import RESTARTS
+from sd3tune.errors import PeerLost
+from sd3tune.report.progress import say
+
+SAVE_SECONDS = 600  # for a checkpoint after SIGTERM, before the agent kills
+MOST_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where the processes meet."""
+
+    count: int = 1
+    rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+
+def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
+    """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import launch_agent
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for restarts in range(MOST_RESTARTS + 1):
+        os.environ[RESTARTS] = str(restarts)
+        try:
+            launch_agent(_agent(processes, machines), sys.executable,
+                         ["-m", "sd3tune", "train", *words])  # fmt: skip
+            return 0
+        except SignalException as e:
+            return 128 + int(e.sigval)
+        except ChildFailedError as e:
+            code, why = _verdict({rank: f.exitcode for rank, f in e.failures.items()})
+        if why is None:
+            return code
+        if restarts < MOST_RESTARTS:
+            say(f"warning: {why}; all are started again from the newest checkpoint "
+                f"({restarts + 1} of {MOST_RESTARTS})")  # fmt: skip
+    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time\nhint: the lines above say more; "
+        "`dmesg` shows whether memory ran out")  # fmt: skip
+    return code
+
+
+def _agent(processes: int, machines: Machines) -> "object":
+    from torch.distributed.launcher.api import LaunchConfig
+
+    alone = machines.count == 1
+    return LaunchConfig(
+        min_nodes=machines.count,
+        max_nodes=machines.count,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex if alone else "sd3tune",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="localhost:0" if alone else f"{machines.address}:{machines.port}",
+        rdzv_configs={} if alone else {"rank": machines.rank},
+        local_addr="localhost" if alone else None,
+        max_restarts=0,
+        shutdown_timeout=SAVE_SECONDS,
+    )
+
+
+def _verdict(codes: dict[int, int]) -> tuple[int, str | None]:
+    """The exit code, and why another attempt is worth making."""
+    for rank, code in sorted(codes.items()):
+        if code < 0:
+            return 128 - code, f"process {rank} was killed by signal {-code}"
+    lost = [rank for rank, code in sorted(codes.items()) if code == PeerLost.exit_code]
+    if lost:
+        return PeerLost.exit_code, f"process {lost[0]} lost another one"
+    return next(iter(codes.values()), 2), None

@@ -1,0 +1,124 @@
+"""What a run leaves: the files other programs load, and checkpoints on the way."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from sd3tune.data.schedule import Schedule
+from sd3tune.plan.describe import describe
+from sd3tune.plan.resolve import Plan
+from sd3tune.train import checkpoint
+from sd3tune.train.loop import Chore, every
+from sd3tune.train.state import TrainState
+from sd3tune.train.world import World
+
+LAST = "last"  # in output_dir: the last values, where the result is their average
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Version:
+    """Values of what is trained: the last ones, or their moving average."""
+
+    name: str
+    folder: str  # below output_dir
+    values: Callable[[], AbstractContextManager[None]]
+
+    def during(self, do: Callable[[], T]) -> T:
+        with self.values():
+            return do()
+
+
+def versions(state: TrainState) -> list[Version]:
+    """The result first."""
+    if state.ema is None:
+        return [Version("result", "", nullcontext)]
+    return [Version("average", "", state.ema.instead), Version("last", LAST, nullcontext)]
+
+
+def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:
+    """The present values as other programs load them; whole or not there. Every process must call
+    this: parameters may be split over them."""
+    if not world.main:
+        with TemporaryDirectory() as nowhere:  # takes part in gathering, and writes nothing
+            return state.trained.export(Path(nowhere), {})
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".result-") as draft:
+        written = state.trained.export(Path(draft), about(plan, state))
+        _into_place(Path(draft), folder)
+        return folder / written.relative_to(draft)
+
+
+def _into_place(draft: Path, folder: Path) -> None:
+    for path in sorted(p for p in draft.rglob("*") if p.is_file()):
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+        target = folder / path.relative_to(draft)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+
+
+def about(plan: Plan, state: TrainState) -> dict[str, str]:
+    """Metadata of the file."""
+    return {"base_model": plan.model.name, "step": str(state.step)}
+
+
+@dataclass
+class Keeper:
+    """Writes checkpoints, each step once."""
+
+    state: TrainState
+    plan: Plan
+    world: World
+    last: int = 0  # step of the newest ordinary one
+
+    def __call__(self, *, rolling: bool = False) -> None:
+        config, light = self.plan.config, self.state.trained.light
+        if self.last == self.state.step:
+            return
+        first = versions(self.state)[0]
+
+        def export(folder: Path) -> None:
+            if light:
+                first.during(
+                    lambda: self.state.trained.export(folder, about(self.plan, self.state))
+                )
+
+        checkpoint.save(
+            self.state,
+            config.output_dir,
+            describe(self.plan),
+            rolling=rolling,
+            export=export,
+            main=self.world.main,
+        )
+        limit = (
+            config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
+        )
+        if self.world.main:
+            checkpoint.prune(config.output_dir, limit, rolling=rolling)
+        self.last = self.last if rolling else self.state.step
+
+    def chores(self, schedule: Schedule) -> list[Chore]:
+        c = self.plan.config
+        found = [Chore(every(c.checkpoint_step_interval), self)]
+        if c.checkpoint_epoch_interval:
+            due = epoch_ends(schedule, c.checkpoint_epoch_interval, self.plan.batches_per_step)
+            found.append(Chore(due, self))
+        if c.checkpointing_rolling_steps:
+            due = every(c.checkpointing_rolling_steps)
+            found.append(Chore(due, lambda: self(rolling=True)))
+        return found
+
+
+def epoch_ends(schedule: Schedule, epochs: int, per_step: int) -> Callable[[TrainState], bool]:
+    """Due after the step that finishes each so many epochs."""
+
+    def finished(position: int) -> int:
+        return schedule.begin(position)[0] // epochs if position > 0 else 0
+
+    return lambda state: finished(state.position) > finished(state.position - per_step)

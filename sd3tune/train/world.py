@@ -1,0 +1,123 @@
+"""Several processes as one run: sums, agreement, and gradients that are those of the whole batch.
+
+One process is the special case in which nothing has to be said. The backend (nccl, gloo) is the
+plan's choice; who started the processes does not matter.
+"""
+
+import datetime
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd3tune.backends.processes import ALONE, Processes
+from sd3tune.errors import HardwareError, PeerLost
+
+PATIENCE = datetime.timedelta(hours=2)  # rank 0 draws pictures while the others wait
+
+
+@dataclass(frozen=True)
+class World:
+    processes: Processes
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        return self.processes.size
+
+    @property
+    def main(self) -> bool:
+        return self.processes.main
+
+    def sum(self, *values: float) -> tuple[float, ...]:
+        """Each value summed over the processes, in float64 on the CPU and float32 elsewhere."""
+        if self.size == 1:
+            return values
+        kind = torch.float64 if self.device.type == "cpu" else torch.float32
+        t = torch.tensor(values, dtype=kind, device=self.device)
+        torch.distributed.all_reduce(t)
+        return tuple(t.tolist())
+
+    def largest(self, value: int) -> int:
+        """The same answer for all: a signal that one of them caught stops every one."""
+        if self.size == 1:
+            return value
+        t = torch.tensor(value, device=self.device)
+        torch.distributed.all_reduce(t, op=torch.distributed.ReduceOp.MAX)
+        return int(t.item())
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+ALONE_ON_CPU = World(ALONE, torch.device("cpu"))
+
+
+@contextmanager
+def join(processes: Processes, device: torch.device, backend: str) -> Iterator[World]:
+    """Raises HardwareError when the processes do not find each other."""
+    if processes.size == 1:
+        yield World(processes, device)
+        return
+    try:
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as e:
+        raise HardwareError(
+            f"the {processes.size} processes of this run do not find each other over {backend}: "
+            f"{str(e).splitlines()[0]}",
+            hint="check main_process_ip, main_process_port and the firewall between the machines",
+        ) from None
+    try:
+        yield World(processes, device)
+    except RuntimeError as e:
+        # gloo has no error class of its own.
+        if not isinstance(e, torch.distributed.DistError) and "gloo" not in str(e):
+            raise
+        raise PeerLost(
+            f"process {processes.rank} lost another process of this run: {str(e).splitlines()[0]}",
+            hint="the same command continues from the newest checkpoint",
+        ) from None
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def replicated(model: Any, world: World) -> Any:
+    """What to call so that gradients are averaged over the processes (DDP); the model itself when
+    there is one. All start alike: seeds are the run's, so nothing is sent around first."""
+    if world.size == 1:
+        return model
+    ids = None if world.device.type == "cpu" else [world.device]
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=ids, broadcast_buffers=False, init_sync=False
+    )
+
+
+def sharded(model: Any, world: World, *, reshard: bool) -> None:
+    """FSDP2: each process keeps a part of every weight, gathered block by block when needed."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for block in model.transformer_blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
+    fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
+
+
+def unsynchronised(called: Any, last: bool) -> AbstractContextManager[None]:
+    """Gradients of all but the last accumulated batch stay where they are."""
+    if last or not isinstance(called, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    context: AbstractContextManager[None] = called.no_sync()
+    return context
+
+
+def clipped(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """The norm of all gradients before they are scaled down to `limit`."""
+    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    gather = getattr(norm, "full_tensor", None)  # of shards (FSDP)
+    return gather() if gather else norm
