@@ -6,13 +6,13 @@ behind the rules come from: docs/reference/hardware.md.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from sd3tune.backends.facts import Facts
+from sd3tune.backends.optimizers import OPTIMIZERS, TRAINABLE
+from sd3tune.backends.option import Level, Option
 from sd3tune.backends.rules import (
+    BNB,
     Request,
-    Rule,
     asks,
     fits,
     gfx_in,
@@ -26,18 +26,6 @@ from sd3tune.backends.rules import (
     vendors,
 )
 
-Level = Literal["native", "emulated", "storage", "forward_only", "needs_build", "none", "unknown"]
-
-
-@dataclass(frozen=True)
-class Option:
-    name: str
-    rules: tuple[Rule, ...] = ()
-    because: str = ""  # shown when chosen
-    auto: bool = True  # False: only when the user asks
-    level: Callable[[Facts], Level] = lambda f: "native"
-
-
 NO_AUTOCAST_ON_APPLE = (
     "mixed_precision is `no` on Apple: autocast on MPS is not proven to train SD3"
 )
@@ -47,9 +35,6 @@ INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
 AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 QUANTO = package("optimum-quanto", "0.2.7")
-# Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
-BNB = package("bitsandbytes", "0.50")
-OPTIMI = package("torch-optimi", "0.3")
 
 
 def bf16_level(f: Facts) -> Level:
@@ -115,19 +100,6 @@ def weight_precisions(*, sized: bool) -> tuple[Option, ...]:
             level=fp8_level,
         ),
     )
-
-
-def bnb_optimizer(name: str, paged: bool) -> Option:
-    rules: tuple[Rule, ...] = (
-        never_on("mps", "bitsandbytes has no 8-bit optimiser for MPS yet"),
-        BNB,
-        smoke("optimizer_bnb"),
-    )
-    if paged:
-        # Managed memory on ROCm was reported on one card only (hardware.md 2.2): unknown is off.
-        rules += (never_on("rocm", "paged state is unverified on ROCm; use the unpaged one"),)
-    because = "8-bit state" + (", paged out to host memory when the card is full" if paged else "")
-    return Option(name, rules, because, auto=False)
 
 
 def bf16_base(f: Facts, r: Request) -> str | None:
@@ -219,26 +191,8 @@ AXES: dict[str, tuple[Option, ...]] = {
         ),
         Option("fp32", (), "the VAE overflows in fp16, and is small"),
     ),
-    "optimizer": (
-        Option("adamw", (), "the reference; an adapter's state is small"),
-        Option(
-            "adamw_bf16",
-            (OPTIMI, native_bf16, asks("base_model_default_dtype", "bf16")),
-            "bf16 adapter weights with Kahan-compensated updates",
-            auto=False,
-        ),
-        Option("optimi-adamw", (OPTIMI,), "torch-optimi's AdamW", auto=False),
-        Option("optimi-stableadamw", (OPTIMI,), "AdamW with update clipping", auto=False),
-        Option("optimi-lion", (OPTIMI,), "sign updates, one moment", auto=False),
-        bnb_optimizer("bnb-adamw8bit", paged=False),
-        bnb_optimizer("bnb-adamw8bit-paged", paged=True),
-        bnb_optimizer("bnb-lion8bit", paged=False),
-        bnb_optimizer("bnb-lion8bit-paged", paged=True),
-    ),
-    "trainable_dtype": (
-        Option("bf16", (asks("optimizer", "adamw_bf16"),), "adamw_bf16 trains bf16 weights"),
-        Option("fp32", (), "small updates vanish in half precision; an adapter is small"),
-    ),
+    "optimizer": OPTIMIZERS,
+    "trainable_dtype": TRAINABLE,
     "grad_scaler": (
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),

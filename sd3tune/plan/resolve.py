@@ -17,6 +17,7 @@ from sd3tune.data.discover import Sample
 from sd3tune.data.schedule import schedule
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.memory import Load, Memory, estimate, gib
+from sd3tune.plan.warnings import of_optimisation
 from sd3tune.sd3.variants import Model, tokens
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # as suffixes: attn and, on SD3.5 medium, attn2
@@ -58,6 +59,11 @@ class Plan:
         return int(self.value("max_train_steps"))
 
     @property
+    def learning_rate(self) -> float:
+        """The schedule's peak, scaled."""
+        return float(self.value("learning_rate"))
+
+    @property
     def lora_targets(self) -> tuple[str, ...]:
         return tuple(self.value("peft_lora_target_modules").split(","))
 
@@ -87,10 +93,14 @@ def resolve(
         "gradient_accumulation_steps": _set(
             config, "gradient_accumulation_steps", "one batch per optimizer step"
         ),
+        "learning_rate": _learning_rate(config, int(batch.value)),
         "max_train_steps": _steps(config, samples, datasets, int(batch.value)),
         "peft_lora_target_modules": _targets(config, model),
     }
-    return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts))
+    peak = float(decisions["learning_rate"].value)
+    warned = of_optimisation(config, model, hardware["optimizer"].value, peak)
+    warnings = (*warned, *_warnings(config, facts))
+    return Plan(config, model, facts, device, decisions, memory, warnings)
 
 
 @dataclass(frozen=True)
@@ -249,6 +259,18 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
 
 
+def _learning_rate(config: Config, batch: int, processes: int = 1) -> Decision:
+    """The schedule's peak. The noise of a mean over n images falls with its root: hence the two
+    rules of scaling."""
+    rate = config.learning_rate
+    if not config.lr_scale:
+        return _set(config, "learning_rate", "the default")
+    images = batch * config.gradient_accumulation_steps * processes
+    factor = images**0.5 if config.lr_scale_sqrt else images
+    root = "the square root of " if config.lr_scale_sqrt else ""
+    return Decision(str(rate * factor), "user", f"{rate:g} x {root}{images} images a step")
+
+
 def _steps(
     config: Config, samples: Sequence[Sample], datasets: Sequence[ImageDataset], batch: int
 ) -> Decision:
@@ -300,10 +322,6 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
 def _warnings(config: Config, facts: Facts) -> tuple[str, ...]:
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
     found = []
-    if config.learning_rate >= 4e-5 and config.optimizer == "optimi-stableadamw":
-        found.append(
-            "learning_rate 4e-5 and above with StableAdamW has diverged on SD3.5 large; 1e-5 held"
-        )
     if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
         found.append(
             "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "

@@ -42,7 +42,11 @@ def begin(plan: Plan, device: torch.device) -> TrainState:
     compile_blocks(model, plan.value("dynamo_backend"))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = build(
-        plan.value("optimizer"), trained, config.learning_rate, config.optimizer_options
+        plan.value("optimizer"),
+        trained,
+        plan.learning_rate,
+        config.optimizer_options,
+        gradients=config.gradient_precision,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=plan.value("grad_scaler") == "on")
     state = TrainState(model, optimizer, scaler)
@@ -73,6 +77,7 @@ def recipe_of(plan: Plan) -> Recipe:
         uniform=config.flow_use_uniform_schedule,
         sigmoid_scale=config.flow_sigmoid_scale,
         max_grad_norm=config.max_grad_norm,
+        grad_clip_method=config.grad_clip_method,
         autocast=None if autocast == "no" else weights.DTYPES[autocast],
         attention=plan.value("attention_mechanism"),
         masked=config.masked_loss_probability,

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from sd3tune.adapters import lora
 from sd3tune.errors import CheckpointError
+from sd3tune.train import optim_state
+from sd3tune.train.optim import averaged
 from sd3tune.train.state import TrainState
 
 FORMAT = 1
@@ -50,9 +52,10 @@ def save(state: TrainState, output: Path, described: Mapping[str, Any]) -> Path:
 
 def _write(state: TrainState, folder: Path, described: Mapping[str, Any]) -> None:
     save_file(lora.take(state.model), folder / "adapter.safetensors")
-    lora.export(state.model, folder)
+    with averaged(state.optimizer):
+        lora.export(state.model, folder)
     tensors: dict[str, Tensor] = {}
-    rest = _flatten(state.optimizer.state_dict(), "", tensors)
+    rest = _flatten(optim_state.take(state.optimizer), "", tensors)
     save_file(tensors, folder / "optimizer.safetensors")
     facts = {
         "format": FORMAT,
@@ -87,7 +90,7 @@ def load(state: TrainState, folder: Path) -> None:
         )
     lora.put(state.model, load_file(folder / "adapter.safetensors"))
     tensors = load_file(folder / "optimizer.safetensors")
-    state.optimizer.load_state_dict(_unflatten(facts["optimizer"], tensors))
+    optim_state.put(state.optimizer, _unflatten(facts["optimizer"], tensors))
     state.scaler.load_state_dict(facts["scaler"])
     state.step = facts["step"]
 

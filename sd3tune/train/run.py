@@ -30,8 +30,9 @@ from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.loop import Every, Interrupt, interruptible, loop
-from sd3tune.train.optim import rate
+from sd3tune.train.optim import averaged
 from sd3tune.train.pictures import pictures
+from sd3tune.train.schedules import Schedule
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
 
@@ -72,10 +73,12 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
         steps(state, caches, prompts, recipe, vendor, interrupt)
         if interrupt.signal is not None:
             return leave(state, plan, before, interrupt.signal)
-        after = evaluate(state.model, fixed, recipe)
-    file = lora.export(state.model, plan.config.output_dir)
-    say(f"adapter  {file}")
-    made = pictures(state, caches, prompts, device)
+        with averaged(state.optimizer):
+            after = evaluate(state.model, fixed, recipe)
+    with averaged(state.optimizer):
+        file = lora.export(state.model, plan.config.output_dir)
+        say(f"adapter  {file}")
+        made = pictures(state, caches, prompts, device)
     return Outcome(state.step, plan.steps, before, after, file, tuple(made), plan.config.output_dir)
 
 
@@ -151,14 +154,7 @@ def steps(
             recipe,
             total=plan.steps,
             accumulate=accumulate,
-            learning_rate=lambda step: rate(
-                config.lr_scheduler,
-                step,
-                peak=config.learning_rate,
-                end=config.lr_end,
-                warmup=config.lr_warmup_steps,
-                total=plan.steps,
-            ),
+            learning_rate=Schedule.of(plan),
             chores=chores,
             interrupt=interrupt,
             stage=bar,
@@ -172,7 +168,8 @@ def on_the_way(
     state: TrainState, caches: Caches, prompts: Sequence[Prompt], device: torch.device
 ) -> None:
     if state.step < caches.prepared.plan.steps:  # the end draws its own
-        pictures(state, caches, prompts, device)
+        with averaged(state.optimizer):
+            pictures(state, caches, prompts, device)
 
 
 def keep(state: TrainState, plan: Plan) -> None:

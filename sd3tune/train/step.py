@@ -16,6 +16,7 @@ from sd3tune.errors import Diverged
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
 from sd3tune.sd3.variants import PATCH
+from sd3tune.train.clip import clip
 from sd3tune.train.noise import draw
 from sd3tune.train.state import TrainState
 
@@ -31,6 +32,7 @@ class Recipe:
     max_grad_norm: float  # 0: no clipping
     autocast: torch.dtype | None
     attention: str
+    grad_clip_method: str = "norm"
     masked: float = 1.0  # share of the batches with masks whose loss is weighed by them
 
 
@@ -52,8 +54,7 @@ def train_step(state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> T
             state.scaler.scale(loss).backward()
             total += loss.detach()
     state.scaler.unscale_(state.optimizer)
-    limit = recipe.max_grad_norm or float("inf")
-    norm = nn.utils.clip_grad_norm_(state.trainable, limit)
+    norm = clip(state.trainable, recipe.max_grad_norm, recipe.grad_clip_method)
     # Waits for the device, on purpose: bad numbers must not reach the weights.
     taken = Taken(total.item(), norm.item())
     refuse_bad_numbers(taken, state)
