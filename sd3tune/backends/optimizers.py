@@ -90,7 +90,10 @@ def _bnb(kind: str, bits: str, paged: str) -> Option:
     if paged:
         # Managed memory on ROCm was reported on one card only (hardware.md 2.2): unknown is off.
         plain = f"bnb-{kind}{bits}"
-        rules += (never_on("rocm", f"paged state is unverified on ROCm; use {plain}"),)
+        rules += (
+            never_on("rocm", f"paged state is unverified on ROCm; use {plain}"),
+            never_on("cpu", f"the CPU has no other memory to page to; use {plain}"),
+        )
     because = f"{bits or '32-bit'} state".replace("8bit", "8-bit")
     because += ", paged out to host memory when the card is full" if paged else ""
     return Option(f"bnb-{kind}{bits}{paged}", rules, because, auto=False)

@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "prodigy": (COLLECTION, "Prodigy", {}),
     "adamw_schedulefree": (COLLECTION, "ScheduleFreeAdamW", {}),
     # Eigenbases of wide sides would be larger than the model: an adapter's rank is rotated only.
-    "soap": (COLLECTION, "SOAP", DECAYED | {"max_precondition_dim": 512}),
+    "soap": (COLLECTION, "SOAP", DECAYED | {"max_precondition_dim": 256}),
     "bnb-adagrad": (BNB, "Adagrad", {}),
     "bnb-adagrad8bit": (BNB, "Adagrad8bit", {}),
     **{
@@ -127,17 +127,19 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """The weights to look at or to give away: of a schedule-free optimizer the average of the path,
-    of any other the weights themselves. Afterwards the trained ones are back, bit for bit.
+    """The weights to look at or to give away: of an averaging optimizer the average of the path, of
+    any other the weights themselves. Afterwards the trained ones are back, bit for bit.
 
-    Schedule-free learning (arXiv:2405.15682) evaluates at x and differentiates at y.
+    Schedule-free learning (arXiv:2405.15682) evaluates at x and differentiates at y; ASGD keeps its
+    average beside the weights.
     """
     groups = [g for g in optimizer.param_groups if g.get("train_mode")]
-    if not groups:
-        yield
-        return
-    trained = [(p, p.detach().clone()) for g in groups for p in g["params"]]
-    optimizer.eval()
+    path = [p for p in optimizer.state if "ax" in optimizer.state[p]]
+    trained = [(p, p.detach().clone()) for p in [*path, *(p for g in groups for p in g["params"])]]
+    if groups:
+        optimizer.eval()
+    for p in path:
+        p.data.copy_(optimizer.state[p]["ax"])
     try:
         yield
     finally:

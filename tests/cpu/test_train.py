@@ -110,36 +110,6 @@ def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["adamw", "optimi-adamw", "optimi-stableadamw", "optimi-lion", "bnb-adamw8bit",
-     "bnb-adamw8bit-paged", "bnb-lion8bit", "bnb-lion8bit-paged"],
-)  # fmt: skip
-def test_every_optimizer_steps_and_its_state_survives_a_checkpoint(
-    name: str, prepared, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
-    plan = prepared(*SHORT, f"optimizer={name}", "learning_rate=1e-3").plan
-
-    def step(state, seed: int) -> None:  # type: ignore[no-untyped-def]
-        torch.manual_seed(seed)
-        for p in state.trainable:
-            p.grad = torch.randn_like(p)
-        state.optimizer.step()
-        state.step += 1
-
-    first = begin(plan, torch.device("cpu"))
-    before = lora.take(first.model)
-    step(first, 1)
-    folder = checkpoint.save(first, tmp_path, {})
-    second = begin(plan, torch.device("cpu"))
-    checkpoint.load(second, folder)
-    step(first, 2)
-    step(second, 2)
-    ours, theirs = lora.take(first.model), lora.take(second.model)
-    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-    assert any(not torch.equal(ours[k], before[k]) for k in ours)
-
-
-@pytest.mark.parametrize(
     "precision", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"]
 )
 def test_every_precision_trains_and_shrinks_the_blocks(precision: str, run: Train) -> None:

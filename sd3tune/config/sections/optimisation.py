@@ -18,7 +18,7 @@ class OptimisationSettings(Settings):
     """How weights follow gradients."""
 
     learning_rate: Number = Field(1e-4, gt=0)
-    """Peak learning rate. Prodigy's is a factor on the rate it finds: set 1."""
+    """Peak learning rate."""
     lr_scale: Flag = False
     """Multiply learning_rate by the images of a step: batch x accumulation x processes."""
     lr_scale_sqrt: Flag = False
