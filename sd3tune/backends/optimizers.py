@@ -81,9 +81,9 @@ def bitsandbytes() -> tuple[Option, ...]:
 
 
 def _bnb(kind: str, bits: str, paged: str) -> Option:
-    other = BNB_KINDS[kind]
+    other, low = BNB_KINDS[kind], "8-bit " if bits else ""
     rules: tuple[Rule, ...] = (
-        never_on("mps", f"bitsandbytes has no 8-bit optimiser for MPS yet; use {other}"),
+        never_on("mps", f"bitsandbytes has no {low}optimiser for MPS yet; use {other}"),
         BNB,
         smoke("optimizer_bnb"),
     )

@@ -35,7 +35,7 @@ OPTIONS: Mapping[str, frozenset[str]] = {
         "optimi-lion": _OPTIMI,
         "optimi-radam": f"{_OPTIMI} eps decouple_wd",
         "optimi-ranger": f"{_OPTIMI} eps decouple_wd k alpha",
-        "optimi-adan": f"{_OPTIMI} eps",  # its adam_wd is overwritten by the library
+        "optimi-adan": f"{_OPTIMI} eps",  # its adam_wd never reaches the update (0.3.3)
         "optimi-adam": f"{_OPTIMI} eps decouple_wd",
         "optimi-sgd": "momentum weight_decay dampening decouple_wd decouple_lr",
         "prodigy": f"{_ADAM} beta3 d0 d_coef growth_rate bias_correction safeguard_warmup "

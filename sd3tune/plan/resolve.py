@@ -93,7 +93,7 @@ def resolve(
         "gradient_accumulation_steps": _set(
             config, "gradient_accumulation_steps", "one batch per optimizer step"
         ),
-        "learning_rate": _learning_rate(config, int(batch.value)),
+        "learning_rate": scaled_rate(config, int(batch.value)),
         "max_train_steps": _steps(config, samples, datasets, int(batch.value)),
         "peft_lora_target_modules": _targets(config, model),
     }
@@ -259,7 +259,7 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
 
 
-def _learning_rate(config: Config, batch: int, processes: int = 1) -> Decision:
+def scaled_rate(config: Config, batch: int, processes: int = 1) -> Decision:
     """The schedule's peak. The noise of a mean over n images falls with its root: hence the two
     rules of scaling."""
     rate = config.learning_rate

@@ -23,7 +23,7 @@ from sd3tune.train.optim import KINDS, averaged, build, set_rate
 from sd3tune.train.step import train_step
 from tests.cpu.conftest import Train
 from tests.cpu.test_step import WORDS, batch
-from tests.optimizers import REFERENCES, SHAPE, error, gradients, weights
+from tests.optimizers import REFERENCES, error, gradients, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers", "ignore:The .grad attribute")
 
@@ -169,14 +169,15 @@ def test_momentum_of_adamw_bf16_is_a_moving_average() -> None:
 
 @pytest.mark.parametrize("count, shrinks", [(200, False), (2000, False), (2000, True)])
 def test_adamw_bf16_goes_where_float32_adamw_goes(count: int, shrinks: bool) -> None:
-    dice = torch.Generator().manual_seed(5)
-    mean = torch.randn(SHAPE, generator=dice) * 0.3
-    p, ours = bf16()
+    dice, shape = torch.Generator().manual_seed(5), (16, 64)
+    mean = torch.randn(shape, generator=dice) * 0.3
+    p = nn.Parameter(weights(1)[:, :64].bfloat16() * 10)
+    ours = build("adamw_bf16", [p], 1e-4, {})
     q = nn.Parameter(p.detach().float().clone())
     start, theirs = q.detach().clone(), torch.optim.AdamW([q], lr=1e-4)
     for i in range(count):
         small = 0.01 if shrinks and i >= count // 2 else 1.0
-        g = ((mean + torch.randn(SHAPE, generator=dice)) * small).bfloat16()
+        g = ((mean + torch.randn(shape, generator=dice)) * small).bfloat16()
         p.grad, q.grad = g, g.float()
         ours.step()
         theirs.step()

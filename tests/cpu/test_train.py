@@ -13,7 +13,6 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
-from sd3tune.adapters import lora
 from sd3tune.demo import MODELS
 from sd3tune.errors import CheckpointError, ConfigError
 from sd3tune.train import checkpoint
