@@ -21,6 +21,7 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 PACKAGES = (
     "diffusers transformers peft accelerate huggingface_hub safetensors optimum-quanto "
     "bitsandbytes sageattention torchao triton xformers kernels torch-optimi lycoris-lora "
+    "pytorch-optimizer "
     "nvidia-ml-py amdsmi flash-attn"
 ).split()
 TOOLS = ("ninja", "nvcc", "hipcc")

@@ -29,7 +29,8 @@ MAC = f"{APPLE}/specs (technical specifications of the Macs with this chip)"
 # What sd3tune installs for a vendor: `--on` assumes it, since nobody can look.
 ASSUMED_TORCH = "2.13.0"
 COMMON = {"diffusers": "0.42.1", "transformers": "5.23.0", "peft": "0.21.2", "accelerate": "1.15.0",
-          "optimum-quanto": "0.2.7", "torch-optimi": "0.3.3"}  # fmt: skip
+          "optimum-quanto": "0.2.7", "torch-optimi": "0.3.3",
+          "pytorch-optimizer": "4.1.0"}  # fmt: skip
 ASSUMED_PACKAGES: dict[Vendor, dict[str, str]] = {
     "cuda": COMMON | {"bitsandbytes": "0.50.2", "triton": "3.7.0"},
     "rocm": COMMON | {"bitsandbytes": "0.50.2", "triton": "3.7.0"},

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sd3tune.backends.facts import Facts
-from sd3tune.backends.options import ALIASES, AXES, Level, Option
+from sd3tune.backends.option import Level, Option
+from sd3tune.backends.options import ALIASES, AXES
 from sd3tune.backends.rules import Request
 from sd3tune.errors import PlanError
 
@@ -66,16 +67,20 @@ def _asked(
     if asked not in verdicts:
         raise PlanError(
             f"`{axis}={asked}` is not one of {', '.join(verdicts)}",
-            hint=f"usable on {facts.weakest.name}: {', '.join(usable)}",
+            hint=f"usable on {facts.weakest.name}: {_few(usable)}",
         )
     if verdicts[asked]:
         raise PlanError(
             f"`{axis}={asked}` cannot run on {facts.weakest.name}: {'; '.join(verdicts[asked])}",
-            hint=f"usable here: {', '.join(usable) or 'nothing'}; leave `{axis}` out to have it "
-            "chosen",
+            hint=f"usable here: {_few(usable) or 'nothing'}; leave `{axis}` out to have it chosen",
         )
     because = next(o.because for o in AXES[axis] if o.name == asked)
     return Decision(asked, "user", f"set in the configuration; {because}", rejected)
+
+
+def _few(names: list[str], most: int = 8) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def decide_all(

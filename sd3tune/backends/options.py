@@ -6,11 +6,12 @@ behind the rules come from: docs/reference/hardware.md.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from sd3tune.backends.facts import Facts
+from sd3tune.backends.optimizers import OPTIMIZERS, TRAINABLE
+from sd3tune.backends.option import Level, Option
 from sd3tune.backends.rules import (
+    BNB,
     Request,
     Rule,
     alone,
@@ -28,18 +29,6 @@ from sd3tune.backends.rules import (
     vendors,
 )
 
-Level = Literal["native", "emulated", "storage", "forward_only", "needs_build", "none", "unknown"]
-
-
-@dataclass(frozen=True)
-class Option:
-    name: str
-    rules: tuple[Rule, ...] = ()
-    because: str = ""  # shown when chosen
-    auto: bool = True  # False: only when the user asks
-    level: Callable[[Facts], Level] = lambda f: "native"
-
-
 NO_AUTOCAST_ON_APPLE = (
     "mixed_precision is `no` on Apple: autocast on MPS is not proven to train SD3"
 )
@@ -49,9 +38,6 @@ INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
 AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 QUANTO = package("optimum-quanto", "0.2.7")
-# Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
-BNB = package("bitsandbytes", "0.50")
-OPTIMI = package("torch-optimi", "0.3")
 
 
 def bf16_level(f: Facts) -> Level:
@@ -132,19 +118,6 @@ transformer_rules: tuple[Rule, ...] = (
 )
 
 
-def bnb_optimizer(name: str, paged: bool) -> Option:
-    rules: tuple[Rule, ...] = (
-        never_on("mps", "bitsandbytes has no 8-bit optimiser for MPS yet"),
-        BNB,
-        smoke("optimizer_bnb"),
-    )
-    if paged:
-        # Managed memory on ROCm was reported on one card only (hardware.md 2.2): unknown is off.
-        rules += (never_on("rocm", "paged state is unverified on ROCm; use the unpaged one"),)
-    because = "8-bit state" + (", paged out to host memory when the card is full" if paged else "")
-    return Option(name, rules, because, auto=False)
-
-
 def bf16_base(f: Facts, r: Request) -> str | None:
     """Weights in bf16 without autocast is the Apple way; elsewhere autocast goes with it."""
     if r.model_type == "full" and r.optimizer not in (None, "adamw_bf16"):
@@ -165,24 +138,6 @@ def half_dtype(f: Facts, r: Request) -> str | None:
     if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
         return None
     return "its kernels take fp16 and bf16 only, this run computes in fp32"
-
-
-def float32_weights(f: Facts, r: Request) -> str | None:
-    if r.model_type == "full" and r.base_model_default_dtype == "bf16":
-        return "an update below 1/256 of a bf16 weight would be lost"
-    return None
-
-
-def bf16_trained(f: Facts, r: Request) -> str | None:
-    if r.model_type == "full":
-        return asks("base_model_default_dtype", "bf16")(f, r)
-    return asks("optimizer", "adamw_bf16")(f, r)
-
-
-def fp32_trained(f: Facts, r: Request) -> str | None:
-    if r.model_type == "full":
-        return asks("base_model_default_dtype", "fp32")(f, r)
-    return "adamw_bf16 trains bf16 weights" if r.optimizer == "adamw_bf16" else None
 
 
 AXES: dict[str, tuple[Option, ...]] = {
@@ -258,25 +213,8 @@ AXES: dict[str, tuple[Option, ...]] = {
         ),
         Option("fp32", (), "the VAE overflows in fp16, and is small"),
     ),
-    "optimizer": (
-        Option("adamw", (float32_weights,), "the reference"),
-        Option(
-            "adamw_bf16",
-            (OPTIMI, native_bf16, asks("base_model_default_dtype", "bf16")),
-            "bf16 weights with Kahan-compensated updates",
-        ),
-        Option("optimi-adamw", (OPTIMI,), "torch-optimi's AdamW", auto=False),
-        Option("optimi-stableadamw", (OPTIMI,), "AdamW with update clipping", auto=False),
-        Option("optimi-lion", (OPTIMI,), "sign updates, one moment", auto=False),
-        bnb_optimizer("bnb-adamw8bit", paged=False),
-        bnb_optimizer("bnb-adamw8bit-paged", paged=True),
-        bnb_optimizer("bnb-lion8bit", paged=False),
-        bnb_optimizer("bnb-lion8bit-paged", paged=True),
-    ),
-    "trainable_dtype": (
-        Option("bf16", (bf16_trained,), "bf16 weights, rounded so that no update is lost"),
-        Option("fp32", (fp32_trained,), "small updates vanish in half precision"),
-    ),
+    "optimizer": OPTIMIZERS,
+    "trainable_dtype": TRAINABLE,
     "grad_scaler": (
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),

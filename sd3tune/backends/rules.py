@@ -95,16 +95,23 @@ def gfx_in(*known: str) -> Rule:
     return rule
 
 
-def package(name: str, lowest: str) -> Rule:
+def package(name: str, lowest: str, extra: str = "") -> Rule:
+    """extra: of sd3tune, where no vendor's own extra brings it."""
+    how = f": pip install 'sd3tune[{extra}]'" if extra else ""
+
     def rule(f: Facts, r: Request) -> str | None:
         have = f.packages.get(name)
         if have is None:
-            return f"the package {name} is not installed"
+            return f"the package {name} is not installed{how}"
         if version(have) < version(lowest):
             return f"needs {name} {lowest} or newer, {have} is installed"
         return None
 
     return rule
+
+
+# Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
+BNB = package("bitsandbytes", "0.50")
 
 
 def tool(name: str, why: str) -> Rule:

@@ -7,6 +7,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from sd3tune.config import optimizers
+
 if TYPE_CHECKING:
     from sd3tune.config.settings import Config
 
@@ -169,18 +171,27 @@ def one_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def schedule(value: Any) -> Any:
+    if value == "sine":
+        raise ValueError(
+            "is nobody's standard: programs that have it disagree; write cosine_with_restarts"
+        )
+    return value
+
+
 def options(text: str) -> str:
     """optimizer_config, refused here so that the complaint names it."""
     names = [part.partition("=")[0].strip() for part in text.split(",")]
     if len(set(names)) != len(names):
         raise ValueError("sets an option twice")
-    for name, value in optimizer_options(text, None, None).items():
+    for name, value in optimizer_options(text).items():
         if not isinstance(value, int | float):
             raise ValueError(f"`{name}` must be a number, true or false")
     return text
 
 
-def optimizer_options(text: str, beta1: float | None, beta2: float | None) -> dict[str, Any]:
+def optimizer_options(text: str) -> dict[str, Any]:
+    """ "eps=1e-6,amsgrad=true" to {"eps": 1e-6, "amsgrad": True}."""
     found: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, value = part.partition("=")
@@ -190,8 +201,6 @@ def optimizer_options(text: str, beta1: float | None, beta2: float | None) -> di
             found[name.strip()] = json.loads(value.strip().lower())
         except ValueError:
             raise ValueError(f"`{part}`: the value must be a number, true or false") from None
-    if beta1 is not None or beta2 is not None:
-        found["betas"] = (0.9 if beta1 is None else beta1, 0.999 if beta2 is None else beta2)
     return found
 
 
@@ -231,7 +240,9 @@ def cross(c: "Config") -> None:
             "resolution_type=area; use resolution_type=pixel_area for pixels, or set it in a "
             "dataset"
         )
-    optimizer_options(c.optimizer_config, c.optimizer_beta1, c.optimizer_beta2)
+    if c.lr_scale_sqrt and not c.lr_scale:
+        raise ValueError("lr_scale_sqrt=true without lr_scale=true scales nothing; set lr_scale")
+    optimizers.check(c)
 
 
 def _adapter(c: "Config") -> None:

@@ -2,17 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from sd3tune.config import checks
+from sd3tune.config import checks, optimizers
 
 Precision = Literal[
     "no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"
 ]
-Optimizer = Literal[
-    "adamw", "torch-adamw", "adamw_bf16", "optimi-adamw", "optimi-stableadamw", "optimi-lion",
-    "bnb-adamw8bit", "bnb-adamw8bit-paged", "bnb-lion8bit", "bnb-lion8bit-paged",
-]  # fmt: skip
+Optimizer = Annotated[str, AfterValidator(optimizers.known)]
 Attention = Literal[
     "diffusers", "native", "native-math", "native-flash", "native-efficient", "cudnn",
     "sageattention",

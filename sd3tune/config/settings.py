@@ -68,10 +68,11 @@ class Config(
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        """optimizer_config and the betas as keyword arguments."""
-        return checks.optimizer_options(
-            self.optimizer_config, self.optimizer_beta1, self.optimizer_beta2
-        )
+        """optimizer_config, the betas and prodigy_steps as the user set them."""
+        own = {"beta1": self.optimizer_beta1, "beta2": self.optimizer_beta2}
+        own["prodigy_steps"] = self.prodigy_steps
+        said = {name: value for name, value in own.items() if value is not None}
+        return checks.optimizer_options(self.optimizer_config) | said
 
     @model_validator(mode="after")
     def fits_together(self) -> "Config":

@@ -33,16 +33,15 @@ _NAMES = {
         find_unused_parameters flow_beta_schedule_alpha flow_beta_schedule_beta
         flow_cubic_schedule_weights flow_custom_timesteps flow_timesteps_mode
         flow_use_beta_schedule freeze_encoder fully_unload_text_encoder fuse_optimizer
-        grad_clip_method gradient_checkpointing_backend gradient_checkpointing_interval
+        gradient_checkpointing_backend gradient_checkpointing_interval
         gradient_checkpointing_offload_attention
         gradient_checkpointing_offload_pin_memory_max_buckets
         gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
-        gradient_precision hub_model_id huber_c huber_schedule i_know_what_i_am_doing
+        hub_model_id huber_c huber_schedule i_know_what_i_am_doing
         ignore_final_epochs ignore_missing_files image_processing_batch_size init_lokr_norm
         init_lora init_lora_ema init_lora_step input_perturbation input_perturbation_steps
         keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
-         loss_type lr_num_cycles lr_power lr_scale lr_scale_sqrt
-           
+         loss_type
          max_upscale_threshold max_workers merge_environment_config
         metadata_update_interval model_card_note model_card_private model_card_safe_for_work
         modelspec_comment num_eval_images   offload_during_save
@@ -51,7 +50,7 @@ _NAMES = {
         post_checkpoint_script post_upload_script preserve_data_backend_cache
         pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path
         pretrained_transformer_model_name_or_path pretrained_transformer_subfolder
-        print_filenames print_sampler_statistics prodigy_steps publishing_config
+        print_filenames print_sampler_statistics publishing_config
         push_checkpoints_to_hub push_to_hub push_to_hub_background quantization_config
         quantize_activations quantize_via ramtorch read_batch_size report_to same_network
         scheduled_sampling_max_step_offset scheduled_sampling_order
@@ -110,10 +109,8 @@ ADVICE = {
 NOTHING = ("", "none", "no", "false", "null", "off", "0")
 # Defaults of the vocabulary that existing files spell out, and that are how sd3tune works anyway.
 HARMLESS = {
-    "grad_clip_method": ("norm",),
     "loss_type": ("l2",),
     "lora_format": ("diffusers",),
-    "gradient_precision": ("unmodified",),
     "validation_seed_source": ("cpu",),
     "validation_image_format": ("png",),
     "peft_lora_mode": ("standard",),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from sd3tune.backends.decide import Decision, capabilities, decide_all
 from sd3tune.backends.facts import Facts, Machine, TorchReport
-from sd3tune.backends.options import Level
+from sd3tune.backends.option import Level
 from sd3tune.backends.rules import Request
 from sd3tune.doctor.finding import Finding
 

@@ -23,17 +23,50 @@ STORED = {
 KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
 # Estimates: contexts, cuBLAS workspaces, allocator slack.
 WORKSPACE_BYTES = {"cuda": int(0.8 * GIB), "rocm": GIB, "mps": GIB // 2, "cpu": GIB // 4}
-STATE_BYTES = {  # optimizer state per trained value
+STATE_BYTES = {  # optimizer state per trained value, of an adapter of rank 16
     "adamw": 8.0,
-    "optimi-adamw": 8.0,
+    "adamw_bf16": 4.0,
+    "torch-adam": 8.0,
+    "torch-sgd": 0.0,
+    "torch-radam": 8.0,
+    "torch-nadam": 8.0,
+    "torch-rmsprop": 4.0,
+    "torch-adagrad": 4.0,
+    "torch-adadelta": 8.0,
+    "torch-adafactor": 0.27,  # a row and a column of each matrix
+    "torch-adamax": 8.0,
+    "torch-asgd": 4.0,
     "optimi-stableadamw": 8.0,
+    "optimi-adamw": 8.0,
     "optimi-lion": 4.0,
-    "adamw_bf16": 6.0,  # two bf16 moments and the Kahan buffer
+    "optimi-radam": 8.0,
+    "optimi-ranger": 12.0,
+    "optimi-adan": 16.0,
+    "optimi-adam": 8.0,
+    "optimi-sgd": 0.0,
+    "prodigy": 16.0,
+    "adamw_schedulefree": 8.0,
+    "soap": 8.1,  # the rank's eigenbasis and statistics
+    "bnb-adagrad": 4.0,
+    "bnb-adam": 8.0,
+    "bnb-adamw": 8.0,
+    "bnb-lion": 4.0,
+    "bnb-ademamix": 12.0,
+    "bnb-adagrad8bit": 1.02,
+    "bnb-adam8bit": 2.03,
     "bnb-adamw8bit": 2.03,
-    "bnb-adamw8bit-paged": 2.03,
     "bnb-lion8bit": 1.02,
-    "bnb-lion8bit-paged": 1.02,
+    "bnb-ademamix8bit": 3.05,
+    "ao-adamw8bit": 2.03,
+    "ao-adamw4bit": 1.06,
+    "ao-adamfp8": 2.03,
+    "ao-adamwfp8": 2.03,
 }
+
+
+def state_bytes(optimizer: str) -> float:
+    """Paged state is counted as if it stayed on the device."""
+    return STATE_BYTES[optimizer.removesuffix("-paged")]
 
 
 @dataclass(frozen=True)
@@ -95,7 +128,7 @@ def estimate(model: Model, load: Load) -> Memory:
         weights=weights // parts + gathered,
         adapter=0 if load.full else trained * per_value,
         gradients=trained * per_value * copies,
-        optimizer=int(trained * (STATE_BYTES[load.optimizer] + 4 * load.ema)),
+        optimizer=int(trained * (state_bytes(load.optimizer) + 4 * load.ema)),
         activations=activations(model, load),
         workspace=WORKSPACE_BYTES[load.vendor],
         text_encoders=sum(

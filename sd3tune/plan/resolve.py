@@ -16,10 +16,11 @@ from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.lycoris import Lycoris
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import Sample
-from sd3tune.data.schedule import schedule
 from sd3tune.errors import ConfigError, PlanError
+from sd3tune.plan.length import as_set, is_set, scaled_rate, several, steps
 from sd3tune.plan.memory import Load, Memory, estimate, gib
 from sd3tune.plan.trainable import Trainable
+from sd3tune.plan.warnings import of_optimisation
 from sd3tune.sd3.variants import Model, tokens
 
 PRECISIONS = ("no_change", "int8-quanto", "nf4-bnb", "int4-quanto", "int2-quanto", "fp8-quanto")
@@ -67,6 +68,11 @@ class Plan:
         return int(self.value("gradient_accumulation_steps")) * self.processes.size
 
     @property
+    def learning_rate(self) -> float:
+        """The schedule's peak, scaled."""
+        return float(self.value("learning_rate"))
+
+    @property
     def lora_targets(self) -> tuple[str, ...]:
         return tuple(self.value("peft_lora_target_modules").split(","))
 
@@ -98,14 +104,17 @@ def resolve(
         "offload": _offload(memory, facts),
         "gradient_checkpointing": _checkpointing(config),
         "train_batch_size": batch,
-        "gradient_accumulation_steps": _set(
+        "gradient_accumulation_steps": as_set(
             config, "gradient_accumulation_steps", "one batch per optimizer step"
         ),
-        "num_processes": _processes(config, processes, int(batch.value)),
-        "max_train_steps": _steps(config, samples, datasets, int(batch.value), processes.size),
+        "num_processes": several(config, processes, int(batch.value)),
+        "learning_rate": scaled_rate(config, int(batch.value), processes.size),
+        "max_train_steps": steps(config, samples, datasets, int(batch.value), processes.size),
         **trained.decisions,
     }
-    warnings = _warnings(config, facts)
+    peak = float(decisions["learning_rate"].value)
+    warned = of_optimisation(config, model, hardware["optimizer"].value, peak)
+    warnings = (*warned, *_warnings(config, facts))
     return Plan(config, model, facts, device, decisions, memory, warnings, processes, lycoris)
 
 
@@ -232,16 +241,6 @@ def _origin(facts: Facts) -> str:
     return words[facts.origin]
 
 
-def _is_set(config: Config, name: str) -> bool:
-    return name in config.model_fields_set and getattr(config, name) is not None
-
-
-def _set(config: Config, name: str, default: str) -> Decision:
-    if _is_set(config, name):
-        return Decision(str(getattr(config, name)), "user", "set in the configuration")
-    return Decision(str(getattr(config, name)), "auto", default)
-
-
 def _model(config: Config, model: Model) -> Decision:
     shape = model.transformer
     size = (
@@ -249,7 +248,7 @@ def _model(config: Config, model: Model) -> Decision:
         if shape.parameters > 1e8
         else (f"{shape.parameters / 1e6:.2f} M parameters")
     )
-    asked = _is_set(config, "pretrained_model_name_or_path") or _is_set(config, "model_flavour")
+    asked = is_set(config, "pretrained_model_name_or_path") or is_set(config, "model_flavour")
     why = f"{model.source}: {shape.layers} blocks of width {shape.hidden}, {size}"
     return Decision(model.name, "user" if asked else "auto", why)
 
@@ -257,7 +256,7 @@ def _model(config: Config, model: Model) -> Decision:
 def _checkpointing(config: Config) -> Decision:
     reason = "recomputes each block in the backward pass: about a third more time, far less memory"
     value = "on" if config.gradient_checkpointing else "off"
-    source = "user" if _is_set(config, "gradient_checkpointing") else "auto"
+    source = "user" if is_set(config, "gradient_checkpointing") else "auto"
     return Decision(value, source, reason if value == "on" else "every activation is kept")  # type: ignore[arg-type]
 
 
@@ -275,31 +274,6 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
             hint="set text_encoder_3_precision=int8-quanto: T5 is nine tenths of it",
         )
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
-
-
-def _processes(config: Config, processes: Processes, batch: int) -> Decision:
-    accumulated = config.gradient_accumulation_steps
-    images = batch * accumulated * processes.size
-    why = f"a step sees {images} images: {batch} x {accumulated} x {processes.size}"
-    if config.fsdp_enable and processes.size > 1:
-        why += "; weights, gradients and optimizer state are split (FSDP2)"
-    return Decision(str(processes.size), "user" if processes.size > 1 else "auto", why)
-
-
-def _steps(
-    config: Config,
-    samples: Sequence[Sample],
-    datasets: Sequence[ImageDataset],
-    batch: int,
-    processes: int,
-) -> Decision:
-    if config.max_train_steps:
-        return Decision(str(config.max_train_steps), "user", "set in the configuration")
-    epochs = config.num_train_epochs or 1
-    made = schedule(samples, datasets, config, batch, processes=processes)
-    steps = made.steps_of(epochs)
-    why = f"{epochs} epochs of {made.steps_of(1)} steps over {len(samples)} images"
-    return Decision(str(steps), "user", why)
 
 
 def _refuse_impossible_training(
@@ -351,10 +325,6 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
 def _warnings(config: Config, facts: Facts) -> tuple[str, ...]:
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
     found = []
-    if config.learning_rate >= 4e-5 and config.optimizer == "optimi-stableadamw":
-        found.append(
-            "learning_rate 4e-5 and above with StableAdamW has diverged on SD3.5 large; 1e-5 held"
-        )
     if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
         found.append(
             "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "

@@ -46,8 +46,9 @@ def begin(plan: Plan, world: World) -> TrainState:
     optimizer = build(
         plan.value("optimizer"),
         list(trained.named().values()),
-        config.learning_rate,
+        plan.learning_rate,
         config.optimizer_options,
+        gradients=config.gradient_precision,
     )
     enabled = plan.value("grad_scaler") == "on"
     scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
@@ -137,6 +138,7 @@ def recipe_of(plan: Plan) -> Recipe:
         uniform=config.flow_use_uniform_schedule,
         sigmoid_scale=config.flow_sigmoid_scale,
         max_grad_norm=config.max_grad_norm,
+        grad_clip_method=config.grad_clip_method,
         autocast=None if autocast == "no" else weights.DTYPES[autocast],
         attention=plan.value("attention_mechanism"),
         masked=config.masked_loss_probability,

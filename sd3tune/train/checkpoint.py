@@ -21,6 +21,7 @@ from torch import Tensor
 from sd3tune.adapters.trained import like, put, take, whole
 from sd3tune.errors import CheckpointError
 from sd3tune.plan.memory import gib
+from sd3tune.train import optim_state
 from sd3tune.train.state import TrainState
 
 FORMAT = 2
@@ -68,7 +69,7 @@ def save(
 def _taken(state: TrainState) -> tuple[Files, dict[str, Any]]:
     """Everything on the CPU: tensors by file, and JSON."""
     tensors: dict[str, Tensor] = {}
-    rest = _flatten(state.optimizer.state_dict(), "", tensors)
+    rest = _flatten(optim_state.take(state.optimizer), "", tensors)
     files: dict[str, Mapping[str, Tensor]] = {
         "trained.safetensors": take(state.trained),
         "optimizer.safetensors": tensors,
@@ -148,7 +149,7 @@ def load(state: TrainState, folder: Path) -> None:
         )
     put(state.trained, load_file(folder / "trained.safetensors"))
     tensors = load_file(folder / "optimizer.safetensors")
-    state.optimizer.load_state_dict(_placed(_unflatten(facts["optimizer"], tensors), state))
+    optim_state.put(state.optimizer, _placed(_unflatten(facts["optimizer"], tensors), state))
     state.scaler.load_state_dict(facts["scaler"])
     for name in ("step", "position", "noise", "loss_before"):
         setattr(state, name, facts[name])

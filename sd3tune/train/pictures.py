@@ -1,7 +1,8 @@
 """Validation pictures of a run: which to draw, with the VAE brought back for it."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +11,7 @@ from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import stage
 from sd3tune.sd3 import weights
 from sd3tune.train.caches import Caches, variant
+from sd3tune.train.optim import averaged
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 from sd3tune.validate.images import Sampling, Wish, draw
@@ -51,7 +53,7 @@ def looks(
     """Folder and values: the last ones, their average, or both (ema_validation)."""
     found: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = []
     if state.ema is None or asked != "ema_only":
-        found.append(("", nullcontext))
+        found.append(("", partial(averaged, state.optimizer)))
     if state.ema is not None and asked != "none":
         found.append(("ema", state.ema.instead))
     return found

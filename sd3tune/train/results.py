@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -13,6 +14,7 @@ from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan
 from sd3tune.train import checkpoint
 from sd3tune.train.loop import Chore, every
+from sd3tune.train.optim import averaged
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 
@@ -35,9 +37,10 @@ class Version:
 
 def versions(state: TrainState) -> list[Version]:
     """The result first."""
+    own = partial(averaged, state.optimizer)  # some optimizers keep an average of their own
     if state.ema is None:
-        return [Version("result", "", nullcontext)]
-    return [Version("average", "", state.ema.instead), Version("last", LAST, nullcontext)]
+        return [Version("result", "", own)]
+    return [Version("average", "", state.ema.instead), Version("last", LAST, own)]
 
 
 def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:

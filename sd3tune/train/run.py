@@ -28,9 +28,9 @@ from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.loop import Chore, Interrupt, every, interruptible, loop
-from sd3tune.train.optim import rate
 from sd3tune.train.pictures import pictures
 from sd3tune.train.results import Keeper, versions, write
+from sd3tune.train.schedules import Schedule
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
 from sd3tune.train.world import World, join, replicated
@@ -182,14 +182,7 @@ def steps(
             recipe,
             total=plan.steps,
             accumulate=int(plan.value("gradient_accumulation_steps")),
-            learning_rate=lambda step: rate(
-                config.lr_scheduler,
-                step,
-                peak=config.learning_rate,
-                end=config.lr_end,
-                warmup=config.lr_warmup_steps,
-                total=plan.steps,
-            ),
+            learning_rate=Schedule.of(plan),
             chores=[*keeper.chores(schedule), pictured],
             interrupt=interrupt,
             stage=bar,

@@ -17,9 +17,10 @@ from sd3tune.errors import Diverged
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
 from sd3tune.sd3.variants import PATCH
+from sd3tune.train.clip import clip
 from sd3tune.train.noise import draw
 from sd3tune.train.state import TrainState
-from sd3tune.train.world import ALONE_ON_CPU, World, clipped, unsynchronised
+from sd3tune.train.world import ALONE_ON_CPU, World, unsynchronised
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
     max_grad_norm: float  # 0: no clipping
     autocast: torch.dtype | None
     attention: str
+    grad_clip_method: str = "norm"
     masked: float = 1.0  # share of the batches with masks whose loss is weighed by them
 
 
@@ -64,7 +66,7 @@ def train_step(
                 state.scaler.scale(loss).backward()
             total += loss.detach()
     state.scaler.unscale_(state.optimizer)
-    norm = clipped(state.trainable, recipe.max_grad_norm or float("inf"))
+    norm = clip(state.trainable, recipe.max_grad_norm, recipe.grad_clip_method)
     # Waits for the device, on purpose: bad numbers must not reach the weights.
     (loss_of_all,) = world.sum(total.item() / world.size)
     taken = Taken(loss_of_all, norm.item())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sd3tune.backends.processes import ALONE, Processes
 from sd3tune.errors import HardwareError, PeerLost
@@ -114,10 +114,3 @@ def unsynchronised(called: Any, last: bool) -> AbstractContextManager[None]:
         return nullcontext()
     context: AbstractContextManager[None] = called.no_sync()
     return context
-
-
-def clipped(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """The norm of all gradients before they are scaled down to `limit`."""
-    norm = nn.utils.clip_grad_norm_(parameters, limit)
-    gather = getattr(norm, "full_tensor", None)  # of shards (FSDP)
-    return gather() if gather else norm

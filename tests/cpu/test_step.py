@@ -8,11 +8,10 @@ import torch
 
 from sd3tune.adapters.trained import take
 from sd3tune.data.batch import Batch
-from sd3tune.errors import ConfigError, Diverged
+from sd3tune.errors import Diverged
 from sd3tune.sd3 import flow
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.noise import draw
-from sd3tune.train.optim import build, rate
 from sd3tune.train.step import losses, train_step
 from sd3tune.train.world import ALONE_ON_CPU
 
@@ -85,35 +84,6 @@ def test_gradients_are_clipped_by_their_norm(prepared) -> None:  # type: ignore[
     state.optimizer.register_step_pre_hook(look)
     taken = train_step(state, [batch(1, 2)], recipe_of(plan))
     assert taken.grad_norm > 1e-3 and seen["norm"] == pytest.approx(1e-4, rel=1e-2)
-
-
-def test_cosine_is_the_half_wave_of_its_name() -> None:
-    def at(step: int) -> float:
-        return rate("cosine", step, peak=1e-4, end=4e-7, warmup=100, total=1000)
-
-    for step in range(100, 1001, 90):
-        want = 4e-7 + (1e-4 - 4e-7) * 0.5 * (1 + math.cos(math.pi * (step - 100) / 900))
-        assert at(step) == pytest.approx(want)
-    assert at(0) > 0 and at(99) < 1e-4 == at(100) and at(2000) == pytest.approx(4e-7)
-
-
-def test_linear_and_constant_schedules_are_what_their_names_say() -> None:
-    linear = [rate("linear", s, peak=1.0, end=0.1, warmup=0, total=10) for s in (0, 5, 10)]
-    assert linear == pytest.approx([1.0, 0.55, 0.1])
-    warm = [
-        rate("constant_with_warmup", s, peak=1.0, end=0, warmup=3, total=9) for s in (0, 2, 3, 8)
-    ]
-    assert warm == pytest.approx([0.25, 0.75, 1.0, 1.0])
-    assert rate("constant", 0, peak=1.0, end=0, warmup=5, total=9) == 1.0
-
-
-def test_an_option_the_optimizer_lacks_is_named_with_those_it_has() -> None:
-    weight = [torch.nn.Parameter(torch.zeros(1))]
-    with pytest.raises(ConfigError, match="`momentum`") as e:
-        build("adamw", weight, 1e-3, {"momentum": 0.9})
-    assert "weight_decay" in e.value.hint
-    made = build("optimi-adamw", weight, 1e-3, {"betas": (0.8, 0.95)})
-    assert (made.param_groups[0]["beta1"], made.param_groups[0]["beta2"]) == (0.8, 0.95)
 
 
 def test_a_mask_weighs_the_loss_of_each_latent_without_renormalising(prepared) -> None:  # type: ignore[no-untyped-def]

@@ -24,7 +24,7 @@ TORCH_FREE += [
     f"backends/{name}.py"
     for name in (
         "__init__ facts rules options decide machine probe torch_report visible system "
-        "cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl cpu catalog recorded"
+        "option optimizers cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl cpu catalog recorded"
     ).split()
 ]
 TORCH_FREE += ["sd3/variants.py", "data/discover.py", "data/buckets.py", "data/captions.py"]

@@ -1,9 +1,11 @@
 """Plans as pure functions: memory by arithmetic, steps, batch sizes, schedules."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sd3tune.backends import catalog
 from sd3tune.config.settings import Config
@@ -11,10 +13,13 @@ from sd3tune.data.buckets import Geometry
 from sd3tune.data.discover import Sample
 from sd3tune.errors import PlanError
 from sd3tune.plan.describe import describe
+from sd3tune.plan.length import scaled_rate
 from sd3tune.plan.memory import GIB, stored
+from sd3tune.plan.prepare import prepare
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, find
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MEDIUM, LARGE = "stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"
 
 
@@ -155,6 +160,75 @@ def test_stableadamw_at_a_rate_that_diverged_is_warned_about() -> None:
     assert any("diverged" in w for w in made.warnings)
     calm = plan("h200", LARGE, optimizer="optimi-stableadamw", learning_rate=1e-5)
     assert not any("diverged" in w for w in calm.warnings)
+
+
+def warned(*, model: str = LARGE, **settings: object) -> str:
+    return "\n".join(plan("h200", model, **settings).warnings)
+
+
+def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> None:
+    risky = {"optimizer": "optimi-stableadamw", "learning_rate": 4e-5}
+    assert "4e-05 with StableAdamW" in warned(**risky)
+    assert "StableAdamW" not in warned(model=MEDIUM, **risky)
+    assert "StableAdamW" not in warned(**risky | {"optimizer": "adamw"})
+    scaled = {"learning_rate": 1e-5, "lr_scale": True, "train_batch_size": 4}
+    assert "4e-05 with StableAdamW" in warned(**risky | scaled)
+    for high in (0, 2.0):
+        assert f"max_grad_norm={high:g}" in warned(max_grad_norm=high)
+        assert "max_grad_norm" not in warned(model=MEDIUM, max_grad_norm=high)
+    assert "max_grad_norm" not in warned(max_grad_norm=0.1) + warned()
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"optimizer": "prodigy"}, "factor on the rate that Prodigy finds: set 1"),
+        ({"optimizer": "torch-adadelta"}, "set about 1"),
+        ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "averaging replaces"),
+        ({"lr_scheduler": "cosine_with_restarts"}, "never restarts with lr_num_cycles=1"),
+        ({"gradient_precision": "fp32"}, "changes nothing"),
+    ],
+)
+def test_what_will_disappoint_is_said(settings: dict[str, object], words: str) -> None:
+    assert words in warned(model=MEDIUM, **settings)
+    calm = {"learning_rate": 1.0, "lr_num_cycles": 2, "lr_scheduler": "constant_with_warmup"}
+    calm |= {"optimizer": "adamw_bf16"} if "gradient_precision" in settings else {}
+    assert words not in warned(model=MEDIUM, **settings | calm)
+
+
+def test_the_learning_rate_is_scaled_by_the_images_of_a_step() -> None:
+    asked = {"learning_rate": 1e-5, "train_batch_size": 2, "gradient_accumulation_steps": 8}
+    assert plan("h200", **asked).learning_rate == 1e-5
+    made = plan("h200", **asked, lr_scale=True)
+    assert made.learning_rate == pytest.approx(1.6e-4)
+    assert "1e-05 x 16 images a step" in made.decisions["learning_rate"].reason
+    root = plan("h200", **asked, lr_scale=True, lr_scale_sqrt=True)
+    assert root.learning_rate == pytest.approx(4e-5)
+    scaled = scaled_rate(made.config, 2, processes=4)
+    assert float(scaled.value) == pytest.approx(6.4e-4)
+
+
+def test_state_of_eight_bits_is_a_quarter_and_paged_counts_as_it() -> None:
+    def state(name: str) -> int:
+        return plan("h200", optimizer=name).memory.optimizer
+
+    assert state("bnb-adamw8bit") == state("bnb-adamw8bit-paged") < 0.26 * state("adamw")
+    assert state("adamw_bf16") == 0.5 * state("adamw")
+
+
+@pytest.mark.parametrize("name", ["sd3.5-large", "sd3.5-medium"])
+def test_the_stable_recipes_of_examples_plan_without_a_warning(name: str, tmp_path: Path) -> None:
+    project = tmp_path / name
+    shutil.copytree(EXAMPLES / name, project)
+    (project / "images").mkdir()
+    for i in range(12):
+        Image.new("RGB", (1024, 1024)).save(project / "images" / f"{i}.png")
+        (project / "images" / f"{i}.txt").write_text("a red bicycle")
+    for chip in ("h200", "rtx4090", "mi300x", "rx7900xtx"):
+        made = prepare(project / "config" / "config.json", (), chip).plan
+        assert made.model.name.endswith(name.removeprefix("sd3.5-"))
+        assert made.value("optimizer") == "adamw_bf16" and made.value("trainable_dtype") == "bf16"
+        assert all("untested on hardware" in w for w in made.warnings)
 
 
 def test_a_vendor_nobody_has_run_says_so_in_every_plan() -> None:

@@ -1,0 +1,63 @@
+"""An optimizer's state as plain tensors, numbers, lists and dicts, and back.
+
+torchao keeps its moments in tensor subclasses, which neither safetensors nor `Tensor.clone` on the
+way there understand: each goes as the tensors it is made of, with its class and context by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+CLASS = "tensor class"
+TRUSTED = ("torchao.optim",)  # a checkpoint names a class; only these are made
+
+
+def take(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    plain: dict[str, Any] = _plain(optimizer.state_dict())
+    return plain
+
+
+def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Raises what the optimizer raises when `state` is another's."""
+    optimizer.load_state_dict(_whole(state))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value):
+        names, context = value.__tensor_flatten__()
+        return {
+            CLASS: f"{type(value).__module__}:{type(value).__name__}",
+            "parts": {name: getattr(value, name) for name in names},
+            "context": [str(c) if isinstance(c, torch.dtype) else c for c in context],
+        }
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if CLASS in value:
+            return _tensor(value)
+        return {k: _whole(v) for k, v in value.items()}
+    return [_whole(v) for v in value] if isinstance(value, list) else value
+
+
+def _tensor(value: Mapping[str, Any]) -> Any:
+    from importlib import import_module
+
+    module, name = value[CLASS].split(":")
+    if not module.startswith(TRUSTED):
+        raise ValueError(f"{module} is no library of optimizer states")
+    kind = getattr(import_module(module), name)
+    context = [_dtype(c) if isinstance(c, str) else c for c in value["context"]]
+    return kind.__tensor_unflatten__(value["parts"], context)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, name.removeprefix("torch."))
+    return found
