@@ -21,7 +21,7 @@ _NAMES = {
         assistant_lora_strength aws_max_pool_connections checkpoint_epoch_interval
         checkpointing_rolling_steps checkpointing_use_tempdir
         checkpoints_rolling_total_limit clip_score compress_disk_cache configs_dir
-        custom_tracker  dataloader_prefetch dataloader_prefetch_qlen
+        custom_tracker dataloader_prefetch dataloader_prefetch_qlen
         debug_aspect_buckets debug_dataset_loader delete_invalid_checkpoints
         delete_model_after_load delete_problematic_images delete_unwanted_images
         disable_assistant_lora disable_benchmark disable_bucket_pruning disable_tf32
@@ -30,18 +30,17 @@ _NAMES = {
         ema_foreach_disable ema_update_interval ema_validation ema_warmup_steps
         enable_multiprocessing eval_dataset_id eval_dataset_pooling eval_epoch_interval
         eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
-        find_unused_parameters flow_beta_schedule_alpha flow_beta_schedule_beta
-        flow_cubic_schedule_weights flow_custom_timesteps flow_timesteps_mode
-        flow_use_beta_schedule freeze_encoder fully_unload_text_encoder fuse_optimizer
+        find_unused_parameters
+        freeze_encoder fully_unload_text_encoder fuse_optimizer
         grad_clip_method gradient_checkpointing_backend gradient_checkpointing_interval
         gradient_checkpointing_offload_attention
         gradient_checkpointing_offload_pin_memory_max_buckets
         gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
-        gradient_precision hub_model_id huber_c huber_schedule i_know_what_i_am_doing
+        gradient_precision hub_model_id i_know_what_i_am_doing
         ignore_final_epochs ignore_missing_files image_processing_batch_size init_lokr_norm
-        init_lora init_lora_ema init_lora_step input_perturbation input_perturbation_steps
+        init_lora init_lora_ema init_lora_step
         keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
-        lora_init_type loss_type lr_num_cycles lr_power lr_scale lr_scale_sqrt
+        lora_init_type lr_num_cycles lr_power lr_scale lr_scale_sqrt
         lycoris_config machine_rank main_process_ip main_process_port
          max_upscale_threshold max_workers merge_environment_config
         metadata_update_interval model_card_note model_card_private model_card_safe_for_work
@@ -54,13 +53,7 @@ _NAMES = {
         print_filenames print_sampler_statistics prodigy_steps publishing_config
         push_checkpoints_to_hub push_to_hub push_to_hub_background quantization_config
         quantize_activations quantize_via ramtorch read_batch_size report_to same_network
-        scheduled_sampling_max_step_offset scheduled_sampling_order
-        scheduled_sampling_prob_end scheduled_sampling_prob_start
-        scheduled_sampling_probability scheduled_sampling_ramp_shape
-        scheduled_sampling_ramp_steps scheduled_sampling_reflexflow
-        scheduled_sampling_reflexflow_alpha scheduled_sampling_reflexflow_beta1
-        scheduled_sampling_reflexflow_beta2 scheduled_sampling_sampler
-        scheduled_sampling_start_step scheduled_sampling_strategy seed_for_each_device
+        seed_for_each_device
         set_grads_to_none singlora_ramp_up_steps strict_epoch_limit text_cache_disable
         text_cache_ondemand text_embed_full_cache text_encoder_lr torch_num_threads
         tracker_image_layout tracker_project_name tracker_run_name train_text_encoder
@@ -111,7 +104,6 @@ NOTHING = ("", "none", "no", "false", "null", "off", "0")
 # Defaults of the vocabulary that existing files spell out, and that are how sd3tune works anyway.
 HARMLESS = {
     "grad_clip_method": ("norm",),
-    "loss_type": ("l2",),
     "lora_format": ("diffusers",),
     "lora_init_type": ("default",),
     "gradient_precision": ("unmodified",),
@@ -124,7 +116,6 @@ HARMLESS = {
     "validation_disable_unconditional": (True, "true"),
     "prediction_type": ("flow_matching",),
     "allow_tf32": (True, "true"),
-    "flow_timesteps_mode": ("fixed-list",),
     "local_rank": (-1,),
     "same_network": (True, "true"),
     "start_epoch": (1,),

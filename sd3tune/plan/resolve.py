@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sd3tune.backends.decide import Decision, decide_all
 from sd3tune.backends.facts import Device, Facts
 from sd3tune.backends.rules import Request
+from sd3tune.config import flow
 from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import Sample
@@ -90,7 +91,7 @@ def resolve(
         "max_train_steps": _steps(config, samples, datasets, int(batch.value)),
         "peft_lora_target_modules": _targets(config, model),
     }
-    return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts))
+    return Plan(config, model, facts, device, decisions, memory, _warnings(config, facts, datasets))
 
 
 @dataclass(frozen=True)
@@ -297,9 +298,9 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
             )
 
 
-def _warnings(config: Config, facts: Facts) -> tuple[str, ...]:
+def _warnings(config: Config, facts: Facts, datasets: Sequence[ImageDataset]) -> tuple[str, ...]:
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
-    found = []
+    found = flow.doubtful(config) + flow.idle(config, datasets)
     if config.learning_rate >= 4e-5 and config.optimizer == "optimi-stableadamw":
         found.append(
             "learning_rate 4e-5 and above with StableAdamW has diverged on SD3.5 large; 1e-5 held"

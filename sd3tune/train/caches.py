@@ -112,6 +112,7 @@ class Caches:
             dropout_of=lambda sample: self._settings(sample).caption_dropout_probability,
             mask_of=self.mask,
             regularises=lambda sample: self._settings(sample).is_regularisation_data,
+            level_offset_of=lambda sample: self._settings(sample).timestep_sampling_offset,
             device=device,
             pin=plan.value("pin_memory") == "on",
             begin_epoch=begin_epoch,

@@ -20,3 +20,22 @@ def draw(seed: int, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
         eps[i].normal_(generator=generator)
         u[i : i + 1].uniform_(1e-7, 1 - 1e-7, generator=generator)
     return eps.to(batch.latents.device), u
+
+
+def another(seed: int, step: int, batch: Batch, label: str) -> Tensor:
+    """Unit noise of another kind, shaped like the latents and on their device."""
+    eps = torch.empty(batch.latents.shape)
+    for i, image in enumerate(batch.ids):
+        eps[i].normal_(generator=torch.Generator().manual_seed(seed_of(seed, step, image, label)))
+    return eps.to(batch.latents.device)
+
+
+def dice(seed: int, step: int, image: int, label: str) -> float:
+    """A uniform number in [0, 1)."""
+    return seed_of(seed, step, image, label) / 2**63
+
+
+def perturbation(strength: float, steps: int, step: int) -> float:
+    """How much more noise the input gets than the target knows of, after `step` steps: the whole
+    strength (arXiv:2301.11706), or with `steps` fading linearly to none."""
+    return strength * max(0.0, 1 - step / steps) if steps else strength

@@ -20,6 +20,7 @@ from sd3tune.plan.describe import describe
 from sd3tune.plan.memory import gib
 from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
+from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
@@ -28,6 +29,7 @@ from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
+from sd3tune.train.guard import Guard
 from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.loop import Every, Interrupt, interruptible, loop
 from sd3tune.train.optim import rate
@@ -36,6 +38,7 @@ from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
 
 SET_ASIDE = "set_aside.json"  # in output_dir
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,17 @@ def steps(
             interrupt=interrupt,
             stage=bar,
             used=lambda: used(vendor, plan),
+            guard=guard_of(caches.prepared),
+            metrics=Metrics(config.output_dir / METRICS, state.step),
         )
     if state.step % config.checkpoint_step_interval:
         keep(state, plan)
+
+
+def guard_of(prepared: Prepared) -> Guard:
+    config = prepared.plan.config
+    paths = {s.id: s.path for s in prepared.samples}
+    return Guard(config.loss_spike_action, config.loss_spike_factor, paths.__getitem__)
 
 
 def on_the_way(

@@ -1,6 +1,6 @@
 """All that changes during training, and so all that a checkpoint must hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+    recent_losses: list[float] = field(default_factory=list)  # what a spike is measured against
+    lowered_until: int = 0  # step up to which a spike has lowered the learning rate
 
     @property
     def trainable(self) -> list[nn.Parameter]:

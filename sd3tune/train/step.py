@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from sd3tune.backends.kernels import kernel
 from sd3tune.data.batch import Batch
 from sd3tune.data.dice import seed_of
-from sd3tune.errors import Diverged
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
-from sd3tune.sd3.variants import PATCH
-from sd3tune.train.noise import draw
+from sd3tune.train.guard import BAD_NUMBERS, Action, Guard, Seen
+from sd3tune.train.levels import Levels
+from sd3tune.train.noise import another, dice, draw, perturbation
+from sd3tune.train.rollout import Rollout, Shown, rolled
 from sd3tune.train.state import TrainState
 
 
@@ -25,62 +26,121 @@ class Recipe:
     """How one step is taken: what the plan decided, and nothing that changes."""
 
     seed: int
-    shift: float | None  # None: by the number of tokens (flow_schedule_auto_shift)
-    uniform: bool  # noise levels uniform instead of logit-normal
-    sigmoid_scale: float
+    levels: Levels
     max_grad_norm: float  # 0: no clipping
     autocast: torch.dtype | None
     attention: str
     masked: float = 1.0  # share of the batches with masks whose loss is weighed by them
+    mask_share: bool = False  # the loss of those is divided by the mask's sum
+    loss_type: Literal["l2", "huber", "smooth_l1"] = "l2"
+    huber_c: float = 0.1
+    huber_schedule: str = "snr"
+    perturbation: float = 0.0  # input_perturbation
+    perturbation_steps: int = 0
+    rollout: Rollout | None = None
 
 
 @dataclass(frozen=True)
 class Taken:
     loss: float
     grad_norm: float
+    seen: tuple[Seen, ...] = ()
+    spike: Action | None = None  # what the guard did
 
 
-def train_step(state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> Taken:
+@dataclass(frozen=True)
+class Losses:
+    """Of each image of a batch, (B,)."""
+
+    each: Tensor
+    levels: Tensor  # noise levels, on the CPU
+
+
+def train_step(
+    state: TrainState, batches: Sequence[Batch], recipe: Recipe, guard: Guard = BAD_NUMBERS
+) -> Taken:
     """Forward and backward over the accumulated batches, then one update."""
     images = sum(len(batch.ids) for batch in batches)
     total = torch.zeros((), device=batches[0].latents.device)
+    found: list[Losses] = []
     # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
     torch.manual_seed(seed_of(recipe.seed, state.step, "dropout"))
     with kernel(recipe.attention):
         for batch in batches:
-            loss = losses(state.model, batch, recipe, state.step).sum() / images
+            found.append(losses(state.model, batch, recipe, state.step))
+            loss = found[-1].each.sum() / images
             state.scaler.scale(loss).backward()
             total += loss.detach()
     state.scaler.unscale_(state.optimizer)
     limit = recipe.max_grad_norm or float("inf")
     norm = nn.utils.clip_grad_norm_(state.trainable, limit)
     # Waits for the device, on purpose: bad numbers must not reach the weights.
-    taken = Taken(total.item(), norm.item())
-    refuse_bad_numbers(taken, state)
-    state.scaler.step(state.optimizer)  # with fp16, skips the update when scaled gradients overflow
+    taken = Taken(total.item(), norm.item(), seen(batches, found))
+    guard.refuse_bad_numbers(state, taken.loss, taken.grad_norm, taken.seen)
+    spike = guard.spike(state, taken.loss, taken.seen)
+    if spike != "skip":
+        state.scaler.step(state.optimizer)  # with fp16, skips the update when gradients overflow
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    return taken
+    return replace(taken, spike=spike)
 
 
-def losses(model: nn.Module, batch: Batch, recipe: Recipe, step: int) -> Tensor:
-    """The paper's loss for each image of a batch (B,)."""
+def losses(model: nn.Module, batch: Batch, recipe: Recipe, step: int) -> Losses:
+    """The paper's loss for each image of a batch."""
     eps, u = draw(recipe.seed, step, batch)
-    s = u if recipe.uniform else flow.logit_normal(u, recipe.sigmoid_scale)
-    s = flow.shifted(s, shift_of(batch, recipe)).to(batch.latents.device)
-    masked = seed_of(recipe.seed, step, batch.ids[0], "mask") / 2**63 < recipe.masked
-    condition = batch.prompt_embeds, batch.pooled
+    levels = recipe.levels(recipe.seed, step, batch, u)
+    s = levels.to(batch.latents.device)
+    weight = batch.mask if dice(recipe.seed, step, batch.ids[0], "mask") < recipe.masked else None
+    asked = shown(model, batch, recipe, step, eps, s, weight)
     with autocast(batch, recipe):
-        return flow.loss(
+        each = flow.loss(
             Denoiser(model),
             batch.latents,
-            condition,
+            (batch.prompt_embeds, batch.pooled),
             eps,
             s,
-            weight=batch.mask if masked else None,
+            z=asked.z,
+            distance=distance(recipe, s),
+            emphasis=asked.emphasis,
+            weight=weight,
+            share=recipe.mask_share,
+            drift=asked.drift,
             teacher=partial(without_adapter, model) if batch.regularisation else None,
         )
+    return Losses(each, levels)
+
+
+def distance(recipe: Recipe, s: Tensor) -> flow.Change:
+    if recipe.loss_type == "l2":
+        return flow.l2
+    c = flow.huber_width(s, recipe.huber_c, recipe.huber_schedule)
+    return partial(flow.huber if recipe.loss_type == "huber" else flow.smooth_l1, c=c)
+
+
+def shown(
+    model: nn.Module,
+    batch: Batch,
+    recipe: Recipe,
+    step: int,
+    eps: Tensor,
+    s: Tensor,
+    weight: Tensor | None,
+) -> Shown:
+    """What the network is shown: the path's point, with more noise than the target knows of, or
+    where it rolls to. Regularisation keeps to the path: there the old model is the measure."""
+    noise = eps
+    if more := perturbation(recipe.perturbation, recipe.perturbation_steps, step):
+        noise = eps + more * another(recipe.seed, step, batch, "perturbation")
+    z = flow.add_noise(batch.latents, noise, s)
+    if recipe.rollout is None or batch.regularisation:
+        return Shown(z)
+    offsets = recipe.rollout.offsets(recipe.seed, step, batch, s)
+    if not any(offsets):
+        return Shown(z)
+    # An autocast of its own: weights cast without gradient must not be found by the next forward.
+    with torch.no_grad(), quiet(model, adapter=True), autocast(batch, recipe):
+        return rolled(recipe.rollout, Denoiser(model), batch, eps, s, z, offsets, weight)
 
 
 def without_adapter(model: nn.Module, z: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -104,11 +164,11 @@ def quiet(model: Any, adapter: bool) -> Iterator[None]:
         model.train(training)
 
 
-def shift_of(batch: Batch, recipe: Recipe) -> float:
-    height, width = batch.latents.shape[-2:]
-    if recipe.shift is not None:
-        return recipe.shift
-    return flow.auto_shift((height // PATCH) * (width // PATCH))
+def seen(batches: Sequence[Batch], found: Sequence[Losses]) -> tuple[Seen, ...]:
+    each = torch.cat([f.each.detach() for f in found]).tolist()
+    levels = torch.cat([f.levels for f in found]).tolist()
+    ids = (i for batch in batches for i in batch.ids)
+    return tuple(map(Seen, ids, levels, each))
 
 
 def autocast(batch: Batch, recipe: Recipe) -> AbstractContextManager[None]:
@@ -119,13 +179,3 @@ def autocast(batch: Batch, recipe: Recipe) -> AbstractContextManager[None]:
     device = batch.latents.device.type
     context: AbstractContextManager[None] = torch.autocast(device, recipe.autocast)
     return context
-
-
-def refuse_bad_numbers(taken: Taken, state: TrainState) -> None:
-    finite = torch.isfinite(torch.tensor([taken.loss, taken.grad_norm]))
-    if finite[0] and (finite[1] or state.scaler.is_enabled()):
-        return
-    raise Diverged(
-        f"step {state.step + 1}: loss {taken.loss:g}, gradient norm {taken.grad_norm:g}",
-        hint="lower learning_rate or max_grad_norm; nothing was written, the last checkpoint holds",
-    )
