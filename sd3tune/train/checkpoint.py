@@ -57,6 +57,8 @@ def _write(state: TrainState, folder: Path, described: Mapping[str, Any]) -> Non
     facts = {
         "format": FORMAT,
         "step": state.step,
+        "recent_losses": state.recent_losses,
+        "lowered_until": state.lowered_until,
         "scaler": state.scaler.state_dict(),
         "optimizer": rest,
         "optimizer_class": type(state.optimizer).__name__,
@@ -90,6 +92,8 @@ def load(state: TrainState, folder: Path) -> None:
     state.optimizer.load_state_dict(_unflatten(facts["optimizer"], tensors))
     state.scaler.load_state_dict(facts["scaler"])
     state.step = facts["step"]
+    state.recent_losses = facts.get("recent_losses", [])  # absent before spikes were watched
+    state.lowered_until = facts.get("lowered_until", 0)
 
 
 def latest(output: Path) -> tuple[Path | None, tuple[str, ...]]:
