@@ -19,6 +19,10 @@ SCHEDULES = (  # of which one can be set
 )
 
 
+# The switch itself, and two whose spelled-out defaults of the vocabulary ask for nothing.
+NOT_IDLE = ("max_step_offset", "sampler", "order")
+
+
 def timesteps(value: Any) -> Any:
     """[250, 500, 750] or "250,500,750" as noise levels; if none is above 1, they are levels."""
     found = _numbers(value, "timesteps such as [250, 500, 750], or noise levels up to 1")
@@ -108,7 +112,7 @@ def idle(c: "Config", datasets: "Sequence[ImageDataset]" = ()) -> list[str]:
         "loss_spike_action is none": (c.loss_spike_action == "none", ("loss_spike_factor",)),
         f"{told}max_step_offset is 0": (not rollout, [
             name for name in type(c).model_fields
-            if name.startswith(told) and name != f"{told}max_step_offset"]),
+            if name.startswith(told) and name.removeprefix(told) not in NOT_IDLE]),
         f"{told}ramp_steps rules the probability": (
             rollout and ramp, (f"{told}probability",)),
         f"{told}ramp_steps is 0": (

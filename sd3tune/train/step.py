@@ -138,7 +138,6 @@ def shown(
     offsets = recipe.rollout.offsets(recipe.seed, step, batch, s)
     if not any(offsets):
         return Shown(z)
-    # An autocast of its own: weights cast without gradient must not be found by the next forward.
     with torch.no_grad(), quiet(model, adapter=True), autocast(batch, recipe):
         return rolled(recipe.rollout, Denoiser(model), batch, eps, s, z, offsets, weight)
 

@@ -38,7 +38,7 @@ def bent(d: np.ndarray, c: np.ndarray) -> np.ndarray:
 def test_each_loss_is_its_equation_in_float64(kind: str, schedule: str) -> None:
     one, how = batch(1, 2, 3), recipe(loss_type=kind, huber_c=0.2, huber_schedule=schedule)
     found = losses(Known(curved), one, how, 5)
-    eps, u = draw(0, 5, one)
+    eps, _ = draw(0, 5, one)
     s = found.levels.double().numpy()
     x0, e = one.latents.double().numpy(), eps.double().numpy()
     z = (1 - s)[:, None, None, None] * x0 + s[:, None, None, None] * e

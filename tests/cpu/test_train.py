@@ -77,7 +77,9 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
     again.mkdir()
     (tmp_path / "whole" / "checkpoint-5").rename(again / "checkpoint-5")
     beyond = (tmp_path / "whole" / "metrics.jsonl").read_text()
-    (again / "metrics.jsonl").write_text(beyond[:-30])  # a killed run wrote more, and not to the end
+    (again / "metrics.jsonl").write_text(
+        beyond[:-30]
+    )  # a killed run wrote more, and not to the end
     resumed = run(*words, f"output_dir={again}")
     assert whole.adapter is not None and resumed.adapter is not None
     ours, theirs = load_file(resumed.adapter), load_file(whole.adapter)
