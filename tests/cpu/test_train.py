@@ -88,6 +88,9 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
     first, second = (load_file(p / "checkpoint-12" / "optimizer.safetensors")
                      for p in (tmp_path / "whole", again))  # fmt: skip
     assert all(torch.equal(first[k], second[k]) for k in first)
+    states = [json.loads((p / "checkpoint-12" / "state.json").read_text())
+              for p in (tmp_path / "whole", again)]  # fmt: skip
+    assert states[0] == states[1] and len(states[0]["recent_losses"]) == 12
     logs = [
         [json.loads(line) | {"seconds": 0} for line in (p / "metrics.jsonl").open()]
         for p in (tmp_path / "whole", again)
