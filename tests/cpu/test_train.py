@@ -70,7 +70,7 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
     run: Train, prepared, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     words = (*SHORT, "lora_dropout=0.2", "gradient_accumulation_steps=2", "lr_scheduler=cosine",
-             "scheduled_sampling_max_step_offset=3", "scheduled_sampling_ramp_steps=8",
+             "scheduled_sampling_max_step_offset=1", "scheduled_sampling_ramp_steps=8",
              "input_perturbation=0.1", "input_perturbation_steps=10")  # fmt: skip
     whole = run(*words, f"output_dir={tmp_path / 'whole'}", "checkpoint_step_interval=5")
     again = tmp_path / "again"
