@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from sd3tune.config import optimizers
+from sd3tune.config import flow, optimizers
 
 if TYPE_CHECKING:
     from sd3tune.config.settings import Config
@@ -229,10 +229,7 @@ def cross(c: "Config") -> None:
                 f"validation_guidance_skip_layers_start={start} must be below "
                 f"validation_guidance_skip_layers_stop={stop}"
             )
-    if c.flow_schedule_auto_shift and "flow_schedule_shift" in c.model_fields_set:
-        raise ValueError(
-            "flow_schedule_auto_shift and flow_schedule_shift are both set; set one of them"
-        )
+    flow.contradictions(c)
     _adapter(c)
     if c.resolution_type == "area" and (c.maximum_image_size or 0) > 5:
         raise ValueError(

@@ -244,6 +244,9 @@ class ImageDataset(Stored):
     """Cache entries in a file; what an interruption can lose."""
     is_regularisation_data: Flag = False
     """Hold the model to what it says without the adapter on these images (prior preservation)."""
+    timestep_sampling_offset: Number = 0.0
+    """Added to the normal number behind each logit-normal noise level of these images: above 0
+    means more noise (composition), below 0 less (detail)."""
     conditioning_data: Annotated[str | None, BeforeValidator(checks.one_id)] = None
     """id of the dataset with a mask for each image."""
     text_embeds: str | None = None
@@ -275,6 +278,9 @@ class ImageDataset(Stored):
         if self.is_regularisation_data and self.dataset_type == "eval":
             raise ValueError("is_regularisation_data is about training, dataset_type=eval is not; "
                              "leave one of them out")  # fmt: skip
+        if self.timestep_sampling_offset and self.dataset_type == "eval":
+            raise ValueError("timestep_sampling_offset is about training, evaluation has noise "
+                             "levels of its own; leave it out of dataset_type=eval")  # fmt: skip
         return self
 
     def check_sizes(self) -> None:

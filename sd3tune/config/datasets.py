@@ -34,7 +34,7 @@ _WHY = {
         video audio image_embeds conditioning_image_embeds i2v_ratio""",
     "is not supported: use conditioning_data in the image dataset": "source_dataset_id",
     "is not supported: no validation is made from datasets": "disable_validation",
-    "is not supported yet": "timestep_sampling_offset streaming data_generator auto_generated",
+    "is not supported yet": "streaming data_generator auto_generated",
 }  # fmt: skip
 REASONS = {name: why for why, names in _WHY.items() for name in names.split()}
 ALIASES = {

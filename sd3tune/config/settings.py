@@ -27,11 +27,13 @@ from sd3tune.config.sections.checkpoints import CheckpointSettings
 from sd3tune.config.sections.data import DataSettings
 from sd3tune.config.sections.ema import EmaSettings
 from sd3tune.config.sections.flow import FlowSettings
+from sd3tune.config.sections.guard import GuardSettings
 from sd3tune.config.sections.hardware import HardwareSettings
 from sd3tune.config.sections.length import LengthSettings
 from sd3tune.config.sections.model import ModelSettings
 from sd3tune.config.sections.optimisation import OptimisationSettings
 from sd3tune.config.sections.processes import ProcessSettings
+from sd3tune.config.sections.rollout import RolloutSettings
 from sd3tune.config.sections.text import TextSettings
 from sd3tune.config.sections.validation import ValidationSettings
 from sd3tune.config.sections.where import PlaceSettings
@@ -55,6 +57,8 @@ class Config(
     CheckpointSettings,
     EmaSettings,
     TextSettings,
+    GuardSettings,
+    RolloutSettings,
     FlowSettings,
     AdapterSettings,
     HardwareSettings,

@@ -15,67 +15,50 @@ REMOVED = "no longer exists"
 
 _NAMES = {
     LATER: """
-        accelerate_config accelerate_extra_args accelerator_cache_clear_interval
-         allow_tf32 aspect_bucket_disable_rebuild
-        aspect_bucket_worker_count assistant_lora_inference_strength assistant_lora_path
-        assistant_lora_strength aws_max_pool_connections 
-         checkpointing_use_tempdir
-         clip_score compress_disk_cache configs_dir
-        custom_tracker  dataloader_prefetch dataloader_prefetch_qlen
+        accelerate_config accelerate_extra_args accelerator_cache_clear_interval allow_tf32
+        aspect_bucket_disable_rebuild aspect_bucket_worker_count
+        assistant_lora_inference_strength assistant_lora_path assistant_lora_strength
+        aws_max_pool_connections checkpointing_use_tempdir clip_score compress_disk_cache
+        configs_dir custom_tracker dataloader_prefetch dataloader_prefetch_qlen
         debug_aspect_buckets debug_dataset_loader delete_invalid_checkpoints
         delete_model_after_load delete_problematic_images delete_unwanted_images
         disable_assistant_lora disable_benchmark disable_bucket_pruning disable_tf32
         disk_low_action disk_low_script disk_low_threshold dynamo_dynamic dynamo_fullgraph
-        dynamo_mode dynamo_use_regional_compilation ema_cpu_only  
-        ema_foreach_disable   
+        dynamo_mode dynamo_use_regional_compilation ema_cpu_only ema_foreach_disable
         enable_multiprocessing eval_dataset_id eval_dataset_pooling eval_epoch_interval
         eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
-        find_unused_parameters flow_beta_schedule_alpha flow_beta_schedule_beta
-        flow_cubic_schedule_weights flow_custom_timesteps flow_timesteps_mode
-        flow_use_beta_schedule freeze_encoder fully_unload_text_encoder fuse_optimizer
+        find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer
         gradient_checkpointing_backend gradient_checkpointing_interval
         gradient_checkpointing_offload_attention
         gradient_checkpointing_offload_pin_memory_max_buckets
         gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
-        hub_model_id huber_c huber_schedule i_know_what_i_am_doing
-        ignore_final_epochs ignore_missing_files image_processing_batch_size init_lokr_norm
-        init_lora init_lora_ema init_lora_step input_perturbation input_perturbation_steps
+        hub_model_id i_know_what_i_am_doing ignore_final_epochs ignore_missing_files
+        image_processing_batch_size init_lokr_norm init_lora init_lora_ema init_lora_step
         keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
-         loss_type
-         max_upscale_threshold max_workers merge_environment_config
-        metadata_update_interval model_card_note model_card_private model_card_safe_for_work
-        modelspec_comment num_eval_images   offload_during_save
-        offload_during_startup optimizer_cpu_offload_method optimizer_offload_gradients
-        optimizer_release_gradients override_dataset_config peft_lora_mode
-        post_checkpoint_script post_upload_script preserve_data_backend_cache
+        max_upscale_threshold max_workers merge_environment_config metadata_update_interval
+        model_card_note model_card_private model_card_safe_for_work modelspec_comment
+        num_eval_images offload_during_save offload_during_startup optimizer_cpu_offload_method
+        optimizer_offload_gradients optimizer_release_gradients override_dataset_config
+        peft_lora_mode post_checkpoint_script post_upload_script preserve_data_backend_cache
         pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path
         pretrained_transformer_model_name_or_path pretrained_transformer_subfolder
-        print_filenames print_sampler_statistics publishing_config
-        push_checkpoints_to_hub push_to_hub push_to_hub_background quantization_config
-        quantize_activations quantize_via ramtorch read_batch_size report_to same_network
-        scheduled_sampling_max_step_offset scheduled_sampling_order
-        scheduled_sampling_prob_end scheduled_sampling_prob_start
-        scheduled_sampling_probability scheduled_sampling_ramp_shape
-        scheduled_sampling_ramp_steps scheduled_sampling_reflexflow
-        scheduled_sampling_reflexflow_alpha scheduled_sampling_reflexflow_beta1
-        scheduled_sampling_reflexflow_beta2 scheduled_sampling_sampler
-        scheduled_sampling_start_step scheduled_sampling_strategy seed_for_each_device
-        set_grads_to_none singlora_ramp_up_steps strict_epoch_limit text_cache_disable
-        text_cache_ondemand text_embed_full_cache text_encoder_lr torch_num_threads
-        tracker_image_layout tracker_project_name tracker_run_name train_text_encoder
-        trust_remote_code   vae_cache_disable vae_cache_ondemand
-        vae_cache_preprocess vae_cache_scan_behaviour vae_enable_patch_conv
-        vae_enable_slicing vae_enable_tiling validate_after_epoch validate_after_step
-        validation_adapter_config validation_adapter_mode validation_adapter_name
-        validation_adapter_path validation_adapter_strength validation_benchmark
-        validation_disable_unconditional validation_epoch_interval
+        print_filenames print_sampler_statistics publishing_config push_checkpoints_to_hub
+        push_to_hub push_to_hub_background quantization_config quantize_activations quantize_via
+        ramtorch read_batch_size report_to same_network seed_for_each_device set_grads_to_none
+        singlora_ramp_up_steps strict_epoch_limit text_cache_disable text_cache_ondemand
+        text_embed_full_cache text_encoder_lr torch_num_threads tracker_image_layout
+        tracker_project_name tracker_run_name train_text_encoder trust_remote_code
+        vae_cache_disable vae_cache_ondemand vae_cache_preprocess vae_cache_scan_behaviour
+        vae_enable_patch_conv vae_enable_slicing vae_enable_tiling validate_after_epoch
+        validate_after_step validation_adapter_config validation_adapter_mode
+        validation_adapter_name validation_adapter_path validation_adapter_strength
+        validation_benchmark validation_disable_unconditional validation_epoch_interval
         validation_external_background validation_external_script validation_image_format
-        validation_image_quality validation_input validation_lycoris_strength
-        validation_method validation_multigpu validation_noise_scheduler
-        validation_on_startup validation_preview validation_preview_steps
-        validation_prompt_library validation_randomize validation_seed_source
-        validation_stitch_input_location validation_torch_compile validation_using_datasets
-        webhook_config webhook_reporting_interval
+        validation_image_quality validation_input validation_lycoris_strength validation_method
+        validation_multigpu validation_noise_scheduler validation_on_startup validation_preview
+        validation_preview_steps validation_prompt_library validation_randomize
+        validation_seed_source validation_stitch_input_location validation_torch_compile
+        validation_using_datasets webhook_config webhook_reporting_interval
         """,
     NO_EFFECT: """
         disable_segmented_timestep_sampling noise_offset noise_offset_probability offset_noise
@@ -109,7 +92,6 @@ ADVICE = {
 NOTHING = ("", "none", "no", "false", "null", "off", "0")
 # Defaults of the vocabulary that existing files spell out, and that are how sd3tune works anyway.
 HARMLESS = {
-    "loss_type": ("l2",),
     "lora_format": ("diffusers",),
     "validation_seed_source": ("cpu",),
     "validation_image_format": ("png",),
@@ -118,7 +100,6 @@ HARMLESS = {
     "validation_disable_unconditional": (True, "true"),
     "prediction_type": ("flow_matching",),
     "allow_tf32": (True, "true"),
-    "flow_timesteps_mode": ("fixed-list",),
     "checkpointing_use_tempdir": (True, "true"),
     "local_rank": (-1,),
     "same_network": (True, "true"),

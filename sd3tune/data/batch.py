@@ -16,6 +16,7 @@ class Batch:
     pooled: Tensor  # (B, pooled_projection_dim)
     mask: Tensor | None = None  # (B, 1, H/8, W/8) in 0..1: weight of each latent's loss
     regularisation: bool = False  # aim at what the model says without the adapter
+    level_offset: float = 0.0  # of its dataset's noise levels (timestep_sampling_offset)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same with every tensor changed."""

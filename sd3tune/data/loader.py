@@ -38,6 +38,7 @@ class Loader:
     device: torch.device
     mask_of: Callable[[Sample], Tensor | None] = lambda sample: None  # -> (1, H/8, W/8) uint8
     regularises: Callable[[Sample], bool] = lambda sample: False
+    level_offset_of: Callable[[Sample], float] = lambda sample: 0.0
     pin: bool = False
     rank: int = 0
     processes: int = 1
@@ -64,6 +65,7 @@ class Loader:
             pooled=torch.stack([e[1] for e in embeds]),
             mask=torch.stack(masks) if masks else None,
             regularisation=self.regularises(chosen[0]),
+            level_offset=self.level_offset_of(chosen[0]),
         )
         return batch.each(Tensor.pin_memory) if self.pin else batch
 

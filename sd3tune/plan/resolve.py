@@ -12,6 +12,7 @@ from sd3tune.backends.decide import Decision, decide_all
 from sd3tune.backends.facts import Device, Facts
 from sd3tune.backends.processes import ALONE, Processes
 from sd3tune.backends.rules import Request
+from sd3tune.config import flow
 from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.lycoris import Lycoris
 from sd3tune.config.settings import Config
@@ -114,7 +115,7 @@ def resolve(
     }
     peak = float(decisions["learning_rate"].value)
     warned = of_optimisation(config, model, hardware["optimizer"].value, peak)
-    warnings = (*warned, *_warnings(config, facts))
+    warnings = (*warned, *_warnings(config, facts, datasets))
     return Plan(config, model, facts, device, decisions, memory, warnings, processes, lycoris)
 
 
@@ -322,9 +323,9 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
             )
 
 
-def _warnings(config: Config, facts: Facts) -> tuple[str, ...]:
+def _warnings(config: Config, facts: Facts, datasets: Sequence[ImageDataset]) -> tuple[str, ...]:
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
-    found = []
+    found = flow.doubtful(config) + flow.idle(config, datasets)
     if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
         found.append(
             "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "

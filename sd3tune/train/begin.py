@@ -18,7 +18,9 @@ from sd3tune.sd3 import weights
 from sd3tune.train import checkpoint
 from sd3tune.train.caches import variant
 from sd3tune.train.ema import Ema
+from sd3tune.train.levels import levels_of
 from sd3tune.train.optim import build
+from sd3tune.train.rollout import rollout_of
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
 from sd3tune.train.world import World, sharded
@@ -134,14 +136,19 @@ def recipe_of(plan: Plan) -> Recipe:
     autocast = plan.value("mixed_precision")
     return Recipe(
         seed=config.seed,
-        shift=None if config.flow_schedule_auto_shift else config.flow_schedule_shift,
-        uniform=config.flow_use_uniform_schedule,
-        sigmoid_scale=config.flow_sigmoid_scale,
+        levels=levels_of(config),
         max_grad_norm=config.max_grad_norm,
         grad_clip_method=config.grad_clip_method,
         autocast=None if autocast == "no" else weights.DTYPES[autocast],
         attention=plan.value("attention_mechanism"),
         masked=config.masked_loss_probability,
+        mask_share=config.masked_loss_normalize,
+        loss_type=config.loss_type,
+        huber_c=config.huber_c,
+        huber_schedule=config.huber_schedule,
+        perturbation=config.input_perturbation,
+        perturbation_steps=config.input_perturbation_steps,
+        rollout=rollout_of(config),
     )
 
 

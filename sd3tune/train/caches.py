@@ -113,6 +113,7 @@ class Caches:
             dropout_of=lambda sample: self._settings(sample).caption_dropout_probability,
             mask_of=self.mask,
             regularises=lambda sample: self._settings(sample).is_regularisation_data,
+            level_offset_of=lambda sample: self._settings(sample).timestep_sampling_offset,
             device=world.device,
             rank=world.processes.rank,
             processes=world.size,

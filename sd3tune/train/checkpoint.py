@@ -28,6 +28,8 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
 ROLLING = "-rolling"  # ends the name of one that is kept for a while only
+# Of TrainState, as JSON.
+NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until")
 SPARE_BYTES = 64 * 2**20  # for JSON, the exported adapter and the file system
 
 Files = Mapping[str, Mapping[str, Tensor]]
@@ -78,10 +80,7 @@ def _taken(state: TrainState) -> tuple[Files, dict[str, Any]]:
         files["ema.safetensors"] = state.ema.take()
     facts = {
         "format": FORMAT,
-        "step": state.step,
-        "position": state.position,
-        "noise": state.noise,
-        "loss_before": state.loss_before,
+        **{name: getattr(state, name) for name in NUMBERS},
         "scaler": state.scaler.state_dict(),
         "optimizer": rest,
         "optimizer_class": type(state.optimizer).__name__,
@@ -151,7 +150,7 @@ def load(state: TrainState, folder: Path) -> None:
     tensors = load_file(folder / "optimizer.safetensors")
     optim_state.put(state.optimizer, _placed(_unflatten(facts["optimizer"], tensors), state))
     state.scaler.load_state_dict(facts["scaler"])
-    for name in ("step", "position", "noise", "loss_before"):
+    for name in NUMBERS:
         setattr(state, name, facts[name])
     _load_ema(state, folder)
 

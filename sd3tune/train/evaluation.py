@@ -13,6 +13,8 @@ from sd3tune.train.noise import draw
 from sd3tune.train.step import Recipe, autocast, quiet
 
 IMAGES = 8
+# As the network sees them. A shift says how often levels are visited, not what a level is: left
+# unshifted, runs of any shift and image size are asked the same.
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 DRAW = 2**31  # a step no run reaches: these draws are never trained on
 

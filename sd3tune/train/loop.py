@@ -9,8 +9,14 @@ from itertools import islice
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import nn
+
 from sd3tune.data.batch import Batch
-from sd3tune.report.progress import Stage
+from sd3tune.report.metrics import Metrics
+from sd3tune.report.progress import Stage, say
+from sd3tune.sd3.variants import PATCH
+from sd3tune.train.guard import Guard, share
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe, Taken, train_step
 from sd3tune.train.world import World
@@ -68,15 +74,21 @@ def loop(
     used: Callable[[], str],
     called: Any,
     world: World,
+    guard: Guard,
+    metrics: Metrics,
 ) -> None:
     """Steps until `total` or until a signal. `batches` must start where `state.position` does."""
     from sd3tune.train.optim import set_rate
 
     while state.step < total and not interrupt.agree(world):
         started = time.perf_counter()
-        set_rate(state.optimizer, learning_rate(state.step))
-        taken = train_step(state, list(islice(batches, accumulate)), recipe, called, world)
-        stage.advance(1, words(taken, time.perf_counter() - started, used()))
+        set_rate(state.optimizer, learning_rate(state.step) * share(state))
+        group = list(islice(batches, accumulate))
+        taken = train_step(state, group, recipe, guard, called, world)
+        seconds = time.perf_counter() - started
+        if world.main:
+            record(metrics, state, taken, group, seconds)
+        stage.advance(1, words(taken, seconds, used()))
         for chore in chores:
             if chore.due(state):
                 chore.do()
@@ -85,6 +97,27 @@ def loop(
 def every(steps: int) -> Callable[[TrainState], bool]:
     """Due after each so many steps; never for 0."""
     return lambda state: steps > 0 and state.step % steps == 0
+
+
+def record(
+    metrics: Metrics, state: TrainState, taken: Taken, batches: Sequence[Batch], seconds: float
+) -> None:
+    """The step's line in metrics.jsonl; a spike is also said aloud."""
+    with torch.no_grad():
+        weights = nn.utils.get_total_norm(state.trainable)
+    numbers = {
+        "loss": taken.loss,
+        "learning_rate": state.optimizer.param_groups[0]["lr"],
+        "grad_norm": taken.grad_norm,  # before clipping
+        "weight_norm": weights.item(),  # of what trains
+        "tokens": sum(batch.latents[:, 0].numel() // PATCH**2 for batch in batches),
+        "seconds": seconds,
+        "spike": taken.spike,
+    }
+    metrics.write(state.step, numbers, [(s.level, s.loss) for s in taken.seen])
+    if taken.spike is not None:
+        done = {"skip": "update skipped", "lower": "learning rate halved for a while"}[taken.spike]
+        say(f"warning: step {state.step}: loss {taken.loss:g} is a spike, {done}")
 
 
 def words(taken: Taken, seconds: float, memory: str) -> str:

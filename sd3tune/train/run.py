@@ -19,6 +19,7 @@ from sd3tune.errors import ConfigError
 from sd3tune.plan.memory import gib
 from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
+from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
@@ -26,6 +27,7 @@ from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
+from sd3tune.train.guard import Guard
 from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.loop import Chore, Interrupt, every, interruptible, loop
 from sd3tune.train.pictures import pictures
@@ -36,6 +38,7 @@ from sd3tune.train.step import Recipe
 from sd3tune.train.world import World, join, replicated
 
 SET_ASIDE = "set_aside.json"  # in output_dir
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,16 @@ def steps(
             used=lambda: used(vendor, plan),
             called=state.model if config.fsdp_enable else replicated(state.model, world),
             world=world,
+            guard=guard_of(caches.prepared),
+            metrics=Metrics(config.output_dir / METRICS, state.step),
         )
     keeper()
+
+
+def guard_of(prepared: Prepared) -> Guard:
+    config = prepared.plan.config
+    paths = {s.id: s.path for s in prepared.samples}
+    return Guard(config.loss_spike_action, config.loss_spike_factor, paths.__getitem__)
 
 
 def leave(state: TrainState, plan: Plan, signal: int) -> Outcome:

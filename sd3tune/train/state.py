@@ -1,6 +1,6 @@
 """All that changes during training, and so all that a checkpoint must hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ class TrainState:
     position: int = 0  # batches drawn since the run began, by all of its processes together
     noise: int = 0  # digest of every noise drawn so far
     loss_before: float | None = None  # of the untrained model on the evaluation batches
+    recent_losses: list[float] = field(default_factory=list)  # what a spike is measured against
+    lowered_until: int = 0  # step up to which a spike has lowered the learning rate
 
     @property
     def model(self) -> Any:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from sd3tune.adapters.trained import Trained
 from sd3tune.backends.kernels import kernel
 from sd3tune.data.batch import Batch
 from sd3tune.data.dice import seed_of
-from sd3tune.errors import Diverged
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
-from sd3tune.sd3.variants import PATCH
 from sd3tune.train.clip import clip
-from sd3tune.train.noise import draw
+from sd3tune.train.guard import BAD_NUMBERS, Action, Guard, Seen
+from sd3tune.train.levels import Levels
+from sd3tune.train.noise import another, dice, draw, perturbation
+from sd3tune.train.rollout import Rollout, Shown, rolled
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import ALONE_ON_CPU, World, unsynchronised
 
@@ -28,26 +29,43 @@ class Recipe:
     """How one step is taken: what the plan decided, and nothing that changes."""
 
     seed: int
-    shift: float | None  # None: by the number of tokens (flow_schedule_auto_shift)
-    uniform: bool  # noise levels uniform instead of logit-normal
-    sigmoid_scale: float
+    levels: Levels
     max_grad_norm: float  # 0: no clipping
     autocast: torch.dtype | None
     attention: str
     grad_clip_method: str = "norm"
     masked: float = 1.0  # share of the batches with masks whose loss is weighed by them
+    mask_share: bool = False  # the loss of those is divided by the mask's sum
+    loss_type: Literal["l2", "huber", "smooth_l1"] = "l2"
+    huber_c: float = 0.1
+    huber_schedule: str = "snr"
+    perturbation: float = 0.0  # input_perturbation
+    perturbation_steps: int = 0
+    rollout: Rollout | None = None
 
 
 @dataclass(frozen=True)
 class Taken:
     loss: float
     grad_norm: float
+    seen: tuple[Seen, ...] = ()
+    spike: Action | None = None  # what the guard did
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of each image of a batch, (B,)."""
+
+    each: Tensor
+    levels: Tensor  # noise levels, on the CPU
+    noise: tuple[int, ...]  # digest of each image's noise
 
 
 def train_step(
     state: TrainState,
     batches: Sequence[Batch],
     recipe: Recipe,
+    guard: Guard = BAD_NUMBERS,
     called: Any = None,
     world: World = ALONE_ON_CPU,
 ) -> Taken:
@@ -57,28 +75,33 @@ def train_step(
     (images,) = world.sum(sum(len(batch.ids) for batch in batches))
     share = images / world.size  # gradients are averaged over the processes, not summed
     total = torch.zeros((), device=batches[0].latents.device)
+    found: list[Losses] = []
     # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
     torch.manual_seed(seed_of(recipe.seed, state.step, "dropout", *one_of(world)))
     with kernel(recipe.attention):
         for batch in batches:
             with unsynchronised(called, last=batch is batches[-1]):
-                loss = losses(state.trained, batch, recipe, state.step, called).sum() / share
+                found.append(losses(state.trained, batch, recipe, state.step, called))
+                loss = found[-1].each.sum() / share
                 state.scaler.scale(loss).backward()
             total += loss.detach()
     state.scaler.unscale_(state.optimizer)
     norm = clip(state.trainable, recipe.max_grad_norm, recipe.grad_clip_method)
     # Waits for the device, on purpose: bad numbers must not reach the weights.
     (loss_of_all,) = world.sum(total.item() / world.size)
-    taken = Taken(loss_of_all, norm.item())
-    refuse_bad_numbers(taken, state)
-    state.scaler.step(state.optimizer)  # with fp16, skips the update when scaled gradients overflow
+    taken = Taken(loss_of_all, norm.item(), world.gathered(seen(batches, found)))
+    guard.refuse_bad_numbers(state, taken.loss, taken.grad_norm, taken.seen)
+    spike = guard.spike(state, taken.loss, taken.seen)
+    if spike != "skip":
+        state.scaler.step(state.optimizer)  # with fp16, skips the update when gradients overflow
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.position += len(batches) * world.size
+    state.noise = (state.noise + sum(s.noise for s in taken.seen)) % 2**64
     if state.ema is not None:
         state.ema.update(state.step)
-    return taken
+    return replace(taken, spike=spike)
 
 
 def one_of(world: World) -> tuple[int, ...]:
@@ -86,23 +109,61 @@ def one_of(world: World) -> tuple[int, ...]:
     return (world.processes.rank,) if world.size > 1 else ()
 
 
-def losses(trained: Trained, batch: Batch, recipe: Recipe, step: int, called: Any = None) -> Tensor:
-    """The paper's loss for each image of a batch (B,)."""
-    eps, u = draw(recipe.seed, step, batch)
-    s = u if recipe.uniform else flow.logit_normal(u, recipe.sigmoid_scale)
-    s = flow.shifted(s, shift_of(batch, recipe)).to(batch.latents.device)
-    masked = seed_of(recipe.seed, step, batch.ids[0], "mask") / 2**63 < recipe.masked
-    condition = batch.prompt_embeds, batch.pooled
+def losses(trained: Trained, batch: Batch, recipe: Recipe, step: int, called: Any = None) -> Losses:
+    """The paper's loss for each image of a batch."""
+    digests: list[int] = []
+    eps, u = draw(recipe.seed, step, batch, digests)
+    levels = recipe.levels(recipe.seed, step, batch, u)
+    s = levels.to(batch.latents.device)
+    weight = batch.mask if dice(recipe.seed, step, batch.ids[0], "mask") < recipe.masked else None
+    asked = shown(trained, batch, recipe, step, eps, s, weight)
     with autocast(batch, recipe):
-        return flow.loss(
+        each = flow.loss(
             Denoiser(trained.model, called),
             batch.latents,
-            condition,
+            (batch.prompt_embeds, batch.pooled),
             eps,
             s,
-            weight=batch.mask if masked else None,
+            z=asked.z,
+            distance=distance(recipe, s),
+            emphasis=asked.emphasis,
+            weight=weight,
+            share=recipe.mask_share,
+            drift=asked.drift,
             teacher=partial(without_adapter, trained) if batch.regularisation else None,
         )
+    return Losses(each, levels, tuple(digests))
+
+
+def distance(recipe: Recipe, s: Tensor) -> flow.Change:
+    if recipe.loss_type == "l2":
+        return flow.l2
+    c = flow.huber_width(s, recipe.huber_c, recipe.huber_schedule)
+    return partial(flow.huber if recipe.loss_type == "huber" else flow.smooth_l1, c=c)
+
+
+def shown(
+    trained: Trained,
+    batch: Batch,
+    recipe: Recipe,
+    step: int,
+    eps: Tensor,
+    s: Tensor,
+    weight: Tensor | None,
+) -> Shown:
+    """What the network is shown: the path's point, with more noise than the target knows of, or
+    where it rolls to. Regularisation keeps to the path: there the old model is the measure."""
+    noise = eps
+    if more := perturbation(recipe.perturbation, recipe.perturbation_steps, step):
+        noise = eps + more * another(recipe.seed, step, batch, "perturbation")
+    z = flow.add_noise(batch.latents, noise, s)
+    if recipe.rollout is None or batch.regularisation:
+        return Shown(z)
+    offsets = recipe.rollout.offsets(recipe.seed, step, batch, s)
+    if not any(offsets):
+        return Shown(z)
+    with torch.no_grad(), quiet(trained, adapter=True), autocast(batch, recipe):
+        return rolled(recipe.rollout, Denoiser(trained.model), batch, eps, s, z, offsets, weight)
 
 
 def without_adapter(trained: Trained, z: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -123,11 +184,12 @@ def quiet(trained: Trained, adapter: bool) -> Iterator[None]:
         trained.model.train(training)
 
 
-def shift_of(batch: Batch, recipe: Recipe) -> float:
-    height, width = batch.latents.shape[-2:]
-    if recipe.shift is not None:
-        return recipe.shift
-    return flow.auto_shift((height // PATCH) * (width // PATCH))
+def seen(batches: Sequence[Batch], found: Sequence[Losses]) -> tuple[Seen, ...]:
+    each = torch.cat([f.each.detach() for f in found]).tolist()
+    levels = torch.cat([f.levels for f in found]).tolist()
+    ids = (i for batch in batches for i in batch.ids)
+    noise = (n for f in found for n in f.noise)
+    return tuple(map(Seen, ids, levels, each, noise))
 
 
 def autocast(batch: Batch, recipe: Recipe) -> AbstractContextManager[None]:
@@ -138,13 +200,3 @@ def autocast(batch: Batch, recipe: Recipe) -> AbstractContextManager[None]:
     device = batch.latents.device.type
     context: AbstractContextManager[None] = torch.autocast(device, recipe.autocast)
     return context
-
-
-def refuse_bad_numbers(taken: Taken, state: TrainState) -> None:
-    finite = torch.isfinite(torch.tensor([taken.loss, taken.grad_norm]))
-    if finite[0] and (finite[1] or state.scaler.is_enabled()):
-        return
-    raise Diverged(
-        f"step {state.step + 1}: loss {taken.loss:g}, gradient norm {taken.grad_norm:g}",
-        hint="lower learning_rate or max_grad_norm; nothing was written, the last checkpoint holds",
-    )

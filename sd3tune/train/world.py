@@ -8,7 +8,7 @@ import datetime
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from sd3tune.backends.processes import ALONE, Processes
 from sd3tune.errors import HardwareError, PeerLost
 
+T = TypeVar("T")
 PATIENCE = datetime.timedelta(hours=2)  # rank 0 draws pictures while the others wait
 
 
@@ -48,6 +49,14 @@ class World:
         t = torch.tensor(value, device=self.device)
         torch.distributed.all_reduce(t, op=torch.distributed.ReduceOp.MAX)
         return int(t.item())
+
+    def gathered(self, items: tuple[T, ...]) -> tuple[T, ...]:
+        """Those of all processes, in the order of their ranks."""
+        if self.size == 1:
+            return items
+        found: list[tuple[T, ...]] = [()] * self.size
+        torch.distributed.all_gather_object(found, items)
+        return tuple(item for some in found for item in some)
 
     def wait(self) -> None:
         """Until all are here."""

@@ -21,6 +21,7 @@ from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.clip import clip
 from sd3tune.train.optim import KINDS, averaged, build, set_rate
 from sd3tune.train.step import train_step
+from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Train
 from tests.cpu.test_step import WORDS, batch
 from tests.optimizers import REFERENCES, error, gradients, weights
@@ -223,7 +224,7 @@ def test_an_adapter_of_bf16_weights_trains_in_the_step(prepared) -> None:  # typ
     plan = prepared(*WORDS, "gradient_precision=fp32").plan
     changed = {"optimizer": "adamw_bf16", "trainable_dtype": "bf16"}
     decisions = {k: Decision(v, "user", "test") for k, v in changed.items()}
-    state = begin(replace(plan, decisions={**plan.decisions, **decisions}), torch.device("cpu"))
+    state = begin(replace(plan, decisions={**plan.decisions, **decisions}), ALONE_ON_CPU)
     assert {p.dtype for p in state.trainable} == {torch.bfloat16}
     before = [p.detach().clone() for p in state.trainable]
     seen = set()
@@ -272,7 +273,7 @@ def test_clipping_by_norm_keeps_the_direction_and_by_value_cuts_each_number() ->
 
 def test_the_step_clips_by_the_method_asked_for(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS, "max_grad_norm=1e-4", "grad_clip_method=value").plan
-    state = begin(plan, torch.device("cpu"))
+    state = begin(plan, ALONE_ON_CPU)
     largest: list[float] = []
     state.optimizer.register_step_pre_hook(
         lambda *_: largest.append(max(p.grad.abs().max().item() for p in state.trainable))

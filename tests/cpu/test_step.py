@@ -93,15 +93,16 @@ def test_a_mask_weighs_the_loss_of_each_latent_without_renormalising(prepared) -
     one = batch(1, 2)
     left, right = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)
     left[..., :4], right[..., 4:] = 1, 1
-    whole = losses(trained, one, recipe, 0)
-    halves = [losses(trained, replace(one, mask=m), recipe, 0) for m in (left, right)]
+    whole = losses(trained, one, recipe, 0).each
+    halves = [losses(trained, replace(one, mask=m), recipe, 0).each for m in (left, right)]
     torch.testing.assert_close(halves[0] + halves[1], whole)
-    assert torch.equal(losses(trained, replace(one, mask=left * 0), recipe, 0), torch.zeros(2))
+    assert torch.equal(losses(trained, replace(one, mask=left * 0), recipe, 0).each, torch.zeros(2))
     never = replace(recipe, masked=0.0)
-    assert torch.equal(losses(trained, replace(one, mask=left), never, 0), whole)
+    assert torch.equal(losses(trained, replace(one, mask=left), never, 0).each, whole)
     half = replace(recipe, masked=0.5)
-    seen = [torch.equal(losses(trained, replace(batch(1), mask=left[:1]), half, step),
-                        losses(trained, batch(1), half, step)) for step in range(40)]  # fmt: skip
+    one, some = batch(1), replace(batch(1), mask=left[:1])
+    pairs = [[losses(trained, b, half, step).each for b in (one, some)] for step in range(40)]
+    seen = [torch.equal(a, b) for a, b in pairs]
     assert 10 < sum(seen) < 30
 
 
@@ -117,16 +118,18 @@ def test_regularisation_aims_at_what_the_model_said_without_its_adapter(prepared
     plan = prepared(*WORDS).plan
     state, recipe = begin(plan, ALONE_ON_CPU), recipe_of(plan)
     kept = replace(batch(1, 2), regularisation=True)
-    assert torch.equal(losses(state.trained, kept, recipe, 0).detach(), torch.zeros(2))  # fresh
+    assert torch.equal(
+        losses(state.trained, kept, recipe, 0).each.detach(), torch.zeros(2)
+    )  # fresh
     for _ in range(3):
         train_step(state, [batch(1, 2)], recipe)
     state.model.eval()
-    before = losses(state.trained, kept, recipe, 0).sum()
+    before = losses(state.trained, kept, recipe, 0).each.sum()
     assert before > 0
     before.backward()
     with torch.no_grad():
         for p in state.trainable:
             assert p.grad is not None
             p -= 10 * p.grad
-    after = losses(state.trained, kept, recipe, 0).sum()
+    after = losses(state.trained, kept, recipe, 0).each.sum()
     assert after < 0.99 * before

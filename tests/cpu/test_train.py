@@ -69,11 +69,17 @@ def by_hand(pipe, model: Path, folder: Path, question):  # type: ignore[no-untyp
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
     run: Train, prepared, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
-    words = (*SHORT, "lora_dropout=0.2", "gradient_accumulation_steps=2", "lr_scheduler=cosine")
+    words = (*SHORT, "lora_dropout=0.2", "gradient_accumulation_steps=2", "lr_scheduler=cosine",
+             "scheduled_sampling_max_step_offset=1", "scheduled_sampling_ramp_steps=8",
+             "input_perturbation=0.1", "input_perturbation_steps=10")  # fmt: skip
     whole = run(*words, f"output_dir={tmp_path / 'whole'}", "checkpoint_step_interval=5")
     again = tmp_path / "again"
     again.mkdir()
     (tmp_path / "whole" / "checkpoint-5").rename(again / "checkpoint-5")
+    beyond = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    (again / "metrics.jsonl").write_text(
+        beyond[:-30]
+    )  # a killed run wrote more, and not to the end
     resumed = run(*words, f"output_dir={again}")
     assert whole.adapter is not None and resumed.adapter is not None
     ours, theirs = load_file(resumed.adapter), load_file(whole.adapter)
@@ -82,6 +88,16 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
     first, second = (load_file(p / "checkpoint-12" / "optimizer.safetensors")
                      for p in (tmp_path / "whole", again))  # fmt: skip
     assert all(torch.equal(first[k], second[k]) for k in first)
+    states = [json.loads((p / "checkpoint-12" / "state.json").read_text())
+              for p in (tmp_path / "whole", again)]  # fmt: skip
+    assert states[0] == states[1] and len(states[0]["recent_losses"]) == 12
+    logs = [
+        [json.loads(line) | {"seconds": 0} for line in (p / "metrics.jsonl").open()]
+        for p in (tmp_path / "whole", again)
+    ]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(1, 13))
+    assert logs[0][0]["grad_norm"] > 0 and logs[0][0]["weight_norm"] > 0
+    assert {row["images"] for row in logs[0]} == {8}  # two batches of 4
 
 
 def test_a_torn_checkpoint_is_passed_over(prepared, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -102,7 +118,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) ->
     state = begin(prepared(*SHORT).plan, ALONE_ON_CPU)
     folder = checkpoint.save(state, tmp_path, {})
     other = begin(prepared(*SHORT, "lora_rank=4").plan, ALONE_ON_CPU)
-    with pytest.raises(CheckpointError, match="shapes"):
+    with pytest.raises(CheckpointError, match="another shape"):
         checkpoint.load(other, folder)
     fewer = begin(prepared(*SHORT, "peft_lora_target_modules=to_q").plan, ALONE_ON_CPU)
     with pytest.raises(CheckpointError, match="differs"):

@@ -1,0 +1,95 @@
+"""Bad numbers and loss spikes: noticed before the weights are touched, with the images named."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from sd3tune.errors import Diverged
+from sd3tune.train.state import TrainState
+
+WINDOW = 100  # losses remembered; their median is what a loss is compared with
+LEAST = 20  # no verdict before so many are known
+SHARE = 0.5  # `lower` leaves this share of the learning rate
+LOWERED = 100  # for this update and so many more
+NAMED = 4  # images in a message
+
+Action = Literal["none", "skip", "lower", "stop"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image of an optimizer step."""
+
+    id: int
+    level: float  # noise level
+    loss: float
+    noise: int = 0  # digest of its noise
+
+
+@dataclass(frozen=True)
+class Guard:
+    """name: where a human finds an image, by its id."""
+
+    action: Action = "none"
+    factor: float = 5.0
+    name: Callable[[int], str] = str
+
+    def refuse_bad_numbers(
+        self, state: TrainState, loss: float, grad_norm: float, seen: Sequence[Seen]
+    ) -> None:
+        """Raises Diverged. Under the fp16 scaler a gradient that overflows is no error: the update
+        is skipped and the scale halved. A scale below 1 means that it was no overflow."""
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return
+        if math.isfinite(loss) and state.scaler.is_enabled() and state.scaler.get_scale() >= 1:
+            return
+        bad = [s for s in seen if not math.isfinite(s.loss)] or list(seen)
+        raise Diverged(
+            f"step {state.step + 1}: loss {loss:g}, gradient norm {grad_norm:g} on "
+            f"{self._names(bad)}",
+            hint="lower learning_rate or max_grad_norm; nothing was written, the last checkpoint "
+            "holds",
+        )
+
+    def spike(self, state: TrainState, loss: float, seen: Sequence[Seen]) -> Action | None:
+        """What was done about a loss far above the median of the recent ones; None for an ordinary
+        one. Every loss is remembered, spikes too: a lasting change is followed, not fought.
+        Raises Diverged for `stop`."""
+        before = state.recent_losses
+        state.recent_losses = [*before, loss][-WINDOW:]
+        if self.action == "none" or len(before) < LEAST or loss <= self.factor * median(before):
+            return None
+        if self.action == "stop":
+            worst = sorted(seen, key=lambda s: -s.loss)
+            raise Diverged(
+                f"step {state.step + 1}: loss {loss:g} is {loss / median(before):.3g} times the "
+                f"median of the last {len(before)} on {self._names(worst)}",
+                hint="look at these images, lower learning_rate, or use loss_spike_action=skip; "
+                "nothing was written, the last checkpoint holds",
+            )
+        if self.action == "lower":
+            lower(state)
+        return self.action
+
+    def _names(self, seen: Sequence[Seen]) -> str:
+        names = list(dict.fromkeys(f"`{self.name(s.id)}`" for s in seen))
+        rest = len(names) - NAMED
+        return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+BAD_NUMBERS = Guard()  # watches for those alone
+
+
+def lower(state: TrainState) -> None:
+    """Half the learning rate, in this update and LOWERED more; a further spike begins anew."""
+    if state.step >= state.lowered_until:
+        for group in state.optimizer.param_groups:
+            group["lr"] *= SHARE
+    state.lowered_until = state.step + 1 + LOWERED
+
+
+def share(state: TrainState) -> float:
+    """Of the learning rate that the schedule says."""
+    return SHARE if state.step < state.lowered_until else 1.0

@@ -1,0 +1,76 @@
+"""Every setting of noise levels, loss and rollout reaches the loss: from the configuration on."""
+
+import pytest
+import torch
+
+from sd3tune.train.begin import recipe_of
+from sd3tune.train.step import Losses, losses
+from tests.known import Known, batch, curved
+from tests.pure.test_plan import plan
+
+S = "scheduled_sampling_"
+ROLLOUT = {f"{S}max_step_offset": 30, f"{S}probability": 1.0}
+RAMP = {f"{S}max_step_offset": 30, f"{S}ramp_steps": 20}
+HUBER = {"loss_type": "huber"}
+LIST = {"flow_custom_timesteps": [100, 300, 500, 700, 900]}
+
+CHANGES = [  # what is set, and with what the outcome must differ
+    ({"flow_schedule_shift": 1.0}, {}),
+    ({"flow_schedule_auto_shift": True}, {}),
+    ({"flow_use_uniform_schedule": True}, {}),
+    ({"flow_sigmoid_scale": 0.5}, {}),
+    (beta := {"flow_use_beta_schedule": True}, {}),
+    (beta | {"flow_beta_schedule_alpha": 5}, beta),
+    (beta | {"flow_beta_schedule_beta": 5}, beta),
+    ({"flow_cubic_schedule_weights": [1, 3]}, {}),
+    (LIST, {}),
+    (LIST | {"flow_timesteps_mode": "round-robin"}, LIST),
+    (HUBER, {}),
+    (HUBER | {"huber_c": 0.5}, HUBER),
+    (HUBER | {"huber_schedule": "exponential"}, HUBER),
+    (HUBER | {"huber_schedule": "constant"}, HUBER),
+    ({"loss_type": "smooth_l1"}, HUBER),
+    ({"masked_loss_normalize": True}, {}),
+    ({"masked_loss_probability": 0}, {}),
+    ({"input_perturbation": 0.1}, {}),
+    ({"input_perturbation": 0.1, "input_perturbation_steps": 40}, {"input_perturbation": 0.1}),
+    (ROLLOUT, {}),
+    (ROLLOUT | {f"{S}max_step_offset": 300}, ROLLOUT),
+    (ROLLOUT | {f"{S}probability": 0.3}, ROLLOUT),
+    (ROLLOUT | {f"{S}start_step": 50}, ROLLOUT),
+    (ROLLOUT | {f"{S}strategy": "biased_late"}, ROLLOUT),
+    (ROLLOUT | {f"{S}strategy": "biased_early"}, ROLLOUT),
+    (ROLLOUT | {f"{S}reflexflow": False}, ROLLOUT),
+    (ROLLOUT | {f"{S}reflexflow_alpha": 500.0}, ROLLOUT),
+    (ROLLOUT | {f"{S}reflexflow_beta1": 1.0}, ROLLOUT),
+    (ROLLOUT | {f"{S}reflexflow_beta2": 0.5}, ROLLOUT),
+    (RAMP | {f"{S}prob_start": 0.9}, RAMP),
+    (RAMP | {f"{S}prob_end": 1.0}, RAMP),
+    (RAMP | {f"{S}ramp_steps": 100}, RAMP),
+    (RAMP | {f"{S}ramp_shape": "cosine"}, RAMP),
+]
+
+
+def outcome(settings: dict[str, object], step: int = 15) -> Losses:
+    mask = torch.zeros(40, 1, 2, 2)
+    mask[..., 0] = 1
+    one = batch(*range(40), size=2, mask=mask)
+    return losses(Known(curved).trained, one, recipe_of(plan("h100-sxm", **settings)), step)
+
+
+def described(settings: dict[str, object]) -> str:
+    return " ".join(f"{k}={v}" for k, v in settings.items())
+
+
+@pytest.mark.parametrize("settings, others", CHANGES, ids=[described(s) for s, _ in CHANGES])
+def test_each_setting_changes_the_loss(
+    settings: dict[str, object], others: dict[str, object]
+) -> None:
+    changed, before = outcome(settings), outcome(others)
+    assert not torch.allclose(changed.each, before.each)
+
+
+def test_left_alone_the_loss_is_plain_and_the_same_on_every_call() -> None:
+    assert torch.equal(outcome({}).each, outcome({}).each)
+    idle = {"loss_type": "l2", "huber_c": 0.3, f"{S}strategy": "biased_late"}
+    assert torch.equal(outcome(idle).each, outcome({}).each)
