@@ -231,3 +231,32 @@ def cross(c: "Config") -> None:
             "dataset"
         )
     optimizer_options(c.optimizer_config, c.optimizer_beta1, c.optimizer_beta2)
+    _blocks(c)
+
+
+def _blocks(c: "Config") -> None:
+    """What can be asked of the transformer's blocks together."""
+    interval, swapped = c.gradient_checkpointing_interval, c.blocks_to_swap
+    if not c.gradient_checkpointing:
+        for name in ("gradient_checkpointing_interval", "gradient_checkpointing_backend"):
+            if (value := getattr(c, name)) not in (None, 1, "torch"):
+                raise ValueError(
+                    f"{name}={value} goes with gradient_checkpointing=true, which is false"
+                )
+    if not swapped:
+        return
+    if not c.gradient_checkpointing or interval > 1:
+        raise ValueError(
+            f"blocks_to_swap={swapped} needs every block checkpointed: otherwise what was copied "
+            "stays; set gradient_checkpointing=true and gradient_checkpointing_interval=1"
+        )
+    if c.model_type != "lora":
+        raise ValueError(
+            f"blocks_to_swap={swapped} goes with model_type=lora: only frozen weights can stay "
+            "behind; remove one of the two"
+        )
+    if c.dynamo_backend not in (None, "no"):
+        raise ValueError(
+            f"blocks_to_swap={swapped} and dynamo_backend={c.dynamo_backend} are both set: a "
+            "compiled block would be compiled again at every visit; remove one of the two"
+        )

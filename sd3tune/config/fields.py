@@ -4,10 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from sd3tune.config import checks
+from sd3tune.config import checks, refused
 
-Precision = Literal[
-    "no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"
+Precision = Annotated[
+    Literal["no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"],
+    BeforeValidator(refused.precision),
+]
+QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(refused.quantize_via)]
+CheckpointingBackend = Annotated[
+    Literal["torch", "unsloth"], BeforeValidator(refused.checkpointing_backend)
 ]
 Optimizer = Literal[
     "adamw", "torch-adamw", "adamw_bf16", "optimi-adamw", "optimi-stableadamw", "optimi-lion",

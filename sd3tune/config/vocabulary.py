@@ -12,6 +12,10 @@ OTHER = "belongs to another model family"
 DEEPSPEED = "is used with DeepSpeed only"
 DATASET = "belongs to a dataset"
 REMOVED = "no longer exists"
+WEIGHTS_ONLY = "is refused: quantised activations need calibration; their gradients are unproven"
+OWN_LOADER = "is refused: it configures loaders of diffusers that sd3tune does not use"
+WHOLE_BLOCKS = "is refused: checkpointing forgets whole blocks and keeps their inputs, no more"
+SWAP = "is not built in: it streams single layers"
 
 _NAMES = {
     LATER: """
@@ -33,11 +37,8 @@ _NAMES = {
         find_unused_parameters flow_beta_schedule_alpha flow_beta_schedule_beta
         flow_cubic_schedule_weights flow_custom_timesteps flow_timesteps_mode
         flow_use_beta_schedule freeze_encoder fully_unload_text_encoder fuse_optimizer
-        grad_clip_method gradient_checkpointing_backend gradient_checkpointing_interval
-        gradient_checkpointing_offload_attention
-        gradient_checkpointing_offload_pin_memory_max_buckets
-        gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
-        gradient_precision hub_model_id huber_c huber_schedule i_know_what_i_am_doing
+        grad_clip_method gradient_precision hub_model_id huber_c huber_schedule
+        i_know_what_i_am_doing
         ignore_final_epochs ignore_missing_files image_processing_batch_size init_lokr_norm
         init_lora init_lora_ema init_lora_step input_perturbation input_perturbation_steps
         keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
@@ -52,8 +53,8 @@ _NAMES = {
         pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path
         pretrained_transformer_model_name_or_path pretrained_transformer_subfolder
         print_filenames print_sampler_statistics prodigy_steps publishing_config
-        push_checkpoints_to_hub push_to_hub push_to_hub_background quantization_config
-        quantize_activations quantize_via ramtorch read_batch_size report_to same_network
+        push_checkpoints_to_hub push_to_hub push_to_hub_background read_batch_size report_to
+        same_network
         scheduled_sampling_max_step_offset scheduled_sampling_order
         scheduled_sampling_prob_end scheduled_sampling_prob_start
         scheduled_sampling_probability scheduled_sampling_ramp_shape
@@ -98,11 +99,24 @@ _NAMES = {
         parquet_caption_column parquet_filename_column prepend_instance_prompt
         skip_file_discovery
         """,
+    WEIGHTS_ONLY: "quantize_activations",
+    OWN_LOADER: "quantization_config",
+    WHOLE_BLOCKS: """
+        gradient_checkpointing_offload_attention
+        gradient_checkpointing_offload_pin_memory_max_buckets
+        gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
+        """,
+    SWAP: "ramtorch",
     REMOVED: "enable_xformers_memory_efficient_attention",
     DEEPSPEED: "adam_beta1 adam_beta2 adam_epsilon adam_weight_decay deepspeed_config",
 }
 REASONS = {name: why for why, names in _NAMES.items() for name in names.split()}
 ADVICE = {
+    WEIGHTS_ONLY: "leave it out; base_model_precision quantises the weights",
+    OWN_LOADER: "set base_model_precision",
+    WHOLE_BLOCKS: "gradient_checkpointing_interval and gradient_checkpointing_backend=unsloth "
+    "are there",
+    SWAP: "blocks_to_swap streams whole blocks",
     DEEPSPEED: "set optimizer_beta1, optimizer_beta2 or optimizer_config",
     DATASET: "set it in multidatabackend.json",
     REMOVED: "leave it out; attention_mechanism chooses the kernel",
@@ -110,6 +124,7 @@ ADVICE = {
 NOTHING = ("", "none", "no", "false", "null", "off", "0")
 # Defaults of the vocabulary that existing files spell out, and that are how sd3tune works anyway.
 HARMLESS = {
+    "gradient_checkpointing_offload_pin_memory_max_buckets": (12,),
     "grad_clip_method": ("norm",),
     "loss_type": ("l2",),
     "lora_format": ("diffusers",),

@@ -5,14 +5,12 @@ from typing import Any
 
 import torch
 
-from sd3tune import quant
 from sd3tune.adapters import lora
 from sd3tune.data.dice import seed_of
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import say
 from sd3tune.sd3 import weights
-from sd3tune.train import checkpoint
-from sd3tune.train.caches import variant
+from sd3tune.train import checkpoint, checkpointing, offload, quantised
 from sd3tune.train.optim import build
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe
@@ -21,12 +19,7 @@ from sd3tune.train.step import Recipe
 def begin(plan: Plan, device: torch.device) -> TrainState:
     """The transformer with its adapter on the device, and the state of the newest checkpoint."""
     config = plan.config
-    say(f"loading  transformer of {plan.model.name}")
-    dtype = plan.value("base_model_default_dtype")
-    model = weights.transformer(plan.model.source, dtype, **variant(plan))
-    quant.apply(
-        model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=device
-    )
+    model = quantised.transformer(plan, device)
     lora.attach(
         model,
         rank=config.lora_rank,
@@ -36,9 +29,8 @@ def begin(plan: Plan, device: torch.device) -> TrainState:
         dtype=weights.DTYPES[plan.value("trainable_dtype")],
         seed=seed_of(config.seed, "adapter"),
     )
-    model.to(device).train()
-    if plan.value("gradient_checkpointing") == "on":
-        model.enable_gradient_checkpointing()
+    offload.place(model, plan, device)
+    checkpointing.enable(model.train(), plan)
     compile_blocks(model, plan.value("dynamo_backend"))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = build(

@@ -10,6 +10,7 @@ from types import FrameType
 
 from sd3tune.data.batch import Batch
 from sd3tune.report.progress import Stage
+from sd3tune.train import out_of_memory
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe, Taken, train_step
 
@@ -66,7 +67,9 @@ def loop(
     while state.step < total and interrupt.signal is None:
         started = time.perf_counter()
         set_rate(state.optimizer, learning_rate(state.step))
-        taken = train_step(state, list(islice(batches, accumulate)), recipe)
+        some = list(islice(batches, accumulate))
+        with out_of_memory.during(out_of_memory.step_of(some)):
+            taken = train_step(state, some, recipe)
         stage.advance(1, words(taken, time.perf_counter() - started, used()))
         for chore in chores:
             if state.step % chore.steps == 0:

@@ -10,6 +10,7 @@ from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import stage
 from sd3tune.sd3 import weights
 from sd3tune.train.caches import Caches, variant
+from sd3tune.train.out_of_memory import during
 from sd3tune.train.state import TrainState
 from sd3tune.validate.images import Sampling, Wish, draw
 
@@ -28,7 +29,7 @@ def pictures(
     if not wanted:
         return []
     vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan)).to(device)
-    with stage("draw pictures", len(wanted)) as bar:
+    with during("drawing pictures"), stage("draw pictures", len(wanted)) as bar:
         return draw(
             state.model,
             vae,
