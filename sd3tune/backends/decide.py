@@ -53,6 +53,8 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision:
     hint = "`sd3tune doctor` shows what this machine lacks"
     if axis in SIZED and request.too_big:
         hint = "train a smaller model, resolution or batch, with gradient_checkpointing=true"
+        if axis == "base_model_precision":
+            hint += "; blocks_to_swap keeps blocks in host memory"
     raise PlanError(f"no usable {axis} on {facts.weakest.name}: {why}", hint=hint)
 
 

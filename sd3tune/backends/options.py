@@ -223,6 +223,26 @@ AXES: dict[str, tuple[Option, ...]] = {
     "text_encoder_1_precision": weight_precisions(sized=False),
     "text_encoder_2_precision": weight_precisions(sized=False),
     "text_encoder_3_precision": weight_precisions(sized=True),
+    "quantize_via": (
+        Option(
+            "accelerator",
+            (
+                never_on("mps", "one memory with the CPU, and quanto is unproven on MPS"),
+                never_on("cpu", "there is no accelerator"),
+            ),
+            "each layer is quantised on the device and makes room for the next",
+        ),
+        Option("cpu", (), "each layer is quantised on the CPU"),
+    ),
+    "gradient_checkpointing_backend": (
+        Option("torch", (), "inputs of checkpointed blocks wait on the device"),
+        Option(
+            "unsloth",
+            (never_on("mps", "host memory is the device's memory"),),
+            "inputs of checkpointed blocks wait in host memory; untested on hardware",
+            auto=False,
+        ),
+    ),
     "attention_mechanism": (
         Option(
             "diffusers",

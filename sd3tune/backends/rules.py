@@ -32,6 +32,8 @@ class Request:
     text_encoder_1_precision: str | None = None
     text_encoder_2_precision: str | None = None
     text_encoder_3_precision: str | None = None
+    quantize_via: str | None = None
+    gradient_checkpointing_backend: str | None = None
     attention_mechanism: str | None = None
     attention_no_grad: str | None = None
     dynamo_backend: str | None = None
@@ -151,6 +153,13 @@ def alone(f: Facts, r: Request) -> str | None:
 
 def fits(precision: str) -> Rule:
     return lambda f, r: r.too_big.get(precision)
+
+
+def one_memory(f: Facts) -> str | None:
+    """Why moving something from the device to the host frees nothing; None where it does."""
+    if f.vendor in ("mps", "cpu"):
+        return "the device and the host share one memory"
+    return None
 
 
 def native_bf16(f: Facts, r: Request) -> str | None:

@@ -240,6 +240,7 @@ def cross(c: "Config") -> None:
     if c.lr_scale_sqrt and not c.lr_scale:
         raise ValueError("lr_scale_sqrt=true without lr_scale=true scales nothing; set lr_scale")
     optimizers.check(c)
+    _blocks(c)
 
 
 def _adapter(c: "Config") -> None:
@@ -266,4 +267,32 @@ def _adapter(c: "Config") -> None:
     if c.num_machines > 1 and c.machine_rank >= c.num_machines:
         raise ValueError(
             f"machine_rank={c.machine_rank} must be below num_machines={c.num_machines}"
+        )
+
+
+def _blocks(c: "Config") -> None:
+    """What can be asked of the transformer's blocks together."""
+    interval, swapped = c.gradient_checkpointing_interval, c.blocks_to_swap
+    if not c.gradient_checkpointing:
+        for name in ("gradient_checkpointing_interval", "gradient_checkpointing_backend"):
+            if (value := getattr(c, name)) not in (None, 1, "torch"):
+                raise ValueError(
+                    f"{name}={value} goes with gradient_checkpointing=true, which is false"
+                )
+    if not swapped:
+        return
+    if not c.gradient_checkpointing or interval > 1:
+        raise ValueError(
+            f"blocks_to_swap={swapped} needs every block checkpointed: otherwise what was copied "
+            "stays; set gradient_checkpointing=true and gradient_checkpointing_interval=1"
+        )
+    if c.model_type != "lora":
+        raise ValueError(
+            f"blocks_to_swap={swapped} goes with model_type=lora: only frozen weights can stay "
+            "behind; remove one of the two"
+        )
+    if c.dynamo_backend not in (None, "no"):
+        raise ValueError(
+            f"blocks_to_swap={swapped} and dynamo_backend={c.dynamo_backend} are both set: a "
+            "compiled block would be compiled again at every visit; remove one of the two"
         )

@@ -4,10 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from sd3tune.config import checks, optimizers
+from sd3tune.config import checks, optimizers, refused
 
-Precision = Literal[
-    "no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"
+Precision = Annotated[
+    Literal["no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"],
+    BeforeValidator(refused.precision),
+]
+QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(refused.quantize_via)]
+CheckpointingBackend = Annotated[
+    Literal["torch", "unsloth"], BeforeValidator(refused.checkpointing_backend)
 ]
 Optimizer = Annotated[str, AfterValidator(optimizers.known)]
 Attention = Literal[

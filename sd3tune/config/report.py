@@ -67,7 +67,9 @@ def refusal(
         head, _, hint = words.partition("; ")
         return ConfigError(f"{spot}: {head}", hint=hint or "change one of them")
     value = "…" if name.endswith("secret_access_key") else shown(values.get(name))
-    return ConfigError(f"{spot}: `{name}={value}` {words}", hint=_help(kind, name))
+    words, _, advice = words.partition("; use ")
+    hint = f"use {name}={advice}" if advice else _help(kind, name)
+    return ConfigError(f"{spot}: `{name}={value}` {words}", hint=hint)
 
 
 def _inside(

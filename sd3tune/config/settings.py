@@ -46,8 +46,13 @@ FLAVOURS = {
     "large": "stabilityai/stable-diffusion-3.5-large",
     "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
 }
+# What may stand where a path may.
+WORDS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 LENGTHS = ("max_train_steps", "num_train_epochs")
-PATHS = ("output_dir", "data_backend_config", "user_prompt_library", "lycoris_config")
+PATHS = (
+    "output_dir", "data_backend_config", "user_prompt_library", "lycoris_config",
+    "cache_dir_quantised",
+)  # fmt: skip
 
 
 class Config(
@@ -134,7 +139,7 @@ class Config(
 TEXTS = frozenset(
     name
     for name, field in Config.model_fields.items()
-    if field.annotation in (str, str | None, Path, Path | None)
+    if field.annotation in (str, str | None, Path, Path | None) or name in PATHS
 )
 PROMPTS = ("validation_prompt", "validation_negative_prompt")
 
@@ -173,7 +178,7 @@ def _inverted(value: Any) -> bool | None:
 def placed(name: str, text: str, folder: Path, where: str) -> str:
     """A path of the file, absolute. A model may also be a repository: only what exists, or looks
     like a path, is one."""
-    if name == "resume_from_checkpoint" and text in ("latest", "never"):
+    if text in WORDS.get(name, ()):
         return text
     path = absolute_path(text, folder, where, name)
     looks_local = text.startswith((".", "/", "~")) or path.exists()

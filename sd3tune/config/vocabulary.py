@@ -12,6 +12,10 @@ OTHER = "belongs to another model family"
 DEEPSPEED = "is used with DeepSpeed only"
 DATASET = "belongs to a dataset"
 REMOVED = "no longer exists"
+WEIGHTS_ONLY = "is refused: quantised activations need calibration; their gradients are unproven"
+OWN_LOADER = "is refused: it configures loaders of diffusers that sd3tune does not use"
+WHOLE_BLOCKS = "is refused: checkpointing forgets whole blocks and keeps their inputs, no more"
+SWAP = "is not built in: it streams single layers"
 
 _NAMES = {
     LATER: """
@@ -28,10 +32,6 @@ _NAMES = {
         enable_multiprocessing eval_dataset_id eval_dataset_pooling eval_epoch_interval
         eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
         find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer
-        gradient_checkpointing_backend gradient_checkpointing_interval
-        gradient_checkpointing_offload_attention
-        gradient_checkpointing_offload_pin_memory_max_buckets
-        gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
         hub_model_id i_know_what_i_am_doing ignore_final_epochs ignore_missing_files
         image_processing_batch_size init_lokr_norm init_lora init_lora_ema init_lora_step
         keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
@@ -43,19 +43,19 @@ _NAMES = {
         pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path
         pretrained_transformer_model_name_or_path pretrained_transformer_subfolder
         print_filenames print_sampler_statistics publishing_config push_checkpoints_to_hub
-        push_to_hub push_to_hub_background quantization_config quantize_activations quantize_via
-        ramtorch read_batch_size report_to same_network seed_for_each_device set_grads_to_none
-        singlora_ramp_up_steps strict_epoch_limit text_cache_disable text_cache_ondemand
-        text_embed_full_cache text_encoder_lr torch_num_threads tracker_image_layout
-        tracker_project_name tracker_run_name train_text_encoder trust_remote_code
-        vae_cache_disable vae_cache_ondemand vae_cache_preprocess vae_cache_scan_behaviour
-        vae_enable_patch_conv vae_enable_slicing vae_enable_tiling validate_after_epoch
-        validate_after_step validation_adapter_config validation_adapter_mode
-        validation_adapter_name validation_adapter_path validation_adapter_strength
-        validation_benchmark validation_disable_unconditional validation_epoch_interval
-        validation_external_background validation_external_script validation_image_format
-        validation_image_quality validation_input validation_lycoris_strength validation_method
-        validation_multigpu validation_noise_scheduler validation_on_startup validation_preview
+        push_to_hub push_to_hub_background read_batch_size report_to same_network
+        seed_for_each_device set_grads_to_none singlora_ramp_up_steps strict_epoch_limit
+        text_cache_disable text_cache_ondemand text_embed_full_cache text_encoder_lr
+        torch_num_threads tracker_image_layout tracker_project_name tracker_run_name
+        train_text_encoder trust_remote_code vae_cache_disable vae_cache_ondemand
+        vae_cache_preprocess vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing
+        vae_enable_tiling validate_after_epoch validate_after_step validation_adapter_config
+        validation_adapter_mode validation_adapter_name validation_adapter_path
+        validation_adapter_strength validation_benchmark validation_disable_unconditional
+        validation_epoch_interval validation_external_background validation_external_script
+        validation_image_format validation_image_quality validation_input
+        validation_lycoris_strength validation_method validation_multigpu
+        validation_noise_scheduler validation_on_startup validation_preview
         validation_preview_steps validation_prompt_library validation_randomize
         validation_seed_source validation_stitch_input_location validation_torch_compile
         validation_using_datasets webhook_config webhook_reporting_interval
@@ -80,11 +80,24 @@ _NAMES = {
         parquet_caption_column parquet_filename_column prepend_instance_prompt
         skip_file_discovery
         """,
+    WEIGHTS_ONLY: "quantize_activations",
+    OWN_LOADER: "quantization_config",
+    WHOLE_BLOCKS: """
+        gradient_checkpointing_offload_attention
+        gradient_checkpointing_offload_pin_memory_max_buckets
+        gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
+        """,
+    SWAP: "ramtorch",
     REMOVED: "enable_xformers_memory_efficient_attention",
     DEEPSPEED: "adam_beta1 adam_beta2 adam_epsilon adam_weight_decay deepspeed_config",
 }
 REASONS = {name: why for why, names in _NAMES.items() for name in names.split()}
 ADVICE = {
+    WEIGHTS_ONLY: "leave it out; base_model_precision quantises the weights",
+    OWN_LOADER: "set base_model_precision",
+    WHOLE_BLOCKS: "gradient_checkpointing_interval and gradient_checkpointing_backend=unsloth "
+    "are there",
+    SWAP: "blocks_to_swap streams whole blocks",
     DEEPSPEED: "set optimizer_beta1, optimizer_beta2 or optimizer_config",
     DATASET: "set it in multidatabackend.json",
     REMOVED: "leave it out; attention_mechanism chooses the kernel",
@@ -105,6 +118,7 @@ HARMLESS = {
     "same_network": (True, "true"),
     "start_epoch": (1,),
     "override_dataset_config": (True, "true"),
+    "gradient_checkpointing_offload_pin_memory_max_buckets": (12,),
 }
 
 ALIASES = {

@@ -7,7 +7,7 @@ and the workspace are estimates and are labelled so wherever they are shown.
 
 from dataclasses import dataclass
 
-from sd3tune.sd3.variants import CLIP_TOKENS, Model
+from sd3tune.sd3.variants import CLIP_TOKENS, Model, Transformer
 
 GIB = 2**30
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -19,6 +19,9 @@ STORED = {
     "nf4-bnb": 0.5 + 1.03 / 64,
     "int2-quanto": 0.25 + 4 / 128,
 }
+# Shares of CLIP-L, CLIP-G and T5-XXL that quant.TEXT_ENCODER means; embeddings, projections and
+# T5's `wo` stay as they are.
+TEXT_SHARES = (0.69, 0.91, 0.76)
 # Saved activations per token, layer and hidden unit, in values: all blocks kept, or one input each.
 KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
 # Estimates: contexts, cuBLAS workspaces, allocator slack.
@@ -106,7 +109,9 @@ class Load:
     batch: int
     tokens: int  # image tokens of the largest bucket
     text_tokens: int
-    checkpointing: bool
+    interval: int  # every n-th block is checkpointed; 0: none
+    swapped: int  # blocks whose frozen weights are in another memory
+    inputs_on_host: bool  # those of checkpointed blocks
     text_dtype: str
     text_precisions: tuple[str, str, str]
     full: bool = False  # what is trained are the weights themselves
@@ -120,22 +125,34 @@ def estimate(model: Model, load: Load) -> Memory:
     parts = load.processes if load.sharded else 1
     trained = load.trained // parts
     per_value = BYTES[load.trainable_dtype]
-    weights = stored(shape.parameters, shape.quantisable, load.base_dtype, load.precision)
+    own = weights(shape, load)
     # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
-    gathered = 2 * weights // shape.layers if parts > 1 else 0
+    gathered = 2 * own // shape.layers if parts > 1 else 0
     copies = 2 if load.processes > 1 and parts == 1 else 1
     return Memory(
-        weights=weights // parts + gathered,
+        weights=own // parts + gathered,
         adapter=0 if load.full else trained * per_value,
         gradients=trained * per_value * copies,
         optimizer=int(trained * (state_bytes(load.optimizer) + 4 * load.ema)),
         activations=activations(model, load),
         workspace=WORKSPACE_BYTES[load.vendor],
         text_encoders=sum(
-            stored(count, count, load.text_dtype, precision)
-            for count, precision in zip(model.text_encoders, load.text_precisions, strict=True)
+            stored(count, int(count * share), load.text_dtype, precision)
+            for count, share, precision in zip(
+                model.text_encoders, TEXT_SHARES, load.text_precisions, strict=True
+            )
         ),
     )
+
+
+def weights(shape: Transformer, load: Load) -> int:
+    """Of swapped blocks, only the largest that is visiting."""
+
+    def of(parameters: int, quantisable: int) -> int:
+        return stored(parameters, quantisable, load.base_dtype, load.precision)
+
+    swapped = [of(*shape.block(i)) for i in range(load.swapped)]
+    return of(shape.parameters, shape.quantisable) - sum(swapped) + max(swapped, default=0)
 
 
 def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int:
@@ -146,15 +163,14 @@ def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int
 
 
 def activations(model: Model, load: Load) -> int:
-    """Saved for the backward pass. Checkpointing keeps each block's input and recomputes one
-    block at a time."""
+    """Saved for the backward pass. A checkpointed block keeps its input, and one of them at a time
+    is recomputed."""
     shape = model.transformer
-    values: float = load.batch * (load.tokens + CLIP_TOKENS + load.text_tokens) * shape.hidden
-    if load.checkpointing:
-        values *= KEPT_CHECKPOINTED * shape.layers + KEPT_EVERYTHING
-    else:
-        values *= KEPT_EVERYTHING * shape.layers
-    return int(values * BYTES[load.base_dtype])
+    values = load.batch * (load.tokens + CLIP_TOKENS + load.text_tokens) * shape.hidden
+    forgetful = -(-shape.layers // load.interval) if load.interval else 0
+    inputs = 0.0 if load.inputs_on_host else KEPT_CHECKPOINTED * forgetful
+    kept = KEPT_EVERYTHING * (shape.layers - forgetful + min(forgetful, 1))
+    return int(values * (inputs + kept) * BYTES[load.base_dtype])
 
 
 def gib(amount: int | float) -> str:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from sd3tune.backends.decide import Decision, decide_all
 from sd3tune.backends.facts import Device, Facts
 from sd3tune.backends.processes import ALONE, Processes
-from sd3tune.backends.rules import Request
+from sd3tune.backends.rules import Request, one_memory
 from sd3tune.config import flow
 from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.lycoris import Lycoris
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import Sample
 from sd3tune.errors import ConfigError, PlanError
+from sd3tune.plan import blocks
 from sd3tune.plan.length import as_set, is_set, scaled_rate, several, steps
 from sd3tune.plan.memory import Load, Memory, estimate, gib
 from sd3tune.plan.trainable import Trainable
@@ -32,6 +33,8 @@ ASKED = (  # settings of the same name as their axis
     "text_encoder_1_precision",
     "text_encoder_2_precision",
     "text_encoder_3_precision",
+    "quantize_via",
+    "gradient_checkpointing_backend",
     "optimizer",
     "dynamo_backend",
 )
@@ -49,6 +52,7 @@ class Plan:
     decisions: Mapping[str, Decision]
     memory: Memory
     warnings: tuple[str, ...]
+    load: Load  # what `memory` was reckoned from
     processes: Processes = ALONE
     lycoris: Lycoris | None = None  # with lora_type=lycoris
 
@@ -103,7 +107,7 @@ def resolve(
         "model": _model(config, model),
         **hardware,
         "offload": _offload(memory, facts),
-        "gradient_checkpointing": _checkpointing(config),
+        **blocks.decisions(config, facts, model.transformer, hardware),
         "train_batch_size": batch,
         "gradient_accumulation_steps": as_set(
             config, "gradient_accumulation_steps", "one batch per optimizer step"
@@ -116,7 +120,7 @@ def resolve(
     peak = float(decisions["learning_rate"].value)
     warned = of_optimisation(config, model, hardware["optimizer"].value, peak)
     warnings = (*warned, *_warnings(config, facts, datasets))
-    return Plan(config, model, facts, device, decisions, memory, warnings, processes, lycoris)
+    return Plan(config, model, facts, device, decisions, memory, warnings, load, processes, lycoris)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class _Sizes:
     trained: Trainable
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
-        c = self.config
+        c, shape = self.config, self.model.transformer
         return Load(
             vendor=self.facts.vendor,
             base_dtype=r.base_model_default_dtype or "fp32",
@@ -147,7 +151,10 @@ class _Sizes:
             batch=max([batch, *(d.train_batch_size or 0 for d in self.datasets)]),
             tokens=max(tokens(*s.geometry.bucket) for s in self.samples),
             text_tokens=c.tokenizer_max_length,
-            checkpointing=c.gradient_checkpointing,
+            interval=c.gradient_checkpointing_interval if c.gradient_checkpointing else 0,
+            swapped=0 if one_memory(self.facts) else min(c.blocks_to_swap, shape.layers),
+            inputs_on_host=r.gradient_checkpointing_backend == "unsloth"
+            and not one_memory(self.facts),
             text_dtype=r.text_encoder_dtype or "fp32",
             text_precisions=(
                 r.text_encoder_1_precision or "no_change",
@@ -252,13 +259,6 @@ def _model(config: Config, model: Model) -> Decision:
     asked = is_set(config, "pretrained_model_name_or_path") or is_set(config, "model_flavour")
     why = f"{model.source}: {shape.layers} blocks of width {shape.hidden}, {size}"
     return Decision(model.name, "user" if asked else "auto", why)
-
-
-def _checkpointing(config: Config) -> Decision:
-    reason = "recomputes each block in the backward pass: about a third more time, far less memory"
-    value = "on" if config.gradient_checkpointing else "off"
-    source = "user" if is_set(config, "gradient_checkpointing") else "auto"
-    return Decision(value, source, reason if value == "on" else "every activation is kept")  # type: ignore[arg-type]
 
 
 def _offload(memory: Memory, facts: Facts) -> Decision:

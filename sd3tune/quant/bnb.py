@@ -4,40 +4,78 @@ diffusers' own BitsAndBytesConfig refuses to run without a GPU; replacing the li
 on every device that bitsandbytes has kernels for, the CPU included.
 """
 
-from fnmatch import fnmatch
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 
-def nf4(module: Any, which: tuple[tuple[str, ...], tuple[str, ...]], device: torch.device) -> None:
-    """Replaces matching nn.Linear in place by Linear4bit with double quantisation."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
+def nf4(module: Any, names: Iterable[str], device: torch.device | None) -> None:
+    """Replaces the named nn.Linear in place by Linear4bit with double quantisation."""
+    from bitsandbytes.nn import Params4bit
 
-    include, exclude = which
-    for name, linear in list(module.named_modules()):
-        if not isinstance(linear, nn.Linear) or not any(fnmatch(name, p) for p in include):
-            continue
-        if any(fnmatch(name, p) for p in exclude):
-            continue
-        small = Linear4bit(
-            linear.in_features,
-            linear.out_features,
-            bias=linear.bias is not None,
-            compute_dtype=linear.weight.dtype,
-            quant_type="nf4",
-            device="meta",
-        )
+    for name in names:
+        linear = module.get_submodule(name)
+        home = linear.weight.device
+        small = _empty(linear, linear.weight.dtype)
         small.weight = Params4bit(
             linear.weight.data, requires_grad=False, quant_type="nf4", module=small
         )
         small.bias = linear.bias
-        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weight in evaluation mode and
-        # keeps using that layout, which has no backward, when training goes on.
-        small.support_avx512bf16_for_cpu = False
-        parent, _, leaf = name.rpartition(".")
         # Linear4bit packs its weight when it is moved, also from the CPU to the CPU.
-        setattr(module.get_submodule(parent), leaf, small.to(device))
-    # peft then uses its own 4-bit LoRA layer, whose merge is right.
+        _put(module, name, small.to(device or home).to(home))
+    _mark(module)
+
+
+def restore(module: Any, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
+    """The named linears of a module on the meta device as Linear4bit with the weights of `state`,
+    which is the state_dict of a module that `nf4` made. Raises KeyError."""
+    from bitsandbytes.nn import Params4bit
+
+    for name in names:
+        prefix = f"{name}.weight"
+        parts = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(prefix + ".")}
+        weight = Params4bit.from_prequantized(state[prefix], parts, device="cpu")
+        small = _empty(module.get_submodule(name), weight.quant_state.dtype)
+        small.weight, small.quant_state = weight, weight.quant_state
+        weight.module = small
+        if small.bias is not None:
+            small.bias = torch.nn.Parameter(state[f"{name}.bias"], requires_grad=False)
+        _put(module, name, small)
+    _mark(module)
+
+
+def dequantised(weight: Any) -> Tensor:
+    """(out, in), in the dtype that was quantised."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    made: Tensor = dequantize_4bit(weight.data, weight.quant_state)
+    return made
+
+
+def _empty(linear: Any, dtype: torch.dtype) -> Any:
+    from bitsandbytes.nn import Linear4bit
+
+    small = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=dtype,
+        quant_type="nf4",
+        device="meta",
+    )
+    # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weight in evaluation mode and keeps
+    # using that layout, which has no backward, when training goes on.
+    small.support_avx512bf16_for_cpu = False
+    return small
+
+
+def _put(module: Any, name: str, part: Any) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, part)
+
+
+def _mark(module: Any) -> None:
+    """peft then uses its own 4-bit LoRA layer, whose merge is right."""
     module.is_loaded_in_4bit = True

@@ -1,11 +1,14 @@
 """optimum-quanto's integer and float8 weights, called directly.
 
 diffusers' QuantoConfig is deprecated for 1.0 and cannot exclude norm1.linear. Two parts of quanto
-0.2.7 are replaced, because both need a compiler at first use and write into site-packages:
+0.2.7 are replaced:
 
-* unpacking int4 and int2 (a C++, CUDA, HIP or Metal extension): four lines of PyTorch, bit-equal
-* its CUDA kernels: the fp8 one (Marlin) drops the bias of every linear; without the extension
-  quanto multiplies by the dequantised weight
+* unpacking int4 and int2 (a C++, CUDA, HIP or Metal extension that needs a compiler at first use
+  and writes into site-packages): four lines of PyTorch, bit-equal
+* the choice of kernels by device and dtype. Marlin (fp8) drops the bias of every linear, AWQ (int4,
+  fp16) wants nvcc at run time, TinyGemm (int4, bf16) rounds the shifts once more whenever a weight
+  is moved or saved and takes bf16 input only. Without them quanto multiplies by the dequantised
+  weight: the product whose gradient is exact, on every device
 
 Look again at quanto 0.2.8.
 """
@@ -18,12 +21,27 @@ from torch import Tensor
 
 
 def quantise(
-    module: Any, scheme: str, which: tuple[tuple[str, ...], tuple[str, ...]], fp8: str
+    module: Any,
+    scheme: str,
+    which: tuple[tuple[str, ...], tuple[str, ...]],
+    fp8: str,
+    device: torch.device | None,
 ) -> None:
-    """In place; weights are frozen quantised tensors afterwards."""
+    """In place; weights are frozen quantised tensors afterwards, each where it was."""
+    for part in replaced(module, scheme, which, fp8):
+        home = part.weight.device
+        with torch.no_grad():
+            part.weight = torch.nn.Parameter(part.weight.to(device or home), requires_grad=False)
+            part.weight = torch.nn.Parameter(part.qweight.to(home), requires_grad=False)
+
+
+def replaced(
+    module: Any, scheme: str, which: tuple[tuple[str, ...], tuple[str, ...]], fp8: str
+) -> list[Any]:
+    """The linears that `which` means, replaced by quanto's, with their weights as they were."""
     import optimum.quanto as quanto
 
-    without_extensions()
+    without_kernels()
     weights = {
         "int8-quanto": quanto.qint8,
         "int4-quanto": quanto.qint4,
@@ -32,19 +50,23 @@ def quantise(
     }[scheme]
     include, exclude = which
     quanto.quantize(module, weights=weights, include=list(include), exclude=list(exclude))
-    quanto.freeze(module)
-    for part in module.modules():
-        if isinstance(part, quanto.QLinear):
-            part.register_forward_pre_hook(in_weight_dtype)
+    parts = [part for part in module.modules() if isinstance(part, quanto.QLinear)]
+    for part in parts:
+        part.register_forward_pre_hook(in_weight_dtype)
+    return parts
 
 
-def without_extensions() -> None:
-    """Idempotent. Must run before the first quantised weight is made."""
+def without_kernels() -> None:
+    """Idempotent. Must run before the first quantised weight is made or moved."""
     from optimum.quanto.library.extensions import extension
+    from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
 
     for ext in extension._extensions.values():
         ext._lib = SimpleNamespace(unpack=unpack)
-    extension._extensions.pop("quanto_cuda", None)  # AWQ, Marlin: nvcc at run time, and see above
+    extension._extensions.pop("quanto_cuda", None)
+    for kind in (WeightQBitsTensor, WeightQBytesTensor):
+        kind.create = staticmethod(kind)  # where the kernel would be chosen
+        kind.optimize = lambda weight: weight  # would unpack and pack again on the way there
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
@@ -59,5 +81,5 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
 
 def in_weight_dtype(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A forward pre-hook. Autocast does not reach quanto's own autograd functions, and layer norm
-    hands them float32: PyTorch's int4 product then refuses ("expected Float, found BFloat16")."""
+    hands them float32, which does not multiply with bf16."""
     return (args[0].to(module.weight.dtype), *args[1:])

@@ -68,6 +68,15 @@ class Transformer:
         one = h * h + h
         return (6 * n + 3 * self.dual_layers + 6 * (n - 1) + 2) * one
 
+    def block(self, index: int) -> tuple[int, int]:
+        """Parameters of one block: all of them, and those that quantisation shrinks."""
+        h, last, dual = self.hidden, index == self.layers - 1, index < self.dual_layers
+        one, feed_forward = h * h + h, 8 * h * h + 5 * h
+        quantisable = (8 - last + 4 * dual) * one + (2 - last) * feed_forward
+        adaln = (6 + 3 * dual + (2 if last else 6)) * one
+        norms = 2 * self.head_dim * (2 + dual) if self.qk_norm else 0
+        return quantisable + adaln + norms, quantisable
+
     def targeted(self, targets: Sequence[str]) -> list[Linear]:
         """Linears whose name ends in one of the targets, as in `peft_lora_target_modules`."""
         return [linear for linear in linears(self) if any(map(linear.ends_in, targets))]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sd3tune.backends.memory import is_out_of_memory
 from sd3tune.errors import ModelError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,6 +33,8 @@ def reading(part: str, source: str) -> Iterator[None]:
             "offline, give a local diffusers folder",
         ) from e
     except (ValueError, KeyError, RuntimeError) as e:
+        if is_out_of_memory(e):
+            raise
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(
             f"`pretrained_model_name_or_path={source}`: the {part} is damaged or of another "
@@ -62,6 +65,15 @@ def transformer(source: str, dtype: str, **where: Any) -> Any:
             source, subfolder="transformer", dtype=DTYPES[dtype], **where
         )
     return model.requires_grad_(False)
+
+
+def blank_transformer(source: str) -> Any:
+    """The denoiser's shape without weights, on the meta device."""
+    from diffusers import SD3Transformer2DModel
+
+    with reading("transformer", source), torch.device("meta"):
+        config = SD3Transformer2DModel.load_config(source, subfolder="transformer")
+        return SD3Transformer2DModel.from_config(config).eval()
 
 
 def vae(source: str, dtype: str, **where: Any) -> Any:

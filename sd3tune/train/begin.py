@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from sd3tune import quant
 from sd3tune.adapters import full, lora, lycoris
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.dice import seed_of
@@ -15,8 +14,7 @@ from sd3tune.plan.prepare import checkpoint_folder
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import say
 from sd3tune.sd3 import weights
-from sd3tune.train import checkpoint
-from sd3tune.train.caches import variant
+from sd3tune.train import checkpoint, checkpointing, offload, quantised
 from sd3tune.train.ema import Ema
 from sd3tune.train.levels import levels_of
 from sd3tune.train.optim import build
@@ -32,16 +30,10 @@ def begin(plan: Plan, world: World) -> TrainState:
     """The transformer with what is trained on the device, and the state of the newest
     checkpoint."""
     config = plan.config
-    say(f"loading  transformer of {plan.model.name}")
-    dtype = plan.value("base_model_default_dtype")
-    model = weights.transformer(plan.model.source, dtype, **variant(plan))
-    quant.apply(
-        model, plan.value("base_model_precision"), fp8=plan.value("fp8_dtype"), device=world.device
-    )
+    model = quantised.transformer(plan, world.device)
     trained = attach(model, plan)
-    model.to(world.device).train()
-    if plan.value("gradient_checkpointing") == "on":
-        model.enable_gradient_checkpointing()
+    offload.place(model, plan, world.device)
+    checkpointing.enable(model.train(), plan)
     if config.fsdp_enable and world.size > 1:
         sharded(model, world, reshard=config.fsdp_reshard_after_forward)
     compile_blocks(model, plan.value("dynamo_backend"))

@@ -16,6 +16,8 @@ from sd3tune.report.progress import say, stage
 from sd3tune.sd3.text import COMPONENTS, TextEncoders, packed, unconditional
 from sd3tune.train.caches import BLANK, Caches, variant
 from sd3tune.train.fill import Entries, Made, fill, free
+from sd3tune.train.out_of_memory import during
+from sd3tune.train.quantised import shrink
 
 Used = Callable[[], int | None]  # bytes of the device in use
 
@@ -36,7 +38,10 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
         return
     encoders = load_encoders(plan, device)
     full = used()
-    with stage("encode captions", sum(map(len, missing.values()))) as bar:
+    with (
+        during("encoding captions"),
+        stage("encode captions", sum(map(len, missing.values()))) as bar,
+    ):
         for cache, lost in missing.items():
             by_key = {caches.text_key(c): c for c in lost}
             size = _shard_size(caches, cache.folder)
@@ -91,8 +96,7 @@ def load_encoders(plan: Plan, device: torch.device) -> TextEncoders:
     for i, name in enumerate(COMPONENTS, 1):
         if name in encoders.modules:
             precision = plan.value(f"text_encoder_{i}_precision")
-            quant.apply(encoders.modules[name], precision, which=quant.TEXT_ENCODER,
-                        fp8=plan.value("fp8_dtype"), device=place)  # fmt: skip
+            shrink(encoders.modules[name], precision, quant.TEXT_ENCODER, plan, place)
     return encoders.to(place)
 
 

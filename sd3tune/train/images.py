@@ -24,6 +24,7 @@ from sd3tune.sd3 import latents as sd3_latents
 from sd3tune.sd3 import weights
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.fill import Entries, Made, fill, free
+from sd3tune.train.out_of_memory import during
 
 DECODERS = 4  # threads; Pillow decodes and resizes outside the interpreter's lock
 
@@ -154,6 +155,7 @@ def _read(file: File) -> Known | str:
     return Known(stamp, *file.sample.size, digest)
 
 
+@during("encoding images")
 def encode(
     caches: Caches,
     samples: Mapping[str, Sequence[Sample]],

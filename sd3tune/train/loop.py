@@ -16,6 +16,7 @@ from sd3tune.data.batch import Batch
 from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Stage, say
 from sd3tune.sd3.variants import PATCH
+from sd3tune.train import out_of_memory
 from sd3tune.train.guard import Guard, share
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Recipe, Taken, train_step
@@ -84,7 +85,8 @@ def loop(
         started = time.perf_counter()
         set_rate(state.optimizer, learning_rate(state.step) * share(state))
         group = list(islice(batches, accumulate))
-        taken = train_step(state, group, recipe, guard, called, world)
+        with out_of_memory.during(out_of_memory.step_of(group)):
+            taken = train_step(state, group, recipe, guard, called, world)
         seconds = time.perf_counter() - started
         if world.main:
             record(metrics, state, taken, group, seconds)

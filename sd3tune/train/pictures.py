@@ -12,6 +12,7 @@ from sd3tune.report.progress import stage
 from sd3tune.sd3 import weights
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.optim import averaged
+from sd3tune.train.out_of_memory import during
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 from sd3tune.validate.images import Sampling, Wish, draw
@@ -34,7 +35,7 @@ def pictures(
         vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan))
         vae.to(world.device)
         for folder, values in looks(state, plan.config.ema_validation):
-            with values(), stage("draw pictures", len(wanted)) as bar:
+            with during("drawing pictures"), values(), stage("draw pictures", len(wanted)) as bar:
                 found += draw(
                     state.model,
                     vae,

@@ -23,6 +23,7 @@ from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
+from sd3tune.train import out_of_memory
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.captions import fill_text
@@ -57,6 +58,11 @@ class Outcome:
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
+    with out_of_memory.explained(prepared.plan):
+        return stages(prepared, prompts)
+
+
+def stages(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     make_output(prepared.plan.config.output_dir)
     quiet_libraries()
     prepared = downloaded(prepared)

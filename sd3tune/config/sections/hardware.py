@@ -1,8 +1,11 @@
 """What the machine computes in: all of it is chosen when left out."""
 
+from pathlib import Path
 from typing import Literal
 
-from sd3tune.config.fields import Attention, Flag, Precision, Settings
+from pydantic import Field
+
+from sd3tune.config.fields import Attention, Flag, Precision, QuantizeVia, Settings, Whole
 
 
 class HardwareSettings(Settings):
@@ -20,6 +23,15 @@ class HardwareSettings(Settings):
     """Quantisation of CLIP-G while captions are encoded."""
     text_encoder_3_precision: Precision | None = None
     """Quantisation of T5-XXL while captions are encoded."""
+    quantize_via: QuantizeVia | None = None
+    """Where weights are quantised, one layer at a time: on the `accelerator`, or on the `cpu`."""
+    cache_dir_quantised: Path | Literal["none"] | None = None
+    """Where quantised transformers are kept, so that a restart reads them instead of quantising
+    again. Left out: `cache/quantised` in output_dir when the CPU quantises (minutes for the 8B
+    model), `none` when the accelerator does (seconds)."""
+    blocks_to_swap: Whole = Field(0, ge=0)
+    """So many transformer blocks live in host memory and visit the device while they compute: less
+    memory, more time. Needs gradient_checkpointing. Untested on hardware."""
     vae_dtype: Literal["default", "fp32", "fp16", "bf16"] | None = None
     """Format of the autoencoder."""
     attention_mechanism: Attention | None = None

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from sd3tune.config.fields import Count, Flag, Settings, Whole
+from sd3tune.config.fields import CheckpointingBackend, Count, Flag, Settings, Whole
 
 
 class LengthSettings(Settings):
@@ -20,3 +20,8 @@ class LengthSettings(Settings):
     """Batches per optimizer step."""
     gradient_checkpointing: Flag = True
     """Recompute activations in the backward pass instead of keeping them."""
+    gradient_checkpointing_interval: Count = 1
+    """Every n-th block forgets its activations; the others keep them: faster, and larger."""
+    gradient_checkpointing_backend: CheckpointingBackend | None = None
+    """Where the inputs of forgetful blocks wait: on the device (`torch`) or in host memory
+    (`unsloth`)."""

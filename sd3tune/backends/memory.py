@@ -1,0 +1,13 @@
+"""How every backend says that there is no memory left."""
+
+import torch
+
+# The CPU's allocator raises a plain RuntimeError, and so does MPS.
+WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the device or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in WORDS)

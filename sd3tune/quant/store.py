@@ -1,0 +1,122 @@
+"""Quantised modules on disk, so that the next start reads them instead of making them.
+
+One safetensors file for each (weights, scheme, patterns, dtypes, versions): its name is the hash of
+all that. It is written beside its place, synced and renamed, and every tensor carries a checksum;
+a file that is damaged is not used. What is read equals what was quantised bit for bit.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sd3tune import quant
+
+FORMAT = "1"
+LIBRARY = {"nf4-bnb": "bitsandbytes"}  # of the others: optimum-quanto
+
+
+def place(folder: Path, identity: str, scheme: str, which: quant.Patterns, **how: str) -> Path:
+    """Where a quantised module is kept. identity: of the weights; how: everything else that
+    changes a bit of the result (dtypes, the device of the arithmetic)."""
+    library = LIBRARY.get(scheme, "optimum-quanto")
+    asked = [FORMAT, identity, scheme, which, library, version(library), sorted(how.items())]
+    name = blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
+    return folder / f"{name}.safetensors"
+
+
+def save(module: Any, path: Path) -> str | None:
+    """Writes what `quant.apply` made of a module; why it could not be written, or None. A module
+    whose buffers are not all in its state_dict cannot be restored from it and must not come here.
+    """
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    draft = path.with_suffix(f".{os.getpid()}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, draft, metadata={"checksums": json.dumps(_checksums(state))})
+        _settle(draft, path)
+    except (OSError, SafetensorError) as e:  # a full disk must not end the run
+        draft.unlink(missing_ok=True)
+        return str(e)
+    return None
+
+
+def load(module: Any, path: Path, scheme: str, which: quant.Patterns, fp8: str) -> bool:
+    """Gives a module on the meta device the weights kept at `path`, on the CPU, frozen; False, and
+    the module is of no use, when there is no whole file."""
+    try:
+        state = _read(path)
+        if state is None:
+            return False
+        _restore(module, state, scheme, which, fp8)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):
+        # Whatever a damaged file makes the libraries raise: it will be made again.
+        return False
+    module.requires_grad_(False)
+    return not any(t.is_meta for t in [*module.parameters(), *module.buffers()])
+
+
+def _restore(
+    module: Any, state: Mapping[str, Tensor], scheme: str, which: quant.Patterns, fp8: str
+) -> None:
+    if scheme == "nf4-bnb":
+        from sd3tune.quant import bnb
+
+        names = quant.names(module, which)
+        bnb.restore(module, names, state)
+        done = tuple(f"{name}.weight" for name in names)
+        state = {k: v for k, v in state.items() if not k.startswith(done)}
+        missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
+        missing = [k for k in missing if not k.startswith(done)]
+    else:
+        from sd3tune.quant import quanto
+
+        quanto.replaced(module, scheme, which, fp8)
+        # strict does not know the parts of quanto's weights; what is missing stays on meta
+        missing, unexpected = module.load_state_dict(dict(state), strict=False, assign=True)
+    if [k for k in missing if not k.endswith(".weight")] or unexpected:
+        raise KeyError(f"{missing} {unexpected}")
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        expected = json.loads(file.metadata()["checksums"])
+        # Copies: where a tensor begins in the file is where it would begin in memory, and products
+        # of unaligned tensors add in another order than those of freshly quantised ones.
+        state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    return state if _checksums(state) == expected else None
+
+
+def _checksums(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """CRC-32 of the bytes: against torn disks, not against people."""
+    return {k: zlib.crc32(memoryview(_bytes(v))) for k, v in state.items()}
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _settle(draft: Path, path: Path) -> None:
+    """On disk before it has its name, and the name on disk too."""
+    _sync(draft)
+    draft.replace(path)
+    _sync(path.parent)
+
+
+def _sync(target: Path) -> None:
+    handle = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
