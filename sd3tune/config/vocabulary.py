@@ -50,7 +50,6 @@ _NAMES = {
         optimizer_release_gradients override_dataset_config peft_lora_mode
         post_checkpoint_script post_upload_script preserve_data_backend_cache
         pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path
-        pretrained_transformer_model_name_or_path pretrained_transformer_subfolder
         print_filenames print_sampler_statistics prodigy_steps publishing_config
         push_checkpoints_to_hub push_to_hub push_to_hub_background quantization_config
         quantize_activations quantize_via ramtorch read_batch_size report_to same_network

@@ -31,7 +31,7 @@ from sd3tune.data.sources import Source
 from sd3tune.errors import ConfigError, DataError, HardwareError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.report.progress import stage
-from sd3tune.sd3 import variants
+from sd3tune.sd3 import models, variants
 
 SECONDS = 120.0
 KERNEL = {"native": "diffusers", "sageattention": "diffusers"}  # what trains under that name
@@ -102,10 +102,19 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
     datasets = load_datasets(config.data_backend_config, config)
-    model = variants.find(config.pretrained_model_name_or_path or "")
+    model = model_of(config)
     found = look(config, datasets, model.transformer.longest_side)
     facts = elsewhere(chip) if chip else observe(config)
     return planned(found, model, facts)
+
+
+def model_of(config: Config) -> variants.Model:
+    """Raises ModelError."""
+    return models.find(
+        config.pretrained_model_name_or_path,
+        config.pretrained_transformer_model_name_or_path,
+        config.pretrained_transformer_subfolder,
+    )
 
 
 def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
