@@ -263,6 +263,78 @@ def demo(folder: Path, model: str, force: bool) -> None:
     click.echo(render.demo(write(folder, model=model, force=force)))
 
 
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def inspect(path: Path, as_json: bool) -> None:
+    """What a file is: an adapter of any dialect, a model, a checkpoint, and which programs read it.
+
+    PATH is a .safetensors file, a checkpoint folder, a model folder or an output folder. Headers
+    are read, not weights, except that every byte of a checkpoint is compared with its checksum.
+
+    \b
+      sd3tune inspect somebodys_lora.safetensors
+      sd3tune inspect output/checkpoint-500
+      sd3tune inspect sd3.5_medium.safetensors --json | jq .facts
+    """
+    from sd3tune.artefacts import words
+    from sd3tune.artefacts.look import look
+
+    seen = look(path)
+    click.echo(words.inspected_json(seen) if as_json else words.inspected(seen))
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
+@click.option(
+    "--to",
+    "dialect",
+    required=True,
+    type=click.Choice(["diffusers", "comfyui", "kohya"]),
+    help="whose dialect: comfyui is also Swarm's, kohya has fused query, key and value",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="the file to write; left out: beside SOURCE, with the dialect in its name",
+)
+@click.option(
+    "--model", metavar="MODEL", help="the base it was trained on: DoRA, OFT and GLoRA need it"
+)
+@click.option(
+    "--rank",
+    type=click.IntRange(1),
+    help="turn what is no LoRA into LoRA of this rank; the error is printed",
+)
+@click.option("--force", is_flag=True, help="write over an existing file")
+def export(
+    source: Path,
+    dialect: str,
+    output: Path | None,
+    model: str | None,
+    rank: int | None,
+    force: bool,
+) -> None:
+    """Write an adapter so that another program renders it as it was trained.
+
+    SOURCE is an adapter file of any dialect, a checkpoint, or the output folder of a run. Of a
+    diffusers model folder, --to comfyui writes the transformer as one file. Nothing is dropped:
+    what a program has no form for is an error that says what helps.
+
+    \b
+      sd3tune export output --to comfyui
+      sd3tune export dora.safetensors --to comfyui --model stabilityai/stable-diffusion-3.5-medium
+      sd3tune export lokr.safetensors --to diffusers --rank 32 --output lora.safetensors
+    """
+    from sd3tune.artefacts import words
+    from sd3tune.artefacts.export import export as run
+    from sd3tune.report.quiet import quiet_libraries
+
+    quiet_libraries()
+    done = run(source, dialect, output=output, model=model, rank=rank, force=force)  # type: ignore[arg-type]
+    click.echo(words.exported(done))
+
+
 def _prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     """Configuration, machine and dataset to a plan."""
     from sd3tune import render

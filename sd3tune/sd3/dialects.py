@@ -1,9 +1,9 @@
 """The two names of every module of an SD3 transformer: diffusers' and Stability's original.
 
-ComfyUI, kohya's scripts and single-file models use the original names, in which query, key and value
-are one fused matrix, rows in that order, and two AdaLN projections give shift before scale where
-diffusers' layer gives scale before shift. No tensors here. Checked row by row against diffusers'
-own convert_sd3_transformer_checkpoint_to_diffusers.
+ComfyUI, kohya's scripts and single-file models use the original names, in which query, key and
+value are one fused matrix, rows in that order, and two AdaLN projections give shift before scale
+where diffusers' layer gives scale before shift. No tensors here. Checked row by row against
+diffusers' own convert_sd3_transformer_checkpoint_to_diffusers.
 """
 
 import re

@@ -38,7 +38,7 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
         return _from_file(source)
     folder = Path(source)
     if folder.is_dir():
-        shape = _folder_shape(folder, "transformer", MODEL)
+        shape = folder_shape(folder, "transformer", MODEL)
         return Model(kind(shape), Source.of(source), shape, *_sizes(source))
     if source in REPOSITORIES:
         name, shape = REPOSITORIES[source]
@@ -84,7 +84,7 @@ def _composed(source: str, transformer: str, subfolder: str) -> Model:
         held = single.contents(header.read(Path(transformer)))
         shape, where = held.shape, replace(where, vae=transformer if held.vae else source)
     elif Path(transformer).is_dir():
-        shape = _folder_shape(Path(transformer), subfolder, TRANSFORMER)
+        shape = folder_shape(Path(transformer), subfolder, TRANSFORMER)
     else:
         shape = _repository_shape(transformer, subfolder)
     if where.vae == source and Path(source).is_dir() and not (Path(source) / "vae").is_dir():
@@ -107,15 +107,17 @@ def _repository_shape(repository: str, subfolder: str) -> Transformer:
     )
 
 
-def _folder_shape(folder: Path, subfolder: str, setting: str) -> Transformer:
+def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer:
+    """From its config.json. setting: the one that named it, for messages. Raises ModelError."""
     path = folder / subfolder / "config.json"
+    named = f"{setting}={folder}" if setting else str(folder)
     try:
-        return from_config(json.loads(path.read_text()), f"{setting}={folder}")
+        return from_config(json.loads(path.read_text()), named)
     except FileNotFoundError:
         hint = "it must be a diffusers folder of SD3 or SD3.5; `sd3tune demo DIR` writes one"
         if setting == TRANSFORMER and (folder / "config.json").exists():
             hint = "set pretrained_transformer_subfolder=."
-        raise ModelError(f"`{setting}={folder}` holds no {subfolder}/config.json",
+        raise ModelError(f"`{named}` holds no {subfolder}/config.json",
                          hint=hint) from None  # fmt: skip
     except ValueError as e:
         raise ModelError(f"`{path}` is not JSON: {e}", hint="download the model again") from None

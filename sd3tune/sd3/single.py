@@ -1,8 +1,9 @@
 """Models in one safetensors file, in Stability's original layout: what such a file holds.
 
-The transformer's tensors may carry the prefix of a whole checkpoint; `first_stage_model.` is the VAE,
-`text_encoders.` are encoders, which are left alone: tokenizers are in no file, so encoders come from
-a repository. Shapes say everything but the width of a head, which SD3 fixes (64). No torch here.
+The transformer's tensors may carry the prefix of a whole checkpoint; `first_stage_model.` is the
+VAE, `text_encoders.` are encoders, which are left alone: tokenizers are in no file, so encoders
+come from a repository. Shapes say everything but the width of a head, which SD3 fixes (64). No
+torch here.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,8 @@
 """Loading the parts of an SD3 model, one at a time, and naming what was loaded.
 
-Only diffusers and transformers read weights here; single files go through diffusers' own conversion,
-with a configuration from their shapes, so that no hub is asked. Nothing is downloaded twice: the
-hub's cache is theirs. Loading errors become ModelError with what to do.
+Only diffusers and transformers read weights here; single files go through diffusers' own
+conversion, with a configuration from their shapes, so that no hub is asked. Nothing is downloaded
+twice: the hub's cache is theirs. Loading errors become ModelError with what to do.
 """
 
 import json
@@ -59,8 +59,8 @@ def local(source: str | Source, **where: Any) -> Source:
                  if getattr(source, name) != source.base}  # fmt: skip
     with reading("model", source.base):
         found = str(StableDiffusion3Pipeline.download(source.base, **elsewhere, **where))
-    parts = (found if p == source.base else p for p in (source.transformer, source.vae))
-    return Source(found, *parts, source.subfolder)
+    transformer, vae = (found if p == source.base else p for p in (source.transformer, source.vae))
+    return Source(found, transformer, vae, source.subfolder)
 
 
 def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
@@ -81,6 +81,20 @@ def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
                 **(where if source.transformer == source.base else {}),
             )
     return model.requires_grad_(False)
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a transformer's folder as they are stored, all of its shards."""
+    from safetensors.torch import load_file
+
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("diffusion_pytorch_model*.safetensors")):
+        header.read(file)  # refuses what is damaged
+        found |= load_file(file)
+    if not found:
+        raise ModelError(f"`{folder}` holds no diffusion_pytorch_model*.safetensors",
+                         hint="download the model again")  # fmt: skip
+    return found
 
 
 def vae(source: str | Source, dtype: str, **where: Any) -> Any:

@@ -14,7 +14,7 @@ ROWS = [  # top of the list: knows nobody
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
     ["train"],
-    ["doctor", "render", "demo"],
+    ["doctor", "render", "demo", "artefacts"],
     ["cli"],
     ["__main__"],
 ]
@@ -27,7 +27,10 @@ TORCH_FREE += [
         "cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl cpu catalog recorded"
     ).split()
 ]
-TORCH_FREE += ["sd3/variants.py", "data/discover.py", "data/buckets.py", "data/captions.py"]
+TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]
+TORCH_FREE += [f"adapters/{name}.py" for name in "names alpha seen stamp".split()]
+TORCH_FREE += ["artefacts/look.py", "artefacts/words.py", "data/discover.py", "data/buckets.py"]
+TORCH_FREE += ["data/captions.py"]
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
 FILES = sorted(ROOT.rglob("*.py"))
