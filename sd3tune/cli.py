@@ -328,9 +328,7 @@ def export(
     """
     from sd3tune.artefacts import words
     from sd3tune.artefacts.export import export as run
-    from sd3tune.report.quiet import quiet_libraries
 
-    quiet_libraries()
     done = run(source, dialect, output=output, model=model, rank=rank, force=force)  # type: ignore[arg-type]
     click.echo(words.exported(done))
 

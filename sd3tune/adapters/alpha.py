@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ModelError
+from sd3tune.sd3.header import Header
 
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
 BESIDE = "adapter_config.json"  # peft's
@@ -52,6 +53,12 @@ def said(path: Path, metadata: Mapping[str, str]) -> Said | None:
         return Said(None if alpha is None else float(alpha), patterns, bool(data.get("use_rslora")))
     except (AttributeError, TypeError, ValueError):
         raise _unreadable(f"`{path}`: its alpha") from None
+
+
+def is_untold(prefix: str, has_alpha: bool, header: Header) -> bool:
+    """A state dict without prefix, as a checkpoint holds it: its alpha is known to the run alone.
+    In every other dialect silence means alpha = rank."""
+    return prefix == "" and not has_alpha and said(header.path, header.metadata) is None
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ AS_THEY_ARE = ("loha", "lokr", "oft", "glora")  # LyCORIS that ComfyUI renders a
 @dataclass
 class Rendered:
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    modules: dict[str, Module] = field(default_factory=dict)  # as written, by diffusers' names
+    modules: dict[str, Module] = field(default_factory=dict)  # as they were written
     notes: tuple[str, ...] = ()
 
 
@@ -99,8 +99,9 @@ def _kohya(modules: Mapping[str, Module], base: Base | None) -> Rendered:
         plain = {n: m for n, m in group.items() if isinstance(m, Lora) and _plain(m)}
         name, module = next(iter(group.items()))
         if plain.keys() == group.keys():
-            found.tensors |= _lora(key, fused.fuse(plain)[original], "lora_down", "lora_up")
-            found.modules |= plain
+            joined = fused.fuse(plain)[original]
+            found.tensors |= _lora(key, joined, "lora_down", "lora_up")
+            found.modules[original] = joined
         elif isinstance(module, Lycoris) and _kept(module) and _same(name):
             found.tensors |= _lycoris(key, module)
             found.modules[name] = module

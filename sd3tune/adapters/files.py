@@ -40,6 +40,11 @@ def read(path: Path) -> AdapterFile:
     tensors = load_file(path)
     modules: dict[str, Lora | Lycoris] = {}
     for named in grouped.modules.values():
+        if alpha.is_untold(named.prefix, "alpha" in named.parts, found):
+            raise ModelError(
+                f"`{path}` says nowhere what its alpha is",
+                hint=f"give {stamp.FILE} beside it, which does",
+            )
         module = _module(path, named, tensors, said)
         split = (
             {named.module: module}
@@ -145,11 +150,6 @@ def _lora(
         raise ModelError(
             f"`{path}`: `{named.module}` has lora_A {list(down.shape)} and lora_B {list(up.shape)}",
             hint="sd3tune converts LoRA of linear layers",
-        )
-    if value is None and said is None and named.prefix == "":
-        raise ModelError(
-            f"`{path}` says nowhere what its alpha is",
-            hint=f"give {stamp.FILE} beside it, which does",
         )
     if value is None:
         value = (said or alpha.Said()).scale(named.module, rank) * rank

@@ -161,18 +161,21 @@ def _readers(
     header: Header, grouped: names.Grouped, scaled: list[tuple[Named, float | None]]
 ) -> dict[str, Verdict]:
     return {
-        "sd3tune": _sd3tune(grouped),
+        "sd3tune": _sd3tune(header, grouped),
         "diffusers": _diffusers(header, grouped),
         "ComfyUI": _comfyui(grouped, scaled),
     }
 
 
-def _sd3tune(grouped: names.Grouped) -> Verdict:
+def _sd3tune(header: Header, grouped: names.Grouped) -> Verdict:
     if grouped.unknown:
         return Verdict("no", f"`{grouped.unknown[0]}` is no key it knows")
     if grouped.text_encoders:
         return Verdict("no", "text encoders are adapted too")
-    odd = [m for m in grouped.modules.values() if m.algorithm == "incomplete"]
+    modules = grouped.modules.values()
+    if any(alpha.is_untold(m.prefix, "alpha" in m.parts, header) for m in modules):
+        return Verdict("no", "it says nowhere what its alpha is")
+    odd = [m for m in modules if m.algorithm == "incomplete"]
     return Verdict("no", f"`{odd[0].module}` is incomplete") if odd else Verdict("yes", "")
 
 

@@ -14,6 +14,7 @@ from sd3tune.adapters.dialect import Dialect
 from sd3tune.adapters.parts import Base
 from sd3tune.artefacts.look import look
 from sd3tune.errors import ConfigError, ModelError
+from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import models, variants, weights
 from sd3tune.sd3.original import to_original
 
@@ -57,6 +58,7 @@ def base_of(model: str) -> Base:
 
     def weight(name: str) -> Tensor:
         if not loaded:
+            quiet_libraries()
             loaded["model"] = weights.transformer(weights.local(found.source), "fp32")
         module: Any = loaded["model"].get_submodule(name)
         taken: Tensor = module.weight.detach()

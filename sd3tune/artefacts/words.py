@@ -48,7 +48,8 @@ def _fact(name: str, value: Any) -> list[str]:
         value = ", ".join(f"{k} {v:,}" for k, v in value.items())
     if isinstance(value, list):
         value = ", ".join(map(str, value)) or "none"
-    return [] if value is None else [f"  {name:<12} {_amount(name, value).split(' ', 1)[1]}"]
+    label, text = name.removesuffix("_bytes"), _amount(name, value).split(" ", 1)[1]
+    return [] if value is None else [f"  {label:<12} {text}"]
 
 
 def _amount(name: str, value: Any) -> str:
