@@ -9,17 +9,15 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
 from sd3tune import __version__
+from sd3tune.arguments import config_of, prepared
+from sd3tune.cli_cache import cache
 from sd3tune.errors import Sd3tuneError
 
-if TYPE_CHECKING:
-    from sd3tune.plan.prepare import Prepared
-
-CONFIG = Path("config/config.json")
 THE_WORLD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -36,6 +34,9 @@ def cli() -> None:
       sd3tune dataset DIR/config/config.json    what was understood of the images and captions
       sd3tune train DIR/config/config.json      a first run, end to end, in minutes on a CPU
     """
+
+
+cli.add_command(cache)
 
 
 @cli.command()
@@ -95,7 +96,7 @@ def plan(words: tuple[str, ...], as_json: bool, chip: str | None) -> None:
     """
     from sd3tune import render
 
-    made = _prepared(words, chip).plan
+    made = prepared(words, chip).plan
     click.echo(render.plan_json(made) if as_json else render.plan(made))
 
 
@@ -137,15 +138,15 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     who = processes(os.environ)
     if not dry_run and "WORLD_SIZE" not in os.environ:
         _launched(words)
-    prepared = _prepared(words, None)
+    made = prepared(words, None)
     if who.main:
-        click.echo(render.plan(prepared.plan), err=not dry_run)
+        click.echo(render.plan(made.plan), err=not dry_run)
     if dry_run:
         return
     from sd3tune.config.prompts import load_prompts
     from sd3tune.train.run import train as run
 
-    outcome = run(prepared, load_prompts(prepared.plan.config))
+    outcome = run(made, load_prompts(made.plan.config))
     if who.main:
         click.echo(render.outcome(outcome))
     sys.exit(128 + outcome.signal if outcome.signal else 0)
@@ -178,93 +179,13 @@ def dataset(
     from sd3tune import render
     from sd3tune.plan import inspect
 
-    path, overrides = _config(words)
+    path, overrides = config_of(words)
     seen = inspect.inspect(path, overrides, decode=decode)
     if sheet is None and not as_json:
         sheet = seen.found.config.output_dir / "contact_sheet.png"
     if sheet is not None:
         inspect.draw_sheet(seen, sheet, images)
     click.echo(render.dataset_json(seen) if as_json else render.dataset(seen, sheet))
-
-
-@cli.group()
-def cache() -> None:
-    """Encoded images and captions: what is there, fill it, check it, clear it.
-
-    Entries are named by a hash of their content and of everything that changes the result, so
-    nothing stale is ever used, and folders may be shared between runs.
-
-    \b
-      sd3tune cache info  my/config.json        entries, bytes, what is missing
-      sd3tune cache build my/config.json        encode what is missing, and stop there
-      sd3tune cache prune my/config.json        remove what this run does not want
-      sd3tune cache verify my/output/cache      read every byte and compare checksums
-    """
-
-
-@cache.command()
-@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-def info(words: tuple[str, ...], as_json: bool) -> None:
-    """Entries, bytes, what a run of CONFIG would still have to encode, and what it does not use."""
-    from sd3tune import render
-
-    prepared = _prepared(words, None)
-    from sd3tune.train import store
-
-    found = store.info(prepared)
-    click.echo(render.cache_json(found) if as_json else render.cache(found))
-
-
-@cache.command()
-@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-def build(words: tuple[str, ...], as_json: bool) -> None:
-    """Encode what CONFIG needs and is missing. Can be stopped and resumed; two can run at once."""
-    from sd3tune import render
-
-    prepared = _prepared(words, None)
-    from sd3tune.train import store
-
-    found = store.build(prepared)
-    click.echo(render.cache_json(found) if as_json else render.cache(found))
-
-
-@cache.command()
-@click.argument("words", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
-@click.option("--dry-run", is_flag=True, help="count, and remove nothing")
-def prune(words: tuple[str, ...], dry_run: bool) -> None:
-    """Remove entries that none of the CONFIGs wants, from the folders they name.
-
-    When several runs share a folder, give all of their configurations.
-    """
-    from sd3tune import render
-
-    configs = [w for w in words if "=" not in w or Path(w).exists()] or [str(CONFIG)]
-    overrides = tuple(w for w in words if w not in configs)
-    prepared = [_prepared((name, *overrides), None) for name in configs]
-    from sd3tune.train import store
-
-    click.echo(render.pruned(store.prune(prepared, dry_run=dry_run), dry_run=dry_run))
-
-
-@cache.command()
-@click.argument(
-    "folders",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR...",
-)
-@click.option("--repair", is_flag=True, help="remove damaged files: the next run makes them anew")
-def verify(folders: tuple[Path, ...], repair: bool) -> None:
-    """Read every byte below DIR and compare checksums. Exit code 1 when something is damaged."""
-    from sd3tune import render
-    from sd3tune.train import store
-
-    whole, damaged = store.verify(folders, repair=repair)
-    click.echo(render.verified(whole, damaged, repaired=repair))
-    sys.exit(1 if damaged and not repair else 0)
 
 
 @cli.command()
@@ -289,11 +210,81 @@ def demo(folder: Path, model: str, force: bool) -> None:
     click.echo(render.demo(write(folder, model=model, force=force)))
 
 
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def inspect(path: Path, as_json: bool) -> None:
+    """What a file is: an adapter of any dialect, a model, a checkpoint, and which programs read it.
+
+    PATH is a .safetensors file, a checkpoint folder, a model folder or an output folder. Headers
+    are read, not weights, except that every byte of a checkpoint is compared with its checksum.
+
+    \b
+      sd3tune inspect somebodys_lora.safetensors
+      sd3tune inspect output/checkpoint-500
+      sd3tune inspect sd3.5_medium.safetensors --json | jq .facts
+    """
+    from sd3tune.artefacts import words
+    from sd3tune.artefacts.look import look
+
+    seen = look(path)
+    click.echo(words.inspected_json(seen) if as_json else words.inspected(seen))
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
+@click.option(
+    "--to",
+    "dialect",
+    required=True,
+    type=click.Choice(["diffusers", "comfyui", "kohya"]),
+    help="whose dialect: comfyui is also Swarm's, kohya has fused query, key and value",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="the file to write; left out: beside SOURCE, with the dialect in its name",
+)
+@click.option(
+    "--model", metavar="MODEL", help="the base it was trained on: DoRA, OFT and GLoRA need it"
+)
+@click.option(
+    "--rank",
+    type=click.IntRange(1),
+    help="turn what is no LoRA into LoRA of this rank; the error is printed",
+)
+@click.option("--force", is_flag=True, help="write over an existing file")
+def export(
+    source: Path,
+    dialect: str,
+    output: Path | None,
+    model: str | None,
+    rank: int | None,
+    force: bool,
+) -> None:
+    """Write an adapter so that another program renders it as it was trained.
+
+    SOURCE is an adapter file of any dialect, a checkpoint, or the output folder of a run. Of a
+    diffusers model folder, --to comfyui writes the transformer as one file. Nothing is dropped:
+    what a program has no form for is an error that says what helps.
+
+    \b
+      sd3tune export output --to comfyui
+      sd3tune export dora.safetensors --to comfyui --model stabilityai/stable-diffusion-3.5-medium
+      sd3tune export lokr.safetensors --to diffusers --rank 32 --output lora.safetensors
+    """
+    from sd3tune.artefacts import words
+    from sd3tune.artefacts.export import export as run
+
+    done = run(source, dialect, output=output, model=model, rank=rank, force=force)  # type: ignore[arg-type]
+    click.echo(words.exported(done))
+
+
 def _launched(words: tuple[str, ...]) -> None:
     """Leaves with the exit code of several processes, when the settings ask for them."""
     from sd3tune.config.settings import Config
 
-    config = Config.load(*_config(words))
+    config = Config.load(*config_of(words))
     if config.num_processes * config.num_machines == 1:
         return
     from sd3tune.train.launch import Machines, launch
@@ -302,27 +293,6 @@ def _launched(words: tuple[str, ...]) -> None:
         config.num_machines, config.machine_rank, config.main_process_ip, config.main_process_port
     )
     sys.exit(launch(config.num_processes, machines, words))
-
-
-def _prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
-    """Configuration, machine and dataset to a plan."""
-    from sd3tune import render
-    from sd3tune.plan.prepare import prepare
-
-    path, overrides = _config(words)
-    prepared = prepare(path, overrides, chip)
-    if prepared.plan.processes.main:
-        notes = render.notes(prepared.datasets.notes)
-        for line in [*notes, *render.set_aside(prepared.discoveries)]:
-            click.echo(line, err=True)
-    return prepared
-
-
-def _config(words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The file, and the words that override it."""
-    if words and ("=" not in words[0] or Path(words[0]).exists()):
-        return Path(words[0]), words[1:]
-    return CONFIG, words
 
 
 def main() -> None:

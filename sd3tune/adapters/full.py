@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from sd3tune.adapters import files
 from sd3tune.adapters.trained import Trained, whole
 from sd3tune.errors import PlanError
+from sd3tune.sd3 import weights
+from sd3tune.sd3.variants import Source
 
 FOLDER = "pipeline"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
@@ -21,7 +24,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
 class Full(Trained):
     """The transformer itself."""
 
-    source: Path  # the folder of the model it began as
+    source: Source  # the model it began as
     keeps_base: ClassVar[bool] = False
     light: ClassVar[bool] = False
 
@@ -35,21 +38,26 @@ class Full(Trained):
     def export(self, folder: Path, about: Mapping[str, str]) -> Path:
         """`pipeline/` as StableDiffusion3Pipeline.from_pretrained takes it: the trained
         transformer, and the other parts of the model it began as."""
-        from safetensors.torch import save_file
-
         state = {n: whole(t).cpu().contiguous().clone() for n, t in self.model.state_dict().items()}
         place = folder / FOLDER / "transformer"
         self.model.save_config(str(place))
-        save_file(state, place / WEIGHTS, metadata={"format": "pt", **about})
-        for part in sorted(self.source.iterdir()):
-            if part.is_dir() and part.name != "transformer" and not part.name.startswith("."):
-                shutil.copytree(part, folder / FOLDER / part.name, copy_function=_linked)
-        if (index := self.source / "model_index.json").is_file():
-            shutil.copy(index, folder / FOLDER)
+        files.save(place / WEIGHTS, state, about)
+        self._others(folder / FOLDER)
         return folder / FOLDER
 
+    def _others(self, place: Path) -> None:
+        base, alone = Path(self.source.base), {"transformer"}
+        if self.source.vae != self.source.base:
+            weights.vae(self.source, "fp32").save_pretrained(place / "vae")
+            alone.add("vae")
+        for part in sorted(base.iterdir()):
+            if part.is_dir() and part.name not in alone and not part.name.startswith("."):
+                shutil.copytree(part, place / part.name, copy_function=_linked)
+        if (index := base / "model_index.json").is_file():
+            shutil.copy(index, place)
 
-def attach(transformer: Any, source: Path, *, dtype: torch.dtype) -> Full:
+
+def attach(transformer: Any, source: Source, *, dtype: torch.dtype) -> Full:
     """Every weight is trained, in `dtype`."""
     return Full(transformer.to(dtype).requires_grad_(True), source)
 

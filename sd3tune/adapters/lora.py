@@ -9,11 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sd3tune.adapters import files
+from sd3tune.adapters.dialect import Dialect
+from sd3tune.adapters.parts import AdapterFile
+from sd3tune.adapters.parts import Lora as Part
 from sd3tune.adapters.trained import Trained, whole
 from sd3tune.errors import ConfigError
+from sd3tune.quant import dequantised
 
 FILE = "pytorch_lora_weights.safetensors"
 NAME = "default"  # peft's own
+MAGNITUDE = "lora_magnitude_vector"
 SHIFTING = ("pissa", "olora")  # initialisations that move part of the base weights into the adapter
 
 Init = Literal["default", "gaussian", "pissa", "olora"]
@@ -36,6 +42,7 @@ class Shape:
 class Lora(Trained):
     """peft's adapter inside diffusers' transformer."""
 
+    dialect: Dialect = "diffusers"  # of the files it writes
     start: Mapping[str, Tensor] = field(default_factory=dict)  # what SHIFTING took from the base
 
     @contextmanager
@@ -51,32 +58,44 @@ class Lora(Trained):
             self.model.enable_adapters()
 
     def export(self, folder: Path, about: Mapping[str, str]) -> Path:
-        """`pytorch_lora_weights.safetensors` as StableDiffusion3Pipeline.load_lora_weights takes
-        it, with alpha = rank and the scale folded into B: a loader that ignores the metadata
-        (ComfyUI) then applies the same weights."""
-        from diffusers import StableDiffusion3Pipeline
-
-        config = self.model.peft_config[NAME]
-        scale = scale_of(config)
-        state = {n: v * scale if "lora_B" in n else v for n, v in tensors(self.model).items()}
-        rank = config.r
+        """`pytorch_lora_weights.safetensors` in the dialect asked for (lora_format)."""
+        held = parts(tensors(self.model), self.model.peft_config[NAME])
         if self.start:
-            begun = {n: v * scale if "lora_B" in n else v for n, v in self.start.items()}
-            state, rank = _less(state, begun), 2 * rank
-        metadata = config.to_dict() | {
-            "r": rank,
-            "lora_alpha": rank,
-            "use_rslora": False,
-            "init_lora_weights": True,
-            "target_modules": sorted(config.target_modules),
-        }
-        StableDiffusion3Pipeline.save_lora_weights(
-            str(folder), transformer_lora_layers=state, transformer_lora_adapter_metadata=metadata
-        )
+            held = less(held, parts(self.start, self.model.peft_config[NAME]))
+        files.write(folder / FILE, AdapterFile(held, about), self.dialect, base=self._weight)
         return folder / FILE
 
+    def begin_with(self, adapter: AdapterFile, where: str) -> int:
+        """Takes over the values of another adapter of the same update; how many layers it has.
+        Raises ConfigError for one that this one cannot hold."""
+        config = self.model.peft_config[NAME]
+        own, scale = parts(tensors(self.model), config), scale_of(config)
+        state = tensors(self.model)
+        for name, module in adapter.modules.items():
+            _fits(name, module, own, where)
+            assert isinstance(module, Part)
+            down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+            rank = module.rank  # what is left of a larger one stays as it was drawn, times zero
+            state[down][:rank] = module.down.to(state[down])
+            state[up].zero_()
+            state[up][:, :rank] = (module.up.float() * module.scale / scale).to(state[up])
+            if module.magnitude is not None:
+                state[f"{name}.{MAGNITUDE}"] = module.magnitude.to(state[f"{name}.{MAGNITUDE}"])
+        _put(self.model, state)
+        return len(adapter.modules)
 
-def attach(transformer: Any, shape: Shape, *, dtype: torch.dtype, seed: int) -> Lora:
+    def _weight(self, name: str) -> Tensor:
+        return dequantised(self.model.get_submodule(name).base_layer)
+
+
+def attach(
+    transformer: Any,
+    shape: Shape,
+    *,
+    dtype: torch.dtype,
+    seed: int,
+    dialect: Dialect = "diffusers",
+) -> Lora:
     """Adds a trainable adapter on every linear whose name ends in a target.
 
     The model starts unchanged. Everything else must be frozen before. Raises ConfigError when
@@ -104,7 +123,7 @@ def attach(transformer: Any, shape: Shape, *, dtype: torch.dtype, seed: int) -> 
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    return Lora(transformer, tensors(transformer) if shape.init in SHIFTING else {})
+    return Lora(transformer, dialect, tensors(transformer) if shape.init in SHIFTING else {})
 
 
 def scale_of(config: Any) -> float:
@@ -121,27 +140,60 @@ def tensors(transformer: Any) -> dict[str, Tensor]:
     return {name: whole(value).cpu().contiguous().clone() for name, value in state.items()}
 
 
-def _less(now: Mapping[str, Tensor], begun: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """B A - B0 A0 as one adapter of twice the rank: the difference from the weights as released."""
+def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, Part]:
+    """By module. rsLoRA's scale is said as an alpha."""
+    alpha = scale_of(config) * config.r
     found = {}
-    for name, value in now.items():
-        if "lora_A" in name:
-            found[name] = torch.cat([value, begun[name]])
-        elif "lora_B" in name:
-            found[name] = torch.cat([value, -begun[name]], dim=1)
-        else:
-            found[name] = value
+    for key in state:
+        name, _, kind = key.partition(".lora_A.")
+        if kind:
+            magnitude = state.get(f"{name}.{MAGNITUDE}")
+            found[name] = Part(state[key], state[f"{name}.lora_B.weight"], alpha, magnitude)
     return found
+
+
+def less(now: Mapping[str, Part], begun: Mapping[str, Part]) -> dict[str, Part]:
+    """B A - B0 A0 as one adapter of twice the rank: the difference from the weights as released,
+    of which SHIFTING had taken B0 A0 away."""
+    return {
+        name: Part(
+            torch.cat([one.down, begun[name].down]),
+            torch.cat([one.up, -begun[name].up], dim=1),
+            2 * one.alpha,
+        )
+        for name, one in now.items()
+    }
+
+
+def _fits(name: str, module: object, own: Mapping[str, Part], where: str) -> None:
+    """Raises ConfigError for a layer of another adapter that this one cannot take over."""
+    if not isinstance(module, Part):
+        words, hint = f"`{name}` is no LoRA", "set lora_type=lycoris"
+    elif name not in own:
+        words = f"`{name}` is not among peft_lora_target_modules"
+        hint = f"add `{name.split('.', 2)[-1]}` to them"
+    elif module.rank > own[name].rank:
+        words = f"`{name}` has rank {module.rank}, this run lora_rank={own[name].rank}"
+        hint = f"set lora_rank={module.rank} or more"
+    elif (module.magnitude is None) != (own[name].magnitude is None):
+        words, hint = f"`{name}` differs in use_dora", "set use_dora as the file has it"
+    else:
+        return
+    raise ConfigError(f"`init_lora={where}`: {words}", hint=hint)
+
+
+def _put(transformer: Any, state: Mapping[str, Tensor]) -> None:
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(transformer, dict(state), adapter_name=NAME)
 
 
 @contextmanager
 def _exchanged(transformer: Any, values: Mapping[str, Tensor]) -> Iterator[None]:
     """The adapter with other values for a while."""
-    from peft import set_peft_model_state_dict
-
     present = tensors(transformer)
-    set_peft_model_state_dict(transformer, dict(values), adapter_name=NAME)
+    _put(transformer, values)
     try:
         yield
     finally:
-        set_peft_model_state_dict(transformer, present, adapter_name=NAME)
+        _put(transformer, present)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sd3tune.adapters import files
 from sd3tune.adapters.trained import Trained, whole
 from sd3tune.config.lycoris import Lycoris
 from sd3tune.errors import ConfigError
@@ -49,8 +50,6 @@ class LycorisAdapter(Trained):
     def export(self, folder: Path, about: Mapping[str, str]) -> Path:
         """The library's own keys, which ComfyUI reads, with the multiplier folded in; and the
         configuration beside it."""
-        from safetensors.torch import save_file
-
         state = {n: whole(t).cpu().contiguous().clone() for n, t in tensors(self.network).items()}
         if self.config.multiplier != 1:
             for name in state:
@@ -60,8 +59,25 @@ class LycorisAdapter(Trained):
         written = self.config.model_copy(update={"multiplier": 1.0})
         (folder / CONFIG).write_text(written.model_dump_json(indent=2, exclude_none=True) + "\n")
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
-        save_file(state, folder / FILE, metadata=about)
+        files.save(folder / FILE, state, about)
         return folder / FILE
+
+    def begin_with(self, path: Path) -> int:
+        """Takes over a file of the same configuration; how many layers it has. Raises ConfigError
+        where it differs."""
+        from safetensors.torch import load_file
+
+        own, state = tensors(self.network), load_file(path)
+        odd = sorted(own.keys() ^ state.keys())
+        odd += [n for n in own if n in state and own[n].shape != state[n].shape]
+        if odd:
+            raise ConfigError(
+                f"`init_lora={path}` differs from what lycoris_config makes, at `{odd[0]}` and "
+                f"{len(odd) - 1} more tensors",
+                hint=f"use the {CONFIG} that the file was trained with",
+            )
+        self.network.load_state_dict({n: v.to(own[n]) for n, v in state.items()})
+        return len(self.network.loras)
 
 
 def attach(transformer: Any, config: Lycoris, *, dtype: torch.dtype, seed: int) -> LycorisAdapter:

@@ -259,6 +259,18 @@ def _adapter(c: "Config") -> None:
                 raise ValueError(
                     f"{name} belongs to lora_type=standard, this is {kind}; leave it out"
                 )
+    if c.init_lora is not None and c.model_type == "full":
+        raise ValueError("init_lora begins an adapter, and model_type=full has none; leave it out")
+    if c.init_lora is not None and c.lora_init_type != "default":
+        raise ValueError(
+            f"init_lora and lora_init_type={c.lora_init_type} both say how the adapter begins; "
+            "leave one of them out"
+        )
+    if c.lora_type == "lycoris" and c.lora_format != "diffusers":
+        raise ValueError(
+            f"lora_format={c.lora_format} belongs to lora_type=standard: LyCORIS files have one "
+            "form; leave it out"
+        )
     if c.use_dora and c.lora_init_type in ("pissa", "olora"):
         raise ValueError(
             f"use_dora and lora_init_type={c.lora_init_type} both change what the weights are; "

@@ -49,9 +49,10 @@ FLAVOURS = {
 # What may stand where a path may.
 WORDS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 LENGTHS = ("max_train_steps", "num_train_epochs")
+MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
 PATHS = (
     "output_dir", "data_backend_config", "user_prompt_library", "lycoris_config",
-    "cache_dir_quantised",
+    "cache_dir_quantised", "init_lora",
 )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ class Config(
         flavour = values.get("model_flavour")
         if "pretrained_model_name_or_path" not in values and flavour in tuple(FLAVOURS):
             values["pretrained_model_name_or_path"] = FLAVOURS[flavour]
-        for name in (*PATHS, "pretrained_model_name_or_path", "resume_from_checkpoint"):
+        for name in (*PATHS, *MODELS, "resume_from_checkpoint"):
             if isinstance(values.get(name), str):
                 by_hand = name in said
                 folder = Path.cwd() if by_hand else project_folder(path)
@@ -182,4 +183,4 @@ def placed(name: str, text: str, folder: Path, where: str) -> str:
         return text
     path = absolute_path(text, folder, where, name)
     looks_local = text.startswith((".", "/", "~")) or path.exists()
-    return text if name == "pretrained_model_name_or_path" and not looks_local else str(path)
+    return text if name in MODELS and not looks_local else str(path)

@@ -33,15 +33,14 @@ _NAMES = {
         eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
         find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer
         hub_model_id i_know_what_i_am_doing ignore_final_epochs ignore_missing_files
-        image_processing_batch_size init_lokr_norm init_lora init_lora_ema init_lora_step
-        keep_vae_loaded layer_freeze_strategy local_rank logging_dir lora_format
+        image_processing_batch_size init_lokr_norm  init_lora_ema init_lora_step
+        keep_vae_loaded layer_freeze_strategy local_rank logging_dir 
         max_upscale_threshold max_workers merge_environment_config metadata_update_interval
         model_card_note model_card_private model_card_safe_for_work modelspec_comment
         num_eval_images offload_during_save offload_during_startup optimizer_cpu_offload_method
         optimizer_offload_gradients optimizer_release_gradients override_dataset_config
         peft_lora_mode post_checkpoint_script post_upload_script preserve_data_backend_cache
         pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path
-        pretrained_transformer_model_name_or_path pretrained_transformer_subfolder
         print_filenames print_sampler_statistics publishing_config push_checkpoints_to_hub
         push_to_hub push_to_hub_background read_batch_size report_to same_network
         seed_for_each_device set_grads_to_none singlora_ramp_up_steps strict_epoch_limit
@@ -105,7 +104,6 @@ ADVICE = {
 NOTHING = ("", "none", "no", "false", "null", "off", "0")
 # Defaults of the vocabulary that existing files spell out, and that are how sd3tune works anyway.
 HARMLESS = {
-    "lora_format": ("diffusers",),
     "validation_seed_source": ("cpu",),
     "validation_image_format": ("png",),
     "peft_lora_mode": ("standard",),

@@ -15,9 +15,8 @@ from sd3tune.config.settings import Config
 from sd3tune.data.buckets import enlarged
 from sd3tune.data.discover import Discovery, Rejected, Sample, check_minimum, without
 from sd3tune.errors import DataError, Sd3tuneError
-from sd3tune.plan.prepare import Found, look
+from sd3tune.plan.prepare import Found, look, model_of
 from sd3tune.report.progress import stage
-from sd3tune.sd3 import variants
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
     notes = list(datasets.notes)
     longest = None
     try:
-        longest = variants.find(config.pretrained_model_name_or_path).transformer.longest_side
+        longest = model_of(config).transformer.longest_side
     except Sd3tuneError as e:  # the images are there to be looked at without the model
         notes.append(f"the model is not known here, so sizes beyond its positions are not: {e}")
     found = look(config, datasets, None)

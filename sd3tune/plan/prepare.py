@@ -34,7 +34,7 @@ from sd3tune.data.sources import Source
 from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.report.progress import stage
-from sd3tune.sd3 import variants
+from sd3tune.sd3 import models, variants
 
 SECONDS = 120.0
 KERNEL = {"native": "diffusers", "sageattention": "diffusers"}  # what trains under that name
@@ -107,17 +107,20 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
-    refuse_missing_checkpoint(config)
+    refuse_missing_files(config)
     datasets = load_datasets(config.data_backend_config, config)
-    model = variants.find(config.pretrained_model_name_or_path or "")
+    model = model_of(config)
     found = look(config, datasets, model.transformer.longest_side)
     who = asked_for(config)
     facts = elsewhere(chip) if chip else observe(config, who)
     return planned(found, model, facts, who)
 
 
-def refuse_missing_checkpoint(config: Config) -> None:
+def refuse_missing_files(config: Config) -> None:
     """What would fail after hours of encoding is refused before."""
+    if config.init_lora is not None and not config.init_lora.is_file():
+        words = f"`init_lora={config.init_lora}`: there is no such file"
+        raise ConfigError(words, hint="give a .safetensors file of an adapter")
     asked = config.resume_from_checkpoint
     if asked in ("latest", "never") or checkpoint_folder(config) is not None:
         return
@@ -131,6 +134,15 @@ def checkpoint_folder(config: Config) -> Path | None:
     """The one that is asked for by its path, or by its name in output_dir."""
     path = Path(config.resume_from_checkpoint)
     return next((p for p in (path, config.output_dir / path.name) if p.is_dir()), None)
+
+
+def model_of(config: Config) -> variants.Model:
+    """Raises ModelError."""
+    return models.find(
+        config.pretrained_model_name_or_path,
+        config.pretrained_transformer_model_name_or_path,
+        config.pretrained_transformer_subfolder,
+    )
 
 
 def look(config: Config, datasets: Datasets, longest: int | None) -> Found:

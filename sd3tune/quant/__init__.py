@@ -81,6 +81,6 @@ def dequantised(linear: Any) -> Tensor:
         from sd3tune.quant import bnb
 
         return bnb.dequantised(weight)
-    from optimum.quanto import QTensor
-
-    return weight.dequantize() if isinstance(weight, QTensor) else weight
+    if type(weight).__module__.startswith("optimum.quanto"):  # which may not be installed
+        return weight.dequantize()
+    return weight

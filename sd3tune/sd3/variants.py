@@ -4,10 +4,8 @@ Counts are arithmetic over diffusers' SD3Transformer2DModel (0.42); tests compar
 model built on the meta device. No torch here: `plan` must answer in a blink.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ModelError
@@ -87,11 +85,33 @@ class Transformer:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the parts of a model are. Each is a diffusers folder or a hub id; transformer and VAE
+    may also be a single safetensors file."""
+
+    base: str  # text encoders and tokenizers
+    transformer: str
+    vae: str
+    subfolder: str = "transformer"  # of a transformer that is in a folder or repository
+
+    @classmethod
+    def of(cls, place: "str | Source") -> "Source":
+        """A model that is all in one folder or repository."""
+        return place if isinstance(place, Source) else cls(place, place, place)
+
+    def __str__(self) -> str:
+        if self.transformer == self.base:
+            return self.base
+        vae = " with its VAE" if self.vae == self.transformer else ""
+        return f"{self.transformer}{vae}, text encoders of {self.base}"
+
+
+@dataclass(frozen=True)
 class Model:
     """What will be trained: where its weights are, and their sizes."""
 
     name: str  # "sd3.5-medium", or "sd3.5-medium (tiny)" for anything of that kind but its size
-    source: str  # folder or hub id
+    source: Source
     transformer: Transformer
     text_encoders: tuple[int, int, int]  # parameters of CLIP-L, CLIP-G, T5; 0: not in the model
     vae: int
@@ -112,52 +132,12 @@ REPOSITORIES = {
 }
 
 
-def find(source: str) -> Model:
-    """The model at `source`: a diffusers folder, or a hub id this table knows, the hub's cache
-    holds, or the hub answers for. Reads headers and JSON only. Raises ModelError."""
-    folder = Path(source)
-    if folder.is_dir():
-        return from_folder(folder)
-    if source in REPOSITORIES:
-        name, transformer = REPOSITORIES[source]
-        return Model(name, source, transformer, TEXT_ENCODERS, VAE)
-    if (config := _hub_config(source)) is not None:
-        shape = from_config(config, source)
-        return Model(_kind(shape), source, shape, TEXT_ENCODERS, VAE)
-    raise ModelError(
-        f"`pretrained_model_name_or_path={source}` is no folder here and no model sd3tune knows",
-        hint=f"give a diffusers folder, or one of {', '.join(REPOSITORIES)}",
-    )
-
-
-def from_folder(folder: Path) -> Model:
-    path = folder / "transformer" / "config.json"
-    try:
-        shape = from_config(json.loads(path.read_text()), str(folder))
-    except FileNotFoundError:
-        raise ModelError(
-            f"`pretrained_model_name_or_path={folder}` holds no transformer/config.json",
-            hint="it must be a diffusers folder of SD3 or SD3.5; `sd3tune demo DIR` writes one",
-        ) from None
-    except ValueError as e:
-        raise ModelError(f"`{path}` is not JSON: {e}", hint="download the model again") from None
-    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    counts = [stored_parameters(folder / name) for name in encoders]
-    return Model(
-        _kind(shape),
-        str(folder),
-        shape,
-        (counts[0], counts[1], counts[2]),
-        stored_parameters(folder / "vae"),
-    )
-
-
-def from_config(config: Mapping[str, Any], source: str) -> Transformer:
-    """From a transformer/config.json. Raises ModelError when it is not an SD3 one."""
+def from_config(config: Mapping[str, Any], where: str) -> Transformer:
+    """From a transformer/config.json. Raises ModelError when it is not an SD3 one. where: for the
+    message, as in `pretrained_model_name_or_path=…`."""
     if config.get("_class_name") != "SD3Transformer2DModel":
         raise ModelError(
-            f"`pretrained_model_name_or_path={source}` holds a {config.get('_class_name')}, "
-            "not an SD3 transformer",
+            f"`{where}` holds a {config.get('_class_name')}, not an SD3 transformer",
             hint="model_family=sd3 trains Stable Diffusion 3 and 3.5 only",
         )
     return Transformer(
@@ -173,50 +153,17 @@ def from_config(config: Mapping[str, Any], source: str) -> Transformer:
     )
 
 
-def stored_parameters(folder: Path) -> int:
-    """Elements in a component's safetensors files, read from their headers alone."""
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                total += _product(entry["shape"])
-    return total
-
-
 def tokens(width: int, height: int) -> int:
     """Image tokens the transformer sees for an image of so many pixels."""
     side = VAE_SCALE * PATCH
     return (width // side) * (height // side)
 
 
-def _product(shape: list[int]) -> int:
-    result = 1
-    for n in shape:
-        result *= n
-    return result
-
-
-def _kind(shape: Transformer) -> str:
+def kind(shape: Transformer) -> str:
+    """The released model of that shape, or "… (tiny)" of its architecture."""
     for name, known in REPOSITORIES.values():
         if shape == known:
             return name
     if not shape.qk_norm:
         return "sd3-medium (tiny)"
     return "sd3.5-medium (tiny)" if shape.dual_layers else "sd3.5-large (tiny)"
-
-
-def _hub_config(repository: str) -> dict[str, Any] | None:
-    """transformer/config.json of a repository, a few hundred bytes; None when nobody has it."""
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        path = hf_hub_download(repository, "transformer/config.json", etag_timeout=5)
-    except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such thing, gated
-        return None
-    config: dict[str, Any] = json.loads(Path(path).read_text())
-    return config

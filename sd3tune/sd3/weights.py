@@ -1,7 +1,8 @@
 """Loading the parts of an SD3 model, one at a time, and naming what was loaded.
 
-Only diffusers and transformers read weights here. Nothing is downloaded twice: the hub's cache is
-theirs. Loading errors become ModelError with what to do.
+Only diffusers and transformers read weights here; single files go through diffusers' own
+conversion, with a configuration from their shapes, so that no hub is asked. Nothing is downloaded
+twice: the hub's cache is theirs. Loading errors become ModelError with what to do.
 """
 
 import json
@@ -15,20 +16,24 @@ import torch
 
 from sd3tune.backends.memory import is_out_of_memory
 from sd3tune.errors import ModelError
+from sd3tune.sd3 import header, single
+from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
+from sd3tune.sd3.variants import Source
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLES, SAMPLE_BYTES = 16, 2**20
 
 
 @contextmanager
-def reading(part: str, source: str) -> Iterator[None]:
+def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
     """Turns what the libraries raise for missing or gated weights into one sentence."""
+    named = f"`{place}`" if is_file(place) else f"`{setting}={place}`"
     try:
         yield
     except OSError as e:  # includes huggingface_hub's HTTP errors and missing files
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(
-            f"`pretrained_model_name_or_path={source}`: cannot load the {part}: {first}",
+            f"{named}: cannot load the {part}: {first}",
             hint="gated models need `hf auth login` and the licence accepted on their page; "
             "offline, give a local diffusers folder",
         ) from e
@@ -37,66 +42,168 @@ def reading(part: str, source: str) -> Iterator[None]:
             raise
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(
-            f"`pretrained_model_name_or_path={source}`: the {part} is damaged or of another "
-            f"kind: {first}",
+            f"{named}: the {part} is damaged or of another kind: {first}",
             hint="download the model again",
         ) from e
 
 
-def local(source: str, **where: Any) -> str:
-    """The folder of a model: itself, or the hub's cache after downloading what is missing there.
+def local(source: str | Source, **where: Any) -> Source:
+    """The same with its base on this disk: itself, or the hub's cache after downloading what is
+    missing there. A transformer or VAE that is elsewhere is not downloaded a second time.
 
     where: revision and variant, as from_pretrained takes them. Raises ModelError.
     """
-    if Path(source).is_dir():
+    source = Source.of(source)
+    if Path(source.base).is_dir():
         return source
     from diffusers import StableDiffusion3Pipeline
 
-    with reading("model", source):
-        return str(StableDiffusion3Pipeline.download(source, **where))
+    elsewhere = {name: None for name in ("transformer", "vae")
+                 if getattr(source, name) != source.base}  # fmt: skip
+    with reading("model", source.base):
+        found = str(StableDiffusion3Pipeline.download(source.base, **elsewhere, **where))
+    transformer, vae = (found if p == source.base else p for p in (source.transformer, source.vae))
+    return Source(found, transformer, vae, source.subfolder)
 
 
-def transformer(source: str, dtype: str, **where: Any) -> Any:
-    """The denoiser, frozen, in `dtype`, on the CPU."""
+def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
+    """The denoiser, frozen, in `dtype`, on the CPU. where: as from_pretrained takes it, for a
+    transformer that is in the base."""
     from diffusers import SD3Transformer2DModel
 
-    with reading("transformer", source):
-        model = SD3Transformer2DModel.from_pretrained(
-            source, subfolder="transformer", dtype=DTYPES[dtype], **where
-        )
+    source = Source.of(source)
+    setting = MODEL if source.transformer == source.base else TRANSFORMER
+    with reading("transformer", source.transformer, setting):
+        if is_file(source.transformer):
+            model = _transformer_of_file(Path(source.transformer), DTYPES[dtype])
+        else:
+            model = SD3Transformer2DModel.from_pretrained(
+                source.transformer,
+                subfolder=None if source.subfolder == "." else source.subfolder,
+                dtype=DTYPES[dtype],
+                **(where if source.transformer == source.base else {}),
+            )
     return model.requires_grad_(False)
 
 
-def blank_transformer(source: str) -> Any:
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a transformer's folder as they are stored, all of its shards."""
+    from safetensors.torch import load_file
+
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("diffusion_pytorch_model*.safetensors")):
+        header.read(file)  # refuses what is damaged
+        found |= load_file(file)
+    if not found:
+        raise ModelError(f"`{folder}` holds no diffusion_pytorch_model*.safetensors",
+                         hint="download the model again")  # fmt: skip
+    return found
+
+
+def blank_transformer(source: str | Source) -> Any:
     """The denoiser's shape without weights, on the meta device."""
     from diffusers import SD3Transformer2DModel
 
-    with reading("transformer", source), torch.device("meta"):
-        config = SD3Transformer2DModel.load_config(source, subfolder="transformer")
+    source = Source.of(source)
+    with reading("transformer", source.transformer), torch.device("meta"):
+        if is_file(source.transformer):
+            config = single.contents(header.read(Path(source.transformer))).config
+        else:
+            part = None if source.subfolder == "." else source.subfolder
+            config = SD3Transformer2DModel.load_config(source.transformer, subfolder=part)
         return SD3Transformer2DModel.from_config(config).eval()
 
 
-def vae(source: str, dtype: str, **where: Any) -> Any:
+def vae(source: str | Source, dtype: str, **where: Any) -> Any:
     """The autoencoder, frozen, in `dtype`, on the CPU."""
     from diffusers import AutoencoderKL
 
-    with reading("vae", source):
-        model = AutoencoderKL.from_pretrained(source, subfolder="vae", dtype=DTYPES[dtype], **where)
+    source = Source.of(source)
+    with reading("vae", source.vae):
+        if is_file(source.vae):
+            model = _vae_of_file(Path(source.vae), DTYPES[dtype])
+        else:
+            model = AutoencoderKL.from_pretrained(
+                source.vae, subfolder="vae", dtype=DTYPES[dtype], **where
+            )
     return model.requires_grad_(False).eval()
 
 
-def identity(source: str, component: str) -> str:
+def _transformer_of_file(path: Path, dtype: torch.dtype) -> Any:
+    from accelerate import init_empty_weights
+    from diffusers import SD3Transformer2DModel
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+    held = single.contents(header.read(path))
+    state = _tensors(path, held.prefix, dtype)
+    if not held.prefix:  # of a file without prefix, the VAE and encoders are not the transformer's
+        state = {k: v for k, v in state.items() if not k.startswith((single.VAE, single.ENCODERS))}
+    with init_empty_weights():
+        model = SD3Transformer2DModel(**held.config)
+    converted = convert_sd3_transformer_checkpoint_to_diffusers(state)
+    model.load_state_dict(converted, strict=True, assign=True)
+    return model.eval()
+
+
+def _vae_of_file(path: Path, dtype: torch.dtype) -> Any:
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    state = _tensors(path, single.VAE, dtype)
+    config = single.vae_config({name: tuple(value.shape) for name, value in state.items()})
+    with init_empty_weights():
+        model = AutoencoderKL(**config)
+    converted = convert_ldm_vae_checkpoint({single.VAE + k: v for k, v in state.items()}, config)
+    model.load_state_dict(converted, strict=True, assign=True)
+    return model
+
+
+def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Those below the prefix, without it."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:
+        names = [name for name in f.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name[len(prefix) :]: f.get_tensor(name).to(dtype) for name in names}
+
+
+def identity(source: str | Source, component: str) -> str:
     """A short name for what a component holds: changes when its weights or its config change.
 
     Large files are sampled (sixteen megabytes spread over the file and its header), since a T5 of
-    nine gigabytes would take longer to hash than to use; training touches every weight.
+    nine gigabytes would take longer to hash than to use; training touches every weight. Of a single
+    file all of the component's tensors are read.
     """
-    folder = Path(source)
+    source = Source.of(source)
+    place = {"transformer": source.transformer, "vae": source.vae}.get(component, source.base)
+    if is_file(place):
+        return _identity_in_file(Path(place), component)
+    folder = Path(place)
+    component = source.subfolder if component == "transformer" else component
     h = blake2b(digest_size=16)
     for file in sorted((folder / component).rglob("*")):
         if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
             h.update(file.name.encode())
             h.update(_meaning(file))
+    return h.hexdigest()
+
+
+def _identity_in_file(path: Path, component: str) -> str:
+    found = header.read(path)
+    h = blake2b(digest_size=16)
+    with path.open("rb") as f:
+        for name, entry in sorted(found.tensors.items()):
+            if name.startswith(single.ENCODERS) or name.startswith(single.VAE) != (
+                component == "vae"
+            ):
+                continue
+            h.update(f"{name} {entry.dtype} {entry.shape}".encode())
+            f.seek(entry.begin)
+            left = entry.end - entry.begin
+            while left:
+                h.update(data := f.read(min(left, SAMPLE_BYTES)))
+                left -= len(data)
     return h.hexdigest()
 
 

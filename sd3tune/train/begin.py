@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sd3tune.adapters import full, lora, lycoris
+from sd3tune.adapters import files, full, lora, lycoris
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.dice import seed_of
 from sd3tune.errors import CheckpointError
@@ -57,9 +57,12 @@ def attach(model: Any, plan: Plan) -> Trained:
     dtype = weights.DTYPES[plan.value("trainable_dtype")]
     seed = seed_of(c.seed, "adapter")
     if c.model_type == "full":
-        return full.attach(model, Path(plan.model.source), dtype=dtype)
+        return full.attach(model, plan.model.source, dtype=dtype)
     if plan.lycoris is not None:
-        return lycoris.attach(model, plan.lycoris, dtype=dtype, seed=seed)
+        network = lycoris.attach(model, plan.lycoris, dtype=dtype, seed=seed)
+        if c.init_lora is not None:
+            say(f"begins   with {network.begin_with(c.init_lora)} layers of {c.init_lora}")
+        return network
     shape = lora.Shape(
         rank=c.lora_rank,
         alpha=c.lora_alpha or c.lora_rank,
@@ -69,7 +72,11 @@ def attach(model: Any, plan: Plan) -> Trained:
         rslora=c.use_rslora,
         init=c.lora_init_type,
     )
-    return lora.attach(model, shape, dtype=dtype, seed=seed)
+    adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=c.lora_format)
+    if c.init_lora is not None:
+        layers = adapter.begin_with(files.read(c.init_lora), str(c.init_lora))
+        say(f"begins   with {layers} layers of {c.init_lora}")
+    return adapter
 
 
 def ema_of(plan: Plan, trained: Trained) -> Ema | None:

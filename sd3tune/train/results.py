@@ -9,12 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from sd3tune.adapters import stamp
 from sd3tune.data.schedule import Schedule
 from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan
 from sd3tune.train import checkpoint
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.optim import averaged
+from sd3tune.train.pictures import default_size
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 
@@ -67,7 +69,12 @@ def _into_place(draft: Path, folder: Path) -> None:
 
 def about(plan: Plan, state: TrainState) -> dict[str, str]:
     """Metadata of the file."""
-    return {"base_model": plan.model.name, "step": str(state.step)}
+    c = plan.config
+    kind = "" if c.model_type == "full" else "lycoris" if plan.lycoris else "lora"
+    facts = stamp.modelspec(
+        plan.model.name, title=c.output_dir.name, resolution=default_size(plan)[0], kind=kind
+    )
+    return facts | {"sd3tune_step": str(state.step)}
 
 
 @dataclass

@@ -14,12 +14,24 @@ ROWS = [  # top of the list: knows nobody
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
     ["train"],
-    ["doctor", "render", "demo"],
+    ["doctor", "render", "demo", "artefacts"],
+    ["arguments"],
+    ["cli_cache"],
     ["cli"],
     ["__main__"],
 ]
 # Must work, or answer at once, where torch is missing or broken.
-TORCH_FREE = ["errors.py", "cli.py", "render.py", "config", "plan", "doctor", "demo/__init__.py"]
+TORCH_FREE = [
+    "errors.py",
+    "cli.py",
+    "cli_cache.py",
+    "arguments.py",
+    "render.py",
+    "config",
+    "plan",
+    "doctor",
+    "demo/__init__.py",
+]
 TORCH_FREE += [
     f"backends/{name}.py"
     for name in (
@@ -27,7 +39,10 @@ TORCH_FREE += [
         "option optimizers cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl cpu catalog recorded"
     ).split()
 ]
-TORCH_FREE += ["sd3/variants.py", "data/discover.py", "data/buckets.py", "data/captions.py"]
+TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]
+TORCH_FREE += [f"adapters/{name}.py" for name in "names alpha seen stamp".split()]
+TORCH_FREE += ["artefacts/look.py", "artefacts/words.py", "data/discover.py", "data/buckets.py"]
+TORCH_FREE += ["data/captions.py"]
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
 FILES = sorted(ROOT.rglob("*.py"))

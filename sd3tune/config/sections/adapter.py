@@ -25,6 +25,10 @@ class AdapterSettings(Settings):
     """Scale by alpha / sqrt(rank), which keeps large ranks alive (rsLoRA)."""
     lora_init_type: Literal["default", "gaussian", "pissa", "olora"] = "default"
     """How the adapter begins: `pissa` and `olora` take part of the weights, and need them whole."""
+    init_lora: Path | None = None
+    """An adapter file of any dialect to begin with; a smaller rank than lora_rank is fine."""
+    lora_format: Literal["diffusers", "comfyui", "kohya"] = "diffusers"
+    """Dialect of the file that is written; `sd3tune export` writes the others. LyCORIS has one."""
     lycoris_config: Path | None = None
     """JSON of algorithm, rank and targets for lora_type=lycoris. Left out: lycoris_config.json
     beside the configuration file."""

@@ -17,7 +17,13 @@ class ModelSettings(Settings):
     model_flavour: Literal["medium", "large", "sd3-medium"] | None = None
     """SD3.5 `medium` (2.2 B parameters) or `large` (8.1 B), or `sd3-medium` (2.0 B)."""
     pretrained_model_name_or_path: str = ""
-    """A diffusers folder or a Hugging Face repository. Left out: as model_flavour says."""
+    """A diffusers folder, a Hugging Face repository, or one safetensors file in the original
+    layout. Left out: as model_flavour says."""
+    pretrained_transformer_model_name_or_path: str | None = None
+    """The transformer alone from another folder, repository or safetensors file (which brings its
+    VAE along when it holds one); text encoders stay those of pretrained_model_name_or_path."""
+    pretrained_transformer_subfolder: str = "transformer"
+    """Where in that folder or repository it is; `.` is the folder itself."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     variant: str | None = None

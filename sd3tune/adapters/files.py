@@ -1,0 +1,163 @@
+"""Adapter files in and out, in the dialects that programs read. Zero modules, an unknown key or a
+tensor nobody can carry over is an error, never a silent drop.
+
+`read` takes any dialect; `write` takes one of:
+
+diffusers  `transformer.<module>.lora_A/lora_B.weight`, alpha = rank, the scale in lora_B. No
+           `.alpha`: diffusers refuses files with a key that lacks "lora".
+comfyui    the same names with `.alpha`; LyCORIS as lycoris-lora names it; what ComfyUI would
+           render wrong (DoRA) as full differences `.diff`.
+kohya      `lora_unet_<original module>`, query, key and value fused, `.alpha`; else as comfyui.
+
+Why these: docs/adr/0008-adapter-dialects.md.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from sd3tune.adapters import alpha, fused, names, stamp
+from sd3tune.adapters.dialect import DIALECTS, Dialect, rendered
+from sd3tune.adapters.names import Named
+from sd3tune.adapters.parts import AdapterFile, Base, Lora, Lycoris
+from sd3tune.errors import ModelError
+from sd3tune.sd3 import header
+
+__all__ = ["DIALECTS", "AdapterFile", "Dialect", "read", "save", "write"]
+LORA_PARTS = {"down", "up", "alpha", "magnitude", "dora_scale", "up_bias"}
+
+
+def read(path: Path) -> AdapterFile:
+    """Any adapter file of SD3, under diffusers' module names. Raises ModelError."""
+    from safetensors.torch import load_file
+
+    found = header.read(path)
+    grouped = names.group(found.tensors)
+    _refuse(path, grouped)
+    said = alpha.said(path, found.metadata)
+    tensors = load_file(path)
+    modules: dict[str, Lora | Lycoris] = {}
+    for named in grouped.modules.values():
+        if alpha.is_untold(named.prefix, "alpha" in named.parts, found):
+            raise ModelError(
+                f"`{path}` says nowhere what its alpha is",
+                hint=f"give {stamp.FILE} beside it, which does",
+            )
+        module = _module(path, named, tensors, said)
+        split = (
+            {named.module: module}
+            if named.layout == "diffusers"
+            else fused.split(named.module, module)
+        )
+        if twice := modules.keys() & split.keys():
+            hint = "the file mixes two adapters: write each to a file of its own"
+            raise ModelError(f"`{path}` has `{min(twice)}` under two names", hint=hint)
+        modules |= split
+    kept = {k: v for k, v in found.metadata.items() if k not in stamp.OWN}
+    return AdapterFile(modules, kept)
+
+
+def write(
+    path: Path,
+    adapter: AdapterFile,
+    dialect: Dialect,
+    *,
+    base: Base | None = None,
+    rank: int | None = None,
+) -> tuple[str, ...]:
+    """Writes the file whole or not at all, the same bytes for the same adapter; returns sentences
+    about what could not be kept exactly.
+
+    base: frozen weight (out, in) of a module; needed for DoRA in comfyui and kohya, and to turn
+    DoRA'd LyCORIS, OFT and GLoRA into anything else. rank: what the dialect has no exact and small
+    form for becomes a LoRA of that rank by a singular value decomposition. Raises ModelError when
+    something cannot be carried over.
+    """
+    if not adapter.modules:
+        raise ModelError(f"`{path}`: the adapter has no modules", hint="train something first")
+    made = rendered(adapter.modules, dialect, base, rank)
+    if dialect == "diffusers":
+        ranked = {n: m for n, m in made.modules.items() if isinstance(m, Lora)}
+        about = {alpha.KEY: stamp.peft_config(ranked)}
+    else:
+        about = {}
+    described = stamp.described(made.modules, dialect)
+    save(path, made.tensors, dict(adapter.metadata) | described | about)
+    return made.notes
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file, its metadata in order (the library's own order changes from run to run),
+    under its name only once it is on the disk."""
+    from safetensors.torch import save as serialised
+
+    whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    data = stamp.ordered(serialised(whole), {"format": "pt"} | dict(metadata))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    with draft.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    draft.replace(path)
+
+
+def _refuse(path: Path, grouped: names.Grouped) -> None:
+    if grouped.unknown:
+        more = f" and {len(grouped.unknown) - 1} more" if len(grouped.unknown) > 1 else ""
+        raise ModelError(
+            f"`{path}`: `{grouped.unknown[0]}`{more} is no adapter of an SD3 transformer",
+            hint="`sd3tune inspect` says what the file is",
+        )
+    if grouped.text_encoders:
+        raise ModelError(
+            f"`{path}` adapts text encoders too (`{grouped.text_encoders[0]}`)",
+            hint="sd3tune trains and converts the transformer only: use the file as it is, or "
+            "take those keys out",
+        )
+    if not grouped.modules:
+        raise ModelError(f"`{path}` is empty", hint="`sd3tune inspect` says what the file is")
+
+
+def _module(
+    path: Path, named: Named, tensors: Mapping[str, Tensor], said: alpha.Said | None
+) -> Lora | Lycoris:
+    parts = {part: tensors[key] for part, key in named.parts.items()}
+    value = float(parts.pop("alpha")) if "alpha" in parts else None
+    if {"down", "up"} <= parts.keys() <= LORA_PARTS and _by_rows(parts.get("dora_scale")):
+        return _lora(path, named, parts, value, said)
+    if named.algorithm in ("lora", "incomplete"):
+        raise ModelError(
+            f"`{path}`: `{named.module}` has {', '.join(sorted(named.parts))} and cannot be "
+            "understood from these",
+            hint="the file is incomplete, or of a kind sd3tune does not know",
+        )
+    return Lycoris(named.algorithm, parts, value)
+
+
+def _lora(
+    path: Path,
+    named: Named,
+    parts: Mapping[str, Tensor],
+    value: float | None,
+    said: alpha.Said | None,
+) -> Lora:
+    down, up = parts["down"], parts["up"]
+    rank = int(down.shape[0])
+    if down.ndim != 2 or up.ndim != 2 or up.shape[1] != rank:
+        raise ModelError(
+            f"`{path}`: `{named.module}` has lora_A {list(down.shape)} and lora_B {list(up.shape)}",
+            hint="sd3tune converts LoRA of linear layers",
+        )
+    if value is None:
+        value = (said or alpha.Said()).scale(named.module, rank) * rank
+    magnitude = parts.get("magnitude", parts.get("dora_scale"))
+    flat = None if magnitude is None else magnitude.flatten()
+    return Lora(down, up, value, flat, parts.get("up_bias"))
+
+
+def _by_rows(scale: Tensor | None) -> bool:
+    """DoRA by columns, which LyCORIS also has, is no peft LoRA."""
+    return scale is None or scale.ndim < 2 or scale.shape[1] == 1

@@ -1,0 +1,32 @@
+"""Words of a command line to what commands work on: the configuration file, and a plan."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from sd3tune.plan.prepare import Prepared
+
+CONFIG = Path("config/config.json")
+
+
+def prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
+    """Configuration, machine and dataset to a plan."""
+    from sd3tune import render
+    from sd3tune.plan.prepare import prepare
+
+    path, overrides = config_of(words)
+    made = prepare(path, overrides, chip)
+    if made.plan.processes.main:
+        notes = render.notes(made.datasets.notes)
+        for line in [*notes, *render.set_aside(made.discoveries)]:
+            click.echo(line, err=True)
+    return made
+
+
+def config_of(words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The file, and the words that override it."""
+    if words and ("=" not in words[0] or Path(words[0]).exists()):
+        return Path(words[0]), words[1:]
+    return CONFIG, words

@@ -1,0 +1,167 @@
+"""Which model the settings name: a diffusers folder, a hub id, or one safetensors file, and where
+each of its parts comes from. Headers and JSON only; no weight is read and no torch loaded.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sd3tune.errors import ModelError
+from sd3tune.sd3 import header, single
+from sd3tune.sd3.variants import (
+    REPOSITORIES,
+    TEXT_ENCODERS,
+    VAE,
+    Model,
+    Source,
+    Transformer,
+    from_config,
+    kind,
+)
+
+MODEL = "pretrained_model_name_or_path"
+TRANSFORMER = "pretrained_transformer_model_name_or_path"
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin")  # the others are refused by what they are
+
+
+def find(source: str, transformer: str | None = None, subfolder: str = "transformer") -> Model:
+    """The model at `source`, or `source` with the transformer of another place. Raises ModelError.
+
+    A single file brings its VAE along when it holds one; text encoders come from `source`, or from
+    the repository of the released model when `source` is the file.
+    """
+    if transformer is not None and transformer != source:
+        return _composed(source, transformer, subfolder)
+    if is_file(source):
+        return _from_file(source)
+    folder = Path(source)
+    if folder.is_dir():
+        shape = folder_shape(folder, "transformer", MODEL)
+        return Model(kind(shape), Source.of(source), shape, *_sizes(source))
+    if source in REPOSITORIES:
+        name, shape = REPOSITORIES[source]
+        return Model(name, Source.of(source), shape, TEXT_ENCODERS, VAE)
+    if (config := _hub_config(source, "transformer")) is not None:
+        shape = from_config(config, f"{MODEL}={source}")
+        return Model(kind(shape), Source.of(source), shape, TEXT_ENCODERS, VAE)
+    raise ModelError(
+        f"`{MODEL}={source}` is no folder or file here and no model sd3tune knows",
+        hint=f"give a diffusers folder, a safetensors file, or one of {', '.join(REPOSITORIES)}",
+    )
+
+
+def is_file(source: str) -> bool:
+    return Path(source).is_file() or source.endswith(FILES)
+
+
+def _from_file(source: str) -> Model:
+    held = single.contents(header.read(Path(source)))
+    name = kind(held.shape)
+    base = next((r for r, (known, _) in REPOSITORIES.items() if known == name), None)
+    if base is None:
+        raise ModelError(
+            f"`{MODEL}={source}` is a {name}, of which no repository has the text encoders",
+            hint=f"set {MODEL} to the folder that has them and {TRANSFORMER}={source}",
+        )
+    where = Source(base, source, source if held.vae else base)
+    return Model(name, where, held.shape, TEXT_ENCODERS, VAE)
+
+
+def _composed(source: str, transformer: str, subfolder: str) -> Model:
+    """Text encoders of `source`, which needs no transformer of its own, and that transformer."""
+    if is_file(source):
+        raise ModelError(
+            f"`{MODEL}={source}` is a single file, and `{TRANSFORMER}` names another transformer",
+            hint=f"set {MODEL} to a folder or repository with text encoders",
+        )
+    if not Path(source).is_dir() and source.count("/") != 1:
+        raise ModelError(f"`{MODEL}={source}` is no folder here and no repository",
+                         hint="it must hold text encoders and tokenizers")  # fmt: skip
+    where = Source(source, transformer, source, subfolder)
+    if is_file(transformer):
+        held = single.contents(header.read(Path(transformer)))
+        shape, where = held.shape, replace(where, vae=transformer if held.vae else source)
+    elif Path(transformer).is_dir():
+        shape = folder_shape(Path(transformer), subfolder, TRANSFORMER)
+    else:
+        shape = _repository_shape(transformer, subfolder)
+    if where.vae == source and Path(source).is_dir() and not (Path(source) / "vae").is_dir():
+        raise ModelError(f"`{MODEL}={source}` holds no vae, and neither does {transformer}",
+                         hint="give a folder with text encoders and VAE")  # fmt: skip
+    _same_width(source, shape)
+    return Model(kind(shape), where, shape, *_sizes(source))
+
+
+def _repository_shape(repository: str, subfolder: str) -> Transformer:
+    if repository in REPOSITORIES and subfolder == "transformer":
+        return REPOSITORIES[repository][1]
+    if (config := _hub_config(repository, subfolder)) is not None:
+        return from_config(config, f"{TRANSFORMER}={repository}")
+    raise ModelError(
+        f"`{TRANSFORMER}={repository}` is no folder or file here, and the hub has no "
+        f"{subfolder}/config.json of it",
+        hint="give a safetensors file, a folder, or a repository and pretrained_transformer_"
+        "subfolder",
+    )
+
+
+def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer:
+    """From its config.json. setting: the one that named it, for messages. Raises ModelError."""
+    path = folder / subfolder / "config.json"
+    named = f"{setting}={folder}" if setting else str(folder)
+    try:
+        return from_config(json.loads(path.read_text()), named)
+    except FileNotFoundError:
+        hint = "it must be a diffusers folder of SD3 or SD3.5; `sd3tune demo DIR` writes one"
+        if setting == TRANSFORMER and (folder / "config.json").exists():
+            hint = "set pretrained_transformer_subfolder=."
+        raise ModelError(f"`{named}` holds no {subfolder}/config.json",
+                         hint=hint) from None  # fmt: skip
+    except ValueError as e:
+        raise ModelError(f"`{path}` is not JSON: {e}", hint="download the model again") from None
+
+
+def _same_width(source: str, shape: Transformer) -> None:
+    """Encoders of one model in front of another's transformer would fail at the first step."""
+    try:
+        width = json.loads((Path(source) / "text_encoder_3" / "config.json").read_text())["d_model"]
+    except (OSError, ValueError, KeyError):
+        return
+    if width != shape.joint_dim:
+        raise ModelError(
+            f"`{MODEL}={source}` has text encoders of width {width}, the transformer takes "
+            f"{shape.joint_dim}",
+            hint=f"take both of the same family, or leave {TRANSFORMER} out",
+        )
+
+
+def _sizes(source: str) -> tuple[tuple[int, int, int], int]:
+    """Parameters of the text encoders and of the VAE."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return TEXT_ENCODERS, VAE
+    clip_l, clip_g, t5 = (stored_parameters(folder / name) for name in ENCODERS)
+    return (clip_l, clip_g, t5), stored_parameters(folder / "vae") or VAE
+
+
+def stored_parameters(folder: Path) -> int:
+    """Elements in a component's safetensors files, read from their headers alone."""
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(e.elements for file in files for e in header.read(file).tensors.values())
+
+
+def _hub_config(repository: str, subfolder: str) -> dict[str, Any] | None:
+    """config.json of a repository, a few hundred bytes; None when nobody has it."""
+    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        path = hf_hub_download(repository, f"{subfolder}/config.json", etag_timeout=5)
+    except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such thing, gated
+        return None
+    config: dict[str, Any] = json.loads(Path(path).read_text())
+    return config

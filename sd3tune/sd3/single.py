@@ -1,0 +1,153 @@
+"""Models in one safetensors file, in Stability's original layout: what such a file holds.
+
+The transformer's tensors may carry the prefix of a whole checkpoint; `first_stage_model.` is the
+VAE, `text_encoders.` are encoders, which are left alone: tokenizers are in no file, so encoders
+come from a repository. Shapes say everything but the width of a head, which SD3 fixes (64). No
+torch here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+from sd3tune.errors import ModelError
+from sd3tune.sd3.dialects import originals
+from sd3tune.sd3.header import Header
+from sd3tune.sd3.variants import PATCH, Transformer
+
+TRANSFORMER = ("model.diffusion_model.", "")  # the second: nothing but the transformer
+VAE = "first_stage_model."
+ENCODERS = "text_encoders."
+HEAD_DIM = 64  # layers = heads = width / 64: Stability's and ComfyUI's own inference
+SAMPLE_SIZE = 128  # of latents at 1024 pixels, as every released config says
+SCALE, SHIFT = 1.5305, 0.0609  # of SD3's VAE: Esser et al. 2024; in no file
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds."""
+
+    prefix: str  # of the transformer's tensors
+    shape: Transformer
+    dual: tuple[int, ...]  # blocks with a second attention
+    vae: bool
+    encoders: tuple[str, ...]  # "clip_l", "clip_g", "t5xxl"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments of SD3Transformer2DModel."""
+        return {
+            "sample_size": SAMPLE_SIZE,
+            "patch_size": PATCH,
+            "in_channels": self.shape.channels,
+            "out_channels": self.shape.channels,
+            "num_layers": self.shape.layers,
+            "attention_head_dim": self.shape.head_dim,
+            "num_attention_heads": self.shape.heads,
+            "joint_attention_dim": self.shape.joint_dim,
+            "caption_projection_dim": self.shape.hidden,
+            "pooled_projection_dim": self.shape.pooled_dim,
+            "pos_embed_max_size": self.shape.positions,
+            "dual_attention_layers": self.dual,
+            "qk_norm": "rms_norm" if self.shape.qk_norm else None,
+        }
+
+
+def is_original(names: Iterable[str]) -> bool:
+    return any(n.endswith("joint_blocks.0.x_block.attn.qkv.weight") for n in names)
+
+
+def contents(header: Header) -> Contents:
+    """Raises ModelError for another model, or for tensors that are missing or too many, by name."""
+    if not is_original(header.tensors):
+        raise ModelError(
+            f"`{header.path}` holds no SD3 transformer in the original layout",
+            hint="give sd3_medium.safetensors, sd3.5_*.safetensors or a fine-tune of one; "
+            "`sd3tune inspect` says what a file is",
+        )
+    prefix = next(p for p in TRANSFORMER if f"{p}joint_blocks.0.x_block.attn.qkv.weight" in
+                  header.tensors)  # fmt: skip
+    names = set(header.tensors)
+    mine = {n[len(prefix) :] for n in names if n.startswith(prefix) and not _is_other(n)}
+    dual = tuple(sorted({int(n.split(".")[1]) for n in mine if ".attn2." in n}))
+    layers = 1 + max(int(n.split(".")[1]) for n in mine if n.startswith("joint_blocks."))
+    qk_norm = any(n.endswith(".ln_q.weight") for n in mine)
+    _complete(header, mine, set(originals(layers, dual, qk_norm)))
+    strange = sorted(n for n in names if not n.startswith(prefix) and not _is_other(n))
+    if strange:
+        _refuse(header, f"`{strange[0]}` is no tensor of SD3", len(strange))
+    return Contents(
+        prefix,
+        _shape(header, prefix, layers, len(dual), qk_norm),
+        dual,
+        any(n.startswith(VAE) for n in names),
+        tuple(sorted({n.split(".")[1] for n in names if n.startswith(ENCODERS)})),
+    )
+
+
+def vae_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Arguments of AutoencoderKL from the shapes below `first_stage_model.`, that prefix cut."""
+    levels = sum(f"encoder.down.{i}.block.0.conv1.weight" in shapes for i in range(8))
+    widths = tuple(shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels))
+    blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in shapes for i in range(8))
+    return {
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "block_out_channels": widths,
+        "layers_per_block": blocks,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        # 32 in every latent diffusion model; what is narrower is `sd3tune demo`'s.
+        "norm_num_groups": 32 if widths[0] >= 32 else widths[0] // 2,
+        "sample_size": 8 * SAMPLE_SIZE,
+        "scaling_factor": SCALE,
+        "shift_factor": SHIFT,
+        "use_quant_conv": "quant_conv.weight" in shapes,
+        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+        "force_upcast": True,
+    }
+
+
+def _is_other(name: str) -> bool:
+    return name.startswith((VAE, ENCODERS))
+
+
+def _shape(header: Header, prefix: str, layers: int, dual: int, qk_norm: bool) -> Transformer:
+    def shape(name: str) -> tuple[int, ...]:
+        return header.tensors[prefix + name].shape
+
+    hidden, channels, patch, _ = shape("x_embedder.proj.weight")
+    width = shape("joint_blocks.0.x_block.attn.ln_q.weight")[0] if qk_norm else HEAD_DIM
+    positions = isqrt(shape("pos_embed")[1])
+    if patch != PATCH or hidden % width or positions**2 != shape("pos_embed")[1]:
+        _refuse(header, f"width {hidden}, patch {patch}, {positions} positions fit no SD3", 1)
+    return Transformer(
+        layers=layers,
+        heads=hidden // width,
+        head_dim=width,
+        dual_layers=dual,
+        qk_norm=qk_norm,
+        joint_dim=shape("context_embedder.weight")[1],
+        pooled_dim=shape("y_embedder.mlp.0.weight")[1],
+        positions=positions,
+        channels=channels,
+    )
+
+
+def _complete(header: Header, names: set[str], expected: set[str]) -> None:
+    if missing := sorted(expected - names):
+        _refuse(header, f"`{missing[0]}` is missing", len(missing))
+    if extra := sorted(names - expected):
+        scaled = any("scale" in n for n in extra)
+        why = " (scaled fp8 weights)" if scaled else ""
+        _refuse(header, f"`{extra[0]}` is no tensor of SD3{why}", len(extra))
+
+
+def _refuse(header: Header, words: str, count: int) -> None:
+    more = f", and {count - 1} more" if count > 1 else ""
+    raise ModelError(
+        f"`{header.path}`: {words}{more}",
+        hint="take the model's bf16 or fp16 file as its makers published it",
+    )
