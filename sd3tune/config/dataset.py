@@ -125,6 +125,9 @@ class Stored(Settings):
         if not getattr(self, needs):
             words = "csv_file" if needs == "csv" else needs
             raise ValueError(f"type={self.type} needs {words}; add it")
+        if self.type == "csv" and self.csv and not self.csv.identifier_includes_extension:
+            raise ValueError("csv.identifier_includes_extension=false leaves no file to open with "
+                             "type=csv; write whole names in the table")  # fmt: skip
         owners = {"instance_data_dir": ("local", "csv"), "dataset_name": ("huggingface",),
                   "aws_bucket_name": ("aws",), "csv_cache_dir": ("csv",)}  # fmt: skip
         for key, kinds in owners.items():
@@ -338,6 +341,9 @@ class ImageDataset(Stored):
                 raise ValueError(f"{name}={value} needs a table; add {value}: {{path, …}}")
             if value == "huggingface" and self.type != "huggingface":
                 raise ValueError(f"{name}=huggingface needs type=huggingface; change one of them")
+        if self.caption_strategy == "filename" and self.type == "huggingface":
+            raise ValueError("caption_strategy=filename needs files, type=huggingface has rows; "
+                             "use caption_strategy=huggingface")  # fmt: skip
         columns = {"parquet": self.parquet, "csv": self.csv}.get(self.metadata_backend)
         if columns is not None and not columns.width_column:
             raise ValueError(

@@ -23,6 +23,7 @@ from sd3tune.config.files import (
 )
 from sd3tune.config.report import refusal, refuse_unknown, shown
 from sd3tune.config.settings import Config
+from sd3tune.config.vocabulary import REASONS as OF_THE_RUN
 from sd3tune.errors import ConfigError
 
 _WHY = {
@@ -36,6 +37,7 @@ _WHY = {
     "is not supported: no validation is made from datasets": "disable_validation",
     "is not supported yet": "streaming data_generator auto_generated",
 }  # fmt: skip
+RUN = "is a setting of the whole run: write it in config.json"
 REASONS = {name: why for why, names in _WHY.items() for name in names.split()}
 ALIASES = {
     "disable": "disabled",
@@ -176,7 +178,7 @@ def _named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) ->
 def _kind(entry: Mapping[str, Any], path: Path, name: str) -> Any:
     """The class of an entry; says why other kinds and stores cannot be."""
     kind = entry.get("dataset_type", "image")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         why = "is not for SD3 images" if kind in NOT_FOR_SD3 else "is not known"
         raise ConfigError(
             f"`{path}`: dataset `{name}`: `dataset_type={shown(kind)}` {why}",
@@ -221,7 +223,8 @@ def _made(
             notes.append(f"dataset `{name}`: {', '.join(sorted(idle))} not used: {why}")
     others = [k for k in (ImageDataset, Masks, TextEmbeds) if k is not kind]
     foreign = {f: f"belongs to {_called(k)}" for k in others for f in k.model_fields}
-    values = refuse_unknown(values, kind, path, {}, REASONS | foreign, whose)
+    foreign |= {f: RUN for f in Config.model_fields if f not in foreign}
+    values = refuse_unknown(values, kind, path, {}, OF_THE_RUN | foreign | REASONS, whose)
     values = {k: v for k, v in values.items() if k not in FOLDERS or v != ""}
     values = _defaults(kind, name, config, values) | values
     values = _placed(values, path, f"`{path}`{whose}")

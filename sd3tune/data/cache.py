@@ -31,9 +31,11 @@ from sd3tune.data import atomic
 from sd3tune.data.buckets import Geometry, Size
 from sd3tune.errors import DataError
 
-VERSION = 2  # of what an entry means; raise it and everything is computed again
+VERSION = 3  # of what an entry means; raise it and everything is computed again
 INDEX, SHARDS = "index.sqlite", "shards"
 OPEN_SHARDS = 32  # files kept open by a reader
+CHANGED = "its bytes are not those that were written"
+REPAIR = "`sd3tune cache verify --repair` removes it; the next run makes it anew"
 ABOUT = "sd3tune"  # the one metadata key: safetensors writes several in any order
 SHARDS_TABLE = "create table shards (name text primary key, bytes integer) without rowid"
 ENTRIES_TABLE = """
@@ -84,7 +86,7 @@ class TensorCache:
         self.folder = folder
         self._shards = folder / SHARDS
         self._places: dict[str, Place] | None = None
-        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Any, dict[str, str]]] = OrderedDict()
         self._broken: set[str] = set()  # shards that are not whole
         self._lock = threading.Lock()  # loader threads share the open files
 
@@ -103,7 +105,8 @@ class TensorCache:
         return place.problem if place else None
 
     def get(self, key: str) -> dict[str, Tensor]:
-        """Raises DataError for a missing, torn or non-finite entry."""
+        """Raises DataError for a missing, damaged or non-finite entry: every byte is compared with
+        its checksum, since a flipped bit would be trained on like any other."""
         place = self.places.get(key)
         if place is None or place.problem:
             raise DataError(
@@ -111,12 +114,13 @@ class TensorCache:
                 hint="run again without skip_file_discovery: what is missing is encoded",
             )
         try:
-            entry = self._read(place.shard, key)
-        except (OSError, SafetensorError) as e:
+            entry, digest = self._read(place.shard, key)
+        except (OSError, SafetensorError, ValueError) as e:
             raise DataError(
-                f"cache file `{self._shards / place.shard}` cannot be read: {e}",
-                hint="`sd3tune cache verify --repair` removes it; the next run makes it anew",
+                f"cache file `{self._shards / place.shard}` cannot be read: {e}", hint=REPAIR
             ) from None
+        if _digest(entry) != digest:
+            raise DataError(f"cache file `{self._shards / place.shard}`: {CHANGED}", hint=REPAIR)
         if not all(torch.isfinite(t).all() for t in entry.values() if t.is_floating_point()):
             raise DataError(
                 f"cache file `{self._shards / place.shard}` holds NaN or infinity",
@@ -141,6 +145,23 @@ class TensorCache:
     def refresh(self) -> None:
         """Looks again: another process may have written."""
         self._places = None
+
+    def look_again(self, keys: Sequence[str]) -> None:
+        """Asks the shard of these keys itself, when the index does not know them. One that holds
+        something else than its name says is removed: its keys could never be written."""
+        path = self._shards / f"{shard_name(keys)}.safetensors"
+        try:
+            entries, problems = _contents(path)
+        except OSError:
+            return
+        except (SafetensorError, ValueError):
+            entries, problems = [], {}
+        if path.name in _read_index(self.folder / INDEX)[0]:  # and is wrong about it
+            (self.folder / INDEX).unlink(missing_ok=True)
+        if set(keys) <= {*entries, *problems}:
+            self.places.update({key: Place(path.name, problems.get(key)) for key in keys})
+        else:
+            path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Writes the index and clears away what dead writers left."""
@@ -183,6 +204,7 @@ class TensorCache:
         """Removes every entry whose key is not wanted; how many there were. Shards that hold both
         kinds are written again with the wanted ones."""
         unwanted = 0
+        self.mend()
         for path in self.shard_paths():
             entries, problems = _contents(path)
             lost = [k for k in [*entries, *problems] if k not in wanted]
@@ -231,17 +253,19 @@ class TensorCache:
                 found.setdefault(key, Place(name, why))
         return found
 
-    def _read(self, shard: str, key: str) -> dict[str, Tensor]:
+    def _read(self, shard: str, key: str) -> tuple[dict[str, Tensor], str | None]:
+        """An entry, and the checksum it was written with."""
         with self._lock:
-            file = self._open.get(shard)
-            if file is None:
+            opened = self._open.get(shard)
+            if opened is None:
                 file = safe_open(str(self._shards / shard), framework="pt")
-                self._open[shard] = file
+                opened = self._open[shard] = file, _about(file).get("digests", {})
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             else:
                 self._open.move_to_end(shard)
-        return _entry(file, key)
+        file, digests = opened
+        return _entry(file, key), digests.get(key)
 
     def _load(self, path: Path, key: str) -> dict[str, Tensor]:
         with safe_open(str(path), framework="pt") as file:
@@ -265,7 +289,8 @@ class Draft:
             for key in sorted(entries)
             for name, tensor in sorted(entries[key].items())
         }
-        about = {"problems": dict(sorted(problems.items())), "digest": _digest(tensors)}
+        digests = {key: _digest(entries[key]) for key in sorted(entries)}
+        about = {"problems": dict(sorted(problems.items())), "digests": digests}
         data = memoryview(save(tensors, {ABOUT: json.dumps(about)}))
         os.ftruncate(self.descriptor, 0)
         at = 0
@@ -300,29 +325,36 @@ def _contents(path: Path) -> tuple[list[str], dict[str, str]]:
     """Keys with entries, and keys with problems."""
     with safe_open(str(path), framework="pt") as file:
         keys = sorted({name.partition(".")[0] for name in file.keys()})  # noqa: SIM118
-        about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-    return keys, dict(about.get("problems", {}))
+        problems = _about(file).get("problems", {})
+    return keys, dict(problems)
+
+
+def _about(file: Any) -> dict[str, Any]:
+    """What a shard says of itself."""
+    found: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+    return found
 
 
 def _damage(path: Path) -> Damage | None:
     try:
         entries, problems = _contents(path)
         with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            about = json.loads((file.metadata() or {})[ABOUT])
+            found = {key: _entry(file, key) for key in entries}
+            digests = _about(file)["digests"]
     except (OSError, SafetensorError, KeyError, ValueError) as e:
         return Damage(path, f"cannot be read: {e}", 0)
     count = len(entries) + len(problems)
-    if _digest(tensors) != about["digest"]:
-        return Damage(path, "its bytes are not those that were written", count)
-    if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+    if {key: _digest(entry) for key, entry in found.items()} != digests:
+        return Damage(path, CHANGED, count)
+    tensors = [t for entry in found.values() for t in entry.values() if t.is_floating_point()]
+    if not all(torch.isfinite(t).all() for t in tensors):
         return Damage(path, "it holds NaN or infinity", count)
     return None
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(entry: Entry) -> str:
     h = blake2b(digest_size=16)
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(entry.items()):
         h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         h.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b"")
     return h.hexdigest()

@@ -117,7 +117,7 @@ class Look:
         listed = bool(trusted) or dataset.preserve_data_backend_cache
         names = sorted(self.known.files) if listed and self.known.files else source.names()
         self.names, self.no_images = self._images(names)
-        self._masks = None if masks is None else _by_stem(masks.names())
+        self._masks = None if masks is None else _by_name(masks)
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
         self._captions = Captions(dataset, source, words)
@@ -191,7 +191,8 @@ class Look:
     def _mask(self, name: str) -> str | None:
         if self._masks is None:
             return None
-        found = self._masks.get(_stem(name))
+        # Of its own name first: a.png and a.jpg may have a mask each.
+        found = self._masks.get(name) or self._masks.get(_stem(name))
         if found is None:
             raise Unusable(f"no mask for it in dataset `{self.dataset.conditioning_data}`")
         return found
@@ -232,9 +233,13 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _by_stem(names: Iterable[str]) -> Mapping[str, str]:
-    """Paired by relative path without suffix: masks in sub-folders belong to images there."""
-    return {_stem(name): name for name in names if suffix_of(name) in SUFFIXES}
+def _by_name(masks: Source) -> Mapping[str, str]:
+    """Paired by relative path, with or without suffix: masks in sub-folders belong to images there.
+    Rows are paired by their number."""
+    names = masks.names()
+    if not isinstance(masks, HubRows):
+        names = [name for name in names if suffix_of(name) in SUFFIXES]
+    return {_stem(name): name for name in names} | {name: name for name in names}
 
 
 def in_epoch(
@@ -328,7 +333,7 @@ def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejecte
     if dataset.instance_data_dir:
         where += f"instance_data_dir `{dataset.instance_data_dir}`"
     else:
-        where += f"`{source.where('').rstrip('/')}`" if dataset.type == "aws" else "its rows"
+        where += f"`{source.where('').rstrip('/')}`" if dataset.type == "aws" else "its table"
     if not rejected:
         return f"{where} holds no image files"
     reasons = Counter(r.reason for r in rejected).most_common(3)

@@ -1,6 +1,7 @@
 """A picture of what a dataset becomes: originals with their crop drawn in, and masks in red."""
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -31,7 +32,7 @@ def draw(
     masks: Mapping[str, Source],
 ) -> None:
     """Writes the sheet. masks: of a dataset's images, by its id."""
-    columns = min(len(samples), 4)
+    columns = min(len(samples), max(4, math.isqrt(len(samples))))  # about as wide as high
     rows = math.ceil(len(samples) / columns)
     size = columns * (CELL + GAP) + GAP, rows * (CELL + LABEL + GAP) + GAP
     sheet = Image.new("RGB", size, BACK)
@@ -88,8 +89,9 @@ def _label(pen: ImageDraw.ImageDraw, s: Sample, at: tuple[int, int]) -> None:
 
 
 def _fitting(line: str, font: ImageFont.FreeTypeFont) -> str:
-    """No wider than a cell, in letters that the font has."""
-    text = line.encode("latin-1", "replace").decode("latin-1")
+    """No wider than a cell, in letters that the font has: ASCII; accents are left out."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", line) if not unicodedata.combining(c))
+    text = plain.encode("ascii", "replace").decode()
     while font.getlength(text) > CELL:
         text = text[:-4] + "..."
     return text

@@ -4,6 +4,7 @@ All of them list names, and open them for reading; nothing is ever written to an
 changes when the content may have changed, so that what is known about a file can be reused.
 """
 
+import http.client
 import os
 import stat
 import urllib.error
@@ -193,15 +194,23 @@ class HubRows:
                 f"dataset `{d.id}`: `{d.dataset_name}` cannot be loaded: {e}",
                 hint="check dataset_name, split and revision; private ones need HF_TOKEN",
             ) from None
-        names = [columns.image_column, *columns.caption_column, columns.fallback_caption_column,
-                 columns.width_column, columns.height_column]  # fmt: skip
+        names = [columns.image_column, columns.width_column, columns.height_column]
+        if getattr(d, "caption_strategy", None) == "huggingface":
+            names += [*columns.caption_column, columns.fallback_caption_column]
         for name in filter(None, names):
             if name not in rows.column_names:
                 raise DataError(
                     f"dataset `{d.id}`: `{d.dataset_name}` has no column `{name}`",
                     hint=f"its columns: {', '.join(rows.column_names)}",
                 )
-        return rows.cast_column(columns.image_column, datasets.Image(decode=False))
+        try:
+            return rows.cast_column(columns.image_column, datasets.Image(decode=False))
+        except Exception as e:  # as above
+            raise DataError(
+                f"dataset `{d.id}`: column `{columns.image_column}` of `{d.dataset_name}` holds no "
+                f"images: {e}",
+                hint="set huggingface.image_column",
+            ) from None
 
     @cached_property
     def _texts(self) -> Any:
@@ -260,15 +269,17 @@ class Rows:
             return f.read()
 
     def _path(self, name: str) -> Path:
+        if "\0" in name:
+            raise OSError("its name cannot be a path")
         if not remote(name):
             return self._root / name
         path = self._keep / sha256(name.encode()).hexdigest()
         if not path.exists():
-            request = urllib.request.Request(name, headers={"User-Agent": "sd3tune"})
             try:
+                request = urllib.request.Request(name, headers={"User-Agent": "sd3tune"})
                 with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
                     data = answer.read()
-            except (urllib.error.URLError, ValueError) as e:
+            except (urllib.error.URLError, http.client.HTTPException, ValueError) as e:
                 raise OSError(f"cannot be fetched: {e}") from None
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")

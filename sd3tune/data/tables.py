@@ -1,6 +1,7 @@
 """Captions and sizes that stand in a .csv or .parquet instead of beside the images."""
 
 import csv
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -35,10 +36,18 @@ def read(columns: "Columns", whose: str) -> Table:
     """Raises DataError for a table that cannot be read or lacks a column."""
     rows: dict[str, Row] = {}
     for record in _records(columns, whose):
-        name = str(record.get(columns.filename_column) or "").strip().removeprefix("./")
+        cell = record.get(columns.filename_column)
+        name = "" if cell is None else str(cell).strip().removeprefix("./")
         if name:
-            rows[name] = row(record, columns)
+            new, old = row(record, columns), rows.get(name)
+            rows[name] = _joined(old, new) if old else new
     return Table(rows, with_suffix=columns.identifier_includes_extension)
+
+
+def _joined(old: Row, new: Row) -> Row:
+    """Two rows of one image: the captions of both."""
+    captions = dict.fromkeys((*old.captions, *new.captions))
+    return Row(tuple(captions), new.size or old.size)
 
 
 def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> Row:
@@ -49,16 +58,29 @@ def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> Row:
     if columns.width_column and columns.height_column:
         try:
             size = int(record[columns.width_column]), int(record[columns.height_column])
-        except (TypeError, ValueError):  # an empty cell: the header is asked instead
+        except (TypeError, ValueError, OverflowError):
             size = None
+    if size is not None and min(size) < 1:
+        size = None  # no size, like an empty cell: the header is asked instead
     return Row(tuple(found), size)
 
 
 def texts(value: Any) -> list[str]:
-    """A cell, or a list in one, as captions; blank ones are none."""
+    """A cell, or a list in one, as captions; what is blank or no text is none."""
     values = value if isinstance(value, list | tuple) else [value]
-    words = (" ".join(str(v).split()) for v in values if v is not None)
+    words = (" ".join(_text(v).replace("\0", " ").split()) for v in values)
     return [w for w in words if w]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):  # text columns of some writers
+        try:
+            return value.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""  # how some writers say that a cell is empty
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _records(columns: "Columns", whose: str) -> Iterator[Mapping[str, Any]]:

@@ -13,7 +13,14 @@ from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.datasets import load_datasets
 from sd3tune.config.settings import Config
 from sd3tune.data.buckets import enlarged
-from sd3tune.data.discover import Discovery, Rejected, Sample, check_minimum, without
+from sd3tune.data.discover import (
+    Discovery,
+    Rejected,
+    Sample,
+    check_minimum,
+    check_vae_batch,
+    without,
+)
 from sd3tune.errors import DataError, Sd3tuneError
 from sd3tune.plan.prepare import Found, look, model_of
 from sd3tune.report.progress import stage
@@ -66,14 +73,20 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
     for d in datasets.all:
         if d.id not in discoveries:
             notes.append(f"dataset `{d.id}`: probability={d.probability:g}: it is never drawn from")
-    seen = [_seen(d, discoveries[d.id], config, longest) for d in drawn]
+    every = "vae_batch_size" in config.model_fields_set
+    asked = {d.id for d in drawn if every or d.id in datasets.asked_vae_batch}
+    seen = [_seen(d, discoveries[d.id], config, longest, d.id in asked) for d in drawn]
     return Inspection(
         Found(config, datasets, found.sources, discoveries), tuple(seen), tuple(notes)
     )
 
 
 def _seen(
-    settings: ImageDataset, discovery: Discovery, config: Config, longest: int | None
+    settings: ImageDataset,
+    discovery: Discovery,
+    config: Config,
+    longest: int | None,
+    asked_vae_batch: bool,
 ) -> Seen:
     groups: dict[tuple[tuple[int, int], float], list[Sample]] = defaultdict(list)
     for s in discovery.samples:
@@ -89,6 +102,10 @@ def _seen(
             f"the model ends at {longest} pixels: training sets {len(beyond)} images aside; "
             "set crop=true, or a smaller resolution"
         )
+    try:
+        check_vae_batch(discovery, settings, asked_vae_batch)
+    except DataError as e:
+        problems.append(f"{e}; {e.hint}")
     if settings.dataset_type == "image" and discovery.samples:
         try:
             check_minimum(

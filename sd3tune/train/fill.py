@@ -44,6 +44,8 @@ def fill(
             cache.refresh()
         chunks = []
         for chunk in busy:
+            if not all(cache.has(key) for key in chunk):
+                cache.look_again(chunk)
             if all(cache.has(key) for key in chunk):
                 bar.advance(len(chunk))
             else:

@@ -37,9 +37,9 @@ def fill_images(caches: Caches, device: torch.device) -> list[Rejected]:
         discovery = prepared.discoveries.get(dataset.id)
         if discovery is not None:
             rejected += fingerprint(caches, dataset, discovery.samples)
-    lost = {r.path for r in rejected}
+    lost = {(r.dataset, r.path) for r in rejected}  # datasets may share their files
     kept = {
-        name: [s for s in found.samples if s.path not in lost]
+        name: [s for s in found.samples if (name, s.path) not in lost]
         for name, found in prepared.discoveries.items()
     }
     encode(caches, kept, device, caches.latents_of)
@@ -70,12 +70,15 @@ def fill_epoch(caches: Caches, epoch: int, device: torch.device) -> None:
     for place, chosen in enumerate(schedule.epoch(epoch, start), start):
         if place % who.size == who.rank and chosen[0].dataset in redrawn:
             mine[chosen[0].dataset] |= {s.id: s for s in chosen}
+    wanted: dict[TensorCache, set[str]] = {}  # datasets may share a folder
     for name, samples in mine.items():
         found = list(samples.values())
         encode(caches, {name: found}, device, caches.epoch_of)
         keys = {caches.key(s) for s in found}
         keys |= {k for s in found if (k := caches.mask_key(s))}
-        caches.epoch_of(name).prune(keys)
+        wanted.setdefault(caches.epoch_of(name), set()).update(keys)
+    for cache, keys in wanted.items():
+        cache.prune(keys)
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,19 @@ def encode(
     prepared, plan = caches.prepared, caches.prepared.plan
     missing: dict[str, dict[str, Sample]] = {}
     masks: dict[str, dict[str, Sample]] = {}
+    taken: dict[TensorCache, set[str]] = {}  # by another dataset of the same folder
     for name in sorted(samples):
         if "vae" in prepared.dataset(name).skip_file_discovery:
             continue
         cache = cache_of(name)
         cache.mend()
         ordered = sorted(samples[name], key=lambda s: (s.geometry.bucket, s.name))
-        missing[name] = {k: s for s in ordered if not cache.has(k := caches.key(s))}
-        masks[name] = {m: s for s in ordered if (m := caches.mask_key(s)) and not cache.has(m)}
+        have = taken.setdefault(cache, set())
+        new = {caches.key(s): s for s in ordered}
+        new_masks = {m: s for s in ordered if (m := caches.mask_key(s))}
+        missing[name] = {k: s for k, s in new.items() if k not in have and not cache.has(k)}
+        masks[name] = {k: s for k, s in new_masks.items() if k not in have and not cache.has(k)}
+        have.update(missing[name], masks[name])
     if total := sum(map(len, missing.values())):
         vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan)).to(device)
         with stage("encode images", total) as bar, ThreadPoolExecutor(DECODERS) as pool:

@@ -1,14 +1,18 @@
 """Shards on disk: whole or absent, found again, checked, pruned."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from sd3tune.data.buckets import Geometry
-from sd3tune.data.cache import TensorCache, latent_key, mask_key, text_key
+from sd3tune.data.cache import INDEX, TensorCache, latent_key, mask_key, text_key
 from sd3tune.data.memory import Known, Memory
 from sd3tune.errors import DataError
+from sd3tune.report.progress import stage
+from sd3tune.train.fill import fill
 
 SQUARE = Geometry((64, 64), (0, 0), (64, 64), 1.0)
 
@@ -148,3 +152,49 @@ def test_what_is_known_about_files_holds_as_long_as_their_stamp(tmp_path: Path) 
     assert again.files == memory.files
     assert again.get("a.png", "1") == Known("1", 3, 4, b"digest")
     assert again.get("a.png", "2") is None and again.get("b.png", "1") is None
+
+
+@pytest.mark.parametrize("change", [(b"k1.a", b"kx.a"), (b"k1.a", b"k1.b"), (b"\x07", b"\x08")])
+def test_what_was_changed_on_disk_is_not_trained_on(
+    change: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    cache = TensorCache(tmp_path)
+    put(cache, {"k1": torch.full((3,), 7, dtype=torch.uint8), "k2": torch.ones(1)})
+    cache.finish()
+    (shard,) = cache.shard_paths()
+    data = shard.read_bytes()
+    at = data.rindex(change[0])
+    shard.write_bytes(data[:at] + change[1] + data[at + len(change[1]) :])
+    with pytest.raises(DataError, match="not those that were written"):
+        TensorCache(tmp_path).get("k1")
+    assert len(TensorCache(tmp_path).verify()) == 1
+
+
+def test_pruning_removes_shards_that_are_not_whole(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    put(cache, {"k1": torch.ones(3)})
+    put(cache, {"k2": torch.ones(3)})
+    for path in cache.shard_paths():
+        path.write_bytes(path.read_bytes()[:-1])
+        break
+    assert TensorCache(tmp_path).prune(set()) == 1
+    assert TensorCache(tmp_path).shard_paths() == []
+
+
+@pytest.mark.parametrize("holds", ["its own", "another", "nothing"])
+def test_a_shard_that_the_index_is_wrong_about_does_not_stop_filling(
+    holds: str, tmp_path: Path
+) -> None:
+    cache = TensorCache(tmp_path)
+    put(cache, {"k1": torch.ones(3)})
+    cache.finish()
+    (shard,) = cache.shard_paths()
+    if holds == "another":
+        shard.write_bytes(shard.read_bytes().replace(b"k1", b"k2"))
+    elif holds == "nothing":
+        shard.write_bytes(b"\0" * shard.stat().st_size)
+    with closing(sqlite3.connect(tmp_path / INDEX)) as db, db:
+        db.execute("delete from entries")
+    with stage("test", 1) as bar:
+        fill(TensorCache(tmp_path), ["k1"], 1, lambda keys: ({"k1": {"a": torch.ones(3)}}, {}), bar)
+    assert torch.equal(TensorCache(tmp_path).get("k1")["a"], torch.ones(3))

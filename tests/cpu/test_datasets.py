@@ -11,6 +11,7 @@ from PIL import Image
 
 from sd3tune.data.schedule import Share
 from sd3tune.errors import DataError
+from sd3tune.plan.inspect import draw_sheet, inspect
 from sd3tune.train.run import train
 from tests.cpu.conftest import Project
 
@@ -191,3 +192,20 @@ def test_evaluation_sets_are_not_held_to_the_minimum(project: Project) -> None:
     project.others.append({"id": "e", "dataset_type": "eval", "instance_data_dir": "eval",
                            "resolution": 64})  # fmt: skip
     assert len(project.prepare("gradient_accumulation_steps=4").evals) == 1
+
+
+def test_a_vae_batch_that_would_stop_a_run_is_told_of(project: Project) -> None:
+    for i in range(3):
+        project.picture(f"{i}.png", i)
+    project.dataset["vae_batch_size"] = 4
+    (seen,) = inspect(project.write(), [], decode=False).datasets
+    assert any("has 3 images, vae_batch_size=4" in words for words in seen.problems)
+
+
+def test_a_sheet_of_many_is_about_as_wide_as_high(project: Project) -> None:
+    for i in range(100):
+        project.picture(f"{i}.png", i, (64, 64))
+    sheet = project.root / "sheet.png"
+    draw_sheet(inspect(project.write(), [], decode=False), sheet, 100)
+    width, height = Image.open(sheet).size
+    assert 0.5 < width / height < 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sd3tune.data.cache import TensorCache
+from sd3tune.data.cache import TensorCache, _contents
 from sd3tune.errors import DataError
 from sd3tune.sd3.text import packed, unpacked
 from sd3tune.train import store
@@ -220,3 +220,45 @@ def test_a_file_that_changes_between_its_digest_and_its_pixels_is_noticed(projec
     with pytest.raises(DataError, match=r"1\.png` cannot be read any more"):
         encode(caches, {"d": prepared.samples}, torch.device("cpu"), caches.latents_of)
     assert project.entries("vae") == set()
+
+
+def two_of_one_folder(project: Project, **more: object) -> None:
+    """The same six images in two datasets that keep their latents in one folder."""
+    for i in range(6):
+        project.picture(f"{i}.png", i, (256, 96))
+    project.dataset |= more
+    project.others.append(project.dataset | {"id": "e"})
+
+
+def test_an_image_of_two_datasets_is_encoded_once(project: Project) -> None:
+    two_of_one_folder(project)
+    assert project.build()["vae"] == 6
+    folder = project.root / "cache" / "vae" / "shards"
+    assert sum(len(_contents(path)[0]) for path in folder.iterdir()) == 6
+
+
+def test_new_crops_of_one_dataset_leave_those_of_another_in_its_folder(project: Project) -> None:
+    from sd3tune.train.images import fill_epoch, fingerprint
+
+    two_of_one_folder(project, crop=True, vae_cache_clear_each_epoch=True)
+    project.build()
+    prepared = project.prepare()
+    caches = Caches.of(prepared)
+    for name, discovery in prepared.discoveries.items():
+        fingerprint(caches, prepared.dataset(name), discovery.samples)
+    for epoch in (1, 2):
+        fill_epoch(caches, epoch, torch.device("cpu"))
+        for share in prepared.schedule.shares:
+            assert all(caches.posterior(s)[0].shape == (16, 8, 8) for s in share.in_epoch(epoch))
+
+
+def test_a_mask_that_cannot_be_read_leaves_other_datasets_of_the_image_alone(
+    project: Project,
+) -> None:
+    two_of_one_folder(project)
+    (project.root / "masks").mkdir()
+    for i in range(6):
+        (project.root / "masks" / f"{i}.png").symlink_to("nowhere" if i == 3 else "../images/0.png")
+    project.dataset["conditioning_data"] = "m"
+    project.others.append({"id": "m", "dataset_type": "conditioning", "instance_data_dir": "masks"})
+    assert project.build()["vae"] == 6 + 1  # every image for `e`, and the one mask of `d`

@@ -150,6 +150,10 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"cache_dir_vae": "~no-such-user/x"}], f"{D}: dataset `a`: `cache_dir_vae=~no-such-user/x`: no such home folder", "write the path in full"),
     ([IMAGES | {"maximum_image_size": 9}], f"{D}: dataset `a`: maximum_image_size=9 needs target_downsample_size", "set both or neither"),
     ([IMAGES | {"default": True}], f"{D}: dataset `a`: `default=true` belongs to a text_embeds entry", "leave it out"),
+    ([IMAGES | {"dataset_type": {"a": 1}}], f"{D}: dataset `a`: `dataset_type={{'a': 1}}` is not known", "dataset_type is image, eval, conditioning, text_embeds; disabled=true skips a dataset"),
+    ([IMAGES | {"text_encoder_batch_size": 1}], f"{D}: dataset `a`: `text_encoder_batch_size=1` is a setting of the whole run: write it in config.json", "leave it out"),
+    ([{"id": "a", "type": "huggingface", "dataset_name": "a/b", "caption_strategy": "filename"}], f"{D}: dataset `a`: caption_strategy=filename needs files, type=huggingface has rows", "use caption_strategy=huggingface"),
+    ([{"id": "a", "type": "csv", "csv": {"path": "x.csv", "identifier_includes_extension": False}}], f"{D}: dataset `a`: csv.identifier_includes_extension=false leaves no file to open with type=csv", "write whole names in the table"),
     ([IMAGES, TEXT | {"crop": True}], f"{D}: dataset `t`: `crop=true` belongs to an image dataset", "leave it out"),
     ([IMAGES, TEXT | {"default": True}, TEXT | {"id": "u", "default": True}], f"{D}: `t` and `u` are both the default text_embeds", "keep default on one"),
 ]  # fmt: skip

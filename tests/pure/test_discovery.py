@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sd3tune.config.dataset import ImageDataset
+from sd3tune.config.dataset import ImageDataset, Masks
+from sd3tune.data import tables
 from sd3tune.data.captions import shuffled
 from sd3tune.data.discover import discover, source_of
 from sd3tune.data.memory import Known, Memory
@@ -133,6 +134,49 @@ def test_parquet_rows_may_leave_the_suffix_out_and_hold_lists(images: Path, tmp_
         found(images, caption_strategy="parquet", parquet=columns)
 
 
+def test_several_rows_of_an_image_are_several_captions(images: Path, tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "t.csv", "filename,caption\nz.png,a wall\n./z.png,white\nz.png,a wall\n"
+    )
+    got = found(images, caption_strategy="csv", csv={"path": path})
+    assert captions(got) == {"z.png": ("a wall", "white")}
+
+
+def test_sizes_that_are_none_are_read_from_the_header(images: Path, tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "t.csv",
+        "filename,caption,w,h\nz.png,x,0,64\nb/cat.jpg,x,-5,64\nb/a_red_car.png,x,inf,nan\n",
+    )
+    columns = {"path": path, "width_column": "w", "height_column": "h"}
+    got = found(images, caption_strategy="csv", metadata_backend="csv", csv=columns)
+    assert {s.size for s in got.samples} == {(96, 64)} and len(got.samples) == 3
+
+
+def test_cells_that_are_no_text_are_no_captions(images: Path) -> None:
+    nan = float("nan")
+    assert tables.texts([nan, None, b"a wall", b"\xff", {"a": 1}, 7, "x\ny\0"]) == [
+        "a wall", "7", "x y"]  # fmt: skip
+
+
+def test_a_row_may_be_numbered_zero(images: Path, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    picture(images / "0.png")
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"filename": [0], "caption": ["the first"]}), path)
+    columns = {"path": path, "identifier_includes_extension": False}
+    got = found(images, caption_strategy="parquet", parquet=columns)
+    assert captions(got) == {"0.png": ("the first",)}
+
+
+def test_rows_with_addresses_that_are_none_are_set_aside(images: Path, tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "t.csv", "filename,caption\nhttp://[::1/x,a\nhttp://,b\nz.png,c\nx\0.png,d\n"
+    )
+    got = found(images, type="csv", caption_strategy="csv", csv={"path": path})
+    assert captions(got) == {"z.png": ("c",)} and len(got.rejected) == 3
+
+
 def test_rows_of_a_csv_are_a_dataset_of_their_own(images: Path, tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "file,text\nb/cat.jpg,a cat\nz.png,a wall\nno.png,none\n")
     columns = {"path": path, "filename_column": "file", "caption_column": "text"}
@@ -199,6 +243,35 @@ def test_a_hub_dataset_gives_images_captions_and_sizes(images: Path, tmp_path: P
         update={"image_column": "picture"})})  # fmt: skip
     with pytest.raises(DataError, match="no column `picture`"):
         discover(wrong, source_of(wrong))
+
+
+def test_columns_of_a_hub_dataset_that_are_not_used_may_be_missing(tmp_path: Path) -> None:
+    hub = pytest.importorskip("datasets")
+    picture(tmp_path / "z.png")
+    features = hub.Features({"image": hub.Image(), "number": hub.Value("int64")})
+    folder = tmp_path / "repository" / "data"
+    folder.mkdir(parents=True)
+    rows = {"image": [str(tmp_path / "z.png")], "number": [7]}
+    hub.Dataset.from_dict(rows, features).to_parquet(folder / "train-00000-of-00001.parquet")
+    settings = dataset(tmp_path, type="huggingface", instance_data_dir=None,
+                       dataset_name=str(folder.parent), instance_prompt="a wall",
+                       caption_strategy="instanceprompt", conditioning_data="m")  # fmt: skip
+    masks = Masks(id="m", type="huggingface", dataset_name=str(folder.parent))
+    (got,) = discover(settings, source_of(settings), masks=source_of(masks)).samples
+    assert got.captions == ("a wall",) and got.mask == got.name  # rows are paired by number
+    columns = settings.huggingface.model_copy(update={"image_column": "number"})
+    wrong = settings.model_copy(update={"huggingface": columns})
+    with pytest.raises(DataError, match="holds no images"):
+        discover(wrong, source_of(wrong))
+
+
+def test_images_that_differ_in_suffix_have_masks_of_their_own(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        picture(tmp_path / "images" / name)
+        picture(tmp_path / "masks" / name)
+    settings = dataset(tmp_path / "images", conditioning_data="m")
+    got = discover(settings, source_of(settings), masks=Folder(tmp_path / "masks"))
+    assert {s.name: s.mask for s in got.samples} == {"a.jpg": "a.jpg", "a.png": "a.png"}
 
 
 def test_masks_are_paired_by_relative_path_whatever_their_suffix(tmp_path: Path) -> None:
