@@ -291,17 +291,17 @@ def _decisions(decisions: Any, usable: Any = None) -> list[str]:
         if axis not in decisions:
             continue
         d = decisions[axis]
-        lines.append(f"  {axis:<28}{d.value:<16} {d.source:<5} {d.reason}")
+        lines.append(f"  {axis:<32}{d.value:<16} {d.source:<5} {d.reason}")
         names = [option.name for option in AXES.get(axis, ())]
         better = names[: names.index(d.value)] if d.value in names else []
         lines += [
-            f"  {'':<28}not {r.name}: {r.reasons[0]}"
+            f"  {'':<32}not {r.name}: {r.reasons[0]}"
             for r in d.rejected
             if d.source == "auto" and r.name in better
         ]
         also = [n for n, (_, why) in (usable or {}).get(axis, {}).items() if not why]
         if len(also) > 1:
-            lines.append(f"  {'':<28}also usable: {', '.join(n for n in also if n != d.value)}")
+            lines.append(f"  {'':<32}also usable: {', '.join(n for n in also if n != d.value)}")
     return lines
 
 

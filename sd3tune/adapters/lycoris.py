@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sd3tune.adapters import files
 from sd3tune.adapters.trained import Trained, whole
@@ -93,14 +93,16 @@ def attach(transformer: Any, config: Lycoris, *, dtype: torch.dtype, seed: int) 
     logging.getLogger("LyCORIS").setLevel(logging.ERROR)
     torch.manual_seed(seed)
     options = config.model_dump(exclude={"multiplier", "apply_preset"})
-    dropped = {"bypass_mode"} if config.bypass_mode is None else set()
+    if config.bypass_mode is None:  # the library knows quanto's layers, and not bitsandbytes' own
+        plain = all(type(m) is nn.Linear for m in transformer.modules() if isinstance(m, nn.Linear))
+        options["bypass_mode"] = not plain
     with _targets(lycoris, config) as preset:
         network = lycoris.create_lycoris(
             transformer,
             multiplier=config.multiplier,
             warn_on_unmatched=False,
             preset=preset,
-            **{k: v for k, v in options.items() if k not in dropped},
+            **options,
         )
     if not network.loras:
         raise ConfigError(
