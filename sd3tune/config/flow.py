@@ -79,6 +79,12 @@ def contradictions(c: "Config") -> None:
 
 
 def _rollout(c: "Config") -> None:
+    if c.fsdp_enable:
+        raise ValueError(
+            "scheduled_sampling_max_step_offset and fsdp_enable are both set: with split weights "
+            "all processes must run the same number of passes, and rollouts differ in length; set "
+            "one of them"
+        )
     if not c.scheduled_sampling_probability and not c.scheduled_sampling_ramp_steps:
         raise ValueError(
             f"scheduled_sampling_max_step_offset={c.scheduled_sampling_max_step_offset} rolls "

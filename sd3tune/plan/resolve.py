@@ -288,6 +288,12 @@ def _refuse_impossible_training(
             "model_type=full keeps no copy of it",
             hint="set model_type=lora, or leave the dataset out",
         )
+    if config.fsdp_enable and held is not None:
+        raise ConfigError(
+            f"dataset `{held}`: is_regularisation_data takes a pass more, and with fsdp_enable all "
+            "processes must run the same number of them",
+            hint="leave out fsdp_enable, or the dataset",
+        )
     quantised = config.base_model_precision not in (None, "no_change")
     if quantised and config.lora_init_type in ("pissa", "olora"):
         raise ConfigError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sd3tune.adapters.trained import whole
 from sd3tune.data.batch import Batch
 from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Stage, say
@@ -88,8 +89,10 @@ def loop(
         with out_of_memory.during(out_of_memory.step_of(group)):
             taken = train_step(state, group, recipe, guard, called, world)
         seconds = time.perf_counter() - started
+        # Of all processes, so all take part: weights may be split over them, and images are.
+        weights, (tokens,) = weight_norm(state), world.sum(sum(map(tokens_of, group)))
         if world.main:
-            record(metrics, state, taken, group, seconds)
+            record(metrics, state, taken, weights, int(tokens), seconds)
         stage.advance(1, words(taken, seconds, used()))
         for chore in chores:
             if chore.due(state):
@@ -101,18 +104,27 @@ def every(steps: int) -> Callable[[TrainState], bool]:
     return lambda state: steps > 0 and state.step % steps == 0
 
 
+def weight_norm(state: TrainState) -> float:
+    """Of everything that trains."""
+    with torch.no_grad():
+        return float(whole(nn.utils.get_total_norm(state.trainable)))
+
+
+def tokens_of(batch: Batch) -> int:
+    height, width = batch.latents.shape[-2:]
+    return len(batch.ids) * int(height // PATCH) * int(width // PATCH)
+
+
 def record(
-    metrics: Metrics, state: TrainState, taken: Taken, batches: Sequence[Batch], seconds: float
+    metrics: Metrics, state: TrainState, taken: Taken, weights: float, tokens: int, seconds: float
 ) -> None:
     """The step's line in metrics.jsonl; a spike is also said aloud."""
-    with torch.no_grad():
-        weights = nn.utils.get_total_norm(state.trainable)
     numbers = {
         "loss": taken.loss,
         "learning_rate": state.optimizer.param_groups[0]["lr"],
         "grad_norm": taken.grad_norm,  # before clipping
-        "weight_norm": weights.item(),  # of what trains
-        "tokens": sum(batch.latents[:, 0].numel() // PATCH**2 for batch in batches),
+        "weight_norm": weights,
+        "tokens": tokens,
         "seconds": seconds,
         "spike": taken.spike,
     }

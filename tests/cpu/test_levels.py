@@ -14,6 +14,7 @@ from sd3tune.sd3.variants import tokens
 from sd3tune.train.caches import Caches
 from sd3tune.train.levels import Levels
 from sd3tune.train.noise import draw
+from sd3tune.train.world import ALONE_ON_CPU
 from sd3tune.validate.images import scheduler
 from tests.cpu.conftest import Project
 from tests.known import batch
@@ -89,7 +90,7 @@ def test_offset_of_a_dataset_moves_the_normal_number_and_so_the_levels(project: 
         project.picture(f"{i}.png", i)
     project.dataset["timestep_sampling_offset"] = 0.5
     caches = Caches.of(project.prepare("flow_sigmoid_scale=0.8"))
-    loader = caches.loader(torch.device("cpu"), lambda epoch: None)
+    loader = caches.loader(ALONE_ON_CPU, lambda epoch: None)
     sample = caches.prepared.samples[0]
     assert loader.level_offset_of(sample) == 0.5
     one = batch(1, 2, 3, size=2, level_offset=loader.level_offset_of(sample))

@@ -68,6 +68,7 @@ BAD = [
     ({f"{S}max_step_offset": 4}, "rolls nothing out with scheduled_sampling_probability=0"),
     (ON | {f"{S}sampler": "unipc"}, "scheduled_sampling_sampler=unipc is not for flow matching"),
     (ON | {f"{S}order": 2}, "scheduled_sampling_order=2 is not for flow matching"),
+    (ON | {"fsdp_enable": True}, "scheduled_sampling_max_step_offset and fsdp_enable are both set"),
     ({f"{S}max_step_offset": 1000}, "must be at most 999"),
     ({f"{S}ramp_shape": "sine"}, "must be one of 'linear', 'cosine'"),
     ({"loss_spike_action": "shrug"}, "must be one of 'none', 'skip', 'lower', 'stop'"),
