@@ -17,7 +17,8 @@ from sd3tune.plan.length import scaled_rate
 from sd3tune.plan.memory import GIB, stored
 from sd3tune.plan.prepare import prepare
 from sd3tune.plan.resolve import Plan, resolve
-from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, find
+from sd3tune.sd3.models import find
+from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MEDIUM, LARGE = "stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"
