@@ -20,6 +20,7 @@ from sd3tune.adapters import files
 from sd3tune.adapters.deltas import delta
 from sd3tune.adapters.parts import AdapterFile, Lora, Lycoris
 from sd3tune.artefacts.export import base_of, export
+from sd3tune.artefacts.look import look
 from sd3tune.demo import MODELS
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.sd3 import dialects
@@ -383,6 +384,28 @@ def test_a_fused_lycoris_file_is_split_by_its_differences(tiny: Any, tmp_path: P
     torch.testing.assert_close(model.by_comfyui(out), model.by_comfyui(file), **CLOSE)
 
 
+def test_a_fused_dora_is_split_by_rows(tiny: Any, tmp_path: Path) -> None:
+    """Of a query that alone has an update, key and value still have their magnitudes."""
+    model = tiny("sd3-medium")
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    weight = model.original["joint_blocks.0.x_block.attn.qkv.weight"]
+    torch.manual_seed(0)
+    down, up = torch.randn(2, 128) * 0.1, torch.zeros(384, 2)
+    up[:128] = torch.randn(128, 2) * 0.1
+    length = weight.norm(dim=1, keepdim=True) * torch.linspace(0.8, 1.2, 384)[:, None]
+    tensors = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": length,
+               "alpha": torch.tensor(3.0)}  # fmt: skip
+    file, out = tmp_path / "dora.safetensors", tmp_path / "c.safetensors"
+    save_file({f"{name}.{k}": v for k, v in tensors.items()}, file)
+    files.write(out, files.read(file), "comfyui", base=model.base)
+    whole = weight.double() + 1.5 * up.double() @ down.double()
+    expected = length.double() * whole / whole.norm(dim=1, keepdim=True)  # arXiv:2402.09353 eq. 5
+    changed, ignored = comfyui.applied(out, model.original)
+    got = changed["joint_blocks.0.x_block.attn.qkv.weight"]
+    torch.testing.assert_close(got, expected.float(), **CLOSE)
+    assert not ignored
+
+
 @pytest.mark.parametrize(
     "keys, words",
     [
@@ -403,6 +426,23 @@ def test_nothing_is_dropped_silently(keys: list[str], words: str, tmp_path: Path
     save_file({k: torch.ones(2, 2) for k in keys}, file)
     with pytest.raises(ModelError, match=words):
         files.read(file)
+
+
+def test_an_alpha_of_zero_is_refused(tmp_path: Path) -> None:
+    name = "lora_unet_joint_blocks_0_x_block_attn_proj"
+    tensors = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2),
+               "alpha": torch.tensor(0.0)}  # fmt: skip
+    save_file({f"{name}.{k}": v for k, v in tensors.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match="alpha 0"):
+        files.read(tmp_path / "a.safetensors")
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"gone.safetensors": "0"}')
+    assert look(tmp_path).facts["whole"] is False
+    with pytest.raises(ModelError, match=r"is damaged: gone\.safetensors is missing"):
+        export(tmp_path, "comfyui")
 
 
 def test_an_adapter_without_modules_is_not_written(tmp_path: Path) -> None:

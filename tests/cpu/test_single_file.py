@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,14 @@ def test_training_on_a_single_file_is_training_on_the_folder(
     for seed in range(4):
         project.picture(f"{seed}.png", seed)
     folder, file = project.config["pretrained_model_name_or_path"], checkpoint("sd3.5-medium")
-    losses = {}
-    for words in ((), (f"pretrained_transformer_model_name_or_path={file}",)):
-        prepared = project.prepare(*words, f"output_dir={project.root / str(len(words))}")
-        losses[len(words)] = train(prepared, ())
-        assert prepared.plan.model.source.base == folder
-    assert losses[1].loss_before == pytest.approx(losses[0].loss_before, rel=1e-5)
-    assert losses[1].loss_after == pytest.approx(losses[0].loss_after, rel=1e-5)
+    prepared = project.prepare(f"pretrained_transformer_model_name_or_path={file}")
+    assert prepared.plan.model.source == Source(folder, str(file), str(file))
+    of_file = train(prepared, ())
+    config = prepared.plan.config.model_copy(update={"output_dir": project.root / "again"})
+    plan = replace(prepared.plan, model=models.find(folder), config=config)
+    of_folder = train(replace(prepared, plan=plan, config=config), ())
+    assert of_file.loss_before == pytest.approx(of_folder.loss_before, rel=1e-5)
+    assert of_file.loss_after == pytest.approx(of_folder.loss_after, rel=1e-5)
     assert len(project.entries("vae")) == 8  # of two identities
 
 
