@@ -25,7 +25,9 @@ from sd3tune.demo import MODELS
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.sd3 import dialects
 from sd3tune.sd3.original import to_original
+from sd3tune.train.run import train
 from tests.cpu import comfyui
+from tests.cpu.conftest import Project
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -458,6 +460,29 @@ def test_an_algorithm_nobody_converts_is_named(tmp_path: Path) -> None:
         files.write(
             tmp_path / "a", adapter, "diffusers", rank=4, base=lambda n: torch.zeros(64, 64)
         )
+
+
+def test_a_run_writes_the_dialect_it_is_asked_for(project: Project, tiny: Any) -> None:
+    """At its end and in checkpoints, with the values that were trained."""
+    for seed in range(2):
+        project.picture(f"{seed}.png", seed)
+    words = ("lora_format=kohya", "lora_alpha=5", "learning_rate=0.01", "lr_warmup_steps=0")
+    outcome = train(project.prepare(*words), ())
+    folder = outcome.output / f"checkpoint-{outcome.steps}"
+    held = load_file(folder / "trained.safetensors")
+    model, changed = tiny("sd3.5-medium"), 0
+    assert outcome.adapter is not None
+    for file in (outcome.adapter, folder / outcome.adapter.name):
+        assert all(key.startswith("lora_unet_joint_blocks_") for key in load_file(file))
+        weights, ignored = comfyui.applied(file, model.original)
+        assert not ignored
+        state = convert(weights)
+        for key in [k for k in held if ".lora_A." in k]:
+            name = key.split(".lora_A.")[0]
+            update = 5 / 2 * held[key.replace("lora_A", "lora_B")] @ held[key]
+            torch.testing.assert_close(state[f"{name}.weight"], model.base(name) + update, **CLOSE)
+            changed += bool(update.abs().max() > 1e-3)
+    assert changed
 
 
 def test_export_takes_a_folder_a_model_and_refuses_to_write_over(tiny: Any, tmp_path: Path) -> None:
