@@ -151,6 +151,11 @@ def _lora(
             f"`{path}`: `{named.module}` has lora_A {list(down.shape)} and lora_B {list(up.shape)}",
             hint="sd3tune converts LoRA of linear layers",
         )
+    if value == 0:
+        raise ModelError(
+            f"`{path}`: `{named.module}` has alpha 0, which some programs read as alpha = rank",
+            hint="write the file again with the alpha that is meant",
+        )
     if value is None:
         value = (said or alpha.Said()).scale(named.module, rank) * rank
     magnitude = parts.get("magnitude", parts.get("dora_scale"))

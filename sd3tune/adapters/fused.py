@@ -26,6 +26,10 @@ def split(original: str, module: Lora | Lycoris) -> dict[str, Lora | Lycoris]:
         if len(names) == 1:
             return {names[0]: _turned(names[0], module)}
         ups = module.up.chunk(QKV)
+        kept = {i: _ranks_of(ups, i) for i in range(QKV)}
+        if module.magnitude is not None:  # rows change their length even where no rank is theirs
+            for keep in kept.values():
+                keep[0] |= not keep.any()
         return {
             name: replace(
                 module,
@@ -36,7 +40,7 @@ def split(original: str, module: Lora | Lycoris) -> dict[str, Lora | Lycoris]:
                 bias=None if module.bias is None else module.bias.chunk(QKV)[i],
             )
             for i, name in enumerate(names)
-            if (keep := _ranks_of(ups, i)).any() or module.magnitude is not None
+            if (keep := kept[i]).any()
         }
     outputs, inputs = _size(module)
     if len(names) == 1 and not dialects.swaps(names[0], outputs, inputs):

@@ -107,7 +107,7 @@ def _scale(header: Header, m: Named, said: alpha.Said | None) -> float | None:
         return None
     if "alpha" in m.parts:
         value = header.number(m.parts["alpha"])
-        return (value or rank) / rank
+        return value / rank
     return (said or alpha.Said()).scale(m.module, rank)
 
 

@@ -40,8 +40,15 @@ def export(
 
     model: the base an adapter was trained on, where its weights are needed. Raises Sd3tuneError.
     """
-    if source.is_dir() and look(source).kind in ("model folder", "transformer folder"):
-        return _model(source, dialect, output, force)
+    if source.is_dir():
+        found = look(source)
+        if found.kind in ("model folder", "transformer folder"):
+            return _model(source, dialect, output, force)
+        if found.facts.get("damage"):
+            raise ModelError(
+                f"`{source}` is damaged: {found.facts['damage']}",
+                hint="take the checkpoint before it",
+            )
     file = _adapter_in(source)
     target = output or file.with_name(f"{file.stem}.{dialect}.safetensors")
     _check(target, file, force)

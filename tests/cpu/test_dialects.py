@@ -20,11 +20,14 @@ from sd3tune.adapters import files
 from sd3tune.adapters.deltas import delta
 from sd3tune.adapters.parts import AdapterFile, Lora, Lycoris
 from sd3tune.artefacts.export import base_of, export
+from sd3tune.artefacts.look import look
 from sd3tune.demo import MODELS
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.sd3 import dialects
 from sd3tune.sd3.original import to_original
+from sd3tune.train.run import train
 from tests.cpu import comfyui
+from tests.cpu.conftest import Project
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -383,6 +386,28 @@ def test_a_fused_lycoris_file_is_split_by_its_differences(tiny: Any, tmp_path: P
     torch.testing.assert_close(model.by_comfyui(out), model.by_comfyui(file), **CLOSE)
 
 
+def test_a_fused_dora_is_split_by_rows(tiny: Any, tmp_path: Path) -> None:
+    """Of a query that alone has an update, key and value still have their magnitudes."""
+    model = tiny("sd3-medium")
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    weight = model.original["joint_blocks.0.x_block.attn.qkv.weight"]
+    torch.manual_seed(0)
+    down, up = torch.randn(2, 128) * 0.1, torch.zeros(384, 2)
+    up[:128] = torch.randn(128, 2) * 0.1
+    length = weight.norm(dim=1, keepdim=True) * torch.linspace(0.8, 1.2, 384)[:, None]
+    tensors = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": length,
+               "alpha": torch.tensor(3.0)}  # fmt: skip
+    file, out = tmp_path / "dora.safetensors", tmp_path / "c.safetensors"
+    save_file({f"{name}.{k}": v for k, v in tensors.items()}, file)
+    files.write(out, files.read(file), "comfyui", base=model.base)
+    whole = weight.double() + 1.5 * up.double() @ down.double()
+    expected = length.double() * whole / whole.norm(dim=1, keepdim=True)  # arXiv:2402.09353 eq. 5
+    changed, ignored = comfyui.applied(out, model.original)
+    got = changed["joint_blocks.0.x_block.attn.qkv.weight"]
+    torch.testing.assert_close(got, expected.float(), **CLOSE)
+    assert not ignored
+
+
 @pytest.mark.parametrize(
     "keys, words",
     [
@@ -405,6 +430,23 @@ def test_nothing_is_dropped_silently(keys: list[str], words: str, tmp_path: Path
         files.read(file)
 
 
+def test_an_alpha_of_zero_is_refused(tmp_path: Path) -> None:
+    name = "lora_unet_joint_blocks_0_x_block_attn_proj"
+    tensors = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2),
+               "alpha": torch.tensor(0.0)}  # fmt: skip
+    save_file({f"{name}.{k}": v for k, v in tensors.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match="alpha 0"):
+        files.read(tmp_path / "a.safetensors")
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"gone.safetensors": "0"}')
+    assert look(tmp_path).facts["whole"] is False
+    with pytest.raises(ModelError, match=r"is damaged: gone\.safetensors is missing"):
+        export(tmp_path, "comfyui")
+
+
 def test_an_adapter_without_modules_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no modules"):
         files.write(tmp_path / "a.safetensors", AdapterFile({}), "comfyui")
@@ -418,6 +460,29 @@ def test_an_algorithm_nobody_converts_is_named(tmp_path: Path) -> None:
         files.write(
             tmp_path / "a", adapter, "diffusers", rank=4, base=lambda n: torch.zeros(64, 64)
         )
+
+
+def test_a_run_writes_the_dialect_it_is_asked_for(project: Project, tiny: Any) -> None:
+    """At its end and in checkpoints, with the values that were trained."""
+    for seed in range(2):
+        project.picture(f"{seed}.png", seed)
+    words = ("lora_format=kohya", "lora_alpha=5", "learning_rate=0.01", "lr_warmup_steps=0")
+    outcome = train(project.prepare(*words), ())
+    folder = outcome.output / f"checkpoint-{outcome.steps}"
+    held = load_file(folder / "trained.safetensors")
+    model, changed = tiny("sd3.5-medium"), 0
+    assert outcome.adapter is not None
+    for file in (outcome.adapter, folder / outcome.adapter.name):
+        assert all(key.startswith("lora_unet_joint_blocks_") for key in load_file(file))
+        weights, ignored = comfyui.applied(file, model.original)
+        assert not ignored
+        state = convert(weights)
+        for key in [k for k in held if ".lora_A." in k]:
+            name = key.split(".lora_A.")[0]
+            update = 5 / 2 * held[key.replace("lora_A", "lora_B")] @ held[key]
+            torch.testing.assert_close(state[f"{name}.weight"], model.base(name) + update, **CLOSE)
+            changed += bool(update.abs().max() > 1e-3)
+    assert changed
 
 
 def test_export_takes_a_folder_a_model_and_refuses_to_write_over(tiny: Any, tmp_path: Path) -> None:

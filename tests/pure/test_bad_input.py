@@ -140,6 +140,11 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "autocast on a Mac": (lambda p: p.config(mixed_precision="bf16"), ["--on", "m1"], "mixed_precision=bf16` cannot run on Apple M1", "usable here: no"),
     "bf16 on a T4": (lambda p: p.config(mixed_precision="bf16"), ["--on", "t4"], "Tesla T4 is sm_75", "fp16, no"),
     "8-bit optimizer on a Mac": (lambda p: p.config(optimizer="bnb-adamw8bit"), ["--on", "m3-max"], "no 8-bit optimiser", "adamw"),
+    "a file that is no model": (lambda p: p.write("m.safetensors", "<!DOCTYPE html>" + " " * 99), ["pretrained_model_name_or_path=m.safetensors"], "m.safetensors` is a web page", "download"),
+    "GGUF": (lambda p: p.write("m.gguf", "GGUF\3\0\0\0" + " " * 99), ["pretrained_model_name_or_path=m.gguf"], "is a GGUF file", "safetensors"),
+    "transformer that is nowhere": (lambda p: p.config(pretrained_transformer_model_name_or_path="./m.safetensors"), [], "m.safetensors` cannot be read", "give the path"),
+    "transformer in no such place": (lambda p: p.write("m/config.json", "{}"), ["pretrained_transformer_model_name_or_path=m"], "m` holds no transformer/config.json", "pretrained_transformer_subfolder=."),
+    "a file and another transformer": (lambda p: p.write("m.safetensors", "x"), ["pretrained_model_name_or_path=m.safetensors", "pretrained_transformer_model_name_or_path=a/b"], "names another transformer", "text encoders"),
     "model larger than the card": (lambda p: p.config(model_flavour="large", pretrained_model_name_or_path=..., base_model_precision="no_change"), ["--on", "rtx3060"], "needs about", "nf4-bnb, int4-quanto"),
 }  # fmt: skip
 
