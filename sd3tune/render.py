@@ -58,6 +58,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "train_batch_size",
     "gradient_accumulation_steps",
     "num_processes",
+    "learning_rate",
     "max_train_steps",
     "model_type",
     "lora_type",

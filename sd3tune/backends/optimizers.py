@@ -61,9 +61,17 @@ AO_KINDS = {
 }
 
 
+def whole_weights(f: Facts, r: Request) -> str | None:
+    """Seen with one gloo process: these call kernels or sums that DTensor refuses."""
+    return "it cannot step weights that are split over processes; use adamw" if r.sharded else None
+
+
 def torch_or_optimi() -> tuple[Option, ...]:
     return (
-        *(Option(f"torch-{name}", (), why, auto=False) for name, why in TORCH.items()),
+        *(
+            Option(f"torch-{name}", (whole_weights,) * (name == "adafactor"), why, auto=False)
+            for name, why in TORCH.items()
+        ),
         *(Option(f"optimi-{name}", (OPTIMI,), why, auto=False)
           for name, why in OPTIMI_KINDS.items()),
     )  # fmt: skip
@@ -85,6 +93,7 @@ def _bnb(kind: str, bits: str, paged: str) -> Option:
     rules: tuple[Rule, ...] = (
         never_on("mps", f"bitsandbytes has no {low}optimiser for MPS yet; use {other}"),
         BNB,
+        whole_weights,
         smoke("optimizer_bnb"),
     )
     if paged:
@@ -138,9 +147,11 @@ OPTIMIZERS: tuple[Option, ...] = (
         "AdamW on bf16 weights, all rounded stochastically: 4 bytes of state for each",
     ),
     *torch_or_optimi(),
-    Option("prodigy", (COLLECTION,), "finds its own step size", auto=False),
+    Option("prodigy", (COLLECTION, whole_weights), "finds its own step size", auto=False),
     Option("adamw_schedulefree", (COLLECTION,), "AdamW that averages its weights", auto=False),
-    Option("soap", (COLLECTION,), "AdamW in the eigenbasis of the gradients", auto=False),
+    Option(
+        "soap", (COLLECTION, whole_weights), "AdamW in the eigenbasis of the gradients", auto=False
+    ),
     *bitsandbytes(),
     *low_bit(),
 )

@@ -28,6 +28,12 @@ def of_optimisation(config: Config, model: Model, optimizer: str, peak: float) -
             f"learning_rate {peak:g} is a factor on the rate that Prodigy finds: set 1, or it "
             "takes steps that much too small or large"
         )
+    turned = "max_precondition_dim" in config.optimizer_options
+    if optimizer == "soap" and config.model_type == "full" and not turned:
+        yield (
+            "soap turns sides up to max_precondition_dim=256, and the model's are wider: on whole "
+            "weights it is AdamW; raise it in optimizer_config, at the price of its square"
+        )
     if optimizer == "torch-adadelta" and peak < 0.01:
         yield f"learning_rate {peak:g} is a factor on Adadelta's own step: set about 1"
     if optimizer == "adamw_schedulefree" and not config.lr_scheduler.startswith("constant"):

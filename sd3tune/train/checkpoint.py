@@ -83,7 +83,7 @@ def _taken(state: TrainState) -> tuple[Files, dict[str, Any]]:
         **{name: getattr(state, name) for name in NUMBERS},
         "scaler": state.scaler.state_dict(),
         "optimizer": rest,
-        "optimizer_class": type(state.optimizer).__name__,
+        "optimizer_class": optim_state.kind(state.optimizer),
     }
     return files, facts
 
@@ -140,10 +140,9 @@ def load(state: TrainState, folder: Path) -> None:
             hint="resume_from_checkpoint=latest takes the newest whole one, never starts afresh",
         )
     facts = json.loads((folder / "state.json").read_text())
-    if facts["optimizer_class"] != type(state.optimizer).__name__:
+    if facts["optimizer_class"] != (kind := optim_state.kind(state.optimizer)):
         raise CheckpointError(
-            f"`{folder}` was written by {facts['optimizer_class']}, this run uses "
-            f"{type(state.optimizer).__name__}",
+            f"`{folder}` was written by {facts['optimizer_class']}, this run uses {kind}",
             hint="set optimizer as it was, or resume_from_checkpoint=never",
         )
     put(state.trained, load_file(folder / "trained.safetensors"))

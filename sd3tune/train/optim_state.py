@@ -14,6 +14,11 @@ CLASS = "tensor class"
 TRUSTED = ("torchao.optim",)  # a checkpoint names a class; only these are made
 
 
+def kind(optimizer: torch.optim.Optimizer) -> str:
+    """ "optimi.AdamW": three libraries have an AdamW, each with another state."""
+    return f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"
+
+
 def take(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     plain: dict[str, Any] = _plain(optimizer.state_dict())
     return plain

@@ -344,3 +344,8 @@ def test_a_schedule_free_run_resumes_exactly_and_gives_away_the_average(
     trained = load_file(folder / "adapter.safetensors")
     key = next(k for k in trained if "to_q.lora_A" in k)
     assert not any(torch.equal(trained[key], e) for e in exported.values())
+
+
+def test_states_of_two_libraries_adamw_are_told_apart() -> None:
+    kinds = {optim_state.kind(made(n)[1]) for n in ("adamw", "optimi-adamw", "bnb-adamw")}
+    assert kinds == {"torch.AdamW", "optimi.AdamW", "bitsandbytes.AdamW"}

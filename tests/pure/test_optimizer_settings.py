@@ -67,7 +67,7 @@ def test_options_and_betas_reach_the_optimizer_as_set(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def refusal(chip: str, optimizer: str, **asked: str) -> PlanError:
+def refusal(chip: str, optimizer: str, **asked: Any) -> PlanError:
     with pytest.raises(PlanError) as e:
         decide_all(catalog.facts(catalog.chip(chip)), Request(optimizer=optimizer, **asked))  # type: ignore[arg-type]
     return e.value
@@ -90,6 +90,13 @@ def test_where_an_optimizer_cannot_run_the_plan_says_what_can(
 ) -> None:
     error = refusal(chip, optimizer)
     assert said in str(error) and "adamw" in error.hint
+
+
+@pytest.mark.parametrize("name", ["bnb-adamw8bit", "prodigy", "soap", "torch-adafactor"])
+def test_optimizers_that_cannot_step_split_weights_are_refused_with_fsdp(name: str) -> None:
+    """Seen: fully_shard over one gloo process; the kernels have no sharding strategy."""
+    assert "split over processes" in str(refusal("h200", name, sharded=True))
+    decide_all(catalog.facts(catalog.chip("h200")), Request(optimizer=name))
 
 
 def test_weights_of_bf16_are_for_the_optimizer_that_keeps_small_updates() -> None:

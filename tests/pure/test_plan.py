@@ -188,12 +188,17 @@ def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> N
         ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "averaging replaces"),
         ({"lr_scheduler": "cosine_with_restarts"}, "never restarts with lr_num_cycles=1"),
         ({"gradient_precision": "fp32"}, "changes nothing"),
+        (
+            {"optimizer": "soap", "model_type": "full", "base_model_default_dtype": "fp32"},
+            "on whole weights it is AdamW",
+        ),
     ],
 )
 def test_what_will_disappoint_is_said(settings: dict[str, object], words: str) -> None:
     assert words in warned(model=MEDIUM, **settings)
     calm = {"learning_rate": 1.0, "lr_num_cycles": 2, "lr_scheduler": "constant_with_warmup"}
     calm |= {"optimizer": "adamw_bf16"} if "gradient_precision" in settings else {}
+    calm |= {"model_type": "lora"} if "model_type" in settings else {}
     assert words not in warned(model=MEDIUM, **settings | calm)
 
 
