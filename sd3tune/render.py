@@ -275,6 +275,7 @@ def outcome(outcome: "Outcome") -> str:
     if outcome.adapter:
         lines.append(f"result           {outcome.adapter}")
     lines += [f"picture          {path}" for path in outcome.pictures]
+    lines.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
     lines.append(f"output           {outcome.output}")
     return "\n".join(lines)
 

@@ -54,6 +54,7 @@ class Outcome:
     pictures: tuple[Path, ...]
     output: Path
     signal: int | None = None  # stopped by it, after saving
+    noise: int = 0  # digest of all noise drawn: equal for any number of processes, after any resume
 
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
@@ -111,6 +112,7 @@ def finish(
         files[0],
         tuple(made),
         output,
+        noise=state.noise,
     )
 
 
@@ -213,7 +215,9 @@ def guard_of(prepared: Prepared) -> Guard:
 def leave(state: TrainState, plan: Plan, signal: int) -> Outcome:
     say(f"stopped by signal {signal} after step {state.step}; the same command continues")
     output = plan.config.output_dir
-    return Outcome(state.step, plan.steps, state.loss_before, None, None, (), output, signal)
+    return Outcome(
+        state.step, plan.steps, state.loss_before, None, None, (), output, signal, state.noise
+    )
 
 
 def hub(plan: Plan) -> dict[str, str]:

@@ -102,7 +102,7 @@ def replicated(model: Any, world: World) -> Any:
         return model
     ids = None if world.device.type == "cpu" else [world.device]
     return nn.parallel.DistributedDataParallel(
-        model, device_ids=ids, broadcast_buffers=False, init_sync=False
+        model, device_ids=ids, forward_sync_buffers=False, init_sync=False
     )
 
 
