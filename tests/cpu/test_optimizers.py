@@ -341,7 +341,7 @@ def test_a_schedule_free_run_resumes_exactly_and_gives_away_the_average(
     folder = whole.output / "checkpoint-4"
     exported = load_file(next(folder.glob("pytorch_lora_weights*.safetensors")))
     assert all(torch.equal(exported[k], theirs[k]) for k in theirs)
-    trained = load_file(folder / "adapter.safetensors")
+    trained = load_file(folder / "trained.safetensors")
     key = next(k for k in trained if "to_q.lora_A" in k)
     assert not any(torch.equal(trained[key], e) for e in exported.values())
 
