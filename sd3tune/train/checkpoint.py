@@ -8,7 +8,7 @@ the plan with its configuration, and, for people, what is trained as other progr
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,11 @@ def save(
     described: Mapping[str, Any],
     *,
     rolling: bool = False,
-    export: Callable[[Path], object] = lambda folder: None,
+    beside: Sequence[Path] = (),
     main: bool = True,
 ) -> Path:
     """Writes `output/checkpoint-<step>` and returns it. described: what `sd3tune plan --json`
-    printed. export: writes more files into a folder. main: this process writes; the others only
+    printed. beside: more files for it. main: this process writes; the others only
     give their part of what is sharded. Raises CheckpointError; earlier checkpoints stay whole."""
     files, facts = _taken(state)
     final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
@@ -57,7 +57,7 @@ def save(
         output.mkdir(parents=True, exist_ok=True)
         _check_room(files, output)
         draft.mkdir()
-        _write(draft, files, facts, described, export)
+        _write(draft, files, facts, described, beside)
         _replace(draft, final)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(draft, ignore_errors=True)
@@ -105,13 +105,14 @@ def _write(
     files: Files,
     facts: Mapping[str, Any],
     described: Mapping[str, Any],
-    export: Callable[[Path], object],
+    beside: Sequence[Path],
 ) -> None:
     for name, tensors in files.items():
         save_file(dict(tensors), folder / name)
     (folder / "state.json").write_text(json.dumps(facts, indent=1))
     (folder / "plan.json").write_text(json.dumps(described, indent=1))
-    export(folder)
+    for path in beside:
+        shutil.copy(path, folder)
     written = sorted(p for p in folder.rglob("*") if p.is_file())
     manifest = {p.relative_to(folder).as_posix(): _checksum(p) for p in written}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))

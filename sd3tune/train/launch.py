@@ -5,8 +5,8 @@ tell apart is told apart here: a process that was killed, or lost another one, i
 again from the newest checkpoint, an error that will come again is not.
 """
 
-import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ class Machines:
 
 def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code."""
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torch's agent: what matters is said here
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for restarts in range(MOST_RESTARTS + 1):
@@ -79,10 +79,12 @@ def _agent(processes: int, machines: Machines) -> "object":
 
 def _verdict(codes: dict[int, int]) -> tuple[int, str | None]:
     """The exit code, and why another attempt is worth making."""
-    for rank, code in sorted(codes.items()):
-        if code < 0:
-            return 128 - code, f"process {rank} was killed by signal {-code}"
-    lost = [rank for rank, code in sorted(codes.items()) if code == PeerLost.exit_code]
-    if lost:
-        return PeerLost.exit_code, f"process {lost[0]} lost another one"
-    return next(iter(codes.values()), 2), None
+    # When one process ends, the others lose it (75) or are told to end by the agent (SIGTERM).
+    after = (-signal.SIGTERM, PeerLost.exit_code)
+    causes = {r: c for r, c in sorted(codes.items()) if c not in after} or codes
+    rank, code = next(iter(causes.items()))
+    if code < 0:
+        return 128 - code, f"process {rank} was killed by signal {-code}"
+    if code == PeerLost.exit_code:
+        return code, f"process {rank} lost another one"
+    return code, None

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from sd3tune.adapters.trained import whole
+
 CLASS = "tensor class"
 TRUSTED = ("torchao.optim",)  # a checkpoint names a class; only these are made
 
@@ -30,6 +32,8 @@ def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = whole(value)  # of shards on several processes
     if isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value):
         names, context = value.__tensor_flatten__()
         return {

@@ -87,25 +87,22 @@ class Keeper:
     last: int = 0  # step of the newest ordinary one
 
     def __call__(self, *, rolling: bool = False) -> None:
-        config, light = self.plan.config, self.state.trained.light
+        config = self.plan.config
         if self.last == self.state.step:
             return
-        first = versions(self.state)[0]
-
-        def export(folder: Path) -> None:
-            if light:
-                first.during(
-                    lambda: self.state.trained.export(folder, about(self.plan, self.state))
-                )
-
-        checkpoint.save(
-            self.state,
-            config.output_dir,
-            describe(self.plan),
-            rolling=rolling,
-            export=export,
-            main=self.world.main,
-        )
+        with TemporaryDirectory() as nearby:
+            place = Path(nearby)
+            if self.state.trained.light:  # on every process: parameters may be split over them
+                facts = about(self.plan, self.state)
+                versions(self.state)[0].during(partial(self.state.trained.export, place, facts))
+            checkpoint.save(
+                self.state,
+                config.output_dir,
+                describe(self.plan),
+                rolling=rolling,
+                beside=sorted(p for p in place.iterdir() if p.is_file()),
+                main=self.world.main,
+            )
         limit = (
             config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
         )

@@ -5,6 +5,7 @@ plan's choice; who started the processes does not matter.
 """
 
 import datetime
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
     except (RuntimeError, ValueError) as e:
         raise HardwareError(
             f"the {processes.size} processes of this run do not find each other over {backend}: "
-            f"{str(e).splitlines()[0]}",
+            f"{first_sentence(e)}",
             hint="check main_process_ip, main_process_port and the firewall between the machines",
         ) from None
     try:
@@ -88,11 +89,17 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
         if not isinstance(e, torch.distributed.DistError) and "gloo" not in str(e):
             raise
         raise PeerLost(
-            f"process {processes.rank} lost another process of this run: {str(e).splitlines()[0]}",
+            f"process {processes.rank} lost another process of this run: {first_sentence(e)}",
             hint="the same command continues from the newest checkpoint",
         ) from None
     finally:
         torch.distributed.destroy_process_group()
+
+
+def first_sentence(error: Exception) -> str:
+    """Of gloo's and NCCL's messages, which go on at length and begin with a place in their code."""
+    line = str(error).splitlines()[0]
+    return re.sub(r"^\[[^\]]*\] ", "", line).split(". ")[0]
 
 
 def replicated(model: Any, world: World) -> Any:
