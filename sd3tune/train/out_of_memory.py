@@ -18,7 +18,7 @@ from sd3tune.plan.resolve import Plan
 from sd3tune.sd3.variants import VAE_SCALE
 
 MARK = "while "
-MOST = 3  # pieces of advice
+MOST = 4  # pieces of advice
 STAGES = {
     "encoding captions": "set text_encoder_3_precision=int8-quanto, or lower "
     "text_encoder_batch_size",
