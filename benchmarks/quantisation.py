@@ -60,8 +60,8 @@ def question(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
 
 
 def adapted(model: Any, device: torch.device) -> Any:
-    lora.attach(model, rank=8, alpha=8, dropout=0.0, targets=("to_q", "to_k", "to_v", "to_out.0"),
-                dtype=torch.float32, seed=1)  # fmt: skip
+    shape = lora.Shape(8, 8, 0.0, ("to_q", "to_k", "to_v", "to_out.0"))
+    lora.attach(model, shape, dtype=torch.float32, seed=1)
     dice = torch.Generator().manual_seed(2)
     for name, p in model.named_parameters():
         if "lora_B" in name:

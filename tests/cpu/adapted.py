@@ -27,7 +27,8 @@ def quantised(scheme: str, name: str = "sd3.5-medium", dtype: torch.dtype = torc
 def with_adapter(model: Any) -> Any:
     """The same values on every model of one shape."""
     targets = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "add_q_proj")
-    lora.attach(model, rank=4, alpha=4, dropout=0.1, targets=targets, dtype=torch.float32, seed=1)
+    shape = lora.Shape(rank=4, alpha=4, dropout=0.1, targets=targets)
+    lora.attach(model, shape, dtype=torch.float32, seed=1)
     for n, p in model.named_parameters():
         if p.requires_grad and "lora_B" in n:
             nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(len(n)))

@@ -17,6 +17,7 @@ from sd3tune.plan.prepare import Prepared, prepare
 from sd3tune.quant.parts import parts
 from sd3tune.train import checkpointing, offload
 from sd3tune.train.begin import begin
+from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.adapted import SCHEMES, gradients, model_of, question
 from tests.cpu.conftest import Train
 
@@ -132,9 +133,8 @@ def test_a_run_with_swapped_blocks_and_inputs_on_the_host_is_the_same_run(
 
 
 def test_the_plan_places_as_many_blocks_as_asked(prepared: Callable[..., Prepared]) -> None:
-    state = begin(
-        prepared("blocks_to_swap=2", "gradient_checkpointing=true").plan, torch.device("cpu")
-    )
+    plan = prepared("blocks_to_swap=2", "gradient_checkpointing=true").plan
+    state = begin(plan, ALONE_ON_CPU)
     away = [b.attn.to_k.base_layer.weight is None for b in state.model.transformer_blocks]
     assert away == [True, True, False]
     assert all(p.requires_grad for p in state.trainable) and len(state.trainable) > 20

@@ -22,13 +22,13 @@ from sd3tune.train import step
 
 real = step.losses
 
-def losses(model, batch, recipe, number):
+def losses(trained, batch, recipe, number, *others):
     if number == 2:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + 2**27
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         torch.zeros(2**30)
-    return real(model, batch, recipe, number)
+    return real(trained, batch, recipe, number, *others)
 
 step.losses = losses
 cli.main()

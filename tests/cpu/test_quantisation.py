@@ -21,6 +21,7 @@ from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train import quantised as planned
 from sd3tune.train.begin import begin
+from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.adapted import gradients, quantised, question, with_adapter
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -202,7 +203,7 @@ def test_a_second_start_reads_what_the_first_quantised(
     second = planned.transformer(plan, CPU)
     assert "11 MiB of weights, read from" in capsys.readouterr().err
     same(first, second)
-    begin(plan, CPU)  # and it takes an adapter
+    begin(plan, ALONE_ON_CPU)  # and it takes an adapter
 
 
 def test_no_other_run_reads_it(prepared: Prepare) -> None:
@@ -214,8 +215,8 @@ def test_no_other_run_reads_it(prepared: Prepare) -> None:
         changed = {k: replace(plan.decisions[k], value=v) for k, v in values.items()}
         return planned.kept_at(replace(plan, decisions={**plan.decisions, **changed}), CPU)
 
-    sibling = Path(plan.model.source).parent / "sd3-medium"
-    model = replace(plan.model, source=str(sibling))
+    sibling = Path(plan.model.source.transformer).parent / "sd3-medium"
+    model = replace(plan.model, source=replace(plan.model.source, transformer=str(sibling)))
     paths = [
         other(base_model_precision="int4-quanto"),
         other(base_model_default_dtype="bf16"),

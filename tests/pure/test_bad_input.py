@@ -90,6 +90,8 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "every block beyond the last": (lambda p: p.config(gradient_checkpointing_interval=25), ["--on", "h200"], "there are 24 blocks", "gradient_checkpointing=false"),
     "more blocks than there are": (lambda p: p.config(blocks_to_swap=25), ["--on", "h200"], "`blocks_to_swap=25`: there are 24 blocks", "at most 24"),
     "swapped and not checkpointed": (lambda p: p.config(blocks_to_swap=2, gradient_checkpointing=False), [], "blocks_to_swap=2 needs every block checkpointed", "gradient_checkpointing=true"),
+    "swapped and trained": (lambda p: p.config(blocks_to_swap=2, model_type="full"), [], "blocks_to_swap=2 goes with model_type=lora", "remove one"),
+    "swapped and sharded": (lambda p: p.config(blocks_to_swap=2, fsdp_enable=True), [], "blocks_to_swap=2 and fsdp_enable=true are both set", "remove one"),
     "swapped and compiled": (lambda p: p.config(blocks_to_swap=2, dynamo_backend="inductor"), [], "blocks_to_swap=2 and dynamo_backend=inductor are both set", "remove one"),
     "an interval of nothing": (lambda p: p.config(gradient_checkpointing_interval=2, gradient_checkpointing=False), [], "gradient_checkpointing_interval=2 goes with gradient_checkpointing=true", "change"),
     "swapped within one memory": (lambda p: p.config(blocks_to_swap=2), ["--on", "m3-max"], "share one memory", "base_model_precision"),
