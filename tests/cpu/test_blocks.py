@@ -3,17 +3,20 @@
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 
+from sd3tune.config.lycoris import Lycoris
 from sd3tune.demo import tiny
 from sd3tune.errors import PlanError
-from sd3tune.plan.prepare import Prepared, prepare
+from sd3tune.plan.prepare import prepare
+from sd3tune.plan.resolve import Plan
 from sd3tune.quant.parts import parts
 from sd3tune.train import checkpointing, offload
 from sd3tune.train.begin import begin
@@ -22,6 +25,12 @@ from tests.cpu.adapted import SCHEMES, gradients, model_of, question
 from tests.cpu.conftest import Train
 
 SWAP, ON = "blocks_to_swap=1", "gradient_checkpointing=true"
+
+
+@pytest.fixture(scope="module")
+def checkpointed(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    words = (f"output_dir={tmp_path_factory.mktemp('output')}", ON, "validation_disable=true")
+    return prepare(demo / "config" / "config.json", words, None).plan
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -132,12 +141,33 @@ def test_a_run_with_swapped_blocks_and_inputs_on_the_host_is_the_same_run(
     assert (small.loss_before, small.loss_after) == (plain.loss_before, plain.loss_after)
 
 
-def test_the_plan_places_as_many_blocks_as_asked(prepared: Callable[..., Prepared]) -> None:
-    plan = prepared("blocks_to_swap=2", "gradient_checkpointing=true").plan
-    state = begin(plan, ALONE_ON_CPU)
-    away = [b.attn.to_k.base_layer.weight is None for b in state.model.transformer_blocks]
-    assert away == [True, True, False]
-    assert all(p.requires_grad for p in state.trainable) and len(state.trainable) > 20
+@pytest.mark.parametrize("kind", ["standard", "dora", "lycoris"])
+@pytest.mark.parametrize("scheme", ["no_change", "int8-quanto"])
+def test_every_kind_of_adapter_works_on_swapped_blocks(
+    kind: str, scheme: str, checkpointed: Plan
+) -> None:
+    """As many as asked are away, and the gradients are the same bits."""
+
+    def state(swapped: int) -> Any:
+        config = checkpointed.config.model_copy(
+            update={"blocks_to_swap": swapped, "use_dora": kind == "dora"}
+        )
+        decisions = dict(checkpointed.decisions)
+        name = "base_model_precision"
+        decisions[name] = replace(decisions[name], value=scheme)
+        algorithm = Lycoris(algo="lokr", linear_dim=4, linear_alpha=4)
+        plan = replace(checkpointed, config=config, decisions=decisions,
+                       lycoris=algorithm if kind == "lycoris" else None)  # fmt: skip
+        return begin(plan, ALONE_ON_CPU)
+
+    still, swapped = state(0), state(2)
+    heavy = [sum(p.numel() for p in b.parameters() if not p.requires_grad)
+             for b in swapped.model.transformer_blocks]  # fmt: skip
+    assert heavy[0] == heavy[1] == 0 < heavy[2]
+    for s in (still, swapped):
+        for i, p in enumerate(s.trainable):  # so that every part of it gets a gradient
+            nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(i))
+    same(gradients(swapped.model), gradients(still.model))
 
 
 def test_one_memory_cannot_be_saved_by_moving_things_within_it(demo: Path) -> None:

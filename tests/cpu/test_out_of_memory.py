@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ import torch
 
 from sd3tune.backends.memory import is_out_of_memory
 from sd3tune.errors import HardwareError
-from sd3tune.plan.prepare import Prepared, prepare
+from sd3tune.plan.prepare import prepare
+from sd3tune.plan.resolve import Plan
 from sd3tune.train import checkpoint, out_of_memory
 
 # The third step asks the real allocator for more than this process may have.
@@ -53,6 +53,12 @@ def test_a_run_out_of_memory_says_what_it_needed_and_keeps_its_checkpoint(
     assert found == tmp_path / "checkpoint-2" and not passed
 
 
+@pytest.fixture(scope="module")
+def plan(demo: Path) -> Plan:
+    words = ("train_batch_size=2", "validation_disable=true")
+    return prepare(demo / "config" / "config.json", words, None).plan
+
+
 ERRORS = (
     torch.OutOfMemoryError("x"),
     MemoryError(),
@@ -61,8 +67,7 @@ ERRORS = (
 )
 
 
-def test_every_allocator_is_understood_and_nothing_else(prepared: Callable[..., Prepared]) -> None:
-    plan = prepared("train_batch_size=2").plan
+def test_every_allocator_is_understood_and_nothing_else(plan: Plan) -> None:
     for error in ERRORS:
         assert is_out_of_memory(error)
         with (

@@ -4,7 +4,6 @@ The reference of the gradients is a float32 copy of the model that multiplies by
 weights, with the same adapter values.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from sd3tune import quant
 from sd3tune.demo import tiny
 from sd3tune.plan.memory import stored
-from sd3tune.plan.prepare import Prepared
+from sd3tune.plan.prepare import prepare
+from sd3tune.plan.resolve import Plan
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train import quantised as planned
@@ -185,14 +185,25 @@ def test_what_was_kept_is_what_was_made_bit_for_bit(
         assert torch.equal(made(**asked)[0], read(**asked)[0])
 
 
-Prepare = Callable[..., Prepared]
-WORDS = ("base_model_precision=int8-quanto", "max_train_steps=1", "lr_warmup_steps=0")
+@pytest.fixture(scope="module")
+def quantising(demo: Path) -> Plan:
+    words = ("base_model_precision=int8-quanto", "validation_disable=true")
+    return prepare(demo / "config" / "config.json", words, None).plan
+
+
+def other(plan: Plan, **values: str) -> Plan:
+    """The same plan with other decisions."""
+    changed = {k: replace(plan.decisions[k], value=v) for k, v in values.items()}
+    return replace(plan, decisions={**plan.decisions, **changed})
 
 
 def test_a_second_start_reads_what_the_first_quantised(
-    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quantising: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plan = prepared(*WORDS).plan
+    plan = other(quantising, cache_dir_quantised=str(tmp_path / "quantised"))
     first = planned.transformer(plan, CPU)
     assert "quantised int8-quanto: 18 MiB -> 11 MiB of weights" in capsys.readouterr().err
 
@@ -203,29 +214,28 @@ def test_a_second_start_reads_what_the_first_quantised(
     second = planned.transformer(plan, CPU)
     assert "11 MiB of weights, read from" in capsys.readouterr().err
     same(first, second)
-    begin(plan, ALONE_ON_CPU)  # and it takes an adapter
+    config = plan.config.model_copy(update={"output_dir": tmp_path})
+    begin(replace(plan, config=config), ALONE_ON_CPU)  # and it takes an adapter
 
 
-def test_no_other_run_reads_it(prepared: Prepare) -> None:
+def test_no_other_run_reads_it(quantising: Plan) -> None:
     """Another scheme, dtype, flavour of fp8 or model is another file; `none` is no file."""
-    plan = prepared(*WORDS).plan
-    path = planned.kept_at(plan, CPU)
 
-    def other(**values: str) -> Path | None:
-        changed = {k: replace(plan.decisions[k], value=v) for k, v in values.items()}
-        return planned.kept_at(replace(plan, decisions={**plan.decisions, **changed}), CPU)
+    def at(plan: Plan) -> Path | None:
+        return planned.kept_at(plan, CPU)
 
-    sibling = Path(plan.model.source.transformer).parent / "sd3-medium"
-    model = replace(plan.model, source=replace(plan.model.source, transformer=str(sibling)))
-    paths = [
-        other(base_model_precision="int4-quanto"),
-        other(base_model_default_dtype="bf16"),
-        other(fp8_dtype="float8_e4m3fnuz"),
-        planned.kept_at(replace(plan, model=model), CPU),
-    ]
-    assert len({path, *paths}) == 5 and None not in paths
-    assert other(cache_dir_quantised="none") is None
-    assert other(mixed_precision="bf16") == path
+    source = quantising.model.source
+    sibling = replace(source, transformer=str(Path(source.transformer).parent / "sd3-medium"))
+    paths = {
+        at(quantising),
+        at(other(quantising, base_model_precision="int4-quanto")),
+        at(other(quantising, base_model_default_dtype="bf16")),
+        at(other(quantising, fp8_dtype="float8_e4m3fnuz")),
+        at(replace(quantising, model=replace(quantising.model, source=sibling))),
+    }
+    assert len(paths) == 5 and None not in paths
+    assert at(other(quantising, cache_dir_quantised="none")) is None
+    assert at(other(quantising, mixed_precision="bf16")) == at(quantising)
 
 
 def same(ours: Any, theirs: Any) -> None:
@@ -233,9 +243,9 @@ def same(ours: Any, theirs: Any) -> None:
 
 
 def test_a_damaged_file_is_passed_over_and_made_again(
-    prepared: Prepare, capsys: pytest.CaptureFixture[str]
+    quantising: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = prepared(*WORDS).plan
+    plan = other(quantising, cache_dir_quantised=str(tmp_path))
     first = planned.transformer(plan, CPU)
     (path,) = Path(plan.value("cache_dir_quantised")).iterdir()
     whole = path.read_bytes()
@@ -250,10 +260,10 @@ def test_a_damaged_file_is_passed_over_and_made_again(
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(
-    prepared: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quantising: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    plan = prepared(*WORDS, f"cache_dir_quantised={tmp_path / 'file' / 'x'}").plan
+    plan = other(quantising, cache_dir_quantised=str(tmp_path / "file" / "x"))
     planned.transformer(plan, CPU)
     assert "warning: the quantised transformer was not kept" in capsys.readouterr().err
 
