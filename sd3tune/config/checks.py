@@ -303,6 +303,11 @@ def _blocks(c: "Config") -> None:
             f"blocks_to_swap={swapped} goes with model_type=lora: only frozen weights can stay "
             "behind; remove one of the two"
         )
+    if c.fsdp_enable:
+        raise ValueError(
+            f"blocks_to_swap={swapped} and fsdp_enable=true are both set: FSDP moves each block's "
+            "weights itself; remove one of the two"
+        )
     if c.dynamo_backend not in (None, "no"):
         raise ValueError(
             f"blocks_to_swap={swapped} and dynamo_backend={c.dynamo_backend} are both set: a "

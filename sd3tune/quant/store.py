@@ -9,6 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,8 @@ def save(module: Any, path: Path) -> str | None:
         save_file(state, draft, metadata={"checksums": json.dumps(_checksums(state))})
         _settle(draft, path)
     except (OSError, SafetensorError) as e:  # a full disk must not end the run
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         return str(e)
     return None
 

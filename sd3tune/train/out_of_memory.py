@@ -18,7 +18,7 @@ from sd3tune.plan.resolve import Plan
 from sd3tune.sd3.variants import VAE_SCALE
 
 MARK = "while "
-MOST = 3  # pieces of advice
+MOST = 4  # pieces of advice
 STAGES = {
     "encoding captions": "set text_encoder_3_precision=int8-quanto, or lower "
     "text_encoder_batch_size",
@@ -105,7 +105,7 @@ def _changes(plan: Plan, load: Load) -> dict[str, Load]:
     if one_memory(plan.facts) is None:
         if load.interval and not load.inputs_on_host:
             changes["gradient_checkpointing_backend=unsloth"] = replace(load, inputs_on_host=True)
-        if load.interval == 1 and plan.config.model_type == "lora":
+        if load.interval == 1 and not load.full and not load.sharded:
             layers = plan.model.transformer.layers
             if load.swapped < layers // 2:
                 changes[f"blocks_to_swap={layers // 2}"] = replace(load, swapped=layers // 2)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sd3tune.config import refused
 from sd3tune.config.settings import Config
 from sd3tune.errors import ConfigError
 
@@ -192,3 +193,27 @@ def test_a_long_path_is_refused_before_the_file_system_sees_it(load: Load) -> No
         load(pretrained_model_name_or_path="a" * 5000)
     with pytest.raises(ConfigError, match="cannot be a path"):
         Config.load(Path(os.sep + "a" * 300))
+
+
+NAMES_OF_6_1 = """
+    fp8uz-quanto int8-torchao int8dq-torchao int8dq-int4-torchao fp8-torchao fp8wo-torchao
+    fp8-int4-torchao int4-torchao int8-sdnq uint8-sdnq int16-sdnq uint16-sdnq fp16-sdnq fp8-sdnq
+    int6-sdnq int5-sdnq uint5-sdnq uint4-sdnq uint3-sdnq uint2-sdnq fp8-native
+    fp8-transformerengine
+""".split()
+
+
+@pytest.mark.parametrize("name", NAMES_OF_6_1)
+def test_every_known_precision_is_refused_with_one_that_exists(name: str) -> None:
+    with pytest.raises(ValueError, match=r"is refused: .*; use (\S+)") as e:
+        refused.precision(name)
+    nearest = str(e.value).rpartition("; use ")[2]
+    assert refused.precision(nearest) == nearest
+    assert nearest in (
+        "no_change",
+        "int8-quanto",
+        "int4-quanto",
+        "int2-quanto",
+        "fp8-quanto",
+        "nf4-bnb",
+    )

@@ -18,7 +18,7 @@ from sd3tune.plan.memory import GIB, stored
 from sd3tune.plan.prepare import prepare
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3.models import find
-from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
+from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MEDIUM, LARGE = "stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"
@@ -240,3 +240,65 @@ def test_the_stable_recipes_of_examples_plan_without_a_warning(name: str, tmp_pa
 def test_a_vendor_nobody_has_run_says_so_in_every_plan() -> None:
     for chip in ("h200", "mi300x", "m3-max"):
         assert any("untested on hardware of this kind" in w for w in plan(chip).warnings)
+
+
+@pytest.mark.parametrize("shape", [SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE])
+def test_the_blocks_of_a_model_are_its_quantisable_layers(shape: Transformer) -> None:
+    blocks = [shape.block(i) for i in range(shape.layers)]
+    assert sum(quantisable for _, quantisable in blocks) == shape.quantisable
+    outside = shape.parameters - sum(all_of_it for all_of_it, _ in blocks)
+    assert 0 < outside < 0.03 * shape.parameters  # embedders and the last layer
+
+
+def test_every_block_that_is_swapped_leaves_the_device_but_one() -> None:
+    """SD3.5 large in bf16: 38 blocks, of which all but one may be away."""
+    none, half, every = (
+        plan("h200", LARGE, blocks_to_swap=n, base_model_precision="no_change").memory.weights
+        for n in (0, 19, 38)
+    )
+    assert none / GIB == pytest.approx(15.0, abs=0.02)
+    block = 2 * SD35_LARGE.block(0)[0]
+    assert half == none - 18 * block
+    assert every == none - 2 * sum(SD35_LARGE.block(i)[0] for i in range(1, 38))
+
+
+def test_fewer_forgetful_blocks_keep_more_and_inputs_on_the_host_keep_less() -> None:
+    def kept(**settings: object) -> int:
+        return plan("h200", LARGE, train_batch_size=1, **settings).memory.activations
+
+    every, second, off = (
+        kept(), kept(gradient_checkpointing_interval=2), kept(gradient_checkpointing=False)
+    )  # fmt: skip
+    assert every < second < off
+    assert second / off == pytest.approx(0.5 + 1 / 38, abs=0.03)
+    on_host = kept(gradient_checkpointing_backend="unsloth")
+    assert on_host / every == pytest.approx(22 / (22 + 1.1 * 38), abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "chip, precision, settings, folder",
+    [
+        ("h200", "int8-quanto", {}, "none"),
+        ("h200", "int8-quanto", {"quantize_via": "cpu"}, "o/cache/quantised"),
+        ("h200", "int8-quanto", {"cache_dir_quantised": "x"}, "x"),
+        ("m3-max", "int8-quanto", {}, "o/cache/quantised"),
+        ("m3-max", "int8-quanto", {"cache_dir_quantised": "none"}, "none"),
+        ("h200", "no_change", {"cache_dir_quantised": "x"}, "none"),
+    ],
+)
+def test_quantised_transformers_are_kept_where_making_them_takes_minutes(
+    chip: str, precision: str, settings: dict[str, object], folder: str
+) -> None:
+    made = plan(chip, base_model_precision=precision, **settings)
+    assert made.value("cache_dir_quantised") == folder
+
+
+def test_a_card_that_is_too_small_hears_of_swapping_and_swapping_makes_it_fit() -> None:
+    tight: dict[str, object] = {"base_model_precision": "int8-quanto", "train_batch_size": 1}
+    with pytest.raises(PlanError):
+        plan("rtx4070tisuper", LARGE, **{**tight, "base_model_precision": "no_change"})
+    with pytest.raises(PlanError) as e:
+        plan("rtx3060", LARGE, train_batch_size=16)
+    assert "blocks_to_swap" in e.value.hint
+    small = plan("rtx3060", LARGE, blocks_to_swap=30, **tight)
+    assert small.memory.training < small.device.usable_bytes  # type: ignore[operator]

@@ -1,0 +1,204 @@
+"""Checkpointed and swapped blocks: the same numbers from less memory."""
+
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+
+from sd3tune.config.lycoris import Lycoris
+from sd3tune.demo import tiny
+from sd3tune.errors import PlanError
+from sd3tune.plan.prepare import prepare
+from sd3tune.plan.resolve import Plan
+from sd3tune.quant.parts import parts
+from sd3tune.train import checkpointing, offload
+from sd3tune.train.begin import begin
+from sd3tune.train.world import ALONE_ON_CPU
+from tests.cpu.adapted import SCHEMES, gradients, model_of, question
+from tests.cpu.conftest import Train
+
+SWAP, ON = "blocks_to_swap=1", "gradient_checkpointing=true"
+
+
+@pytest.fixture(scope="module")
+def checkpointed(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    words = (f"output_dir={tmp_path_factory.mktemp('output')}", ON, "validation_disable=true")
+    return prepare(demo / "config" / "config.json", words, None).plan
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    unequal = [n for n in ours if not torch.equal(ours[n], theirs[n])]
+    assert not unequal
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3])
+@pytest.mark.parametrize("on_host", [False, True], ids=["torch", "unsloth"])
+def test_checkpointing_changes_no_bit_of_any_gradient(interval: int, on_host: bool) -> None:
+    kept, forgetful = model_of(), model_of()
+    place = save_on_cpu if on_host else nullcontext
+    checkpointing.checkpoint_blocks(forgetful, interval, place)
+    same(gradients(forgetful), gradients(kept))
+
+
+@pytest.mark.parametrize("interval, runs", [(1, 6), (2, 5), (3, 4), (0, 3)])
+def test_every_nth_block_runs_twice(interval: int, runs: int) -> None:
+    model, seen = model_of(), []
+    for block in model.transformer_blocks:
+        block.register_forward_pre_hook(lambda module, args: seen.append(module))
+    if interval:
+        checkpointing.checkpoint_blocks(model, interval)
+    gradients(model)
+    assert len(seen) == runs
+
+
+def test_only_the_inputs_of_blocks_are_moved_to_the_host() -> None:
+    model, moved = model_of(), []
+
+    class Counting(torch.autograd.graph.saved_tensors_hooks):
+        def __init__(self) -> None:
+            super().__init__(lambda t: moved.append(tuple(t.shape)) or t, lambda t: t)  # type: ignore[func-returns-value]
+
+    checkpointing.checkpoint_blocks(model, 1, Counting)
+    gradients(model)
+    image, text, time = (2, 64, 192), (2, 20, 192), (2, 192)
+    assert moved == [image, text, time] * 3
+
+
+@pytest.mark.parametrize("name", tiny.SHAPES)
+def test_swapped_blocks_give_the_same_gradients_on_each_architecture(name: str) -> None:
+    still, swapped = model_of(name=name), model_of(name=name)
+    for model in (still, swapped):
+        checkpointing.checkpoint_blocks(model, 1)
+    for block in swapped.transformer_blocks:
+        offload.stream(block, Tensor.clone, Tensor.clone)
+    same(gradients(swapped), gradients(still))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_swapped_blocks_of_every_precision_leave_the_device_when_they_have_run(
+    scheme: str,
+) -> None:
+    """Copies are counted while they live: at most one block's, none after forward or backward."""
+    still, swapped = model_of(scheme), model_of(scheme)
+    for model in (still, swapped):
+        checkpointing.checkpoint_blocks(model, 1)
+    device = Device()
+    for block in swapped.transformer_blocks:
+        offload.stream(block, Tensor.clone, device.copy)
+    ours, theirs = gradients(swapped), gradients(still)
+    if scheme == "nf4-bnb":  # another product of the same weights: adds in another order
+        for n in ours:
+            torch.testing.assert_close(ours[n], theirs[n], rtol=1e-4, atol=1e-6)
+    else:
+        same(ours, theirs)
+    largest = max(map(weight_bytes, still.transformer_blocks))
+    assert device.alive == 0 and 0 < device.most <= largest
+    assert device.copied == 2 * sum(map(weight_bytes, still.transformer_blocks))  # forward, again
+    loss = swapped(**question())[0].square().mean()
+    assert device.alive == 0  # between forward and backward, where checkpointing forgets
+    loss.backward()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES[:-1])  # bitsandbytes' layers cannot go to `meta`
+def test_no_weight_is_used_from_the_wrong_memory(scheme: str) -> None:
+    """`meta` stands in for the device: it has no numbers, and refuses to work with the host's."""
+    meta = torch.device("meta")
+    asked = {k: v.to(meta) if isinstance(v, Tensor) else v for k, v in question().items()}
+
+    def placed(to_device: Callable[[Tensor], Tensor]) -> Any:
+        model = model_of(scheme)
+        checkpointing.checkpoint_blocks(model, 1)
+        for block in model.transformer_blocks[:2]:
+            offload.stream(block, Tensor.clone, to_device)
+        return model.to(meta)
+
+    model = placed(lambda t: t.to(meta, copy=True))
+    loss = model(**asked)[0].square().mean()
+    loss.backward()
+    found = [p.grad.device for p in model.parameters() if p.grad is not None]
+    assert len(found) > 20 and set(found) == {meta}
+    with pytest.raises(RuntimeError, match="device"):
+        placed(Tensor.clone)(**asked)
+
+
+def test_a_run_with_swapped_blocks_and_inputs_on_the_host_is_the_same_run(
+    run: Train, tmp_path: Path
+) -> None:
+    words = ("max_train_steps=4", "lr_warmup_steps=0", "base_model_precision=int8-quanto",
+             "gradient_checkpointing=true")  # fmt: skip
+    plain = run(*words, f"output_dir={tmp_path / 'plain'}")
+    small = run(*words, f"output_dir={tmp_path / 'small'}", "blocks_to_swap=2",
+                "gradient_checkpointing_backend=unsloth")  # fmt: skip
+    assert plain.loss_after is not None
+    assert (small.loss_before, small.loss_after) == (plain.loss_before, plain.loss_after)
+
+
+@pytest.mark.parametrize("kind", ["standard", "dora", "lycoris"])
+@pytest.mark.parametrize("scheme", ["no_change", "int8-quanto"])
+def test_every_kind_of_adapter_works_on_swapped_blocks(
+    kind: str, scheme: str, checkpointed: Plan
+) -> None:
+    """As many as asked are away, and the gradients are the same bits."""
+
+    def state(swapped: int) -> Any:
+        config = checkpointed.config.model_copy(
+            update={"blocks_to_swap": swapped, "use_dora": kind == "dora"}
+        )
+        decisions = dict(checkpointed.decisions)
+        name = "base_model_precision"
+        decisions[name] = replace(decisions[name], value=scheme)
+        algorithm = Lycoris(algo="lokr", linear_dim=4, linear_alpha=4)
+        plan = replace(checkpointed, config=config, decisions=decisions,
+                       lycoris=algorithm if kind == "lycoris" else None)  # fmt: skip
+        return begin(plan, ALONE_ON_CPU)
+
+    still, swapped = state(0), state(2)
+    heavy = [sum(p.numel() for p in b.parameters() if not p.requires_grad)
+             for b in swapped.model.transformer_blocks]  # fmt: skip
+    assert heavy[0] == heavy[1] == 0 < heavy[2]
+    for s in (still, swapped):
+        for i, p in enumerate(s.trainable):  # so that every part of it gets a gradient
+            nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(i))
+    same(gradients(swapped.model), gradients(still.model))
+
+
+def test_one_memory_cannot_be_saved_by_moving_things_within_it(demo: Path) -> None:
+    config = demo / "config" / "config.json"
+    with pytest.raises(PlanError, match=r"blocks_to_swap=1.*share one memory"):
+        prepare(config, (SWAP, ON), "m3-max")
+    with pytest.raises(PlanError, match=r"unsloth.*host memory is the device's"):
+        prepare(config, ("gradient_checkpointing_backend=unsloth", ON), "m3-max")
+    plan = prepare(config, (SWAP, ON), "rtx4090").plan
+    assert "untested on hardware" in plan.decisions["blocks_to_swap"].reason
+
+
+class Device:
+    """Follows the bytes it was asked to copy until they are freed."""
+
+    def __init__(self) -> None:
+        self.alive = self.most = self.copied = 0
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        made = tensor.clone()
+        size = made.numel() * made.element_size()
+        weakref.finalize(made.untyped_storage(), self.freed, size)
+        self.copied += size
+        self.alive += size
+        self.most = max(self.most, self.alive)
+        return made
+
+    def freed(self, size: int) -> None:
+        self.alive -= size
+
+
+def weight_bytes(block: Any) -> int:
+    frozen = [p for p in block.parameters() if not p.requires_grad]
+    return sum(part.numel() * part.element_size() for p in frozen for part in parts(p))

@@ -1,0 +1,108 @@
+"""Memory that runs out: named with the plan's numbers, and nothing is lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sd3tune.backends.memory import is_out_of_memory
+from sd3tune.errors import HardwareError
+from sd3tune.plan.prepare import prepare
+from sd3tune.plan.resolve import Plan
+from sd3tune.train import checkpoint, out_of_memory
+
+# The third step asks the real allocator for more than this process may have.
+CHILD = """
+import resource, sys, torch
+from pathlib import Path
+from sd3tune import cli
+from sd3tune.train import step
+
+real = step.losses
+
+def losses(trained, batch, recipe, number, *others):
+    if number == 2:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 2**27
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        torch.zeros(2**30)
+    return real(trained, batch, recipe, number, *others)
+
+step.losses = losses
+cli.main()
+"""
+
+
+def test_a_run_out_of_memory_says_what_it_needed_and_keeps_its_checkpoint(
+    demo: Path, tmp_path: Path
+) -> None:
+    words = ["train", str(demo / "config" / "config.json"), f"output_dir={tmp_path}",
+             "max_train_steps=4", "lr_warmup_steps=0", "validation_disable=true",
+             "checkpoint_step_interval=2", "train_batch_size=2"]  # fmt: skip
+    failed = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True)
+    assert failed.returncode == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
+    error, hint = failed.stderr.strip().splitlines()[-2:]
+    assert error.startswith("error: out of memory in a step on 2 images of ")
+    assert "the plan reckoned" in error and "at batch size 2 with no_change weights" in error
+    assert "train_batch_size=1 saves" in hint and "base_model_precision=int8-quanto saves" in hint
+    assert "the same command continues" in hint
+    found, passed = checkpoint.latest(tmp_path)
+    assert found == tmp_path / "checkpoint-2" and not passed
+
+
+@pytest.fixture(scope="module")
+def plan(demo: Path) -> Plan:
+    words = ("train_batch_size=2", "validation_disable=true")
+    return prepare(demo / "config" / "config.json", words, None).plan
+
+
+ERRORS = (
+    torch.OutOfMemoryError("x"),
+    MemoryError(),
+    RuntimeError("MPS backend out of memory (…)"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"),
+)
+
+
+def test_every_allocator_is_understood_and_nothing_else(plan: Plan) -> None:
+    for error in ERRORS:
+        assert is_out_of_memory(error)
+        with (
+            pytest.raises(HardwareError, match="while encoding images"),
+            out_of_memory.explained(plan),
+            out_of_memory.during("a step on 2 images of 64x64"),
+            out_of_memory.during("encoding images"),
+        ):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory.explained(plan):
+        raise RuntimeError("shapes differ")
+
+
+def test_each_piece_of_advice_saves_what_it_says(demo: Path) -> None:
+    """Followed, the plan comes out smaller by just that; the largest saving is named first."""
+    config = demo / "config" / "config.json"
+    words = ("train_batch_size=4", "lora_rank=4", "gradient_checkpointing=false")
+    plan = prepare(config, words, "rtx4090").plan
+    advice = out_of_memory.savings(plan)
+    assert [n for n, _ in advice] == sorted((n for n, _ in advice), reverse=True)
+    settings = [(n, what) for n, what in advice if "=" in what]
+    assert {what.split("=")[0] for _, what in settings} == {
+        "train_batch_size", "gradient_checkpointing", "base_model_precision"
+    }  # fmt: skip
+    for saved, what in settings:
+        changed = prepare(config, (*(w for w in words if w[:9] != what[:9]), what), "rtx4090").plan
+        assert plan.memory.training - changed.memory.training == saved, what
+
+
+def test_what_was_done_already_is_not_advised(demo: Path) -> None:
+    words = ("base_model_precision=int2-quanto", "train_batch_size=1", "blocks_to_swap=3",
+             "gradient_checkpointing=true")  # fmt: skip
+    plan = prepare(demo / "config" / "config.json", words, "rtx4090").plan
+    told = out_of_memory.explain_out_of_memory(plan, "a step on 1 image of 1024x1024")
+    assert "with int2-quanto weights, NVIDIA GeForce RTX 4090 has 2" in str(told)
+    advice = told.hint.split(". ")[0]
+    assert "gradient_checkpointing_backend=unsloth" in advice
+    assert not any(w in advice for w in ("precision", "batch", "swap", "checkpointing=true"))
