@@ -8,6 +8,7 @@ something, 2 a bug in sd3tune or a misspelt command, 75 another process of the r
 import errno
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from sd3tune.arguments import config_of, prepared
 from sd3tune.cli_cache import cache
 from sd3tune.errors import Sd3tuneError
 
+AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
 THE_WORLD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -311,6 +313,8 @@ def main() -> None:
         )
         sys.exit(130)
     except Sd3tuneError as e:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(AFTER_SECONDS)
         click.echo(f"error: {_one_line(e)}", err=True)
         click.echo(f"hint: {_one_line(e.hint)}", err=True)
         sys.exit(e.exit_code)

@@ -5,6 +5,7 @@ tell apart is told apart here: a process that was killed, or lost another one, i
 again from the newest checkpoint, an error that will come again is not.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -32,11 +33,11 @@ class Machines:
 
 def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code."""
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torch's agent: what matters is said here
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
 
+    logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for restarts in range(MOST_RESTARTS + 1):
