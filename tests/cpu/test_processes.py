@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,22 @@ def test_split_weights_train_as_whole_ones_and_go_on_in_one_process(
     for name, want in trained(one, 4).items():
         torch.testing.assert_close(trained(two, 4)[name], want, rtol=0, atol=2e-5)
     assert metrics(two, "loss") == [(pytest.approx(x[0], rel=1e-4),) for x in metrics(one, "loss")]
+
+
+def test_two_machines_meet_at_an_address_and_train_as_one(demo: Path, tmp_path: Path) -> None:
+    """Both are this one, each with a launcher and a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ("max_train_steps=2", "num_machines=2", "main_process_ip=127.0.0.1",
+             f"main_process_port={port}")  # fmt: skip
+    machines = [subprocess.Popen(command(demo, tmp_path, *words, f"machine_rank={rank}"), text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+                for rank in (0, 1)]  # fmt: skip
+    said = [machine.communicate(timeout=240) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert "steps            2 of 2" in said[0][0] and not said[1][0]
+    assert metrics(tmp_path, "step", "images") == [(1, 4), (2, 4)]
 
 
 def test_the_environment_of_a_launcher_says_who_one_is() -> None:
