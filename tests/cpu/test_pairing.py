@@ -22,6 +22,7 @@ from sd3tune.train import store
 from sd3tune.train.caches import Caches
 from sd3tune.train.captions import load_encoders
 from sd3tune.train.images import fingerprint
+from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Project
 from tests.cpu.test_killed import forked
 
@@ -62,7 +63,7 @@ class Truth:
     def loader(self, seed: int, workers: int, rank: int, processes: int) -> Loader:
         from dataclasses import replace
 
-        made = self.caches.loader(CPU, lambda epoch: None)
+        made = self.caches.loader(ALONE_ON_CPU, lambda epoch: None)
         schedule = replace(made.schedule, seed=seed)
         return replace(made, schedule=schedule, seed=seed, workers=workers, rank=rank,
                        processes=processes)  # fmt: skip
