@@ -114,7 +114,8 @@ class Stored(Settings):
     csv: Columns | None = None
     """A .csv with captions or sizes: which columns hold what."""
     csv_cache_dir: Path | None = None
-    """csv: where images behind http(s) addresses are kept. Left out: beside the latents."""
+    """csv: where images behind http(s) addresses are kept. Left out: beside the latents; masks in
+    output_dir/cache/masks."""
     read_batch_size: Count = 25
     """Files read at a time from a bucket or over http."""
 
@@ -172,8 +173,8 @@ class ImageDataset(Stored):
     max_upscale_threshold: Number | None = Field(None, ge=0)
     """Images that would be enlarged by more than this share are set aside: 0.25 allows a quarter.
     Left out: any enlargement."""
-    minimum_aspect_ratio: Number | None = Field(None, gt=0)
-    """Images of narrower buckets (width / height) are set aside."""
+    minimum_aspect_ratio: Number | None = Field(None, ge=0)
+    """Images of narrower buckets (width / height) are set aside; 0 is none."""
     maximum_aspect_ratio: Number | None = Field(None, gt=0)
     """Images of wider buckets are set aside."""
     aspect_bucket_rounding: Whole = Field(2, ge=1, le=9)

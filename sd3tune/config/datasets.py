@@ -23,13 +23,14 @@ from sd3tune.config.files import (
 )
 from sd3tune.config.report import refusal, refuse_unknown, shown
 from sd3tune.config.settings import Config
+from sd3tune.config.vocabulary import LENGTH, notes_on
 from sd3tune.config.vocabulary import REASONS as OF_THE_RUN
 from sd3tune.errors import ConfigError
 
 _WHY = {
     "is not supported: latents and captions are always encoded before training": """
         vae_cache_ondemand vae_cache_disable text_cache_ondemand text_cache_disable""",
-    "is not supported: entries are stored to their true length instead": "compress_cache",
+    LENGTH: "compress_cache",
     "is not needed: the settings of today always hold": "override_dataset_config",
     "is not supported: sd3tune trains on images with captions": """
         video audio image_embeds conditioning_image_embeds i2v_ratio""",
@@ -102,7 +103,7 @@ def load_datasets(path: Path, config: Config) -> Datasets:
     entries = read_json(path, list, "list of datasets")
     seen: set[str] = set()
     asked: set[str] = set()
-    notes: list[str] = []
+    notes = list(config.notes)
     made: list[Any] = []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
@@ -141,8 +142,9 @@ def _renamed(entry: Mapping[str, Any], path: Path, number: int) -> dict[str, Any
     for old, value in entry.items():
         name = ALIASES.get(old, old)
         if name in found:
+            other = next(o for o in entry if o != name and ALIASES.get(o) == name)
             raise ConfigError(
-                f"`{path}`: entry {number}: `{old}` sets `{name}` a second time",
+                f"`{path}`: entry {number}: `{other}` sets `{name}` a second time",
                 hint="remove one of the two",
             )
         found[name] = value
@@ -215,6 +217,7 @@ def _made(
         )
     values.pop("hash_filenames", None)
     values = _csv(values, path, whose)
+    notes += [f"dataset `{name}`: {note}" for note in notes_on(values)]
     if kind is Masks:  # existing files give them the keys of their images
         idle = [k for k in values if k not in kind.model_fields and k in ImageDataset.model_fields]
         values = {k: v for k, v in values.items() if k not in idle}
@@ -229,9 +232,18 @@ def _made(
     values = _defaults(kind, name, config, values) | values
     values = _placed(values, path, f"`{path}`{whose}")
     try:
-        return kind.model_validate(values)
+        made = kind.model_validate(values)
     except ValidationError as e:
         raise refusal(e, kind, path, {}, values, whose) from None
+    if kind is ImageDataset:
+        notes += [f"dataset `{name}`: {note}" for note in _idle(made)]
+    return made
+
+
+def _idle(dataset: ImageDataset) -> list[str]:
+    if dataset.crop and dataset.target_downsample_size and not dataset.maximum_image_size:
+        return ["target_downsample_size not used: it needs maximum_image_size"]
+    return []
 
 
 def _called(kind: Any) -> str:
@@ -281,7 +293,8 @@ def _placed(values: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
 def _defaults(kind: Any, name: str, config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     cache = config.output_dir / "cache"
     if kind is Masks:
-        return {}
+        fetched = {"csv_cache_dir": str(cache / "masks" / name)}
+        return fetched if values.get("type") == "csv" else {}
     if kind is TextEmbeds:
         return {
             "cache_dir": str(cache / "text" / "sd3"),

@@ -288,7 +288,7 @@ def _shell_value(raw: str, values: Mapping[str, str], used: set[str], where: str
             text = ESCAPED.sub(unescaped, text)
         at = match.end()
         if kind == "comment":
-            out.pop()  # the blank before it
+            del out[-1:]  # the blank before it, where there is a value at all
         elif kind != "space" or out:
             out.append(" " if kind == "space" else text)
     return "".join(out)

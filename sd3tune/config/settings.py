@@ -37,7 +37,7 @@ from sd3tune.config.sections.rollout import RolloutSettings
 from sd3tune.config.sections.text import TextSettings
 from sd3tune.config.sections.validation import ValidationSettings
 from sd3tune.config.sections.where import PlaceSettings
-from sd3tune.config.vocabulary import ALIASES, INVERTED, SPELLINGS
+from sd3tune.config.vocabulary import ALIASES, INVERTED, SPELLINGS, notes_on
 from sd3tune.errors import ConfigError
 
 FLAVOURS = {
@@ -76,6 +76,13 @@ class Config(
 ):
     """config/config.json."""
 
+    _notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Keys of the file that say nothing here."""
+        return self._notes
+
     @property
     def optimizer_options(self) -> dict[str, Any]:
         """optimizer_config, the betas and prodigy_steps as the user set them."""
@@ -107,8 +114,10 @@ class Config(
         values = {k: v for k, v in (data | said).items() if not left_open(k, v)}
         if values.get("lr_scheduler") == "constant" and values.get("lr_warmup_steps", 0) != 0:
             values["lr_scheduler"] = "constant_with_warmup"  # as the reference reads it
-        values = refuse_unknown(values, cls, path, said)
-        return cls._made(values, path, said)
+        notes = notes_on(values)
+        made = cls._made(refuse_unknown(values, cls, path, said), path, said)
+        made._notes = tuple(notes)
+        return made
 
     @classmethod
     def _made(cls, values: dict[str, Any], path: Path, said: dict[str, Any]) -> "Config":

@@ -4,6 +4,7 @@ A known name is refused by name; a typo gets a suggestion. A known name whose va
 (false, 0, null, "none", "") is let through, so that existing files keep working.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 LATER = "is not supported yet"
@@ -15,6 +16,7 @@ REMOVED = "no longer exists"
 WEIGHTS_ONLY = "is refused: quantised activations need calibration; their gradients are unproven"
 OWN_LOADER = "is refused: it configures loaders of diffusers that sd3tune does not use"
 WHOLE_BLOCKS = "is refused: checkpointing forgets whole blocks and keeps their inputs, no more"
+LENGTH = "is not needed: cache entries are stored to their true length instead"
 SWAP = "is not built in: it streams single layers"
 
 _NAMES = {
@@ -22,7 +24,7 @@ _NAMES = {
         accelerate_config accelerate_extra_args accelerator_cache_clear_interval allow_tf32
         aspect_bucket_disable_rebuild aspect_bucket_worker_count
         assistant_lora_inference_strength assistant_lora_path assistant_lora_strength
-        aws_max_pool_connections checkpointing_use_tempdir clip_score compress_disk_cache
+        aws_max_pool_connections checkpointing_use_tempdir clip_score
         configs_dir custom_tracker dataloader_prefetch dataloader_prefetch_qlen
         debug_aspect_buckets debug_dataset_loader delete_invalid_checkpoints
         delete_model_after_load delete_problematic_images delete_unwanted_images
@@ -86,6 +88,7 @@ _NAMES = {
         gradient_checkpointing_offload_pin_memory_max_buckets
         gradient_checkpointing_offload_prefetch gradient_checkpointing_segment_stride
         """,
+    LENGTH: "compress_disk_cache",
     SWAP: "ramtorch",
     REMOVED: "enable_xformers_memory_efficient_attention",
     DEEPSPEED: "adam_beta1 adam_beta2 adam_epsilon adam_weight_decay deepspeed_config",
@@ -115,9 +118,14 @@ HARMLESS = {
     "local_rank": (-1,),
     "same_network": (True, "true"),
     "start_epoch": (1,),
+    "compress_cache": (True, "true", "True"),
+    "compress_disk_cache": (True, "true", "True"),
     "override_dataset_config": (True, "true"),
     "gradient_checkpointing_offload_pin_memory_max_buckets": (12,),
 }
+
+# Of those, what does ask for something: let through with a note.
+NOTED = ("compress_cache", "compress_disk_cache")
 
 ALIASES = {
     "validation_steps": "validation_step_interval",
@@ -148,3 +156,11 @@ def asks_for_nothing(name: str, value: Any) -> bool:
     if isinstance(value, str):
         off = value.strip().lower() in NOTHING
     return off or value in HARMLESS.get(name, ())
+
+
+def notes_on(values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} not used: {LENGTH.partition(': ')[2]}"
+        for name in NOTED
+        if values.get(name) in HARMLESS[name]
+    ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Change = Callable[[str], str]
 SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
+EMPTY_TAGS = re.compile(r"\s*,(?:\s*,)+")  # between commas, where a filter took a whole tag
 REPLACE = re.compile(r"s/((?:[^/\\]|\\.)*)/((?:[^/\\]|\\.)*)/?")
 
 
@@ -87,9 +88,12 @@ class Captions:
         return (" ".join(lines),) if self.dataset.disable_multiline_split else tuple(lines)
 
     def _changed(self, caption: str) -> str:
+        left = caption
         for change in self._changes:
-            caption = change(caption)
-        return " ".join(caption.split()).strip(" ,")
+            left = change(left)
+        if left != caption:
+            left = EMPTY_TAGS.sub(",", left)
+        return " ".join(left.split()).strip(" ,")
 
 
 def from_name(name: str) -> str:

@@ -4,13 +4,14 @@ A file that cannot be used is set aside with its reason and the run goes on (`st
 error); a dataset of which nothing is left is an error that says which reason removed how many.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from sd3tune.data import faces, tables
@@ -65,8 +66,11 @@ def source_of(dataset: "ImageDataset | Masks") -> Source:
     if dataset.type == "csv":
         assert dataset.csv is not None
         names = tables.read(dataset.csv, f"dataset `{dataset.id}`").rows
-        keep = getattr(dataset, "cache_dir_vae", None) or dataset.csv.path.parent
-        return Rows(dataset, list(names), Path(keep) / "fetched")
+        keep = dataset.csv_cache_dir  # masks have no latents of their own: load_datasets sets it
+        if keep is None and dataset.dataset_type != "conditioning":
+            keep = dataset.cache_dir_vae / "fetched"
+        assert keep is not None
+        return Rows(dataset, list(names), keep)
     assert dataset.instance_data_dir is not None
     return Folder(dataset.instance_data_dir)
 
@@ -115,9 +119,10 @@ class Look:
         trusted = {"metadata", "aspect"} & set(dataset.skip_file_discovery)
         self._trusts_sizes = bool(trusted)
         listed = bool(trusted) or dataset.preserve_data_backend_cache
-        names = sorted(self.known.files) if listed and self.known.files else source.names()
-        self.names, self.no_images = self._images(names)
-        self._masks = None if masks is None else _by_name(masks)
+        self.no_images: list[Rejected] = []
+        remembered = listed and self.known.files
+        self.names = self._images(sorted(self.known.files) if remembered else self._listed(source))
+        self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
         self._captions = Captions(dataset, source, words)
@@ -197,19 +202,30 @@ class Look:
             raise Unusable(f"no mask for it in dataset `{self.dataset.conditioning_data}`")
         return found
 
-    def _images(self, names: Iterable[str]) -> tuple[list[str], list[Rejected]]:
-        """Names that may be images, and those that surely are not."""
+    def _listed(self, source: Source, what: str = "") -> Sequence[str]:
+        """Every name. A folder that cannot be listed is set aside with all that is in it."""
+        if not isinstance(source, Folder):
+            return source.names()
+        names, lost = source.listed()
+        for e in lost:
+            why = f"{what}this folder cannot be listed: {e.strerror or e}"
+            path = e.filename or source.root
+            self.no_images.append(Rejected(self.dataset.id, os.fsdecode(path), why))
+        return names
+
+    def _images(self, names: Iterable[str]) -> list[str]:
+        """Names that may be images; those that surely are not are set aside."""
         if not isinstance(self.source, (Folder, Bucket)):
-            return list(names), []
-        images, others = [], []
+            return list(names)
+        images = []
         for name in names:
             suffix = suffix_of(name)
             if suffix in SUFFIXES:
                 images.append(name)
             elif suffix not in COMPANIONS:
                 why = f"{suffix} is no suffix of an image" if suffix else "its name has no suffix"
-                others.append(Rejected(self.dataset.id, self.source.where(name), why))
-        return images, others
+                self.no_images.append(Rejected(self.dataset.id, self.source.where(name), why))
+        return images
 
     def _table(self, backend: str) -> tables.Table | None:
         columns = {"csv": self.dataset.csv, "parquet": self.dataset.parquet}.get(backend)
@@ -233,10 +249,9 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _by_name(masks: Source) -> Mapping[str, str]:
+def _by_name(masks: Source, names: Sequence[str]) -> Mapping[str, str]:
     """Paired by relative path, with or without suffix: masks in sub-folders belong to images there.
     Rows are paired by their number."""
-    names = masks.names()
     if not isinstance(masks, HubRows):
         names = [name for name in names if suffix_of(name) in SUFFIXES]
     return {_stem(name): name for name in names} | {name: name for name in names}

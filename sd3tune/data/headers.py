@@ -28,6 +28,11 @@ class Unusable(Exception):
     """Why a file cannot be trained on."""
 
 
+class NoMemory(Unusable):
+    """Not today: that memory ran out is the machine's fault, so nobody may remember it under the
+    file's content."""
+
+
 @cache
 def formats() -> tuple[str, ...]:
     """The formats that can be read here, those of optional packages included."""
@@ -60,7 +65,7 @@ def size_of(stream: BinaryIO, name: str) -> Size:
     except Image.DecompressionBombError as e:
         raise Unusable(f"too many pixels: {e}") from None
     except MemoryError:
-        raise Unusable("its header asks for more memory than there is") from None
+        raise NoMemory("its header asks for more memory than there is") from None
     except Exception as e:  # readers of broken headers raise whatever the bytes make them raise
         raise Unusable(f"cannot be read: {type(e).__name__}: {e}") from None
     if width < 1 or height < 1:

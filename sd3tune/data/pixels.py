@@ -5,29 +5,42 @@ white, 16-bit, CMYK and palette images brought to 8-bit RGB, the first frame of 
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from sd3tune.data.buckets import Geometry
-from sd3tune.data.headers import Unusable, opened
+from sd3tune.data.headers import NoMemory, Unusable, opened
 
 SRGB = ImageCms.createProfile("sRGB")
 
 
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:  # NumPy's is one too
+        raise NoMemory("decoding it takes more memory than there is") from None
+
+
+@_enough_memory()
 def decoded(data: bytes) -> Image.Image:
-    """All pixels of the first frame, the right way up. Raises Unusable."""
+    """All pixels of the first frame, the right way up. Raises Unusable; NoMemory among
+    them says nothing about the file."""
     try:
         image = opened(io.BytesIO(data))
         image.seek(0)
         image.load()
         return ImageOps.exif_transpose(image)
     except MemoryError:
-        raise Unusable("decoding it takes more memory than there is") from None
+        raise
     except Exception as e:  # decoders raise whatever the bytes make them raise
         raise Unusable(f"cannot be decoded: {type(e).__name__}: {e}") from None
 
 
+@_enough_memory()
 def rgb(image: Image.Image) -> Image.Image:
     """Raises Unusable for a colour space nobody here knows."""
     try:
@@ -46,6 +59,7 @@ def rgb(image: Image.Image) -> Image.Image:
         raise Unusable(f"mode {image.mode} cannot be brought to RGB: {e}") from None
 
 
+@_enough_memory()
 def fit(image: Image.Image, shape: Geometry) -> Image.Image:
     """Resized once, then cut to the bucket."""
     if image.size != shape.resized:

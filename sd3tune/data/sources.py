@@ -60,10 +60,20 @@ class Folder:
         self.root = str(root)
 
     def names(self) -> list[str]:
+        return self.listed()[0]
+
+    def listed(self) -> tuple[list[str], list[OSError]]:
+        """Every file, sorted, and what was said of folders that cannot be listed."""
         found: list[str] = []
+        lost: list[OSError] = []
         seen: set[tuple[int, int]] = set()
-        for root, folders, files in os.walk(self.root, followlinks=True):
-            here = os.stat(root)
+        for root, folders, files in os.walk(self.root, onerror=lost.append, followlinks=True):
+            try:
+                here = os.stat(root)
+            except OSError as e:  # removed meanwhile, with the files it had
+                folders.clear()
+                lost.append(e)
+                continue
             if (here.st_dev, here.st_ino) in seen:  # a link back up
                 folders.clear()
                 continue
@@ -72,7 +82,7 @@ class Folder:
             inside = os.path.relpath(root, self.root)
             prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
             found += [prefix + name for name in files if not name.startswith(".")]
-        return sorted(found)
+        return sorted(found), lost
 
     def where(self, name: str) -> str:
         return os.path.join(self.root, name)
@@ -250,7 +260,7 @@ class Rows:
         self.ahead = dataset.read_batch_size
         self._names = sorted(names)
         self._root = dataset.instance_data_dir or dataset.csv.path.parent
-        self._keep = dataset.csv_cache_dir or keep
+        self._keep = keep
 
     def names(self) -> list[str]:
         return self._names

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sd3tune.backends.memory import is_out_of_memory
 from sd3tune.config.dataset import ImageDataset
 from sd3tune.data import images
 from sd3tune.data.cache import TensorCache
 from sd3tune.data.discover import Rejected, Sample
-from sd3tune.data.headers import Unusable
+from sd3tune.data.headers import NoMemory, Unusable
 from sd3tune.data.memory import Known, Memory
 from sd3tune.data.sources import Source
 from sd3tune.errors import DataError
@@ -219,6 +220,8 @@ def _latents(
         try:
             data = _same(source, s.name, caches.digests[s.dataset, s.name])
             return images.load(data, s.size, s.geometry)
+        except NoMemory as e:
+            raise _no_memory(source, s.name, e) from None
         except Unusable as e:
             return str(e)
 
@@ -259,8 +262,10 @@ def _sparing(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Encoded; in halves, and at last in tiles, when the device has too little memory."""
     try:
         return sd3_latents.encode(vae, pixels)
-    except torch.OutOfMemoryError:
-        free()
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e):
+            raise
+    free()  # not before: the error holds what was computed until then
     if len(pixels) > 1:
         halves = [_sparing(vae, half) for half in pixels.chunk(2)]
         return torch.cat([m for m, _ in halves]), torch.cat([s for _, s in halves])
@@ -289,9 +294,20 @@ def _masks(
             data = _same(source, s.mask, caches.digests[masks.id, s.mask])
             mask = images.load_mask(data, s.size, s.geometry, masks.conditioning_type)
             entries[key] = {"mask": mask}
+        except NoMemory as e:
+            raise _no_memory(source, s.mask, e) from None
         except Unusable as e:
             problems[key] = f"its mask: {e}"
     return entries, problems
+
+
+def _no_memory(source: Source, name: str, why: NoMemory) -> DataError:
+    """Another machine, or this one tomorrow, can decode it: it must not be remembered either."""
+    return DataError(
+        f"`{source.where(name)}`: {why}",
+        hint="free some memory, lower image_processing_batch_size, or store the image smaller; "
+        "what was encoded is kept",
+    )
 
 
 def _same(source: Source, name: str, digest: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """`sd3tune cache`: what the caches hold, filling them without training, clearing them."""
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -10,7 +12,7 @@ import torch
 from sd3tune import backends
 from sd3tune.backends.processes import ALONE
 from sd3tune.config.prompts import load_prompts
-from sd3tune.data.cache import SHARDS, Damage, TensorCache
+from sd3tune.data.cache import INDEX, SHARDS, Damage, TensorCache
 from sd3tune.errors import ConfigError
 from sd3tune.plan.prepare import Prepared
 from sd3tune.report.quiet import quiet_libraries
@@ -20,6 +22,7 @@ from sd3tune.train.images import fingerprint
 from sd3tune.train.run import downloaded, filled, make_output
 from sd3tune.train.world import World
 
+EPOCHS = re.compile(rf"{EPOCH}(-\d+)?")  # as epoch_folder names them
 FP32 = 4  # bytes
 
 
@@ -79,14 +82,37 @@ def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, in
     for run in prepared:
         for folder, keys in _wanted(_looked(run)).items():
             wanted.setdefault(folder, set()).update(keys)
+    gone = _of_no_epoch(prepared) - wanted.keys()
     found = []
-    for folder, keys in sorted(wanted.items()):
+    for folder, keys in sorted((wanted | {folder: set() for folder in gone}).items()):
         cache = TensorCache(folder)
         unused = len(cache.places.keys() - keys)
-        if unused and not dry_run:
+        if (unused or folder in gone) and not dry_run:
             cache.prune(keys)
+        if folder in gone and not dry_run:
+            _remove_empty(folder)
         found.append((folder, unused))
     return found
+
+
+def _of_no_epoch(prepared: Sequence[Prepared]) -> set[Path]:
+    """Crops of a running epoch, where no dataset of these runs takes new ones any more."""
+    datasets = [d for run in prepared for d in run.datasets.all]
+    used = {d.cache_dir_vae for d in datasets if d.vae_cache_clear_each_epoch}
+    return {
+        shards.parent
+        for folder in {d.cache_dir_vae for d in datasets} - used
+        for shards in folder.glob(f"{EPOCH}*/{SHARDS}")
+        if EPOCHS.fullmatch(shards.parent.name)
+    }
+
+
+def _remove_empty(folder: Path) -> None:
+    """What is left of a cache without entries. A file that is not ours keeps the folder."""
+    (folder / INDEX).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / SHARDS).rmdir()
+        folder.rmdir()
 
 
 def folders(paths: Sequence[Path]) -> list[TensorCache]:
@@ -150,8 +176,6 @@ def _held(caches: Caches) -> tuple[Held, ...]:
     found = []
     texts = {t.cache_dir for t in caches.prepared.datasets.texts.values()}
     for folder, wanted in sorted(_wanted(caches).items()):
-        if folder.name.startswith(EPOCH):
-            continue
         cache = TensorCache(folder)
         problems = sum(place.problem is not None for place in cache.places.values())
         found.append(

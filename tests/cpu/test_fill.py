@@ -2,6 +2,9 @@
 
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -220,6 +223,91 @@ def test_a_file_that_changes_between_its_digest_and_its_pixels_is_noticed(projec
     with pytest.raises(DataError, match=r"1\.png` cannot be read any more"):
         encode(caches, {"d": prepared.samples}, torch.device("cpu"), caches.latents_of)
     assert project.entries("vae") == set()
+
+
+def test_an_image_that_memory_was_too_small_for_stops_the_run_and_is_not_remembered(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(8):
+        project.picture(f"{i}.png", i)
+    with monkeypatch.context() as patched, pytest.raises(DataError) as e:
+        patched.setattr(Image.Image, "convert", Mock(side_effect=MemoryError))
+        project.build()
+    assert ".png`: decoding it takes more memory than there is" in str(e.value)
+    assert e.value.hint and "what was encoded is kept" in e.value.hint
+    assert project.entries("vae") == set()
+    assert project.build()["vae"] == 8
+
+
+@pytest.mark.parametrize("error", [RuntimeError("MPS backend out of memory (…)"), MemoryError()])
+def test_too_little_memory_for_the_vae_means_halves_and_then_tiles(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sd3tune.train import images
+
+    sizes: list[tuple[int, bool]] = []
+    vae = SimpleNamespace(use_tiling=False)
+    vae.enable_tiling = lambda: setattr(vae, "use_tiling", True)
+    enough = True
+
+    def encode(vae: SimpleNamespace, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.append((len(pixels), vae.use_tiling))
+        if len(pixels) > 1 or not vae.use_tiling or not enough:
+            raise error
+        return pixels, -pixels
+
+    monkeypatch.setattr(images.sd3_latents, "encode", encode)
+    pixels = torch.arange(2.0).reshape(2, 1, 1, 1)
+    mean, std = images._sparing(vae, pixels)
+    assert torch.equal(mean, pixels) and torch.equal(std, -pixels)
+    assert sizes == [(2, False), (1, False), (1, True), (1, True)]
+    enough = False
+    with pytest.raises(DataError, match="1x1 does not fit the device, not even in tiles"):
+        images._sparing(vae, pixels)
+    error = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        images._sparing(vae, pixels)
+
+
+def entries(folder: Path, *keys: str) -> Path:
+    """A cache with entries that no run wants."""
+    with TensorCache(folder).claim(keys) as draft:
+        assert draft is not None
+        draft.write({key: {"mean": torch.zeros(1)} for key in keys}, {})
+    return folder
+
+
+def test_crops_of_an_epoch_are_pruned_when_no_dataset_takes_new_ones(project: Project) -> None:
+    project.picture("0.png", 0, (256, 96))
+    project.picture("1.png", 1, (256, 96))
+    vae = project.root / "cache/vae"
+    old = {entries(vae / name, "a", "b") for name in ("epoch", "epoch-1")}
+    mine = entries(vae / "epochs of mine", "c")
+    (mine.parent / "epoch-of-mine.txt").write_text("")
+    project.dataset |= {"crop": True, "vae_cache_clear_each_epoch": True}
+    taking = project.prepare()
+    project.dataset["vae_cache_clear_each_epoch"] = False
+    fixed = project.prepare()
+    rest = {project.root / "cache/text": 0, vae: 0}
+    for runs in ([taking], [taking, fixed]):
+        assert dict(store.prune(runs, dry_run=False)) == rest
+    assert dict(store.prune([fixed], dry_run=True)) == rest | dict.fromkeys(old, 2)
+    assert all(len(TensorCache(folder).places) == 2 for folder in old)
+    assert dict(store.prune([fixed], dry_run=False)) == rest | dict.fromkeys(old, 2)
+    assert not any(folder.exists() for folder in old)
+    assert len(TensorCache(mine).places) == 1
+    assert dict(store.prune([fixed], dry_run=False)) == rest
+
+
+def test_a_dataset_may_keep_its_latents_in_a_folder_named_like_an_epochs(project: Project) -> None:
+    two_of_one_folder(project)
+    project.others[-1] |= {"cache_dir_vae": "cache/vae/epoch"}
+    folder = entries(project.root / "cache/vae/epoch", "a")
+    prepared = project.prepare()
+    held = {h.folder.name: (h.entries, h.wanted) for h in store.info(prepared).held}
+    assert held == {"text": (0, 7), "vae": (0, 6), "epoch": (1, 6)}
+    assert (folder, 1) in store.prune([prepared], dry_run=False)
+    assert folder.exists()
 
 
 def two_of_one_folder(project: Project, **more: object) -> None:

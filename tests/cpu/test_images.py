@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from sd3tune.data import images
 from sd3tune.data.buckets import Geometry
-from sd3tune.data.headers import Unusable, formats, size_of
+from sd3tune.data.headers import NoMemory, Unusable, formats, size_of
 
 WHOLE = Geometry((64, 64), (0, 0), (64, 64), 1.0)
 
@@ -55,6 +55,19 @@ def test_every_mode_and_format_becomes_white_rgb(mode: str, colour: Any, format:
     data = saved(Image.new(mode, (64, 64), colour), format)
     assert size_of(io.BytesIO(data), "x") == (64, 64)
     assert load(data).min() > 0.98
+
+
+@pytest.mark.parametrize("step", ["Image.open", "ImageOps.exif_transpose", "Image.Image.convert"])
+def test_memory_that_ran_out_says_nothing_about_the_file(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **more: Any) -> None:
+        raise MemoryError
+
+    data = saved(Image.new("RGB", (64, 64)))
+    monkeypatch.setattr(f"PIL.{step}", fail)
+    with pytest.raises(NoMemory, match="more memory than there is"):
+        load(data)
 
 
 def test_transparency_of_palettes_and_of_the_first_frame_is_laid_over_white() -> None:

@@ -12,6 +12,7 @@ from sd3tune.config.dataset import ImageDataset, Masks
 from sd3tune.config.datasets import Datasets, load_datasets
 from sd3tune.config.prompts import Prompt, load_prompts
 from sd3tune.config.settings import Config
+from sd3tune.data.buckets import geometry, unwanted
 from sd3tune.errors import ConfigError
 
 IMAGES: dict[str, Any] = {"id": "a", "instance_data_dir": "photos"}
@@ -99,6 +100,44 @@ def test_what_asks_for_nothing_is_let_through(load: Load) -> None:
     assert load(IMAGES | idle, TEXT) == load(IMAGES, TEXT)
 
 
+@pytest.mark.parametrize("value", [True, "true", "True"])
+def test_compression_is_let_through_and_said_not_to_happen(load: Load, value: Any) -> None:
+    masks = {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "photos"}
+    entries = [entry | {"compress_cache": value} for entry in (IMAGES, TEXT, masks)]
+    why = "not used: cache entries are stored to their true length instead"
+    assert load(*entries).notes == tuple(f"dataset `{x}`: compress_cache {why}" for x in "atm")
+    assert load(IMAGES, compress_disk_cache=value).notes == (f"compress_disk_cache {why}",)
+    assert load(IMAGES | {"compress_cache": False}, compress_disk_cache="false").notes == ()
+
+
+def test_a_size_to_crop_from_that_does_nothing_is_said_to(load: Load) -> None:
+    note = "dataset `a`: target_downsample_size not used: it needs maximum_image_size"
+    entry = IMAGES | {"crop": True, "target_downsample_size": 2048}
+    assert load(entry).notes == load(IMAGES | {"crop": True}, target_downsample_size=2048).notes
+    assert load(entry).notes == load(entry | {"maximum_image_size": 0}).notes == (note,)
+    assert load(entry | {"maximum_image_size": 2048}).notes == ()
+    assert load(entry | {"target_downsample_size": 0}).notes == ()
+
+
+def test_an_aspect_ratio_of_zero_or_null_turns_nothing_away(load: Load) -> None:
+    (images,) = load(
+        IMAGES | {"minimum_aspect_ratio": 0, "maximum_aspect_ratio": None, "resolution": 64}
+    ).images
+    for size in ((64, 6400), (6400, 64)):
+        assert unwanted(size, geometry(size, images, "x"), images) is None
+
+
+def test_fetched_masks_are_kept_in_the_output_and_not_beside_their_table(
+    load: Load, tmp_path: Path
+) -> None:
+    Path("rows.csv").write_text("filename\nhttp://127.0.0.1/a.png\n")
+    masks = {"id": "m", "dataset_type": "conditioning", "type": "csv", "csv": {"path": "rows.csv"}}
+    found = load(IMAGES | {"conditioning_data": "m"}, masks).masks["m"]
+    assert found.csv_cache_dir == tmp_path / "out/cache/masks/m"
+    own = load(IMAGES, masks | {"csv_cache_dir": "kept"}).masks["m"]
+    assert own.csv_cache_dir == tmp_path / "kept"
+
+
 def help_of(kind: type[Any], name: str) -> str:
     return " ".join((kind.model_fields[name].description or "").split())
 
@@ -119,7 +158,7 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"aws_bucket_name": "b"}], f"{D}: dataset `a`: aws_bucket_name belongs to type=aws, this dataset has type=local", "leave one of them out"),
     ([IMAGES, TEXT | {"type": "aws"}], f"{D}: dataset `t`: `type=aws` is not supported: encoded captions are kept on a local disk", "type is local; disabled=true skips a dataset"),
     ([IMAGES | {"dataset_type": "video"}], f"{D}: dataset `a`: `dataset_type=video` is not for SD3 images", "dataset_type is image, eval, conditioning, text_embeds; disabled=true skips a dataset"),
-    ([IMAGES | {"compress_cache": True}], f"{D}: dataset `a`: `compress_cache=true` is not supported: entries are stored to their true length instead", "leave it out"),
+    ([IMAGES | {"compress_cache": "zip"}], f"{D}: dataset `a`: `compress_cache=zip` is not needed: cache entries are stored to their true length instead", "leave it out"),
     ([IMAGES | {"hash_filenames": False}], f"{D}: dataset `a`: `hash_filenames=false` is not supported: entries of a cache are named by a hash of their content", "leave it out"),
     ([IMAGES | {"caption_shuffle": {"n": 1}}], f"{D}: dataset `a`: `caption_shuffle` has no key `n`", SHUFFLE_HELP),
     ([IMAGES | {"caption_shuffle": {"count": 0}}], f"{D}: dataset `a`: `caption_shuffle.count=0` must be at least 1", SHUFFLE_HELP),
@@ -145,6 +184,9 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"skip_file_discovery": "vae,captions"}], f"{D}: dataset `a`: `skip_file_discovery=vae,captions` has `captions`: it takes words out of vae, aspect, metadata, text", SKIP_HELP),
     ([IMAGES | {"cache_dir_vae": "c"}, TEXT | {"cache_dir": "c"}], f"{D}: dataset `a`: `cache_dir_vae={{cwd}}/c` is also the cache_dir of `t`", "give each a folder of its own"),
     ([IMAGES | {"is_regularisation_data": True, "is_regularization_data": True}], f"{D}: entry 1: `is_regularization_data` sets `is_regularisation_data` a second time", "remove one of the two"),
+    ([IMAGES | {"disable": True, "disabled": False}], f"{D}: entry 1: `disable` sets `disabled` a second time", "remove one of the two"),
+    ([IMAGES | {"disabled": True, "disable": False}], f"{D}: entry 1: `disable` sets `disabled` a second time", "remove one of the two"),
+    ([IMAGES | {"minimum_aspect_ratio": -1}], f"{D}: dataset `a`: `minimum_aspect_ratio=-1` must be at least 0", help_of(ImageDataset, "minimum_aspect_ratio")),
     ([IMAGES | {"crop": "maybe"}], f"{D}: dataset `a`: `crop=maybe` must be true or false", "Cut images to crop_aspect; off, they keep their aspect in the nearest bucket. Default: false."),
     ([IMAGES | {"instance_data_dir": ""}], f"{D}: dataset `a`: type=local needs instance_data_dir", "add it"),
     ([IMAGES | {"cache_dir_vae": "~no-such-user/x"}], f"{D}: dataset `a`: `cache_dir_vae=~no-such-user/x`: no such home folder", "write the path in full"),

@@ -105,6 +105,12 @@ def test_env_values_are_read_as_a_shell_reads_them(
     assert read_env(path, {"k"}) == {"k": ENV[text]}
 
 
+@pytest.mark.parametrize("line", ["K= #", "K= # words", "export K=  #", 'K="" # words', "K="])
+def test_a_comment_after_no_value_leaves_the_setting_out(line: str, tmp_path: Path) -> None:
+    (tmp_path / "config.env").write_text(f"{line}\nL=1 #")
+    assert read_env(tmp_path / "config.env") == {"l": 1}
+
+
 def test_extra_arguments_take_a_value_after_a_blank_or_none(tmp_path: Path) -> None:
     path = tmp_path / "config.env"
     path.write_text("TRAINER_EXTRA_ARGS=\"--lora_rank 8 --use_ema --validation_prompt='x y'\"")

@@ -1,7 +1,9 @@
 """What a dataset is found to be: files, captions, tables, rows; and why files are set aside."""
 
+import errno
 import http.server
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -38,6 +40,60 @@ def test_files_are_named_by_their_path_and_hidden_ones_left_out(images: Path) ->
     }
 
 
+def forbid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions do not bite root: the refusal comes from the call that would meet it."""
+    scandir = os.scandir
+
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_a_folder_that_cannot_be_listed_is_set_aside_with_the_reason(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(images / "b", monkeypatch)
+    got = found(images)
+    assert set(captions(got)) == {"z.png"}
+    assert reasons(got) == {"b": "this folder cannot be listed: Permission denied"}
+    assert got.rejected[0].path == str(images / "b")
+    with pytest.raises(DataError, match="b`: this folder cannot be listed: Permission denied"):
+        found(images, strict=True)
+    forbid(images, monkeypatch)
+    with pytest.raises(DataError, match="this folder cannot be listed: Permission denied"):
+        found(images)
+
+
+def test_a_folder_removed_while_it_is_walked_is_set_aside(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.stat
+
+    def gone(path: str, **more: object) -> os.stat_result:
+        if path == str(images / "b"):
+            shutil.rmtree(path, ignore_errors=True)
+        return stat(path)
+
+    monkeypatch.setattr("sd3tune.data.sources.os.stat", gone)
+    got = found(images)
+    assert set(captions(got)) == {"z.png"}
+    assert reasons(got) == {"b": "this folder cannot be listed: No such file or directory"}
+
+
+def test_masks_in_a_folder_that_cannot_be_listed_say_so(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(images, tmp_path / "masks")
+    forbid(tmp_path / "masks" / "b", monkeypatch)
+    settings = dataset(images, conditioning_data="m")
+    got = discover(settings, source_of(settings), masks=Folder(tmp_path / "masks"))
+    assert set(captions(got)) == {"z.png"}
+    assert reasons(got)["b"] == "its masks: this folder cannot be listed: Permission denied"
+
+
 def test_text_files_hold_one_caption_a_line(images: Path) -> None:
     (images / "z.txt").write_text("a wall,  white\n\n a door \n", encoding="utf-8-sig")
     (images / "b/cat.txt").write_bytes("un café\r\n".encode())
@@ -72,6 +128,12 @@ def test_filters_remove_texts_and_expressions_and_replace(images: Path, tmp_path
     assert reasons(empty) == {"cat.jpg": "caption_filter_list leaves nothing of its caption"}
     with pytest.raises(ConfigError, match="no regular expression"):
         found(images, caption_filter_list=["s/(/x/"])
+
+
+def test_tags_that_a_filter_empties_go_with_their_comma(images: Path) -> None:
+    (images / "z.txt").write_text("a car, red, 4k, 8k, big\n4k,a car,red\nas,, it , , is")
+    got = found(images, caption_strategy="textfile", caption_filter_list=["red", r"\b\dk\b"])
+    assert captions(got)["z.png"] == ("a car, big", "a car", "as,, it , , is")
 
 
 def test_shuffling_keeps_the_front_and_every_tag(images: Path) -> None:
@@ -175,6 +237,18 @@ def test_rows_with_addresses_that_are_none_are_set_aside(images: Path, tmp_path:
     )
     got = found(images, type="csv", caption_strategy="csv", csv={"path": path})
     assert captions(got) == {"z.png": ("c",)} and len(got.rejected) == 3
+
+
+def test_masks_behind_addresses_are_fetched_into_the_folder_that_was_set(
+    server: str, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tables").mkdir()
+    path = table(tmp_path / "tables" / "t.csv", f"filename,caption\n{server}/z.png,\n")
+    masks = Masks(id="m", type="csv", csv={"path": path}, csv_cache_dir=tmp_path / "kept")
+    source = source_of(masks)
+    assert source.read(f"{server}/z.png") == (images / "z.png").read_bytes()
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_rows_of_a_csv_are_a_dataset_of_their_own(images: Path, tmp_path: Path) -> None:
