@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,36 @@ import pytest
 import torch
 from PIL import Image
 
+from sd3tune.backends.facts import Facts
+from sd3tune.backends.processes import ALONE, Processes
 from sd3tune.config.prompts import load_prompts
+from sd3tune.config.settings import Config
 from sd3tune.data.cache import TensorCache
 from sd3tune.demo import write
+from sd3tune.plan import prepare as preparing
 from sd3tune.plan.prepare import Prepared, prepare
 from sd3tune.train import store
 from sd3tune.train.run import Outcome, train
 
 torch.set_num_threads(1)
 Train = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_asked_once() -> Iterator[None]:
+    """What this machine is does not change between tests, and finding out starts three processes:
+    the real answer is kept by what was asked. Whole commands ask for themselves."""
+    real, known = preparing.observe, {}
+
+    def observe(config: Config, who: Processes = ALONE) -> Facts:
+        key = config.attention_mechanism, who
+        if key not in known:
+            known[key] = real(config, who)
+        return known[key]
+
+    preparing.observe = observe
+    yield
+    preparing.observe = real
 
 
 @pytest.fixture(scope="session")

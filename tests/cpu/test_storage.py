@@ -106,3 +106,34 @@ def test_secrets_are_written_nowhere(project: Project, bucket: Any) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, cwd=project.root)
     assert answer.returncode == 1 and "do-not-tell" not in answer.stdout + answer.stderr
     assert Path(path).exists()
+
+
+def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    from sd3tune.config.dataset import ImageDataset
+    from sd3tune.data.sources import HubRows
+
+    picture = Image.new("RGB", (64, 64))
+    for name, count in (("one", 1), ("three", 3)):
+        rows = datasets.Dataset.from_dict(
+            {"image": [picture] * count, "caption": ["a square"] * count},
+            features=datasets.Features(
+                {"image": datasets.Image(), "caption": datasets.Value("string")}
+            ),
+        )
+        (tmp_path / name).mkdir()
+        rows.to_parquet(str(tmp_path / name / "train.parquet"))
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n" + "".join(
+            f"- config_name: {name}\n  data_files: {name}/*.parquet\n" for name in ("one", "three")
+        ) + "---\n"
+    )  # fmt: skip
+    for name, count in (("one", 1), ("three", 3)):
+        found = ImageDataset(
+            id="d", type="huggingface", dataset_name=str(tmp_path), dataset_config=name,
+            caption_strategy="huggingface", resolution=64, resolution_type="pixel_area",
+            cache_dir_vae=tmp_path / "cache",
+        )  # fmt: skip
+        assert len(HubRows(found).names()) == count
