@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "known and without effect": (lambda p: p.config(snr_gamma=5), [], "`snr_gamma=5` has no effect", "leave it out"),
     "kind of training": (lambda p: p.config(model_type="controlnet"), [], "`model_type=controlnet` must be one of 'lora', 'full'", "adapter"),
     "full and an adapter": (lambda p: p.config(model_type="full", lora_type="lycoris"), [], "model_type=full trains the weights themselves", "leave one"),
-    "full and quantised": (lambda p: p.config(model_type="full", base_model_precision="int8-quanto"), [], "weights that are trained cannot be quantised", "no_change"),
+    "full and quantised": (lambda p: p.config(model_type="full", base_model_precision="int8-quanto"), [], "weights that are trained cannot be quantised", "leave `base_model_precision` out"),
     "no lycoris file": (lambda p: p.config(lora_type="lycoris"), [], "no such lycoris_config: `", "demo"),
     "lycoris file without lycoris": (lambda p: p.config(lycoris_config="x.json"), [], "lycoris_config belongs to lora_type=lycoris", "leave it out"),
     "pissa on quantised weights": (lambda p: p.config(lora_init_type="pissa", base_model_precision="int8-quanto"), [], "`lora_init_type=pissa` takes part of the weights", "no_change"),
