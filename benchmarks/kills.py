@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -26,23 +27,24 @@ WORDS = ("validation_disable=true", "checkpoint_step_interval=1", "checkpoints_t
          "train_batch_size=2", "lr_warmup_steps=0")  # fmt: skip
 
 
-def attempt(config: Path, output: Path, steps: int) -> None:
-    """In a fork: trains as far as it gets."""
+def planned(config: Path, output: Path, steps: int) -> Any:
+    """Made before the fork: it takes seconds to ask the machine, and nothing is written yet."""
     from sd3tune.plan.prepare import prepare
+
+    return prepare(config, (*WORDS, f"output_dir={output}", f"max_train_steps={steps}"), None)
+
+
+def forked(prepared: Any) -> int:
+    """A child that trains as far as it gets."""
     from sd3tune.train.run import train
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    words = (*WORDS, f"output_dir={output}", f"max_train_steps={steps}")
-    train(prepare(config, words, None), ())
-
-
-def forked(config: Path, output: Path, steps: int) -> int:
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        attempt(config, output, steps)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        train(prepared, ())
         code = 0
     finally:
         os._exit(code)
@@ -76,14 +78,16 @@ def main() -> None:
         # Twice: the first one fills the caches, so that attempts begin alike.
         for name in ("first", "whole"):
             started = time.perf_counter()
-            _, status = os.waitpid(forked(config, root / name, 2 if name == "first" else steps), 0)
+            made = planned(config, root / name, 2 if name == "first" else steps)
+            _, status = os.waitpid(forked(made), 0)
             assert status == 0, "the undisturbed run failed"
         seconds = time.perf_counter() - started
         print(f"undisturbed: {seconds:.1f} s")
+        made = planned(config, root / "killed", steps)
         dice, hits, unreadable, inside, places = random.Random(0), 0, 0, 0, []
         while hits < kills:
-            child = forked(config, root / "killed", steps)
-            time.sleep(1.5 + dice.uniform(0, 2.5))
+            child = forked(made)
+            time.sleep(dice.uniform(0.5, 4.5))
             done, _ = os.waitpid(child, os.WNOHANG)
             if done:
                 break  # finished before it was hit
@@ -94,7 +98,7 @@ def main() -> None:
             newest, passed = checkpoint.latest(root / "killed")
             unreadable += len(passed)
             places.append(checkpoint.step_of(newest) if newest else 0)
-        _, status = os.waitpid(forked(config, root / "killed", steps), 0)
+        _, status = os.waitpid(forked(made), 0)
         assert status == 0, "the last attempt failed"
         ours, theirs = (tensors(root / n / f"checkpoint-{steps}") for n in ("killed", "whole"))
         same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
