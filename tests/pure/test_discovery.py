@@ -1,9 +1,7 @@
 """What a dataset is found to be: files, captions, tables, rows; and why files are set aside."""
 
-import errno
 import http.server
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -38,60 +36,6 @@ def test_files_are_named_by_their_path_and_hidden_ones_left_out(images: Path) ->
         "b/cat.jpg": ("cat",),
         "z.png": ("z",),
     }
-
-
-def forbid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Permissions do not bite root: the refusal comes from the call that would meet it."""
-    scandir = os.scandir
-
-    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
-        if Path(path) == folder:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-
-
-def test_a_folder_that_cannot_be_listed_is_set_aside_with_the_reason(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forbid(images / "b", monkeypatch)
-    got = found(images)
-    assert set(captions(got)) == {"z.png"}
-    assert reasons(got) == {"b": "this folder cannot be listed: Permission denied"}
-    assert got.rejected[0].path == str(images / "b")
-    with pytest.raises(DataError, match="b`: this folder cannot be listed: Permission denied"):
-        found(images, strict=True)
-    forbid(images, monkeypatch)
-    with pytest.raises(DataError, match="this folder cannot be listed: Permission denied"):
-        found(images)
-
-
-def test_a_folder_removed_while_it_is_walked_is_set_aside(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stat = os.stat
-
-    def gone(path: str, **more: object) -> os.stat_result:
-        if path == str(images / "b"):
-            shutil.rmtree(path, ignore_errors=True)
-        return stat(path)
-
-    monkeypatch.setattr("sd3tune.data.sources.os.stat", gone)
-    got = found(images)
-    assert set(captions(got)) == {"z.png"}
-    assert reasons(got) == {"b": "this folder cannot be listed: No such file or directory"}
-
-
-def test_masks_in_a_folder_that_cannot_be_listed_say_so(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(images, tmp_path / "masks")
-    forbid(tmp_path / "masks" / "b", monkeypatch)
-    settings = dataset(images, conditioning_data="m")
-    got = discover(settings, source_of(settings), masks=Folder(tmp_path / "masks"))
-    assert set(captions(got)) == {"z.png"}
-    assert reasons(got)["b"] == "its masks: this folder cannot be listed: Permission denied"
 
 
 def test_text_files_hold_one_caption_a_line(images: Path) -> None:
