@@ -115,6 +115,7 @@ def unsharded(f: Facts, r: Request) -> str | None:
 transformer_rules: tuple[Rule, ...] = (
     not_full("weights that are trained cannot be quantised"),
     unsharded,
+    lambda f, r: r.whole_weights,
 )
 
 

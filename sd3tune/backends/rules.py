@@ -44,6 +44,7 @@ class Request:
     model_type: str = "lora"
     processes: int = 1
     sharded: bool = False  # weights are split over the processes (FSDP)
+    whole_weights: str | None = None  # what needs the frozen weights as they are
     head_dim: int = 64  # of every SD3 model
     # value of the axis being decided -> why that much weight does not fit; absent: it fits, or
     # nobody knows

@@ -93,11 +93,15 @@ def resolve(
 ) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     _refuse_impossible_pictures(config, model)
-    _refuse_impossible_training(config, datasets, lycoris)
+    _refuse_impossible_training(config, datasets)
     device = facts.devices[min(processes.local_rank, len(facts.devices) - 1)]
     trained = Trainable.of(config, model, lycoris)
     sizes = _Sizes(config, facts, model, samples, datasets, processes, trained)
-    request = replace(_request(config), processes=processes.size)
+    request = replace(
+        _request(config),
+        processes=processes.size,
+        whole_weights=_whole_weights(config, lycoris),
+    )
     hardware, decided = decide_all(facts, request, sizes.too_big)
     batch = sizes.batch(decided)
     load = sizes.load(decided, int(batch.value), decided.base_model_precision or "no_change")
@@ -119,7 +123,7 @@ def resolve(
     }
     peak = float(decisions["learning_rate"].value)
     warned = of_optimisation(config, model, hardware["optimizer"].value, peak)
-    warnings = (*warned, *_warnings(config, facts, datasets))
+    warnings = (*warned, *_warnings(config, facts, datasets, lycoris))
     return Plan(config, model, facts, device, decisions, memory, warnings, load, processes, lycoris)
 
 
@@ -277,9 +281,7 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
 
 
-def _refuse_impossible_training(
-    config: Config, datasets: Sequence[ImageDataset], lycoris: Lycoris | None
-) -> None:
+def _refuse_impossible_training(config: Config, datasets: Sequence[ImageDataset]) -> None:
     full = config.model_type == "full"
     held = next((d.id for d in datasets if d.is_regularisation_data), None)
     if full and held is not None:
@@ -294,19 +296,17 @@ def _refuse_impossible_training(
             "processes must run the same number of them",
             hint="leave out fsdp_enable, or the dataset",
         )
-    quantised = config.base_model_precision not in (None, "no_change")
-    if quantised and config.lora_init_type in ("pissa", "olora"):
-        raise ConfigError(
-            f"`lora_init_type={config.lora_init_type}` takes part of the weights into the adapter, "
-            f"which base_model_precision={config.base_model_precision} has rounded",
-            hint="set base_model_precision=no_change, or lora_init_type=default",
+
+
+def _whole_weights(config: Config, lycoris: Lycoris | None) -> str | None:
+    """Why the frozen weights may not be quantised."""
+    if config.lora_init_type in ("pissa", "olora"):
+        return (
+            f"`lora_init_type={config.lora_init_type}` takes part of the weights into the adapter"
         )
-    if quantised and lycoris is not None and lycoris.dora_wd:
-        raise ConfigError(
-            "`lycoris_config`: dora_wd needs the weights, which base_model_precision="
-            f"{config.base_model_precision} has packed",
-            hint="set base_model_precision=no_change, or leave dora_wd out",
-        )
+    if lycoris is not None and lycoris.dora_wd:
+        return "`lycoris_config`: dora_wd needs the weights, not packed ones"
+    return None
 
 
 def _refuse_impossible_pictures(config: Config, model: Model) -> None:
@@ -329,13 +329,20 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
             )
 
 
-def _warnings(config: Config, facts: Facts, datasets: Sequence[ImageDataset]) -> tuple[str, ...]:
+def _warnings(
+    config: Config, facts: Facts, datasets: Sequence[ImageDataset], lycoris: Lycoris | None
+) -> tuple[str, ...]:
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
     found = flow.doubtful(config) + flow.idle(config, datasets)
     if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
         found.append(
             "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "
             "guidance at all then)"
+        )
+    if lycoris is not None and lycoris.dora_wd:
+        found.append(
+            "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "
+            "something else; `sd3tune export --to comfyui` writes what it draws right"
         )
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"

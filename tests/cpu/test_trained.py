@@ -184,6 +184,20 @@ def test_a_bad_lycoris_file_is_refused_before_anything_is_loaded(
         project.prepare()
 
 
+def test_what_takes_the_weights_apart_needs_them_whole(prepared: Any, tmp_path: Path) -> None:
+    """Also where the plan would quantise by itself; and a file for one program is warned of."""
+    file = tmp_path / "dora.json"
+    file.write_text(json.dumps({"algo": "locon", "dora_wd": True}))
+    words = (*SHORT, "lora_type=lycoris", f"lycoris_config={file}")
+    assert any("dora_wd" in warning for warning in prepared(*words).plan.warnings)
+    for asked in (words, (*SHORT, "lora_init_type=olora")):
+        decision = prepared(*asked).plan.decisions["base_model_precision"]
+        refused = {r.name: " ".join(r.reasons) for r in decision.rejected}
+        assert decision.value == "no_change" and "weights" in refused["int8-quanto"]
+        with pytest.raises(PlanError, match="weights"):
+            prepared(*asked, "base_model_precision=int8-quanto")
+
+
 @pytest.mark.parametrize("precision", ["int8-quanto", "nf4-bnb"])
 def test_lycoris_trains_beside_quantised_weights(
     precision: str, run: Train, tmp_path: Path

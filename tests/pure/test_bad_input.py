@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "full and quantised": (lambda p: p.config(model_type="full", base_model_precision="int8-quanto"), [], "weights that are trained cannot be quantised", "leave `base_model_precision` out"),
     "no lycoris file": (lambda p: p.config(lora_type="lycoris"), [], "no such lycoris_config: `", "demo"),
     "lycoris file without lycoris": (lambda p: p.config(lycoris_config="x.json"), [], "lycoris_config belongs to lora_type=lycoris", "leave it out"),
-    "pissa on quantised weights": (lambda p: p.config(lora_init_type="pissa", base_model_precision="int8-quanto"), [], "`lora_init_type=pissa` takes part of the weights", "no_change"),
+    "pissa on quantised weights": (lambda p: p.config(lora_init_type="pissa", base_model_precision="int8-quanto"), [], "`lora_init_type=pissa` takes part of the weights", "leave `base_model_precision` out"),
     "no such checkpoint": (lambda p: p.config(resume_from_checkpoint="checkpoint-7"), [], "there is no such folder", "latest"),
     "too many machines": (lambda p: p.config(num_machines=2, machine_rank=2), [], "machine_rank=2 must be below num_machines=2", ""),
     "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training", "no backward"),
