@@ -43,7 +43,7 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     for restarts in range(MOST_RESTARTS + 1):
         os.environ[RESTARTS] = str(restarts)
         try:
-            launch_agent(_agent(processes, machines), sys.executable,
+            launch_agent(_agent(processes, machines, restarts), sys.executable,
                          ["-m", "sd3tune", "train", *words])  # fmt: skip
             return 0
         except SignalException as e:
@@ -60,7 +60,7 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     return code
 
 
-def _agent(processes: int, machines: Machines) -> "object":
+def _agent(processes: int, machines: Machines, restarts: int) -> "object":
     from torch.distributed.launcher.api import LaunchConfig
 
     alone = machines.count == 1
@@ -68,7 +68,8 @@ def _agent(processes: int, machines: Machines) -> "object":
         min_nodes=machines.count,
         max_nodes=machines.count,
         nproc_per_node=processes,
-        run_id=uuid.uuid4().hex if alone else "sd3tune",
+        # Keys of an earlier attempt stay in machine 0's store, and would be taken for this one's.
+        run_id=uuid.uuid4().hex if alone else f"sd3tune-{restarts}",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint="localhost:0" if alone else f"{machines.address}:{machines.port}",
         rdzv_configs={} if alone else {"rank": machines.rank},
