@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from sd3tune.report.progress import say
 
 SAVE_SECONDS = 600  # for a checkpoint after SIGTERM, before the agent kills
 MOST_RESTARTS = 3
+MEET_SECONDS = 600  # until machine 0 is given up
+AGAIN_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,6 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import launch_agent
 
     logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -43,8 +45,7 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     for restarts in range(MOST_RESTARTS + 1):
         os.environ[RESTARTS] = str(restarts)
         try:
-            launch_agent(_agent(processes, machines, restarts), sys.executable,
-                         ["-m", "sd3tune", "train", *words])  # fmt: skip
+            _attempt(_agent(processes, machines, restarts), words)
             return 0
         except SignalException as e:
             return 128 + int(e.sigval)
@@ -58,6 +59,29 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     say(f"error: {why}, for the {MOST_RESTARTS + 1}th time\nhint: the lines above say more; "
         "`dmesg` shows whether memory ran out")  # fmt: skip
     return code
+
+
+def _attempt(config: "object", words: Sequence[str]) -> None:
+    """Machine 0 may still be closing the meeting place of the attempt before: then once more."""
+    from torch.distributed import DistNetworkError
+    from torch.distributed.launcher.api import launch_agent
+
+    until = time.monotonic() + MEET_SECONDS
+    while True:
+        try:
+            launch_agent(config, sys.executable, ["-m", "sd3tune", "train", *words])
+            return
+        except DistNetworkError as e:
+            if time.monotonic() > until:
+                raise PeerLost(
+                    f"the machines of this run do not find each other: {first_line(e)}",
+                    hint="check main_process_ip, main_process_port and the firewall between them",
+                ) from None
+            time.sleep(AGAIN_SECONDS)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _agent(processes: int, machines: Machines, restarts: int) -> "object":
