@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from sd3tune.report.progress import say
 
 SAVE_SECONDS = 600  # for a checkpoint after SIGTERM, before the agent kills
 MOST_RESTARTS = 3
-MEET_SECONDS = 600  # until machine 0 is given up
-AGAIN_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -38,14 +35,19 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import launch_agent
 
     logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    for restarts in range(MOST_RESTARTS + 1):
+    # Launchers of several machines do not agree on attempts (seen: one waits for the other for
+    # ever), so there whoever started them starts all again.
+    most = MOST_RESTARTS if machines.count == 1 else 0
+    for restarts in range(most + 1):
         os.environ[RESTARTS] = str(restarts)
         try:
-            _attempt(_agent(processes, machines, restarts), words)
+            launch_agent(_agent(processes, machines), sys.executable,
+                         ["-m", "sd3tune", "train", *words])  # fmt: skip
             return 0
         except SignalException as e:
             return 128 + int(e.sigval)
@@ -53,38 +55,19 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
             code, why = _verdict({rank: f.exitcode for rank, f in e.failures.items()})
         if why is None:
             return code
-        if restarts < MOST_RESTARTS:
+        if restarts < most:
             say(f"warning: {why}; all are started again from the newest checkpoint "
-                f"({restarts + 1} of {MOST_RESTARTS})")  # fmt: skip
+                f"({restarts + 1} of {most})")  # fmt: skip
+    if not most:
+        say(f"error: {why}\nhint: start the command again on every machine: it continues from "
+            "the newest checkpoint")  # fmt: skip
+        return code
     say(f"error: {why}, for the {MOST_RESTARTS + 1}th time\nhint: the lines above say more; "
         "`dmesg` shows whether memory ran out")  # fmt: skip
     return code
 
 
-def _attempt(config: "object", words: Sequence[str]) -> None:
-    """Machine 0 may still be closing the meeting place of the attempt before: then once more."""
-    from torch.distributed import DistNetworkError
-    from torch.distributed.launcher.api import launch_agent
-
-    until = time.monotonic() + MEET_SECONDS
-    while True:
-        try:
-            launch_agent(config, sys.executable, ["-m", "sd3tune", "train", *words])
-            return
-        except DistNetworkError as e:
-            if time.monotonic() > until:
-                raise PeerLost(
-                    f"the machines of this run do not find each other: {first_line(e)}",
-                    hint="check main_process_ip, main_process_port and the firewall between them",
-                ) from None
-            time.sleep(AGAIN_SECONDS)
-
-
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _agent(processes: int, machines: Machines, restarts: int) -> "object":
+def _agent(processes: int, machines: Machines) -> "object":
     from torch.distributed.launcher.api import LaunchConfig
 
     alone = machines.count == 1
@@ -92,8 +75,7 @@ def _agent(processes: int, machines: Machines, restarts: int) -> "object":
         min_nodes=machines.count,
         max_nodes=machines.count,
         nproc_per_node=processes,
-        # Keys of an earlier attempt stay in machine 0's store, and would be taken for this one's.
-        run_id=uuid.uuid4().hex if alone else f"sd3tune-{restarts}",
+        run_id=uuid.uuid4().hex if alone else "sd3tune",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint="localhost:0" if alone else f"{machines.address}:{machines.port}",
         rdzv_configs={} if alone else {"rank": machines.rank},

@@ -1,13 +1,15 @@
-"""Several machines: what keeps one attempt apart from the next, and machines from drifting apart."""
+"""Several machines: they train one thing or stop, and who starts them starts them again."""
 
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed import DistNetworkError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from sd3tune.backends.processes import ALONE
-from sd3tune.errors import CheckpointError, PeerLost
+from sd3tune.errors import CheckpointError
 from sd3tune.train import launch
 from sd3tune.train.begin import begin
 from sd3tune.train.world import World
@@ -29,29 +31,21 @@ def test_processes_that_resume_at_different_steps_are_refused(run: Train, prepar
     assert f"output_dir; here it is {plan.config.output_dir}" in e.value.hint
 
 
-def test_an_attempt_does_not_read_the_keys_of_the_one_before() -> None:
-    two = launch.Machines(2, 1, "10.0.0.1", 29500)
-    first, second = (launch._agent(1, two, restarts) for restarts in (0, 1))
-    assert first.run_id != second.run_id  # type: ignore[attr-defined]
-    other = launch._agent(1, launch.Machines(2, 0, "10.0.0.1", 29500), 1)
-    assert other.run_id == second.run_id  # type: ignore[attr-defined]
-
-
-def test_a_meeting_place_that_is_being_closed_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_launcher_of_several_machines_leaves_starting_again_to_who_started_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
 
-    def closing(*words: object) -> None:
+    def killed(*words: object) -> None:
         asked.append(words)
-        if len(asked) == 1:
-            raise DistNetworkError("Failed to recv, got 0 bytes")
+        failure = SimpleNamespace(exitcode=-9, timestamp=0, local_rank=0, pid=1, message="")
+        raise ChildFailedError("sd3tune", {0: failure})  # type: ignore[dict-item]
 
-    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", closing)
-    monkeypatch.setattr(launch, "AGAIN_SECONDS", 0)
-    launch._attempt(object(), ["config.json"])
-    assert len(asked) == 2
-    monkeypatch.setattr(launch, "MEET_SECONDS", -1)
-    asked.clear()
-    with pytest.raises(PeerLost, match="do not find each other: Failed to recv"):
-        launch._attempt(object(), ["config.json"])
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", killed)
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    for machines, attempts in ((launch.Machines(2), 1), (launch.Machines(1), 4)):
+        asked.clear()
+        assert launch.launch(1, machines, ["config.json"]) == 137
+        assert len(asked) == attempts
+    assert "hint: start the command again on every machine" in capsys.readouterr().err
