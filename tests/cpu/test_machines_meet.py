@@ -1,12 +1,12 @@
 """Several machines: they train one thing or stop, and who starts them starts them again."""
 
 import os
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from sd3tune.backends.processes import ALONE
 from sd3tune.errors import CheckpointError
@@ -32,14 +32,13 @@ def test_processes_that_resume_at_different_steps_are_refused(run: Train, prepar
 
 
 def test_a_launcher_of_several_machines_leaves_starting_again_to_who_started_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     asked = []
 
     def killed(*words: object) -> None:
         asked.append(words)
-        failure = SimpleNamespace(exitcode=-9, timestamp=0, local_rank=0, pid=1, message="")
-        raise ChildFailedError("sd3tune", {0: failure})  # type: ignore[dict-item]
+        raise ChildFailedError("sd3tune", {0: ProcessFailure(0, 1, -9, str(tmp_path / "none"))})
 
     monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", killed)
     monkeypatch.setattr("logging.disable", lambda level: None)
