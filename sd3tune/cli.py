@@ -124,8 +124,9 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     earlier checkpoints are moved aside. Ctrl-C or SIGTERM finishes the step, saves and leaves with
     exit code 130 or 143; a second one stops at once, and the last checkpoint holds.
 
-    Several devices: --nproc N here, or torchrun or `accelerate launch` around this command. When a
-    process dies all are started again from the newest checkpoint.
+    Several devices: --nproc N here, or torchrun or `accelerate launch --multi_gpu` around this
+    command. When a process dies, all of one machine's start again from the newest checkpoint;
+    over several machines, start the command again on each (docs/guides/devices.md).
 
     \b
       sd3tune train my/config.json max_train_steps=500 learning_rate=5e-5

@@ -1,6 +1,7 @@
 """The pieces of a run put together: model, quantisation, adapter, optimizer, newest checkpoint."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,18 @@ def begin(plan: Plan, world: World) -> TrainState:
     scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
     state = TrainState(trained, optimizer, scaler, ema_of(plan, trained))
     resume(state, plan, world)
+    refuse_apart(world.gathered((state.step,)), plan)
     return state
+
+
+def refuse_apart(steps: Sequence[int], plan: Plan) -> None:
+    """Processes that would train different weights from here on."""
+    if len(set(steps)) > 1:
+        words = ", ".join(map(str, steps))
+        raise CheckpointError(
+            f"the processes of this run begin at different steps: {words}",
+            hint=f"let all machines see the same output_dir; here it is {plan.config.output_dir}",
+        )
 
 
 def attach(model: Any, plan: Plan) -> Trained:

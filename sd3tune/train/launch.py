@@ -40,7 +40,10 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    for restarts in range(MOST_RESTARTS + 1):
+    # Launchers of several machines do not agree on attempts (seen: one waits for the other for
+    # ever), so there whoever started them starts all again.
+    most = MOST_RESTARTS if machines.count == 1 else 0
+    for restarts in range(most + 1):
         os.environ[RESTARTS] = str(restarts)
         try:
             launch_agent(_agent(processes, machines), sys.executable,
@@ -52,9 +55,13 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
             code, why = _verdict({rank: f.exitcode for rank, f in e.failures.items()})
         if why is None:
             return code
-        if restarts < MOST_RESTARTS:
+        if restarts < most:
             say(f"warning: {why}; all are started again from the newest checkpoint "
-                f"({restarts + 1} of {MOST_RESTARTS})")  # fmt: skip
+                f"({restarts + 1} of {most})")  # fmt: skip
+    if not most:
+        say(f"error: {why}\nhint: start the command again on every machine: it continues from "
+            "the newest checkpoint")  # fmt: skip
+        return code
     say(f"error: {why}, for the {MOST_RESTARTS + 1}th time\nhint: the lines above say more; "
         "`dmesg` shows whether memory ran out")  # fmt: skip
     return code
