@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "full": ("model_type=full", "learning_rate=1e-3"),
 }
 PRECISIONS = ("no_change", "int8-quanto", "fp8-quanto", "int4-quanto", "nf4-bnb", "int2-quanto")
+MACHINE: list[Any] = []
 USUAL = ("validation_disable=true", "lr_warmup_steps=0", "lr_scheduler=constant",
          "learning_rate=3e-3", "resume_from_checkpoint=never")  # fmt: skip
 
@@ -38,12 +40,27 @@ def curve(output: Path) -> list[float]:
     return [sum(losses[i * size : (i + 1) * size]) / size for i in range(4)]
 
 
+def planned(path: Path, words: tuple[str, ...]) -> Any:
+    """As `prepare` does it, with the machine asked once: that takes seconds."""
+    from sd3tune.config.datasets import load_datasets
+    from sd3tune.config.settings import Config
+    from sd3tune.plan import prepare as preparing
+    from sd3tune.sd3 import models
+
+    config = Config.load(path, words)
+    datasets = load_datasets(config.data_backend_config, config)
+    model = models.find(config.pretrained_model_name_or_path)
+    found = preparing.look(config, datasets, model.transformer.longest_side)
+    if not MACHINE:
+        MACHINE.append(preparing.observe(config))
+    return preparing.planned(found, model, MACHINE[0])
+
+
 def main() -> None:
     steps = int(sys.argv[1]) if sys.argv[1:] else 100
     os.environ["SD3TUNE_BACKEND"] = "cpu"
     torch.set_num_threads(1)
     from sd3tune.demo import write
-    from sd3tune.plan.prepare import prepare
     from sd3tune.train.run import train
 
     print(f"{platform.machine()}, tiny SD3.5 medium, {steps} steps")
@@ -66,8 +83,7 @@ def main() -> None:
                 if name != "full":
                     asked += (f"base_model_precision={precision}",)
                 started = time.perf_counter()
-                made = prepare(root / "demo" / "config" / "config.json", asked, None)
-                found = train(made, ())
+                found = train(planned(root / "demo" / "config" / "config.json", asked), ())
                 seconds = time.perf_counter() - started
                 assert found.loss_before is not None and found.loss_after is not None
                 change = found.loss_after / found.loss_before - 1
