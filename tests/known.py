@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sd3tune.adapters.trained import Trained
+from sd3tune.adapters.trained import Trained, take
 from sd3tune.data.batch import Batch
 from sd3tune.train.state import TrainState
 
@@ -20,7 +20,10 @@ class Everything(Trained):
     def off(self) -> Iterator[None]:
         yield
 
-    def export(self, folder: Path, about: Mapping[str, str]) -> Path:
+    def values(self, *, keep: bool = True) -> dict[str, Tensor]:
+        return take(self, keep=keep)
+
+    def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
         raise NotImplementedError
 
 

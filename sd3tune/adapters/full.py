@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from sd3tune.adapters import files
-from sd3tune.adapters.trained import Trained, whole
+from sd3tune.adapters.trained import Trained, copies
 from sd3tune.errors import PlanError
 from sd3tune.sd3 import weights
 from sd3tune.sd3.variants import Source
@@ -35,13 +35,19 @@ class Full(Trained):
         )
         yield
 
-    def export(self, folder: Path, about: Mapping[str, str]) -> Path:
+    def values(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """The table of positions too, which is no parameter."""
+        return copies(self.model.state_dict(), keep=keep)
+
+    def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
         """`pipeline/` as StableDiffusion3Pipeline.from_pretrained takes it: the trained
         transformer, and the other parts of the model it began as."""
-        state = {n: whole(t).cpu().contiguous().clone() for n, t in self.model.state_dict().items()}
+        from safetensors.torch import save_file
+
         place = folder / FOLDER / "transformer"
         self.model.save_config(str(place))
-        files.save(place / WEIGHTS, state, about)
+        # Straight to the disk: files.save would hold the file in memory a second time.
+        save_file(dict(values), place / WEIGHTS, metadata={"format": "pt", **about})
         self._others(folder / FOLDER)
         return folder / FOLDER
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from sd3tune.adapters import files
 from sd3tune.adapters.dialect import Dialect
 from sd3tune.adapters.parts import AdapterFile
 from sd3tune.adapters.parts import Lora as Part
-from sd3tune.adapters.trained import Trained, whole
+from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError
 from sd3tune.quant import dequantised
 
@@ -43,13 +43,17 @@ class Lora(Trained):
     """peft's adapter inside diffusers' transformer."""
 
     dialect: Dialect = "diffusers"  # of the files it writes
-    start: Mapping[str, Tensor] = field(default_factory=dict)  # what SHIFTING took from the base
+    start: Mapping[str, Tensor] = field(default_factory=dict)  # what SHIFTING took
 
     @contextmanager
     def off(self) -> Iterator[None]:
         if self.start:  # the base alone lacks what the adapter began with
-            with _exchanged(self.model, self.start):
+            present = take(self)
+            put(self, self.start)
+            try:
                 yield
+            finally:
+                put(self, present)
             return
         self.model.disable_adapters()
         try:
@@ -57,17 +61,23 @@ class Lora(Trained):
         finally:
             self.model.enable_adapters()
 
-    def export(self, folder: Path, about: Mapping[str, str]) -> Path:
+    def values(self, *, keep: bool = True) -> dict[str, Tensor]:
+        return tensors(self.model, keep=keep)
+
+    def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
         """`pytorch_lora_weights.safetensors` in the dialect asked for (lora_format)."""
-        held = parts(tensors(self.model), self.model.peft_config[NAME])
+        held = parts(values, self.model.peft_config[NAME])
         if self.start:
-            held = less(held, parts(self.start, self.model.peft_config[NAME]))
+            begun = {name.replace(f".{NAME}.", "."): t for name, t in self.start.items()}
+            held = less(held, parts(begun, self.model.peft_config[NAME]))
         files.write(folder / FILE, AdapterFile(held, about), self.dialect, base=self._weight)
         return folder / FILE
 
     def begin_with(self, adapter: AdapterFile, where: str) -> int:
         """Takes over the values of another adapter of the same update; how many layers it has.
         Raises ConfigError for one that this one cannot hold."""
+        from peft import set_peft_model_state_dict
+
         config = self.model.peft_config[NAME]
         own, scale = parts(tensors(self.model), config), scale_of(config)
         state = tensors(self.model)
@@ -81,7 +91,7 @@ class Lora(Trained):
             state[up][:, :rank] = (module.up.float() * module.scale / scale).to(state[up])
             if module.magnitude is not None:
                 state[f"{name}.{MAGNITUDE}"] = module.magnitude.to(state[f"{name}.{MAGNITUDE}"])
-        _put(self.model, state)
+        set_peft_model_state_dict(self.model, state, adapter_name=NAME)
         return len(adapter.modules)
 
     def _weight(self, name: str) -> Tensor:
@@ -123,7 +133,8 @@ def attach(
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    return Lora(transformer, dialect, tensors(transformer) if shape.init in SHIFTING else {})
+    made = Lora(transformer, dialect)
+    return replace(made, start=take(made)) if shape.init in SHIFTING else made
 
 
 def scale_of(config: Any) -> float:
@@ -132,12 +143,12 @@ def scale_of(config: Any) -> float:
     return float(config.lora_alpha / root)
 
 
-def tensors(transformer: Any) -> dict[str, Tensor]:
+def tensors(transformer: Any, *, keep: bool = True) -> dict[str, Tensor]:
     """The adapter's values on the CPU, under peft's names."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(transformer, adapter_name=NAME)
-    return {name: whole(value).cpu().contiguous().clone() for name, value in state.items()}
+    return copies(state, keep=keep)
 
 
 def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, Part]:
@@ -180,20 +191,3 @@ def _fits(name: str, module: object, own: Mapping[str, Part], where: str) -> Non
     else:
         return
     raise ConfigError(f"`init_lora={where}`: {words}", hint=hint)
-
-
-def _put(transformer: Any, state: Mapping[str, Tensor]) -> None:
-    from peft import set_peft_model_state_dict
-
-    set_peft_model_state_dict(transformer, dict(state), adapter_name=NAME)
-
-
-@contextmanager
-def _exchanged(transformer: Any, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """The adapter with other values for a while."""
-    present = tensors(transformer)
-    _put(transformer, values)
-    try:
-        yield
-    finally:
-        _put(transformer, present)

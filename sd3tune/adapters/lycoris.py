@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sd3tune.adapters import files
-from sd3tune.adapters.trained import Trained, whole
+from sd3tune.adapters.trained import Trained, copies
 from sd3tune.config.lycoris import Lycoris
 from sd3tune.errors import ConfigError
 
@@ -47,14 +47,17 @@ class LycorisAdapter(Trained):
             for module in self.network.loras:
                 module.apply_to()
 
-    def export(self, folder: Path, about: Mapping[str, str]) -> Path:
+    def values(self, *, keep: bool = True) -> dict[str, Tensor]:
+        return copies(tensors(self.network), keep=keep)
+
+    def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
         """The library's own keys, which ComfyUI reads, with the multiplier folded in; and the
         configuration beside it."""
-        state = {n: whole(t).cpu().contiguous().clone() for n, t in tensors(self.network).items()}
+        state = dict(values)
         if self.config.multiplier != 1:
             for name in state:
                 if name.partition(".")[2] in LINEAR_IN:
-                    state[name] *= self.config.multiplier
+                    state[name] = state[name] * self.config.multiplier
         folder.mkdir(parents=True, exist_ok=True)
         written = self.config.model_copy(update={"multiplier": 1.0})
         (folder / CONFIG).write_text(written.model_dump_json(indent=2, exclude_none=True) + "\n")

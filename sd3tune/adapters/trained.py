@@ -36,14 +36,29 @@ class Trained(ABC):
         that is gone."""
 
     @abstractmethod
-    def export(self, folder: Path, about: Mapping[str, str]) -> Path:
-        """Writes what other programs load, from the present values; returns the file or folder.
-        about: facts for the file's metadata."""
+    def values(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """What `write` writes: copies of the present values, as `copies` makes them."""
+
+    @abstractmethod
+    def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
+        """Writes what other programs load; returns the file or folder. about: facts for the file's
+        metadata."""
 
 
-def take(trained: Trained) -> dict[str, Tensor]:
-    """Copies on the CPU."""
-    return {n: whole(p).cpu().contiguous().clone() for n, p in trained.named().items()}
+def take(trained: Trained, *, keep: bool = True) -> dict[str, Tensor]:
+    """Everything that is trained, as `copies` makes it."""
+    return copies(trained.named(), keep=keep)
+
+
+def copies(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
+    """Copies on the CPU. keep=False: of a process that only takes part in putting together what is
+    split over several, one tensor after the other: one copy of a model on a machine is enough."""
+    found = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if keep:
+            found[name] = value.cpu().contiguous().clone()
+    return found
 
 
 def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
@@ -68,10 +83,14 @@ def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
             parameter.copy_(like(state[name], parameter))
 
 
+def is_split(t: Tensor) -> bool:
+    """Whether its parts lie on several processes."""
+    return hasattr(t, "full_tensor")  # DTensor's, and nobody else's
+
+
 def whole(t: Tensor) -> Tensor:
-    """The values, also of a parameter whose shards lie on several processes (all must ask)."""
-    gather = getattr(t, "full_tensor", None)  # DTensor's, and nobody else's
-    found: Tensor = gather() if gather else t
+    """The values, also of what is split over several processes (all must ask)."""
+    found: Tensor = t.full_tensor() if is_split(t) else t
     return found.detach()
 
 

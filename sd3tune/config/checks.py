@@ -271,6 +271,11 @@ def _adapter(c: "Config") -> None:
             f"lora_format={c.lora_format} belongs to lora_type=standard: LyCORIS files have one "
             "form; leave it out"
         )
+    if c.fsdp_enable and c.use_dora and c.lora_format != "diffusers":
+        raise ValueError(
+            f"lora_format={c.lora_format} of DoRA needs the weights in one place, and fsdp_enable "
+            "splits them; leave lora_format out, and run `sd3tune export` afterwards"
+        )
     if c.use_dora and c.lora_init_type in ("pissa", "olora"):
         raise ValueError(
             f"use_dora and lora_init_type={c.lora_init_type} both change what the weights are; "

@@ -47,7 +47,7 @@ def save(
     """Writes `output/checkpoint-<step>` and returns it. described: what `sd3tune plan --json`
     printed. beside: more files for it. main: this process writes; the others only
     give their part of what is sharded. Raises CheckpointError; earlier checkpoints stay whole."""
-    files, facts = _taken(state)
+    files, facts = _taken(state, keep=main)
     final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
     if not main:
         return final
@@ -68,16 +68,16 @@ def save(
     return final
 
 
-def _taken(state: TrainState) -> tuple[Files, dict[str, Any]]:
-    """Everything on the CPU: tensors by file, and JSON."""
+def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
+    """Everything on the CPU: tensors by file, and JSON. keep=False: takes part in gathering."""
     tensors: dict[str, Tensor] = {}
-    rest = _flatten(optim_state.take(state.optimizer), "", tensors)
+    rest = _flatten(optim_state.take(state.optimizer), "", tensors, keep)
     files: dict[str, Mapping[str, Tensor]] = {
-        "trained.safetensors": take(state.trained),
+        "trained.safetensors": take(state.trained, keep=keep),
         "optimizer.safetensors": tensors,
     }
     if state.ema is not None:
-        files["ema.safetensors"] = state.ema.take()
+        files["ema.safetensors"] = state.ema.take(keep=keep)
     facts = {
         "format": FORMAT,
         **{name: getattr(state, name) for name in NUMBERS},
@@ -230,16 +230,19 @@ def _placed(saved: dict[str, Any], state: TrainState) -> dict[str, Any]:
     return saved
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> Any:
     """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
     freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
     if isinstance(value, torch.Tensor):
-        tensors[path] = whole(value).cpu().contiguous().clone()
+        value = optim_state.plain(whole(value))
+    if isinstance(value, torch.Tensor):
+        if keep:
+            tensors[path] = value.cpu().contiguous().clone()
         return {TENSOR: path}
     if isinstance(value, Mapping):
-        return {str(k): _flatten(v, f"{path}/{k}", tensors) for k, v in value.items()}
+        return {str(k): _flatten(v, f"{path}/{k}", tensors, keep) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+        return [_flatten(v, f"{path}/{i}", tensors, keep) for i, v in enumerate(value)]
     return value
 
 

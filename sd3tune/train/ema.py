@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.adapters.trained import Trained, like, whole
+from sd3tune.adapters.trained import Trained, copies, like
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,10 @@ class Ema:
                 for p, value in zip(parameters, present, strict=True):
                     p.copy_(value)
 
-    def take(self) -> dict[str, Tensor]:
-        """Copies on the CPU, by the names of what is trained."""
-        names = self.trained.named()
-        pairs = zip(names, self.average.shadow_params, strict=True)
-        return {n: whole(t).cpu().contiguous().clone() for n, t in pairs}
+    def take(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """By the names of what is trained, as `copies` makes them."""
+        names, values = self.trained.named(), self.average.shadow_params
+        return copies(dict(zip(names, values, strict=True)), keep=keep)
 
     def put(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `take`."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from sd3tune.adapters.trained import whole
+from sd3tune.adapters.trained import is_split
 
 CLASS = "tensor class"
 TRUSTED = ("torchao.optim",)  # a checkpoint names a class; only these are made
@@ -22,8 +22,10 @@ def kind(optimizer: torch.optim.Optimizer) -> str:
 
 
 def take(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    plain: dict[str, Any] = _plain(optimizer.state_dict())
-    return plain
+    """Moments that are split over processes stay so: gathering is one tensor's business at a
+    time."""
+    found: dict[str, Any] = plain(optimizer.state_dict())
+    return found
 
 
 def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -31,10 +33,10 @@ def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     optimizer.load_state_dict(_whole(state))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        value = whole(value)  # of shards on several processes
-    if isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value):
+def plain(value: Any) -> Any:
+    """Tensor subclasses as the tensors they are made of, at any depth."""
+    wrapped = isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value)
+    if wrapped and not is_split(value):
         names, context = value.__tensor_flatten__()
         return {
             CLASS: f"{type(value).__module__}:{type(value).__name__}",
@@ -42,9 +44,9 @@ def _plain(value: Any) -> Any:
             "context": [str(c) if isinstance(c, torch.dtype) else c for c in context],
         }
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value
 
 

@@ -47,13 +47,13 @@ def versions(state: TrainState) -> list[Version]:
 
 def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:
     """The present values as other programs load them; whole or not there. Every process must call
-    this: parameters may be split over them."""
+    this, since parameters may be split over them; the first one writes."""
+    values = state.trained.values(keep=world.main)
     if not world.main:
-        with TemporaryDirectory() as nowhere:  # takes part in gathering, and writes nothing
-            return state.trained.export(Path(nowhere), {})
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".result-") as draft:
-        written = state.trained.export(Path(draft), about(plan, state))
+        written = state.trained.write(Path(draft), values, about(plan, state))
         _into_place(Path(draft), folder)
         return folder / written.relative_to(draft)
 
@@ -92,9 +92,8 @@ class Keeper:
             return
         with TemporaryDirectory() as nearby:
             place = Path(nearby)
-            if self.state.trained.light:  # on every process: parameters may be split over them
-                facts = about(self.plan, self.state)
-                versions(self.state)[0].during(partial(self.state.trained.export, place, facts))
+            if self.state.trained.light:
+                self._export(place)
             checkpoint.save(
                 self.state,
                 config.output_dir,
@@ -109,6 +108,13 @@ class Keeper:
         if self.world.main:
             checkpoint.prune(config.output_dir, limit, rolling=rolling)
         self.last = self.last if rolling else self.state.step
+
+    def _export(self, folder: Path) -> None:
+        """What other programs load, from the values that the result would have now."""
+        trained, main = self.state.trained, self.world.main
+        values = versions(self.state)[0].during(partial(trained.values, keep=main))
+        if main:
+            trained.write(folder, values, about(self.plan, self.state))
 
     def chores(self, schedule: Schedule) -> list[Chore]:
         c = self.plan.config

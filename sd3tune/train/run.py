@@ -83,8 +83,8 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
                 base = state.trained.keeps_base
                 state.loss_before = evaluate(state.trained, fixed, recipe, adapter=not base)
             steps(state, caches, prompts, recipe, vendor, interrupt, world)
-            if interrupt.signal is not None:
-                return leave(state, plan, interrupt.signal)
+            if interrupt.agree(world):
+                return leave(state, plan, interrupt.signal or 0)
             after = versions(state)[0].during(partial(evaluate, state.trained, fixed, recipe))
         return finish(state, caches, prompts, world, after)
 

@@ -71,7 +71,7 @@ def test_state_survives_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) -> N
     (p, first), given = made(name), gradients(2, 14)
     steps(p, first, given[:7])
     tensors: dict[str, Tensor] = {}
-    rest = json.dumps(checkpoint._flatten(optim_state.take(first), "", tensors))
+    rest = json.dumps(checkpoint._flatten(optim_state.take(first), "", tensors, True))
     save_file(tensors, tmp_path / "o.safetensors")
     q, second = made(name, seed=9)
     q.data.copy_(p)

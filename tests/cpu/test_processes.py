@@ -139,3 +139,19 @@ def test_a_killed_process_is_worth_another_attempt_and_an_error_is_not(
     codes: dict[int, int], code: int, again: str | None
 ) -> None:
     assert PeerLost.exit_code == 75 and _verdict(codes) == (code, again)
+
+
+def test_an_adapter_that_took_part_of_split_weights_is_saved_and_written(
+    demo: Path, run: Train, tmp_path: Path
+) -> None:
+    """PiSSA: `off` exchanges values, checkpoints and the file gather them, on every process."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ("lora_init_type=pissa", "max_train_steps=2")
+    run(*WORDS, *words, "gradient_accumulation_steps=2", f"output_dir={one}")
+    ran = subprocess.run(command(demo, two, *words, "fsdp_enable=true", "--nproc", "2"),
+                         capture_output=True, text=True, env=ENVIRONMENT, timeout=240)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    ours, theirs = (load_file(p / "pytorch_lora_weights.safetensors") for p in (two, one))
+    assert ours.keys() == theirs.keys()
+    for name, want in theirs.items():
+        torch.testing.assert_close(ours[name], want, rtol=0, atol=1e-4)

@@ -94,7 +94,7 @@ def test_every_variant_of_lora_begins_as_the_model_and_is_what_diffusers_loads(
     with made.off():
         torch.testing.assert_close(answer(model), base, rtol=0, atol=2e-5)
     assert torch.equal(answer(model), trained)
-    made.export(tmp_path, {})
+    made.write(tmp_path, made.values(), {})
     pipe = StableDiffusion3Pipeline.from_pretrained(folder)
     pipe.load_lora_weights(str(tmp_path))
     torch.testing.assert_close(answer(pipe.transformer), trained, rtol=0, atol=1e-5)
@@ -141,7 +141,7 @@ def test_every_lycoris_network_is_counted_switched_off_and_read_back_by_its_libr
     with made.off():
         assert torch.equal(answer(model), base)
     assert torch.equal(answer(model), trained)
-    file = made.export(tmp_path, {})
+    file = made.write(tmp_path, made.values(), {})
     network, _ = library.create_lycoris_from_weights(1.0, str(file), fresh)
     network.apply_to()
     torch.testing.assert_close(answer(fresh), trained, rtol=0, atol=1e-4)
@@ -254,7 +254,7 @@ def test_init_lora_begins_where_another_run_ended(
 class One(Trained):
     """A single number."""
 
-    off = export = None  # type: ignore[assignment]
+    off = values = write = None  # type: ignore[assignment]
 
 
 def averaged(values: list[float], **options: Any) -> tuple[list[float], list[float | None]]:

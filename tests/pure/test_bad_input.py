@@ -105,6 +105,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "lycoris file without lycoris": (lambda p: p.config(lycoris_config="x.json"), [], "lycoris_config belongs to lora_type=lycoris", "leave it out"),
     "pissa on quantised weights": (lambda p: p.config(lora_init_type="pissa", base_model_precision="int8-quanto"), [], "`lora_init_type=pissa` takes part of the weights", "leave `base_model_precision` out"),
     "no such checkpoint": (lambda p: p.config(resume_from_checkpoint="checkpoint-7"), [], "there is no such folder", "latest"),
+    "dora for others of split weights": (lambda p: p.config(fsdp_enable=True, use_dora=True, lora_format="comfyui"), [], "lora_format=comfyui of DoRA needs the weights in one place", "sd3tune export"),
     "too many machines": (lambda p: p.config(num_machines=2, machine_rank=2), [], "machine_rank=2 must be below num_machines=2", ""),
     "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training", "no backward"),
     "missing key": (lambda p: p.config(output_dir=...), [], "`output_dir` is missing", "checkpoints"),
