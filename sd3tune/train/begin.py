@@ -18,10 +18,10 @@ from sd3tune.sd3 import weights
 from sd3tune.train import checkpoint, checkpointing, offload, quantised
 from sd3tune.train.ema import Ema
 from sd3tune.train.levels import levels_of
+from sd3tune.train.losses import Recipe
 from sd3tune.train.optim import build
 from sd3tune.train.rollout import rollout_of
 from sd3tune.train.state import TrainState
-from sd3tune.train.step import Recipe
 from sd3tune.train.world import World, sharded
 
 EARLIER = "earlier"  # in output_dir: checkpoints of runs that were not continued

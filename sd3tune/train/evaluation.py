@@ -9,8 +9,8 @@ from sd3tune.data.batch import Batch
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
 from sd3tune.train.caches import Caches
+from sd3tune.train.losses import Recipe, autocast, quiet
 from sd3tune.train.noise import draw
-from sd3tune.train.step import Recipe, autocast, quiet
 
 IMAGES = 8
 # As the network sees them. A shift says how often levels are visited, not what a level is: left

@@ -19,8 +19,9 @@ from sd3tune.report.progress import Stage, say
 from sd3tune.sd3.variants import PATCH
 from sd3tune.train import out_of_memory
 from sd3tune.train.guard import Guard, share
+from sd3tune.train.losses import Recipe
 from sd3tune.train.state import TrainState
-from sd3tune.train.step import Recipe, Taken, train_step
+from sd3tune.train.step import Taken, train_step
 from sd3tune.train.world import World
 
 

@@ -31,11 +31,11 @@ from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.loop import Chore, Interrupt, every, interruptible, loop
+from sd3tune.train.losses import Recipe
 from sd3tune.train.pictures import pictures
 from sd3tune.train.results import Keeper, versions, write
 from sd3tune.train.schedules import Schedule
 from sd3tune.train.state import TrainState
-from sd3tune.train.step import Recipe
 from sd3tune.train.world import World, join, replicated
 
 SET_ASIDE = "set_aside.json"  # in output_dir

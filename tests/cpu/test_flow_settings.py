@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sd3tune.train.begin import recipe_of
-from sd3tune.train.step import Losses, losses
+from sd3tune.train.losses import Losses, losses
 from tests.known import Known, batch, curved
 from tests.pure.test_plan import plan
 

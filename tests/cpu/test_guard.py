@@ -9,9 +9,10 @@ from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
 from sd3tune.train.guard import LOWERED, Guard, share
 from sd3tune.train.levels import Levels
+from sd3tune.train.losses import Recipe
 from sd3tune.train.run import guard_of
 from sd3tune.train.state import TrainState
-from sd3tune.train.step import Recipe, Taken, train_step
+from sd3tune.train.step import Taken, train_step
 from tests.known import Known, batch, curved
 
 RECIPE = Recipe(seed=0, levels=Levels(), max_grad_norm=0.0, autocast=None, attention="diffusers")

@@ -11,9 +11,10 @@ from sd3tune.sd3 import flow
 from sd3tune.sd3.reflexflow import Reflex
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.levels import Levels
+from sd3tune.train.losses import Recipe, losses
 from sd3tune.train.noise import draw
 from sd3tune.train.rollout import Rollout, roll
-from sd3tune.train.step import Recipe, losses, train_step
+from sd3tune.train.step import train_step
 from sd3tune.train.world import ALONE_ON_CPU
 from tests.known import Known, batch, curved
 
