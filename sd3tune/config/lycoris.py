@@ -1,5 +1,6 @@
 """The file named by `lycoris_config`: which LyCORIS algorithm, how large, on which modules."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,6 +72,13 @@ class Targets(Settings):
     def fits_together(self) -> "Targets":
         if self.enable_conv:
             raise ValueError(f"enable_conv {_NO_CONVOLUTION}; leave it out")
+        patterns = () if self.use_fnmatch else (*self.target_name, *self.name_algo_map,
+                                                *self.exclude_name)  # fmt: skip
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as e:
+                raise ValueError(f"`{pattern}` is no regular expression: {e}") from None
         return self
 
 

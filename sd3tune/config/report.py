@@ -122,7 +122,8 @@ def _words(first: ErrorDetails) -> str:
 def _help(kind: type[BaseModel], name: str) -> str:
     field = kind.model_fields.get(name)
     text = " ".join((field.description or "").split()) if field else ""
-    if field is not None and not field.is_required() and field.default not in (None, "", ()):
+    silent = field is None or field.is_required() or isinstance(field.default, BaseModel)
+    if field is not None and not silent and field.default not in (None, "", ()):
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
         text += f" Default: {default}."
     return text or "docs/reference/settings.md explains it"
