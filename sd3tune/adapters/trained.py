@@ -64,8 +64,10 @@ def copies(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Ten
 def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
     """The inverse of `take`, bit for bit. Raises CheckpointError when names or shapes differ."""
     own = trained.named()
-    hint = "set model_type, lora_type, lora_rank and the targets as they were, or "
-    "resume_from_checkpoint=never"
+    hint = (
+        "set model_type, lora_type, lora_rank and the targets as they were, or "
+        "resume_from_checkpoint=never"
+    )
     if odd := sorted(own.keys() ^ state.keys()):
         raise CheckpointError(
             f"what the checkpoint holds differs from what this configuration trains, at `{odd[0]}` "

@@ -118,8 +118,9 @@ def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) ->
     state = begin(prepared(*SHORT).plan, ALONE_ON_CPU)
     folder = checkpoint.save(state, tmp_path, {})
     other = begin(prepared(*SHORT, "lora_rank=4").plan, ALONE_ON_CPU)
-    with pytest.raises(CheckpointError, match="another shape"):
+    with pytest.raises(CheckpointError, match="another shape") as refused:
         checkpoint.load(other, folder)
+    assert refused.value.hint.endswith("or resume_from_checkpoint=never")
     fewer = begin(prepared(*SHORT, "peft_lora_target_modules=to_q").plan, ALONE_ON_CPU)
     with pytest.raises(CheckpointError, match="differs"):
         checkpoint.load(fewer, folder)
