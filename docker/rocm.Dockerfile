@@ -58,9 +58,14 @@ COPY sd3tune /source/sd3tune
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     PYC_INVALIDATION_MODE=UNCHECKED_HASH /opt/tools/bin/uv pip install --offline --no-deps \
       --no-build-isolation --no-cache --compile-bytecode --python /opt/venv/bin/python \
-      --target /opt/sd3tune /source \
- && /opt/tools/bin/cyclonedx-py environment --output-reproducible --pyproject /source/pyproject.toml \
-      --output-file /opt/sd3tune/sbom.json /opt/venv/bin/python
+      --target /opt/sd3tune /source
+
+# The bill of materials: every Python package, in CycloneDX.
+FROM packages AS materials
+COPY pyproject.toml /source/
+RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
+    /opt/tools/bin/cyclonedx-py environment --output-reproducible --pyproject /source/pyproject.toml \
+      --output-file /sbom.json /opt/venv/bin/python
 
 FROM packages AS runtime
 COPY docker/environment.sh /etc/profile.d/sd3tune.sh
@@ -68,10 +73,12 @@ COPY docker/sshd.conf /etc/ssh/sshd_config.d/sd3tune.conf
 COPY docker/jupyter.py /opt/jupyter/jupyter_server_config.py
 COPY --chmod=0755 docker/entrypoint.sh /usr/local/bin/sd3tune-entrypoint
 COPY --chmod=0755 docker/health.sh /usr/local/bin/sd3tune-health
-COPY --from=application /opt/sd3tune /opt/sd3tune
 RUN ln -s /opt/sd3tune/bin/sd3tune /usr/local/bin/sd3tune \
  && sed -i '1i . /etc/profile.d/sd3tune.sh' /etc/bash.bashrc \
+ && (getent group render >/dev/null || groupadd --system render) \
  && mkdir -p /workspace && chmod 1777 /workspace
+COPY --from=materials /sbom.json /usr/share/sd3tune/sbom.json
+COPY --from=application /opt/sd3tune /opt/sd3tune
 ENV SD3TUNE_IMAGE=rocm \
     SD3TUNE_AMDSMI=/opt/amdsmi \
     PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
