@@ -2,9 +2,8 @@
 in the guide is one that sd3tune and torchrun take.
 
 Kubernetes: its own schemas, strict, as the package kubernetes-validate carries them. SkyPilot
-cannot be installed beside sd3tune (it pins click below 8.2), so its file is checked against the
-part of the schema of its release 0.14.1 (sky/utils/schemas.py) that the file uses, written down
-here: what is not named here is refused.
+cannot be installed beside sd3tune (it pins click below 8.2): its own schema is recorded in
+tests/schemas.
 """
 
 import re
@@ -21,59 +20,19 @@ import yaml
 
 from sd3tune.cli import cli
 from sd3tune.config.settings import Config
+from tests.schemas import checker
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "examples" / "cluster"
+TEMPLATES = ROOT / "docker" / "templates"
 GUIDE = ROOT / "docs" / "guides" / "devices.md"
+CLOUDS = ROOT / "docs" / "guides" / "clouds.md"
 MANIFESTS = sorted((CLUSTER / "kubernetes").glob("*.yaml"))
+# Words before a command: the shell's, and the image's entrypoint, which takes the words of sd3tune.
+LEADING = ("exec", "sudo", "sd3tune-entrypoint")
 KUBERNETES = ("1.31", "1.37")  # podFailurePolicy is stable since 1.31
-WORDS = {"type": "object", "additionalProperties": {"type": ["string", "null"]}}
-SKYPILOT = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "name": {"type": "string"},
-        "num_nodes": {"type": "integer"},
-        "workdir": {"type": "string"},
-        "envs": WORDS,
-        "secrets": WORDS,
-        "setup": {"type": "string"},
-        "run": {"type": "string"},
-        "resources": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "accelerators": {"type": "string", "pattern": r"^[\w-]+:\d+$"},
-                "use_spot": {"type": "boolean"},
-                "disk_size": {"type": "integer"},
-                "job_recovery": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "properties": {
-                        "strategy": {"enum": ["EAGER_NEXT_REGION", "FAILOVER"]},
-                        "max_restarts_on_errors": {"type": "integer", "minimum": 0},
-                    },
-                },
-            },
-        },
-        "file_mounts": {
-            "type": "object",
-            "additionalProperties": {
-                "anyOf": [
-                    {"type": "string"},
-                    {
-                        "type": "object",
-                        "additionalProperties": False,
-                        "properties": {
-                            "name": {"type": "string"},
-                            "mode": {"enum": ["MOUNT", "COPY", "MOUNT_CACHED"]},
-                        },
-                    },
-                ]
-            },
-        },
-    },
-}
+SKYPILOT = "skypilot-task-0.14.1"
+TASKS = sorted(CLUSTER.glob("skypilot*.yaml"))
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -85,7 +44,7 @@ def pods(path: Path) -> list[dict[str, Any]]:
 
 
 def in_manifests() -> list[list[str]]:
-    return [pod["containers"][0]["command"] for path in MANIFESTS for pod in pods(path)]
+    return [pod["containers"][0]["args"] for path in MANIFESTS for pod in pods(path)]
 
 
 def in_text(text: str) -> list[list[str]]:
@@ -93,26 +52,28 @@ def in_text(text: str) -> list[list[str]]:
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         line = re.sub(r"\$\([^()]*\([^()]*\)[^()]*\)|\$\((?:[^()]|\(\([^()]*\)\))*\)", "0", line)
-        words = [w for w in shlex.split(line, comments=True) if w != "exec"]
-        if words and words[0] in ("sd3tune", "torchrun", "accelerate"):
+        words = shlex.split(line, comments=True)
+        while words and (words[0] in LEADING or re.match(r"[A-Z_0-9]+=|--preserve-env=", words[0])):
+            words.pop(0)
+        if words and words[0] in ("sd3tune", "torchrun", "accelerate", "train"):
             found.append(words)
     return found
 
 
-def in_guide() -> list[list[str]]:
-    return in_text("\n".join(re.findall(r"```(?:bash)?\n(.*?)```", GUIDE.read_text(), re.S)))
+def in_guide(path: Path = GUIDE) -> list[list[str]]:
+    return in_text("\n".join(re.findall(r"```(?:bash)?\n(.*?)```", path.read_text(), re.S)))
 
 
 def in_skypilot() -> list[list[str]]:
-    return in_text(yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())["run"])
+    return [w for path in TASKS for w in in_text(yaml.safe_load(path.read_text())["run"])]
 
 
 def ours(words: list[str]) -> list[str]:
-    """What sd3tune gets: after `-m sd3tune` of a launcher."""
-    return words[1:] if words[0] == "sd3tune" else words[words.index("sd3tune") + 1 :]
+    """What sd3tune gets: after `-m sd3tune` of a launcher; all of it after the entrypoint."""
+    return words[words.index("sd3tune") + 1 :] if "sd3tune" in words else words
 
 
-COMMANDS = [*in_manifests(), *in_skypilot(), *in_guide()]
+COMMANDS = [*in_manifests(), *in_skypilot(), *in_guide(), *in_guide(CLOUDS)]
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.stem)
@@ -129,13 +90,31 @@ def test_a_misspelt_field_would_be_found() -> None:
         kubernetes_validate.validate(job, KUBERNETES[0], strict=True)
 
 
-def test_the_task_is_what_skypilot_reads() -> None:
-    task = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())
-    jsonschema.validate(task, SKYPILOT)
-    for words in (task["setup"], task["run"]):
+@pytest.mark.parametrize("path", TASKS, ids=lambda p: p.stem)
+def test_a_task_is_what_skypilot_reads(path: Path) -> None:
+    task = yaml.safe_load(path.read_text())
+    checker(SKYPILOT).validate(task)
+    for words in (task.get("setup", ""), task["run"]):
         assert subprocess.run(["bash", "-n"], input=words, text=True).returncode == 0
-    with pytest.raises(jsonschema.ValidationError, match="use_spots"):
-        jsonschema.validate(task | {"resources": {"use_spots": True}}, SKYPILOT)
+    assert task["secrets"] == {"HF_TOKEN": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resources": {"use_spots": True}},
+        {"resources": {"accelerators": ["A100:1"], "disk_size": "big"}},
+        {"resources": {"infra": "moon"}},
+        {"file_mounts": {"/a": {"name": "b", "mode": "MOUNTED"}}},
+        {"num_nodes": "two"},
+        {"environment": {}},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_a_broken_task_is_refused(change: dict[str, Any]) -> None:
+    task = yaml.safe_load(TASKS[0].read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        checker(SKYPILOT).validate(task | change)
 
 
 @pytest.mark.parametrize("path", [p for p in MANIFESTS if pods(p)], ids=lambda p: p.stem)
@@ -148,14 +127,27 @@ def test_pods_get_the_time_the_memory_and_the_names_that_a_run_needs(path: Path)
     volumes = {v["name"]: v for v in pod["volumes"]}
     mounts = {m["mountPath"]: volumes[m["name"]] for m in container["volumeMounts"]}
     assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
-    name = mounts["/project"]["persistentVolumeClaim"]["claimName"]
+    name = mounts["/workspace"]["persistentVolumeClaim"]["claimName"]
     assert [(c["metadata"]["name"], c["spec"]["accessModes"]) for c in claims] == [
         (name, ["ReadWriteMany"])
     ]
-    count = re.search(r"--nproc(?:-per-node)?=(\d+)", " ".join(container["command"]))
+    count = re.search(r"--nproc(?:-per-node)?=(\d+)", " ".join(container["args"]))
     limits = container["resources"]["limits"]
     (gpus,) = [n for key, n in limits.items() if key.endswith("/gpu")]
     assert count is not None and int(count[1]) == gpus
+    assert "command" not in container  # would take the place of the image's ENTRYPOINT
+    tag = {"nvidia.com/gpu": "cuda", "amd.com/gpu": "rocm"}
+    assert [container["image"].split(":")[1]] == [tag[k] for k in limits if k in tag]
+
+
+def test_a_pod_that_is_not_root_gets_what_that_takes() -> None:
+    (pod,) = pods(CLUSTER / "kubernetes" / "one-node-amd.yaml")
+    container, security = pod["containers"][0], pod["securityContext"]
+    assert security["runAsNonRoot"] is True and security["runAsUser"] == security["fsGroup"] == 1000
+    assert 44 in security["supplementalGroups"]  # and the group render, whose number differs
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    (tmp,) = [m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/tmp"]
+    assert any(v["name"] == tmp and "emptyDir" in v for v in pod["volumes"])
 
 
 @pytest.mark.parametrize("vendor", ["nvidia", "amd"])
@@ -166,7 +158,7 @@ def test_two_pods_meet_at_the_name_that_the_service_gives(vendor: str) -> None:
     assert service["spec"]["clusterIP"] == "None" and job["spec"]["completionMode"] == "Indexed"
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
     assert pod["subdomain"] == service["metadata"]["name"]
-    command = pod["containers"][0]["command"]
+    command = pod["containers"][0]["args"]
     assert f"--rdzv-endpoint={name}-0.{pod['subdomain']}:{port}" in command
     assert f"--nnodes={job['spec']['completions']}" in command
     assert job["spec"]["completions"] == job["spec"]["parallelism"]
@@ -199,6 +191,23 @@ def test_torchrun_has_the_options(words: list[str]) -> None:
     source = (Path(package.origin).parent / "distributed" / "run.py").read_text()
     for option in (w.split("=")[0] for w in words[: words.index("-m")] if w.startswith("--")):
         assert f'"{option}"' in source, option
+
+
+def test_the_guide_to_clouds_shows_a_run_on_each_and_says_that_nobody_tried() -> None:
+    text = CLOUDS.read_text()
+    assert "**Untested on the platforms**" in text.split("##")[0]
+    assert len([w for w in in_guide(CLOUDS) if "train" in w]) >= 2
+    headings = set(re.findall(r"^## (.*)", text, re.M))
+    assert {"RunPod", "Vast.ai", "TensorDock", "SkyPilot", "Kubernetes"} <= headings
+
+
+@pytest.mark.parametrize("path", [CLOUDS, TEMPLATES / "README.md"], ids=lambda p: p.name)
+def test_links_and_files_named_in_commands_exist(path: Path) -> None:
+    text = path.read_text()
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert links and not [x for x in links if not (path.parent / x).exists()]
+    named = re.findall(r"(?<![\w/.])(?:docker|examples)/[\w/.-]+\.(?:yaml|json|sh|md)\b", text)
+    assert not [x for x in named if not (ROOT / x).exists()]
 
 
 def test_settings_named_in_the_guide_exist() -> None:
