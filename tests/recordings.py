@@ -47,7 +47,7 @@ def facts_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fact
     seen = machine_of(name, tmp_path, monkeypatch)
     torch = from_answer(recorded["torch"])
     packages, environ = recorded["packages"], recorded["environ"]
-    return backends.join(seen, torch, packages, {}, environ)
+    return backends.join(seen, torch, packages, recorded.get("tools", {}), environ)
 
 
 def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +60,9 @@ def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) 
     libraries(recorded, monkeypatch)
     programs(recorded["commands"], monkeypatch)
     darwin = recorded["platform"] == "Darwin"
-    rosetta = darwin and recorded["commands"]["sysctl"]["sysctl.proc_translated"] == "1"
-    processor = "arm64" if darwin and not rosetta else "x86_64"
+    sysctl = recorded["commands"].get("sysctl", {})
+    arm = sysctl.get("hw.optional.arm64") == "1" and sysctl.get("sysctl.proc_translated") != "1"
+    processor = "arm64" if darwin and arm else "x86_64"
     monkeypatch.setattr(mps.platform, "system", lambda: recorded["platform"])
     monkeypatch.setattr(mps.platform, "machine", lambda: processor)
 
