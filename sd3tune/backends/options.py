@@ -41,8 +41,9 @@ SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.
 QUANTO = package("optimum-quanto", "0.2.7")
 # Its other kernels have a Python form; unpacking on MPS has none (quanto 0.2.7 extensions/mps).
 UNPACKED = compiles_on("mps", "quanto compiles its unpacking of 4 and 2 bits for MPS")
-# The two faults of SDPA are said to be fixed in 2.9 and 2.12; others with views in products are
-# open. A copy of query, key and value costs less than the scores. Look again at torch 2.17.
+# The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.
+# In SD3 the second attention of SD3.5 medium's blocks has views, diffusers' concatenation leaves
+# the others whole. A copy costs less than the scores. Look again at torch 2.17.
 VIEWS_ON_MPS = (
     "MPS has multiplied views wrongly without a word "
     "(pytorch/pytorch#163597, #181133, #193487, #197636)"

@@ -108,7 +108,8 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "device.untested", "warn", NAMES[facts.vendor],
                 "sd3tune is untested on this hardware: rules come from documents and recordings",
-                "docs/reference/hardware.md", "sd3tune doctor --report, and attach the file to an issue of the project",
+                "docs/reference/hardware.md",
+                "sd3tune doctor --report, and attach the file to an issue of the project",
             )  # fmt: skip
         return
     container = machine.host.container

@@ -204,7 +204,7 @@ def test_gradients_that_sum_too_many_tokens_are_refused_on_the_chips_that_sum_th
     chip: str, most: int
 ) -> None:
     model, facts = find(MEDIUM), catalog.facts(catalog.chip(chip))
-    found = products.training(facts, model, 1024, 231)
+    found = products.training(facts, model, 1024, 154)
     assert found.most == most
     assert ("M1 and M2" in found.why) == chip.startswith("m2")
     assert found.most == (32766 // 1024 if chip.startswith("m2") else (2**31 - 1) // (24 * 1255**2))
