@@ -1,7 +1,8 @@
 """Recorded machines: a vendor library's answers, files, programs and PyTorch's report, to Facts.
 
-tests/machines/NAME.json says in `provenance` where its names and values come from. They are played
-at the boundary: a fake vendor module, a folder as the root of the file system, programs on PATH.
+tests/machines/NAME.json says in `provenance` where its names and values come from; a file that
+`sd3tune doctor --report` wrote is one as well. They are played at the boundary: a fake vendor
+module, a folder as the root of the file system, programs on PATH.
 """
 
 import builtins
@@ -27,7 +28,8 @@ def names() -> list[str]:
 
 def load(name: str) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return data
+    recorded: dict[str, Any] = data.get("recording", data)
+    return recorded
 
 
 def machine_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:

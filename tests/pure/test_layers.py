@@ -37,7 +37,7 @@ TORCH_FREE += [
     for name in (
         "__init__ facts rules options decide machine probe torch_report visible system "
         "option optimizers cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl mps_settings limits cpu "
-        "catalog recorded"
+        "catalog recorded programs"
     ).split()
 ]
 TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]
