@@ -10,9 +10,9 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,10 +54,9 @@ def vocabulary() -> set[str]:
 
 @dataclass
 class Private:
-    """literal: what is to be replaced -> by what. Longer ones go first."""
+    """rules: what is replaced literally, folders first and longer things before shorter ones."""
 
-    literal: Mapping[str, str]
-    folders: Mapping[str, str]
+    rules: Sequence[tuple[re.Pattern[str], str]]
     seen: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
@@ -76,7 +75,8 @@ class Private:
         places |= {sys.prefix: "<environment>", str(here): "<working directory>", str(home): "~"}
         real = {os.path.realpath(folder): word for folder, word in places.items()}
         known = {f.rstrip("/"): w for f, w in (real | places).items() if f.rstrip("/")}
-        return cls(names | secrets, known)
+        found = _theirs(names | secrets)
+        return cls([*map(_folder, *_longest(known)), *map(_name, *_longest(found))])
 
     @classmethod
     def here(cls) -> "Private":
@@ -97,27 +97,17 @@ class Private:
         return value
 
     def text(self, words: str) -> str:
-        for folder in sorted(self.folders, key=len, reverse=True):
-            whole = rf"(?<![\w.~-]){re.escape(folder)}(?![\w.-])"
-            words = re.sub(whole, self.folders[folder], words)
-        for name in sorted(self.literal, key=len, reverse=True):
-            words = self._without(name, words)
+        for pattern, word in self.rules:
+            words = pattern.sub(word, words)
         words = URL.sub(lambda m: m.group() if _public(m.group()) else "<url>", words)
         words = PATH.sub("<path>", words)
         for form, pattern in FORMS.items():
-            words = pattern.sub(lambda m, form=form: self._placeholder(form, m.group()), words)  # type: ignore[misc]
+            words = pattern.sub(partial(self._placeholder, form), words)
         return words
 
-    def _without(self, name: str, words: str) -> str:
-        if name.lower() in vocabulary() or name.isdigit():
-            return words
-        pattern = re.escape(name)
-        if len(name) < LONG:
-            pattern = rf"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
-        return re.sub(pattern, self.literal[name], words, flags=re.IGNORECASE)
-
-    def _placeholder(self, form: str, found: str) -> str:
+    def _placeholder(self, form: str, match: re.Match[str]) -> str:
         """Of the same form where a program reads it: recordings are still joined by them."""
+        found = match.group()
         if form == "uuid":
             return self._numbered(form, found, lambda n: f"00000000-0000-0000-0000-{n:012d}")
         if form == "bus":
@@ -129,6 +119,27 @@ class Private:
     def _numbered(self, kind: str, found: str, word: Callable[[int], str]) -> str:
         known = self.seen.setdefault(kind, {})
         return known.setdefault(found.lower(), word(len(known) + 1))
+
+
+def _longest(words: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    names = sorted(words, key=len, reverse=True)
+    return names, [words[n] for n in names]
+
+
+def _theirs(words: Mapping[str, str]) -> dict[str, str]:
+    """Without those that are words of ours, and without plain numbers."""
+    return {n: w for n, w in words.items() if n.lower() not in vocabulary() and not n.isdigit()}
+
+
+def _folder(path: str, word: str) -> tuple[re.Pattern[str], str]:
+    return re.compile(rf"(?<![\w.~-]){re.escape(path)}(?![\w.-])"), word
+
+
+def _name(name: str, word: str) -> tuple[re.Pattern[str], str]:
+    pattern = re.escape(name)
+    if len(name) < LONG:
+        pattern = rf"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
+    return re.compile(pattern, re.IGNORECASE), word
 
 
 def _public(url: str) -> bool:

@@ -16,11 +16,11 @@ from sd3tune.backends import programs, recorded
 from sd3tune.backends.facts import Facts
 from sd3tune.backends.torch_report import from_answer
 from sd3tune.doctor import hardware, report, software
-from sd3tune.doctor.private import Private, vocabulary
+from sd3tune.doctor.private import FORMS, Private, vocabulary
 from tests import recordings
 
 SMI = ("0, NVIDIA H100 80GB HBM3, GPU-5f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11, 00000000:18:00.0, "
-       "580.95.05, 9.0")  # fmt: skip
+       "580.95.05, 81559, 4, 9.0, 41, 700, 700, 0, 5, 5, 16, 16, Default, Disabled")  # fmt: skip
 SMI_Q = """
 GPU 00000000:18:00.0
     Product Name                          : NVIDIA H100 80GB HBM3
@@ -45,7 +45,7 @@ DISPLAYS = {
 }
 PLANTED = {
     "m3-max": {"system_profiler": json.dumps(DISPLAYS)},
-    "h100-mig": {"nvidia-smi": {"--format=csv,noheader,nounits": SMI, "-q": SMI_Q}},
+    "h100": {"nvidia-smi": {"--format=csv,noheader,nounits": SMI, "-q": SMI_Q}},
     "amd-smi-only": {},
     "cpu-only": {},
 }
@@ -98,7 +98,17 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
         "HF_HOME": f"/Volumes/{folder}", "CUDA_VISIBLE_DEVICES": "0", "SOMETHING_ELSE": "planted",
         "CONDA_PREFIX": f"{home}/conda",
     }  # fmt: skip
-    said = document_once(name, document)
+    said, neutral = document_once(name, document)
+    sentences = "train.py permission denied for could not connect example.org hub can be written "
+    sentences += (
+        "mirror.net simple refused ether .cache fell off the bus findings report nvidia_smi "
+    )
+    sentences += (
+        "environment packages torch config blas_info=accelerate recording provenance measured "
+    )
+    sentences += "doctor platform files commands tools environ sysctl xcode-select conda planted"
+    neutral += sentences
+    assume(not any(word.lower() in neutral for word in (user, host, folder, token, password)))
     planted = [
         f"{here}/train.py: permission denied for {user}@{host}",
         f"could not connect to {host}.example.org (10.1.2.3, fe80::1c2:33ff:fe44:5566) as {user}",
@@ -110,8 +120,7 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
     fact = {"id": "x", "status": "FAIL", "name": "x", "source": str(home), "fix": ""}
     said = {**said, "findings": [*said["findings"], *({**fact, "fact": p} for p in planted)]}
     text = json.dumps(report.bundle(said, environ, Private.of(environ, home, here), tmp_path))
-    values = json.dumps(strings(json.loads(text)))
-    whole = values.lower()
+    whole = text.lower()
     for secret in (token, password):
         assert secret not in text
     for hidden in (str(home), str(here), f"/volumes/{folder}", f"{host}.example.org", "c02xg0",
@@ -119,33 +128,21 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
                    "1652222012345", "secret-project", "studio"):  # fmt: skip
         assert hidden.lower() not in whole, hidden
     for who in (user, host):
-        inside = whole if len(who) >= 5 else f" {whole} "
-        assert who not in inside if len(who) >= 5 else not word_in(who, inside), who
+        assert who not in whole, who
 
 
-def word_in(word: str, text: str) -> bool:
-    import re
-
-    return re.search(rf"(?<![a-z0-9]){word}(?![a-z0-9])", text) is not None
+_documents: dict[str, tuple[dict[str, Any], str]] = {}
 
 
-_documents: dict[str, dict[str, Any]] = {}
-
-
-def document_once(name: str, make: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """Machines are played once a test, not once an example."""
+def document_once(name: str, make: Callable[[str], dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """Played once a test, not once an example. With the words that stand in everybody's report of
+    such a machine: who is called by one of them gives nothing away."""
     if name not in _documents:
-        _documents[name] = make(name)
+        made = make(name)
+        words = "<user> <host> <secret> <folder> <path> <environment> <working directory> <url>"
+        ours = f"{words} {' '.join(FORMS)} {json.dumps(made)}"
+        _documents[name] = made, ours.lower()
     return _documents[name]
-
-
-def strings(value: Any) -> list[str]:
-    """Every value, without the document's own keys."""
-    if isinstance(value, dict):
-        return [s for v in value.values() for s in strings(v)]
-    if isinstance(value, list):
-        return [s for v in value for s in strings(v)]
-    return [str(value)]
 
 
 def cleaned(name: str, document: Callable[[str], dict[str, Any]], root: Path) -> dict[str, Any]:
@@ -181,10 +178,15 @@ def decided(facts: Facts) -> tuple[object, ...]:
 def test_the_same_card_keeps_one_name_in_all_places(
     document: Callable[[str], dict[str, Any]], tmp_path: Path
 ) -> None:
-    made = cleaned("h100-mig", document, tmp_path)
-    devices = made["facts"]["devices"]
-    assert devices[0]["uuid"] == "MIG-" + made["torch"]["devices"][0]["uuid"].removeprefix("MIG-")
-    assert devices[0]["uuid"].startswith("MIG-00000000-0000-")
+    made = cleaned("h100", document, tmp_path)
+    uuid = made["torch"]["devices"][0]["uuid"]
+    assert (
+        uuid.startswith("00000000-0000-") and made["facts"]["devices"][0]["uuid"] == f"GPU-{uuid}"
+    )
+    assert f"GPU-{uuid}" in made["recording"]["commands"]["nvidia-smi"]
+    bus = made["torch"]["devices"][0]["bus_id"]
+    assert bus == "0000:01:00.0" == made["machine"]["surveys"][0]["gpus"][0]["bus_id"]
+    assert f"0000{bus}" in made["recording"]["commands"]["nvidia-smi"]
 
 
 def test_only_named_variables_and_fields_are_in_a_report(
@@ -199,7 +201,12 @@ def test_only_named_variables_and_fields_are_in_a_report(
         ]
     }
     assert made["report"]["torch"] == {"config": "BLAS_INFO=accelerate"}
-    nvidia = cleaned("h100-mig", document, tmp_path)["report"]["nvidia_smi"]
+
+
+def test_only_named_lines_of_nvidia_smi_are_in_a_report(
+    document: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    nvidia = cleaned("h100", document, tmp_path)["report"]["nvidia_smi"]
     assert [line.split(":")[0].strip() for line in nvidia] == ["Product Name", "Compute Mode"]
 
 
