@@ -38,6 +38,7 @@ FORMS = {
 }
 PATH = re.compile(rf"(?<![\w.~<>/:])/(?!(?:{SYSTEM})\b)[\w.~+-]+(?:/[^\s\"'`,;:()\[\]]*)+")
 URL = re.compile(r"https?://[^\s\"'<>)]*[^\s\"'<>).,:;]")
+SHORTEST_SECRET = 4  # "1", "yes" and "on" say that something is switched on
 LONG = 5  # a shorter name is replaced as a whole word only: it may be part of any other
 
 
@@ -70,13 +71,13 @@ class Private:
         for host in (*hosts, *(environ[n] for n in HOSTS if environ.get(n))):
             names |= {part: "<host>" for part in (host, host.split(".")[0]) if part}
         secrets = {value: "<secret>" for name, value in environ.items()
-                   if SECRET.search(name) and value and not value.isdigit()}  # fmt: skip
+                   if SECRET.search(name) and len(value) >= SHORTEST_SECRET}  # fmt: skip
         places = {environ[n]: "<folder>" for n in FOLDERS if environ.get(n)}
         places |= {sys.prefix: "<environment>", str(here): "<working directory>", str(home): "~"}
         real = {os.path.realpath(folder): word for folder, word in places.items()}
         known = {f.rstrip("/"): w for f, w in (real | places).items() if f.rstrip("/")}
-        found = _theirs(names | secrets)
-        return cls([*map(_folder, *_longest(known)), *map(_name, *_longest(found))])
+        rules = [*map(_folder, *_longest(known)), *map(_secret, *_longest(secrets))]
+        return cls([*rules, *map(_name, *_longest(_theirs(names)))])
 
     @classmethod
     def here(cls) -> "Private":
@@ -133,6 +134,11 @@ def _theirs(words: Mapping[str, str]) -> dict[str, str]:
 
 def _folder(path: str, word: str) -> tuple[re.Pattern[str], str]:
     return re.compile(rf"(?<![\w.~-]){re.escape(path)}(?![\w.-])"), word
+
+
+def _secret(value: str, word: str) -> tuple[re.Pattern[str], str]:
+    """Wherever it turns up, and be it a word of ours."""
+    return re.compile(re.escape(value)), word
 
 
 def _name(name: str, word: str) -> tuple[re.Pattern[str], str]:

@@ -91,7 +91,6 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
 ) -> None:  # fmt: skip
     """Planted in the environment and in sentences of doctor's, as errors and paths bring them."""
     assume(len({user, host, folder, token, password}) == 5)
-    assume(not token.isdigit() and not password.isdigit())
     home, here = Path(f"/Users/{user}"), Path(f"/Users/{user}/{folder}/run")
     environ = {
         "USER": user, "HOSTNAME": f"{host}.example.org", "HF_TOKEN": token, "DB_PASSWORD": password,
@@ -107,7 +106,7 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
         "environment packages torch config blas_info=accelerate recording provenance measured "
     )
     sentences += "doctor platform files commands tools environ sysctl xcode-select conda planted"
-    neutral += sentences
+    neutral += sentences + "00000000-0000-0000-0000-000000000001 " + 40 * "0"
     assume(not any(word.lower() in neutral for word in (user, host, folder, token, password)))
     planted = [
         f"{here}/train.py: permission denied for {user}@{host}",
