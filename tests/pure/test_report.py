@@ -97,7 +97,7 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
         "HF_HOME": f"/Volumes/{folder}", "CUDA_VISIBLE_DEVICES": "0", "SOMETHING_ELSE": "planted",
         "CONDA_PREFIX": f"{home}/conda",
     }  # fmt: skip
-    said, neutral = document_once(name, document)
+    said, neutral = document_once(name, document, tmp_path)
     sentences = "train.py permission denied for could not connect example.org hub can be written "
     sentences += (
         "mirror.net simple refused ether .cache fell off the bus findings report nvidia_smi "
@@ -133,13 +133,16 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
 _documents: dict[str, tuple[dict[str, Any], str]] = {}
 
 
-def document_once(name: str, make: Callable[[str], dict[str, Any]]) -> tuple[dict[str, Any], str]:
+def document_once(
+    name: str, make: Callable[[str], dict[str, Any]], root: Path
+) -> tuple[dict[str, Any], str]:
     """Played once a test, not once an example. With the words that stand in everybody's report of
     such a machine: who is called by one of them gives nothing away."""
     if name not in _documents:
         made = make(name)
+        anybody = json.dumps(report.bundle(made, {}, Private([]), root))
         words = "<user> <host> <secret> <folder> <path> <environment> <working directory> <url>"
-        ours = f"{words} {' '.join(FORMS)} {json.dumps(made)}"
+        ours = f"{words} {' '.join(FORMS)} {json.dumps(made)} {anybody}"
         _documents[name] = made, ours.lower()
     return _documents[name]
 
