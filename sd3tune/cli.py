@@ -18,6 +18,7 @@ import click
 from sd3tune import __version__
 from sd3tune.arguments import config_of, prepared
 from sd3tune.cli_cache import cache
+from sd3tune.cli_image import image
 from sd3tune.errors import ConfigError, Sd3tuneError
 
 AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
@@ -40,6 +41,7 @@ def cli() -> None:
 
 
 cli.add_command(cache)
+cli.add_command(image)
 
 
 @cli.command()

@@ -5,6 +5,7 @@ Sd3tuneError                    the user can act on it; the CLI prints message +
 ├── PlanError                   what was asked cannot run on this machine; the hint says what can
 ├── HardwareError               the machine, the driver or the PyTorch build is not up to it
 │   └── PeerLost                another process of the run is gone; exit code 75, worth a restart
+├── ContainerError              the container engine, an image, or what the host gives to it
 ├── DataError                   an image, a caption or a dataset folder is unusable
 ├── ModelError                  weights are missing, unreadable, or of another family
 ├── CheckpointError             a checkpoint is missing, torn, or from another run
@@ -35,6 +36,9 @@ class HardwareError(Sd3tuneError): ...
 
 class PeerLost(HardwareError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class ContainerError(Sd3tuneError): ...
 
 
 class DataError(Sd3tuneError): ...

@@ -14,7 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
-from sd3tune.backends import mps_sysctl
+from sd3tune.backends import container, mps_sysctl
 from sd3tune.backends.facts import Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 
@@ -77,6 +77,7 @@ def join(
     if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
         words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
         met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
+    met = container.problems(machine.host) or met  # the reason for the others
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
 
 

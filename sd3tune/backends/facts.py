@@ -124,6 +124,16 @@ class Survey:
 
 
 @dataclass(frozen=True)
+class Lack:
+    """Something a container should have been started with (container.py finds them)."""
+
+    id: str  # stable, "no-nvidia"
+    message: str
+    flags: tuple[str, ...]  # words of `docker run`
+    blocks: bool = True  # no accelerator without it
+
+
+@dataclass(frozen=True)
 class Host:
     """The computer around the accelerator."""
 
@@ -140,6 +150,8 @@ class Host:
     disk_free_bytes: int | None = None  # of the working directory
     container: str | None = None  # "docker", "podman", "kubernetes", …; None: not in one
     cloud: str | None = None  # "runpod", "vast", …
+    image: str | None = None  # "cuda", "rocm": one of sd3tune's images; None: no such
+    lacks: tuple[Lack, ...] = ()  # what this container was not given
     rosetta: bool = False  # x86-64 Python translated on an Apple chip
     sources: Mapping[str, str] = field(default_factory=dict)  # field -> where it was read
 

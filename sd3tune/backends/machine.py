@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sd3tune.backends import cuda, mps, mps_sysctl, probe, rocm
+from sd3tune.backends import container, cuda, mps, mps_sysctl, probe, rocm
 from sd3tune.backends.facts import Host, Machine, Problem, Survey, Vendor, gpu_from
 from sd3tune.backends.system import read
 
@@ -72,6 +72,8 @@ def host(root: Path = Path("/")) -> Host:
     version: str | None = platform.release()
     if name == "Darwin":
         version, sources["os"] = mps_sysctl.macos_version(), "sw_vers"
+    inside, shm = _container(root, sources), _shm(root)
+    image = os.environ.get("SD3TUNE_IMAGE") or None
     return Host(
         os=name,
         os_version=version or None,
@@ -82,10 +84,12 @@ def host(root: Path = Path("/")) -> Host:
         ram_bytes=ram,
         ram_available_bytes=available,
         cgroup_limit_bytes=_cgroup_limit(root, sources),
-        shm_bytes=_shm(root),
+        shm_bytes=shm,
         disk_free_bytes=_disk(),
-        container=_container(root, sources),
+        container=inside,
         cloud=next((name for key, name in CLOUDS.items() if key in os.environ), None),
+        image=image,
+        lacks=container.lacks(image, shm, os.environ, root) if inside or image else (),
         rosetta=mps_sysctl.rosetta(),
         sources=sources,
     )

@@ -4,6 +4,8 @@ Without the library `import amdsmi` raises KeyError and prints; with an older on
 Numbers it does not know come back as the text "N/A". Nothing here raises.
 """
 
+import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +34,12 @@ VIOLATIONS = {
 
 def read(root: Path, problems: list[Problem]) -> Survey | None:
     """amdsmi's answer, or None with a Problem that says why. `root` is for the other sources."""
+    if folder := os.environ.get(
+        "SD3TUNE_AMDSMI"
+    ):  # apart from PyTorch, as in docker/rocm.Dockerfile
+        sys.path.insert(0, folder)
+        if (rocm := _rocm_of_torch()) is not None:
+            os.environ.setdefault("ROCM_PATH", rocm)
     try:
         import amdsmi
     except ImportError:
@@ -60,6 +68,12 @@ def read(root: Path, problems: list[Problem]) -> Survey | None:
         return Survey("rocm", gpus, version, runtime, "amdsmi") if gpus else None
     finally:
         _q(amdsmi, "amdsmi_shut_down")
+
+
+def _rocm_of_torch() -> str | None:
+    """Where PyTorch's wheel keeps its own libamd_smi, below lib: the only copy there should be."""
+    wheels = (Path(entry) / name for entry in sys.path for name in ("torch", "_rocm_sdk_core"))
+    return next((str(w) for w in wheels if (w / "lib/libamd_smi.so").exists()), None)
 
 
 def _gpu(amdsmi: ModuleType, index: int, handle: Any) -> Gpu:

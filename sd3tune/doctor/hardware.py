@@ -30,7 +30,8 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
         words = f"{report.version}, built for {build or ('MPS' if report.mps_built else 'CPU')}"
         yield Finding("torch.import", "ok", "torch", words, how)
     if device:
-        yield from (of(p, "torch", "survey and torch compared") for p in facts.problems)
+        met = (p for p in facts.problems if not p.id.startswith("container."))  # said of the host
+        yield from (of(p, "torch", "survey and torch compared") for p in met)
         yield from (Finding(n.id, "ok", "setting", n.message, n.source) for n in facts.notes)
 
 
@@ -115,6 +116,8 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     container = machine.host.container
     if any(s.vendor != "cpu" and s.gpus for s in machine.surveys):
         return  # a card torch cannot use: said, with its fix, among the problems
+    if any(lack.blocks for lack in machine.host.lacks):
+        return  # said, with its fix, of the container
     if container:
         yield Finding(
             "container.no-device", "warn", "container",

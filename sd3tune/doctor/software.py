@@ -11,7 +11,7 @@ from sd3tune.doctor.finding import Finding, Status
 
 GIB = 2**30
 OLDEST, NEWEST = (3, 10), (3, 13)
-SHM_BYTES, DISK_BYTES = GIB, 40 * GIB  # DataLoader workers; SD3.5 large with its encoders is 27 GB
+DISK_BYTES = 40 * GIB  # SD3.5 large with its encoders is 27 GB
 
 
 def host(host: Host) -> Iterator[Finding]:
@@ -25,8 +25,9 @@ def host(host: Host) -> Iterator[Finding]:
     yield _disk(host)
     if host.container:
         where = f"{host.container}" + (f" on {host.cloud}" if host.cloud else "")
+        where += f", sd3tune's image for {host.image}" if host.image else ""
         yield Finding("host.container", "ok", "container", where, said.get("container", "/"))
-        yield from _shm(host)
+    yield from _container(host)
 
 
 def _python(host: Host) -> Finding:
@@ -77,18 +78,20 @@ def _disk(host: Host) -> Finding:
     )  # fmt: skip
 
 
-def _shm(host: Host) -> Iterator[Finding]:
-    if host.shm_bytes is None:
-        return
-    words = f"/dev/shm has {host.shm_bytes / 2**20:.0f} MiB"
-    if host.shm_bytes >= SHM_BYTES:
+def _container(host: Host) -> Iterator[Finding]:
+    """What it was not given, with the words of `docker run` that are missing; in one of sd3tune's
+    images all of them together, ready to be pasted."""
+    from sd3tune.backends import container
+
+    if host.shm_bytes is not None and not any(lack.id == "shm" for lack in host.lacks):
+        words = f"/dev/shm has {host.shm_bytes / 2**20:.0f} MiB"
         yield Finding("container.shm", "ok", "shared memory", words, "statvfs")
-        return
-    yield Finding(
-        "container.shm", "warn", "shared memory",
-        f"{words}: multi-GPU communication may die with a bus error",
-        "statvfs", "docker run --shm-size=16g … (or --ipc=host)",
-    )  # fmt: skip
+    for lack in host.lacks:
+        status: Status = (
+            "FAIL" if lack.blocks and os.environ.get("SD3TUNE_BACKEND") != "cpu" else "warn"
+        )
+        fix = container.fix(host, host.lacks)
+        yield Finding(f"container.{lack.id}", status, "container", lack.message, "/dev", fix)
 
 
 def packages() -> Iterator[Finding]:

@@ -3,11 +3,13 @@
 Words carry the meaning; nothing here can fail a run, and stdout stays free for data.
 """
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -27,6 +29,29 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+class Heartbeat:
+    """Touches the file that SD3TUNE_HEARTBEAT names, at most once a second, as work advances: a
+    container's health check looks at its age. One that cannot be written is none."""
+
+    def __init__(self) -> None:
+        named = os.environ.get("SD3TUNE_HEARTBEAT")
+        self._path = Path(named) if named and speaks() else None
+        self._last = 0.0
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if self._path is not None and now - self._last >= 1:
+            self._last = now
+            with contextlib.suppress(OSError):
+                self._path.touch()
+
+    def end(self) -> None:
+        """No run, no heartbeat: its age would look like a run that hangs."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
 class Stage:
     """One piece of work; total None: nobody knows how much there is."""
 
@@ -37,6 +62,7 @@ class Stage:
         self.done = 0
         self._started = self._said = time.monotonic()
         self._first = 0
+        self._heart = Heartbeat()
 
     def begin(self, done: int) -> None:
         """Work finished in an earlier run: shown as done, left out of the rate."""
@@ -46,6 +72,7 @@ class Stage:
 
     def advance(self, count: int = 1, words: str = "") -> None:
         self.done += count
+        self._heart.beat()
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
             if now - self._said >= 0.05 or self.done == self.total:  # bars cost more than headers

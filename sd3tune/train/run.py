@@ -20,7 +20,7 @@ from sd3tune.plan.memory import gib
 from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.metrics import Metrics
-from sd3tune.report.progress import say, stage
+from sd3tune.report.progress import Heartbeat, say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
 from sd3tune.train import out_of_memory
@@ -59,8 +59,11 @@ class Outcome:
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
-    with out_of_memory.explained(prepared.plan):
-        return stages(prepared, prompts)
+    try:
+        with out_of_memory.explained(prepared.plan):
+            return stages(prepared, prompts)
+    finally:
+        Heartbeat().end()
 
 
 def stages(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:

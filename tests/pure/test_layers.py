@@ -14,9 +14,9 @@ ROWS = [  # top of the list: knows nobody
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
     ["train"],
-    ["doctor", "render", "demo", "artefacts"],
+    ["doctor", "render", "demo", "artefacts", "containers"],
     ["arguments"],
-    ["cli_cache"],
+    ["cli_cache", "cli_image"],
     ["cli"],
     ["__main__"],
 ]
@@ -25,6 +25,8 @@ TORCH_FREE = [
     "errors.py",
     "cli.py",
     "cli_cache.py",
+    "cli_image.py",
+    "containers",
     "arguments.py",
     "render.py",
     "config",
@@ -36,8 +38,8 @@ TORCH_FREE += [
     f"backends/{name}.py"
     for name in (
         "__init__ facts rules options decide machine probe torch_report visible system "
-        "option optimizers cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl mps_settings limits cpu "
-        "catalog recorded programs"
+        "option optimizers container cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl mps_settings "
+        "limits cpu catalog recorded programs"
     ).split()
 ]
 TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# What a container of sd3tune does when it starts: look at the machine, start the services that were
+# asked for, then run the command, or wait where a platform expects the container to stay.
+#
+#   docker run … IMAGE train config/config.json     any command of sd3tune
+#   docker run … IMAGE bash                         another program
+#   docker run … IMAGE                              doctor; stays up when a service was asked for
+#
+#   PUBLIC_KEY, SSH_PUBLIC_KEY   start sshd and let these keys in
+#   JUPYTER_PASSWORD             start JupyterLab on port 8888
+#   SD3TUNE_STOP_POD             success or always: stop this RunPod or Vast instance after the command
+#
+# No secret goes to a file, to the log, or into a command line.
+set -euo pipefail
+say() { printf 'sd3tune: %s\n' "$1" >&2; }
+
+prepare_home() {  # a user without a name, or a read-only root: caches and settings need a place
+  if [ ! -w "${HOME:-/}" ]; then export HOME=/tmp; fi
+  export USER="${USER:-sd3tune}" LOGNAME="${LOGNAME:-sd3tune}"
+}
+
+start_ssh() {
+  if [ "$(id -u)" != 0 ]; then say "SSH was asked for and needs root: not started"; return; fi
+  if (exec 3<>/dev/tcp/127.0.0.1/22) 2>/dev/null; then say "something listens on port 22: sshd not started"; return; fi
+  local home; home="$(getent passwd root | cut -d: -f6)"  # not $HOME: sshd asks the account
+  install -d -m 700 "$home/.ssh"
+  (umask 077; printf '%s\n' ${PUBLIC_KEY:+"$PUBLIC_KEY"} ${SSH_PUBLIC_KEY:+"$SSH_PUBLIC_KEY"} >>"$home/.ssh/authorized_keys")
+  ssh-keygen -A >/dev/null
+  mkdir -p /run/sshd
+  env -i PATH="$PATH" /usr/sbin/sshd
+  say "SSH on port 22 for $(grep -c . "$home/.ssh/authorized_keys") key(s)"
+}
+
+start_jupyter() {
+  JUPYTER_CONFIG_DIR=/opt/jupyter JUPYTER_RUNTIME_DIR="$(mktemp -d)" JUPYTER_DATA_DIR="$(mktemp -d)" \
+    SHELL=/bin/bash jupyter lab --no-browser >/tmp/jupyter.log 2>&1 &
+  say "JupyterLab on port ${JUPYTER_PORT:-8888}, log in /tmp/jupyter.log"
+}
+
+trains() { [ "${1:-}" = train ] && [[ " $* " != *" --dry-run "* ]] && [[ " $* " != *" --help "* ]]; }
+
+# `run CMD…`: runs it, passes SIGTERM and SIGINT on once, and leaves its exit code in $code.
+run() {
+  "$@" &
+  local child=$!
+  trap 'kill -TERM "$child" 2>/dev/null || true; stopped=1' TERM
+  trap 'kill -INT "$child" 2>/dev/null || true; stopped=1' INT
+  code=0
+  while kill -0 "$child" 2>/dev/null; do wait "$child" && code=0 || code=$?; done
+}
+
+prepare_home
+serves=""
+if [ -n "${PUBLIC_KEY:-}${SSH_PUBLIC_KEY:-}" ]; then start_ssh; serves=1; fi
+if [ -n "${JUPYTER_PASSWORD:-}" ]; then start_jupyter; serves=1; fi
+unset JUPYTER_PASSWORD
+
+if [ $# -eq 0 ]; then
+  code=0
+  sd3tune doctor >&2 || code=$?
+  if [ -z "$serves${RUNPOD_POD_ID:-}${VAST_CONTAINERLABEL:-}" ]; then
+    say "no command was given; for example: docker run … IMAGE train config/config.json"
+    exit "$code"
+  fi
+  say "waiting; put your project in /workspace and run sd3tune train"
+  exec sleep infinity
+fi
+
+if [ "$1" != sd3tune ] && ! command -v "$1" >/dev/null 2>&1; then set -- sd3tune "$@"; fi
+if [ "$1" = sd3tune ] && trains "${@:2}"; then
+  sd3tune doctor --quick >&2 || true  # train asks for itself, and refuses for itself
+  if [ "${SD3TUNE_STOP_POD:-never}" != never ]; then
+    stopped=""
+    run "$@"
+    # Stopped from outside: the platform is taking the machine away, or the user wants it.
+    if [ -z "$stopped" ]; then sd3tune image stop-pod --after "$code" >&2 || true; fi
+    exit "$code"
+  fi
+fi
+exec "$@"

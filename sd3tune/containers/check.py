@@ -1,0 +1,99 @@
+"""`sd3tune image check`: would a container of the image train on this host?
+
+Asks the engine, then the image itself: its own doctor runs in a container with the host's cards.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sd3tune
+from sd3tune.containers import build, engine, images, run
+from sd3tune.errors import ContainerError
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Line:
+    """`status  name: fact`, with a fix for what is not ok."""
+
+    status: str  # "ok", "warn", "FAIL"
+    name: str
+    fact: str
+    fix: str = ""
+
+
+def check(container: run.Container, kind: images.Kind, cpu: bool) -> Iterator[Line]:
+    """Never raises for what is missing: that is a line with its fix."""
+    try:
+        client = engine.connect()
+    except ContainerError as e:
+        yield Line("FAIL", "engine", str(e), e.hint)
+        return
+    info, version = client.info(), client.version()
+    rootless = run.caller(info) is None and "rootless" in str(info.get("SecurityOptions"))
+    words = f"{version.get('Version')}, API {version.get('ApiVersion')}, {engine.address()}"
+    yield Line("ok", "engine", words + (", rootless" if rootless else ""))
+    yield _builder()
+    if kind == "cuda" and not cpu:
+        yield _toolkit(info)
+    image = _image(client, container.image)
+    yield image
+    if image.status != "FAIL":
+        yield from _inside(client, container)
+
+
+def _builder() -> Line:
+    try:
+        return Line("ok", "builder", f"{build.builder()} with BuildKit")
+    except ContainerError as e:
+        return Line("warn", "builder", str(e), e.hint)
+
+
+def _toolkit(info: dict[str, Any]) -> Line:
+    if images.has_cdi(info):
+        return Line("ok", "NVIDIA toolkit", "CDI devices nvidia.com/gpu")
+    if images.has_runtime(info):
+        return Line("ok", "NVIDIA toolkit", "runtime nvidia")
+    return Line("FAIL", "NVIDIA toolkit", "neither a runtime nor CDI devices", engine.TOOLKIT)
+
+
+def _image(client: Any, tag: str) -> Line:
+    import docker
+
+    try:
+        found = client.images.get(tag)
+    except docker.errors.ImageNotFound:
+        return Line("FAIL", "image", f"there is no `{tag}` here", "sd3tune image build")
+    version = found.labels.get("org.opencontainers.image.version", "unknown")
+    revision = found.labels.get("org.opencontainers.image.revision", "unknown")
+    words = f"{tag}, {found.attrs['Size'] / GB:.2f} GB, sd3tune {version}, revision {revision[:12]}"
+    if version != sd3tune.__version__:
+        words += f"; this is {sd3tune.__version__}"
+        return Line("warn", "image", words, "sd3tune image build")
+    return Line("ok", "image", words)
+
+
+def _inside(client: Any, container: run.Container) -> Iterator[Line]:
+    """What doctor says in a container that is started as `image run` would."""
+    asked = replace(container, words=("doctor", "--json", "--quick"), terminal=False)
+    try:
+        said, code = run.captured(client, asked)
+    except ContainerError as e:
+        yield Line("FAIL", "container", str(e), e.hint)
+        return
+    try:
+        found = json.loads(said)["findings"]
+    except (ValueError, KeyError):
+        last = said.strip().splitlines()[-1:] or [f"exit code {code} and no word"]
+        yield Line(
+            "FAIL", "container", f"doctor did not answer: {last[0]}", "sd3tune image run doctor"
+        )
+        return
+    for f in found:
+        if f["status"] in ("FAIL", "warn"):
+            yield Line(f["status"], f"inside, {f['name']}", f["fact"], f["fix"])
+    if code == 0:
+        yield Line("ok", "inside", "doctor says that training can start")

@@ -1,0 +1,85 @@
+"""Stops the rented machine this container runs on, so that nobody pays for a finished run.
+
+RunPod and Vast.ai give a container its own number and a key for itself. Untested on the platforms:
+written from their documentation; the requests are tested against a server of our own.
+"""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sd3tune.errors import ContainerError
+
+SECONDS = 30.0
+MODES = ("never", "success", "always")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A request that stops one machine. docs.runpod.io/api-reference/pods, docs.vast.ai/api."""
+
+    name: str
+    number: str
+    key: str
+    method: str
+    url: str
+    body: Mapping[str, str] | None = None
+
+
+def platform(environ: Mapping[str, str]) -> Platform:
+    """Where this container runs. Raises ContainerError where nobody could be asked to stop it."""
+    if number := environ.get("RUNPOD_POD_ID"):
+        base = environ.get("RUNPOD_REST_URL", "https://rest.runpod.io/v1")
+        url = f"{base}/pods/{number}/stop"
+        return Platform("RunPod", number, _key(environ, "RUNPOD_API_KEY"), "POST", url)
+    # "C.123456" is the label of instance 123456.
+    if number := environ.get("VAST_CONTAINERLABEL", "").removeprefix("C."):
+        base = environ.get("VAST_URL", "https://console.vast.ai")
+        url = f"{base}/api/v0/instances/{number}/"
+        key = _key(environ, "CONTAINER_API_KEY")
+        return Platform("Vast.ai", number, key, "PUT", url, {"state": "stopped"})
+    raise ContainerError(
+        "SD3TUNE_STOP_POD: this is neither a RunPod nor a Vast.ai container",
+        hint="elsewhere stop the machine yourself, for example `sd3tune train …; sudo poweroff`",
+    )
+
+
+def _key(environ: Mapping[str, str], name: str) -> str:
+    if not environ.get(name):
+        words = f"{name} is not set: nobody may stop this machine from inside"
+        raise ContainerError(words, hint=f"add {name} to the template's secrets")
+    return environ[name]
+
+
+def wanted(mode: str, code: int) -> bool:
+    """Whether a run that ended with this exit code stops the machine."""
+    if mode not in MODES:
+        words = f"SD3TUNE_STOP_POD={mode}"
+        raise ContainerError(words, hint=f"use one of {', '.join(MODES)}")
+    return mode == "always" or (mode == "success" and code == 0)
+
+
+def stop(code: int, environ: Mapping[str, str] = os.environ) -> str:
+    """What was done, in one line. Raises ContainerError when the platform refuses."""
+    mode = environ.get("SD3TUNE_STOP_POD", "never")
+    if not wanted(mode, code):
+        return f"exit code {code} and SD3TUNE_STOP_POD={mode}: the machine stays"
+    p = platform(environ)
+    request = urllib.request.Request(
+        p.url,
+        method=p.method,
+        data=None if p.body is None else json.dumps(p.body).encode(),
+        headers={"Authorization": f"Bearer {p.key}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS):
+            return f"asked {p.name} to stop {p.number}"
+    except urllib.error.HTTPError as e:
+        words = f"{p.name} did not stop {p.number}: {e.code} {e.reason}"
+        raise ContainerError(words, hint="stop it by hand: it costs money until then") from None
+    except OSError as e:  # no network, no answer
+        words = f"{p.name} could not be asked to stop {p.number}: {e}"
+        raise ContainerError(words, hint="stop it by hand: it costs money until then") from None

@@ -1,0 +1,227 @@
+"""`sd3tune image run`: one container in the foreground: signals go in, output and exit code out.
+
+The container goes away when it ends. Secrets are passed by the engine's interface, never on a
+command line; like every variable of a container they can be read by who may ask the engine.
+"""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sd3tune.containers import engine
+from sd3tune.containers.images import Access
+from sd3tune.errors import ContainerError
+
+WORKSPACE, HUB = "/workspace", "/huggingface"
+SHM = "16g"
+# Of the caller's environment; what else is wanted is named with --env.
+FORWARDED = "HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE HTTP_PROXY HTTPS_PROXY NO_PROXY NO_COLOR".split()
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container, before it exists; `words` after the image are for its entrypoint."""
+
+    image: str
+    words: tuple[str, ...]
+    access: Access
+    mounts: Mapping[Path, str] = field(default_factory=dict)  # of the host -> in the container
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    network: str | None = None
+    ports: tuple[str, ...] = ()  # "2222:22"
+    shm: str = SHM
+    terminal: bool = False
+    entrypoint: str | None = None
+
+
+def environment(
+    names: Sequence[str], given: Sequence[str], outer: Mapping[str, str]
+) -> dict[str, str]:
+    """`names` as far as they are set outside; of `given` NAME takes the outer value, NAME=VALUE
+    states it. Raises ContainerError for a NAME that is not set."""
+    found = {name: outer[name] for name in names if outer.get(name)}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals and name not in outer:
+            words = f"--env {name}: there is no such variable here"
+            raise ContainerError(words, hint=f"export {name}=…, or say --env {name}=VALUE")
+        found[name] = value if equals else outer[name]
+    return found
+
+
+def folders(given: Sequence[str]) -> dict[Path, str]:
+    """OUTER:INNER, as `docker run -v` takes them. Raises ContainerError."""
+    found = {}
+    for word in given:
+        outer, colon, inner = word.rpartition(":")
+        if not colon or not inner.startswith("/") or not Path(outer).is_dir():
+            hint = "an existing folder and where it goes: --mount /data/images:/images"
+            raise ContainerError(f"--mount {word}", hint=hint)
+        found[Path(outer).resolve()] = inner
+    return found
+
+
+def shared_hub(outer: Mapping[str, str]) -> Path:
+    """The host's Hugging Face folder: weights are downloaded once for all."""
+    return Path(outer.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+
+
+def caller(info: Mapping[str, Any]) -> str | None:
+    """Files should belong to who asked. Under a rootless engine root inside is the user outside."""
+    rootless = any("rootless" in str(option) for option in info.get("SecurityOptions") or ())
+    return None if rootless or os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
+
+
+def words_of(c: Container) -> str:
+    """The same as a `docker run` command. Variables go by name, so that no value is shown."""
+    parts = ["docker", "run", "--rm", "--init=false"]
+    parts += ["-t"] if c.terminal else []
+    parts += _access_words(c.access)
+    parts += [] if c.access.host_ipc else ["--shm-size", c.shm]
+    parts += ["--user", c.user] if c.user else []
+    parts += ["--network", c.network] if c.network else []
+    parts += [w for port in c.ports for w in ("-p", port)]
+    parts += [w for outer, inner in c.mounts.items() for w in ("-v", f"{outer}:{inner}")]
+    parts += [w for name in sorted(c.environment) for w in ("-e", name)]
+    parts += ["--entrypoint", c.entrypoint] if c.entrypoint else []
+    return shlex.join([*parts, c.image, *c.words])
+
+
+def _access_words(a: Access) -> list[str]:
+    parts: list[str] = []
+    if a.gpus is not None and a.cdi:
+        parts += [w for name in _cdi(a.gpus) for w in ("--device", name)]
+    elif a.gpus is not None:
+        parts += ["--gpus", f'"device={",".join(a.gpus)}"' if a.gpus else "all"]
+    parts += [w for device in a.devices for w in ("--device", device)]
+    parts += [w for group in a.groups for w in ("--group-add", group)]
+    parts += ["--ipc", "host"] if a.host_ipc else []
+    parts += ["--security-opt", f"seccomp={a.seccomp}"] if a.seccomp else []
+    return parts
+
+
+def _cdi(gpus: tuple[str, ...]) -> list[str]:
+    return [f"nvidia.com/gpu={g}" for g in gpus or ("all",)]
+
+
+def arguments_of(c: Container) -> dict[str, Any]:
+    """The same for docker's SDK."""
+    from docker.types import DeviceRequest, Mount
+
+    a, requests = c.access, []
+    if a.gpus is not None and a.cdi:
+        requests = [DeviceRequest(driver="cdi", device_ids=_cdi(a.gpus))]
+    elif a.gpus is not None:
+        which = {"device_ids": list(a.gpus)} if a.gpus else {"count": -1}
+        requests = [DeviceRequest(capabilities=[["gpu"]], **which)]
+    asked: dict[str, Any] = {
+        "image": c.image,
+        "command": list(c.words),
+        "environment": dict(c.environment),
+        "mounts": [Mount(inner, str(outer), type="bind") for outer, inner in c.mounts.items()],
+        "device_requests": requests,
+        "devices": [f"{device}:{device}:rwm" for device in a.devices],
+        "group_add": list(a.groups),
+        "security_opt": [f"seccomp={a.seccomp}"] if a.seccomp else [],
+        "tty": c.terminal,
+        "ports": dict(_port(p) for p in c.ports),
+    }
+    asked |= {"ipc_mode": "host"} if a.host_ipc else {"shm_size": c.shm}
+    more = {"user": c.user, "network": c.network, "entrypoint": c.entrypoint}
+    return asked | {key: value for key, value in more.items() if value is not None}
+
+
+def _port(word: str) -> tuple[str, int]:
+    outer, _, inner = word.partition(":")
+    if not (outer.isdigit() and inner.isdigit()):
+        raise ContainerError(f"--publish {word}", hint="two numbers: --publish 8888:8888")
+    return f"{inner}/tcp", int(outer)
+
+
+def run(client: Any, c: Container) -> int:
+    """Until the container ends; its exit code. Raises ContainerError when it cannot start."""
+    import docker
+
+    try:
+        container = client.containers.create(**arguments_of(c))
+    except (docker.errors.APIError, docker.errors.ImageNotFound) as e:
+        raise engine.explained(e, c.image) from None
+    try:
+        output = client.api.attach(container.id, stream=True, demux=not c.terminal)
+        with _signals_to(container.id):
+            try:
+                container.start()
+            except docker.errors.APIError as e:
+                raise engine.explained(e, c.image) from None
+            _copy(output, c.terminal)
+            return int(container.wait()["StatusCode"])
+    finally:
+        container.remove(force=True, v=True)
+
+
+def _copy(output: Any, terminal: bool) -> None:
+    """What the container says, where it said it."""
+    for part in output:
+        for stream, data in zip(
+            (sys.stdout, sys.stderr), (part, None) if terminal else part, strict=True
+        ):
+            if data:
+                stream.buffer.write(data)
+                stream.flush()
+
+
+class _signals_to:
+    """SIGINT, SIGTERM and SIGHUP go to the container; this process waits for it."""
+
+    def __init__(self, container: str) -> None:
+        self._container = container
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._pass)
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _pass(self, number: int, frame: FrameType | None) -> None:
+        # A connection of its own: the main one is in the middle of reading.
+        threading.Thread(target=self._kill, args=(number,), daemon=True).start()
+
+    def _kill(self, number: int) -> None:
+        import docker
+
+        try:
+            docker.APIClient(base_url=engine.address(), version="auto").kill(
+                self._container, number
+            )
+        except docker.errors.APIError:  # it has just ended
+            return
+
+
+def captured(client: Any, c: Container) -> tuple[str, int]:
+    """What a container wrote to stdout, and its exit code. Raises ContainerError."""
+    import docker
+
+    try:
+        container = client.containers.create(**arguments_of(c))
+    except (docker.errors.APIError, docker.errors.ImageNotFound) as e:
+        raise engine.explained(e, c.image) from None
+    try:
+        container.start()
+        code = int(container.wait()["StatusCode"])
+        return container.logs(stdout=True, stderr=False).decode(errors="replace"), code
+    except docker.errors.APIError as e:
+        raise engine.explained(e, c.image) from None
+    finally:
+        container.remove(force=True, v=True)
