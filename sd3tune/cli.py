@@ -6,6 +6,7 @@ something, 2 a bug in sd3tune or a misspelt command, 75 another process of the r
 """
 
 import errno
+import json
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from sd3tune import __version__
 from sd3tune.arguments import config_of, prepared
 from sd3tune.cli_cache import cache
 from sd3tune.cli_image import image
-from sd3tune.errors import Sd3tuneError
+from sd3tune.errors import ConfigError, Sd3tuneError
 
 AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
 THE_WORLD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -54,7 +55,18 @@ cli.add_command(image)
 @click.option("--quick", is_flag=True, help="look, but run nothing on the device (under a second)")
 @click.option("--deep", is_flag=True, help="slow probes too: torch.compile on a CPU")
 @click.option("--no-device", is_flag=True, help="check the software only: for image builds")
-def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool, deep: bool) -> None:
+@click.option(
+    "--report",
+    "bundle",
+    is_flag=False,
+    flag_value="sd3tune-report.json",
+    metavar="[FILE]",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="write a file without names or serial numbers that helps us with hardware like this",
+)
+def doctor(
+    as_json: bool, chip: str | None, quick: bool, no_device: bool, deep: bool, bundle: Path | None
+) -> None:
     """Can this machine train, and what would sd3tune choose here?
 
     Every line is `ok`, `warn`, `FAIL` or `skip`, with the measured fact and where it was read;
@@ -64,9 +76,14 @@ def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool, deep: 
       sd3tune doctor                 look at everything and compute on the device
       sd3tune doctor --quick         look only
       sd3tune doctor --on rtx4090    what a card you do not have could do
+      sd3tune doctor --report        what you can send us of this machine
     """
     from sd3tune import render
     from sd3tune.doctor import consult, examine
+
+    if chip and bundle:
+        words = "`--report` is of this machine, and `--on` of another"
+        raise ConfigError(words, hint="leave out one of them")
 
     if chip == "list":
         from sd3tune.backends import catalog
@@ -74,7 +91,12 @@ def doctor(as_json: bool, chip: str | None, quick: bool, no_device: bool, deep: 
         click.echo("\n".join(catalog.keys()))
         return
     report = consult(chip) if chip else examine(quick=quick, device=not no_device, deep=deep)
-    click.echo(render.doctor_json(report) if as_json else render.doctor(report))
+    document = render.doctor_json(report)
+    click.echo(document if as_json else render.doctor(report))
+    if bundle:
+        from sd3tune.doctor.report import write
+
+        click.echo(write(json.loads(document), bundle), err=True)
     sys.exit(0 if report.can_train else 1)
 
 

@@ -44,6 +44,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "vae_dtype",
     "attention_mechanism",
     "attention_no_grad",
+    "attention_inputs",
     "optimizer",
     "gradient_checkpointing",
     "gradient_checkpointing_interval",

@@ -1,7 +1,8 @@
 """Recorded machines: a vendor library's answers, files, programs and PyTorch's report, to Facts.
 
-tests/machines/NAME.json says in `provenance` where its names and values come from. They are played
-at the boundary: a fake vendor module, a folder as the root of the file system, programs on PATH.
+tests/machines/NAME.json says in `provenance` where its names and values come from; a file that
+`sd3tune doctor --report` wrote is one as well. They are played at the boundary: a fake vendor
+module, a folder as the root of the file system, programs on PATH.
 """
 
 import builtins
@@ -27,7 +28,8 @@ def names() -> list[str]:
 
 def load(name: str) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return data
+    recorded: dict[str, Any] = data.get("recording", data)
+    return recorded
 
 
 def machine_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
@@ -47,7 +49,7 @@ def facts_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fact
     seen = machine_of(name, tmp_path, monkeypatch)
     torch = from_answer(recorded["torch"])
     packages, environ = recorded["packages"], recorded["environ"]
-    return backends.join(seen, torch, packages, {}, environ)
+    return backends.join(seen, torch, packages, recorded.get("tools", {}), environ)
 
 
 def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +62,9 @@ def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) 
     libraries(recorded, monkeypatch)
     programs(recorded["commands"], monkeypatch)
     darwin = recorded["platform"] == "Darwin"
-    rosetta = darwin and recorded["commands"]["sysctl"]["sysctl.proc_translated"] == "1"
-    processor = "arm64" if darwin and not rosetta else "x86_64"
+    sysctl = recorded["commands"].get("sysctl", {})
+    arm = sysctl.get("hw.optional.arm64") == "1" and sysctl.get("sysctl.proc_translated") != "1"
+    processor = "arm64" if darwin and arm else "x86_64"
     monkeypatch.setattr(mps.platform, "system", lambda: recorded["platform"])
     monkeypatch.setattr(mps.platform, "machine", lambda: processor)
 

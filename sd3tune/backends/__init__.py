@@ -14,7 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
-from sd3tune.backends import container
+from sd3tune.backends import container, mps_sysctl
 from sd3tune.backends.facts import Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 
@@ -78,7 +78,7 @@ def join(
         words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
         met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
     met = container.problems(machine.host) or met  # the reason for the others
-    return replace(cpu, problems=(*facts.problems, *met))
+    return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
 
 
 def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:
@@ -116,5 +116,7 @@ def tools() -> dict[str, bool]:
     """Compilers on PATH, and whether site-packages can be written."""
     found = {name: shutil.which(name) is not None for name in TOOLS}
     found["c++"] = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    if mps_sysctl.command_line_tools() is False:
+        found["c++"] = False
     found["site_packages_writable"] = os.access(Path(sysconfig.get_path("purelib")), os.W_OK)
     return found

@@ -11,7 +11,7 @@ from typing import Literal
 from sd3tune.backends.facts import Facts
 from sd3tune.backends.option import Level, Option
 from sd3tune.backends.options import ALIASES, AXES
-from sd3tune.backends.rules import Request
+from sd3tune.backends.rules import Request, one_memory
 from sd3tune.errors import PlanError
 
 Source = Literal["user", "auto"]
@@ -53,7 +53,7 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision:
     hint = "`sd3tune doctor` shows what this machine lacks"
     if axis in SIZED and request.too_big:
         hint = "train a smaller model, resolution or batch, with gradient_checkpointing=true"
-        if axis == "base_model_precision":
+        if axis == "base_model_precision" and one_memory(facts) is None:
             hint += "; blocks_to_swap keeps blocks in host memory"
     raise PlanError(f"no usable {axis} on {facts.weakest.name}: {why}", hint=hint)
 

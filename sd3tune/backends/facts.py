@@ -62,6 +62,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something found while observing that is not wrong, and worth a line in doctor."""
+
+    id: str  # stable, "mps.fallback"
+    message: str
+    source: str  # "environment", "sysctl", …
+
+
+@dataclass(frozen=True)
 class Gpu:
     """One accelerator as its vendor's library or the operating system describes it."""
 
@@ -92,6 +101,7 @@ class Gpu:
     memory_partition: str | None = None  # AMD: "NPS1", "NPS4", …
     hip_index: int | None = None  # AMD: HIP's number before *_VISIBLE_DEVICES, when told
     gpu_cores: int | None = None  # Apple
+    wired_limit_bytes: int | None = None  # Apple: of the GPU, when set by hand; None: macOS decides
 
 
 def gpu_from(data: Mapping[str, Any]) -> Gpu:
@@ -201,6 +211,7 @@ class Device:
     arch: Arch
     total_bytes: int | None = None
     usable_bytes: int | None = None  # what a run may fill: less than total on Macs and in cgroups
+    usable_source: str | None = None  # who says so, where it is not the driver
     physical_index: int | None = None
     uuid: str | None = None
 
@@ -242,6 +253,7 @@ class Facts:
     tools: Mapping[str, bool] = field(default_factory=dict)  # "c++", "ninja", "nvcc", "hipcc", …
     smoke: Mapping[str, str] = field(default_factory=dict)  # probe id -> "ok" or what went wrong
     problems: tuple[Problem, ...] = ()
+    notes: tuple[Note, ...] = ()
     origin: Origin = "measured"
 
     @property

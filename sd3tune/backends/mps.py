@@ -6,17 +6,18 @@ Untested on hardware: written against PyTorch's source and Apple's tools' docume
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends import mps_sysctl
+from sd3tune.backends import mps_settings, mps_sysctl
 from sd3tune.backends.facts import (
     Arch,
     Device,
     Facts,
     Gpu,
     Machine,
+    Note,
     Problem,
     Survey,
     TorchReport,
@@ -27,6 +28,9 @@ from sd3tune.backends.rules import version
 VENDOR: Vendor = "mps"
 # Metal recommends 65 to 75 % of memory; the exact figure needs torch (sgl-project/sglang#21443).
 USABLE = 0.7
+LEAST_FOR_MACOS = 4 * 2**30  # a guess: a desktop and a browser
+ARM_PYTHON = "brew install python@3.12, or: uv python install 3.12 (both arm64)"
+ARM_CONDA = "CONDA_SUBDIR=osx-arm64 conda create -n sd3tune python=3.12"
 
 
 def present(root: Path = Path("/")) -> str | None:
@@ -57,13 +61,16 @@ def survey(root: Path = Path("/")) -> Survey:
         source="sysctl",
         total_bytes=mps_sysctl.number("hw.memsize"),
         gpu_cores=mps_sysctl.gpu_cores(),
+        wired_limit_bytes=mps_sysctl.wired_limit_bytes(),
     )
     problems = []
     if mps_sysctl.rosetta():
-        problems.append(
-            _problem("rosetta", "fail", "this Python is x86-64 and runs under Rosetta: there is no "
-                     "PyTorch with MPS for it", "install an arm64 Python: brew install python@3.12")
-        )  # fmt: skip
+        words = "this Python is x86-64 and runs under Rosetta: there is no PyTorch with MPS for it"
+        problems.append(_problem("rosetta", "fail", words, ARM_PYTHON))
+    if (left := _left_for_macos(gpu)) is not None and left < LEAST_FOR_MACOS:
+        words = f"iogpu.wired_limit_mb leaves macOS {left / 2**30:.1f} GiB: the Mac may freeze"
+        fix = "sudo sysctl iogpu.wired_limit_mb=0"
+        problems.append(_problem("wired-limit", "warn", words, fix))
     return Survey(VENDOR, (gpu,), None, mps_sysctl.macos_version(), "sysctl", tuple(problems))
 
 
@@ -82,7 +89,7 @@ def facts(
     """The chip, with what Metal recommends to use of its memory."""
     found = machine.survey(VENDOR)
     shown = not torch.imported or torch.mps_available
-    devices = tuple(_device(g, torch) for g in found.gpus) if shown else ()
+    devices = tuple(_device(g, torch, environ) for g in found.gpus) if shown else ()
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -93,6 +100,7 @@ def facts(
         packages=packages,
         tools=tools,
         problems=tuple(_compared(found, torch, environ)),
+        notes=tuple(_notes(found, tools, environ)),
     )
 
 
@@ -110,32 +118,70 @@ def used_bytes(index: int) -> int | None:
     return int(torch.mps.driver_allocated_memory())
 
 
-def _device(gpu: Gpu, torch: TorchReport) -> Device:
-    usable = torch.mps_recommended_bytes
+def _device(gpu: Gpu, torch: TorchReport, environ: Mapping[str, str]) -> Device:
+    """What a run may fill is what Metal recommends, which PyTorch knows, or less when the
+    allocator was told so."""
+    usable, source = torch.mps_recommended_bytes, "torch.mps.recommended_max_memory"
+    if usable is None and gpu.wired_limit_bytes is not None:
+        usable, source = gpu.wired_limit_bytes, "sysctl iogpu.wired_limit_mb"
     if usable is None and gpu.total_bytes is not None:
         usable = int(gpu.total_bytes * USABLE)
-    return Device(0, "mps", gpu.name, gpu.arch, gpu.total_bytes, usable, 0)
+        source = "a guess: Metal recommends 65 to 75 %; torch was not asked"
+    if usable is not None and mps_settings.share(environ) < 1:
+        usable = int(usable * mps_settings.share(environ))
+        source += f" x {mps_settings.HIGH}"
+    known = source if usable is not None else None
+    return Device(0, "mps", gpu.name, gpu.arch, gpu.total_bytes, usable, known, 0)
 
 
 def _compared(found: Survey, torch: TorchReport, environ: Mapping[str, str]) -> list[Problem]:
     """Where macOS, the wheel and the settings do not fit together."""
     problems = [p for p in found.problems if p.severity == "fail"]
-    if environ.get("PYTORCH_MPS_HIGH_WATERMARK_RATIO") in ("0", "0.0"):
-        words = "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0 lifts the memory limit: the Mac may freeze"
-        fix = "unset PYTORCH_MPS_HIGH_WATERMARK_RATIO"
-        problems.append(_problem("watermark", "warn", words, fix))
-    if torch.version is None or not found.gpus:
-        return problems
-    old = found.runtime is not None and version(found.runtime) < (15,)
-    if old and version(torch.version) >= (2, 15):
-        words = f"PyTorch {torch.version} has no MPS before macOS 15, this is {found.runtime}"
-        fix = "update macOS, or: SD3TUNE_TORCH='torch>=2.13,<2.15' bash scripts/setup"
-        problems.append(_problem("macos-too-old", "fail", words, fix))
-    elif torch.imported and not torch.mps_available and not problems:
-        words = f"PyTorch {torch.version} says MPS is not available"
-        fix = "pip install --force-reinstall torch"
-        problems.append(_problem("unavailable", "fail", words, fix))
-    return problems
+    if "CONDA_PREFIX" in environ:
+        problems = [replace(p, fix=ARM_CONDA) if p.fix == ARM_PYTHON else p for p in problems]
+    told = list(mps_settings.problems(environ))
+    if torch.version is not None and found.gpus and not problems:
+        told += _macos(found.runtime, torch)
+    return problems + told
+
+
+def _macos(macos: str | None, torch: TorchReport) -> list[Problem]:
+    # The wheel of 2.15 is tagged for macOS 14, installs there, and has no MPS (hardware.md).
+    newer = version(torch.version) >= (2, 15)
+    floor = 15 if newer else 14
+    if macos is not None and version(macos) < (floor,):
+        words = f"PyTorch {torch.version} has no MPS before macOS {floor}, this is {macos}"
+        fix = "softwareupdate --list: update macOS"
+        if newer and version(macos) >= (14,):
+            fix = "update macOS, or: SD3TUNE_TORCH='torch>=2.13,<2.15' bash scripts/setup"
+        return [_problem("macos-too-old", "fail", words, fix)]
+    if not torch.imported or torch.mps_available:
+        return []
+    if not torch.mps_built:
+        words = f"PyTorch {torch.version} was built without MPS"
+        return [_problem("not-built", "fail", words, "pip install --force-reinstall torch")]
+    # PyTorch's own message then blames the version of macOS.
+    words = f"PyTorch {torch.version} has MPS and was given no Metal device: sandboxes, virtual "
+    words += "machines and some remote sessions have none"
+    return [_problem("unavailable", "fail", words, "run it in Terminal.app, on the Mac itself")]
+
+
+def _notes(found: Survey, tools: Mapping[str, bool], environ: Mapping[str, str]) -> list[Note]:
+    notes = list(mps_settings.notes(environ))
+    for limit in [g.wired_limit_bytes for g in found.gpus if g.wired_limit_bytes is not None]:
+        words = f"the GPU may hold {limit / 2**30:.1f} GiB, set by hand until the next start"
+        notes.append(Note("mps.wired-limit", words, "sysctl iogpu.wired_limit_mb"))
+    if tools.get("c++") is False:
+        words = "Xcode's command line tools are missing, with which int4-quanto and int2-quanto "
+        words += "are compiled on a Mac: xcode-select --install"
+        notes.append(Note("mps.command-line-tools", words, "xcode-select -p"))
+    return notes
+
+
+def _left_for_macos(gpu: Gpu) -> int | None:
+    if gpu.wired_limit_bytes is None or gpu.total_bytes is None:
+        return None
+    return gpu.total_bytes - gpu.wired_limit_bytes
 
 
 def _problem(name: str, severity: Any, message: str, fix: str) -> Problem:

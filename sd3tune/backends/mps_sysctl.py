@@ -1,4 +1,4 @@
-"""What sysctl, sw_vers and system_profiler say of a Mac; None on any other system."""
+"""What sysctl, sw_vers, system_profiler and xcode-select say of a Mac; None on any other system."""
 
 import json
 import platform
@@ -29,6 +29,18 @@ def number(name: str) -> int | None:
     if platform.system() != "Darwin":
         return None
     return system.whole(system.run(["sysctl", "-n", name]))
+
+
+def wired_limit_bytes() -> int | None:
+    """What the GPU may hold, when somebody set it; 0 is macOS' own choice."""
+    return (number("iogpu.wired_limit_mb") or 0) * 2**20 or None
+
+
+def command_line_tools() -> bool | None:
+    """Whether Xcode's are installed. Without them /usr/bin/c++ is there and only offers them."""
+    if platform.system() != "Darwin":
+        return None
+    return bool((system.run(["xcode-select", "-p"]) or "").strip())
 
 
 def gpu_cores() -> int | None:

@@ -16,6 +16,7 @@ from sd3tune.backends.rules import (
     Rule,
     alone,
     asks,
+    compiles_on,
     fits,
     gfx_in,
     native_bf16,
@@ -38,6 +39,15 @@ INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
 AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 QUANTO = package("optimum-quanto", "0.2.7")
+# Its other kernels have a Python form; unpacking on MPS has none (quanto 0.2.7 extensions/mps).
+UNPACKED = compiles_on("mps", "quanto compiles its unpacking of 4 and 2 bits for MPS")
+# The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.
+# In SD3 the second attention of SD3.5 medium's blocks has views, diffusers' concatenation leaves
+# the others whole. A copy costs less than the scores. Look again at torch 2.17.
+VIEWS_ON_MPS = (
+    "MPS has multiplied views wrongly without a word "
+    "(pytorch/pytorch#163597, #181133, #193487, #197636)"
+)
 
 
 def bf16_level(f: Facts) -> Level:
@@ -80,17 +90,17 @@ def weight_precisions(*, sized: bool, transformer: bool = False) -> tuple[Option
         ),
         Option(
             "int4-quanto",
-            (QUANTO, *whole, smoke("linear_int4-quanto"), size("int4-quanto")),
+            (QUANTO, UNPACKED, *whole, smoke("linear_int4-quanto"), size("int4-quanto")),
             "4-bit integers: a quarter of the weights for about 1 % error",
             auto=sized,
-            level=storage,
+            level=packed_level,
         ),
         Option(
             "int2-quanto",
-            (QUANTO, *whole, smoke("linear_int2-quanto"), size("int2-quanto")),
+            (QUANTO, UNPACKED, *whole, smoke("linear_int2-quanto"), size("int2-quanto")),
             "2-bit integers: an eighth of the weights, and it shows",
             auto=False,
-            level=storage,
+            level=packed_level,
         ),
         Option(
             "fp8-quanto",
@@ -106,6 +116,10 @@ def weight_precisions(*, sized: bool, transformer: bool = False) -> tuple[Option
             level=fp8_level,
         ),
     )
+
+
+def packed_level(f: Facts) -> Level:
+    return "needs_build" if f.vendor == "mps" else "storage"
 
 
 def unsharded(f: Facts, r: Request) -> str | None:
@@ -302,6 +316,10 @@ AXES: dict[str, tuple[Option, ...]] = {
             level=lambda f: "forward_only",
         ),
         Option("as-training", (), "the kernels that also train"),
+    ),
+    "attention_inputs": (
+        Option("views", (never_on("mps", VIEWS_ON_MPS),), "read where the projections left them"),
+        Option("contiguous", (), "query, key and value are copied into one piece first"),
     ),
     "dynamo_backend": (
         Option("no", (), "compiling pays only in runs of hours"),

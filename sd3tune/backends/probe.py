@@ -23,6 +23,7 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
     "amd": "sd3tune.backends.rocm:observe",
     "apple": "sd3tune.backends.mps:observe",
     "torch": "sd3tune.backends.torch_report:observe",
+    "torch-details": "sd3tune.backends.torch_report:details",
     "probes": "sd3tune.backends.probes:observe",
     "quant": "sd3tune.quant.probes:observe",
 }

@@ -1,4 +1,4 @@
-"""Facts of another machine, from the document its `sd3tune doctor --json` printed."""
+"""Facts of another machine, from what its `sd3tune doctor --json` printed or `--report` wrote."""
 
 import json
 from dataclasses import replace
@@ -20,6 +20,6 @@ def facts(path: Path) -> Facts:
     except (ValueError, KeyError, TypeError):  # not JSON, or another document
         raise ConfigError(
             f"`{path}` is not what `sd3tune doctor --json` prints",
-            hint="run `sd3tune doctor --json > machine.json` on that machine",
+            hint="run `sd3tune doctor --json > machine.json` or `--report machine.json` there",
         ) from None
     return replace(found, origin="recorded")

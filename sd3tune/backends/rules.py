@@ -36,6 +36,7 @@ class Request:
     gradient_checkpointing_backend: str | None = None
     attention_mechanism: str | None = None
     attention_no_grad: str | None = None
+    attention_inputs: str | None = None
     dynamo_backend: str | None = None
     pin_memory: str | None = None
     fp8_dtype: str | None = None
@@ -120,6 +121,24 @@ BNB = package("bitsandbytes", "0.50")
 def tool(name: str, why: str) -> Rule:
     """Unknown (a catalogued chip, say) is not a failure: nobody looked."""
     return lambda f, r: f"{why}, and there is none" if f.tools.get(name) is False else None
+
+
+COMPILING = {  # tool -> what to do where it is missing
+    "c++": "Xcode's command line tools (xcode-select --install)",
+    "ninja": "ninja on PATH (activate the environment)",
+    "site_packages_writable": "an environment that can be written to",
+}
+
+
+def compiles_on(vendor: Vendor, why: str) -> Rule:
+    """There, an extension is compiled at first use, and nothing else would do its work. Unknown
+    tools are no failure."""
+
+    def rule(f: Facts, r: Request) -> str | None:
+        missing = [words for name, words in COMPILING.items() if f.tools.get(name) is False]
+        return f"{why} with {missing[0]}" if f.vendor == vendor and missing else None
+
+    return rule
 
 
 def smoke(probe: str) -> Rule:

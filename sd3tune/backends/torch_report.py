@@ -33,6 +33,13 @@ def observe() -> dict[str, Any]:
     return asdict(report)
 
 
+def details() -> dict[str, Any]:
+    """How this build was made, in PyTorch's own words: for reports."""
+    import torch
+
+    return {"config": torch.__config__.show(), "parallel": torch.__config__.parallel_info()}
+
+
 def from_answer(data: dict[str, Any]) -> TorchReport:
     devices = tuple(
         TorchDevice(**(d | {"capability": tuple(d["capability"]) if d["capability"] else None}))

@@ -32,6 +32,7 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
     if device:
         met = (p for p in facts.problems if not p.id.startswith("container."))  # said of the host
         yield from (of(p, "torch", "survey and torch compared") for p in met)
+        yield from (Finding(n.id, "ok", "setting", n.message, n.source) for n in facts.notes)
 
 
 def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
@@ -68,6 +69,7 @@ def accelerator(gpu: Gpu) -> Iterator[Finding]:
     parts += [p for p in (gpu.compute_partition, gpu.memory_partition) if p]
     parts += ["MIG slice"] if gpu.mig else []
     parts += [f"{gpu.links} links"] if gpu.links else []
+    parts += [f"{gpu.gpu_cores} GPU cores"] if gpu.gpu_cores else []
     yield Finding(f"{gpu.vendor}.device", "ok", name, ", ".join(parts), gpu.source)
     yield from (Finding(f"{gpu.vendor}.{i}", s, name, words, gpu.source, fix)
                 for i, s, words, fix in _health(gpu))  # fmt: skip
@@ -102,11 +104,13 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     names = ", ".join(f"{d.torch_device} {d.name}" for d in facts.devices)
     if facts.vendor != "cpu":
         yield Finding("device.chosen", "ok", "trains on", names, "torch and survey joined")
+        yield from _usable(facts)
         if facts.untested_on_hardware:
             yield Finding(
                 "device.untested", "warn", NAMES[facts.vendor],
                 "sd3tune is untested on this hardware: rules come from documents and recordings",
-                "docs/reference/hardware.md", "run all probes, and report `sd3tune doctor --json`",
+                "docs/reference/hardware.md",
+                "sd3tune doctor --report, and attach the file to an issue of the project",
             )  # fmt: skip
         return
     container = machine.host.container
@@ -129,6 +133,14 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
         f"{names}: no accelerator here, slow but exact",
         "survey",
     )
+
+
+def _usable(facts: Facts) -> Iterator[Finding]:
+    """What of a memory that is shared with the computer a run may fill, and who says so."""
+    for d in facts.devices:
+        if d.usable_source and d.usable_bytes and d.total_bytes:
+            words = f"{d.usable_bytes / GIB:.1f} of {d.total_bytes / GIB:.1f} GiB"
+            yield Finding("device.usable", "ok", "usable memory", words, d.usable_source)
 
 
 def catalogued(chip: Chip) -> list[Finding]:

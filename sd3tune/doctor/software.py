@@ -36,7 +36,14 @@ def _python(host: Host) -> Finding:
         return Finding(
             "host.rosetta", "FAIL", "python",
             f"{host.python} for x86-64 runs under Rosetta: no PyTorch with MPS exists for it",
-            "sysctl", "install an arm64 Python, for example: brew install python@3.12",
+            "sysctl", "brew install python@3.12, or: uv python install 3.12 (both arm64), or with "
+            "conda: CONDA_SUBDIR=osx-arm64 conda create -n sd3tune python=3.12",
+        )  # fmt: skip
+    if host.os == "Darwin" and host.machine == "x86_64":
+        return Finding(
+            "host.intel-mac", "FAIL", "processor",
+            f"{host.cpu_name or 'Intel'}: PyTorch has had no wheels for Intel Macs since 2.3",
+            "platform", "train on a Mac with an Apple chip, or on an NVIDIA or AMD card",
         )  # fmt: skip
     if OLDEST <= version <= NEWEST:
         return Finding("host.python", "ok", "python", host.python, sys.executable)

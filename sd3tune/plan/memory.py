@@ -24,6 +24,7 @@ STORED = {
 TEXT_SHARES = (0.69, 0.91, 0.76)
 # Saved activations per token, layer and hidden unit, in values: all blocks kept, or one input each.
 KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
+PASSING_SCORES = 2
 # Estimates: contexts, cuBLAS workspaces, allocator slack.
 WORKSPACE_BYTES = {"cuda": int(0.8 * GIB), "rocm": GIB, "mps": GIB // 2, "cpu": GIB // 4}
 STATE_BYTES = {  # optimizer state per trained value, of an adapter of rank 16
@@ -118,6 +119,7 @@ class Load:
     ema: bool = False  # an average is kept on the device
     processes: int = 1
     sharded: bool = False  # over the processes (FSDP)
+    scores: bool = False  # attention that trains writes out the score of every pair of tokens
 
 
 def estimate(model: Model, load: Load) -> Memory:
@@ -170,7 +172,19 @@ def activations(model: Model, load: Load) -> int:
     forgetful = -(-shape.layers // load.interval) if load.interval else 0
     inputs = 0.0 if load.inputs_on_host else KEPT_CHECKPOINTED * forgetful
     kept = KEPT_EVERYTHING * (shape.layers - forgetful + min(forgetful, 1))
-    return int(values * (inputs + kept) * BYTES[load.base_dtype])
+    saved = int(values * (inputs + kept) * BYTES[load.base_dtype])
+    return saved + (scores(shape, load) if load.scores else 0)
+
+
+def scores(shape: Transformer, load: Load) -> int:
+    """float32 whatever the weights are: one matrix of each attention is kept for the backward pass,
+    of a checkpointed block while it is recomputed, and two more pass through one of them."""
+    forgetful = -(-shape.layers // load.interval) if load.interval else 0
+    blocks = shape.layers - forgetful + min(forgetful, 1)
+    every = shape.scores(load.tokens + CLIP_TOKENS + load.text_tokens)
+    images = shape.scores(load.tokens)  # of the second attention of some blocks
+    kept = blocks * every + min(blocks, shape.dual_layers) * images
+    return 4 * load.batch * (kept + PASSING_SCORES * every)
 
 
 def gib(amount: int | float) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sd3tune.backends import limits
 from sd3tune.backends.decide import Decision, decide_all
 from sd3tune.backends.facts import Device, Facts
 from sd3tune.backends.processes import ALONE, Processes
@@ -18,7 +19,7 @@ from sd3tune.config.lycoris import Lycoris
 from sd3tune.config.settings import Config
 from sd3tune.data.discover import Sample
 from sd3tune.errors import ConfigError, PlanError
-from sd3tune.plan import blocks
+from sd3tune.plan import blocks, products
 from sd3tune.plan.length import as_set, is_set, scaled_rate, several, steps
 from sd3tune.plan.memory import Load, Memory, estimate, gib
 from sd3tune.plan.trainable import Trainable
@@ -94,9 +95,10 @@ def resolve(
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     _refuse_impossible_pictures(config, model)
     _refuse_impossible_training(config, datasets)
+    computed = products.refuse(config, facts, model, samples, datasets)
     device = facts.devices[min(processes.local_rank, len(facts.devices) - 1)]
     trained = Trainable.of(config, model, lycoris)
-    sizes = _Sizes(config, facts, model, samples, datasets, processes, trained)
+    sizes = _Sizes(config, facts, model, samples, datasets, processes, trained, computed)
     request = replace(
         _request(config),
         processes=processes.size,
@@ -138,6 +140,7 @@ class _Sizes:
     datasets: Sequence[ImageDataset]
     processes: Processes
     trained: Trainable
+    computed: products.Batches
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
         c, shape = self.config, self.model.transformer
@@ -152,6 +155,7 @@ class _Sizes:
             ema=c.use_ema and c.ema_device == "accelerator",
             processes=self.processes.size,
             sharded=c.fsdp_enable,
+            scores=limits.writes_scores(self.facts, c.attention_mechanism),
             batch=max([batch, *(d.train_batch_size or 0 for d in self.datasets)]),
             tokens=max(tokens(*s.geometry.bucket) for s in self.samples),
             text_tokens=c.tokenizer_max_length,
@@ -211,16 +215,17 @@ class _Sizes:
         asked = self.config.train_batch_size
         if asked is not None:
             return Decision(str(asked), "user", "set in the configuration")
-        sizes = [size for size in BATCHES if size <= self.smallest_dataset] or [1]
+        fill = [size for size in BATCHES if size <= self.smallest_dataset] or [1]
+        sizes = [size for size in fill if size <= self.computed.most]
+        beyond = f"; not {fill[0]}: {self.computed.why}" if sizes[0] < fill[0] else ""
         if self.room is None:
             return Decision(str(sizes[0]), "auto", "the default; the device hides its memory")
         precision = r.base_model_precision or "no_change"
         for size in sizes:
             if (need := self.need(r, size, precision)) <= self.room:
                 why = f"about {gib(need)} of {gib(self.room)}"
-                return Decision(
-                    str(size), "auto", why + (" (the default)" if size == BATCHES[0] else "")
-                )
+                default = " (the default)" if size == BATCHES[0] else ""
+                return Decision(str(size), "auto", why + default + beyond)
         raise PlanError(  # too_big has refused this before
             f"{self.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
         )

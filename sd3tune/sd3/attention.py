@@ -1,8 +1,10 @@
-"""Attention for sampling: another kernel than training may use.
+"""SD3's joint attention, where diffusers' own way of calling a kernel does not do.
 
-SageAttention has no backward (thu-ml/SageAttention
-#60), and does not say so: query, key and value projections would silently get no gradient. It is
-admitted to passes without gradients only, and raises when one is recorded.
+Two reasons: a device whose kernels read views wrongly gets query, key and value in one piece each,
+in training and in sampling; and sampling may use a kernel that training may not. SageAttention has
+no backward (thu-ml/SageAttention#60), and does not say so: query, key and value projections would
+silently get no gradient. It is admitted to passes without gradients only, and raises when one is
+recorded.
 """
 
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 
 @contextmanager
@@ -27,15 +30,18 @@ def sampling(transformer: Any, name: str) -> Iterator[None]:
         transformer.set_attn_processor(before)
 
 
-class DispatchedJointAttention:
-    """SD3's joint attention through diffusers' dispatcher.
+def place(transformer: Any, inputs: str) -> None:
+    """attention_inputs: `views` leaves diffusers' processors where they are."""
+    if inputs == "contiguous":
+        transformer.set_attn_processor(ContiguousJointAttention())
 
-    diffusers 0.42's own processor calls scaled_dot_product_attention directly, so that
-    `set_attention_backend` is a silent no-op for SD3. Look again at diffusers 0.43.
-    """
 
-    def __init__(self, backend: str) -> None:
-        self.backend = backend
+class JointAttention:
+    """Everything around the kernel, as diffusers' JointAttnProcessor2_0 does it (0.42)."""
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, tokens, heads, head_dim) each, and so is the result."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -44,11 +50,7 @@ class DispatchedJointAttention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Image tokens (B, N, D) and text tokens (B, T, D) or None, as JointAttnProcessor2_0."""
-        from diffusers.models.attention_dispatch import dispatch_attention_fn
-
-        if torch.is_grad_enabled():
-            raise RuntimeError(f"{self.backend} attention has no backward: sampling only")
+        """Image tokens (B, N, D) and text tokens (B, T, D) or None."""
         image_tokens = hidden_states.shape[1]
         q, k, v = _project(attn, hidden_states, ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
         if encoder_hidden_states is not None:
@@ -56,12 +58,38 @@ class DispatchedJointAttention:
             norms = ("norm_added_q", "norm_added_k")
             text = _project(attn, encoder_hidden_states, names, norms)
             q, k, v = (torch.cat(pair, dim=1) for pair in zip((q, k, v), text, strict=True))
-        out = dispatch_attention_fn(q, k, v, backend=self.backend).flatten(2, 3).to(q.dtype)
+        out = self.kernel(q, k, v).flatten(2, 3).to(q.dtype)
         image = attn.to_out[1](attn.to_out[0](out[:, :image_tokens]))
         if encoder_hidden_states is None:
             return image
         words = out[:, image_tokens:]
         return image, words if attn.context_pre_only else attn.to_add_out(words)
+
+
+class ContiguousJointAttention(JointAttention):
+    """PyTorch's attention of copies in one piece."""
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        pieces = (t.transpose(1, 2).contiguous() for t in (q, k, v))
+        return scaled_dot_product_attention(*pieces).transpose(1, 2)
+
+
+class DispatchedJointAttention(JointAttention):
+    """Through diffusers' dispatcher, without gradients.
+
+    diffusers 0.42's own processor calls scaled_dot_product_attention directly, so that
+    `set_attention_backend` is a silent no-op for SD3. Look again at diffusers 0.43.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+        if torch.is_grad_enabled():
+            raise RuntimeError(f"{self.backend} attention has no backward: sampling only")
+        return dispatch_attention_fn(q, k, v, backend=self.backend)
 
 
 def _project(

@@ -75,6 +75,10 @@ class Transformer:
         norms = 2 * self.head_dim * (2 + dual) if self.qk_norm else 0
         return quantisable + adaln + norms, quantisable
 
+    def scores(self, tokens: int) -> int:
+        """Of one attention over so many tokens, of one image."""
+        return self.heads * tokens**2
+
     def targeted(self, targets: Sequence[str]) -> list[Linear]:
         """Linears whose name ends in one of the targets, as in `peft_lora_target_modules`."""
         return [linear for linear in linears(self) if any(map(linear.ends_in, targets))]

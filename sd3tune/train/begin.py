@@ -14,7 +14,7 @@ from sd3tune.errors import CheckpointError
 from sd3tune.plan.prepare import checkpoint_folder
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import say
-from sd3tune.sd3 import weights
+from sd3tune.sd3 import attention, weights
 from sd3tune.train import checkpoint, checkpointing, offload, quantised
 from sd3tune.train.ema import Ema
 from sd3tune.train.levels import levels_of
@@ -32,6 +32,7 @@ def begin(plan: Plan, world: World) -> TrainState:
     checkpoint."""
     config = plan.config
     model = quantised.transformer(plan, world.device)
+    attention.place(model, plan.value("attention_inputs"))
     trained = attach(model, plan)
     offload.place(model, plan, world.device)
     checkpointing.enable(model.train(), plan)

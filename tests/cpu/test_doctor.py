@@ -74,3 +74,30 @@ def test_a_broken_pytorch_is_a_finding_and_two_lines_for_train(demo, tmp_path) -
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 2
     assert "libcudart.so.13" in done.stderr and "hint: " in done.stderr
+
+
+def test_a_report_is_written_beside_the_findings_and_can_be_planned_for(demo, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "mine.json"
+    secrets = {"HF_TOKEN": "hf_plantedplantedplanted", "USER": "mariella", "HOSTNAME": "atelier9"}
+    command = [sys.executable, "-m", "sd3tune", "doctor", "--report", str(path), "--json"]
+    environ = os.environ | secrets | {"SD3TUNE_BACKEND": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tool"] == "sd3tune doctor", "stdout is the document, as ever"
+    assert "attach it to an issue of the project" in done.stderr
+    text = path.read_text()
+    assert not [s for s in (*secrets.values(), str(tmp_path), str(demo)) if s in text]
+    written = json.loads(text)
+    assert "PyTorch built with" in written["report"]["torch"]["config"]
+    assert written["facts"]["smoke"]["attention_diffusers"] == "ok"
+    config = str(demo / "config" / "config.json")
+    plan = [sys.executable, "-m", "sd3tune", "plan", config, "--on", str(path), "--json"]
+    made = subprocess.run(plan, capture_output=True, text=True, env=environ)
+    assert made.returncode == 0, made.stderr
+    assert "recorded" in json.loads(made.stdout)["decisions"]["device"]["reason"]
+
+
+def test_a_report_of_a_chip_in_the_catalogue_is_refused() -> None:
+    command = [sys.executable, "-m", "sd3tune", "doctor", "--on", "m1", "--report"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: `--report` is of this machine")

@@ -38,7 +38,8 @@ TORCH_FREE += [
     f"backends/{name}.py"
     for name in (
         "__init__ facts rules options decide machine probe torch_report visible system "
-        "option optimizers container cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl cpu catalog recorded"
+        "option optimizers container cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl mps_settings "
+        "limits cpu catalog recorded programs"
     ).split()
 ]
 TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]

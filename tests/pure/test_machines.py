@@ -138,6 +138,9 @@ def test_the_next_source_answers_and_the_finding_says_why(name, source, problem,
         ("v100-new-wheel", "torch.arch-not-in-build"),
         ("rosetta", "mps.rosetta"),
         ("m1-old-macos", "mps.macos-too-old"),
+        ("m1-macos-13", "mps.macos-too-old"),
+        ("m4-no-metal", "mps.unavailable"),
+        ("m3-max-watermark", "mps.watermark-low"),
     ],
 )
 def test_a_card_that_cannot_train_is_a_failure_never_a_silent_cpu(name, problem, facts) -> None:  # type: ignore[no-untyped-def]

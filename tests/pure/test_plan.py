@@ -29,11 +29,13 @@ def samples(count: int = 20, size: tuple[int, int] = (1024, 1024)) -> list[Sampl
     return [Sample("d", Path(f"{i}.png"), f"{i}.png", size, ("x",), shape, i) for i in range(count)]
 
 
-def plan(chip: str, model: str = MEDIUM, count: int = 20, **settings: object) -> Plan:
+def plan(
+    chip: str, model: str = MEDIUM, count: int = 20, side: int = 1024, **settings: object
+) -> Plan:
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
     values = {k: v for k, v in values.items() if v is not None}
     facts = catalog.facts(catalog.chip(chip))
-    return resolve(Config(**values), facts, find(model), samples(count))  # type: ignore[arg-type]
+    return resolve(Config(**values), facts, find(model), samples(count, (side, side)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_a_card_that_fits_keeps_full_precision_and_the_default_batch() -> None:
         ("rtx3060", MEDIUM, "no_change"),
         ("rtx4080", LARGE, "int8-quanto"),
         ("rtx3060", LARGE, "nf4-bnb"),
-        ("m2", LARGE, "int8-quanto"),
+        ("m4", LARGE, "int8-quanto"),
         ("m3-max", LARGE, "no_change"),
     ],
 )
@@ -91,6 +93,7 @@ def test_where_nothing_fits_the_hint_is_about_size() -> None:
     with pytest.raises(PlanError, match=r"Apple M1 has 11\.2 GiB") as e:
         plan("m1", LARGE)
     assert "smaller model" in e.value.hint
+    assert "blocks_to_swap" not in e.value.hint, "which a shared memory makes pointless"
 
 
 def test_text_encoders_that_do_not_fit_run_on_the_host() -> None:
@@ -102,12 +105,12 @@ def test_text_encoders_that_do_not_fit_run_on_the_host() -> None:
 
 
 def test_t5_is_quantised_where_neither_card_nor_host_holds_it() -> None:
-    made = plan("m1")
+    made = plan("m1", side=512)
     assert made.value("text_encoder_3_precision") == "int8-quanto"
     assert made.value("text_encoder_1_precision") == "no_change"
     assert made.value("offload") == "none" and made.memory.text_encoders < 11.2 * GIB
     with pytest.raises(PlanError, match=r"the text encoders need about .* has 11\.2 GiB") as e:
-        plan("m1", text_encoder_3_precision="no_change")
+        plan("m1", side=512, text_encoder_3_precision="no_change")
     assert "int8-quanto" in e.value.hint
 
 

@@ -1,0 +1,165 @@
+"""Takes out of a document what says who and where somebody is.
+
+Names, folders and secrets of this machine are replaced literally, identities of devices and
+addresses by their form; the same thing gets the same placeholder, so that what belongs together
+still does. Figures and the document's own words stay.
+"""
+
+import os
+import platform
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sd3tune.backends import catalog
+from sd3tune.backends.options import AXES
+
+SECRET = re.compile(r"token|secret|key|passw|credential|auth|cookie", re.IGNORECASE)
+USERS, HOSTS = ("USER", "LOGNAME", "USERNAME", "SUDO_USER"), ("HOSTNAME", "HOST", "COMPUTERNAME")
+FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "VIRTUAL_ENV", "CONDA_PREFIX", "TMPDIR", "OLDPWD", "PWD")
+IDENTITIES = ("uuid", "serial", "serial_number", "asic_serial", "unique_id", "bus_id", "bdf")
+PUBLIC = ("huggingface.co", "github.com", "pytorch.org", "nvidia.com", "amd.com", "apple.com")
+SYSTEM = "usr|opt|proc|sys|dev|etc|bin|sbin|lib|lib64|run|System|Library|Applications"
+HEX = "[0-9a-f]"
+FORMS = {
+    "uuid": re.compile(rf"{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}", re.I),
+    "bus": re.compile(rf"\b{HEX}{{4,8}}:{HEX}{{2}}:{HEX}{{2}}\.{HEX}\b", re.I),
+    "mac": re.compile(rf"\b(?:{HEX}{{2}}[:-]){{5}}{HEX}{{2}}\b", re.I),
+    "ip6": re.compile(rf"(?<![\w:])(?:{HEX}{{0,4}}:){{3,7}}{HEX}{{1,4}}(?![\w:])", re.I),
+    "ip4": re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"),
+    "address": re.compile(r"[\w.+-]+@[\w.-]+"),
+    "serial": re.compile(r"(?<=serial number: )\S+|(?<=serial: )\S+", re.I),
+}
+PATH = re.compile(rf"(?<![\w.~<>/:])/(?!(?:{SYSTEM})\b)[\w.~+-]+(?:/[^\s\"'`,;:()\[\]]*)+")
+URL = re.compile(r"https?://[^\s\"'<>)]*[^\s\"'<>).,:;]")
+SHORTEST_SECRET = 4  # "1", "yes" and "on" say that something is switched on
+LONG = 5  # a shorter name is replaced as a whole word only: it may be part of any other
+
+
+@cache
+def vocabulary() -> set[str]:
+    """Words of ours. A user who is called as a chip or an option gives nothing away by it."""
+    ours = [*AXES, *catalog.keys(), *catalog.ALIASES]
+    ours += [option.name for options in AXES.values() for option in options]
+    ours += "linux darwin root localhost cuda rocm mps cpu apple sm gfx warn fail ok skip".split()
+    ours += "auto user users admin system administrator unknown device driver memory".split()
+    ours += "measured catalog recorded nvidia amd torch python metal sd3tune".split()
+    return {word for name in ours for word in re.findall(r"[a-z0-9]+", name.lower())}
+
+
+@dataclass
+class Private:
+    """rules: what is replaced literally, folders first and longer things before shorter ones."""
+
+    rules: Sequence[tuple[re.Pattern[str], str]]
+    seen: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, environ: Mapping[str, str], home: Path, here: Path, users: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+    ) -> "Private":  # fmt: skip
+        """What there is to hide in an environment and its folders."""
+        names = {environ[n]: "<user>" for n in USERS if environ.get(n)}
+        names |= {user: "<user>" for user in (*users, home.name) if user}
+        for host in (*hosts, *(environ[n] for n in HOSTS if environ.get(n))):
+            names |= {part: "<host>" for part in (host, host.split(".")[0]) if part}
+        secrets = {value: "<secret>" for name, value in environ.items()
+                   if SECRET.search(name) and len(value) >= SHORTEST_SECRET}  # fmt: skip
+        places = {environ[n]: "<folder>" for n in FOLDERS if environ.get(n)}
+        places |= {sys.prefix: "<environment>", str(here): "<working directory>", str(home): "~"}
+        real = {os.path.realpath(folder): word for folder, word in places.items()}
+        known = {f.rstrip("/"): w for f, w in (real | places).items() if f.rstrip("/")}
+        rules = [*map(_folder, *_longest(known)), *map(_secret, *_longest(secrets))]
+        return cls([*rules, *map(_name, *_longest(_theirs(names)))])
+
+    @classmethod
+    def here(cls) -> "Private":
+        """Of this process."""
+        nodes = {socket.gethostname(), platform.node()}
+        return cls.of(os.environ, Path.home(), Path.cwd(), _account(), nodes)
+
+    def clean(self, value: Any, key: str = "") -> Any:
+        """JSON data again."""
+        if isinstance(value, dict):
+            return {k: self.clean(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.clean(v, key) for v in value]
+        if isinstance(value, str):
+            text = self.text(value)
+            known = key.lower() in IDENTITIES and text == value and value
+            return self._numbered("serial", value, lambda n: f"<{key} {n}>") if known else text
+        return value
+
+    def text(self, words: str) -> str:
+        for pattern, word in self.rules:
+            words = pattern.sub(word, words)
+        words = URL.sub(lambda m: m.group() if _public(m.group()) else "<url>", words)
+        words = PATH.sub("<path>", words)
+        for form, pattern in FORMS.items():
+            words = pattern.sub(partial(self._placeholder, form), words)
+        return words
+
+    def _placeholder(self, form: str, match: re.Match[str]) -> str:
+        """Of the same form where a program reads it: recordings are still joined by them."""
+        found = match.group()
+        if form == "uuid":
+            return self._numbered(form, found, lambda n: f"00000000-0000-0000-0000-{n:012d}")
+        if form == "bus":
+            zeros = "0" * len(found.split(":")[0])
+            same = found[-12:].lower().rjust(12, "0")
+            return zeros + self._numbered(form, same, lambda n: f":{n:02x}:00.0")
+        return self._numbered(form, found, lambda n: f"<{form} {n}>")
+
+    def _numbered(self, kind: str, found: str, word: Callable[[int], str]) -> str:
+        known = self.seen.setdefault(kind, {})
+        return known.setdefault(found.lower(), word(len(known) + 1))
+
+
+def _longest(words: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    names = sorted(words, key=len, reverse=True)
+    return names, [words[n] for n in names]
+
+
+def _theirs(words: Mapping[str, str]) -> dict[str, str]:
+    """Without those that are words of ours, and without plain numbers."""
+    return {n: w for n, w in words.items() if n.lower() not in vocabulary() and not n.isdigit()}
+
+
+def _folder(path: str, word: str) -> tuple[re.Pattern[str], str]:
+    return re.compile(rf"(?<![\w.~-]){re.escape(path)}(?![\w.-])"), word
+
+
+def _secret(value: str, word: str) -> tuple[re.Pattern[str], str]:
+    """Wherever it turns up, and be it a word of ours."""
+    return re.compile(re.escape(value)), word
+
+
+def _name(name: str, word: str) -> tuple[re.Pattern[str], str]:
+    pattern = re.escape(name)
+    if len(name) < LONG:
+        pattern = rf"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
+    return re.compile(pattern, re.IGNORECASE), word
+
+
+def _public(url: str) -> bool:
+    place = urlsplit(url)
+    host = place.hostname or ""
+    return place.netloc == host and any(host == p or host.endswith("." + p) for p in PUBLIC)
+
+
+def _account() -> set[str]:
+    """The name of the account, and the person's when it is kept there."""
+    try:
+        import pwd
+
+        entry = pwd.getpwuid(os.getuid())
+    except (ImportError, KeyError):  # Windows; a container's user without an entry
+        return set()
+    return {entry.pw_name, *re.findall(r"\w{3,}", entry.pw_gecos)}

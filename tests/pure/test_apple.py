@@ -1,0 +1,260 @@
+"""Macs from recorded answers: what doctor finds, what a plan chooses and refuses there."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sd3tune import backends
+from sd3tune.backends import catalog, limits, mps_settings, mps_sysctl
+from sd3tune.backends.decide import capabilities
+from sd3tune.backends.facts import Facts
+from sd3tune.backends.torch_report import from_answer
+from sd3tune.doctor import hardware, software
+from sd3tune.doctor.finding import Finding
+from sd3tune.errors import PlanError
+from sd3tune.plan import products
+from sd3tune.plan.memory import GIB
+from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.sd3.models import find
+from tests.pure.test_plan import LARGE, MEDIUM, Config, plan, samples
+from tests.recordings import facts_of, load, machine_of
+
+Find = Callable[[str], dict[str, Finding]]
+
+
+@pytest.fixture
+def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Facts]:
+    return lambda name: facts_of(name, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
+    """What doctor says there before any program runs on the device."""
+
+    def look(name: str) -> dict[str, Finding]:
+        recorded = load(name)
+        seen = machine_of(name, tmp_path, monkeypatch)
+        torch = from_answer(recorded["torch"])
+        known = backends.join(
+            seen, torch, recorded["packages"], recorded.get("tools", {}), recorded["environ"]
+        )
+        found = [*software.host(seen.host), *hardware.torch(torch, known, device=True)]
+        return {f.id: f for f in [*found, *hardware.accelerators(seen, known)]}
+
+    return look
+
+
+MACS = [
+    "m1", "m3-max", "m1-old-macos", "rosetta", "m3-max-watermark", "m4-no-limit", "m2-wired-limit",
+    "m4-no-metal", "m1-macos-13", "rosetta-conda", "intel-mac",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MACS)
+def test_every_complaint_about_a_mac_has_a_fix(name: str, findings: Find) -> None:
+    for finding in findings(name).values():
+        assert (finding.status in ("warn", "FAIL")) == bool(finding.fix), finding
+
+
+@pytest.mark.parametrize(
+    "name, id, status, words, fix",
+    [
+        ("m1-old-macos", "mps.macos-too-old", "FAIL", "before macOS 15, this is 14.5", "<2.15"),
+        ("m1-macos-13", "mps.macos-too-old", "FAIL", "before macOS 14, this is 13.7.8", "update"),
+        ("rosetta", "host.rosetta", "FAIL", "under Rosetta", "brew install python"),
+        ("rosetta", "mps.rosetta", "FAIL", "under Rosetta", "uv python install 3.12"),
+        ("rosetta-conda", "mps.rosetta", "FAIL", "under Rosetta", "CONDA_SUBDIR=osx-arm64"),
+        ("intel-mac", "host.intel-mac", "FAIL", "no wheels for Intel Macs since 2.3", "Apple chip"),
+        ("m4-no-metal", "mps.unavailable", "FAIL", "no Metal device", "Terminal"),
+        ("m4-no-limit", "mps.watermark", "warn", "lifts the memory limit", "unset PYTORCH_MPS_HI"),
+        ("m4-no-limit", "mps.fallback", "ok", "runs on the CPU, slowly", ""),
+        ("m3-max-watermark", "mps.watermark-low", "FAIL", "1.4 by default", "=0.7"),
+        ("m3-max-watermark", "mps.setting", "ok", "HIGH_WATERMARK_RATIO=0.7", ""),
+        ("m2-wired-limit", "mps.wired-limit", "warn", "leaves macOS 2.0 GiB", "wired_limit_mb=0"),
+        ("m2-wired-limit", "mps.command-line-tools", "ok", "xcode-select --install", ""),
+        ("m3-max", "device.usable", "ok", "96.0 of 128.0 GiB", ""),
+        ("m3-max", "mps.device", "ok", "Apple M3 Max, m3-max, 128.0 GiB, 40 GPU cores", ""),
+        ("m3-max", "host.os", "ok", "Darwin 15.3 on arm64", ""),
+        ("m3-max", "device.untested", "warn", "untested", "doctor --report"),
+    ],
+)
+def test_doctor_on_a_mac(
+    name: str, id: str, status: str, words: str, fix: str, findings: Find
+) -> None:
+    found = findings(name)[id]
+    assert found.status == status and words in found.fact and fix in found.fix, found
+
+
+def test_a_healthy_mac_is_told_nothing_but_that_nobody_has_tried_it(findings: Find) -> None:
+    told = [f.id for f in findings("m3-max").values() if f.status in ("warn", "FAIL")]
+    assert told == ["device.untested"]
+
+
+def test_what_a_run_may_fill_is_said_by_torch_then_by_sysctl_then_guessed(
+    facts: Callable[[str], Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usable(name: str, torch: bool) -> tuple[float, str | None]:
+        recorded = load(name)
+        seen = machine_of(name, tmp_path, monkeypatch)
+        report = from_answer(recorded["torch"])
+        if not torch:
+            report = replace(report, imported=False, mps_recommended_bytes=None)
+        device = backends.join(seen, report, {}, {}, recorded["environ"]).weakest
+        return round((device.usable_bytes or 0) / GIB, 1), device.usable_source
+
+    assert usable("m3-max", True) == (96.0, "torch.mps.recommended_max_memory")
+    assert usable("m2-wired-limit", False) == (22.0, "sysctl iogpu.wired_limit_mb")
+    amount, source = usable("m3-max", False)
+    assert amount == 89.6 and source is not None and source.startswith("a guess")
+    amount, source = usable("m3-max-watermark", True)
+    assert amount == round(96 * 0.7, 1) and source is not None and "HIGH_WATERMARK" in source
+
+
+@pytest.mark.parametrize(
+    "high, low, problems",
+    [
+        (None, None, {}),
+        ("1.5", None, {}),
+        ("0.9", "0.8", {}),
+        ("0.9", None, {"mps.watermark-low": "fail"}),
+        ("1.0", "1.2", {"mps.watermark-low": "fail"}),
+        (None, "1.9", {"mps.watermark-low": "fail"}),
+        (None, "-1", {"mps.watermark-low": "fail"}),
+        ("2.5", None, {"mps.watermark": "fail"}),
+        ("-0.1", None, {"mps.watermark": "fail"}),
+        ("nan", None, {"mps.watermark": "fail"}),
+        ("0.0", None, {"mps.watermark": "warn"}),
+        ("0", "1.9", {"mps.watermark": "warn"}),
+        ("most", None, {"mps.watermark-no-number": "warn", "mps.watermark": "warn"}),
+        ("1.5x", None, {"mps.watermark-no-number": "warn"}),
+    ],
+)
+def test_watermarks_are_judged_as_the_allocator_does(
+    high: str | None, low: str | None, problems: dict[str, str]
+) -> None:
+    environ = {k: v for k, v in ((mps_settings.HIGH, high), (mps_settings.LOW, low)) if v}
+    found = list(mps_settings.problems(environ))
+    assert {p.id: p.severity for p in found} == problems
+    for p in found:
+        name, _, value = p.fix.removeprefix("export ").partition("=")
+        fixed = environ | {name: value} if value else dict(environ)
+        if p.fix.startswith("unset "):
+            fixed.pop(p.fix.removeprefix("unset "), None)
+        left = {q.id for q in mps_settings.problems(fixed)}
+        assert p.id not in left, "the fix that can be pasted helps"
+
+
+@pytest.mark.parametrize("answer, there", [("/Library/Developer/CommandLineTools\n", True),
+                                           (None, False)])  # fmt: skip
+def test_a_compiler_that_only_offers_to_be_installed_is_none(
+    answer: str | None, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mps_sysctl.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(mps_sysctl.system, "run", lambda command: answer)
+    monkeypatch.setattr(backends.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert backends.tools()["c++"] is there
+
+
+def test_levels_that_are_compiled_need_xcode_s_tools_and_int8_does_not(
+    facts: Callable[[str], Facts],
+) -> None:
+    table = capabilities(facts("m2-wired-limit"))["base_model_precision"]
+    for name in ("int4-quanto", "int2-quanto"):
+        level, why = table[name]
+        assert level == "needs_build" and "xcode-select --install" in why[0]
+    assert not table["int8-quanto"][1]
+
+
+def on_mac(name: str, facts: Callable[[str], Facts], model: str, **settings: object) -> Plan:
+    values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
+    return resolve(Config(**values), facts(name), find(model), samples())  # type: ignore[arg-type]
+
+
+def test_a_batch_of_sixteen_at_1024_pixels_is_refused_with_the_batch_that_is_right(
+    facts: Callable[[str], Facts],
+) -> None:
+    with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Max") as e:
+        on_mac("m3-max", facts, MEDIUM, train_batch_size=16)
+    assert "449,350,296 attention scores" in str(e.value) and "#197636" in str(e.value)
+    assert "set 4 or less, and gradient_accumulation_steps=4" in e.value.hint
+    assert 24 * (64 * 64 + 77 + 154) ** 2 == 449_350_296
+
+
+def test_a_batch_left_open_is_the_largest_that_is_right_and_says_why(
+    facts: Callable[[str], Facts],
+) -> None:
+    made = on_mac("m3-max", facts, LARGE)
+    assert made.batch_size == 3 < 2**31 // (38 * 4327**2) + 1
+    assert "not 4: an image makes 711,471,302 attention scores" in made.decisions[
+        "train_batch_size"
+    ].reason  # fmt: skip
+    assert plan("h200", LARGE).batch_size == 4
+
+
+def test_other_vendors_and_smaller_images_have_no_limit_of_products() -> None:
+    assert plan("h200", train_batch_size=16).batch_size == 16
+    assert plan("m3-max", side=512, train_batch_size=16).batch_size == 16
+
+
+@pytest.mark.parametrize("chip, most", [("m2-ultra", 31), ("m4-max", 56)])
+def test_gradients_that_sum_too_many_tokens_are_refused_on_the_chips_that_sum_them_wrongly(
+    chip: str, most: int
+) -> None:
+    model, facts = find(MEDIUM), catalog.facts(catalog.chip(chip))
+    found = products.training(facts, model, 1024, 154)
+    assert found.most == most
+    assert ("M1 and M2" in found.why) == chip.startswith("m2")
+    assert found.most == (32766 // 1024 if chip.startswith("m2") else (2**31 - 1) // (24 * 1255**2))
+
+
+def test_the_vae_s_attention_is_limited_too() -> None:
+    with pytest.raises(PlanError, match=r"`vae_batch_size=8` on Apple M3 Max") as e:
+        plan("m3-max", vae_batch_size=8)
+    assert e.value.hint == "set vae_batch_size=7 or less"
+    with pytest.raises(PlanError, match=r"the VAE sums 36,864 terms") as e:
+        plan("m1-ultra", side=1536, train_batch_size=1)
+    assert e.value.hint == "lower the resolution"
+    assert plan("m3-ultra", side=1536, vae_batch_size=1, train_batch_size=1).batch_size == 1
+
+
+def test_pictures_that_would_be_wrong_are_refused_before_training() -> None:
+    with pytest.raises(PlanError, match=r"`validation_resolution`: 1280x1280 on Apple M3 Max"):
+        plan("m3-max", LARGE, validation_resolution="1280x1280", validation_guidance=4.0)
+    plan("m3-max", LARGE, validation_resolution="1280x1280", validation_guidance=1.0)
+    plan("h200", LARGE, validation_resolution="1280x1280", validation_guidance=4.0)
+
+
+def test_memory_counts_the_scores_that_attention_writes_out() -> None:
+    """Against the arithmetic: float32, one of each attention of a block kept, two passing."""
+    wide, narrow = (plan("m3-max", side=s, train_batch_size=1).memory for s in (1024, 512))
+    joint, images = 24 * 4327**2, 24 * 4096**2
+    assert narrow.activations < wide.activations / 8
+    fused = plan("h200", train_batch_size=1).memory.activations
+    assert wide.activations - fused == 4 * (3 * joint + images)
+    asked = plan("h200", train_batch_size=1, attention_mechanism="native-math")
+    assert asked.memory.activations == wide.activations
+
+
+def test_scores_are_written_where_no_kernel_has_a_backward() -> None:
+    for chip in catalog.CHIPS:
+        facts = catalog.facts(chip)
+        assert limits.writes_scores(facts, None) == (chip.vendor == "mps"), chip.key
+        assert limits.writes_scores(facts, "native-math")
+
+
+def test_a_mac_copies_query_key_and_value_and_says_which_faults_it_fears() -> None:
+    decision = plan("m3-max").decisions["attention_inputs"]
+    assert decision.value == "contiguous" and "#181133" in decision.rejected[0].reasons[0]
+    assert plan("h200").value("attention_inputs") == "views"
+
+
+def test_every_limit_and_fault_names_an_issue_and_when_to_look_again() -> None:
+    root = Path(limits.__file__).parent
+    for name in ("limits.py", "options.py"):
+        text = (root / name).read_text()
+        assert re.search(r"Look again (at torch \d\.\d+|when \S+#\d+)", text), name
+    for limit in (limits.MPS_VALUES, limits.MPS_TERMS):
+        assert re.search(r"pytorch/pytorch#\d{6}", limit.why)
