@@ -19,9 +19,11 @@ prepare_home() {  # a user without a name, or a read-only root: caches and setti
   export USER="${USER:-sd3tune}" LOGNAME="${LOGNAME:-sd3tune}"
 }
 
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }  # the platform's own, or an earlier start
+
 start_ssh() {
   if [ "$(id -u)" != 0 ]; then say "SSH was asked for and needs root: not started"; return; fi
-  if (exec 3<>/dev/tcp/127.0.0.1/22) 2>/dev/null; then say "something listens on port 22: sshd not started"; return; fi
+  if listens 22; then say "something listens on port 22: sshd not started"; return; fi
   local home; home="$(getent passwd root | cut -d: -f6)"  # not $HOME: sshd asks the account
   install -d -m 700 "$home/.ssh"
   (umask 077; printf '%s\n' ${PUBLIC_KEY:+"$PUBLIC_KEY"} ${SSH_PUBLIC_KEY:+"$SSH_PUBLIC_KEY"} >>"$home/.ssh/authorized_keys")
@@ -32,9 +34,11 @@ start_ssh() {
 }
 
 start_jupyter() {
+  local port="${JUPYTER_PORT:-8888}"
+  if listens "$port"; then say "something listens on port $port: JupyterLab not started"; return; fi
   JUPYTER_CONFIG_DIR=/opt/jupyter JUPYTER_RUNTIME_DIR="$(mktemp -d)" JUPYTER_DATA_DIR="$(mktemp -d)" \
     SHELL=/bin/bash jupyter lab --no-browser >/tmp/jupyter.log 2>&1 &
-  say "JupyterLab on port ${JUPYTER_PORT:-8888}, log in /tmp/jupyter.log"
+  say "JupyterLab on port $port, log in /tmp/jupyter.log"
 }
 
 trains() { [ "${1:-}" = train ] && [[ " $* " != *" --dry-run "* ]] && [[ " $* " != *" --help "* ]]; }

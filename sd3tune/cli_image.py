@@ -101,7 +101,7 @@ def build(
     "--publish",
     "ports",
     multiple=True,
-    metavar="HOST:CONTAINER",
+    metavar="[ADDRESS:]HOST:CONTAINER",
     help="a port, as in docker run -p",
 )
 @click.option("--user", metavar="UID:GID", help="whose files are written [default: yours]")
@@ -123,6 +123,7 @@ def run(words: tuple[str, ...], **options: Any) -> None:
       sd3tune image run train config/config.json
       sd3tune image run --gpus 0,1 train config/config.json --nproc 2
       sd3tune image run --cpu --workspace demo train config/config.json
+      eval "$(sd3tune image run --print bash)"     a shell inside, with the same access
     """
     from sd3tune.containers import engine
     from sd3tune.containers import run as running
@@ -202,16 +203,18 @@ def _container(
     numbers = () if gpus == "all" else tuple(gpus.split(","))
     hub = running.shared_hub(os.environ)
     hub.mkdir(parents=True, exist_ok=True)
-    environment = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
+    ours = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
+    theirs, outer = running.environment(running.FORWARDED, given, os.environ)
     return kind, running.Container(
         image=image or f"sd3tune:{kind}",
         words=words,
         access=images.Access() if cpu else images.access(kind, numbers, info),
         mounts={workspace.resolve(): running.WORKSPACE, hub: running.HUB} | running.folders(mounts),
-        environment=environment | running.environment(running.FORWARDED, given, os.environ),
+        environment=ours | theirs,
+        outer=outer,
         user=user or running.caller(info),
         network=network,
         ports=ports,
         shm=shm_size,
-        terminal=sys.stdout.isatty(),
+        terminal=(sys.stdout if client else sys.stdin).isatty(),
     )

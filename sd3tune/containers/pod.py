@@ -19,22 +19,27 @@ MODES = ("never", "success", "always")
 
 @dataclass(frozen=True)
 class Platform:
-    """A request that stops one machine. docs.runpod.io/api-reference/pods, docs.vast.ai/api."""
+    """A request that stops one machine.
+
+    RunPod: API v2, `POST /pods/{id}/action` (api.runpod.io/v2/openapi.json; v1 ends on 2026-12-01).
+    Vast.ai: docs.vast.ai/api-reference/instances/manage-instance.
+    """
 
     name: str
     number: str
     key: str
     method: str
     url: str
-    body: Mapping[str, str] | None = None
+    body: Mapping[str, str]
 
 
 def platform(environ: Mapping[str, str]) -> Platform:
     """Where this container runs. Raises ContainerError where nobody could be asked to stop it."""
     if number := environ.get("RUNPOD_POD_ID"):
-        base = environ.get("RUNPOD_REST_URL", "https://rest.runpod.io/v1")
-        url = f"{base}/pods/{number}/stop"
-        return Platform("RunPod", number, _key(environ, "RUNPOD_API_KEY"), "POST", url)
+        base = environ.get("RUNPOD_REST_URL", "https://api.runpod.io/v2")
+        url = f"{base}/pods/{number}/action"
+        key = _key(environ, "RUNPOD_API_KEY")
+        return Platform("RunPod", number, key, "POST", url, {"action": "stop"})
     # "C.123456" is the label of instance 123456.
     if number := environ.get("VAST_CONTAINERLABEL", "").removeprefix("C."):
         base = environ.get("VAST_URL", "https://console.vast.ai")
@@ -71,7 +76,7 @@ def stop(code: int, environ: Mapping[str, str] = os.environ) -> str:
     request = urllib.request.Request(
         p.url,
         method=p.method,
-        data=None if p.body is None else json.dumps(p.body).encode(),
+        data=json.dumps(p.body).encode(),
         headers={"Authorization": f"Bearer {p.key}", "Content-Type": "application/json"},
     )
     try:

@@ -35,6 +35,7 @@ class Container:
     access: Access
     mounts: Mapping[Path, str] = field(default_factory=dict)  # of the host -> in the container
     environment: Mapping[str, str] = field(default_factory=dict)
+    outer: frozenset[str] = frozenset()  # variables with the caller's value: never shown
     user: str | None = None
     network: str | None = None
     ports: tuple[str, ...] = ()  # "2222:22"
@@ -45,17 +46,21 @@ class Container:
 
 def environment(
     names: Sequence[str], given: Sequence[str], outer: Mapping[str, str]
-) -> dict[str, str]:
+) -> tuple[dict[str, str], frozenset[str]]:
     """`names` as far as they are set outside; of `given` NAME takes the outer value, NAME=VALUE
-    states it. Raises ContainerError for a NAME that is not set."""
+    states it. And which of them have the outer value. Raises ContainerError for a NAME that is not
+    set, and for no name."""
     found = {name: outer[name] for name in names if outer.get(name)}
     for word in given:
         name, equals, value = word.partition("=")
+        if not name:
+            raise ContainerError(f"--env {word}", hint="NAME or NAME=VALUE, as in --env HF_TOKEN")
         if not equals and name not in outer:
             words = f"--env {name}: there is no such variable here"
             raise ContainerError(words, hint=f"export {name}=…, or say --env {name}=VALUE")
         found[name] = value if equals else outer[name]
-    return found
+    stated = {word.partition("=")[0] for word in given if "=" in word}
+    return found, frozenset(found.keys() - stated)
 
 
 def folders(given: Sequence[str]) -> dict[Path, str]:
@@ -82,16 +87,17 @@ def caller(info: Mapping[str, Any]) -> str | None:
 
 
 def words_of(c: Container) -> str:
-    """The same as a `docker run` command. Variables go by name, so that no value is shown."""
-    parts = ["docker", "run", "--rm", "--init=false"]
-    parts += ["-t"] if c.terminal else []
+    """The same as a `docker run` command. The caller's variables go by name: no secret is shown."""
+    parts = ["docker", "run", "--rm"]
+    parts += ["-it"] if c.terminal else []
     parts += _access_words(c.access)
     parts += [] if c.access.host_ipc else ["--shm-size", c.shm]
     parts += ["--user", c.user] if c.user else []
     parts += ["--network", c.network] if c.network else []
     parts += [w for port in c.ports for w in ("-p", port)]
     parts += [w for outer, inner in c.mounts.items() for w in ("-v", f"{outer}:{inner}")]
-    parts += [w for name in sorted(c.environment) for w in ("-e", name)]
+    for name, value in sorted(c.environment.items()):
+        parts += ["-e", name if name in c.outer else f"{name}={value}"]
     parts += ["--entrypoint", c.entrypoint] if c.entrypoint else []
     return shlex.join([*parts, c.image, *c.words])
 
@@ -140,11 +146,14 @@ def arguments_of(c: Container) -> dict[str, Any]:
     return asked | {key: value for key, value in more.items() if value is not None}
 
 
-def _port(word: str) -> tuple[str, int]:
-    outer, _, inner = word.partition(":")
-    if not (outer.isdigit() and inner.isdigit()):
-        raise ContainerError(f"--publish {word}", hint="two numbers: --publish 8888:8888")
-    return f"{inner}/tcp", int(outer)
+def _port(word: str) -> tuple[str, int | tuple[str, int]]:
+    """[ADDRESS:]OUTER:INNER, as `docker run -p` takes them. Raises ContainerError."""
+    outer, _, inner = word.rpartition(":")
+    address, _, number = outer.rpartition(":")
+    if not all(n.isdigit() and 0 < int(n) < 65536 for n in (number, inner)):
+        hint = "two numbers: --publish 8888:8888, or 127.0.0.1:8888:8888 for this host alone"
+        raise ContainerError(f"--publish {word}", hint=hint)
+    return f"{inner}/tcp", (address, int(number)) if address else int(number)
 
 
 def run(client: Any, c: Container) -> int:
@@ -162,10 +171,23 @@ def run(client: Any, c: Container) -> int:
                 container.start()
             except docker.errors.APIError as e:
                 raise engine.explained(e, c.image) from None
+            if c.terminal:
+                _resize(container)
             _copy(output, c.terminal)
             return int(container.wait()["StatusCode"])
     finally:
         container.remove(force=True, v=True)
+
+
+def _resize(container: Any) -> None:
+    """Progress bars as wide as the terminal they are seen in."""
+    import docker
+
+    columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    try:
+        container.resize(height=lines, width=columns)
+    except docker.errors.APIError:  # it has just ended
+        return
 
 
 def _copy(output: Any, terminal: bool) -> None:
