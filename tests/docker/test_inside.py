@@ -122,9 +122,10 @@ def test_an_image_that_is_not_there_is_one_error_and_one_hint(images: dict[str, 
 def test_the_printed_command_does_what_image_run_does(
     images: dict[str, str], workspace: Path
 ) -> None:
+    script = "import os; print(os.environ['A'], os.environ['HF_HOME'], os.getcwd())"
     words = ["image", "run", "--print", "--vendor", "cuda", "--image", images["cuda"], "--cpu",
              "--network", "none", "--workspace", str(workspace), "--env", "A=b c",
-             "python", "-c", "import os; print(os.environ['A'], os.environ['HF_HOME'], os.getcwd())"]  # fmt: skip
+             "python", "-c", script]  # fmt: skip
     line = sd3tune(*words).out
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert done.stdout == "b c /huggingface /workspace\n", done.stderr
