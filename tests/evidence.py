@@ -38,7 +38,8 @@ fewest settings first, because they are about it.
 def tests() -> dict[str, str]:
     """file::name to everything it is made of."""
     found = {}
-    for path in sorted(ROOT.glob("*/test_*.py")):
+    paths = (p for p in ROOT.glob("*/test_*.py") if p.parent.name != "docker")  # need an engine
+    for path in sorted(paths):
         text = path.read_text()
         tree = ast.parse(text)
         tables = {t.id: ast.get_source_segment(text, node) or ""

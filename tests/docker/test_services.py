@@ -179,8 +179,8 @@ class TestStopping:
         self, image: str, platform: Container, variables: tuple[str, ...], workspace: Path
     ) -> list[str]:
         given = [w for v in ("SD3TUNE_BACKEND=cpu", *variables) for w in ("-e", v)]
-        return ["--network", f"container:{platform.number}", "-v", f"{workspace}:/workspace",
-                *given, image, "train", "config/config.json", "validation_disable=true"]  # fmt: skip
+        words = ["--network", f"container:{platform.number}", "-v", f"{workspace}:/workspace"]
+        return [*words, *given, image, "train", "config/config.json", "validation_disable=true"]
 
     @pytest.mark.parametrize("mode", ["success", "always"])
     @pytest.mark.parametrize("who", [RUNPOD, VAST], ids=["RunPod", "Vast.ai"])
