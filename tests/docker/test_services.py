@@ -182,8 +182,9 @@ class TestStopping:
         words = ["--network", f"container:{platform.number}", "-v", f"{workspace}:/workspace"]
         return [*words, *given, image, "train", "config/config.json", "validation_disable=true"]
 
-    @pytest.mark.parametrize("mode", ["success", "always"])
-    @pytest.mark.parametrize("who", [RUNPOD, VAST], ids=["RunPod", "Vast.ai"])
+    @pytest.mark.parametrize(
+        "mode, who", [("success", RUNPOD), ("always", VAST)], ids=["RunPod", "Vast.ai"]
+    )
     def test_a_run_that_ended_stops_its_machine_once(
         self, mode: str, who: tuple[tuple[str, ...], str], images: dict[str, str],
         platform: Container, workspace: Path,
