@@ -1,6 +1,7 @@
 """A run in a container: pre-empted, it saves and says so; the same command continues it."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,6 +37,25 @@ def test_docker_stop_saves_and_the_same_command_continues(
     assert one.code() == 143
     before = saved(workspace)
     answer = docker("run", "--rm", "--network", "none", *words)
+    assert answer.code == 0, answer.err[-2000:]
+    assert f"checkpoint-{before}" in answer.err
+    ended(workspace, before)
+
+
+def test_a_run_started_from_a_shell_saves_when_the_machine_is_taken(
+    images: dict[str, str], workspace: Path, start: Start
+) -> None:
+    """Two processes, of which only their launcher is told; tmux is what people use over SSH."""
+    words = ("-v", f"{workspace}:/workspace", "-e", "SD3TUNE_BACKEND=cpu")
+    one = start(*words, "-e", "RUNPOD_POD_ID=1", images["cuda"])
+    one.until_said("sd3tune: waiting")
+    command = shlex.join(["sd3tune", *RUN, NEVER, "--nproc", "2"])
+    assert one.run("tmux", "new-session", "-d", command).code == 0
+    one.until(lambda: len(steps(workspace)) >= 5, "five steps", 120)
+    docker("stop", "-t", "60", one.number)
+    assert one.code() == 143 and one.logs().count("stopping run") == 1
+    before = saved(workspace)
+    answer = docker("run", "--rm", "--network", "none", *words, images["cuda"], *RUN, NEVER)
     assert answer.code == 0, answer.err[-2000:]
     assert f"checkpoint-{before}" in answer.err
     ended(workspace, before)
