@@ -85,8 +85,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
             e.ended.wait(30)
             self._say({"StatusCode": e.ends})
         elif path.endswith("/kill"):
-            self._say(None, 204)
             e.finish(128 + int(query.removeprefix("signal=")))
+            self._say(None, 204)
 
     def do_DELETE(self) -> None:
         self._path()
@@ -114,7 +114,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if body:
+            self.wfile.write(body)
 
     def _raw(self, body: bytes, more: bool = False) -> None:
         self.send_response(200)
