@@ -33,10 +33,13 @@ def say(
 
     def run(*words: str) -> Said:
         monkeypatch.setattr("sys.argv", ["sd3tune", "image", *words])
-        with pytest.raises(SystemExit) as e:
+        code = 0
+        try:
             cli.main()
+        except SystemExit as e:
+            code = int(e.code or 0)
         out, err = capfdbinary.readouterr()
-        return int(e.value.code or 0), out.decode(), err.decode()
+        return code, out.decode(), err.decode()
 
     return run
 
