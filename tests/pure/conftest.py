@@ -18,8 +18,9 @@ Start = Callable[[Engine], Engine]
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of this host's engine, cards or tokens."""
+    """Nothing of this host's engine, proxies or tokens."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "HF_HOME", *FORWARDED):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
