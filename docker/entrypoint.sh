@@ -89,7 +89,7 @@ if [ -n "${PUBLIC_KEY:-}${SSH_PUBLIC_KEY:-}" ]; then start_ssh; serves=1; fi
 if [ -n "${JUPYTER_PASSWORD:-}" ]; then start_jupyter; serves=1; fi
 unset JUPYTER_PASSWORD
 
-if [ $# -eq 0 ]; then
+if [ -z "$*" ]; then  # an empty word is what some platforms make of no word
   code=0
   sd3tune doctor >&2 || code=$?
   if [ -z "$serves${RUNPOD_POD_ID:-}${VAST_CONTAINERLABEL:-}" ]; then
@@ -100,7 +100,8 @@ if [ $# -eq 0 ]; then
   stay
 fi
 
-if [ "$1" != sd3tune ] && ! command -v "$1" >/dev/null 2>&1; then set -- sd3tune "$@"; fi
+# A program of the image; not a word of bash's own, such as export.
+if [ "$1" != sd3tune ] && ! type -P -- "$1" >/dev/null; then set -- sd3tune "$@"; fi
 if [ "$1" = sd3tune ] && trains "${@:2}"; then
   sd3tune doctor --quick >&2 || true  # train asks for itself, and refuses for itself
   if [ "${SD3TUNE_STOP_POD:-never}" != never ]; then

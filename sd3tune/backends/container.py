@@ -53,7 +53,8 @@ def _nvidia(environ: Mapping[str, str], root: Path) -> Iterator[Lack]:
     missing = [name for name in ("libcuda.so.1", "libnvidia-ml.so.1") if not _library(name, root)]
     if missing:
         said = environ.get("NVIDIA_DRIVER_CAPABILITIES", "")
-        words = f"the driver's {' and '.join(missing)} were not passed into this container"
+        were = "was" if len(missing) == 1 else "were"
+        words = f"the driver's {' and '.join(missing)} {were} not passed into this container"
         words += f" (NVIDIA_DRIVER_CAPABILITIES is `{said}`)"
         flags = ("--gpus all", "-e NVIDIA_DRIVER_CAPABILITIES=compute,utility")
         yield Lack("nvidia-libraries", words, flags)
