@@ -222,11 +222,12 @@ def run(client: Any, c: Container) -> int:
         raise engine.explained(e, c.image) from None
     try:
         output = client.api.attach(container.id, stream=True, demux=not c.terminal)
-        with _signals_to(container.id):
+        with _signals_to(container.id) as signals:
             try:
                 container.start()
             except docker.errors.APIError as e:
                 raise engine.explained(e, c.image) from None
+            signals.started()
             if c.terminal:
                 _resize(container)
             _copy(output, c.terminal)
@@ -263,16 +264,26 @@ class _signals_to:
     def __init__(self, container: str) -> None:
         self._container = container
         self._before: dict[int, Any] = {}
+        self._waiting: list[int] | None = []  # until the container has started
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_signals_to":
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._pass)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 
+    def started(self) -> None:
+        early, self._waiting = self._waiting or [], None
+        for number in early:
+            self._pass(number, None)
+
     def _pass(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting is not None:
+            self._waiting.append(number)
+            return
         # A connection of its own: the main one is in the middle of reading.
         threading.Thread(target=self._kill, args=(number,), daemon=True).start()
 

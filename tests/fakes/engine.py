@@ -8,6 +8,7 @@ import re
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Engine:
     created: list[dict[str, Any]] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    held: threading.Event = field(default_factory=threading.Event)  # set: it takes time to start
 
     def finish(self, code: int) -> None:
         self.ends = code
@@ -77,6 +79,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
             self.wfile.write(self._frame(1, e.out) + self._frame(2, e.err))
             e.ended.wait(30)
         elif path.endswith("/start"):
+            while e.held.is_set():
+                time.sleep(0.02)
             e.started.set()
             if e.ends is not None:
                 e.ended.set()
@@ -84,6 +88,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         elif path.endswith("/wait"):
             e.ended.wait(30)
             self._say({"StatusCode": e.ends})
+        elif path.endswith("/kill") and not e.started.is_set():
+            self._say({"message": "Container 1 is not running"}, 409)
         elif path.endswith("/kill"):
             e.finish(128 + int(query.removeprefix("signal=")))
             self._say(None, 204)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import docker.errors
@@ -250,6 +251,22 @@ def test_a_signal_goes_to_the_container_and_its_exit_code_comes_back(
     assert one.asked[-3:] == [f"POST /containers/1/{x}" for x in ("kill", "wait")] + [
         "DELETE /containers/1"
     ]
+
+
+def test_a_signal_before_the_container_has_started_is_not_lost(start: Start) -> None:
+    one = start(Engine(ends=None))
+    one.held.set()
+    command = [sys.executable, "-m", "sd3tune", "image", "run", "--vendor", "cuda", "train"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 30
+        while "POST /containers/1/start" not in one.asked and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)  # for a wrong program to ask for the impossible
+        one.held.clear()
+        process.communicate(timeout=30)
+    assert process.returncode == 143 and one.asked.count("POST /containers/1/kill") == 1
 
 
 def test_an_option_that_is_none_starts_nothing(start: Start, say: Say) -> None:
