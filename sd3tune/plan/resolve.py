@@ -102,6 +102,7 @@ def resolve(
     request = replace(
         _request(config),
         processes=processes.size,
+        sharded=config.fsdp_enable and processes.size > 1,
         whole_weights=_whole_weights(config, lycoris),
     )
     hardware, decided = decide_all(facts, request, sizes.too_big)
@@ -195,7 +196,7 @@ class _Sizes:
             amount = self.encoding(r, precision) if encoders else self.training(r, precision)
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.
-            host = self.facts.ram_bytes
+            host = limits.host_bytes(self.facts)
             if amount > self.room and not (encoders and (host is None or amount <= host)):
                 who = "the text encoders need" if encoders else f"{self.model.name} needs"
                 batch = "" if encoders else f" at batch size {self.config.train_batch_size or 1}"
@@ -245,7 +246,6 @@ def _request(config: Config) -> Request:
         vae_dtype=vae,
         deterministic=deterministic,
         model_type=config.model_type,
-        sharded=config.fsdp_enable,
     )
 
 
@@ -278,9 +278,10 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
     if room is None or need <= room:
         return Decision("none", "auto", f"the text encoders take {gib(memory.text_encoders)}")
     why = f"the text encoders take {gib(memory.text_encoders)}, {device.name} has {gib(room)}"
-    if facts.ram_bytes is not None and facts.ram_bytes < need:
+    host = limits.host_bytes(facts)
+    if host is not None and host < need:
         raise PlanError(
-            f"{why}, and host memory has {gib(facts.ram_bytes)}",
+            f"{why}, and host memory has {gib(host)}",
             hint="set text_encoder_3_precision=int8-quanto: T5 is nine tenths of it",
         )
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
