@@ -4,7 +4,8 @@
 #
 #   docker run … IMAGE train config/config.json     any command of sd3tune
 #   docker run … IMAGE bash                         another program
-#   docker run … IMAGE                              doctor; stays up when a service was asked for
+#   docker run … IMAGE                              doctor; stays up when a service was asked for,
+#                                                   and passes SIGTERM to runs started from a shell
 #
 #   PUBLIC_KEY, SSH_PUBLIC_KEY   start sshd and let these keys in
 #   JUPYTER_PASSWORD             start JupyterLab on port 8888
@@ -53,13 +54,42 @@ run() {
   while kill -0 "$child" 2>/dev/null; do wait "$child" && code=0 || code=$?; done
 }
 
+# Whether this folder of /proc is `sd3tune train`, by itself or through this script.
+is_run() {
+  local words
+  mapfile -d '' -t words 2>/dev/null <"$1/cmdline" || return 1
+  [[ "${words[*]:0:4}" =~ ^[^\ ]+\ (-m\ |[^\ ]*/)?sd3tune(-entrypoint)?\ train($|\ ) ]]
+}
+
+# Process ids of the runs in this container; of several processes the one that started the others.
+runs() {
+  local folder parent
+  for folder in /proc/[0-9]*; do
+    is_run "$folder" || continue
+    parent="$(sed -n 's/^PPid:[[:space:]]*//p' "$folder/status" 2>/dev/null)" || continue
+    is_run "/proc/$parent" || echo "${folder#/proc/}"
+  done
+}
+
+# Runs that were started from a shell: the platform's SIGTERM comes here, and they must save as well.
+stay() {
+  local found one
+  trap 'true' TERM INT
+  sleep infinity &
+  wait "$!" || true
+  found="$(runs)"
+  for one in $found; do say "stopping run $one"; kill -TERM "$one" 2>/dev/null || true; done
+  for one in $found; do while kill -0 "$one" 2>/dev/null; do sleep 0.2; done; done
+  exit 143
+}
+
 prepare_home
 serves=""
 if [ -n "${PUBLIC_KEY:-}${SSH_PUBLIC_KEY:-}" ]; then start_ssh; serves=1; fi
 if [ -n "${JUPYTER_PASSWORD:-}" ]; then start_jupyter; serves=1; fi
 unset JUPYTER_PASSWORD
 
-if [ $# -eq 0 ]; then
+if [ -z "$*" ]; then  # an empty word is what some platforms make of no word
   code=0
   sd3tune doctor >&2 || code=$?
   if [ -z "$serves${RUNPOD_POD_ID:-}${VAST_CONTAINERLABEL:-}" ]; then
@@ -67,10 +97,11 @@ if [ $# -eq 0 ]; then
     exit "$code"
   fi
   say "waiting; put your project in /workspace and run sd3tune train"
-  exec sleep infinity
+  stay
 fi
 
-if [ "$1" != sd3tune ] && ! command -v "$1" >/dev/null 2>&1; then set -- sd3tune "$@"; fi
+# A program of the image; not a word of bash's own, such as export.
+if [ "$1" != sd3tune ] && ! type -P -- "$1" >/dev/null; then set -- sd3tune "$@"; fi
 if [ "$1" = sd3tune ] && trains "${@:2}"; then
   sd3tune doctor --quick >&2 || true  # train asks for itself, and refuses for itself
   if [ "${SD3TUNE_STOP_POD:-never}" != never ]; then

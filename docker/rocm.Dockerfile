@@ -77,6 +77,7 @@ RUN ln -s /opt/sd3tune/bin/sd3tune /usr/local/bin/sd3tune \
  && sed -i '1i . /etc/profile.d/sd3tune.sh' /etc/bash.bashrc \
  && (getent group render >/dev/null || groupadd --system render) \
  && mkdir -p /workspace && chmod 1777 /workspace
+WORKDIR /workspace
 COPY --from=materials /sbom.json /usr/share/sd3tune/sbom.json
 COPY --from=application /opt/sd3tune /opt/sd3tune
 ENV SD3TUNE_IMAGE=rocm \
@@ -87,7 +88,6 @@ ENV SD3TUNE_IMAGE=rocm \
     TRITON_CACHE_DIR=/workspace/.cache/triton \
     TORCHINDUCTOR_CACHE_DIR=/workspace/.cache/torchinductor \
     SD3TUNE_HEARTBEAT=/tmp/sd3tune-heartbeat
-WORKDIR /workspace
 VOLUME ["/workspace"]
 EXPOSE 22 8888
 STOPSIGNAL SIGTERM

@@ -361,7 +361,7 @@ def _bug(e: Exception) -> NoReturn:
 
     traceback.print_exc()
     click.echo(f"error: this is a bug in sd3tune: {type(e).__name__}: {_one_line(e)}", err=True)
-    hint = "please report it with the lines above and `sd3tune doctor --json`"
+    hint = "please report it with the lines above and the file of `sd3tune doctor --report`"
     click.echo(f"hint: {hint}", err=True)
     sys.exit(2)
 

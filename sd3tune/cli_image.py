@@ -2,13 +2,15 @@
 
 import os
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from sd3tune.containers.images import Kind
+    from sd3tune.containers.images import Choice, Kind
     from sd3tune.containers.run import Container
 
 VENDOR = click.option(
@@ -69,17 +71,20 @@ def build(
     from sd3tune.containers import build as building
     from sd3tune.containers import engine
 
-    kind = _kind(vendor)
     given = building.arguments(arguments)
+    choice = _choice(vendor)
+    kind = choice.kind
     if base_image:
         given = (f"BASE_IMAGE={base_image}", *given)
     tag = image or f"sd3tune:{kind}"
-    building.build(building.Build(kind, tag, building.sources(), given, secrets, network))
+    asked = building.Build(kind, tag, building.sources(), given, secrets, network)
+    _say(choice)
+    building.build(asked)
     size = building.size_bytes(engine.connect(), tag)
     click.echo(f"built {tag}, {size / 10**9:.2f} GB unpacked")
 
 
-@image.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@image.command(context_settings={"allow_interspersed_args": False})
 @click.argument("words", nargs=-1, metavar="COMMAND...", required=True, type=click.UNPROCESSED)
 @VENDOR
 @IMAGE
@@ -130,7 +135,11 @@ def run(words: tuple[str, ...], **options: Any) -> None:
 
     only_print = options.pop("only_print")
     client = None if only_print else engine.connect()
-    _, container = _container(words, client, **options)
+    choice = _choice(options.pop("vendor"))
+    info = client.info() if client else {}
+    terminal = (sys.stdout if client else sys.stdin).isatty()
+    container = _container(choice.kind, words, info, terminal=terminal, **options)
+    _say(choice)
     if client is None:
         click.echo(running.words_of(container))
         return
@@ -144,14 +153,19 @@ def run(words: tuple[str, ...], **options: Any) -> None:
 @CPU
 @NETWORK
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-def check(as_json: bool, **options: Any) -> None:
+def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) -> None:
     """Engine, toolkit, image, and what the image's own doctor sees in a container. Exit code 1 when
     a container could not train here."""
+    from sd3tune.containers import images
     from sd3tune.containers.check import check as checking
     from sd3tune.containers.words import checked, checked_json
 
-    kind, container = _container(("doctor",), None, workspace=Path(), **options)
-    lines = list(checking(container, kind, options["cpu"]))
+    choice = _choice(vendor)
+    kind, tag = choice.kind, image or f"sd3tune:{choice.kind}"
+    images.cards(kind, options["gpus"])  # what is wrong in the words themselves is said at once
+    _say(choice)
+    make = partial(_container, kind, ("doctor",), image=tag, **options)
+    lines = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
     click.echo(checked_json(lines) if as_json else checked(lines))
     sys.exit(1 if any(line.status == "FAIL" for line in lines) else 0)
 
@@ -169,52 +183,58 @@ def stop_pod(code: int) -> None:
     click.echo(stop(code))
 
 
-def _kind(vendor: str | None) -> "Kind":
+def _choice(vendor: str | None) -> "Choice":
     from sd3tune.backends import machine
     from sd3tune.containers.images import choose
+
+    return choose(machine.survey(), vendor)
+
+
+def _say(choice: "Choice") -> None:
     from sd3tune.report.progress import say
 
-    choice = choose(machine.survey(), vendor)
     say(f"image for {choice.kind} ({choice.reason})")
-    return choice.kind
 
 
 def _container(
+    kind: "Kind",
     words: tuple[str, ...],
-    client: Any,
+    info: Mapping[str, Any],
     *,
-    vendor: str | None,
     image: str | None,
     gpus: str,
     cpu: bool,
     network: str | None,
-    workspace: Path,
+    workspace: Path = Path(),
     given: tuple[str, ...] = (),
     mounts: tuple[str, ...] = (),
     ports: tuple[str, ...] = (),
     user: str | None = None,
     shm_size: str = "16g",
-) -> tuple["Kind", "Container"]:
+    terminal: bool = False,
+) -> "Container":
+    """info: what the engine says of itself; empty where it was not asked."""
     from sd3tune.containers import images
     from sd3tune.containers import run as running
 
-    kind = _kind(vendor)
-    info = client.info() if client else {}
-    numbers = () if gpus == "all" else tuple(gpus.split(","))
-    hub = running.shared_hub(os.environ)
-    hub.mkdir(parents=True, exist_ok=True)
+    cards = images.cards(kind, gpus)
     ours = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
     theirs, outer = running.environment(running.FORWARDED, given, os.environ)
-    return kind, running.Container(
+    more = running.folders(mounts)
+    return running.Container(
         image=image or f"sd3tune:{kind}",
         words=words,
-        access=images.Access() if cpu else images.access(kind, numbers, info),
-        mounts={workspace.resolve(): running.WORKSPACE, hub: running.HUB} | running.folders(mounts),
+        access=images.Access() if cpu else images.access(kind, cards, info),
         environment=ours | theirs,
         outer=outer,
         user=user or running.caller(info),
         network=network,
-        ports=ports,
-        shm=shm_size,
-        terminal=(sys.stdout if client else sys.stdin).isatty(),
+        ports=tuple(running.port(p) for p in ports),
+        shm=running.memory(shm_size),
+        terminal=terminal,
+        mounts={
+            running.WORKSPACE: workspace.resolve(),
+            running.HUB: running.shared_hub(os.environ),  # last: it makes a folder
+            **more,
+        },
     )

@@ -1,6 +1,10 @@
 """Tests are filed by what they need: pure (no torch), cpu (torch on the CPU)."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +17,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite tests/golden from this run"
     )
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may look into, with a path short enough for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="sd3tune-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

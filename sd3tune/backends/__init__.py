@@ -80,6 +80,8 @@ def join(
     met = container.problems(machine.host) or met  # the reason for the others
     said = {p.id for p in facts.problems}
     met = [p for p in met if p.id not in said]
+    if not any(p.severity == "fail" for p in (*facts.problems, *met)):
+        met = [*met, *container.no_device(machine.host)]
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
 
 

@@ -53,7 +53,8 @@ def _nvidia(environ: Mapping[str, str], root: Path) -> Iterator[Lack]:
     missing = [name for name in ("libcuda.so.1", "libnvidia-ml.so.1") if not _library(name, root)]
     if missing:
         said = environ.get("NVIDIA_DRIVER_CAPABILITIES", "")
-        words = f"the driver's {' and '.join(missing)} were not passed into this container"
+        were = "was" if len(missing) == 1 else "were"
+        words = f"the driver's {' and '.join(missing)} {were} not passed into this container"
         words += f" (NVIDIA_DRIVER_CAPABILITIES is `{said}`)"
         flags = ("--gpus all", "-e NVIDIA_DRIVER_CAPABILITIES=compute,utility")
         yield Lack("nvidia-libraries", words, flags)
@@ -96,3 +97,13 @@ def problems(host: Host) -> list[Problem]:
     """What keeps the container's accelerator away from training."""
     found = tuple(lack for lack in host.lacks if lack.blocks)
     return [Problem(f"container.{k.id}", "fail", k.message, fix(host, found)) for k in found]
+
+
+def no_device(host: Host) -> list[Problem]:
+    """For an image of ours that was given device files, and yet has no device. Nobody takes one to
+    train on a CPU unless he says so."""
+    if host.image is None:
+        return []
+    words = f"this is sd3tune's image for {host.image}, its device files are here, and no device is"
+    fix = "load the driver on the host, or set SD3TUNE_BACKEND=cpu to train on the CPU"
+    return [Problem("device.none", "fail", words, fix)]

@@ -15,6 +15,7 @@ from sd3tune.backends.facts import (
     Device,
     Facts,
     Gpu,
+    Host,
     Machine,
     Problem,
     Survey,
@@ -29,6 +30,11 @@ VENDOR: Vendor = "cuda"
 MIB = 2**20
 PCI_VENDOR = "0x10de"
 CU126 = "https://download.pytorch.org/whl/cu126"
+# Where nobody inside can update a driver: what to ask for instead.
+RENTED = {
+    "runpod": "`minCudaVersion` {0}, or the CUDA filter of the console",
+    "vast": "`cuda_max_good>={0}` in the search",
+}
 SMI_FIELDS = (
     "index,name,uuid,pci.bus_id,driver_version,memory.total,memory.used,compute_cap,"
     "temperature.gpu,power.limit,power.default_limit,ecc.errors.uncorrected.volatile.total,"
@@ -95,7 +101,7 @@ def facts(
         ram_bytes=machine.host.memory_bytes,
         packages=packages,
         tools=tools,
-        problems=tuple(_compared(found, cards, torch, environ)),
+        problems=tuple(_compared(found, cards, torch, machine.host, environ)),
     )
 
 
@@ -188,7 +194,11 @@ def _join(index: int, cards: tuple[Gpu, ...], torch: TorchReport) -> Device:
 
 
 def _compared(
-    found: Survey, cards: tuple[Gpu, ...], torch: TorchReport, environ: Mapping[str, str]
+    found: Survey,
+    cards: tuple[Gpu, ...],
+    torch: TorchReport,
+    host: Host,
+    environ: Mapping[str, str],
 ) -> list[Problem]:
     """Where the driver's view and torch's differ."""
     if torch.version is None or not found.gpus:
@@ -200,7 +210,7 @@ def _compared(
         return [
             Problem(name, "fail", words, "SD3TUNE_TORCH='torch>=2.13,<2.16' bash scripts/setup")
         ]
-    problems = _driver_age(found, torch)
+    problems = _driver_age(found, torch, host)
     if torch.imported and not problems and len(torch.devices) < len(cards):
         problems.append(
             Problem("torch.fewer-devices", "fail" if not torch.devices else "warn",
@@ -218,7 +228,7 @@ def _compared(
     return problems
 
 
-def _driver_age(found: Survey, torch: TorchReport) -> list[Problem]:
+def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     """CUDA 13 needs driver 580, CUDA 12 needs 525; a newer minor runs by compatibility."""
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
     least = {13: 580, 12: 525}.get(wheel[0] if wheel else 0, 0)
@@ -230,6 +240,8 @@ def _driver_age(found: Survey, torch: TorchReport) -> list[Problem]:
             f"this one is {found.driver}"
         )
         fix = f"update the driver, or: SD3TUNE_TORCH='torch --index-url {CU126}' bash scripts/setup"
+        if host.cloud in RENTED:  # where nobody inside can update it
+            fix = f"rent another machine: {RENTED[host.cloud].format(torch.cuda)}"
         return [Problem("torch.driver-too-old", "fail", words, fix)]
     if known and offered < wheel:
         words = (

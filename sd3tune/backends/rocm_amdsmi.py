@@ -16,6 +16,7 @@ from sd3tune.backends.facts import Arch, Gpu, Problem, Survey
 UNKNOWN = Arch("gfx", "unknown")
 MIB = 2**20
 INSTALL = "pip install /opt/rocm/share/amd_smi (the copy that came with your ROCm)"
+IN_IMAGE = "nothing: training needs it not; docker/README.md says which amdsmi an image has"
 # AMDSMI_STATUS codes at initialisation: what they mean, what helps.
 INIT = {
     10: ("no-permission", "fail", "amdsmi may not open the card",
@@ -40,15 +41,16 @@ def read(root: Path, problems: list[Problem]) -> Survey | None:
         sys.path.insert(0, folder)
         if (rocm := _rocm_of_torch()) is not None:
             os.environ.setdefault("ROCM_PATH", rocm)
+    install = IN_IMAGE if folder else INSTALL
     try:
         import amdsmi
     except ImportError:
         problems.append(problem("amdsmi-missing", "warn", "the Python package amdsmi is not "
-                                "installed: fewer checks", INSTALL))  # fmt: skip
+                                "installed: fewer checks", install))  # fmt: skip
         return None
     except Exception as e:  # KeyError, AttributeError, OSError: whatever loading a library raises
         words = f"amdsmi does not match the installed ROCm: {type(e).__name__}: {e}"
-        problems.append(problem("amdsmi-broken", "warn", words, INSTALL))
+        problems.append(problem("amdsmi-broken", "warn", words, install))
         return None
     try:
         amdsmi.amdsmi_init()
@@ -56,7 +58,7 @@ def read(root: Path, problems: list[Problem]) -> Survey | None:
         code = getattr(e, "err_code", None)
         words = f"amdsmi does not start: {type(e).__name__}: {' '.join(str(e).split())}"
         known = INIT.get(code) if isinstance(code, int) else None
-        problems.append(problem(*(known or ("amdsmi-init", "warn", words, INSTALL))))
+        problems.append(problem(*(known or ("amdsmi-init", "warn", words, install))))
         return None
     try:
         handles = _q(amdsmi, "amdsmi_get_processor_handles") or []

@@ -113,8 +113,9 @@ def size_bytes(client: object, tag: str) -> int:
 
 
 def arguments(words: Sequence[str]) -> tuple[str, ...]:
+    """NAME=VALUE each. Raises ContainerError."""
     for word in words:
-        if "=" not in word:
+        if "=" not in word[1:]:
             raise ContainerError(
                 f"--build-arg {word}", hint="NAME=VALUE, as in --build-arg LOCK=cpu"
             )

@@ -4,7 +4,7 @@ Asks the engine, then the image itself: its own doctor runs in a container with 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,22 +25,32 @@ class Line:
     fix: str = ""
 
 
-def check(container: run.Container, kind: images.Kind, cpu: bool) -> Iterator[Line]:
-    """Never raises for what is missing: that is a line with its fix."""
+Make = Callable[[Mapping[str, Any]], run.Container]
+
+
+def check(tag: str, make: Make, toolkit: bool) -> Iterator[Line]:
+    """make: the container that `image run` starts, from what the engine says of itself.
+
+    Never raises for what is missing: that is a line with its fix.
+    """
     try:
         client = engine.connect()
     except ContainerError as e:
         yield Line("FAIL", "engine", str(e), e.hint)
         return
     info, version = client.info(), client.version()
-    rootless = run.caller(info) is None and "rootless" in str(info.get("SecurityOptions"))
     words = f"{version.get('Version')}, API {version.get('ApiVersion')}, {engine.address()}"
-    yield Line("ok", "engine", words + (", rootless" if rootless else ""))
+    yield Line("ok", "engine", words + (", rootless" if run.rootless(info) else ""))
     yield _builder()
-    if kind == "cuda" and not cpu:
+    if toolkit:
         yield _toolkit(info)
-    image = _image(client, container.image)
+    image = _image(client, tag)
     yield image
+    try:
+        container = make(info)
+    except ContainerError as e:
+        yield Line("FAIL", "container", str(e), e.hint)
+        return
     if image.status != "FAIL":
         yield from _inside(client, container)
 
@@ -67,6 +77,9 @@ def _image(client: Any, tag: str) -> Line:
         found = client.images.get(tag)
     except docker.errors.ImageNotFound:
         return Line("FAIL", "image", f"there is no `{tag}` here", "sd3tune image build")
+    except docker.errors.APIError as e:
+        why = engine.explained(e, tag)
+        return Line("FAIL", "image", str(why), why.hint)
     version = found.labels.get("org.opencontainers.image.version", "unknown")
     revision = found.labels.get("org.opencontainers.image.revision", "unknown")
     words = f"{tag}, {found.attrs['Size'] / GB:.2f} GB, sd3tune {version}, revision {revision[:12]}"
@@ -86,7 +99,7 @@ def _inside(client: Any, container: run.Container) -> Iterator[Line]:
         return
     try:
         found = json.loads(said)["findings"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):  # another image's words
         last = said.strip().splitlines()[-1:] or [f"exit code {code} and no word"]
         yield Line(
             "FAIL", "container", f"doctor did not answer: {last[0]}", "sd3tune image run doctor"

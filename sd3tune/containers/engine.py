@@ -1,9 +1,11 @@
 """The container engine through the Docker SDK for Python, and its errors in words that help.
 
-The texts that are looked for were recorded from real engines (docs/guides/images.md lists them).
+The texts that are looked for were recorded from real engines, by us or in public bug reports
+(docs/guides/images.md lists them).
 """
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ TOOLKIT = (
     "install NVIDIA's Container Toolkit (package nvidia-container-toolkit), then "
     "`sudo nvidia-ctk runtime configure --runtime=docker` and `sudo systemctl restart docker`"
 )
-# What the engine says -> (what it means, what to do). The first that fits is said.
+# What the engine says (an expression) -> what it means, what to do. The first that fits is said.
 MEANINGS = (
     ('could not select device driver ""', "the engine cannot pass NVIDIA cards: it has no NVIDIA "
      "Container Toolkit", TOOLKIT),
@@ -27,14 +29,19 @@ MEANINGS = (
     ("Unknown runtime specified nvidia", "the engine has no NVIDIA runtime", TOOLKIT),
     ("nvidia-container-cli: initialization error", "NVIDIA's toolkit found no working driver",
      "run `nvidia-smi` on the host, and install or reload its driver first"),
+    ("nvidia-container-cli: device error: (.+?): unknown device",
+     r"this host has no NVIDIA device `\1`", "`nvidia-smi -L` lists those --gpus may name"),
     ("nvidia-container-cli: requirement error", "the host's NVIDIA driver is too old for the image",
      "update the driver to 580 or newer"),
     ('custom device "/dev/kfd"', "this host has no /dev/kfd: the amdgpu driver is not loaded",
      "sudo modprobe amdgpu, or install amdgpu-dkms"),
     ('custom device "/dev/dri"', "this host has no /dev/dri: the amdgpu driver is not loaded",
      "sudo modprobe amdgpu, or install amdgpu-dkms"),
-    ("Unable to find group", "the image has no group of that name",
-     "give the number: --group-add \"$(stat -c %g /dev/kfd)\""),
+    ("unable to find user ([^:]+)", r"the image has no user `\1`",
+     'give numbers: --user "$(id -u):$(id -g)"'),
+    ("unable to find group ([^:]+)", r"the image has no group `\1`",
+     'give numbers, as in --user "$(id -u):$(id -g)", or --group-add "$(stat -c %g /dev/kfd)"'),
+    ("network (.+) not found", r"the engine has no network `\1`", "`docker network ls` lists them"),
     ("no space left on device", "the engine's disk is full", "docker system prune"),
     ("address already in use", "the port is taken on this host", "choose another for --publish"),
     ("port is already allocated", "the port is taken on this host", "choose another for --publish"),
@@ -66,7 +73,7 @@ def connect() -> Any:
     try:
         client = docker.DockerClient(base_url=where, version="auto", timeout=600)
         client.ping()
-    except (docker.errors.DockerException, OSError) as e:
+    except (docker.errors.DockerException, OSError, ValueError) as e:  # ValueError: no address
         raise unreachable(e, where) from None
     return client
 
@@ -81,8 +88,8 @@ def unreachable(error: BaseException, where: str) -> ContainerError:
         )
     if "ConnectionRefusedError" in causes:
         return ContainerError(
-            f"the container engine at {where} does not answer: its socket is there, it is not",
-            hint="start it: sudo systemctl start docker",
+            f"no container engine listens on {where}",
+            hint="start it: sudo systemctl start docker; or DOCKER_HOST names another address",
         )
     if "FileNotFoundError" in causes:
         return ContainerError(
@@ -99,13 +106,16 @@ def unreachable(error: BaseException, where: str) -> ContainerError:
 def explained(error: Exception, image: str) -> ContainerError:
     """What the engine refused, as a message and a hint."""
     text = _short(error)
-    if type(error).__name__ in ("ImageNotFound", "NotFound") or "no such image" in text.lower():
+    if type(error).__name__ == "ImageNotFound" or "no such image" in text.lower():
         return ContainerError(
             f"there is no image `{image}` here", hint="sd3tune image build, or docker pull it"
         )
-    for part, meaning, hint in MEANINGS:
-        if part in text:
-            return ContainerError(meaning, hint=hint)
+    if "invalid reference format" in text:
+        hint = "lower case and no blanks, as in --image registry.example.com/team/sd3tune:cuda"
+        return ContainerError(f"`{image}` is no name of an image", hint=hint)
+    for said, meaning, hint in MEANINGS:
+        if found := re.search(said, text, re.IGNORECASE):
+            return ContainerError(found.expand(meaning), hint=hint)
     return ContainerError(f"the container engine refused: {text}", hint="sd3tune image check")
 
 

@@ -3,6 +3,7 @@
 The flags are the vendors' documented ones; we have not passed a card into a container yet.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from sd3tune.errors import ContainerError
 Kind = Literal["cuda", "rocm"]
 KINDS: tuple[Kind, ...] = ("cuda", "rocm")
 NAMES = {"cuda": "NVIDIA", "rocm": "AMD"}
+# NVIDIA's also by their identity, and the parts of a card: 0, GPU-8f2a…, 0:1, MIG-…
+CARD = {"cuda": r"\d+(:\d+)?|(GPU|MIG)-[\w/-]+", "rocm": r"\d+"}
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,24 @@ class Access:
     seccomp: str | None = None
 
 
+def cards(kind: Kind, word: str) -> tuple[str, ...]:
+    """`all` (none by name) or N,N, each once. Raises ContainerError."""
+    if word == "all":
+        return ()
+    found = tuple(word.split(","))
+    wrong = [g for g in found if not re.fullmatch(CARD[kind], g, re.ASCII) or found.count(g) > 1]
+    if wrong:
+        raise ContainerError(
+            f"--gpus {word}: `{wrong[0]}` is no {NAMES[kind]} card, or is there twice",
+            hint="all, or numbers from 0: --gpus 0,1; without a card: --cpu",
+        )
+    return found
+
+
 def access(
     kind: Kind, gpus: tuple[str, ...], info: Mapping[str, Any], root: Path = Path("/")
 ) -> Access:
-    """gpus: their numbers; () for all. info: what the engine says of itself.
+    """gpus: as `cards` gives them. info: what the engine says of itself.
 
     Raises ContainerError when AMD's device files are missing on the host: the engine would say so
     too, in its own words.
@@ -86,7 +103,7 @@ def access(
 
 
 def _numbers(gpus: tuple[str, ...], count: int) -> list[int]:
-    wrong = [g for g in gpus if not g.isdigit() or int(g) >= count]
+    wrong = [g for g in gpus if int(g) >= count]
     if wrong:
         raise ContainerError(
             f"--gpus {','.join(gpus)}: this host has no AMD card number {wrong[0]}",

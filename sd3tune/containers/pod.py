@@ -4,12 +4,15 @@ RunPod and Vast.ai give a container its own number and a key for itself. Unteste
 written from their documentation; the requests are tested against a server of our own.
 """
 
+import http.client
 import json
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sd3tune.errors import ContainerError
 
@@ -35,13 +38,13 @@ class Platform:
 
 def platform(environ: Mapping[str, str]) -> Platform:
     """Where this container runs. Raises ContainerError where nobody could be asked to stop it."""
-    if number := environ.get("RUNPOD_POD_ID"):
+    if number := _number(environ, "RUNPOD_POD_ID"):
         base = environ.get("RUNPOD_REST_URL", "https://api.runpod.io/v2")
         url = f"{base}/pods/{number}/action"
         key = _key(environ, "RUNPOD_API_KEY")
         return Platform("RunPod", number, key, "POST", url, {"action": "stop"})
     # "C.123456" is the label of instance 123456.
-    if number := environ.get("VAST_CONTAINERLABEL", "").removeprefix("C."):
+    if number := _number(environ, "VAST_CONTAINERLABEL").removeprefix("C."):
         base = environ.get("VAST_URL", "https://console.vast.ai")
         url = f"{base}/api/v0/instances/{number}/"
         key = _key(environ, "CONTAINER_API_KEY")
@@ -52,11 +55,26 @@ def platform(environ: Mapping[str, str]) -> Platform:
     )
 
 
+def _number(environ: Mapping[str, str], name: str) -> str:
+    return urllib.parse.quote(environ.get(name, ""), safe="")
+
+
 def _key(environ: Mapping[str, str], name: str) -> str:
-    if not environ.get(name):
+    key = environ.get(name, "").strip()
+    if not key:
         words = f"{name} is not set: nobody may stop this machine from inside"
         raise ContainerError(words, hint=f"add {name} to the template's secrets")
-    return environ[name]
+    if not (key.isascii() and key.isprintable()):  # http.client's own error would show it
+        words = f"{name} is no key: it has characters that no request can carry"
+        raise ContainerError(words, hint=f"copy {name} again into the template's secrets")
+    return key
+
+
+class _Here(urllib.request.HTTPRedirectHandler):
+    """A redirection is a refusal: the key is for one address, and a GET stops nothing."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def wanted(mode: str, code: int) -> bool:
@@ -73,18 +91,15 @@ def stop(code: int, environ: Mapping[str, str] = os.environ) -> str:
     if not wanted(mode, code):
         return f"exit code {code} and SD3TUNE_STOP_POD={mode}: the machine stays"
     p = platform(environ)
-    request = urllib.request.Request(
-        p.url,
-        method=p.method,
-        data=json.dumps(p.body).encode(),
-        headers={"Authorization": f"Bearer {p.key}", "Content-Type": "application/json"},
-    )
+    headers = {"Authorization": f"Bearer {p.key}", "Content-Type": "application/json"}
+    data = json.dumps(p.body).encode()
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS):
+        request = urllib.request.Request(p.url, data, headers, method=p.method)
+        with urllib.request.build_opener(_Here).open(request, timeout=SECONDS):
             return f"asked {p.name} to stop {p.number}"
     except urllib.error.HTTPError as e:
         words = f"{p.name} did not stop {p.number}: {e.code} {e.reason}"
         raise ContainerError(words, hint="stop it by hand: it costs money until then") from None
-    except OSError as e:  # no network, no answer
+    except (OSError, ValueError, http.client.HTTPException) as e:  # no network, address, answer
         words = f"{p.name} could not be asked to stop {p.number}: {e}"
         raise ContainerError(words, hint="stop it by hand: it costs money until then") from None

@@ -4,7 +4,10 @@ The container goes away when it ends. Secrets are passed by the engine's interfa
 command line; like every variable of a container they can be read by who may ask the engine.
 """
 
+import ipaddress
 import os
+import posixpath
+import re
 import shlex
 import signal
 import sys
@@ -13,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sd3tune.containers import engine
 from sd3tune.containers.images import Access
@@ -26,6 +29,14 @@ FORWARDED = "HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE HTTP_PROXY HTTPS_PROXY NO_PROXY
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Port(NamedTuple):
+    """Of the host, under one of its addresses (empty: under all), and of the container."""
+
+    address: str
+    outer: int
+    inner: int
+
+
 @dataclass(frozen=True)
 class Container:
     """One container, before it exists; `words` after the image are for its entrypoint."""
@@ -33,12 +44,12 @@ class Container:
     image: str
     words: tuple[str, ...]
     access: Access
-    mounts: Mapping[Path, str] = field(default_factory=dict)  # of the host -> in the container
+    mounts: Mapping[str, Path] = field(default_factory=dict)  # in the container -> of the host
     environment: Mapping[str, str] = field(default_factory=dict)
     outer: frozenset[str] = frozenset()  # variables with the caller's value: never shown
     user: str | None = None
     network: str | None = None
-    ports: tuple[str, ...] = ()  # "2222:22"
+    ports: tuple[Port, ...] = ()
     shm: str = SHM
     terminal: bool = False
     entrypoint: str | None = None
@@ -51,6 +62,7 @@ def environment(
     states it. And which of them have the outer value. Raises ContainerError for a NAME that is not
     set, and for no name."""
     found = {name: outer[name] for name in names if outer.get(name)}
+    inherited = set(found)
     for word in given:
         name, equals, value = word.partition("=")
         if not name:
@@ -59,31 +71,70 @@ def environment(
             words = f"--env {name}: there is no such variable here"
             raise ContainerError(words, hint=f"export {name}=…, or say --env {name}=VALUE")
         found[name] = value if equals else outer[name]
-    stated = {word.partition("=")[0] for word in given if "=" in word}
-    return found, frozenset(found.keys() - stated)
+        inherited = inherited - {name} if equals else inherited | {name}
+    return found, frozenset(inherited)
 
 
-def folders(given: Sequence[str]) -> dict[Path, str]:
-    """OUTER:INNER, as `docker run -v` takes them. Raises ContainerError."""
-    found = {}
+def folders(given: Sequence[str]) -> dict[str, Path]:
+    """Of OUTER:INNER, as `docker run -v` takes them. Raises ContainerError."""
+    found: dict[str, Path] = {}
     for word in given:
         outer, colon, inner = word.rpartition(":")
         if not colon or not inner.startswith("/") or not Path(outer).is_dir():
             hint = "an existing folder and where it goes: --mount /data/images:/images"
             raise ContainerError(f"--mount {word}", hint=hint)
-        found[Path(outer).resolve()] = inner
+        place = posixpath.normpath(inner)
+        if place in found or place in (WORKSPACE, HUB):
+            hint = f"another; {WORKSPACE} is what --workspace says, {HUB} what HF_HOME says"
+            raise ContainerError(f"--mount {word}: {place} is taken", hint=hint)
+        found[place] = Path(outer).resolve()
     return found
 
 
 def shared_hub(outer: Mapping[str, str]) -> Path:
-    """The host's Hugging Face folder: weights are downloaded once for all."""
-    return Path(outer.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    """The host's Hugging Face folder, made where there is none: weights are downloaded once for
+    all. Raises ContainerError."""
+    said = outer.get("HF_HOME") or "~/.cache/huggingface"
+    try:
+        folder = Path(said).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as e:  # RuntimeError: the home of nobody
+        words = f"Hugging Face's folder `{said}` cannot be made: {e}"
+        raise ContainerError(words, hint="export HF_HOME=FOLDER that you may write to") from None
+    return folder
+
+
+def memory(word: str) -> str:
+    """A size as docker takes it, of /dev/shm. Raises ContainerError."""
+    if not re.fullmatch(r"[1-9]\d*([bkmgt]b?)?", word, re.ASCII | re.IGNORECASE):
+        raise ContainerError(f"--shm-size {word}", hint="a size: --shm-size 16g, or 512m")
+    return word
+
+
+def port(word: str) -> Port:
+    """[ADDRESS:]OUTER:INNER, as `docker run -p` takes them. Raises ContainerError."""
+    outer, _, inner = word.rpartition(":")
+    address, _, number = outer.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]")
+    try:
+        if address:
+            ipaddress.ip_address(address)
+        found = Port(address, int(number), int(inner))
+    except ValueError:
+        found = Port("", 0, 0)
+    if not all(0 < n < 65536 for n in found[1:]):
+        hint = "two numbers: --publish 8888:8888, or 127.0.0.1:8888:8888 for this host alone"
+        raise ContainerError(f"--publish {word}", hint=hint)
+    return found
+
+
+def rootless(info: Mapping[str, Any]) -> bool:
+    return any("rootless" in str(option) for option in info.get("SecurityOptions") or ())
 
 
 def caller(info: Mapping[str, Any]) -> str | None:
     """Files should belong to who asked. Under a rootless engine root inside is the user outside."""
-    rootless = any("rootless" in str(option) for option in info.get("SecurityOptions") or ())
-    return None if rootless or os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
+    return None if rootless(info) or os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
 
 
 def words_of(c: Container) -> str:
@@ -94,12 +145,25 @@ def words_of(c: Container) -> str:
     parts += [] if c.access.host_ipc else ["--shm-size", c.shm]
     parts += ["--user", c.user] if c.user else []
     parts += ["--network", c.network] if c.network else []
-    parts += [w for port in c.ports for w in ("-p", port)]
-    parts += [w for outer, inner in c.mounts.items() for w in ("-v", f"{outer}:{inner}")]
+    parts += [w for p in c.ports for w in ("-p", _port_word(p))]
+    for inner, outer in c.mounts.items():
+        parts += _mount_words(str(outer), inner)
     for name, value in sorted(c.environment.items()):
         parts += ["-e", name if name in c.outer else f"{name}={value}"]
     parts += ["--entrypoint", c.entrypoint] if c.entrypoint else []
     return shlex.join([*parts, c.image, *c.words])
+
+
+def _port_word(p: Port) -> str:
+    address = f"[{p.address}]" if ":" in p.address else p.address
+    return f"{address}:{p.outer}:{p.inner}".removeprefix(":")
+
+
+def _mount_words(outer: str, inner: str) -> list[str]:
+    if ":" not in outer + inner:
+        return ["-v", f"{outer}:{inner}"]
+    quoted = (word.replace('"', '""') for word in (outer, inner))
+    return ["--mount", 'type=bind,"src={}","dst={}"'.format(*quoted)]
 
 
 def _access_words(a: Access) -> list[str]:
@@ -133,27 +197,19 @@ def arguments_of(c: Container) -> dict[str, Any]:
         "image": c.image,
         "command": list(c.words),
         "environment": dict(c.environment),
-        "mounts": [Mount(inner, str(outer), type="bind") for outer, inner in c.mounts.items()],
+        "mounts": [Mount(inner, str(outer), type="bind") for inner, outer in c.mounts.items()],
         "device_requests": requests,
         "devices": [f"{device}:{device}:rwm" for device in a.devices],
         "group_add": list(a.groups),
         "security_opt": [f"seccomp={a.seccomp}"] if a.seccomp else [],
         "tty": c.terminal,
-        "ports": dict(_port(p) for p in c.ports),
+        "ports": {},
     }
+    for p in c.ports:
+        asked["ports"].setdefault(f"{p.inner}/tcp", []).append((p.address, p.outer))
     asked |= {"ipc_mode": "host"} if a.host_ipc else {"shm_size": c.shm}
     more = {"user": c.user, "network": c.network, "entrypoint": c.entrypoint}
     return asked | {key: value for key, value in more.items() if value is not None}
-
-
-def _port(word: str) -> tuple[str, int | tuple[str, int]]:
-    """[ADDRESS:]OUTER:INNER, as `docker run -p` takes them. Raises ContainerError."""
-    outer, _, inner = word.rpartition(":")
-    address, _, number = outer.rpartition(":")
-    if not all(n.isdigit() and 0 < int(n) < 65536 for n in (number, inner)):
-        hint = "two numbers: --publish 8888:8888, or 127.0.0.1:8888:8888 for this host alone"
-        raise ContainerError(f"--publish {word}", hint=hint)
-    return f"{inner}/tcp", (address, int(number)) if address else int(number)
 
 
 def run(client: Any, c: Container) -> int:

@@ -1,4 +1,4 @@
-"""How `sd3tune image check` looks in a terminal, and as JSON."""
+"""How `sd3tune image check` looks in a terminal, and as JSON: docs/reference/json.md."""
 
 import json
 from collections.abc import Sequence

@@ -114,6 +114,8 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
         return
     container = machine.host.container
+    if any(p.severity == "fail" for p in facts.problems):
+        return  # said, with its fix
     if any(s.vendor != "cpu" and s.gpus for s in machine.surveys):
         return  # a card torch cannot use: said, with its fix, among the problems
     if any(lack.blocks for lack in machine.host.lacks):

@@ -26,6 +26,20 @@ def problems(facts: Facts) -> dict[str, str]:
     return {p.id: p.severity for p in facts.problems}
 
 
+def test_a_driver_too_old_on_a_rented_machine_names_the_platforms_filter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixes = {}
+    for variable in ("RUNPOD_POD_ID", "VAST_CONTAINERLABEL", "OTHER"):
+        with monkeypatch.context() as here:
+            here.setenv(variable, "1")
+            found = facts_of("driver-too-old", tmp_path / variable, here)
+        (fixes[variable],) = [p.fix for p in found.problems if p.id == "torch.driver-too-old"]
+    assert fixes["RUNPOD_POD_ID"].startswith("rent another machine: `minCudaVersion` 13.")
+    assert fixes["VAST_CONTAINERLABEL"].startswith("rent another machine: `cuda_max_good>=13.")
+    assert fixes["OTHER"].startswith("update the driver, or: SD3TUNE_TORCH=")
+
+
 @pytest.mark.parametrize("name", names())
 def test_every_recording_says_where_it_comes_from_and_becomes_facts(name, facts) -> None:  # type: ignore[no-untyped-def]
     assert load(name)["provenance"]

@@ -1,0 +1,67 @@
+"""`sd3tune image` as it is typed, with an engine of a page (tests/fakes/engine.py)."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from sd3tune import cli
+from sd3tune.containers.run import FORWARDED
+from tests.fakes.engine import Engine, listening
+
+Said = tuple[int, str, str]
+Say = Callable[..., Said]
+Start = Callable[[Engine], Engine]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this host's engine, proxies or tokens."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "HF_HOME", *FORWARDED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def say(
+    elsewhere: None, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Say:
+    """The command line: exit code, stdout, stderr."""
+
+    def run(*words: str) -> Said:
+        monkeypatch.setattr("sys.argv", ["sd3tune", "image", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as e:
+            code = int(e.code or 0)
+        out, err = capfdbinary.readouterr()
+        return code, out.decode(), err.decode()
+
+    return run
+
+
+@pytest.fixture
+def start(elsewhere: None, public: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """This engine listens, and is the one that is asked."""
+    with ExitStack() as running:
+
+        def go(one: Engine) -> Engine:
+            where = running.enter_context(listening(one, public / f"{id(one)}.sock"))
+            monkeypatch.setenv("DOCKER_HOST", where)
+            return one
+
+        yield go
+
+
+@pytest.fixture
+def silent(public: Path) -> str:
+    """A socket whose engine has gone."""
+    path = public / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+    return f"unix://{path}"
