@@ -35,7 +35,8 @@ LEFT_FOR_MACOS = 4 * 2**30  # a guess: a desktop and a browser
 
 
 def host_bytes(f: Facts) -> int | None:
-    """What may run on the CPU beside an idle device. A Mac has one memory, and macOS lives in it."""
+    """What may run on the CPU beside an idle device. A Mac has one memory, and
+    macOS lives in it."""
     if f.ram_bytes is None or f.vendor != "mps":
         return f.ram_bytes
     return f.ram_bytes - LEFT_FOR_MACOS

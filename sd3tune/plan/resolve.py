@@ -126,7 +126,7 @@ def resolve(
     }
     peak = float(decisions["learning_rate"].value)
     warned = of_optimisation(config, model, hardware["optimizer"].value, peak)
-    warnings = (*warned, *_warnings(config, facts, datasets, lycoris))
+    warnings = (*warned, *_warnings(config, facts, datasets, lycoris, processes))
     return Plan(config, model, facts, device, decisions, memory, warnings, load, processes, lycoris)
 
 
@@ -336,8 +336,9 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
 
 
 def _warnings(
-    config: Config, facts: Facts, datasets: Sequence[ImageDataset], lycoris: Lycoris | None
-) -> tuple[str, ...]:
+    config: Config, facts: Facts, datasets: Sequence[ImageDataset], lycoris: Lycoris | None,
+    processes: Processes,
+) -> tuple[str, ...]:  # fmt: skip
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
     found = flow.doubtful(config) + flow.idle(config, datasets)
     if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
@@ -350,6 +351,8 @@ def _warnings(
             "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "
             "something else; `sd3tune export --to comfyui` writes what it draws right"
         )
+    if config.fsdp_enable and processes.size == 1:
+        found.append("fsdp_enable=true changes nothing: there is one process to hold the weights")
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"
         found.append(f"sd3tune is untested on {kind}; please report what you see")
