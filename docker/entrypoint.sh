@@ -73,10 +73,12 @@ runs() {
 
 # Runs that were started from a shell: the platform's SIGTERM comes here, and they must save as well.
 stay() {
-  local found one
+  local found one sleeper
   trap 'true' TERM INT
   sleep infinity &
-  wait "$!" || true
+  sleeper=$!
+  wait "$sleeper" || true
+  kill "$sleeper" 2>/dev/null || true
   found="$(runs)"
   for one in $found; do say "stopping run $one"; kill -TERM "$one" 2>/dev/null || true; done
   for one in $found; do while kill -0 "$one" 2>/dev/null; do sleep 0.2; done; done

@@ -9,6 +9,7 @@ import builtins
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from sd3tune.backends.facts import Facts, Machine, Survey
 from sd3tune.backends.torch_report import from_answer
 from tests.fakes import amd, nvml
 
+DISK_BYTES = 2**38  # of every recorded machine, whatever this one has
 FOLDER = Path(__file__).parent / "machines"
 
 
@@ -67,6 +69,7 @@ def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) 
     processor = "arm64" if darwin and arm else "x86_64"
     monkeypatch.setattr(mps.platform, "system", lambda: recorded["platform"])
     monkeypatch.setattr(mps.platform, "machine", lambda: processor)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=DISK_BYTES))
 
 
 def libraries(recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,22 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return int(e.value.code or 0)
 
 
+def refused(
+    words: list[str],
+    error: str,
+    hint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(words, monkeypatch) == 1
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 2, err
+    assert lines[0].startswith("error: ") and error in lines[0], lines[0]
+    assert lines[1].startswith("hint: ") and hint in lines[1], lines[1]
+    assert lines[1].removeprefix("hint: ").strip()
+
+
 Spoil = Callable[[Project], object]
 CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     # name: (what is spoilt, extra words, in the error, in the hint)
@@ -177,13 +193,7 @@ def test_bad_input_is_two_lines_and_leaves_no_trace(
     spoil, words, error, hint = CASES[case]
     spoil(project)
     before = project.files()
-    assert run(["plan", "config/config.json", *words], monkeypatch) == 1
-    out, err = capsys.readouterr()
-    lines = err.splitlines()
-    assert out == "" and len(lines) == 2, err
-    assert lines[0].startswith("error: ") and error in lines[0], lines[0]
-    assert lines[1].startswith("hint: ") and hint in lines[1], lines[1]
-    assert lines[1].removeprefix("hint: ").strip()
+    refused(["plan", "config/config.json", *words], error, hint, monkeypatch, capsys)
     assert project.files() == before
 
 
@@ -237,3 +247,76 @@ def test_a_machine_can_be_planned_for_from_what_its_doctor_printed(
     plan = said("plan", "--on", "rented.json")
     assert plan["decisions"]["mixed_precision"]["value"] == "fp16" and not plan["measured"]
     assert "recorded" in plan["decisions"]["device"]["reason"]
+
+
+RUN = ["run", "--vendor", "cuda", "--print"]
+IMAGE_CASES: dict[str, tuple[list[str], str, str]] = {
+    # name: (words after `image`, in the error, in the hint)
+    "a card that is none": ([*RUN, "--gpus", "abc", "doctor"], "--gpus abc: `abc` is no NVIDIA card", "--gpus 0,1"),
+    "no card": ([*RUN, "--gpus", "", "doctor"], "--gpus : `` is no NVIDIA card", "--cpu"),
+    "a card without a number": ([*RUN, "--gpus", "0,,1", "doctor"], "--gpus 0,,1: `` is no NVIDIA card", "--gpus 0,1"),
+    "a card twice": ([*RUN, "--gpus", "1,1", "doctor"], "or is there twice", "--gpus 0,1"),
+    "a card of AMD's that is none": (["run", "--vendor", "rocm", "--print", "--gpus", "0:1", "doctor"], "`0:1` is no AMD card", "--gpus 0,1"),
+    "a card that is none, to check": (["check", "--vendor", "cuda", "--gpus", "abc"], "--gpus abc", "--cpu"),
+    "a folder that is not there": ([*RUN, "--mount", "nowhere:/x", "doctor"], "--mount nowhere:/x", "an existing folder"),
+    "a folder to nowhere": ([*RUN, "--mount", "photos", "doctor"], "--mount photos", "--mount /data/images:/images"),
+    "a folder in no folder": ([*RUN, "--mount", "photos:x", "doctor"], "--mount photos:x", "--mount /data/images:/images"),
+    "two folders at one place": ([*RUN, "--mount", "photos:/x", "--mount", "config:/x/", "doctor"], "--mount config:/x/: /x is taken", "another"),
+    "a folder over the workspace": ([*RUN, "--mount", "photos:/workspace", "doctor"], "/workspace is taken", "--workspace"),
+    "a workspace that is a file": ([*RUN, "--workspace", "config/config.json", "doctor"], "is a file", "--help"),
+    "a port that is none": ([*RUN, "--publish", "http:80", "doctor"], "--publish http:80", "--publish 8888:8888"),
+    "half a port": ([*RUN, "--publish", "8888", "doctor"], "--publish 8888", "two numbers"),
+    "an address that is a name": ([*RUN, "--publish", "localhost:80:80", "doctor"], "--publish localhost:80:80", "127.0.0.1:8888:8888"),
+    "a variable that is not set": ([*RUN, "--env", "NO_SUCH_VAR", "doctor"], "--env NO_SUCH_VAR", "export NO_SUCH_VAR"),
+    "a variable without a name": ([*RUN, "--env", "=x", "doctor"], "--env =x", "NAME=VALUE"),
+    "a size that is none": ([*RUN, "--shm-size", "lots", "doctor"], "--shm-size lots", "16g"),
+    "nothing to run": (RUN, "Missing argument 'COMMAND...'", "image run --help"),
+    "a misspelt option": ([*RUN, "--gpu", "0", "doctor"], "No such option", "image run --help"),
+    "a vendor that is none": (["run", "--vendor", "intel", "--print", "doctor"], "'intel' is not one of 'cuda', 'rocm'", "--help"),
+    "an argument without a value": (["build", "--vendor", "cuda", "--build-arg", "LOCK"], "--build-arg LOCK", "LOCK=cpu"),
+    "an argument without a name": (["build", "--vendor", "cuda", "--build-arg", "=cpu"], "--build-arg =cpu", "LOCK=cpu"),
+    "a code that is none": (["stop-pod", "--after", "x"], "'x' is not a valid integer", "stop-pod --help"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IMAGE_CASES)
+def test_bad_words_about_images_are_two_lines_and_leave_no_trace(
+    case: str,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words, error, hint = IMAGE_CASES[case]
+    monkeypatch.setenv("HF_HOME", str(project.root / "hub"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{project.root}/none.sock")
+    before = project.files()
+    refused(["image", *words], error, hint, monkeypatch, capsys)
+    assert project.files() == before and not (project.root / "hub").exists()
+
+
+def test_an_image_for_a_host_without_a_card_must_be_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sd3tune.backends import machine
+
+    if any(s.gpus and s.vendor != "cpu" for s in machine.survey().surveys):
+        pytest.skip("this host has a card")
+    for words in (["run", "--print", "doctor"], ["run", "--cpu", "--print", "doctor"], ["check"]):
+        refused(["image", *words], "which image?", "--vendor cuda", monkeypatch, capsys)
+
+
+def test_a_hugging_face_folder_that_cannot_be_made_is_two_lines(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["image", *RUN, "doctor"]
+    for folder in ("config/config.json/hub", "config/config.json", "~no_such_user_here/hub"):
+        monkeypatch.setenv("HF_HOME", folder)
+        refused(words, f"`{folder}` cannot be made", "export HF_HOME", monkeypatch, capsys)
+
+
+def test_a_mode_of_stopping_that_is_none_is_two_lines(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SD3TUNE_STOP_POD", "yes")
+    words = ["image", "stop-pod", "--after", "0"]
+    refused(words, "SD3TUNE_STOP_POD=yes", "never, success, always", monkeypatch, capsys)

@@ -21,7 +21,7 @@ from tests.nobody import NOBODY
 
 DOCKER = Path(__file__).parents[2] / "docker"
 SECRET = "aVerySecretPassw0rd"
-RUNPOD = {"RUNPOD_POD_ID": "pod77"}
+RUNPOD, VAST = {"RUNPOD_POD_ID": "pod77"}, {"VAST_CONTAINERLABEL": "C.1"}
 STUB = """#!{python}
 import json, os, signal, sys, time
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -46,18 +46,23 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "log"
         self.bin, self.home, self.tmp = folder / "bin", folder / "home", folder / "tmp"
-        for path in (self.bin, self.home, self.tmp):
+        self.proc = folder / "proc"
+        for path in (self.bin, self.home, self.tmp, self.proc):
             path.mkdir()
         for name in ("sd3tune", "jupyter", "sleep", "tool"):
             (self.bin / name).write_text(STUB.format(python=sys.executable, log=str(self.log)))
             (self.bin / name).chmod(0o755)
-        for name in ("bash", "id", "mktemp"):
+        for name in ("bash", "id", "mktemp", "sed"):
             (self.bin / name).symlink_to(str(shutil.which(name)))
 
     def start(self, *words: str, **environ: str) -> subprocess.Popen[str]:
         given = {"PATH": str(self.bin), "HOME": str(self.home), "TMPDIR": str(self.tmp), **environ}
-        # Jupyter's log is the only file it names; this host's stays as it is.
-        text = (DOCKER / "entrypoint.sh").read_text().replace("/tmp/jupyter", f"{self.tmp}/jupyter")
+        # Jupyter's log is the only file it writes, and it stops the runs that it finds in /proc:
+        # neither this host's file nor this host's runs.
+        text = (DOCKER / "entrypoint.sh").read_text()
+        for name, ours in (("/tmp/jupyter", self.tmp / "jupyter"), ("/proc/", f"{self.proc}/")):
+            assert name in text
+            text = text.replace(name, str(ours))
         command = ["bash", "-c", text, "entrypoint", *words]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=given, text=True, stdout=pipe, stderr=pipe,
@@ -100,10 +105,10 @@ TABLE: dict[str, tuple[list[str], dict[str, str], list[str], int]] = {
     "nothing asked": ([], {}, [LOOK], 0),
     "nothing asked, no card": ([], {"CODE_doctor": "1"}, [LOOK], 1),
     "an empty word": ([""], {}, [LOOK], 0),
-    "RunPod": ([], RUNPOD, [LOOK, "sleep infinity"], 0),
-    "RunPod, no card": ([], {**RUNPOD, "CODE_doctor": "1"}, [LOOK, "sleep infinity"], 0),
-    "Vast.ai": ([], {"VAST_CONTAINERLABEL": "C.1"}, [LOOK, "sleep infinity"], 0),
-    "Vast.ai, an empty word": ([""], {"VAST_CONTAINERLABEL": "C.1"}, [LOOK, "sleep infinity"], 0),
+    "RunPod": ([], RUNPOD, [LOOK, "sleep infinity"], 143),
+    "RunPod, no card": ([], {**RUNPOD, "CODE_doctor": "1"}, [LOOK, "sleep infinity"], 143),
+    "Vast.ai": ([], VAST, [LOOK, "sleep infinity"], 143),
+    "Vast.ai, an empty word": ([""], VAST, [LOOK, "sleep infinity"], 143),
     "train": (["train", "a b.json"], {}, [QUICK, "sd3tune train a b.json"], 0),
     "train, by name": (["sd3tune", "train", "c"], {}, [QUICK, "sd3tune train c"], 0),
     "train, no card": (["train"], {"CODE_doctor": "1", "CODE_train": "1"},
@@ -167,6 +172,50 @@ def test_without_stopping_machines_the_run_takes_the_place_of_the_shell(place: P
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
+
+
+PYTHON, SCRIPT = "/opt/venv/bin/python", "/opt/sd3tune/bin/sd3tune"
+PROCESSES = {  # command line, whose child it is, whether it is told to stop
+    "by its name": ([PYTHON, SCRIPT, "train", "a b.json"], None, True),
+    "one of its processes": ([PYTHON, SCRIPT, "train", "a b.json"], "by its name", False),
+    "by its module": ([PYTHON, "-m", "sd3tune", "train"], None, True),
+    "through the entrypoint": (
+        ["bash", "/usr/local/bin/sd3tune-entrypoint", "train"], "another program", True),
+    "another command": ([PYTHON, SCRIPT, "doctor"], None, False),
+    "another program": (["tmux", "new-session", "-d", "sd3tune train a.json"], None, False),
+    "its results": (["tail", "-f", "/workspace/sd3tune/train"], None, False),
+    "the kernel's": ([], None, False),
+}  # fmt: skip
+
+
+def test_runs_that_a_shell_started_are_told_once_and_waited_for(place: Place) -> None:
+    """Processes of ours, which /proc calls so."""
+    (place.bin / "sleep").unlink()
+    (place.bin / "sleep").symlink_to(str(shutil.which("sleep")))
+    tool, pipe = str(place.bin / "tool"), subprocess.PIPE
+    started = {name: subprocess.Popen([tool, "wait"], stdout=pipe) for name in PROCESSES}
+    for name, (words, parent, _) in PROCESSES.items():
+        folder = place.proc / str(started[name].pid)
+        folder.mkdir()
+        (folder / "cmdline").write_text("".join(f"{word}\0" for word in words))
+        (folder / "status").write_text(f"PPid:\t{started[parent].pid if parent else 1}\n")
+        assert (started[name].stdout or sys.stdin.buffer).readline() == b"training\n"
+    process = place.start(**RUNPOD)
+    assert process.stderr and "waiting" in process.stderr.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    while process.poll() is None:
+        for one in started.values():
+            one.poll()  # takes its exit code, as an init would: else it is still there
+        time.sleep(0.05)
+    stopped = {name for name, one in started.items() if one.poll() is not None}
+    for one in started.values():
+        one.kill()
+        one.communicate()
+    told = {name for name, (*_, told) in PROCESSES.items() if told}
+    assert stopped == told and process.returncode == 143
+    assert {started[name].returncode for name in told} == {143}
+    assert process.communicate()[1].count("stopping run") == len(told)
 
 
 def test_a_user_without_a_home_gets_one_and_a_name(place: Place) -> None:

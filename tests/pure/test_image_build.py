@@ -117,6 +117,7 @@ def test_the_revision_is_gits_and_unknown_without_it(
         [*git, "rev-parse", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     assert build.revision(tmp_path) == head and len(head) == 40
+    subprocess.run([*git, "tag", "-a", "v1", "-m", "x"], check=True)  # says less than the commit
     (tmp_path / "x").touch()
     subprocess.run([*git, "add", "x"], check=True)
     assert build.revision(tmp_path) == f"{head}-dirty"
