@@ -78,6 +78,8 @@ def join(
         words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
         met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
     met = container.problems(machine.host) or met  # the reason for the others
+    said = {p.id for p in facts.problems}
+    met = [p for p in met if p.id not in said]
     if not any(p.severity == "fail" for p in (*facts.problems, *met)):
         met = [*met, *container.no_device(machine.host)]
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)

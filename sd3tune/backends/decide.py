@@ -16,6 +16,14 @@ from sd3tune.errors import PlanError
 
 Source = Literal["user", "auto"]
 SIZED = ("base_model_precision", "text_encoder_3_precision")  # T5 is nine tenths of the encoders
+# The setting that asks for an axis of another name.
+SETTING = {"attention_no_grad": "attention_mechanism"}
+SMALLER = {
+    "base_model_precision": "train a smaller model, resolution or batch, with "
+    "gradient_checkpointing=true",
+    "text_encoder_3_precision": "set text_encoder_1_precision and text_encoder_2_precision to "
+    "int8-quanto; the size of images changes nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -45,36 +53,48 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision:
     verdicts = {o.name: why_not(o, facts, request) for o in AXES[axis]}
     rejected = tuple(Rejected(name, why) for name, why in verdicts.items() if why)
     if asked is not None:
-        return _asked(axis, asked, facts, verdicts, rejected)
+        return _asked(axis, asked, facts, request, verdicts, rejected)
     for option in AXES[axis]:
         if option.auto and not verdicts[option.name]:
             return Decision(option.name, "auto", option.because, rejected)
     why = "; ".join(f"{r.name}: {r.reasons[0]}" for r in rejected)
-    hint = "`sd3tune doctor` shows what this machine lacks"
-    if axis in SIZED and request.too_big:
-        hint = "train a smaller model, resolution or batch, with gradient_checkpointing=true"
-        if axis == "base_model_precision" and one_memory(facts) is None:
-            hint += "; blocks_to_swap keeps blocks in host memory"
+    hint = _way_out(axis, facts, request, [n for n, why in verdicts.items() if not why])
     raise PlanError(f"no usable {axis} on {facts.weakest.name}: {why}", hint=hint)
+
+
+def _way_out(axis: str, facts: Facts, request: Request, spare: list[str]) -> str:
+    """Where nothing is chosen. spare: options that are taken only when they are asked for."""
+    if axis == "distributed_backend":
+        return "leave out num_processes and --nproc: one process trains here"
+    if axis not in SIZED or not request.too_big:
+        return "`sd3tune doctor` shows what this machine lacks"
+    hint = SMALLER[axis]
+    if axis == "base_model_precision" and one_memory(facts) is None:
+        hint += "; blocks_to_swap keeps blocks in host memory"
+    return hint + (f"; {axis}={_few(spare)} fits when asked for" if spare else "")
 
 
 def _asked(
     axis: str,
     asked: str,
     facts: Facts,
+    request: Request,
     verdicts: dict[str, tuple[str, ...]],
     rejected: tuple[Rejected, ...],
 ) -> Decision:
-    usable = [name for name, why in verdicts.items() if not why]
+    setting = SETTING.get(axis, axis)
+    usable = [o.name for o in AXES[setting] if not why_not(o, facts, request)]
     if asked not in verdicts:
         raise PlanError(
-            f"`{axis}={asked}` is not one of {', '.join(verdicts)}",
+            f"`{setting}={asked}` is not one of {', '.join(verdicts)}",
             hint=f"usable on {facts.weakest.name}: {_few(usable)}",
         )
     if verdicts[asked]:
         raise PlanError(
-            f"`{axis}={asked}` cannot run on {facts.weakest.name}: {'; '.join(verdicts[asked])}",
-            hint=f"usable here: {_few(usable) or 'nothing'}; leave `{axis}` out to have it chosen",
+            f"`{setting}={asked}` cannot run on {facts.weakest.name}: {'; '.join(verdicts[asked])}",
+            hint=f"usable here: {_few(usable)}; leave `{setting}` out to have it chosen"
+            if usable
+            else f"leave `{setting}` out; {_way_out(axis, facts, request, [])}",
         )
     because = next(o.because for o in AXES[axis] if o.name == asked)
     return Decision(asked, "user", f"set in the configuration; {because}", rejected)

@@ -1,4 +1,5 @@
-"""How large a batched product may be before a device computes it wrongly or not at all.
+"""How large a batched product may be before a device computes it wrongly or not at all, and what
+of the host's memory there is to fill.
 
 Facts about devices, asked by the plan; None: no limit that a run could reach is known.
 """
@@ -30,6 +31,15 @@ MPS_TERMS = Limit(
     32766,
     "M1 and M2 sum 32767 terms and more wrongly without a word (pytorch/pytorch#195163, #177116)",
 )
+LEFT_FOR_MACOS = 4 * 2**30  # a guess: a desktop and a browser
+
+
+def host_bytes(f: Facts) -> int | None:
+    """What may run on the CPU beside an idle device. A Mac has one memory, and
+    macOS lives in it."""
+    if f.ram_bytes is None or f.vendor != "mps":
+        return f.ram_bytes
+    return f.ram_bytes - LEFT_FOR_MACOS
 
 
 def values(f: Facts) -> Limit | None:

@@ -23,12 +23,12 @@ from sd3tune.backends.facts import (
     TorchReport,
     Vendor,
 )
+from sd3tune.backends.limits import LEFT_FOR_MACOS
 from sd3tune.backends.rules import version
 
 VENDOR: Vendor = "mps"
 # Metal recommends 65 to 75 % of memory; the exact figure needs torch (sgl-project/sglang#21443).
 USABLE = 0.7
-LEAST_FOR_MACOS = 4 * 2**30  # a guess: a desktop and a browser
 ARM_PYTHON = "brew install python@3.12, or: uv python install 3.12 (both arm64)"
 ARM_CONDA = "CONDA_SUBDIR=osx-arm64 conda create -n sd3tune python=3.12"
 
@@ -67,7 +67,7 @@ def survey(root: Path = Path("/")) -> Survey:
     if mps_sysctl.rosetta():
         words = "this Python is x86-64 and runs under Rosetta: there is no PyTorch with MPS for it"
         problems.append(_problem("rosetta", "fail", words, ARM_PYTHON))
-    if (left := _left_for_macos(gpu)) is not None and left < LEAST_FOR_MACOS:
+    if (left := _left_for_macos(gpu)) is not None and left < LEFT_FOR_MACOS:
         words = f"iogpu.wired_limit_mb leaves macOS {left / 2**30:.1f} GiB: the Mac may freeze"
         fix = "sudo sysctl iogpu.wired_limit_mb=0"
         problems.append(_problem("wired-limit", "warn", words, fix))
@@ -89,6 +89,7 @@ def facts(
     """The chip, with what Metal recommends to use of its memory."""
     found = machine.survey(VENDOR)
     shown = not torch.imported or torch.mps_available
+    shown = shown and all(p.severity != "fail" for p in found.problems)  # Rosetta
     devices = tuple(_device(g, torch, environ) for g in found.gpus) if shown else ()
     return Facts(
         vendor=VENDOR,

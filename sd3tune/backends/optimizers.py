@@ -11,6 +11,7 @@ from sd3tune.backends.rules import (
     Request,
     Rule,
     asks,
+    elsewhere,
     native_bf16,
     never_on,
     package,
@@ -92,7 +93,7 @@ def _bnb(kind: str, bits: str, paged: str) -> Option:
     other, low = BNB_KINDS[kind], "8-bit " if bits else ""
     rules: tuple[Rule, ...] = (
         never_on("mps", f"bitsandbytes has no {low}optimiser for MPS yet; use {other}"),
-        BNB,
+        elsewhere(BNB, "mps"),
         whole_weights,
         smoke("optimizer_bnb"),
     )
@@ -114,7 +115,7 @@ def low_bit() -> tuple[Option, ...]:
         never_on("mps", "torchao's low-bit state is unverified on MPS; use adamw"),
         # Its import crashed there at Triton's autotuning: unknown is off.
         never_on("rocm", "torchao is unverified on ROCm; use bnb-adamw8bit"),
-        TORCHAO,
+        elsewhere(TORCHAO, "mps", "rocm"),
     )
     return tuple(Option(f"ao-{name}", rules, why, auto=False) for name, why in AO_KINDS.items())
 

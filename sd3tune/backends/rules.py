@@ -114,6 +114,11 @@ def package(name: str, lowest: str, extra: str = "") -> Rule:
     return rule
 
 
+def elsewhere(rule: Rule, *never: Vendor) -> Rule:
+    """Not asked of vendors that another rule excludes: installing something would be no use."""
+    return lambda f, r: None if f.vendor in never else rule(f, r)
+
+
 # Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
 BNB = package("bitsandbytes", "0.50")
 

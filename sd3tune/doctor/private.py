@@ -13,9 +13,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from unicodedata import normalize
+from urllib.parse import unquote, urlsplit
 
 from sd3tune.backends import catalog
 from sd3tune.backends.options import AXES
@@ -27,18 +29,41 @@ IDENTITIES = ("uuid", "serial", "serial_number", "asic_serial", "unique_id", "bu
 PUBLIC = ("huggingface.co", "github.com", "pytorch.org", "nvidia.com", "amd.com", "apple.com")
 SYSTEM = "usr|opt|proc|sys|dev|etc|bin|sbin|lib|lib64|run|System|Library|Applications"
 HEX = "[0-9a-f]"
+# Of a group `it`, that alone is replaced.
 FORMS = {
+    "secret": re.compile(
+        r"\b(?:(?:hf|gh[opsu]|npm|r8)_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}"
+        r"|(?:github_pat_|glpat-|sk-|xox[a-z]-|pypi-|eyJ)(?=[\w.-]*\d)[\w.-]{16,})"
+    ),
     "uuid": re.compile(rf"{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}", re.I),
     "bus": re.compile(rf"\b{HEX}{{4,8}}:{HEX}{{2}}:{HEX}{{2}}\.{HEX}\b", re.I),
     "mac": re.compile(rf"\b(?:{HEX}{{2}}[:-]){{5}}{HEX}{{2}}\b", re.I),
-    "ip6": re.compile(rf"(?<![\w:])(?:{HEX}{{0,4}}:){{3,7}}{HEX}{{1,4}}(?![\w:])", re.I),
-    "ip4": re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"),
-    "address": re.compile(r"[\w.+-]+@[\w.-]+"),
-    "serial": re.compile(r"(?<=serial number: )\S+|(?<=serial: )\S+", re.I),
-}
-PATH = re.compile(rf"(?<![\w.~<>/:])/(?!(?:{SYSTEM})\b)[\w.~+-]+(?:/[^\s\"'`,;:()\[\]]*)+")
-URL = re.compile(r"https?://[^\s\"'<>)]*[^\s\"'<>).,:;]")
-SHORTEST_SECRET = 4  # "1", "yes" and "on" say that something is switched on
+    # What only looks like one (12:30:45) is told apart by ipaddress.
+    "ip6": re.compile(
+        rf"(?<![\w:])(?={HEX}*:)(?:[0-9a-f:]+::(?![\w:])|[0-9a-f:]*{HEX})(?!\w|:\w)(?:%\w+)?", re.I
+    ),
+    "ip4": re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\w)"),
+    # jane@host, git@host:jane/repo.git; python@3.12 is a formula of Homebrew's.
+    "address": re.compile(r"[\w.+-]+@(?!\d+(?:\.\d+)*\b)[\w.-]+(?::[^\s\"'`,;)]+)?"),
+    "serial": re.compile(
+        r"serial(?:[ _-]?(?:number|no\.?))?(?: \(\w+\))?[\"']?"
+        r"(?:\s*[:=]\s*[\"']?(?P<it>[^\s\"',;]+)|\s+(?P<bare>(?=[a-z]*\d)[a-z0-9]{8,}))", re.I
+    ),
+}  # fmt: skip
+TAIL = r"[^\s\"'`,;:()\[\]]*"
+OURS = rf"(?!(?:{SYSTEM})\b)"
+PATHS = (
+    re.compile(rf"(?<=[\"'`])/{OURS}[^\"'`\n]*/[^\"'`\n]*(?=[\"'`])"),  # in quotes, with spaces
+    re.compile(rf"/(?:Volumes|Users)/(?:[^/\n\"'`,;:()\[\]]+/)*{TAIL}"),
+    re.compile(rf"(?<![\w.~<>/:])//[\w.-]+/{TAIL}"),
+    re.compile(rf"(?<![\w.~<>/])/{OURS}[\w.~+-]+(?:/{TAIL})+"),
+)  # fmt: skip
+# Of folders of this machine the name of the next one is as private as theirs.
+BELOW = re.compile(rf"(~|<working directory>)/(?!\.cache\b){TAIL}")
+URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)]*[^\s\"'<>).,:;]", re.I)
+LOGIN = re.compile(r"://(?:([^:/@\s]*)(?::([^/@\s]*))?@)?([\w-]+(?:\.[\w-]+)+)")
+SWITCHES = "true false none null auto default enabled disabled".split()
+SHORTEST_SECRET, SHORTEST_NUMBER = 4, 6  # "1", "yes" and "on" say that something is switched on
 LONG = 5  # a shorter name is replaced as a whole word only: it may be part of any other
 
 
@@ -49,7 +74,7 @@ def vocabulary() -> set[str]:
     ours += [option.name for options in AXES.values() for option in options]
     ours += "linux darwin root localhost cuda rocm mps cpu apple sm gfx warn fail ok skip".split()
     ours += "auto user users admin system administrator unknown device driver memory".split()
-    ours += "measured catalog recorded nvidia amd torch python metal sd3tune".split()
+    ours += "measured catalog recorded nvidia amd torch python metal sd3tune git token".split()
     return {word for name in ours for word in re.findall(r"[a-z0-9]+", name.lower())}
 
 
@@ -66,17 +91,26 @@ class Private:
         hosts: Iterable[str] = (),
     ) -> "Private":  # fmt: skip
         """What there is to hide in an environment and its folders."""
-        names = {environ[n]: "<user>" for n in USERS if environ.get(n)}
-        names |= {user: "<user>" for user in (*users, home.name) if user}
+        called = [*(environ[n] for n in USERS if environ.get(n)), *users, home.name]
+        called += [part for name in called for part in re.findall(r"[^\s.]{3,}", name)]
+        names = {name: "<user>" for name in called if name}
         for host in (*hosts, *(environ[n] for n in HOSTS if environ.get(n))):
             names |= {part: "<host>" for part in (host, host.split(".")[0]) if part}
         secrets = {value: "<secret>" for name, value in environ.items()
-                   if SECRET.search(name) and len(value) >= SHORTEST_SECRET}  # fmt: skip
+                   if SECRET.search(name) and _is_secret(value)}  # fmt: skip
+        for user, password, host in _logins(environ):
+            names |= {name: "<user>" for name in (user, unquote(user)) if len(name) > 2}
+            known = (password, unquote(password))
+            secrets |= {word: "<secret>" for word in known if _is_secret(word)}
+            names |= {} if _public(f"https://{host}") else {host: "<host>"}
+        if (hub := environ.get("HF_ENDPOINT")) and not _public(hub):  # also without a scheme
+            secrets |= {hub: "<url>"}
         places = {environ[n]: "<folder>" for n in FOLDERS if environ.get(n)}
         places |= {sys.prefix: "<environment>", str(here): "<working directory>", str(home): "~"}
         real = {os.path.realpath(folder): word for folder, word in places.items()}
-        known = {f.rstrip("/"): w for f, w in (real | places).items() if f.rstrip("/")}
-        rules = [*map(_folder, *_longest(known)), *map(_secret, *_longest(secrets))]
+        folders = {f.rstrip("/"): w for f, w in (real | places).items() if f.startswith("/")}
+        folders.pop("", None)
+        rules = [*map(_folder, *_longest(folders)), *map(_secret, *_longest(secrets))]
         return cls([*rules, *map(_name, *_longest(_theirs(names)))])
 
     @classmethod
@@ -98,28 +132,56 @@ class Private:
         return value
 
     def text(self, words: str) -> str:
+        words = normalize("NFC", words)  # macOS writes an umlaut as two characters
+        words = URL.sub(lambda m: m.group() if _public(m.group()) else "<url>", words)
         for pattern, word in self.rules:
             words = pattern.sub(word, words)
-        words = URL.sub(lambda m: m.group() if _public(m.group()) else "<url>", words)
-        words = PATH.sub("<path>", words)
+        for pattern in PATHS:
+            words = pattern.sub("<path>", words)
+        words = BELOW.sub(r"\1/<path>", words)
         for form, pattern in FORMS.items():
             words = pattern.sub(partial(self._placeholder, form), words)
         return words
 
     def _placeholder(self, form: str, match: re.Match[str]) -> str:
         """Of the same form where a program reads it: recordings are still joined by them."""
-        found = match.group()
+        parts = {name: text for name, text in match.groupdict().items() if text}
+        found = next(iter(parts.values()), match.group())
+        before = match.group()[: -len(found)] if parts else ""
+        if form == "secret":
+            return "<secret>"
+        if form == "ip6" and not _is_ip6(found):
+            return found
         if form == "uuid":
             return self._numbered(form, found, lambda n: f"00000000-0000-0000-0000-{n:012d}")
         if form == "bus":
             zeros = "0" * len(found.split(":")[0])
             same = found[-12:].lower().rjust(12, "0")
             return zeros + self._numbered(form, same, lambda n: f":{n:02x}:00.0")
-        return self._numbered(form, found, lambda n: f"<{form} {n}>")
+        return before + self._numbered(form, found, lambda n: f"<{form} {n}>")
 
     def _numbered(self, kind: str, found: str, word: Callable[[int], str]) -> str:
         known = self.seen.setdefault(kind, {})
         return known.setdefault(found.lower(), word(len(known) + 1))
+
+
+def _is_secret(value: str) -> bool:
+    """Not a switch such as TOKENIZERS_PARALLELISM=false, nor a small number."""
+    long = len(value) >= (SHORTEST_NUMBER if value.isdigit() else SHORTEST_SECRET)
+    return long and value.lower() not in SWITCHES
+
+
+def _logins(environ: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
+    """User, password and host of every URL in any variable: proxies, package indices, remotes."""
+    return [login for value in environ.values() for login in LOGIN.findall(value)]
+
+
+def _is_ip6(text: str) -> bool:
+    try:
+        found = IPv6Address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return not found.is_loopback and not found.is_unspecified
 
 
 def _longest(words: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -133,25 +195,30 @@ def _theirs(words: Mapping[str, str]) -> dict[str, str]:
 
 
 def _folder(path: str, word: str) -> tuple[re.Pattern[str], str]:
-    return re.compile(rf"(?<![\w.~-]){re.escape(path)}(?![\w.-])"), word
+    escaped = re.escape(normalize("NFC", path)).replace(r"\ ", r"\\?\ ")  # as shells write it
+    return re.compile(rf"(?<![\w.~-]){escaped}(?![\w.-])"), word
 
 
 def _secret(value: str, word: str) -> tuple[re.Pattern[str], str]:
     """Wherever it turns up, and be it a word of ours."""
-    return re.compile(re.escape(value)), word
+    return re.compile(re.escape(normalize("NFC", value))), word
 
 
 def _name(name: str, word: str) -> tuple[re.Pattern[str], str]:
-    pattern = re.escape(name)
+    pattern = re.escape(normalize("NFC", name))
     if len(name) < LONG:
         pattern = rf"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
     return re.compile(pattern, re.IGNORECASE), word
 
 
 def _public(url: str) -> bool:
-    place = urlsplit(url)
+    try:
+        place = urlsplit(url)
+    except ValueError:
+        return False
     host = place.hostname or ""
-    return place.netloc == host and any(host == p or host.endswith("." + p) for p in PUBLIC)
+    known = any(host == p or host.endswith("." + p) for p in PUBLIC)
+    return known and place.netloc == host and not place.query
 
 
 def _account() -> set[str]:

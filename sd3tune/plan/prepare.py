@@ -204,8 +204,17 @@ def asked_for(config: Config) -> Processes:
 def elsewhere(name: str) -> Facts:
     """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file."""
     if name.endswith(".json"):
-        return recorded.facts(Path(name))
+        there = recorded.facts(Path(name))
+        _refuse_broken(there)
+        return there
     return catalog.facts(catalog.chip(name))
+
+
+def _refuse_broken(facts: Facts) -> None:
+    """A device that cannot be used is an error, and never a silent run on the CPU."""
+    if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
+        hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
+        raise HardwareError(broken.message, hint=hint)
 
 
 def observe(config: Config, who: Processes = ALONE) -> Facts:
@@ -221,9 +230,7 @@ def observe(config: Config, who: Processes = ALONE) -> Facts:
         words = f"cannot be imported: {torch.error}" if torch.error else "is not installed"
         hint = "bash scripts/setup installs it; `sd3tune doctor` looks further"
         raise HardwareError(f"PyTorch {words}", hint=hint)
-    if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
-        hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
-        raise HardwareError(broken.message, hint=hint)
+    _refuse_broken(facts)
     # A process for each device, as the user ordered them; the CPU takes any number.
     shared = facts.vendor == "cpu"
     if not shared and len(facts.devices) < who.local_size:

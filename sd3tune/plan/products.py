@@ -4,8 +4,8 @@ Attention multiplies every token with every other, for every head and image at o
 pass of a linear sums over all tokens of a batch. Where a device has no limit nothing is checked.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from sd3tune.backends import limits
 from sd3tune.backends.facts import Facts
@@ -16,6 +16,7 @@ from sd3tune.errors import PlanError
 from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE, Model, tokens
 
 UNLIMITED = 2**31
+STEP = 64  # pixels: sides of every SD3 model are multiples of it
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ def refuse(
     datasets: their own batch sizes; without any, those of the configuration count.
     """
     sizes = {s.geometry.bucket for s in samples}
-    largest = max(tokens(*size) for size in sizes)
-    train = training(facts, model, largest, config.tokenizer_max_length)
+    width, height = max(sizes, key=lambda size: tokens(*size))
+    largest, text = tokens(width, height), config.tokenizer_max_length
+    train = training(facts, model, largest, text)
     name = facts.weakest.name
     if train.most < 1:
-        raise _too_large(f"images of {largest:,} tokens", name, train)
+        square = _square(lambda side: training(facts, model, tokens(side, side), text).most)
+        raise _too_large(f"images of {width}x{height}", name, train, square)
     asked = {"train_batch_size": config.train_batch_size or 1}
     asked |= {f"dataset `{d.id}`: train_batch_size": d.train_batch_size or 1 for d in datasets}
     for setting, size in asked.items():
@@ -81,7 +84,8 @@ def refuse(
             )
     encode = min((encoding(facts, *size) for size in sizes), key=lambda b: b.most)
     if encode.most < 1:
-        raise _too_large(f"images of {largest:,} tokens", name, encode)
+        square = _square(lambda side: encoding(facts, side, side).most)
+        raise _too_large(f"images of {width}x{height}", name, encode, square)
     wanted = {f"dataset `{d.id}`: ": d.vae_batch_size for d in datasets}
     for who, size in (wanted or {"": config.vae_batch_size}).items():
         if size > encode.most:
@@ -96,15 +100,31 @@ def refuse(
 def _refuse_pictures(config: Config, facts: Facts, model: Model) -> None:
     """Guidance puts two images into a batch, and the VAE decodes one."""
     together = 2 if config.validation_guidance > 1 else 1
-    for width, height in config.validation_resolution:
-        count = tokens(width, height)
-        drawn = training(facts, model, count, config.tokenizer_max_length)
+    text = config.tokenizer_max_length
+
+    def most(width: int, height: int) -> Batches:
+        drawn = training(facts, model, tokens(width, height), text)
         decoded = encoding(facts, width, height)
-        bad = drawn if drawn.most < together else decoded if decoded.most < 1 else None
-        if bad is not None:
+        return decoded if decoded.most < 1 else replace(drawn, most=drawn.most // together)
+
+    for width, height in config.validation_resolution:
+        if (found := most(width, height)).most < 1:
             where = f"`validation_resolution`: {width}x{height}"
-            raise _too_large(where, facts.weakest.name, bad)
+            alone = training(facts, model, tokens(width, height), text).most > 0
+            if together > 1 and alone and encoding(facts, width, height).most > 0:
+                where += f", two at a time with validation_guidance={config.validation_guidance:g},"
+            square = _square(lambda side: most(side, side).most)
+            raise _too_large(where, facts.weakest.name, found, square)
 
 
-def _too_large(what: str, name: str, found: Batches) -> PlanError:
-    return PlanError(f"{what} on {name}: {found.why}", hint="lower the resolution")
+def _square(most: Callable[[int], int]) -> int:
+    """The longest side of a square that is computed rightly."""
+    side = STEP
+    while most(side + STEP) > 0:
+        side += STEP
+    return side
+
+
+def _too_large(what: str, name: str, found: Batches, square: int) -> PlanError:
+    hint = f"lower the resolution: {square}x{square} is right"
+    return PlanError(f"{what} on {name}: {found.why}", hint=hint)

@@ -102,6 +102,7 @@ def resolve(
     request = replace(
         _request(config),
         processes=processes.size,
+        sharded=config.fsdp_enable and processes.size > 1,
         whole_weights=_whole_weights(config, lycoris),
     )
     hardware, decided = decide_all(facts, request, sizes.too_big)
@@ -125,7 +126,7 @@ def resolve(
     }
     peak = float(decisions["learning_rate"].value)
     warned = of_optimisation(config, model, hardware["optimizer"].value, peak)
-    warnings = (*warned, *_warnings(config, facts, datasets, lycoris))
+    warnings = (*warned, *_warnings(config, facts, datasets, lycoris, processes))
     return Plan(config, model, facts, device, decisions, memory, warnings, load, processes, lycoris)
 
 
@@ -195,7 +196,7 @@ class _Sizes:
             amount = self.encoding(r, precision) if encoders else self.training(r, precision)
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.
-            host = self.facts.ram_bytes
+            host = limits.host_bytes(self.facts)
             if amount > self.room and not (encoders and (host is None or amount <= host)):
                 who = "the text encoders need" if encoders else f"{self.model.name} needs"
                 batch = "" if encoders else f" at batch size {self.config.train_batch_size or 1}"
@@ -245,7 +246,6 @@ def _request(config: Config) -> Request:
         vae_dtype=vae,
         deterministic=deterministic,
         model_type=config.model_type,
-        sharded=config.fsdp_enable,
     )
 
 
@@ -278,9 +278,10 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
     if room is None or need <= room:
         return Decision("none", "auto", f"the text encoders take {gib(memory.text_encoders)}")
     why = f"the text encoders take {gib(memory.text_encoders)}, {device.name} has {gib(room)}"
-    if facts.ram_bytes is not None and facts.ram_bytes < need:
+    host = limits.host_bytes(facts)
+    if host is not None and host < need:
         raise PlanError(
-            f"{why}, and host memory has {gib(facts.ram_bytes)}",
+            f"{why}, and host memory has {gib(host)}",
             hint="set text_encoder_3_precision=int8-quanto: T5 is nine tenths of it",
         )
     return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
@@ -335,8 +336,9 @@ def _refuse_impossible_pictures(config: Config, model: Model) -> None:
 
 
 def _warnings(
-    config: Config, facts: Facts, datasets: Sequence[ImageDataset], lycoris: Lycoris | None
-) -> tuple[str, ...]:
+    config: Config, facts: Facts, datasets: Sequence[ImageDataset], lycoris: Lycoris | None,
+    processes: Processes,
+) -> tuple[str, ...]:  # fmt: skip
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
     found = flow.doubtful(config) + flow.idle(config, datasets)
     if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
@@ -349,6 +351,8 @@ def _warnings(
             "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "
             "something else; `sd3tune export --to comfyui` writes what it draws right"
         )
+    if config.fsdp_enable and processes.size == 1:
+        found.append("fsdp_enable=true changes nothing: there is one process to hold the weights")
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"
         found.append(f"sd3tune is untested on {kind}; please report what you see")
