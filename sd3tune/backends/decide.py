@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sd3tune.backends import limits
 from sd3tune.backends.facts import Facts
 from sd3tune.backends.option import Level, Option
 from sd3tune.backends.options import ALIASES, AXES
@@ -15,7 +16,8 @@ from sd3tune.backends.rules import Request, one_memory
 from sd3tune.errors import PlanError
 
 Source = Literal["user", "auto"]
-SIZED = ("base_model_precision", "text_encoder_3_precision")  # T5 is nine tenths of the encoders
+# What memory decides; T5 is nine tenths of the encoders.
+SIZED = ("attention_mechanism", "base_model_precision", "text_encoder_3_precision")
 # The setting that asks for an axis of another name.
 SETTING = {"attention_no_grad": "attention_mechanism"}
 SMALLER = {
@@ -66,11 +68,13 @@ def _way_out(axis: str, facts: Facts, request: Request, spare: list[str]) -> str
     """Where nothing is chosen. spare: options that are taken only when they are asked for."""
     if axis == "distributed_backend":
         return "leave out num_processes and --nproc: one process trains here"
-    if axis not in SIZED or not request.too_big:
+    if axis not in SMALLER or not request.too_big:
         return "`sd3tune doctor` shows what this machine lacks"
     hint = SMALLER[axis]
     if axis == "base_model_precision" and one_memory(facts) is None:
         hint += "; blocks_to_swap keeps blocks in host memory"
+    if axis == "base_model_precision" and limits.writes_scores(facts, request.attention_mechanism):
+        hint += "; attention_mechanism=sliced keeps no scores"
     return hint + (f"; {axis}={_few(spare)} fits when asked for" if spare else "")
 
 

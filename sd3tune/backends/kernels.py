@@ -11,6 +11,7 @@ KERNELS = {
     "native-efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "native-math": SDPBackend.MATH,
+    "sliced": None,  # ours (sliced.py)
 }
 
 

@@ -31,6 +31,9 @@ MPS_TERMS = Limit(
     32766,
     "M1 and M2 sum 32767 terms and more wrongly without a word (pytorch/pytorch#195163, #177116)",
 )
+# Scores in one matrix of sliced attention: 128 MiB in float32. With twice as many, or half, a CPU
+# was not faster (docs/reference/memory.md).
+SLICE_VALUES = 2**25
 LEFT_FOR_MACOS = 4 * 2**30  # a guess: a desktop and a browser
 
 
@@ -57,4 +60,4 @@ def writes_scores(f: Facts, attention: str | None) -> bool:
     """Whether attention that trains keeps every score of every pair of tokens. The fused kernel of
     MPS has no backward, so PyTorch takes the definition (pytorch#179294, open; aten's
     attention.cpp). Look again at torch 2.17."""
-    return f.vendor == "mps" or attention == "native-math"
+    return attention != "sliced" and (f.vendor == "mps" or attention == "native-math")

@@ -235,35 +235,12 @@ AXES: dict[str, tuple[Option, ...]] = {
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
-    "base_model_precision": weight_precisions(sized=True, transformer=True),
-    "text_encoder_1_precision": weight_precisions(sized=False),
-    "text_encoder_2_precision": weight_precisions(sized=False),
-    "text_encoder_3_precision": weight_precisions(sized=True),
-    "quantize_via": (
-        Option(
-            "accelerator",
-            (
-                never_on("mps", "one memory with the CPU, and quanto is unproven on MPS"),
-                never_on("cpu", "there is no accelerator"),
-            ),
-            "each layer is quantised on the device and makes room for the next",
-        ),
-        Option("cpu", (), "each layer is quantised on the CPU"),
-    ),
-    "gradient_checkpointing_backend": (
-        Option("torch", (), "inputs of checkpointed blocks wait on the device"),
-        Option(
-            "unsloth",
-            (never_on("mps", "host memory is the device's memory"),),
-            "inputs of checkpointed blocks wait in host memory; untested on hardware",
-            auto=False,
-        ),
-    ),
     "attention_mechanism": (
         Option(
             "diffusers",
-            (smoke("attention_diffusers"),),
-            "PyTorch's scaled_dot_product_attention picks the fastest kernel with a backward",
+            (smoke("attention_diffusers"), fits("diffusers")),
+            "PyTorch's scaled_dot_product_attention, with the fastest of its kernels that trains "
+            "here",
         ),
         Option(
             "native-flash",
@@ -298,8 +275,38 @@ AXES: dict[str, tuple[Option, ...]] = {
         ),
         Option(
             "native-math",
-            (smoke("attention_native-math"),),
+            (smoke("attention_native-math"), fits("native-math")),
             "the definition, written out: slow, memory grows with the square of the tokens",
+        ),
+        Option(
+            "sliced",
+            (smoke("attention_sliced"),),
+            "the definition, a slice of queries at a time: no score is kept, each is computed "
+            "again for the gradient; untested on hardware",
+        ),
+    ),
+    "base_model_precision": weight_precisions(sized=True, transformer=True),
+    "text_encoder_1_precision": weight_precisions(sized=False),
+    "text_encoder_2_precision": weight_precisions(sized=False),
+    "text_encoder_3_precision": weight_precisions(sized=True),
+    "quantize_via": (
+        Option(
+            "accelerator",
+            (
+                never_on("mps", "one memory with the CPU, and quanto is unproven on MPS"),
+                never_on("cpu", "there is no accelerator"),
+            ),
+            "each layer is quantised on the device and makes room for the next",
+        ),
+        Option("cpu", (), "each layer is quantised on the CPU"),
+    ),
+    "gradient_checkpointing_backend": (
+        Option("torch", (), "inputs of checkpointed blocks wait on the device"),
+        Option(
+            "unsloth",
+            (never_on("mps", "host memory is the device's memory"),),
+            "inputs of checkpointed blocks wait in host memory; untested on hardware",
+            auto=False,
         ),
     ),
     "attention_no_grad": (

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from sd3tune.backends import sliced
 from sd3tune.backends.kernels import KERNELS, kernel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Largest error relative to the largest value: a few units of the last place, sums included.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 HEADS, HEAD_DIM, TOKENS = 4, 64, 256 + 77 + 77  # a 256 px image and its text, joint attention
+SLICE = HEADS * TOKENS * 64  # scores: several slices, the last one shorter
 COPY_BYTES = 64 * 2**20
 
 
@@ -81,10 +83,11 @@ def attention(device: torch.device, name: str, dtype: torch.dtype | None = None)
     dtype = dtype or working_dtype(device, name)
     shape = (2, TOKENS, HEADS, HEAD_DIM)
     flat = [torch.randn(*shape, generator=_dice(n)).to(dtype) for n in range(4)]
+    attend = partial(sliced.attention, most=SLICE) if name == "sliced" else sdpa
     with kernel(name):
-        got = _attention_gradients([t.to(device) for t in flat])
+        got = _attention_gradients([t.to(device) for t in flat], attend)
     with kernel("native-math"):
-        want = _attention_gradients([t.double() for t in flat])
+        want = _attention_gradients([t.double() for t in flat], sdpa)
     worst = 0.0
     for what, g, w in zip(("the output", "dq", "dk", "dv"), got, want, strict=True):
         if g is None:
@@ -93,17 +96,17 @@ def attention(device: torch.device, name: str, dtype: torch.dtype | None = None)
     return f"forward and backward match, error {worst:.0e} in {str(dtype).removeprefix('torch.')}"
 
 
-def _attention_gradients(flat: list[Tensor]) -> list[Tensor]:
+def _attention_gradients(flat: list[Tensor], attend: Callable[..., Tensor]) -> list[Tensor]:
     leaves = [t.clone().requires_grad_() for t in flat[:3]]
     q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, heads, tokens, head_dim), not contiguous
-    out = sdpa(q, k, v)
+    out = attend(q, k, v)
     out.backward(flat[3].transpose(1, 2))
     return [out, *(t.grad for t in leaves)]
 
 
 def working_dtype(device: torch.device, name: str) -> torch.dtype:
     """Kernels named by the user are half precision ones, except where only float32 is native."""
-    if device.type == "cpu" or name in ("native-math", "diffusers"):
+    if device.type == "cpu" or name in ("native-math", "diffusers", "sliced"):
         return torch.float32
     return torch.float16
 

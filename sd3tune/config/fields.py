@@ -17,7 +17,7 @@ CheckpointingBackend = Annotated[
 Optimizer = Annotated[str, AfterValidator(optimizers.known)]
 Attention = Literal[
     "diffusers", "native", "native-math", "native-flash", "native-efficient", "cudnn",
-    "sageattention",
+    "sliced", "sageattention",
 ]  # fmt: skip
 Flag = Annotated[bool, BeforeValidator(checks.flag)]
 Whole = Annotated[int, BeforeValidator(checks.whole), Field(lt=2**63)]  # what torch can hold

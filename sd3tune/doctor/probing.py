@@ -21,6 +21,7 @@ OFFERED = {
     "attention_native-flash": ("attention_mechanism", "native-flash"),
     "attention_native-efficient": ("attention_mechanism", "native-efficient"),
     "attention_cudnn": ("attention_mechanism", "cudnn"),
+    "attention_sliced": ("attention_mechanism", "sliced"),
     "attention_sageattention": ("attention_no_grad", "sageattention"),
 }
 COMPILING = {"compile_inductor": ("dynamo_backend", "inductor")}  # seconds on a card, more on a CPU

@@ -7,6 +7,7 @@ and the workspace are estimates and are labelled so wherever they are shown.
 
 from dataclasses import dataclass
 
+from sd3tune.backends.limits import SLICE_VALUES
 from sd3tune.sd3.variants import CLIP_TOKENS, Model, Transformer
 
 GIB = 2**30
@@ -25,6 +26,7 @@ TEXT_SHARES = (0.69, 0.91, 0.76)
 # Saved activations per token, layer and hidden unit, in values: all blocks kept, or one input each.
 KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
 PASSING_SCORES = 2
+SLICED_FLOATS = 10  # beside two slices of scores, per token and hidden unit: copies and gradients
 # Estimates: contexts, cuBLAS workspaces, allocator slack.
 WORKSPACE_BYTES = {"cuda": int(0.8 * GIB), "rocm": GIB, "mps": GIB // 2, "cpu": GIB // 4}
 STATE_BYTES = {  # optimizer state per trained value, of an adapter of rank 16
@@ -120,6 +122,7 @@ class Load:
     processes: int = 1
     sharded: bool = False  # over the processes (FSDP)
     scores: bool = False  # attention that trains writes out the score of every pair of tokens
+    slices: bool = False  # or those of a slice of the queries at a time
 
 
 def estimate(model: Model, load: Load) -> Memory:
@@ -173,7 +176,8 @@ def activations(model: Model, load: Load) -> int:
     inputs = 0.0 if load.inputs_on_host else KEPT_CHECKPOINTED * forgetful
     kept = KEPT_EVERYTHING * (shape.layers - forgetful + min(forgetful, 1))
     saved = int(values * (inputs + kept) * BYTES[load.base_dtype])
-    return saved + (scores(shape, load) if load.scores else 0)
+    kept_scores = scores(shape, load) if load.scores else 0
+    return saved + kept_scores + (slices(shape, load) if load.slices else 0)
 
 
 def scores(shape: Transformer, load: Load) -> int:
@@ -185,6 +189,13 @@ def scores(shape: Transformer, load: Load) -> int:
     images = shape.scores(load.tokens)  # of the second attention of some blocks
     kept = blocks * every + min(blocks, shape.dual_layers) * images
     return 4 * load.batch * (kept + PASSING_SCORES * every)
+
+
+def slices(shape: Transformer, load: Load) -> int:
+    """float32 as well; of one attention at a time, and nothing of it is kept."""
+    count = load.tokens + CLIP_TOKENS + load.text_tokens
+    passing = PASSING_SCORES * min(SLICE_VALUES, load.batch * shape.scores(count))
+    return 4 * (passing + SLICED_FLOATS * load.batch * count * shape.hidden)
 
 
 def gib(amount: int | float) -> str:

@@ -218,12 +218,14 @@ def _refuse_broken(facts: Facts) -> None:
 
 
 def observe(config: Config, who: Processes = ALONE) -> Facts:
-    """This machine, with the attention kernel of the run admitted or not: its gradients must match
-    math attention on this device before it may train."""
+    """This machine, with the attention of the run admitted or not: its gradients must match math
+    attention on this device before it may train."""
     mechanism = config.attention_mechanism or "diffusers"
-    name = f"attention_{KERNEL.get(mechanism, mechanism)}"
+    names = [f"attention_{KERNEL.get(mechanism, mechanism)}"]
+    if mechanism in ("diffusers", "sageattention"):  # what may be chosen instead
+        names.append("attention_sliced")
     with ThreadPoolExecutor(1) as pool:
-        admission = pool.submit(probe.ask, "probes", ["auto", name], timeout_seconds=SECONDS)
+        admission = pool.submit(probe.ask, "probes", ["auto", *names], timeout_seconds=SECONDS)
         _, torch, facts = backends.observe()
         answer = admission.result()
     if torch.version is None or torch.error is not None:
@@ -237,5 +239,7 @@ def observe(config: Config, who: Processes = ALONE) -> Facts:
         words = f"{who.local_size} processes, and {len(facts.devices)} devices on this machine"
         raise HardwareError(words, hint=f"start {len(facts.devices)} or fewer with --nproc")
     facts = replace(facts, devices=facts.devices[: 1 if shared else who.local_size])
-    result = (answer.data or {}).get(name) or {"ok": False, "words": answer.error}
-    return replace(facts, smoke={name: "ok" if result["ok"] else str(result["words"])})
+    nothing = {"ok": False, "words": answer.error}
+    results = {name: (answer.data or {}).get(name) or nothing for name in names}
+    smoke = {name: "ok" if r["ok"] else str(r["words"]) for name, r in results.items()}
+    return replace(facts, smoke=smoke)

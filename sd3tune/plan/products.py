@@ -5,7 +5,7 @@ pass of a linear sums over all tokens of a batch. Where a device has no limit no
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sd3tune.backends import limits
 from sd3tune.backends.facts import Facts
@@ -16,6 +16,7 @@ from sd3tune.errors import PlanError
 from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE, Model, tokens
 
 UNLIMITED = 2**31
+OR_SLICED = "; or leave attention_mechanism out"  # sliced attention is chosen then
 STEP = 64  # pixels: sides of every SD3 model are multiples of it
 
 
@@ -27,9 +28,10 @@ class Batches:
     why: str = ""
 
 
-def training(facts: Facts, model: Model, image: int, text: int) -> Batches:
-    """Of images with so many tokens, with captions of so many T5 tokens."""
-    one = model.transformer.scores(image + CLIP_TOKENS + text)
+def training(facts: Facts, model: Model, image: int, text: int, attention: str) -> Batches:
+    """Of images with so many tokens, with captions of so many T5 tokens. A slice of the scores is
+    small, whatever the batch."""
+    one = 0 if attention == "sliced" else model.transformer.scores(image + CLIP_TOKENS + text)
     return _most(facts, one, image, f"{one:,} attention scores")
 
 
@@ -45,7 +47,7 @@ def encoding(facts: Facts, width: int, height: int) -> Batches:
 
 def _most(facts: Facts, values: int, terms: int, what: str) -> Batches:
     found = Batches()
-    if (limit := limits.values(facts)) is not None:
+    if (limit := limits.values(facts)) is not None and values:
         found = Batches(limit.most // values, f"an image makes {what}, and {limit.why}")
     if (limit := limits.terms(facts)) is not None and terms:
         fits = limit.most // terms
@@ -60,19 +62,26 @@ def refuse(
     model: Model,
     samples: Sequence[Sample],
     datasets: Sequence[ImageDataset],
-) -> Batches:
-    """What training may take in one batch. Raises PlanError for sizes that are set and too large.
+    attention: str,
+) -> None:
+    """Raises PlanError for sizes that are set and too large.
 
     datasets: their own batch sizes; without any, those of the configuration count.
     """
     sizes = {s.geometry.bucket for s in samples}
     width, height = max(sizes, key=lambda size: tokens(*size))
     largest, text = tokens(width, height), config.tokenizer_max_length
-    train = training(facts, model, largest, text)
+    train = training(facts, model, largest, text, attention)
+    slices = training(facts, model, largest, text, "sliced")
     name = facts.weakest.name
+
+    def most(side: int) -> int:
+        one = training(facts, model, tokens(side, side), text, attention)
+        return min(one.most, encoding(facts, side, side).most)
+
     if train.most < 1:
-        square = _square(lambda side: training(facts, model, tokens(side, side), text).most)
-        raise _too_large(f"images of {width}x{height}", name, train, square)
+        hint = _smaller(most) + (OR_SLICED if slices.most else "")
+        raise PlanError(f"images of {width}x{height} on {name}: {train.why}", hint=hint)
     asked = {"train_batch_size": config.train_batch_size or 1}
     asked |= {f"dataset `{d.id}`: train_batch_size": d.train_batch_size or 1 for d in datasets}
     for setting, size in asked.items():
@@ -80,12 +89,13 @@ def refuse(
             raise PlanError(
                 f"`{setting}={size}` on {name}: {train.why}",
                 hint=f"set {train.most} or less, and gradient_accumulation_steps="
-                f"{-(-size // train.most)} for steps over as many images",
+                f"{-(-size // train.most)} for steps over as many images"
+                + (OR_SLICED if slices.most >= size else ""),
             )
     encode = min((encoding(facts, *size) for size in sizes), key=lambda b: b.most)
     if encode.most < 1:
-        square = _square(lambda side: encoding(facts, side, side).most)
-        raise _too_large(f"images of {width}x{height}", name, encode, square)
+        words = f"images of {width}x{height} on {name}: {encode.why}"
+        raise PlanError(words, hint=_smaller(most))
     wanted = {f"dataset `{d.id}`: ": d.vae_batch_size for d in datasets}
     for who, size in (wanted or {"": config.vae_batch_size}).items():
         if size > encode.most:
@@ -93,38 +103,37 @@ def refuse(
                 f"`{who}vae_batch_size={size}` on {name}: {encode.why}",
                 hint=f"set vae_batch_size={encode.most} or less",
             )
-    _refuse_pictures(config, facts, model)
-    return train
+    _refuse_pictures(config, facts, model, attention)
 
 
-def _refuse_pictures(config: Config, facts: Facts, model: Model) -> None:
+def _refuse_pictures(config: Config, facts: Facts, model: Model, attention: str) -> None:
     """Guidance puts two images into a batch, and the VAE decodes one."""
     together = 2 if config.validation_guidance > 1 else 1
     text = config.tokenizer_max_length
 
-    def most(width: int, height: int) -> Batches:
-        drawn = training(facts, model, tokens(width, height), text)
-        decoded = encoding(facts, width, height)
-        return decoded if decoded.most < 1 else replace(drawn, most=drawn.most // together)
+    def drawn(width: int, height: int, kind: str = attention) -> Batches:
+        return training(facts, model, tokens(width, height), text, kind)
 
-    for width, height in config.validation_resolution:
-        if (found := most(width, height)).most < 1:
-            where = f"`validation_resolution`: {width}x{height}"
-            alone = training(facts, model, tokens(width, height), text).most > 0
-            if together > 1 and alone and encoding(facts, width, height).most > 0:
-                where += f", two at a time with validation_guidance={config.validation_guidance:g},"
-            square = _square(lambda side: most(side, side).most)
-            raise _too_large(where, facts.weakest.name, found, square)
+    def most(side: int) -> int:
+        return min(drawn(side, side).most // together, encoding(facts, side, side).most)
+
+    for size in config.validation_resolution:
+        found, decoded = drawn(*size), encoding(facts, *size)
+        if min(found.most // together, decoded.most) > 0:
+            continue
+        two = f", two at a time with validation_guidance={config.validation_guidance:g},"
+        where = f"`validation_resolution`: {size[0]}x{size[1]}" + (two if together > 1 else "")
+        hint = _smaller(most)
+        if decoded.most < 1:
+            where, found = where.removesuffix(two), decoded
+        elif drawn(*size, "sliced").most >= together:
+            hint += OR_SLICED
+        raise PlanError(f"{where} on {facts.weakest.name}: {found.why}", hint=hint)
 
 
-def _square(most: Callable[[int], int]) -> int:
+def _smaller(most: Callable[[int], int]) -> str:
     """The longest side of a square that is computed rightly."""
     side = STEP
     while most(side + STEP) > 0:
         side += STEP
-    return side
-
-
-def _too_large(what: str, name: str, found: Batches, square: int) -> PlanError:
-    hint = f"lower the resolution: {square}x{square} is right"
-    return PlanError(f"{what} on {name}: {found.why}", hint=hint)
+    return f"lower the resolution: {side}x{side} is right"

@@ -4,7 +4,6 @@
 checkpoint carries one. Nothing is observed here, and no weight is loaded.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ from sd3tune.backends import limits
 from sd3tune.backends.decide import Decision, decide_all
 from sd3tune.backends.facts import Device, Facts
 from sd3tune.backends.processes import ALONE, Processes
-from sd3tune.backends.rules import Request, one_memory
+from sd3tune.backends.rules import Request
 from sd3tune.config import flow
 from sd3tune.config.dataset import ImageDataset
 from sd3tune.config.lycoris import Lycoris
@@ -22,11 +21,11 @@ from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan import blocks, products
 from sd3tune.plan.length import as_set, is_set, scaled_rate, several, steps
 from sd3tune.plan.memory import Load, Memory, estimate, gib
+from sd3tune.plan.sizes import Sizes, attention_asked
 from sd3tune.plan.trainable import Trainable
 from sd3tune.plan.warnings import of_optimisation
-from sd3tune.sd3.variants import Model, tokens
+from sd3tune.sd3.variants import Model
 
-PRECISIONS = ("no_change", "int8-quanto", "nf4-bnb", "int4-quanto", "int2-quanto", "fp8-quanto")
 ASKED = (  # settings of the same name as their axis
     "mixed_precision",
     "base_model_default_dtype",
@@ -39,7 +38,6 @@ ASKED = (  # settings of the same name as their axis
     "optimizer",
     "dynamo_backend",
 )
-BATCHES = (4, 3, 2, 1)  # tried in this order when the batch size is left open
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,10 @@ def resolve(
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     _refuse_impossible_pictures(config, model)
     _refuse_impossible_training(config, datasets)
-    computed = products.refuse(config, facts, model, samples, datasets)
+    products.refuse(config, facts, model, samples, datasets, attention_asked(config) or "sliced")
     device = facts.devices[min(processes.local_rank, len(facts.devices) - 1)]
     trained = Trainable.of(config, model, lycoris)
-    sizes = _Sizes(config, facts, model, samples, datasets, processes, trained, computed)
+    sizes = Sizes(config, facts, model, samples, datasets, processes, trained)
     request = replace(
         _request(config),
         processes=processes.size,
@@ -106,6 +104,8 @@ def resolve(
         whole_weights=_whole_weights(config, lycoris),
     )
     hardware, decided = decide_all(facts, request, sizes.too_big)
+    attention = decided.attention_mechanism or "diffusers"  # slices may have failed their probe
+    products.refuse(config, facts, model, samples, datasets, attention)
     batch = sizes.batch(decided)
     load = sizes.load(decided, int(batch.value), decided.base_model_precision or "no_change")
     memory = estimate(model, load)
@@ -130,114 +130,11 @@ def resolve(
     return Plan(config, model, facts, device, decisions, memory, warnings, load, processes, lycoris)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """What the run would weigh under each choice still open."""
-
-    config: Config
-    facts: Facts
-    model: Model
-    samples: Sequence[Sample]
-    datasets: Sequence[ImageDataset]
-    processes: Processes
-    trained: Trainable
-    computed: products.Batches
-
-    def load(self, r: Request, batch: int, precision: str) -> Load:
-        c, shape = self.config, self.model.transformer
-        return Load(
-            vendor=self.facts.vendor,
-            base_dtype=r.base_model_default_dtype or "fp32",
-            precision=precision,
-            trainable_dtype=r.trainable_dtype or "fp32",
-            optimizer=r.optimizer or "adamw",
-            trained=self.trained.count,
-            full=c.model_type == "full",
-            ema=c.use_ema and c.ema_device == "accelerator",
-            processes=self.processes.size,
-            sharded=c.fsdp_enable,
-            scores=limits.writes_scores(self.facts, c.attention_mechanism),
-            batch=max([batch, *(d.train_batch_size or 0 for d in self.datasets)]),
-            tokens=max(tokens(*s.geometry.bucket) for s in self.samples),
-            text_tokens=c.tokenizer_max_length,
-            interval=c.gradient_checkpointing_interval if c.gradient_checkpointing else 0,
-            swapped=0 if one_memory(self.facts) else min(c.blocks_to_swap, shape.layers),
-            inputs_on_host=r.gradient_checkpointing_backend == "unsloth"
-            and not one_memory(self.facts),
-            text_dtype=r.text_encoder_dtype or "fp32",
-            text_precisions=(
-                r.text_encoder_1_precision or "no_change",
-                r.text_encoder_2_precision or "no_change",
-                r.text_encoder_3_precision or "no_change",
-            ),
-        )
-
-    def need(self, r: Request, batch: int, precision: str) -> int:
-        return estimate(self.model, self.load(r, batch, precision)).training
-
-    @property
-    def room(self) -> int | None:
-        device = self.facts.weakest
-        return device.usable_bytes or device.total_bytes
-
-    @property
-    def smallest_dataset(self) -> int:
-        """Images per optimizer step and accumulated batch that the smallest dataset can fill."""
-        counts = Counter(s.dataset for s in self.samples for _ in range(s.repeats + 1))
-        batches = self.config.gradient_accumulation_steps * self.processes.size
-        return min(counts.values()) // batches
-
-    def too_big(self, axis: str, r: Request) -> dict[str, str]:
-        if self.room is None:
-            return {}
-        encoders = axis == "text_encoder_3_precision"
-        found = {}
-        for precision in PRECISIONS:
-            amount = self.encoding(r, precision) if encoders else self.training(r, precision)
-            # Captions may also be encoded by the host, where its memory is known to suffice or
-            # nobody knows it.
-            host = limits.host_bytes(self.facts)
-            if amount > self.room and not (encoders and (host is None or amount <= host)):
-                who = "the text encoders need" if encoders else f"{self.model.name} needs"
-                batch = "" if encoders else f" at batch size {self.config.train_batch_size or 1}"
-                device = f"{self.facts.weakest.name} has {gib(self.room)}"
-                found[precision] = f"{who} about {gib(amount)}{batch}, {device}"
-        return found
-
-    def training(self, r: Request, precision: str) -> int:
-        return self.need(r, self.config.train_batch_size or 1, precision)
-
-    def encoding(self, r: Request, precision: str) -> int:
-        decided = r.with_value("text_encoder_3_precision", precision)
-        memory = estimate(self.model, self.load(decided, 1, "no_change"))
-        return memory.text_encoders + memory.workspace
-
-    def batch(self, r: Request) -> Decision:
-        asked = self.config.train_batch_size
-        if asked is not None:
-            return Decision(str(asked), "user", "set in the configuration")
-        fill = [size for size in BATCHES if size <= self.smallest_dataset] or [1]
-        sizes = [size for size in fill if size <= self.computed.most]
-        beyond = f"; not {fill[0]}: {self.computed.why}" if sizes[0] < fill[0] else ""
-        if self.room is None:
-            return Decision(str(sizes[0]), "auto", "the default; the device hides its memory")
-        precision = r.base_model_precision or "no_change"
-        for size in sizes:
-            if (need := self.need(r, size, precision)) <= self.room:
-                why = f"about {gib(need)} of {gib(self.room)}"
-                default = " (the default)" if size == BATCHES[0] else ""
-                return Decision(str(size), "auto", why + default + beyond)
-        raise PlanError(  # too_big has refused this before
-            f"{self.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
-        )
-
-
 def _request(config: Config) -> Request:
     asked = {name: getattr(config, name) for name in ASKED}
-    attention = config.attention_mechanism
-    if attention == "sageattention":  # sampling only; training keeps the kernels with a backward
+    if config.attention_mechanism == "sageattention":
         asked |= {"attention_no_grad": "sageattention"}
-    elif attention is not None:
+    elif (attention := attention_asked(config)) is not None:
         asked |= {"attention_mechanism": attention, "attention_no_grad": "as-training"}
     vae = None if config.vae_dtype == "default" else config.vae_dtype
     deterministic = "on" if config.deterministic else None

@@ -1,10 +1,10 @@
 """SD3's joint attention, where diffusers' own way of calling a kernel does not do.
 
-Two reasons: a device whose kernels read views wrongly gets query, key and value in one piece each,
-in training and in sampling; and sampling may use a kernel that training may not. SageAttention has
-no backward (thu-ml/SageAttention#60), and does not say so: query, key and value projections would
-silently get no gradient. It is admitted to passes without gradients only, and raises when one is
-recorded.
+Three reasons: a device whose kernels read views wrongly gets query, key and value in one piece
+each, in training and in sampling; where no kernel has a backward, a slice of queries at a time
+keeps no scores; and sampling may use a kernel that training may not. SageAttention has no backward
+(thu-ml/SageAttention#60), and does not say so: query, key and value projections would silently get
+no gradient. It is admitted to passes without gradients only, and raises when one is recorded.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from sd3tune.backends import sliced
 
 
 @contextmanager
@@ -30,9 +32,11 @@ def sampling(transformer: Any, name: str) -> Iterator[None]:
         transformer.set_attn_processor(before)
 
 
-def place(transformer: Any, inputs: str) -> None:
+def place(transformer: Any, inputs: str, mechanism: str) -> None:
     """attention_inputs: `views` leaves diffusers' processors where they are."""
-    if inputs == "contiguous":
+    if mechanism == "sliced":
+        transformer.set_attn_processor(SlicedJointAttention())
+    elif inputs == "contiguous":
         transformer.set_attn_processor(ContiguousJointAttention())
 
 
@@ -72,6 +76,13 @@ class ContiguousJointAttention(JointAttention):
     def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         pieces = (t.transpose(1, 2).contiguous() for t in (q, k, v))
         return scaled_dot_product_attention(*pieces).transpose(1, 2)
+
+
+class SlicedJointAttention(JointAttention):
+    """Ours, of copies in one piece; without gradients too, so that no product is too large."""
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return sliced.attention(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)
 
 
 class DispatchedJointAttention(JointAttention):

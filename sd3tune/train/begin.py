@@ -32,7 +32,7 @@ def begin(plan: Plan, world: World) -> TrainState:
     checkpoint."""
     config = plan.config
     model = quantised.transformer(plan, world.device)
-    attention.place(model, plan.value("attention_inputs"))
+    attention.place(model, plan.value("attention_inputs"), plan.value("attention_mechanism"))
     trained = attach(model, plan)
     offload.place(model, plan, world.device)
     checkpointing.enable(model.train(), plan)

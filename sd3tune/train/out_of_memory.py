@@ -95,6 +95,8 @@ def _changes(plan: Plan, load: Load) -> dict[str, Load]:
         changes["gradient_checkpointing=true"] = replace(load, interval=1)
     elif load.interval > 1:
         changes["gradient_checkpointing_interval=1"] = replace(load, interval=1)
+    if load.scores:
+        changes["attention_mechanism=sliced"] = replace(load, scores=False, slices=True)
     precision = plan.decisions["base_model_precision"]
     refused = {r.name for r in precision.rejected}
     current = STORED.get(precision.value, float("inf"))

@@ -121,7 +121,7 @@ def test_the_guarded_processor_is_right_on_views_forward_and_backward(
 
     def ask(dtype: torch.dtype, inputs: str) -> list[torch.Tensor]:
         model = weights.transformer(str(demo / "models" / name), "fp32").to(dtype)
-        attention.place(model, inputs)
+        attention.place(model, inputs, "diffusers")
         given = [t.to(dtype).requires_grad_() for t in (z, words, pooled)]
         out = model(*given, torch.tensor([400.0]).to(dtype), return_dict=False)[0]
         return [out, *torch.autograd.grad(out.square().mean(), given)]

@@ -177,9 +177,10 @@ def test_a_batch_of_sixteen_at_1024_pixels_is_refused_with_the_batch_that_is_rig
     facts: Callable[[str], Facts],
 ) -> None:
     with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Max") as e:
-        on_mac("m3-max", facts, MEDIUM, train_batch_size=16)
+        on_mac("m3-max", facts, MEDIUM, train_batch_size=16, attention_mechanism="diffusers")
     assert "449,350,296 attention scores" in str(e.value) and "#197636" in str(e.value)
     assert "set 4 or less, and gradient_accumulation_steps=4" in e.value.hint
+    assert "leave attention_mechanism out" in e.value.hint
     assert 24 * (64 * 64 + 77 + 154) ** 2 == 449_350_296
 
 
@@ -204,8 +205,10 @@ def test_gradients_that_sum_too_many_tokens_are_refused_on_the_chips_that_sum_th
     chip: str, most: int
 ) -> None:
     model, facts = find(MEDIUM), catalog.facts(catalog.chip(chip))
-    found = products.training(facts, model, 1024, 154)
+    found = products.training(facts, model, 1024, 154, "diffusers")
     assert found.most == most
+    slices = products.training(facts, model, 1024, 154, "sliced").most
+    assert slices == (most if chip.startswith("m2") else products.UNLIMITED)
     assert ("M1 and M2" in found.why) == chip.startswith("m2")
     assert found.most == (32766 // 1024 if chip.startswith("m2") else (2**31 - 1) // (24 * 1255**2))
 
@@ -221,14 +224,17 @@ def test_the_vae_s_attention_is_limited_too() -> None:
 
 
 def test_pictures_that_would_be_wrong_are_refused_before_training() -> None:
-    with pytest.raises(PlanError, match=r"1280x1280, two at a time .* on Apple M3 Max"):
-        plan("m3-max", LARGE, validation_resolution="1280x1280", validation_guidance=4.0)
+    whole = {"attention_mechanism": "diffusers"}
+    with pytest.raises(PlanError, match=r"1280x1280, two at a time .* on Apple M3 Max") as e:
+        plan("m3-max", LARGE, validation_resolution="1280x1280", validation_guidance=4.0, **whole)
+    assert "leave attention_mechanism out" in e.value.hint
     plan("m3-max", LARGE, validation_resolution="1280x1280", validation_guidance=1.0)
     plan("h200", LARGE, validation_resolution="1280x1280", validation_guidance=4.0)
 
 
 def test_memory_counts_the_scores_that_attention_writes_out() -> None:
-    """Against the arithmetic: float32, one of each attention of a block kept, two passing."""
+    """Against the arithmetic: float32, one of each attention of a block kept, two passing; or two
+    slices and ten copies."""
     wide, narrow = (plan("m3-max", side=s, train_batch_size=1).memory for s in (1024, 512))
     joint, images = 24 * 4327**2, 24 * 4096**2
     assert narrow.activations < wide.activations / 8
@@ -236,6 +242,67 @@ def test_memory_counts_the_scores_that_attention_writes_out() -> None:
     assert wide.activations - fused == 4 * (3 * joint + images)
     asked = plan("h200", train_batch_size=1, attention_mechanism="native-math")
     assert asked.memory.activations == wide.activations
+    for chip in ("h200", "m3-max"):
+        made = plan(chip, train_batch_size=1, attention_mechanism="sliced")
+        assert made.memory.activations - fused == 4 * (2 * 2**25 + 10 * 4327 * 1536)
+
+
+@pytest.mark.parametrize(
+    "chip, model, settings, attention, precision, why",
+    [
+        ("m3-max", MEDIUM, {}, "diffusers", "no_change", ""),
+        ("m2", MEDIUM, {}, "diffusers", "no_change", ""),
+        ("m2-16", MEDIUM, {}, "sliced", "no_change", "about 11.9 GiB at batch size 1, Apple M2"),
+        ("m1", MEDIUM, {}, "sliced", "no_change", "Apple M1 has 11.2 GiB"),
+        ("m4", LARGE, {}, "sliced", "no_change", "about 24.9 GiB at batch size 1"),
+        ("m2", LARGE, {}, "sliced", "int8-quanto", "with int8-quanto weights, Apple M2"),
+        ("m4", LARGE, {"base_model_precision": "int4-quanto"}, "diffusers", "int4-quanto", ""),
+        ("m4", LARGE, {"attention_mechanism": "diffusers"}, "diffusers", "int8-quanto", ""),
+        ("m3-max", MEDIUM, {"train_batch_size": 16}, "sliced", "no_change", "#197636"),
+        ("m3-max", LARGE, {"validation_resolution": "1280x1280", "validation_guidance": 4.0},
+         "sliced", "no_change", "1280x1280, two at a time"),
+        ("h200", LARGE, {"train_batch_size": 16}, "diffusers", "no_change", ""),
+    ],
+)  # fmt: skip
+def test_sliced_attention_is_chosen_where_all_scores_do_not_fit_or_are_too_many(
+    chip: str, model: str, settings: dict[str, object], attention: str, precision: str, why: str
+) -> None:
+    """Before weights are quantised for the scores' sake, and with the reason."""
+    facts = catalog.facts(catalog.chip(chip.removesuffix("-16")))
+    if chip.endswith("-16"):
+        device = replace(facts.weakest, total_bytes=16 * GIB, usable_bytes=int(11.2 * GIB))
+        facts = replace(facts, devices=(device,), ram_bytes=16 * GIB)
+    values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
+    made = resolve(Config(**values), facts, find(model), samples())  # type: ignore[arg-type]
+    decision = made.decisions["attention_mechanism"]
+    assert (decision.value, made.value("base_model_precision")) == (attention, precision)
+    room = made.device.usable_bytes
+    assert room and made.memory.training <= room
+    rejected = {r.name: r.reasons[0] for r in decision.rejected}
+    if attention == "sliced":
+        assert why in rejected["diffusers"] and "untested on hardware" in decision.reason
+    else:
+        assert "diffusers" not in rejected
+
+
+def test_where_whole_scores_are_asked_for_and_fit_nowhere_the_hint_names_slices() -> None:
+    with pytest.raises(PlanError, match=r"needs about .* Apple M1 has") as e:
+        plan("m1", attention_mechanism="diffusers")
+    assert "attention_mechanism=sliced keeps no scores" in e.value.hint
+    assert plan("m1", attention_mechanism="sliced").batch_size == 1
+
+
+def test_slices_that_failed_their_probe_here_are_not_chosen() -> None:
+    facts = catalog.facts(catalog.chip("m4"))
+    facts = replace(facts, smoke={"attention_sliced": "Wrong: dk is off by 3e-1"})
+    values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
+    made = resolve(Config(**values), facts, find(LARGE), samples())  # type: ignore[arg-type]
+    assert made.value("attention_mechanism") == "diffusers"
+    assert made.value("base_model_precision") == "int8-quanto"
+    ultra = replace(catalog.facts(catalog.chip("m3-ultra")), smoke=facts.smoke)
+    with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Ultra"):
+        too_many = Config(train_batch_size=16, **values)  # type: ignore[arg-type]
+        resolve(too_many, ultra, find(MEDIUM), samples())
 
 
 def test_scores_are_written_where_no_kernel_has_a_backward() -> None:
@@ -243,6 +310,7 @@ def test_scores_are_written_where_no_kernel_has_a_backward() -> None:
         facts = catalog.facts(chip)
         assert limits.writes_scores(facts, None) == (chip.vendor == "mps"), chip.key
         assert limits.writes_scores(facts, "native-math")
+        assert not limits.writes_scores(facts, "sliced")
 
 
 def test_a_mac_copies_query_key_and_value_and_says_which_faults_it_fears() -> None:

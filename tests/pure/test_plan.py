@@ -70,7 +70,8 @@ def test_a_card_that_fits_keeps_full_precision_and_the_default_batch() -> None:
         ("rtx3060", MEDIUM, "no_change"),
         ("rtx4080", LARGE, "int8-quanto"),
         ("rtx3060", LARGE, "nf4-bnb"),
-        ("m4", LARGE, "int8-quanto"),
+        ("m4", LARGE, "no_change"),
+        ("m2", LARGE, "int8-quanto"),
         ("m3-max", LARGE, "no_change"),
     ],
 )

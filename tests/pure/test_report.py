@@ -106,7 +106,9 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
         "environment packages torch config blas_info=accelerate recording provenance measured "
     )
     sentences += "doctor platform files commands tools environ sysctl xcode-select conda planted"
-    neutral += sentences + "00000000-0000-0000-0000-000000000001 " + 40 * "0"
+    neutral += (
+        sentences + " ".join(environ).lower() + "00000000-0000-0000-0000-000000000001 " + 40 * "0"
+    )
     assume(not any(word.lower() in neutral for word in (user, host, folder, token, password)))
     planted = [
         f"{here}/train.py: permission denied for {user}@{host}",

@@ -35,7 +35,8 @@ class HardwareSettings(Settings):
     vae_dtype: Literal["default", "fp32", "fp16", "bf16"] | None = None
     """Format of the autoencoder."""
     attention_mechanism: Attention | None = None
-    """Attention kernel; `sageattention` is for validation pictures only."""
+    """Attention kernel; `sageattention` is for validation pictures only, `sliced` keeps no scores
+    where no kernel of PyTorch's has a backward."""
     sageattention_usage: Literal["inference"] = "inference"
     """SageAttention has no backward: `training` would leave query, key and value untrained."""
     dynamo_backend: Literal["no", "inductor", "aot_eager"] | None = None
