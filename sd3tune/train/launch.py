@@ -74,8 +74,6 @@ def _pass_hangups_on() -> None:
     end it again while processes save. Where `nohup` had it ignored, it stays ignored."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
-
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise SignalException("the terminal is gone", sigval=signal.Signals(number))
@@ -99,6 +97,7 @@ def _agent(processes: int, machines: Machines) -> "object":
         local_addr="localhost" if alone else None,
         max_restarts=0,
         shutdown_timeout=SAVE_SECONDS,
+        signals_to_handle="SIGTERM,SIGINT,SIGQUIT",  # SIGHUP: _pass_hangups_on
     )
 
 
