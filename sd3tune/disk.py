@@ -57,7 +57,7 @@ REASONS: dict[int, tuple[str, str]] = {
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors ends what the system told it
 
 
-def number(error: Exception) -> int | None:
+def number(error: BaseException) -> int | None:
     """The errno of an OSError, or of the one that safetensors wrapped in words."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
