@@ -64,13 +64,16 @@ def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
 
 def test_a_second_hangup_is_the_first_one_again_and_a_second_sigterm_ends() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    hangup = signal.getsignal(signal.SIGHUP)
     try:
         with interruptible() as interrupt:
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGHUP)
             assert interrupt.signal == signal.SIGHUP
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGHUP)  # also while the run ends
     finally:
+        signal.signal(signal.SIGHUP, hangup)
         signal.signal(signal.SIGTERM, before)
 
 
