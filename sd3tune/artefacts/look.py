@@ -98,7 +98,7 @@ def _checkpoint(folder: Path) -> Look:
 
     wrong = damage(folder)
     try:
-        step = json.loads((folder / "state.json").read_text())["step"]
+        step = json.loads((folder / "state.json").read_text("utf-8"))["step"]
     except (OSError, ValueError, KeyError):
         step = None
     files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
@@ -111,7 +111,7 @@ def _checkpoint(folder: Path) -> Look:
 
 
 def _model(folder: Path) -> Look:
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
     parts = {}
     for name, entry in index.items():
         if isinstance(entry, list) and len(entry) == 2 and entry[1]:

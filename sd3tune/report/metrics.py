@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sd3tune import disk
+
 BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …
 WINDOW = 100  # steps that `loss_by_level` is the mean of
 
@@ -19,13 +21,15 @@ Row = dict[str, Any]
 
 
 class Metrics:
-    """Appends to a file whose lines beyond `step` are of a run that was cut off: they go."""
+    """Appends to a file whose lines beyond `step` are of a run that was cut off: they go. Raises
+    DiskError."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self._window: deque[Row] = deque(maxlen=WINDOW)
         if path.exists():
-            os.truncate(path, self._whole(step))
+            with disk.explained("write", path):
+                os.truncate(path, self._whole(step))
 
     def write(
         self, step: int, numbers: Mapping[str, Any], images: Sequence[tuple[float, float]]
@@ -40,8 +44,17 @@ class Metrics:
         row |= {"level_loss_sums": sums, "level_images": counts}
         self._window.append(row)
         row["loss_by_level"] = [self._mean(place) for place in range(BINS)]
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with disk.explained("write", self.path):
+            self._append(json.dumps(row) + "\n")
+
+    def _append(self, line: str) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except FileNotFoundError:  # the folder was removed; the run says so when it locks it anew
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
     def _mean(self, place: int) -> float | None:
         count = sum(row["level_images"][place] for row in self._window)

@@ -1,16 +1,21 @@
 """What a run leaves: the files other programs load, and checkpoints on the way."""
 
+import errno
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from torch import Tensor
+
+from sd3tune import disk
 from sd3tune.adapters import stamp
 from sd3tune.data.schedule import Schedule
+from sd3tune.errors import CheckpointError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan
 from sd3tune.train import checkpoint
@@ -20,6 +25,7 @@ from sd3tune.train.pictures import default_size
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 
+DRAFT = ".result.tmp"  # beside the result, while it is written
 LAST = "last"  # in output_dir: the last values, where the result is their average
 T = TypeVar("T")
 
@@ -51,11 +57,17 @@ def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:
     values = state.trained.values(keep=world.main)
     if not world.main:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".result-") as draft:
-        written = state.trained.write(Path(draft), values, about(plan, state))
-        _into_place(Path(draft), folder)
-        return folder / written.relative_to(draft)
+    kept = f"checkpoint-{state.step} holds what was trained, and the same command continues"
+    draft = folder / DRAFT
+    try:
+        with disk.explained("write the result in", folder, then=kept):
+            shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
+            draft.mkdir(parents=True)
+            written = state.trained.write(draft, values, about(plan, state))
+            _into_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder / written.relative_to(draft)
 
 
 def _into_place(draft: Path, folder: Path) -> None:
@@ -86,35 +98,44 @@ class Keeper:
     world: World
     last: int = 0  # step of the newest ordinary one
 
-    def __call__(self, *, rolling: bool = False) -> None:
+    def __call__(self, *, rolling: bool = False) -> Path | None:
+        """The checkpoint; None when this step has one."""
         config = self.plan.config
         if self.last == self.state.step:
-            return
-        with TemporaryDirectory() as nearby:
-            place = Path(nearby)
-            if self.state.trained.light:
-                self._export(place)
-            checkpoint.save(
-                self.state,
-                config.output_dir,
-                describe(self.plan),
-                rolling=rolling,
-                beside=sorted(p for p in place.iterdir() if p.is_file()),
-                main=self.world.main,
-            )
+            return None
+        try:
+            folder = self._save(rolling)
+        except CheckpointError as e:
+            # output_dir was removed while it was written to. Several processes save together.
+            if self.world.size > 1 or disk.number(e.__cause__ or e) != errno.ENOENT:
+                raise
+            folder = self._save(rolling)
         limit = (
             config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
         )
         if self.world.main:
             checkpoint.prune(config.output_dir, limit, rolling=rolling)
         self.last = self.last if rolling else self.state.step
+        return folder
 
-    def _export(self, folder: Path) -> None:
-        """What other programs load, from the values that the result would have now."""
-        trained, main = self.state.trained, self.world.main
-        values = versions(self.state)[0].during(partial(trained.values, keep=main))
-        if main:
-            trained.write(folder, values, about(self.plan, self.state))
+    def _save(self, rolling: bool) -> Path:
+        trained, written = self.state.trained, about(self.plan, self.state)
+        values = self._exported() if trained.light else {}
+        return checkpoint.save(
+            self.state,
+            self.plan.config.output_dir,
+            describe(self.plan),
+            rolling=rolling,
+            beside=partial(trained.write, values=values, about=written) if values else None,
+            beside_bytes=sum(t.numel() * t.element_size() for t in values.values()),
+            main=self.world.main,
+        )
+
+    def _exported(self) -> dict[str, Tensor]:
+        """What other programs load: the values that the result would have now; none in a process
+        that does not write."""
+        values = partial(self.state.trained.values, keep=self.world.main)
+        return versions(self.state)[0].during(values)
 
     def chores(self, schedule: Schedule) -> list[Chore]:
         c = self.plan.config

@@ -24,6 +24,7 @@ class TrainState:
     loss_before: float | None = None  # of the untrained model on the evaluation batches
     recent_losses: list[float] = field(default_factory=list)  # what a spike is measured against
     lowered_until: int = 0  # step up to which a spike has lowered the learning rate
+    updating: bool = False  # the values are between two steps' just now; in no checkpoint
 
     @property
     def model(self) -> Any:
