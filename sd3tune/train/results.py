@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from sd3tune.train import checkpoint
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.optim import averaged
 from sd3tune.train.pictures import default_size
+from sd3tune.train.pruning import Verified, prune
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 
@@ -85,6 +86,7 @@ class Keeper:
     plan: Plan
     world: World
     last: int = 0  # step of the newest ordinary one
+    verified: Verified = field(default_factory=Verified)
 
     def __call__(self, *, rolling: bool = False) -> None:
         config = self.plan.config
@@ -94,7 +96,7 @@ class Keeper:
             place = Path(nearby)
             if self.state.trained.light:
                 self._export(place)
-            checkpoint.save(
+            folder = checkpoint.save(
                 self.state,
                 config.output_dir,
                 describe(self.plan),
@@ -106,7 +108,15 @@ class Keeper:
             config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
         )
         if self.world.main:
-            checkpoint.prune(config.output_dir, limit, rolling=rolling)
+            self.verified.add(folder)
+            prune(
+                config.output_dir,
+                limit,
+                rolling=rolling,
+                run=self.state.lineage.run,
+                newest=folder,
+                verified=self.verified,
+            )
         self.last = self.last if rolling else self.state.step
 
     def _export(self, folder: Path) -> None:
