@@ -341,8 +341,9 @@ def main() -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(tally.kinds.items()))
     print(f"{platform.machine()}: {tally.done} pre-emptions ({kinds}) of {runs} runs of {STEPS} "
           f"steps, {tally.reals} in real processes; a disk to fill: {disk is not None}; at most "
-          f"{tally.lost} steps lost, interval {INTERVAL}; adapter, checkpoint and metrics identical: "
-          f"{'no' if tally.problems else 'yes'}; {time.monotonic() - started:.0f} s")  # fmt: skip
+          f"{tally.lost} steps lost, interval {INTERVAL}; adapter, checkpoint and metrics "
+          f"identical: {'no' if tally.problems else 'yes'}; "
+          f"{time.monotonic() - started:.0f} s")  # fmt: skip
     for problem in tally.problems:
         print(f"  {problem}")
     sys.exit(bool(tally.problems))

@@ -1,11 +1,10 @@
 """The command line: parse, call one function, print. Nothing is decided here.
 
 Logs go to stderr, data to stdout. Exit codes: 0 done, 1 the user or the machine has to change
-something, 2 a bug in sd3tune or a misspelt command, 75 another process of the run is gone, 130 and
-143 stopped by SIGINT and SIGTERM after saving.
+something, 2 a bug in sd3tune or a misspelt command, 75 another process of the run is gone, 129, 130
+and 143 stopped by SIGHUP, SIGINT and SIGTERM after saving.
 """
 
-import errno
 import json
 import os
 import sys
@@ -15,20 +14,21 @@ from typing import NoReturn
 
 import click
 
-from sd3tune import __version__
+from sd3tune import __version__, surroundings
 from sd3tune.arguments import config_of, prepared
 from sd3tune.cli_cache import cache
 from sd3tune.cli_image import image
 from sd3tune.errors import ConfigError, Sd3tuneError
+from sd3tune.report import streams
 
 AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
-THE_WORLD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name="sd3tune")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Fine-tune Stable Diffusion 3 and 3.5 on NVIDIA, AMD and Apple hardware, or on a CPU.
 
     \b
@@ -38,6 +38,7 @@ def cli() -> None:
       sd3tune dataset DIR/config/config.json    what was understood of the images and captions
       sd3tune train DIR/config/config.json      a first run, end to end, in minutes on a CPU
     """
+    surroundings.find_working_directory(context.invoked_subcommand)
 
 
 cli.add_command(cache)
@@ -146,7 +147,11 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     CONFIG is config/config.json unless given. KEY=VALUE words override the file. A run that was
     stopped continues from its newest whole checkpoint; with --resume never it starts afresh, and
     earlier checkpoints are moved aside. Ctrl-C or SIGTERM finishes the step, saves and leaves with
-    exit code 130 or 143; a second one stops at once, and the last checkpoint holds.
+    exit code 130 or 143; a second one stops at once, and the last checkpoint holds. So does a
+    terminal that is closed (SIGHUP, 129), unless nohup is before the command. A log that cannot be
+    written any more (`| tee` ended, its disk is full) does not end training.
+
+    One output_dir has one run at a time.
 
     Several devices: --nproc N here, or torchrun or `accelerate launch --multi_gpu` around this
     command. When a process dies, all of one machine's start again from the newest checkpoint;
@@ -162,6 +167,8 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
 
     more = {"num_processes": nproc, "resume_from_checkpoint": resume}
     words += tuple(f"{key}={value}" for key, value in more.items() if value is not None)
+    if not dry_run:
+        streams.outlive()
     who = processes(os.environ)
     if not dry_run and "WORLD_SIZE" not in os.environ:
         _launched(words)
@@ -204,12 +211,14 @@ def dataset(
       sd3tune dataset my/config.json --json | jq '.datasets[].buckets'
     """
     from sd3tune import render
-    from sd3tune.plan import inspect
+    from sd3tune.plan import inspect, own
 
     path, overrides = config_of(words)
     seen = inspect.inspect(path, overrides, decode=decode)
     if sheet is None and not as_json:
         sheet = seen.found.config.output_dir / "contact_sheet.png"
+    elif sheet is not None:
+        own.refuse_as_image(seen.found.config, seen.found.datasets, sheet)
     if sheet is not None:
         inspect.draw_sheet(seen, sheet, images)
     click.echo(render.dataset_json(seen) if as_json else render.dataset(seen, sheet))
@@ -323,6 +332,8 @@ def _launched(words: tuple[str, ...]) -> None:
 
 
 def main() -> None:
+    streams.open_closed()
+    streams.say_anything()
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as e:
@@ -343,14 +354,13 @@ def main() -> None:
         click.echo(f"error: {_one_line(e)}", err=True)
         click.echo(f"hint: {_one_line(e.hint)}", err=True)
         sys.exit(e.exit_code)
-    except BrokenPipeError:  # `sd3tune plan | head`
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as e:  # disks and permissions are the world's; other kinds are ours
-        if e.errno not in THE_WORLD:
+    except (OSError, UnicodeEncodeError) as e:
+        if isinstance(e, BrokenPipeError) and not streams.outliving():  # `sd3tune plan | head`
+            sys.stderr.close()
+            sys.exit(0)
+        if (said := surroundings.refusal(e)) is None:
             _bug(e)
-        click.echo(f"error: `{e.filename or ''}`: {e.strerror}", err=True)
-        click.echo("hint: free some space, or choose folders you may write to", err=True)
+        click.echo(f"error: {_one_line(said[0])}\nhint: {said[1]}", err=True)
         sys.exit(1)
     except Exception as e:  # everything raised on purpose is an Sd3tuneError
         _bug(e)

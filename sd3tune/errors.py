@@ -9,6 +9,7 @@ Sd3tuneError                    the user can act on it; the CLI prints message +
 ├── DataError                   an image, a caption or a dataset folder is unusable
 ├── ModelError                  weights are missing, unreadable, or of another family
 ├── CheckpointError             a checkpoint is missing, torn, or from another run
+├── DiskError                   a disk is full, read-only, gone, forbidden, or in use by another run
 └── Diverged                    the loss or the gradient stopped being finite
 
 Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
@@ -48,6 +49,9 @@ class ModelError(Sd3tuneError): ...
 
 
 class CheckpointError(Sd3tuneError): ...
+
+
+class DiskError(Sd3tuneError): ...
 
 
 class Diverged(Sd3tuneError): ...

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sd3tune.data import faces, tables
@@ -57,8 +57,9 @@ class Discovery:
     rejected: tuple[Rejected, ...]
 
 
-def source_of(dataset: "ImageDataset | Masks") -> Source:
-    """Opens nothing yet."""
+def source_of(dataset: "ImageDataset | Masks", own: Sequence[Path] = ()) -> Source:
+    """Opens nothing yet. own: folders that this run writes to; a folder of images leaves them out
+    where they lie in it."""
     if dataset.type == "aws":
         return Bucket(dataset)
     if dataset.type == "huggingface":
@@ -72,7 +73,7 @@ def source_of(dataset: "ImageDataset | Masks") -> Source:
         assert keep is not None
         return Rows(dataset, list(names), keep)
     assert dataset.instance_data_dir is not None
-    return Folder(dataset.instance_data_dir)
+    return Folder(dataset.instance_data_dir, own)
 
 
 def discover(

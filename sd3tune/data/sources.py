@@ -21,6 +21,7 @@ from sd3tune.errors import DataError
 if TYPE_CHECKING:
     from sd3tune.config.dataset import Stored
 
+OUTPUT_MARK = ".sd3tune.lock"  # in every output_dir: train/lock.py holds it
 HTTP_SECONDS = 60
 HEADER_BYTES = 64 * 1024  # enough for the header of nearly every image
 
@@ -52,12 +53,15 @@ class Source(Protocol):
 
 
 class Folder:
-    """A local folder with its sub-folders; hidden files and folders are left out."""
+    """A local folder with its sub-folders; hidden files and folders are left out, and what runs
+    wrote: the folders `own`, and any other that some run has as its output_dir."""
 
     ahead = 1  # headers come out of the page cache: threads would only contend for the interpreter
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, own: Sequence[Path] = ()) -> None:
         self.root = str(root)
+        self._own = own
+        self.left_out: list[str] = []  # folders, once `listed` has looked
 
     def names(self) -> list[str]:
         return self.listed()[0]
@@ -67,6 +71,8 @@ class Folder:
         found: list[str] = []
         lost: list[OSError] = []
         seen: set[tuple[int, int]] = set()
+        own = {(s.st_dev, s.st_ino) for s in map(_stat, self._own) if s is not None}
+        self.left_out = []
         for root, folders, files in os.walk(self.root, onerror=lost.append, followlinks=True):
             try:
                 here = os.stat(root)
@@ -78,6 +84,10 @@ class Folder:
                 folders.clear()
                 continue
             seen.add((here.st_dev, here.st_ino))
+            if root != self.root and ((here.st_dev, here.st_ino) in own or OUTPUT_MARK in files):
+                self.left_out.append(root)
+                folders.clear()
+                continue
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             inside = os.path.relpath(root, self.root)
             prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
@@ -101,6 +111,13 @@ class Folder:
     def read(self, name: str) -> bytes:
         with self.open(name) as f:
             return f.read()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # not made yet, or nobody may look: then nothing is read there either
+        return None
 
 
 class Bucket:

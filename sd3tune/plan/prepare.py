@@ -32,7 +32,7 @@ from sd3tune.data.discover import (
 from sd3tune.data.schedule import Schedule, schedule
 from sd3tune.data.sources import Source
 from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
-from sd3tune.plan import manifest
+from sd3tune.plan import manifest, own
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.report import metrics
 from sd3tune.report.progress import stage
@@ -155,8 +155,10 @@ def model_of(config: Config) -> variants.Model:
 
 def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
     """Discovers every dataset that is drawn from. longest: side in pixels where the model ends."""
-    sources: dict[str, Source] = {d.id: source_of(d) for d in datasets.all}
-    sources |= {name: source_of(d) for name, d in datasets.masks.items()}
+    own.refuse_own_pictures(config, datasets)
+    written = own.folders(config, datasets)
+    sources: dict[str, Source] = {d.id: source_of(d, written) for d in datasets.all}
+    sources |= {name: source_of(d, written) for name, d in datasets.masks.items()}
     discoveries = {}
     for d in datasets.all:
         if d.dataset_type == "image" and d.probability <= 0:
@@ -165,6 +167,7 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
         with stage(f"look at {d.id}", None) as bar:
             found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
         discoveries[d.id] = found if longest is None else within(found, longest, d)
+    datasets = replace(datasets, notes=(*datasets.notes, *own.notes(sources)))
     return Found(config, datasets, sources, discoveries)
 
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sd3tune.errors import CheckpointError, ConfigError
+from sd3tune import disk
+from sd3tune.errors import ConfigError
 
 FILE = "metrics.jsonl"  # in output_dir
 BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …
@@ -54,18 +55,20 @@ class Metrics:
         row |= {"level_loss_sums": sums, "level_images": counts}
         self._window.append(row)
         row["loss_by_level"] = [self._mean(place) for place in range(BINS)]
-        try:
+        with disk.explained("write", self.path):
             if not self._begun:  # here, since of several processes one writes
                 _cut(self.path, self._step)
                 self._begun = True
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as e:
-            raise CheckpointError(
-                f"cannot write `{self.path}`: {e.strerror}",
-                hint="free some space or choose another output_dir; the same command continues "
-                "from the newest checkpoint",
-            ) from e
+            self._append(json.dumps(row) + "\n")
+
+    def _append(self, line: str) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except FileNotFoundError:  # the folder was removed; the run says so when it locks it anew
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
     def _mean(self, place: int) -> float | None:
         count = sum(row["level_images"][place] for row in self._window)

@@ -8,7 +8,7 @@ the plan with its configuration, and, for people, what is trained as other progr
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sd3tune import disk
 from sd3tune.adapters.trained import like, put, take, whole
 from sd3tune.errors import CheckpointError, Sd3tuneError
 from sd3tune.plan import manifest
@@ -48,7 +49,8 @@ __all__ = ["MANIFEST", "damage", "folders", "latest", "load", "prune", "save", "
 TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
 # Of TrainState, as JSON.
 NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until")
-SPARE_BYTES = 64 * 2**20  # for JSON, the exported adapter and the file system
+SPARE_BYTES = 256 * 2**10  # manifest, folders, and the rest of each file's last block
+HEADER_BYTES = 256  # of a safetensors file, for one tensor: its name, dtype, shape and offsets
 
 Files = Mapping[str, Mapping[str, Tensor]]
 
@@ -59,12 +61,14 @@ def save(
     described: Mapping[str, Any],
     *,
     rolling: bool = False,
-    beside: Sequence[Path] = (),
+    beside: Callable[[Path], object] | None = None,
+    beside_bytes: int = 0,
     main: bool = True,
 ) -> Path:
     """Writes `output/checkpoint-<step>` and returns it; `-2` is added where somebody else has that
-    name. described: what `sd3tune plan --json` printed. beside: more files for it. main: this
-    process writes; the others only give their part of what is sharded. Raises CheckpointError;
+    name. described: what `sd3tune plan --json` printed. beside: writes more files, of about
+    `beside_bytes`, into the folder it is given. main: this process writes; the others only give
+    their part of what is sharded. Raises CheckpointError;
     earlier checkpoints stay whole."""
     files, facts = _taken(state, keep=main)
     final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
@@ -75,17 +79,15 @@ def save(
     clear(draft)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        _check_room(files, output)
+        documents = {STATE: facts, "plan.json": described, RUN: asdict(state.lineage)}
+        texts = {name: json.dumps(d, indent=1) for name, d in documents.items()}
+        _check_room(size_bytes(files, texts) + beside_bytes, output)
         draft.mkdir()
-        described = {"plan.json": described, STATE: facts, RUN: asdict(state.lineage)}
-        _write(draft, files, described, beside)
+        _write(draft, files, texts, beside)
         _replace(draft, final)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(
-            f"cannot write `{final}`: {getattr(e, 'strerror', None) or e}",
-            hint="free some space or choose another output_dir; earlier checkpoints are whole",
-        ) from e
+        raise _refusal(final, e) from e
     return final
 
 
@@ -118,33 +120,49 @@ def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
     return files, facts
 
 
-def _check_room(files: Files, output: Path) -> None:
+def size_bytes(files: Files, texts: Mapping[str, str]) -> int:
+    """Of the files of a checkpoint, without what is written beside them."""
+    tensors = [t for file in files.values() for t in file.values()]
+    data: int = sum(t.numel() * t.element_size() + HEADER_BYTES for t in tensors)
+    return data + sum(len(text) for text in texts.values())  # JSON of ours is ASCII
+
+
+def _check_room(size: int, output: Path) -> None:
     """Half a checkpoint is never begun."""
-    tensors = (t for file in files.values() for t in file.values())
-    need = sum(t.numel() * t.element_size() for t in tensors) + SPARE_BYTES
-    if (free := shutil.disk_usage(output).free) < need:
+    disk_of_output = shutil.disk_usage(output)
+    if disk_of_output.total == 0:  # some network file systems do not say
+        return
+    need = size + SPARE_BYTES
+    if disk_of_output.free < need:
         raise CheckpointError(
-            f"a checkpoint takes {gib(need)}, `{output}` has {gib(free)} left",
+            f"a checkpoint takes {gib(need)}, `{output}` has {gib(disk_of_output.free)} left",
             hint="free some space, or lower checkpoints_total_limit; earlier checkpoints are "
             "whole, and the same command continues from the newest",
         )
 
 
+def _refusal(final: Path, error: Exception) -> CheckpointError:
+    """A disk's error, with what is kept."""
+    why, remedy = disk.reason(error)
+    kept = "earlier checkpoints are whole, and the same command continues from the newest"
+    return CheckpointError(f"cannot write `{final}`: {why}", hint=f"{remedy}; {kept}")
+
+
 def _write(
     folder: Path,
     files: Files,
-    documents: Mapping[str, Mapping[str, Any]],
-    beside: Sequence[Path],
+    texts: Mapping[str, str],
+    beside: Callable[[Path], object] | None,
 ) -> None:
     for name, tensors in files.items():
         save_file(dict(tensors), folder / name)
-    for name, document in documents.items():
-        (folder / name).write_text(json.dumps(document, indent=1))
-    for path in beside:
-        shutil.copy(path, folder)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if beside is not None:
+        beside(folder)
     written = sorted(p for p in folder.rglob("*") if p.is_file())
     listed = {p.relative_to(folder).as_posix(): checksum(p) for p in written}
-    (folder / MANIFEST).write_text(json.dumps(listed, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
     for path in (*written, folder / MANIFEST):
         _sync(path)
     for path in sorted({p.parent for p in written}):

@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 from sd3tune.backends.processes import RESTARTS
 from sd3tune.errors import PeerLost
@@ -40,6 +41,7 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    _pass_hangups_on()
     # Launchers of several machines do not agree on attempts (seen: one waits for the other for
     # ever), so there whoever started them starts all again.
     most = MOST_RESTARTS if machines.count == 1 else 0
@@ -65,6 +67,21 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     say(f"error: {why}, for the {MOST_RESTARTS + 1}th time\nhint: the lines above say more; "
         "`dmesg` shows whether memory ran out")  # fmt: skip
     return code
+
+
+def _pass_hangups_on() -> None:
+    """SIGHUP ends the run once, however often a closing terminal sends it; the agent would begin to
+    end it again while processes save. Where `nohup` had it ignored, it stays ignored."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise SignalException("the terminal is gone", sigval=signal.Signals(number))
+
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, end)
 
 
 def _agent(processes: int, machines: Machines) -> "object":

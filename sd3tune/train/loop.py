@@ -35,7 +35,8 @@ class Chore:
 
 @dataclass
 class Interrupt:
-    """Set by SIGINT or SIGTERM: the loop finishes its step. A second signal ends the process."""
+    """Set by SIGINT, SIGTERM or SIGHUP: the loop finishes its step. A second SIGINT or SIGTERM ends
+    the process; a terminal that closes sends SIGHUP more than once, and that is one."""
 
     signal: int | None = None
     handlers: dict[int, object] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class Interrupt:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         for each, before in self.handlers.items():
-            signal.signal(each, before)  # type: ignore[arg-type]
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else before)  # type: ignore[arg-type]
 
     def agree(self, world: World) -> bool:
         """Whether any process was told to stop: then all are."""
@@ -53,9 +54,11 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
+    """Catches signals as long as the block runs. A SIGHUP that `nohup` had ignored stays so."""
     interrupt = Interrupt()
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        interrupt.handlers[caught] = signal.signal(caught, interrupt)
+    for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if caught != signal.SIGHUP or signal.getsignal(caught) is not signal.SIG_IGN:
+            interrupt.handlers[caught] = signal.signal(caught, interrupt)
     try:
         yield interrupt
     finally:

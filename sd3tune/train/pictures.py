@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from sd3tune import disk
 from sd3tune.config.prompts import Prompt
+from sd3tune.plan.own import PICTURES
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import stage
 from sd3tune.sd3 import weights
@@ -16,8 +17,6 @@ from sd3tune.train.out_of_memory import during
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 from sd3tune.validate.images import Sampling, Wish, draw
-
-FOLDER = "validation_images"
 
 
 def pictures(
@@ -29,23 +28,27 @@ def pictures(
     wanted = wishes(plan, caches, prompts)
     if not wanted or not (world.main or plan.config.fsdp_enable):
         return []
-    with TemporaryDirectory() as nowhere:
-        place = plan.config.output_dir / FOLDER if world.main else Path(nowhere)
-        found = []
-        vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan))
-        vae.to(world.device)
-        for folder, values in looks(state, plan.config.ema_validation):
-            with during("drawing pictures"), values(), stage("draw pictures", len(wanted)) as bar:
-                found += draw(
-                    state.model,
-                    vae,
-                    wanted,
-                    sampling(plan, caches),
-                    place / folder,
-                    state.step,
-                    done=bar.advance,
-                )
-        return found
+    place = plan.config.output_dir / PICTURES
+    found = []
+    vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan))
+    vae.to(world.device)
+    for folder, values in looks(state, plan.config.ema_validation):
+        with (
+            during("drawing pictures"),
+            disk.explained("write pictures in", place),
+            values(),
+            stage("draw pictures", len(wanted)) as bar,
+        ):
+            found += draw(
+                state.model,
+                vae,
+                wanted,
+                sampling(plan, caches),
+                place / folder if world.main else None,
+                state.step,
+                done=bar.advance,
+            )
+    return found
 
 
 def looks(

@@ -1,14 +1,17 @@
 """What a run leaves: the files other programs load, and checkpoints on the way."""
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from torch import Tensor
+
+from sd3tune import disk
 from sd3tune.adapters import stamp
 from sd3tune.data.schedule import Schedule
 from sd3tune.plan.describe import describe
@@ -21,6 +24,7 @@ from sd3tune.train.pruning import Verified, prune
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 
+DRAFT = ".result.tmp"  # beside the result, while it is written
 LAST = "last"  # in output_dir: the last values, where the result is their average
 T = TypeVar("T")
 
@@ -52,11 +56,17 @@ def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:
     values = state.trained.values(keep=world.main)
     if not world.main:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".result-") as draft:
-        written = state.trained.write(Path(draft), values, about(plan, state))
-        _into_place(Path(draft), folder)
-        return folder / written.relative_to(draft)
+    kept = f"checkpoint-{state.step} holds what was trained, and the same command continues"
+    draft = folder / DRAFT
+    try:
+        with disk.explained("write the result in", folder, then=kept):
+            shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
+            draft.mkdir(parents=True)
+            written = state.trained.write(draft, values, about(plan, state))
+            _into_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder / written.relative_to(draft)
 
 
 def _into_place(draft: Path, folder: Path) -> None:
@@ -88,22 +98,24 @@ class Keeper:
     last: int = 0  # step of the newest ordinary one
     verified: Verified = field(default_factory=Verified)
 
-    def __call__(self, *, rolling: bool = False) -> None:
+    def __call__(self, *, rolling: bool = False) -> Path | None:
+        """The checkpoint; None when this step has one."""
         config = self.plan.config
         if self.last == self.state.step:
-            return
-        with TemporaryDirectory() as nearby:
-            place = Path(nearby)
-            if self.state.trained.light:
-                self._export(place)
-            folder = checkpoint.save(
-                self.state,
-                config.output_dir,
-                describe(self.plan),
-                rolling=rolling,
-                beside=sorted(p for p in place.iterdir() if p.is_file()),
-                main=self.world.main,
-            )
+            return None
+        trained = self.state.trained
+        values = self._exported() if trained.light else {}
+        folder = checkpoint.save(
+            self.state,
+            config.output_dir,
+            describe(self.plan),
+            rolling=rolling,
+            beside=partial(trained.write, values=values, about=about(self.plan, self.state))
+            if values
+            else None,
+            beside_bytes=sum(t.numel() * t.element_size() for t in values.values()),
+            main=self.world.main,
+        )
         limit = (
             config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
         )
@@ -118,13 +130,13 @@ class Keeper:
                 verified=self.verified,
             )
         self.last = self.last if rolling else self.state.step
+        return folder
 
-    def _export(self, folder: Path) -> None:
-        """What other programs load, from the values that the result would have now."""
-        trained, main = self.state.trained, self.world.main
-        values = versions(self.state)[0].during(partial(trained.values, keep=main))
-        if main:
-            trained.write(folder, values, about(self.plan, self.state))
+    def _exported(self) -> dict[str, Tensor]:
+        """What other programs load: the values that the result would have now; none in a process
+        that does not write."""
+        values = partial(self.state.trained.values, keep=self.world.main)
+        return versions(self.state)[0].during(values)
 
     def chores(self, schedule: Schedule) -> list[Chore]:
         c = self.plan.config

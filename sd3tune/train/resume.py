@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from sd3tune import disk
 from sd3tune.config.settings import Config
 from sd3tune.errors import CheckpointError
 from sd3tune.plan import manifest
@@ -63,7 +64,8 @@ def decided(world: World, decide: Callable[[], T]) -> T:
     except CheckpointError as e:
         answer = str(e), e.hint
     except OSError as e:
-        answer = f"`{e.filename}`: {e.strerror}", "look at output_dir and who may write there"
+        why, remedy = disk.reason(e)
+        answer = f"`{e.filename}`: {why}", remedy
     answer = world.gathered((answer,))[0]
     if isinstance(answer, tuple):
         raise CheckpointError(answer[0], hint=answer[1])

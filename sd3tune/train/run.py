@@ -4,8 +4,10 @@ prepare device -> encode captions, drop encoders -> encode images, drop VAE -> l
 quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 """
 
+import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,11 @@ from types import ModuleType
 
 import torch
 
-from sd3tune import backends
+from sd3tune import backends, disk
 from sd3tune.config.prompts import Prompt
-from sd3tune.errors import ConfigError
+from sd3tune.errors import CheckpointError, ConfigError, Diverged
 from sd3tune.plan.memory import gib
+from sd3tune.plan.own import PICTURES
 from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.metrics import Metrics
@@ -30,10 +33,11 @@ from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.images import fill_epoch, fill_images
+from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Interrupt, every, interruptible, loop
 from sd3tune.train.losses import Recipe
 from sd3tune.train.pictures import pictures
-from sd3tune.train.results import Keeper, versions, write
+from sd3tune.train.results import LAST, Keeper, versions, write
 from sd3tune.train.schedules import Schedule
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World, join, replicated
@@ -59,15 +63,18 @@ class Outcome:
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
+    output, main = prepared.plan.config.output_dir, prepared.plan.processes.main
+    make_output(output)
     try:
-        with out_of_memory.explained(prepared.plan):
-            return stages(prepared, prompts)
+        with claimed(output, main=main) as claim, out_of_memory.explained(prepared.plan):
+            if main:
+                refuse_in_the_way(output)
+            return stages(prepared, prompts, claim)
     finally:
         Heartbeat().end()
 
 
-def stages(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
-    make_output(prepared.plan.config.output_dir)
+def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outcome:
     quiet_libraries()
     prepared = downloaded(prepared)
     plan = prepared.plan
@@ -85,7 +92,7 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
             if state.loss_before is None:
                 base = state.trained.keeps_base
                 state.loss_before = evaluate(state.trained, fixed, recipe, adapter=not base)
-            steps(state, caches, prompts, recipe, vendor, interrupt, world)
+            steps(state, caches, prompts, recipe, claim, interrupt, world)
             if interrupt.agree(world):
                 return leave(state, plan, interrupt.signal or 0)
             after = versions(state)[0].during(partial(evaluate, state.trained, fixed, recipe))
@@ -123,8 +130,19 @@ def make_output(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        words = f"`output_dir={folder}` cannot be made: {e.strerror}"
-        raise ConfigError(words, hint="choose a folder you may write to") from None
+        why, remedy = disk.reason(e)
+        raise ConfigError(f"`output_dir={folder}` cannot be made: {why}", hint=remedy) from None
+
+
+def refuse_in_the_way(output: Path) -> None:
+    """What could not be written after hours is refused before. Raises DiskError."""
+    with disk.explained("write", output / METRICS):
+        (output / METRICS).open("ab").close()
+    if (output / SET_ASIDE).is_dir():
+        raise disk.refusal("write", output / SET_ASIDE, IsADirectoryError(errno.EISDIR, ""))
+    for folder in (output / PICTURES, output / LAST):
+        if folder.exists() and not folder.is_dir():
+            raise disk.refusal("write in", folder, NotADirectoryError(errno.ENOTDIR, ""))
 
 
 def filled(
@@ -151,9 +169,10 @@ def report(prepared: Prepared, late: int) -> None:
     """Every file that is not trained on, with its reason, as JSON in output_dir."""
     rows = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
     path = prepared.plan.config.output_dir / SET_ASIDE
-    path.unlink(missing_ok=True)
-    if rows:
-        path.write_text(json.dumps(rows, indent=1) + "\n")
+    with disk.explained("write", path):
+        path.unlink(missing_ok=True)
+        if rows:
+            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if late:
         say(f"warning: {late} files could not be decoded and are left out; {path} says why")
 
@@ -170,11 +189,12 @@ def steps(
     caches: Caches,
     prompts: Sequence[Prompt],
     recipe: Recipe,
-    vendor: ModuleType,
+    claim: Claim,
     interrupt: Interrupt,
     world: World,
 ) -> None:
     """The loop with its chores: checkpoints, and pictures on the way when asked for."""
+    vendor = backends.module(caches.prepared.plan.facts.vendor)
     plan, schedule = caches.prepared.plan, caches.prepared.schedule
     config, device = plan.config, world.device
     keeper = Keeper(state, plan, world, state.step)
@@ -186,6 +206,7 @@ def steps(
     )
     loader = caches.loader(world, lambda epoch: fill_epoch(caches, epoch, device))
     with (
+        saved_on_failure(keeper, claim),
         loader.batches(state.position) as batches,
         stage("train", plan.steps) as bar,
     ):
@@ -197,7 +218,7 @@ def steps(
             total=plan.steps,
             accumulate=int(plan.value("gradient_accumulation_steps")),
             learning_rate=Schedule.of(plan),
-            chores=[*keeper.chores(schedule), pictured],
+            chores=[Chore(every(1), claim.renew), *keeper.chores(schedule), pictured],
             interrupt=interrupt,
             stage=bar,
             used=lambda: used(vendor, plan),
@@ -207,6 +228,24 @@ def steps(
             metrics=Metrics(config.output_dir / METRICS, state.step),
         )
     keeper()
+
+
+@contextmanager
+def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
+    """Saves the last finished step when something else than the training itself fails: a disk, an
+    image, memory, or this program. Not what diverged, nor what is split over processes, where the
+    others are not at the same step."""
+    try:
+        yield
+    except (CheckpointError, Diverged):
+        raise
+    except Exception:
+        if keeper.world.size == 1 and not keeper.state.updating:
+            with suppress(Exception):  # the first failure is the one to report
+                claim.renew()
+                if (folder := keeper()) is not None:
+                    say(f"saved    {folder}; the same command continues from there")
+        raise
 
 
 def guard_of(prepared: Prepared) -> Guard:

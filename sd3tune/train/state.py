@@ -26,6 +26,7 @@ class TrainState:
     recent_losses: list[float] = field(default_factory=list)  # what a spike is measured against
     lowered_until: int = 0  # step up to which a spike has lowered the learning rate
     lineage: Lineage = field(default_factory=Lineage)  # which run this is
+    updating: bool = False  # the values are between two steps' just now; in no checkpoint
 
     @property
     def model(self) -> Any:

@@ -54,6 +54,7 @@ def train_step(
     (loss_of_all,) = world.sum(total.item() / world.size)
     taken = Taken(loss_of_all, norm.item(), world.gathered(seen(batches, found)))
     guard.refuse_bad_numbers(state, taken.loss, taken.grad_norm, taken.seen)
+    state.updating = True
     spike = guard.spike(state, taken.loss, taken.seen)
     if spike != "skip":
         state.scaler.step(state.optimizer)  # with fp16, skips the update when gradients overflow
@@ -64,6 +65,7 @@ def train_step(
     state.noise = (state.noise + sum(s.noise for s in taken.seen)) % 2**64
     if state.ema is not None:
         state.ema.update(state.step)
+    state.updating = False
     return replace(taken, spike=spike)
 
 

@@ -58,11 +58,12 @@ def draw(
     vae: Any,
     wishes: Sequence[Wish],
     how: Sampling,
-    folder: Path,
+    folder: Path | None,
     step: int,
     done: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Writes `step_<n>_<shortname>_<index>_<W>x<H>.png` for every wish; the same seed for each."""
+    """Writes `step_<n>_<shortname>_<index>_<W>x<H>.png` for every wish; the same seed for each.
+    folder: None draws and writes nothing, where weights are split over processes."""
     from diffusers import StableDiffusion3Pipeline
 
     pipe = StableDiffusion3Pipeline(
@@ -77,17 +78,18 @@ def draw(
         tokenizer_3=None,
     )
     pipe.set_progress_bar_config(disable=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     training = transformer.training
     transformer.eval()  # no dropout
     written = []
     with torch.no_grad(), sampling(transformer, how.attention):
         for wish in wishes:
-            path = folder / "step_{}_{}_{}_{}x{}.png".format(
-                step, wish.shortname, wish.index, *wish.size
-            )
-            picture(pipe, vae, wish, how).save(path)
-            written.append(path)
+            drawn = picture(pipe, vae, wish, how)
+            if folder is not None:
+                name = (step, wish.shortname, wish.index, *wish.size)
+                written.append(folder / "step_{}_{}_{}_{}x{}.png".format(*name))
+                drawn.save(written[-1])
             done()
     transformer.train(training)
     return written

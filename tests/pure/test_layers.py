@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["errors"],
+    ["disk"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
     ["train"],
     ["doctor", "render", "demo", "artefacts", "containers"],
-    ["arguments"],
+    ["arguments", "surroundings"],
     ["cli_cache", "cli_image"],
     ["cli"],
     ["__main__"],
@@ -23,11 +24,14 @@ ROWS = [  # top of the list: knows nobody
 # Must work, or answer at once, where torch is missing or broken.
 TORCH_FREE = [
     "errors.py",
+    "disk.py",
+    "report/streams.py",
     "cli.py",
     "cli_cache.py",
     "cli_image.py",
     "containers",
     "arguments.py",
+    "surroundings.py",
     "render.py",
     "config",
     "plan",

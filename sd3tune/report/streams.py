@@ -1,0 +1,73 @@
+"""Standard output and error that outlive whoever reads them.
+
+A log whose reader is gone (`| tee` killed), whose disk is full or whose terminal was closed must
+not end a training run: what cannot be written is dropped, and the next line is tried again. Done
+below Python's buffers, so it holds for print, click, rich's refresh thread, warnings, tracebacks
+and libraries alike. Commands whose output is their result are left as they are.
+"""
+
+import contextlib
+import io
+import os
+import sys
+
+STANDARD = {0: os.O_RDONLY, 1: os.O_WRONLY, 2: os.O_WRONLY}  # stdin, stdout, stderr
+
+
+class Undeterred(io.FileIO):
+    """A descriptor to write to. What it does not take is dropped."""
+
+    def write(self, data: object) -> int:
+        size = memoryview(data).nbytes  # type: ignore[arg-type]
+        try:
+            written = super().write(data)  # type: ignore[arg-type]
+        except OSError:  # EPIPE, ENOSPC, EIO: reader, disk or terminal are gone
+            return size
+        return size if written is None else written  # None: it may not block, and is full
+
+
+def open_closed() -> None:
+    """Gives a standard stream that was closed (`2>&-`) to /dev/null. Otherwise the next file that
+    is opened gets its number, and a library's warnings are written into a checkpoint."""
+    for number, mode in STANDARD.items():
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # takes the lowest free number, which is this one
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, writer(number))
+
+
+def say_anything() -> None:
+    """Characters that the terminal's encoding lacks are written as escapes, not as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def outlive() -> None:
+    """From now on a failed write to stdout or stderr is dropped. What stands in the place of a
+    descriptor (a test's buffer) stays."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):  # its reader is gone already, or it is no descriptor
+                stream.flush()
+            with contextlib.suppress(io.UnsupportedOperation):
+                setattr(sys, name, writer(stream.fileno(), stream.encoding))
+
+
+def outliving() -> bool:
+    """Whether `outlive` was called."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    return isinstance(getattr(buffer, "raw", None), Undeterred)
+
+
+def writer(number: int, encoding: str = "utf-8") -> io.TextIOWrapper:
+    """Text to a descriptor, line by line; drops what it does not take."""
+    raw = Undeterred(number, "w", closefd=False)
+    buffer = io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        buffer, encoding=encoding, errors="backslashreplace", line_buffering=True
+    )

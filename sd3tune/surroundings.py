@@ -1,0 +1,50 @@
+"""What a command finds around it and cannot work with: disks, a locale, no working directory."""
+
+import os
+import sys
+
+from sd3tune import disk
+from sd3tune.errors import ConfigError
+from sd3tune.report import streams
+
+
+def find_working_directory(command: str | None) -> None:
+    """Raises ConfigError when it was removed: relative paths would mean nothing. `doctor` needs
+    none."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as e:
+        if command != "doctor" or "--report" in sys.argv:
+            raise ConfigError(
+                f"the working directory does not exist any more ({e.strerror})",
+                hint="go to a folder that exists, with `cd`, and start again",
+            ) from None
+        os.chdir("/")
+
+
+def refusal(e: OSError | UnicodeEncodeError) -> tuple[str, str] | None:
+    """What went wrong and what to do, for what is the world's; None for what is a bug of ours."""
+    if isinstance(e, UnicodeEncodeError):
+        if e.encoding.lower().replace("-", "") == "utf8":
+            return None
+        name = f"{e.object!a} has no form in {e.encoding}, the encoding of this locale"
+        return name, "set LC_ALL=C.UTF-8, and PYTHONUTF8 to 1 or to nothing"
+    if "No usable temporary directory" in str(e):
+        tried = os.environ.get("TMPDIR") or "unset"
+        what = f"no temporary folder can be used: TMPDIR is {tried}, and /tmp was tried too"
+        return what, "set TMPDIR to a folder you may write to, on a disk with room"
+    if disk.number(e) not in disk.REASONS:
+        return None
+    why, remedy = disk.reason(e)
+    return f"{_subject(e)}: {why}", remedy
+
+
+def _subject(e: OSError) -> str:
+    if e.filename is not None:
+        return f"`{os.fsdecode(e.filename)}`"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        streams.outlive()  # what Python still holds would be refused at exit too: exit code 120
+        return "standard output"
+    return "a file"
