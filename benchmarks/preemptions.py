@@ -1,6 +1,6 @@
 """Pre-emptions of every kind, in random order: is anything lost, is the result the undisturbed one?
 
-    python benchmarks/preemptions.py [PREEMPTIONS] [REAL]      1000, 30 of them real, unless given
+    python benchmarks/preemptions.py [PREEMPTIONS] [REAL] [STEPS]      1000, 30 and 60 unless given
 
 One undisturbed run, and runs that are pre-empted again and again and started again with the same
 command until they end. Most attempts are forks of this process, which has imported everything; REAL
@@ -17,6 +17,7 @@ import os
 import platform
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,9 +34,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-INTERVAL, STEPS, DISK_BYTES = 3, 60, 400 * 2**20
+INTERVAL, DISK_BYTES = 3, 400 * 2**20
 WORDS = ("validation_disable=true", f"checkpoint_step_interval={INTERVAL}",
-         "checkpoints_total_limit=2", f"max_train_steps={STEPS}", "lora_dropout=0.1", "lora_rank=4",
+         "checkpoints_total_limit=2", "lora_dropout=0.1", "lora_rank=4",
          "use_ema=true", "train_batch_size=1", "lr_warmup_steps=0",
          "checkpointing_rolling_steps=7")  # fmt: skip
 SAVED = (signal.SIGTERM, signal.SIGHUP)  # these finish the step and save
@@ -51,10 +52,11 @@ class Run:
     output: Path
     config: Path
     dice: random.Random
+    steps: int
     foreign: dict[Path, bytes] = field(default_factory=dict)
 
     def words(self) -> tuple[str, ...]:
-        return (*WORDS, f"output_dir={self.output}")
+        return (*WORDS, f"output_dir={self.output}", f"max_train_steps={self.steps}")
 
     def prepare(self) -> Any:
         """Before the forks: it takes seconds to ask the machine, and nothing is written yet."""
@@ -82,26 +84,25 @@ class Attempt:
 
     pid: int
     real: subprocess.Popen[bytes] | None = None
+    code: int | None = None
 
     def ended(self, *, wait: bool = False) -> int | None:
         """Exit code, negative for a signal that was not caught; None while it runs."""
-        if self.real is not None:
-            if wait:
-                self.real.wait(END_SECONDS)
-            return self.real.poll()
         deadline = time.monotonic() + END_SECONDS
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            if not wait:
-                return None
+        while self.code is None:
+            if self.real is not None:
+                self.code = self.real.poll()
+            elif (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+                self.code = os.waitstatus_to_exitcode(ended[1])
+            if not wait or self.code is not None:
+                break
             assert time.monotonic() < deadline, f"process {self.pid} does not end"
             time.sleep(0.002)
+        return self.code
 
 
-def forked(prepared: Any, log: Path, most_bytes: int | None = None) -> Attempt:
-    """most_bytes: no file may grow beyond."""
+def forked(prepared: Any, log: int, most_bytes: int | None = None) -> Attempt:
+    """log: what stderr is. most_bytes: no file may grow beyond."""
     from sd3tune.errors import Sd3tuneError
     from sd3tune.train.run import train
 
@@ -109,7 +110,7 @@ def forked(prepared: Any, log: Path, most_bytes: int | None = None) -> Attempt:
         return Attempt(child)
     code = 2
     try:
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(log, 2)
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
         stopped = train(prepared, ()).signal
@@ -123,11 +124,20 @@ def forked(prepared: Any, log: Path, most_bytes: int | None = None) -> Attempt:
         os._exit(code)
 
 
-def real(run: Run, log: Path) -> Attempt:
+def real(run: Run, log: int) -> Attempt:
     command = [sys.executable, "-m", "sd3tune", "train", str(run.config), *run.words()]
-    with log.open("ab") as file:
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
     return Attempt(child.pid, child)
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[int]:
+    """A descriptor whose bytes another process appends to the file: one that may grow."""
+    with path.open("ab") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE,
+                                                   stdout=file) as writer:  # fmt: skip
+        assert writer.stdin is not None
+        yield writer.stdin.fileno()
+        writer.stdin.close()
 
 
 def preempt(run: Run, kind: str, start: Callable[[int | None], Attempt], disk: Path | None) -> int:
@@ -265,7 +275,7 @@ class Tally:
         return self.reals * self.wanted < self.wanted_real * (self.done + 1)
 
 
-def disturb(run: Run, tally: Tally, disk: Path | None, log: Path) -> None:
+def disturb(run: Run, tally: Tally, disk: Path | None, log: int) -> None:
     """Until the run ends, or all pre-emptions were had and it is left to end."""
     prepared = run.prepare()
     reached = 0
@@ -290,7 +300,7 @@ def disturb(run: Run, tally: Tally, disk: Path | None, log: Path) -> None:
         if kind in ("SIGTERM", "SIGHUP") and code == 128 + getattr(signal, kind) and lost:
             tally.problems.append(f"{kind}: exit code {code}, and {lost} steps were not saved")
         if code not in expected(kind):
-            tally.problems.append(f"{kind}: exit code {code}; {log} says why")
+            tally.problems.append(f"{kind}: exit code {code}, see above")
             return
 
 
@@ -312,34 +322,34 @@ def compare(run: Run, whole: dict[str, Any], tally: Tally) -> None:
 
 
 def main() -> None:
-    wanted = int(sys.argv[1]) if sys.argv[1:] else 1000
-    wanted_real = int(sys.argv[2]) if sys.argv[2:] else 30
+    wanted, wanted_real, steps = (*map(int, sys.argv[1:]), *(1000, 30, 60)[len(sys.argv) - 1 :])
     os.environ["SD3TUNE_BACKEND"] = "cpu"
     torch.set_num_threads(1)
     from sd3tune.demo import write
 
     dice, tally, started = random.Random(0), Tally(wanted, wanted_real), time.monotonic()
     with tempfile.TemporaryDirectory() as parent, small_disk(Path(parent) / "disk") as disk:
-        root, log = disk or Path(parent), Path(parent) / "log"
+        root, said = disk or Path(parent), Path(parent) / "log"
         write(Path(parent) / "demo")
         config = Path(parent) / "demo" / "config" / "config.json"
-        for name in ("first", "whole"):  # the first one fills the caches
-            undisturbed = Run(root / name / "output", config, dice)
-            code = forked(undisturbed.prepare(), log).ended(wait=True)
-            assert code == 0, log.read_text()
-        whole, runs = result(undisturbed.output), 0
-        while tally.done < wanted and not tally.problems:
-            run = Run(root / f"run-{runs}" / "output", config, dice)
-            run.output.parent.mkdir(parents=True)
-            disturb(run, tally, disk, log)
-            runs += 1
-            if not tally.problems:
-                compare(run, whole, tally)
-                subprocess.run(["rm", "-r", str(run.output.parent)], check=True)
+        with logged(said) as log:
+            for name in ("first", "whole"):  # the first one fills the caches
+                undisturbed = Run(root / name / "output", config, dice, steps)
+                code = forked(undisturbed.prepare(), log).ended(wait=True)
+                assert code == 0, said.read_text()
+            whole, runs = result(undisturbed.output), 0
+            while tally.done < wanted and not tally.problems:
+                run = Run(root / f"run-{runs}" / "output", config, dice, steps)
+                run.output.parent.mkdir(parents=True)
+                disturb(run, tally, disk, log)
+                runs += 1
+                if not tally.problems:
+                    compare(run, whole, tally)
+                    shutil.rmtree(run.output.parent)
         if tally.problems:
-            print("".join(log.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
+            print("".join(said.read_text().splitlines(keepends=True)[-30:]), file=sys.stderr)
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(tally.kinds.items()))
-    print(f"{platform.machine()}: {tally.done} pre-emptions ({kinds}) of {runs} runs of {STEPS} "
+    print(f"{platform.machine()}: {tally.done} pre-emptions ({kinds}) of {runs} runs of {steps} "
           f"steps, {tally.reals} in real processes; a disk to fill: {disk is not None}; at most "
           f"{tally.lost} steps lost, interval {INTERVAL}; adapter, checkpoint and metrics "
           f"identical: {'no' if tally.problems else 'yes'}; "
