@@ -34,6 +34,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from sd3tune.backends.facts import Facts
+from sd3tune.config.datasets import load_datasets
+from sd3tune.config.settings import Config
+from sd3tune.demo import write
+from sd3tune.errors import Sd3tuneError
+from sd3tune.plan import manifest
+from sd3tune.plan import prepare as preparing
+from sd3tune.train.run import train
+
 INTERVAL, DISK_BYTES = 3, 400 * 2**20
 WORDS = ("validation_disable=true", f"checkpoint_step_interval={INTERVAL}",
          "checkpoints_total_limit=2", "lora_dropout=0.1", "lora_rank=4",
@@ -53,23 +62,25 @@ class Run:
     config: Path
     dice: random.Random
     steps: int
+    facts: Facts
     foreign: dict[Path, bytes] = field(default_factory=dict)
 
     def words(self) -> tuple[str, ...]:
         return (*WORDS, f"output_dir={self.output}", f"max_train_steps={self.steps}")
 
     def prepare(self) -> Any:
-        """Before the forks: it takes seconds to ask the machine, and nothing is written yet."""
-        from sd3tune.plan.prepare import prepare
-
-        return prepare(self.config, self.words(), None)
+        """As plan/prepare.py does, for a machine that was asked once: that takes seconds."""
+        config = Config.load(self.config, self.words())
+        preparing.refuse_missing_files(config)
+        model = preparing.model_of(config)
+        datasets = load_datasets(config.data_backend_config, config)
+        seen = preparing.look(config, datasets, model.transformer.longest_side)
+        return preparing.planned(seen, model, self.facts)
 
     def newest(self) -> int:
         """Step of the newest whole checkpoint."""
-        from sd3tune.train import checkpoint
-
-        found, _ = checkpoint.latest(self.output)
-        return checkpoint.step_of(found) if found else 0
+        found, _ = manifest.latest(self.output)
+        return manifest.step_of(found) if found else 0
 
     def rows(self) -> int:
         """Lines of metrics.jsonl: steps taken, as far as they were written."""
@@ -103,9 +114,6 @@ class Attempt:
 
 def forked(prepared: Any, log: int, most_bytes: int | None = None) -> Attempt:
     """log: what stderr is. most_bytes: no file may grow beyond."""
-    from sd3tune.errors import Sd3tuneError
-    from sd3tune.train.run import train
-
     if child := os.fork():
         return Attempt(child)
     code = 2
@@ -190,10 +198,8 @@ def filled(disk: Path) -> Iterator[None]:
 
 def damage(run: Run) -> None:
     """The newest whole checkpoint, when there is one before it."""
-    from sd3tune.plan.manifest import damage as wrong
-    from sd3tune.plan.manifest import folders
-
-    whole = [f for f in reversed(folders(run.output)) if wrong(f) is None]
+    ordered = reversed(manifest.folders(run.output))
+    whole = [folder for folder in ordered if manifest.damage(folder) is None]
     if len(whole) < 2:
         return
     file = run.dice.choice(sorted(whole[0].iterdir()))
@@ -229,9 +235,7 @@ def leave_foreign(run: Run) -> None:
 
 def result(output: Path) -> dict[str, Any]:
     """All that must be equal."""
-    from sd3tune.train import checkpoint
-
-    folder, _ = checkpoint.latest(output)
+    folder, _ = manifest.latest(output)
     assert folder is not None
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return {
@@ -325,21 +329,20 @@ def main() -> None:
     wanted, wanted_real, steps = (*map(int, sys.argv[1:]), *(1000, 30, 60)[len(sys.argv) - 1 :])
     os.environ["SD3TUNE_BACKEND"] = "cpu"
     torch.set_num_threads(1)
-    from sd3tune.demo import write
-
     dice, tally, started = random.Random(0), Tally(wanted, wanted_real), time.monotonic()
     with tempfile.TemporaryDirectory() as parent, small_disk(Path(parent) / "disk") as disk:
         root, said = disk or Path(parent), Path(parent) / "log"
         write(Path(parent) / "demo")
         config = Path(parent) / "demo" / "config" / "config.json"
+        facts = preparing.observe(Config.load(config))
         with logged(said) as log:
             for name in ("first", "whole"):  # the first one fills the caches
-                undisturbed = Run(root / name / "output", config, dice, steps)
+                undisturbed = Run(root / name / "output", config, dice, steps, facts)
                 code = forked(undisturbed.prepare(), log).ended(wait=True)
                 assert code == 0, said.read_text()
             whole, runs = result(undisturbed.output), 0
             while tally.done < wanted and not tally.problems:
-                run = Run(root / f"run-{runs}" / "output", config, dice, steps)
+                run = Run(root / f"run-{runs}" / "output", config, dice, steps, facts)
                 run.output.parent.mkdir(parents=True)
                 disturb(run, tally, disk, log)
                 runs += 1

@@ -30,7 +30,8 @@ class Verified:
     signatures: dict[Path, Signature] = field(default_factory=dict)
 
     def add(self, folder: Path) -> None:
-        self.signatures[folder] = _signature(folder)
+        with suppress(OSError):
+            self.signatures[folder] = _signature(folder)
 
     def whole(self, folder: Path) -> bool:
         try:

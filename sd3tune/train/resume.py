@@ -98,7 +98,11 @@ def _named(config: Config, newest: Path | None) -> Beginning:
     folder = checkpoint_folder(config)
     before = manifest.lineage(newest).named if newest else None
     if newest is not None and before is not None:
-        same = before.name == asked.name if folder is None else before == _named_as(folder)
+        same = (
+            before.name == asked.name
+            if folder is None
+            else before.manifest == _named_as(folder).manifest
+        )
         if same and newest != folder:
             say(f"note: `{newest}` went on from {before.name}, so it is continued; to begin at "
                 f"{before.name} again, move newer ones out of {config.output_dir}")  # fmt: skip
