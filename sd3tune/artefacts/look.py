@@ -13,6 +13,7 @@ from typing import Any
 from sd3tune.adapters import names, seen, stamp
 from sd3tune.adapters.seen import Seen
 from sd3tune.errors import ModelError, Sd3tuneError
+from sd3tune.plan import manifest
 from sd3tune.sd3 import header, models, single
 from sd3tune.sd3.header import Header
 from sd3tune.sd3.variants import kind
@@ -94,12 +95,10 @@ def _folder(folder: Path) -> Look:
 
 
 def _checkpoint(folder: Path) -> Look:
-    from sd3tune.train.checkpoint import damage
-
-    wrong = damage(folder)
+    wrong = manifest.damage(folder)
     try:
-        step = json.loads((folder / "state.json").read_text("utf-8"))["step"]
-    except (OSError, ValueError, KeyError):
+        step = manifest.facts(folder).step
+    except (OSError, ValueError):
         step = None
     files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
     facts = {"step": step, "whole": wrong is None, "damage": wrong, "files": files}

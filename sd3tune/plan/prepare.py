@@ -32,8 +32,9 @@ from sd3tune.data.discover import (
 from sd3tune.data.schedule import Schedule, schedule
 from sd3tune.data.sources import Source
 from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
-from sd3tune.plan import own
+from sd3tune.plan import manifest, own
 from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.report import metrics
 from sd3tune.report.progress import stage
 from sd3tune.sd3 import models, variants
 
@@ -122,9 +123,14 @@ def refuse_missing_files(config: Config) -> None:
     if config.init_lora is not None and not config.init_lora.is_file():
         words = f"`init_lora={config.init_lora}`: there is no such file"
         raise ConfigError(words, hint="give a .safetensors file of an adapter")
+    metrics.refuse_strangers(config.output_dir / metrics.FILE)
     asked = config.resume_from_checkpoint
     if asked in ("latest", "never") or checkpoint_folder(config) is not None:
         return
+    name = Path(asked).name
+    lineages = (manifest.lineage(f).named for f in manifest.folders(config.output_dir))
+    if any(named is not None and named.name == name for named in lineages):
+        return  # the run went back to it, and has pruned it since
     raise CheckpointError(
         f"`resume_from_checkpoint={asked}`: there is no such folder",
         hint="give a checkpoint's path, its name in output_dir, `latest` or `never`",
@@ -132,9 +138,10 @@ def refuse_missing_files(config: Config) -> None:
 
 
 def checkpoint_folder(config: Config) -> Path | None:
-    """The one that is asked for by its path, or by its name in output_dir."""
-    path = Path(config.resume_from_checkpoint)
-    return next((p for p in (path, config.output_dir / path.name) if p.is_dir()), None)
+    """The one that is asked for by its path, or by its path or name in output_dir."""
+    path, output = Path(config.resume_from_checkpoint), config.output_dir
+    below = output / path.parent.name / path.name  # `earlier-1/checkpoint-500`
+    return next((p for p in (path, below, output / path.name) if p.is_dir()), None)
 
 
 def model_of(config: Config) -> variants.Model:

@@ -1,40 +1,51 @@
 """metrics.jsonl: one line of JSON per optimizer step. docs/reference/json.md
 
 The window behind `loss_by_level` is read back from the file, so a resumed run writes what the
-undisturbed one would have written, except for `seconds`.
+undisturbed one would have written, except for `seconds`. Rows beyond the step that a run continues
+from are written again and go; lines that are not rows are skipped and stay.
 """
 
 import json
 import math
 import os
+import stat
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sd3tune import disk
+from sd3tune.errors import ConfigError
 
+FILE = "metrics.jsonl"  # in output_dir
 BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …
 WINDOW = 100  # steps that `loss_by_level` is the mean of
+MAX_LINE_BYTES = 2**20
+BEGINNING = b'{"step": '  # of every row
 
 Row = dict[str, Any]
 
 
+class Line(NamedTuple):
+    text: bytes
+    row: Row | None  # None: not a row of ours
+    torn: bool  # the last line, cut off by a kill
+
+
 class Metrics:
-    """Appends to a file whose lines beyond `step` are of a run that was cut off: they go. Raises
-    DiskError."""
+    """Appends the rows after `step`; the file keeps those up to it."""
 
     def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self._window: deque[Row] = deque(maxlen=WINDOW)
-        if path.exists():
-            with disk.explained("write", path):
-                os.truncate(path, self._whole(step))
+        self.path, self._step = path, step
+        self._begun = False
+        rows = (line.row for line in lines(path) if line.row and line.row["step"] <= step)
+        self._window: deque[Row] = deque(rows, maxlen=WINDOW)
 
     def write(
         self, step: int, numbers: Mapping[str, Any], images: Sequence[tuple[float, float]]
     ) -> None:
-        """images: noise level and loss of each. A number that is not finite is written as null."""
+        """images: noise level and loss of each. A number that is not finite is written as null.
+        Raises CheckpointError when the disk does not take it."""
         sums, counts = [0.0] * BINS, [0] * BINS
         for level, loss in images:
             place = min(BINS - 1, int(level * BINS))
@@ -45,6 +56,9 @@ class Metrics:
         self._window.append(row)
         row["loss_by_level"] = [self._mean(place) for place in range(BINS)]
         with disk.explained("write", self.path):
+            if not self._begun:  # here, since of several processes one writes
+                _cut(self.path, self._step)
+                self._begun = True
             self._append(json.dumps(row) + "\n")
 
     def _append(self, line: str) -> None:
@@ -61,21 +75,91 @@ class Metrics:
         total = math.fsum(row["level_loss_sums"][place] for row in self._window)
         return total / count if count else None
 
-    def _whole(self, step: int) -> int:
-        """Bytes up to the first line that is torn or beyond `step`; fills the window."""
-        size = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                    known = int(row["step"]) <= step and len(row["level_images"]) == BINS
-                except (ValueError, KeyError, TypeError):
-                    break
-                if not known or not line.endswith(b"\n"):
-                    break
-                self._window.append(row)
-                size += len(line)
-        return size
+
+def lines(path: Path) -> Iterator[Line]:
+    """Of a file that may not be there. Raises OSError."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        while text := file.readline(MAX_LINE_BYTES):
+            row = _row(text)
+            torn = not text.endswith(b"\n") and len(text) < MAX_LINE_BYTES
+            yield Line(text, None if torn else row, torn)
+
+
+def refuse_strangers(path: Path) -> None:
+    """Raises ConfigError where something is that we did not write."""
+    if not os.path.lexists(path):
+        return
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode):
+        wrong = None if is_ours(path) else "holds no row of metrics"
+    else:
+        wrong = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a regular file"
+    if wrong is not None:
+        raise ConfigError(
+            f"`{path}` {wrong}, and a run would write there",
+            hint="move it away, or choose another output_dir",
+        )
+
+
+def is_ours(path: Path) -> bool:
+    """A regular file with at least one row, or with nothing but the beginning of the first."""
+    bad = 0
+    for line in lines(path):
+        if line.row is not None:
+            return True
+        begun = line.text.startswith(BEGINNING) or BEGINNING.startswith(line.text)
+        bad += not (line.torn and begun)
+    return bad == 0
+
+
+def has_rows(path: Path, beyond: int) -> bool:
+    return any(line.row and line.row["step"] > beyond for line in lines(path))
+
+
+def copy_rows(path: Path, target: Path, beyond: int) -> None:
+    """The rows after step `beyond` as a file of their own, on disk when this returns."""
+    with target.open("xb") as file:
+        file.writelines(line.text for line in lines(path)
+                        if line.row and line.row["step"] > beyond)  # fmt: skip
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _row(text: bytes) -> Row | None:
+    try:
+        row = json.loads(text)
+        counts, sums = row["level_images"], row["level_loss_sums"]
+        numbers = all(type(n) is int for n in counts) and all(type(x) in (int, float) for x in sums)
+        known = type(row["step"]) is int and row["step"] > 0 and len(counts) == len(sums) == BINS
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return row if numbers and known else None
+
+
+def _cut(path: Path, step: int) -> None:
+    """Without the rows beyond `step` and a torn last line; at once or not at all."""
+    size, first, after = 0, None, []
+    for line in lines(path):
+        goes = line.torn or (line.row is not None and line.row["step"] > step)
+        if goes and first is None:
+            first = size
+        elif not goes and first is not None:
+            after.append(line.text)
+        size += len(line.text)
+    if first is None:
+        return
+    if not after:
+        os.truncate(path, first)
+        return
+    draft = path.with_name(f".{path.name}.tmp")
+    with path.open("rb") as old, draft.open("wb") as new:
+        new.write(old.read(first))
+        new.writelines(after)
+        new.flush()
+        os.fsync(new.fileno())
+    draft.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,6 @@
 """The pieces of a run put together: model, quantisation, adapter, optimizer, newest checkpoint."""
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,20 +9,18 @@ from sd3tune.adapters import files, full, lora, lycoris
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.dice import seed_of
 from sd3tune.errors import CheckpointError
-from sd3tune.plan.prepare import checkpoint_folder
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import say
 from sd3tune.sd3 import attention, weights
-from sd3tune.train import checkpoint, checkpointing, offload, quantised
+from sd3tune.train import checkpointing, offload, quantised
 from sd3tune.train.ema import Ema
 from sd3tune.train.levels import levels_of
 from sd3tune.train.losses import Recipe
 from sd3tune.train.optim import build
+from sd3tune.train.resume import resume
 from sd3tune.train.rollout import rollout_of
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World, sharded
-
-EARLIER = "earlier"  # in output_dir: checkpoints of runs that were not continued
 
 
 def begin(plan: Plan, world: World) -> TrainState:
@@ -103,44 +99,6 @@ def ema_of(plan: Plan, trained: Trained) -> Ema | None:
         interval=c.ema_update_interval,
         device=c.ema_device,
     )
-
-
-def resume(state: TrainState, plan: Plan, world: World) -> None:
-    """From the checkpoint that is asked for. Raises CheckpointError."""
-    asked, output = plan.config.resume_from_checkpoint, plan.config.output_dir
-    if asked == "never" and not world.processes.restarts:
-        if world.main:
-            put_away(output)
-        world.wait()
-        return
-    folder = checkpoint_folder(plan.config)
-    if asked in ("latest", "never"):
-        folder, passed = checkpoint.latest(output)
-        for sentence in passed:
-            say(f"warning: {sentence}")
-    if folder is None:
-        return
-    checkpoint.load(state, folder)
-    say(f"resumes  {folder} (step {state.step} of {plan.steps})")
-    if state.step > plan.steps:
-        raise CheckpointError(
-            f"`{folder}` is at step {state.step}, max_train_steps is {plan.steps}",
-            hint="raise max_train_steps, or set resume_from_checkpoint",
-        )
-
-
-def put_away(output: Path) -> None:
-    """Checkpoints of an earlier run are kept where `latest` does not look."""
-    found = checkpoint.folders(output)
-    if not found:
-        return
-    number = 1
-    while (place := output / f"{EARLIER}-{number}").exists():
-        number += 1
-    place.mkdir()
-    for folder in found:
-        shutil.move(folder, place / folder.name)
-    say(f"moved    {len(found)} checkpoints of an earlier run to {place}")
 
 
 def recipe_of(plan: Plan) -> Recipe:

@@ -8,8 +8,9 @@ the plan with its configuration, and, for people, what is trained as other progr
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,32 @@ from torch import Tensor
 
 from sd3tune import disk
 from sd3tune.adapters.trained import like, put, take, whole
-from sd3tune.errors import CheckpointError
+from sd3tune.errors import CheckpointError, Sd3tuneError
+from sd3tune.plan import manifest
+from sd3tune.plan.manifest import (
+    AVERAGE,
+    FORMAT,
+    MANIFEST,
+    OPTIMIZER,
+    ROLLING,
+    RUN,
+    STATE,
+    TRAINED,
+    checksum,
+    damage,
+    folders,
+    is_ours,
+    latest,
+    step_of,
+)
 from sd3tune.plan.memory import gib
 from sd3tune.train import optim_state
+from sd3tune.train.pruning import DRAFT, OLD, clear, prune
 from sd3tune.train.state import TrainState
 
-FORMAT = 2
-MANIFEST = "manifest.json"
+__all__ = ["MANIFEST", "damage", "folders", "latest", "load", "prune", "save", "step_of"]
+
 TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
-ROLLING = "-rolling"  # ends the name of one that is kept for a while only
 # Of TrainState, as JSON.
 NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until")
 SPARE_BYTES = 256 * 2**10  # manifest, folders, and the rest of each file's last block
@@ -47,19 +65,21 @@ def save(
     beside_bytes: int = 0,
     main: bool = True,
 ) -> Path:
-    """Writes `output/checkpoint-<step>` and returns it. described: what `sd3tune plan --json`
-    printed. beside: writes more files, of about `beside_bytes`, into the folder it is given. main:
-    this process writes; the others only give their part of what is sharded. Raises CheckpointError;
+    """Writes `output/checkpoint-<step>` and returns it; `-2` is added where somebody else has that
+    name. described: what `sd3tune plan --json` printed. beside: writes more files, of about
+    `beside_bytes`, into the folder it is given. main: this process writes; the others only give
+    their part of what is sharded. Raises CheckpointError;
     earlier checkpoints stay whole."""
     files, facts = _taken(state, keep=main)
     final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
     if not main:
         return final
-    draft = output / f".{final.name}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)
+    final = _free(final, state.lineage.run)
+    draft = output / f".{final.name}{DRAFT}"
+    clear(draft)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        documents = {"state.json": facts, "plan.json": described}
+        documents = {STATE: facts, "plan.json": described, RUN: asdict(state.lineage)}
         texts = {name: json.dumps(d, indent=1) for name, d in documents.items()}
         _check_room(size_bytes(files, texts) + beside_bytes, output)
         draft.mkdir()
@@ -71,16 +91,25 @@ def save(
     return final
 
 
+def _free(final: Path, run: str) -> Path:
+    """`final`, or the next name that is free or holds a checkpoint of this run."""
+    name, number = final.name, 1
+    while os.path.lexists(final) and not is_ours(final, run):
+        number += 1
+        final = final.with_name(f"{name}-{number}")
+    return final
+
+
 def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
     """Everything on the CPU: tensors by file, and JSON. keep=False: takes part in gathering."""
     tensors: dict[str, Tensor] = {}
     rest = _flatten(optim_state.take(state.optimizer), "", tensors, keep)
     files: dict[str, Mapping[str, Tensor]] = {
-        "trained.safetensors": take(state.trained, keep=keep),
-        "optimizer.safetensors": tensors,
+        TRAINED: take(state.trained, keep=keep),
+        OPTIMIZER: tensors,
     }
     if state.ema is not None:
-        files["ema.safetensors"] = state.ema.take(keep=keep)
+        files[AVERAGE] = state.ema.take(keep=keep)
     facts = {
         "format": FORMAT,
         **{name: getattr(state, name) for name in NUMBERS},
@@ -132,8 +161,8 @@ def _write(
     if beside is not None:
         beside(folder)
     written = sorted(p for p in folder.rglob("*") if p.is_file())
-    manifest = {p.relative_to(folder).as_posix(): _checksum(p) for p in written}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    listed = {p.relative_to(folder).as_posix(): checksum(p) for p in written}
+    (folder / MANIFEST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
     for path in (*written, folder / MANIFEST):
         _sync(path)
     for path in sorted({p.parent for p in written}):
@@ -141,14 +170,15 @@ def _write(
 
 
 def _replace(draft: Path, final: Path) -> None:
-    """One step is never two folders, and never none: the older one is moved away first."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    """One step is never two folders, and never none: the older one is moved away first, and a kill
+    in between leaves both under names that `recover` knows."""
+    old = final.with_name(f".{final.name}{OLD}")
+    clear(old)
     if final.exists():
         final.rename(old)
     draft.rename(final)
     _sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    clear(old)
 
 
 def load(state: TrainState, folder: Path) -> None:
@@ -158,82 +188,54 @@ def load(state: TrainState, folder: Path) -> None:
             f"`{folder}` cannot be resumed: {why}",
             hint="resume_from_checkpoint=latest takes the newest whole one, never starts afresh",
         )
-    facts = json.loads((folder / "state.json").read_text())
-    if facts["optimizer_class"] != (kind := optim_state.kind(state.optimizer)):
+    with _fitting(folder):
+        facts = manifest.facts(folder)
+    if facts.optimizer_class != (kind := optim_state.kind(state.optimizer)):
         raise CheckpointError(
-            f"`{folder}` was written by {facts['optimizer_class']}, this run uses {kind}",
+            f"`{folder}` was written by {facts.optimizer_class}, this run uses {kind}",
             hint="set optimizer as it was, or resume_from_checkpoint=never",
         )
-    put(state.trained, load_file(folder / "trained.safetensors"))
-    tensors = load_file(folder / "optimizer.safetensors")
-    optim_state.put(state.optimizer, _placed(_unflatten(facts["optimizer"], tensors), state))
-    state.scaler.load_state_dict(facts["scaler"])
+    with _fitting(folder):
+        put(state.trained, load_file(folder / TRAINED))
+        tensors = load_file(folder / OPTIMIZER)
+        optim_state.put(state.optimizer, _placed(_unflatten(facts.optimizer, tensors), state))
+        state.scaler.load_state_dict(facts.scaler)
+        _load_average(state, folder)
     for name in NUMBERS:
-        setattr(state, name, facts[name])
-    _load_ema(state, folder)
+        setattr(state, name, getattr(facts, name))
+    if (lineage := manifest.lineage(folder)).run:
+        state.lineage = lineage
 
 
-def _load_ema(state: TrainState, folder: Path) -> None:
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Contents that have their checksums and still are not the state of this run."""
+    try:
+        yield
+    except (Sd3tuneError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # safetensors, torch and five libraries of optimizers each raise what they like.
+    except Exception as e:
+        why = str(e).strip().split("\n")[0] or type(e).__name__
+        raise CheckpointError(
+            f"`{folder}` does not fit this run: {why}",
+            hint="set model, optimizer and adapter as they were, or resume_from_checkpoint=never",
+        ) from e
+
+
+def _load_average(state: TrainState, folder: Path) -> None:
     if state.ema is None:
         return
-    file = folder / "ema.safetensors"
-    if not file.exists():
+    if AVERAGE not in manifest.listing(folder):
         raise CheckpointError(
             f"`{folder}` was written without a moving average, this run has use_ema=true",
             hint="set use_ema=false, or resume_from_checkpoint=never",
         )
-    state.ema.put(load_file(file))
-
-
-def latest(output: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """The whole checkpoint of the highest step, and a sentence for each one passed over."""
-    passed: list[str] = []
-    for folder in sorted(folders(output), key=lambda p: (step_of(p), p.name), reverse=True):
-        if (why := damage(folder)) is None:
-            return folder, tuple(passed)
-        passed.append(f"`{folder}` is passed over: {why}")
-    return None, tuple(passed)
-
-
-def folders(output: Path) -> list[Path]:
-    """Checkpoints of a run, whole or not, oldest first."""
-    found = [p for p in output.glob("checkpoint-*") if step_of(p) >= 0]
-    return sorted(found, key=lambda p: (step_of(p), p.name))
-
-
-def step_of(folder: Path) -> int:
-    """-1 for a folder that is no checkpoint."""
-    number = folder.name.removeprefix("checkpoint-").removesuffix(ROLLING)
-    return int(number) if number.isdigit() else -1
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None when every file has its checksum."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        for name, checksum in manifest.items():
-            if _checksum(folder / name) != checksum:
-                return f"{name} does not have its checksum"
-        facts = json.loads((folder / "state.json").read_text())
-    except FileNotFoundError as e:
-        return f"{Path(e.filename).name} is missing"
-    except (OSError, ValueError, SafetensorError) as e:
-        return str(e)
-    if facts["format"] != FORMAT:
-        return f"its format is {facts['format']}, this sd3tune reads {FORMAT}"
-    return None
-
-
-def prune(output: Path, keep: int, *, rolling: bool = False) -> None:
-    """Removes the oldest checkpoints of one kind beyond `keep`; what a killed run left half
-    written or half removed goes too."""
-    found = [p for p in folders(output) if p.name.endswith(ROLLING) == rolling]
-    for folder in found[: max(0, len(found) - keep)]:
-        away = folder.with_name(f".{folder.name}.old")  # a kill leaves no torn checkpoint behind
-        shutil.rmtree(away, ignore_errors=True)
-        folder.rename(away)
-    for left in (*output.glob(".checkpoint-*.old"), *output.glob(".checkpoint-*.tmp")):
-        shutil.rmtree(left, ignore_errors=True)
+    average = load_file(folder / AVERAGE)
+    for name, parameter in state.trained.named().items():
+        if average[name].shape != parameter.shape:
+            raise ValueError(f"the average of `{name}` has shape {tuple(average[name].shape)}")
+    state.ema.put(average)
 
 
 def _placed(saved: dict[str, Any], state: TrainState) -> dict[str, Any]:
@@ -271,14 +273,6 @@ def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         # JSON made words of the numbers that name parameters.
         return {int(k) if k.isdigit() else k: _unflatten(v, tensors) for k, v in value.items()}
     return [_unflatten(v, tensors) for v in value] if isinstance(value, list) else value
-
-
-def _checksum(path: Path) -> str:
-    h = blake2b(digest_size=16)
-    with path.open("rb") as f:
-        while chunk := f.read(2**20):
-            h.update(chunk)
-    return h.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from sd3tune.adapters.trained import is_split
 
 CLASS = "tensor class"
+# Moments of one number for each of the parameter, as torch, optimi, bitsandbytes name them. torch
+# itself compares no shapes.
+LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "momentum_buffer", "state1", "state2"}
 TRUSTED = ("torchao.optim",)  # a checkpoint names a class; only these are made
 
 
@@ -29,8 +32,32 @@ def take(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Raises what the optimizer raises when `state` is another's."""
+    """Raises ValueError, or what the optimizer raises, when `state` is another's."""
+    before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(_whole(state))
+    for own, group in zip(before, optimizer.param_groups, strict=True):
+        _refuse_other_options(own, group)
+    for parameter, moments in optimizer.state.items():
+        for name in LIKE_PARAMETER & moments.keys():
+            shape = None if moments[name] is None else tuple(moments[name].shape)
+            if shape not in (None, tuple(parameter.shape)):
+                raise ValueError(
+                    f"the optimizer's `{name}` has shape {shape} for a parameter of "
+                    f"{tuple(parameter.shape)}"
+                )
+
+
+def _refuse_other_options(own: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+    """torch takes any group; a word for a number would end the first step."""
+    for name, value in own.items():
+        if name not in group:
+            raise ValueError(f"the optimizer's state has no `{name}`")
+        if _is_number(value) and not _is_number(group[name]):
+            raise ValueError(f"the optimizer's `{name}` is {group[name]!r:.40}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | torch.Tensor) and not isinstance(value, bool)
 
 
 def plain(value: Any) -> Any:
@@ -63,7 +90,7 @@ def _tensor(value: Mapping[str, Any]) -> Any:
 
     module, name = value[CLASS].split(":")
     if not module.startswith(TRUSTED):
-        raise ValueError(f"{module} is no library of optimizer states")
+        raise ValueError(f"{module} is not a library of optimizer states")
     kind = getattr(import_module(module), name)
     context = [_dtype(c) if isinstance(c, str) else c for c in value["context"]]
     return kind.__tensor_unflatten__(value["parts"], context)

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from sd3tune.train import checkpoint
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.optim import averaged
 from sd3tune.train.pictures import default_size
+from sd3tune.train.pruning import Verified, prune
 from sd3tune.train.state import TrainState
 from sd3tune.train.world import World
 
@@ -97,6 +98,7 @@ class Keeper:
     plan: Plan
     world: World
     last: int = 0  # step of the newest ordinary one
+    verified: Verified = field(default_factory=Verified)
 
     def __call__(self, *, rolling: bool = False) -> Path | None:
         """The checkpoint; None when this step has one."""
@@ -114,7 +116,15 @@ class Keeper:
             config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
         )
         if self.world.main:
-            checkpoint.prune(config.output_dir, limit, rolling=rolling)
+            self.verified.add(folder)
+            prune(
+                config.output_dir,
+                limit,
+                rolling=rolling,
+                run=self.state.lineage.run,
+                newest=folder,
+                verified=self.verified,
+            )
         self.last = self.last if rolling else self.state.step
         return folder
 

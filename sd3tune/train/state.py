@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sd3tune.adapters.trained import Trained
+from sd3tune.plan.manifest import Lineage
 from sd3tune.train.ema import Ema
 
 
@@ -24,6 +25,7 @@ class TrainState:
     loss_before: float | None = None  # of the untrained model on the evaluation batches
     recent_losses: list[float] = field(default_factory=list)  # what a spike is measured against
     lowered_until: int = 0  # step up to which a spike has lowered the learning rate
+    lineage: Lineage = field(default_factory=Lineage)  # which run this is
     updating: bool = False  # the values are between two steps' just now; in no checkpoint
 
     @property

@@ -1,9 +1,14 @@
 """metrics.jsonl: one line per step, and the same lines after any interruption."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from sd3tune.errors import ConfigError
+from sd3tune.report import metrics
 from sd3tune.report.metrics import WINDOW, Metrics
 
 
@@ -11,9 +16,9 @@ def images(step: int) -> list[tuple[float, float]]:
     return [((step * 7 + i) % 100 / 100, step + i / 10) for i in range(2)]
 
 
-def write(metrics: Metrics, steps: range) -> None:
+def write(log: Metrics, steps: range) -> None:
     for step in steps:
-        metrics.write(step, {"loss": step / 3, "grad_norm": float("inf")}, images(step))
+        log.write(step, {"loss": step / 3, "grad_norm": float("inf")}, images(step))
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -51,6 +56,69 @@ def test_a_run_from_the_beginning_leaves_nothing_of_an_earlier_one(tmp_path: Pat
     write(Metrics(tmp_path / "m", 0), range(1, 20))
     write(Metrics(tmp_path / "m", 0), range(1, 3))
     assert [row["step"] for row in rows(tmp_path / "m")] == [1, 2]
-    (tmp_path / "m").write_text("not JSON\n")
-    write(Metrics(tmp_path / "m", 5), range(6, 7))
-    assert [row["step"] for row in rows(tmp_path / "m")] == [6]
+
+
+BAD = [b'{"step": 7, "lo', b"not JSON", b"\xff\0\0", b"[]", b'{"step": 7}', b"[" * 10**5,
+       b'{"step": "7", "level_images": [], "level_loss_sums": []}']  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_line_in_the_middle_is_skipped_and_stays(bad: bytes, tmp_path: Path) -> None:
+    """The disk was full for a moment, or somebody wrote beside us."""
+    path, whole = tmp_path / "m", tmp_path / "whole"
+    write(Metrics(whole, 0), range(1, 31))
+    lines = whole.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:10], bad + b"\n", *lines[10:25]]))
+    metrics.refuse_strangers(path)
+    write(Metrics(path, 20), range(21, 31))
+    assert path.read_bytes() == b"".join([*lines[:10], bad + b"\n", *lines[10:]])
+
+
+def test_a_bad_line_between_rows_that_go_stays_too(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    write(Metrics(path, 0), range(1, 9))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:6], b"a note of mine\n", *lines[6:], b'{"step": 9, "l']))
+    write(Metrics(path, 5), range(6, 8))
+    assert path.read_bytes() == b"".join([*lines[:5], b"a note of mine\n", *lines[5:7]])
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_nothing_is_cut_before_the_first_row_is_written(tmp_path: Path) -> None:
+    write(Metrics(tmp_path / "m", 0), range(1, 9))
+    before = (tmp_path / "m").read_bytes()
+    Metrics(tmp_path / "m", 3)  # of a process that does not write, or is killed at once
+    assert (tmp_path / "m").read_bytes() == before
+
+
+def test_rows_beyond_a_step_are_copied_before_they_go(tmp_path: Path) -> None:
+    write(Metrics(tmp_path / "m", 0), range(1, 9))
+    metrics.copy_rows(tmp_path / "m", tmp_path / "aside", 5)
+    assert [row["step"] for row in rows(tmp_path / "aside")] == [6, 7, 8]
+    assert metrics.has_rows(tmp_path / "m", 7) and not metrics.has_rows(tmp_path / "m", 8)
+
+
+@pytest.mark.parametrize("text", ["not JSON\n", '{"step": 1, "loss": 2.0}\n', "[]", "\0" * 4096])
+def test_a_file_without_a_row_of_ours_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "m").write_text(text)
+    with pytest.raises(ConfigError, match="holds no row of metrics") as refused:
+        metrics.refuse_strangers(tmp_path / "m")
+    assert "move it away" in refused.value.hint and (tmp_path / "m").read_text() == text
+
+
+def test_what_is_not_a_file_is_refused_without_being_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("fifo", "folder", "link"):
+        with pytest.raises(ConfigError, match=r"is not a regular file|is a symbolic link"):
+            metrics.refuse_strangers(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["", '{"st', '{"step": 1, "loss": 2.', None])
+def test_the_beginning_of_a_first_row_is_ours(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "m").write_text(text)
+    metrics.refuse_strangers(tmp_path / "m")
+    write(Metrics(tmp_path / "m", 0), range(1, 3))
+    assert [row["step"] for row in rows(tmp_path / "m")] == [1, 2]

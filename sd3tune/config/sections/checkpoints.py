@@ -15,8 +15,9 @@ class CheckpointSettings(Settings):
     checkpointing_rolling_steps: Whole = Field(0, ge=0)
     """Steps between checkpoints that are kept for a short while only; 0: none."""
     checkpoints_rolling_total_limit: Count = 1
-    """Newest of those to keep."""
+    """Newest whole ones of those to keep."""
     checkpoints_total_limit: Count = 5
-    """Newest checkpoints to keep."""
+    """Newest whole checkpoints of the run to keep; nothing else is counted or removed."""
     resume_from_checkpoint: str = "latest"
-    """`latest` whole one, `never`, or a checkpoint folder: its path, or its name in output_dir."""
+    """`latest` whole one, `never`, or a checkpoint folder to go back to: its path, or its name in
+    output_dir. What a run does not go on from is moved to `earlier-<n>`."""

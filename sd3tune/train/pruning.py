@@ -1,0 +1,116 @@
+"""Which checkpoints go, and how: only whole ones of this run, and never the one just written.
+
+Before a checkpoint is counted or removed every byte of it is compared with its checksum, once in a
+process; those that this process wrote are known. So a run that was resumed reads up to
+checkpoints_total_limit checkpoints when it first has one too many, and none after that.
+"""
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sd3tune.plan.manifest import NAME, damage, folders, is_ours, is_rolling, step_of
+from sd3tune.report.progress import say
+
+# A folder on its way in, and one on its way out.
+DRAFT, OLD = ".tmp", ".old"
+PASSING = re.compile(rf"\.({NAME.pattern})(\.tmp|\.old)")
+WRITTEN = (".safetensors", ".json")  # all files that a checkpoint consists of
+
+Signature = tuple[tuple[str, int, int, int], ...]  # name, bytes, time and inode of each file
+
+
+@dataclass
+class Verified:
+    """Checkpoints whose bytes this process wrote, or compared with their checksums."""
+
+    signatures: dict[Path, Signature] = field(default_factory=dict)
+
+    def add(self, folder: Path) -> None:
+        with suppress(OSError):
+            self.signatures[folder] = _signature(folder)
+
+    def whole(self, folder: Path) -> bool:
+        try:
+            now = _signature(folder)
+        except OSError:
+            return False
+        if self.signatures.get(folder) == now:
+            return True
+        if damage(folder) is not None:
+            return False
+        self.signatures[folder] = now
+        return True
+
+
+def _signature(folder: Path) -> Signature:
+    files = sorted((p.name, p.lstat()) for p in folder.iterdir())
+    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in files)
+
+
+def prune(
+    output: Path,
+    keep: int,
+    *,
+    rolling: bool = False,
+    run: str = "",
+    newest: Path | None = None,
+    verified: Verified | None = None,
+) -> None:
+    """Removes the oldest whole checkpoints of one kind beyond `keep`.
+
+    run: of any run when "". newest: the one just written; it is counted, stays, and what lies
+    beyond its step is neither counted nor removed, since the run did not come that way."""
+    recover(output)
+    verified = verified or Verified()
+    kept = 0 if newest is None else 1
+    for folder in reversed(folders(output)):
+        beyond = newest is not None and step_of(folder) > step_of(newest)
+        if folder == newest or beyond or is_rolling(folder) != rolling or not is_ours(folder, run):
+            continue
+        if not verified.whole(folder):
+            continue
+        if kept < keep:
+            kept += 1
+        else:
+            remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Renamed first, so that a kill leaves no torn checkpoint under a checkpoint's name."""
+    away = folder.with_name(f".{folder.name}{OLD}")
+    try:
+        folder.rename(away)
+    except OSError as e:
+        say(f"warning: `{folder}` cannot be removed: {e.strerror}")
+        return
+    clear(away)
+
+
+def recover(output: Path) -> None:
+    """After a kill: a whole checkpoint that was on its way in or out gets its name back, unless
+    another has it by now; the rest of what was on its way is removed."""
+    for passing in sorted(output.glob(".checkpoint-*"), reverse=True):  # drafts are newer
+        if (match := PASSING.fullmatch(passing.name)) is None:
+            continue
+        final = output / match[1]
+        if not os.path.lexists(final) and is_ours(passing) and damage(passing) is None:
+            with suppress(OSError):
+                passing.rename(final)
+                say(f"note: `{final}` was left half renamed, and has its name back")
+        else:
+            clear(passing)
+
+
+def clear(passing: Path) -> None:
+    """Removes a folder of ours that was on its way in or out; leaves any other."""
+    with suppress(OSError):
+        if not passing.is_symlink() and all(map(_is_written, passing.iterdir())):
+            shutil.rmtree(passing, ignore_errors=True)
+
+
+def _is_written(path: Path) -> bool:
+    return path.suffix in WRITTEN and path.is_file() and not path.is_symlink()

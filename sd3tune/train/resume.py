@@ -1,0 +1,162 @@
+"""Where a run begins: afresh, at its newest whole checkpoint, or at one that the user names.
+
+Process 0 decides and moves, and the others do as it says. What a run does not go on from is moved
+to `earlier-<n>` in output_dir and never removed; a kill in between leaves it here or there.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from sd3tune import disk
+from sd3tune.config.settings import Config
+from sd3tune.errors import CheckpointError
+from sd3tune.plan import manifest
+from sd3tune.plan.manifest import Named
+from sd3tune.plan.prepare import checkpoint_folder
+from sd3tune.plan.resolve import Plan
+from sd3tune.report import metrics
+from sd3tune.report.progress import say
+from sd3tune.train import checkpoint
+from sd3tune.train.pruning import recover
+from sd3tune.train.state import TrainState
+from sd3tune.train.world import World
+
+EARLIER = "earlier"  # in output_dir: what was not continued
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    folder: Path | None  # None: step 0
+    named: Named | None = None  # the run goes back to it, and leaves what lies beyond
+
+
+def resume(state: TrainState, plan: Plan, world: World) -> None:
+    """Puts the checkpoint into `state` that is asked for. Raises CheckpointError, and then nothing
+    was moved."""
+    config = plan.config
+    begins = decided(world, lambda: beginning(config, restarted=world.processes.restarts > 0))
+    if begins.folder is None:
+        return
+    checkpoint.load(state, begins.folder)
+    if state.step > plan.steps:
+        raise CheckpointError(
+            f"`{begins.folder}` is at step {state.step}, max_train_steps is {plan.steps}",
+            hint="raise max_train_steps, or set resume_from_checkpoint",
+        )
+    if begins.named is not None:
+        state.lineage = replace(state.lineage, named=begins.named)
+        # Of a checkpoint that lies elsewhere, nothing here is a part of the way to it.
+        inside = begins.folder.resolve().parent == config.output_dir.resolve()
+        beyond = state.step if inside else 0
+        decided(world, lambda: put_away(config.output_dir, beyond=beyond))
+    say(f"resumes  {begins.folder} (step {state.step} of {plan.steps})")
+
+
+def decided(world: World, decide: Callable[[], T]) -> T:
+    """What process 0 decides, for all; its error is everybody's. All wait for it."""
+    answer: T | tuple[str, str]
+    try:
+        answer = decide() if world.main else ("", "")
+    except CheckpointError as e:
+        answer = str(e), e.hint
+    except OSError as e:
+        why, remedy = disk.reason(e)
+        answer = f"`{e.filename}`: {why}", remedy
+    answer = world.gathered((answer,))[0]
+    if isinstance(answer, tuple):
+        raise CheckpointError(answer[0], hint=answer[1])
+    return answer
+
+
+def beginning(config: Config, *, restarted: bool) -> Beginning:
+    """restarted: by the launcher, after a process was lost; then `never` has had its effect."""
+    asked, output = config.resume_from_checkpoint, config.output_dir
+    recover(output)
+    if asked == "never" and not restarted:
+        put_away(output)
+        return Beginning(None)
+    newest, passed = manifest.latest(output)
+    if asked not in ("latest", "never"):
+        return _named(config, newest)
+    for sentence in passed:
+        say(f"warning: {sentence}")
+    if newest is None:
+        if asked == "latest":
+            _refuse_damaged(output)
+        put_away(output)
+    return Beginning(newest)
+
+
+def _named(config: Config, newest: Path | None) -> Beginning:
+    """At the checkpoint that `--resume` names; at the newest one when that went on from it: the
+    same command, started again after a pre-emption, continues."""
+    asked = Path(config.resume_from_checkpoint)
+    folder = checkpoint_folder(config)
+    before = manifest.lineage(newest).named if newest else None
+    if newest is not None and before is not None:
+        same = (
+            before.name == asked.name
+            if folder is None
+            else before.manifest == _named_as(folder).manifest
+        )
+        if same and newest != folder:
+            say(f"note: `{newest}` went on from {before.name}, so it is continued; to begin at "
+                f"{before.name} again, move newer ones out of {config.output_dir}")  # fmt: skip
+            return Beginning(newest)
+    if folder is None:
+        raise CheckpointError(f"`resume_from_checkpoint={asked}`: there is no such folder",
+                              hint="give a checkpoint's path, `latest` or `never`")  # fmt: skip
+    return Beginning(folder, _named_as(folder))
+
+
+def _named_as(folder: Path) -> Named:
+    try:
+        return Named(folder.name, manifest.checksum(folder / manifest.MANIFEST))
+    except OSError:
+        return Named(folder.name, "")
+
+
+def _refuse_damaged(output: Path) -> None:
+    """Steps that were paid for are not trained again unasked."""
+    if damaged := manifest.damaged(output):
+        raise CheckpointError(
+            f"no checkpoint in `{output}` is whole: {'; '.join(damaged)}",
+            hint="put a whole one there, or start afresh with --resume never "
+            "(resume_from_checkpoint=never)",
+        )
+
+
+def put_away(output: Path, *, beyond: int = 0) -> None:
+    """Moves checkpoints beyond a step, and their metrics, to a new `earlier-<n>`. Raises OSError.
+
+    Rows are copied before the first checkpoint moves and go from metrics.jsonl with the first new
+    row; the highest step moves first: what is left after a kill can be put away, or continued."""
+    leaving = [f for f in reversed(manifest.folders(output))
+               if manifest.step_of(f) > beyond and manifest.is_ours(f)]  # fmt: skip
+    log = output / metrics.FILE
+    rows = metrics.has_rows(log, beyond)
+    if not leaving and not rows:
+        return
+    away = _new_folder(output)
+    if rows and beyond:
+        metrics.copy_rows(log, away / log.name, beyond)
+    for folder in leaving:
+        folder.rename(away / folder.name)
+    if rows and not beyond:
+        log.rename(away / log.name)
+    parts = [f"{len(leaving)} checkpoints"] if leaving else []
+    parts += ["metrics"] if rows else []
+    whose = f"beyond step {beyond}" if beyond else "of an earlier run"
+    say(f"moved    {' and '.join(parts)} {whose} to {away}")
+
+
+def _new_folder(output: Path) -> Path:
+    number = 1
+    while os.path.lexists(folder := output / f"{EARLIER}-{number}"):
+        number += 1
+    folder.mkdir()
+    return folder
