@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sd3tune.config.dataset import ImageDataset
-    from sd3tune.data.cache import Damage
     from sd3tune.data.discover import Discovery, Sample
+    from sd3tune.data.shards import Damage
     from sd3tune.demo import Written
     from sd3tune.doctor import Report
     from sd3tune.plan.inspect import Inspection
