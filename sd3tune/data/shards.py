@@ -1,5 +1,5 @@
-"""One shard of a cache: a safetensors file with many entries, their checksums, and what could not be
-encoded. Which files of a folder are such shards, and which of them sd3tune may remove.
+"""One shard of a cache: a safetensors file with many entries, their checksums, and what could not
+be encoded. Which files of a folder are such shards, and which of them sd3tune may remove.
 """
 
 import json
@@ -57,7 +57,7 @@ def paths(folder: Path) -> list[Path]:
 def opened(path: Path) -> tuple[Any, About]:
     """Raises OSError, SafetensorError, and ValueError for what sd3tune did not write."""
     regular.size(path)
-    file = safe_open(str(path), framework="pt")
+    file: Any = safe_open(str(path), framework="pt")
     return file, _about(file.metadata() or {})
 
 
@@ -91,7 +91,8 @@ def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> byt
     }
     digests = {key: digest(entries[key]) for key in sorted(entries)}
     about = {"problems": dict(sorted(problems.items())), "digests": digests}
-    return save(tensors, {ABOUT: json.dumps(about)})
+    data: bytes = save(tensors, {ABOUT: json.dumps(about)})
+    return data
 
 
 def digest(entry: Entry) -> str:
@@ -151,9 +152,13 @@ def _about(metadata: Mapping[str, str]) -> About:
     if ABOUT not in metadata:
         raise Foreign("sd3tune did not write it")
     data = regular.parsed(metadata[ABOUT])
-    parts = [data.get(name, {}) if isinstance(data, dict) else None
-             for name in ("problems", "digests")]  # fmt: skip
-    for part in parts:
-        if not (isinstance(part, dict) and all(isinstance(v, str) for v in part.values())):
-            raise ValueError(f"its metadata `{ABOUT}` is damaged")
-    return About(*parts)
+    if not isinstance(data, dict):
+        raise ValueError(f"its metadata `{ABOUT}` is damaged")
+    return About(_texts(data, "problems"), _texts(data, "digests"))
+
+
+def _texts(data: Mapping[str, Any], name: str) -> dict[str, str]:
+    found = data.get(name, {})
+    if not (isinstance(found, dict) and all(isinstance(v, str) for v in found.values())):
+        raise ValueError(f"its metadata `{ABOUT}` is damaged at `{name}`")
+    return found

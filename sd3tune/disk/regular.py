@@ -15,13 +15,13 @@ MAX_TEXT_BYTES = 64 * 2**20  # a tokenizer.json is some megabytes
 
 def size(path: Path) -> int:
     """Bytes of a regular file. Raises OSError for anything else."""
-    return _checked(os.stat(path), path).st_size
+    return _checked(path.stat(), path).st_size
 
 
 def is_regular(path: Path) -> bool:
     """False too for what is not there or cannot be looked at."""
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
+        return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a name with a zero byte
         return False
 
