@@ -9,11 +9,13 @@ is a regular file with one name.
 import errno
 import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+PARTS = ".parts"  # the folder beside a draft, see drafted_by_name
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -65,6 +67,41 @@ def _planted(what: str, draft: Path) -> OSError:
     return OSError(errno.EEXIST, f"its draft `{draft.name}` is {what}: remove that", str(draft))
 
 
+@contextmanager
+def drafted_by_name(draft: Path) -> Iterator[Path | None]:
+    """A file to be written by a library that opens it itself, alone in a new folder that only this
+    user can enter, while `draft` is locked; None while another process has the lock. Whatever is
+    left in the folder is removed: at the end, or, of a killed writer, by the next. Raises OSError.
+    """
+    with drafted(draft) as lock:
+        if lock is None:
+            yield None
+            return
+        folder = draft.with_suffix(PARTS)
+        _remove_folder(folder)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder / draft.name
+        finally:
+            _remove_folder(folder)
+            draft.unlink(missing_ok=True)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Raises OSError for a link."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def settle(written: Path, final: Path) -> None:
+    """`finish`, for a file written by its name."""
+    descriptor = os.open(written, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        finish(written, final, descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def fill(descriptor: int, data: bytes | memoryview) -> None:
     """The draft holds `data` and nothing else. Raises OSError."""
     os.ftruncate(descriptor, 0)
@@ -99,7 +136,8 @@ def write(path: Path, data: bytes | memoryview) -> None:
 
 
 def clear(draft: Path) -> None:
-    """Removes a draft whose writer is gone; what is not a draft of ours to open is left."""
+    """Removes a draft whose writer is gone; a link or a folder of that name is left."""
     with suppress(OSError), drafted(draft) as mine:
         if mine is not None:
+            _remove_folder(draft.with_suffix(PARTS))
             draft.unlink(missing_ok=True)
