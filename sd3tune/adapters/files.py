@@ -12,7 +12,6 @@ kohya      `lora_unet_<original module>`, query, key and value fused, `.alpha`; 
 Why these: docs/adr/0008-adapter-dialects.md.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from sd3tune.adapters import alpha, fused, names, stamp
 from sd3tune.adapters.dialect import DIALECTS, Dialect, rendered
 from sd3tune.adapters.names import Named
 from sd3tune.adapters.parts import AdapterFile, Base, Lora, Lycoris
+from sd3tune.disk import drafts
 from sd3tune.errors import ModelError
 from sd3tune.sd3 import header
 
@@ -95,13 +95,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
 
     whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     data = stamp.ordered(serialised(whole), {"format": "pt"} | dict(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    draft.replace(path)
+    drafts.write(path, data)
 
 
 def _refuse(path: Path, grouped: names.Grouped) -> None:

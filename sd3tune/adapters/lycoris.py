@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sd3tune.adapters import files
 from sd3tune.adapters.trained import Trained, copies
 from sd3tune.config.lycoris import Lycoris
+from sd3tune.disk import drafts
 from sd3tune.errors import ConfigError
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -58,9 +59,9 @@ class LycorisAdapter(Trained):
             for name in state:
                 if name.partition(".")[2] in LINEAR_IN:
                     state[name] = state[name] * self.config.multiplier
-        folder.mkdir(parents=True, exist_ok=True)
         written = self.config.model_copy(update={"multiplier": 1.0})
-        (folder / CONFIG).write_text(written.model_dump_json(indent=2, exclude_none=True) + "\n")
+        text = written.model_dump_json(indent=2, exclude_none=True) + "\n"
+        drafts.write(folder / CONFIG, text.encode())
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
         files.save(folder / FILE, state, about)
         return folder / FILE
