@@ -59,12 +59,21 @@ def json_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def parsed(words: str | bytes) -> Any:
-    """JSON of a stranger. Raises ValueError, for what is nested too deeply as well."""
+def parsed(words: str | bytes, *, unique: bool = False) -> Any:
+    """JSON of a stranger. unique: no object may name a key twice. Raises ValueError, for what is
+    nested too deeply as well."""
     try:
-        return json.loads(words)
+        return json.loads(words, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has `{next(n for n in names if names.count(n) > 1)}` twice")
+    return found
 
 
 def _checked(status: os.stat_result, path: Path) -> os.stat_result:
