@@ -19,6 +19,8 @@ ESCAPED = ("Cc", "Cs", "Zl", "Zp", "Cf")
 VISIBLE = {0x200C, 0x200D, *range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD,
            0x110CD}  # fmt: skip
 
+LONGEST = 2000  # characters of a sentence: the name of a tensor may be a megabyte
+
 
 def one_line(words: object) -> str:
     """Ends of lines are escaped too: a name cannot make a line of its own."""
@@ -37,8 +39,9 @@ def page(lines: Iterable[object]) -> str:
 
 
 def sentence(words: object) -> str:
-    """One line of what may have been several, as libraries write."""
-    return one_line(" ".join(str(words).split()))
+    """One line of what may have been several, as libraries write, and not a novel."""
+    line = one_line(" ".join(str(words).split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -19,6 +19,7 @@ from sd3tune.adapters.trained import Trained, copies
 from sd3tune.config.lycoris import Lycoris
 from sd3tune.disk import drafts
 from sd3tune.errors import ConfigError
+from sd3tune.sd3 import finite
 
 FILE = "pytorch_lora_weights.safetensors"
 CONFIG = "lycoris_config.json"
@@ -71,6 +72,7 @@ class LycorisAdapter(Trained):
         where it differs."""
         from safetensors.torch import load_file
 
+        finite.check(path)
         own, state = tensors(self.network), load_file(path)
         odd = sorted(own.keys() ^ state.keys())
         odd += [n for n in own if n in state and own[n].shape != state[n].shape]

@@ -3,17 +3,19 @@
 Headers and JSON only; of a checkpoint every byte, since that is how one knows that it is whole.
 """
 
-import json
+import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sd3tune.adapters import names, seen, stamp
 from sd3tune.adapters.seen import Seen
+from sd3tune.disk import regular
 from sd3tune.errors import ModelError, Sd3tuneError
-from sd3tune.sd3 import header, models, single
+from sd3tune.sd3 import configs, header, models, single
 from sd3tune.sd3.header import Header
 from sd3tune.sd3.variants import kind
 
@@ -37,7 +39,7 @@ def look(path: Path) -> Look:
     """Raises ModelError for what is not there, damaged, or no safetensors file."""
     if path.is_dir():
         return _folder(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         hint = "give a .safetensors file, a checkpoint or a model folder"
         raise ModelError(f"`{path}` does not exist", hint=hint)
     found = header.read(path)
@@ -80,11 +82,16 @@ def _original(found: Header, facts: dict[str, Any], metadata: dict[str, str]) ->
 
 
 def _folder(folder: Path) -> Look:
-    if (folder / "state.json").exists() or (folder / "manifest.json").exists():
+    try:
+        held = {p.name for p in folder.iterdir()}
+    except OSError as e:
+        words = f"`{folder}` cannot be read: {e.strerror}"
+        raise ModelError(words, hint="check its permissions") from None
+    if "state.json" in held or "manifest.json" in held:
         return _checkpoint(folder)
-    if (folder / "model_index.json").exists():
+    if configs.INDEX in held:
         return _model(folder)
-    if (folder / "config.json").exists():
+    if "config.json" in held:
         return _transformer(folder)
     checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
     if checkpoints or (folder / stamp.FILE).exists():
@@ -94,13 +101,14 @@ def _folder(folder: Path) -> Look:
 
 
 def _checkpoint(folder: Path) -> Look:
-    from sd3tune.train.checkpoint import damage
+    wrong, step = _unusable(folder), None
+    if wrong is None:
+        from sd3tune.train.checkpoint import damage
 
-    wrong = damage(folder)
-    try:
-        step = json.loads((folder / "state.json").read_text())["step"]
-    except (OSError, ValueError, KeyError):
-        step = None
+        wrong = damage(folder)
+    with suppress(OSError, ValueError):
+        told = regular.json_object(folder / "state.json").get("step")
+        step = told if isinstance(told, int) else None
     files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
     facts = {"step": step, "whole": wrong is None, "damage": wrong, "files": files}
     words = "whole" if wrong is None else f"damaged: {wrong}"
@@ -110,14 +118,30 @@ def _checkpoint(folder: Path) -> Look:
     return Look(folder, "checkpoint", f"checkpoint of sd3tune at {at}, {words}", facts, inside)
 
 
+def _unusable(folder: Path) -> str | None:
+    """Why a checkpoint cannot be compared with its checksums: reading what its manifest names could
+    lead out of the folder, or never end."""
+    try:
+        manifest = regular.json_object(folder / "manifest.json")
+        for name in (*manifest, "state.json"):
+            inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+            if not inside:
+                return f"manifest.json names `{name}`, which is outside of it"
+            regular.size(folder / name)
+        state = regular.json_object(folder / "state.json")
+    except FileNotFoundError as e:
+        return f"{Path(e.filename).name} is missing"
+    except (OSError, ValueError) as e:
+        return str(getattr(e, "strerror", None) or e)
+    return None if "format" in state else "state.json says no format"
+
+
 def _model(folder: Path) -> Look:
-    index = json.loads((folder / "model_index.json").read_text())
     parts = {}
-    for name, entry in index.items():
-        if isinstance(entry, list) and len(entry) == 2 and entry[1]:
-            files = sorted((folder / name).glob("*.safetensors"))
-            parts[name] = {"class": entry[1], "parameters": models.stored_parameters(folder / name),
-                           "size_bytes": sum(f.stat().st_size for f in files)}  # fmt: skip
+    for name, (_, kept) in configs.parts_of(folder / configs.INDEX).items():
+        files = sorted((folder / name).glob("*.safetensors"))
+        parts[name] = {"class": kept, "parameters": models.stored_parameters(folder / name),
+                       "size_bytes": sum(f.stat().st_size for f in files)}  # fmt: skip
     try:
         name = models.find(str(folder)).name
     except Sd3tuneError as e:

@@ -26,7 +26,8 @@ def inspected(look: "Look") -> str:
         lines += _adapter(look.adapter)
     if look.metadata:
         lines.append("metadata")
-        lines += [f"  {name}: {_short(value)}" for name, value in sorted(look.metadata.items())]
+        pairs = sorted(look.metadata.items())
+        lines += [f"  {_short(name)}: {_short(value)}" for name, value in pairs]
     return page(lines)
 
 

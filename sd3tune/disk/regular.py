@@ -39,11 +39,12 @@ def opened(path: Path) -> BinaryIO:
 
 
 def text(path: Path, encoding: str = "utf-8") -> str:
-    """Raises OSError, and UnicodeDecodeError."""
+    """Its line ends as \\n. Raises OSError, and UnicodeDecodeError."""
     if size(path) > MAX_TEXT_BYTES:
         raise OSError(errno.EFBIG, f"it is larger than {MAX_TEXT_BYTES >> 20} MiB", str(path))
     with opened(path) as f:
-        return f.read(MAX_TEXT_BYTES).decode(encoding)
+        words = f.read(MAX_TEXT_BYTES).decode(encoding)
+    return words.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def json_of(path: Path) -> Any:
@@ -69,10 +70,11 @@ def parsed(words: str | bytes, *, unique: bool = False) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it has `{next(n for n in names if names.count(n) > 1)}` twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it has `{name}` twice")
+        found[name] = value
     return found
 
 

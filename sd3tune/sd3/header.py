@@ -15,6 +15,7 @@ from sd3tune.disk import regular
 from sd3tune.errors import ModelError
 
 LARGEST = 100_000_000  # bytes of a header, safetensors' own limit
+MOST_DIMENSIONS = 64  # torch's own limit
 NUMBERS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "U8": "<B"}
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64,
         "I64": 64, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F8_E4M3": 8,
@@ -141,7 +142,8 @@ def _entry(name: str, entry: Any, start: int) -> Entry:
 
 
 def _counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+    short = isinstance(values, list) and len(values) <= MOST_DIMENSIONS
+    return short and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def _refuse_strangers(path: Path, start: bytes) -> None:
