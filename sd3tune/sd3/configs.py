@@ -21,8 +21,10 @@ INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json")
 PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
          "tokenizer_3", "vae", "scheduler", "transformer")  # fmt: skip
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LIBRARIES = ("diffusers", "transformers")  # whose classes a model_index.json may name
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".msgpack", ".h5")
+READ = (".json", ".safetensors", ".txt", ".model")
 # Names of numbers -> the largest one. The released models have 48, 64, 64 and 49408 at most.
 LIMITS = {"layers": 256, "heads": 256, "layers_per_block": 32}
 LARGEST, LONGEST_LIST = 10_000_000, 64
@@ -52,10 +54,15 @@ def check_folder(folder: Path, parts: Sequence[str] = PARTS) -> None:
 
 def check_part(folder: Path, part: str) -> None:
     """One part, as `transformer`, in a folder of any name. Raises ModelError."""
-    files = sorted(p for p in folder.rglob("*") if not p.is_dir())
+    if not folder.is_dir():
+        return
+    files = sorted(p for p in folder.rglob("*") if p.suffix or not p.is_dir())
     weights = [p for p in files if p.suffix == ".safetensors"]
     for path in files:
         _check_file(path, weights)
+    if part.startswith("tokenizer") and not any((folder / name).exists() for name in VOCABULARIES):
+        words = f"`{folder}` holds no vocabulary: none of {', '.join(VOCABULARIES)}"
+        raise ModelError(words, hint=AGAIN)  # transformers would make an empty one
     headers = [header.read(p) for p in weights]
     if part in BLOCKS and (folder / "config.json").exists():
         _check_blocks(folder / "config.json", *BLOCKS[part], headers)
@@ -79,6 +86,8 @@ def parts_of(index: Path) -> dict[str, tuple[str, str]]:
 
 
 def _check_file(path: Path, weights: Sequence[Path]) -> None:
+    if path.is_dir() and path.suffix not in READ:  # of any name, as `v1.0`
+        return
     try:
         regular.size(path)
     except OSError as e:
