@@ -159,12 +159,10 @@ class TensorCache:
 
     def finish(self) -> None:
         """Writes the index and clears away what dead writers left."""
-        if self._settled():
+        if self._settled() or not self.is_ours():
             return
         for draft in self._drafts():
             drafts.clear(draft)
-        if (self.folder / INDEX).exists() and not self.is_ours():
-            return
         try:
             with atomic.database(self.folder / INDEX) as db:
                 self.refresh()  # inside: the last writer has seen everything
