@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sd3tune.escaping import echo, one_line
+
 if TYPE_CHECKING:
     from sd3tune.containers.images import Choice, Kind
     from sd3tune.containers.run import Container
@@ -81,7 +83,7 @@ def build(
     _say(choice)
     building.build(asked)
     size = building.size_bytes(engine.connect(), tag)
-    click.echo(f"built {tag}, {size / 10**9:.2f} GB unpacked")
+    echo(one_line(f"built {tag}, {size / 10**9:.2f} GB unpacked"))
 
 
 @image.command(context_settings={"allow_interspersed_args": False})
@@ -141,7 +143,7 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     container = _container(choice.kind, words, info, terminal=terminal, **options)
     _say(choice)
     if client is None:
-        click.echo(running.words_of(container))
+        echo(running.words_of(container))
         return
     sys.exit(running.run(client, container))
 
@@ -166,7 +168,7 @@ def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) 
     _say(choice)
     make = partial(_container, kind, ("doctor",), image=tag, **options)
     lines = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
-    click.echo(checked_json(lines) if as_json else checked(lines))
+    echo(checked_json(lines) if as_json else checked(lines))
     sys.exit(1 if any(line.status == "FAIL" for line in lines) else 0)
 
 
@@ -180,7 +182,7 @@ def stop_pod(code: int) -> None:
     """
     from sd3tune.containers.pod import stop
 
-    click.echo(stop(code))
+    echo(stop(code))
 
 
 def _choice(vendor: str | None) -> "Choice":

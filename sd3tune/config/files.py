@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.config.report import COMMAND_LINE, shown
+from sd3tune.disk import regular
 from sd3tune.errors import ConfigError
 
 PLACEHOLDER = re.compile(r"\{env:([^}]+)\}")
@@ -57,7 +58,7 @@ RENAMED = {
 
 def read_text(path: Path, what: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular.text(path, "utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"no such {what}: `{path}`",

@@ -36,7 +36,7 @@ from sd3tune.plan import manifest, own
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.report import metrics
 from sd3tune.report.progress import stage
-from sd3tune.sd3 import models, variants
+from sd3tune.sd3 import finite, models, variants
 
 SECONDS = 120.0
 KERNEL = {"native": "diffusers", "sageattention": "diffusers"}  # what trains under that name
@@ -120,9 +120,11 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
 
 def refuse_missing_files(config: Config) -> None:
     """What would fail after hours of encoding is refused before."""
-    if config.init_lora is not None and not config.init_lora.is_file():
-        words = f"`init_lora={config.init_lora}`: there is no such file"
-        raise ConfigError(words, hint="give a .safetensors file of an adapter")
+    if config.init_lora is not None:
+        if not config.init_lora.exists():
+            words = f"`init_lora={config.init_lora}`: there is no such file"
+            raise ConfigError(words, hint="give a .safetensors file of an adapter")
+        finite.check(config.init_lora)
     metrics.refuse_strangers(config.output_dir / metrics.FILE)
     asked = config.resume_from_checkpoint
     if asked in ("latest", "never") or checkpoint_folder(config) is not None:

@@ -61,11 +61,12 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
             say(f"warning: {why}; all are started again from the newest checkpoint "
                 f"({restarts + 1} of {most})")  # fmt: skip
     if not most:
-        say(f"error: {why}\nhint: start the command again on every machine: it continues from "
-            "the newest checkpoint")  # fmt: skip
+        say(f"error: {why}",
+            "hint: start the command again on every machine: it continues from the newest "
+            "checkpoint")  # fmt: skip
         return code
-    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time\nhint: the lines above say more; "
-        "`dmesg` shows whether memory ran out")  # fmt: skip
+    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time",
+        "hint: the lines above say more; `dmesg` shows whether memory ran out")  # fmt: skip
     return code
 
 

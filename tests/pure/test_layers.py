@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
-    ["errors"],
+    ["errors", "escaping"],
     ["disk"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
@@ -24,7 +24,8 @@ ROWS = [  # top of the list: knows nobody
 # Must work, or answer at once, where torch is missing or broken.
 TORCH_FREE = [
     "errors.py",
-    "disk.py",
+    "disk",
+    "escaping.py",
     "report/streams.py",
     "cli.py",
     "cli_cache.py",

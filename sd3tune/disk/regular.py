@@ -1,0 +1,93 @@
+"""Opening regular files only. Opening a pipe waits until somebody writes, and a device has no end.
+
+A link is followed: the hub's cache consists of them.
+"""
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAX_TEXT_BYTES = 64 * 2**20  # a tokenizer.json is some megabytes
+
+
+def size(path: Path) -> int:
+    """Bytes of a regular file. Raises OSError for anything else."""
+    return _checked(path.stat(), path).st_size
+
+
+def is_regular(path: Path) -> bool:
+    """False too for what is not there or cannot be looked at."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return False
+
+
+def opened(path: Path) -> BinaryIO:
+    """For reading; the caller closes it. Raises OSError."""
+    size(path)  # first: opening some devices alone does something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _checked(os.fstat(descriptor), path)  # it may have been exchanged since
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def text(path: Path, encoding: str = "utf-8") -> str:
+    """Its line ends as \\n. Raises OSError, and UnicodeDecodeError."""
+    if size(path) > MAX_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MAX_TEXT_BYTES >> 20} MiB", str(path))
+    with opened(path) as f:
+        words = f.read(MAX_TEXT_BYTES).decode(encoding)
+    return words.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def json_of(path: Path) -> Any:
+    """Raises OSError, and ValueError for what is not JSON."""
+    return parsed(text(path, "utf-8-sig"))
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The same for a file that must hold an object."""
+    data = json_of(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"it holds a {type(data).__name__}, not an object")
+    return data
+
+
+def parsed(words: str | bytes, *, unique: bool = False) -> Any:
+    """JSON of a stranger. unique: no object may name a key twice. Raises ValueError, for what is
+    nested too deeply as well."""
+    try:
+        return json.loads(words, object_pairs_hook=_unique if unique else None)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it has `{name}` twice")
+        found[name] = value
+    return found
+
+
+def _checked(status: os.stat_result, path: Path) -> os.stat_result:
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file", str(path))
+    return status
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
