@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
-    ["errors"],
+    ["errors", "start"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
