@@ -218,8 +218,10 @@ def _container(
     from sd3tune.containers import run as running
 
     cards = images.cards(kind, gpus)
+    token = running.token_file(os.environ)
+    known = {**os.environ, **({"HF_TOKEN": token.read_text().strip()} if token else {})}
     ours = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
-    theirs, outer = running.environment(running.FORWARDED, given, os.environ)
+    theirs, outer = running.environment(running.FORWARDED, given, known)
     more = running.folders(mounts)
     return running.Container(
         image=image or f"sd3tune:{kind}",
@@ -232,9 +234,10 @@ def _container(
         ports=tuple(running.port(p) for p in ports),
         shm=running.memory(shm_size),
         terminal=terminal,
+        token_file=token if "HF_TOKEN" in outer else None,
         mounts={
             running.WORKSPACE: workspace.resolve(),
-            running.HUB: running.shared_hub(os.environ),  # last: it makes a folder
+            **running.shared_mounts(running.shared_hub(os.environ)),  # last: it makes folders
             **more,
         },
     )

@@ -1,9 +1,10 @@
 """Starts Python so that nothing is imported from the folder where a command is typed.
 
-`python -m`, `python -c` and empty or relative entries of PYTHONPATH put the working directory before
-the standard library: a `tokenize.py` in a downloaded project would run, with the user's tokens in
-reach. `python -P` and PYTHONSAFEPATH exist since Python 3.11 only. So children are started by the
-path of this file, which takes its own folder off the path again before it imports anything.
+`python -m`, `python -c` and empty or relative entries of PYTHONPATH put the working directory
+before the standard library: a `tokenize.py` in a downloaded project would run, with the user's
+tokens in reach. `python -P` and PYTHONSAFEPATH exist since Python 3.11 only. So children are
+started by the path of this file, which takes its own folder off the path again before it imports
+anything.
 
 Nothing is imported here that Python has not loaded by itself before.
 """
@@ -38,7 +39,7 @@ def leave_working_directory() -> None:
     given = set(_entries(os.environ))
     absolute = {e for e in given if os.path.isabs(e)}  # noqa: PTH117
     relative = given - absolute
-    try:
+    try:  # noqa: SIM105  contextlib is not loaded yet
         relative |= {os.path.abspath(e) for e in relative}  # noqa: PTH100  site.py did the same
     except OSError:  # the working directory is gone: then site.py left them as they were
         pass
