@@ -107,7 +107,8 @@ def _loopback() -> str | None:
 
 
 def _agent(processes: int, machines: Machines, folder: Path) -> "object":
-    """folder: a private one, for the launcher's own store on one machine."""
+    """folder: a private one, for the launcher's own store on one machine, and its notes."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
     alone = machines.count == 1
@@ -121,6 +122,9 @@ def _agent(processes: int, machines: Machines, folder: Path) -> "object":
         rdzv_configs={"store_type": "file"} if alone else {"rank": machines.rank},
         local_addr="localhost" if alone else None,
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(
+            log_dir=str(folder / "notes")
+        ),  # else /tmp/torchelastic_… stays
         shutdown_timeout=SAVE_SECONDS,
     )
 

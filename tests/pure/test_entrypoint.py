@@ -177,7 +177,10 @@ def test_without_stopping_machines_the_run_takes_the_place_of_the_shell(place: P
 PYTHON, SCRIPT = "/opt/venv/bin/python", "/opt/sd3tune/bin/sd3tune"
 PROCESSES = {  # command line, whose child it is, whether it is told to stop
     "by its name": ([PYTHON, SCRIPT, "train", "a b.json"], None, True),
-    "one of its processes": ([PYTHON, SCRIPT, "train", "a b.json"], "by its name", False),
+    "one of its processes": (
+        [PYTHON, "/opt/sd3tune/sd3tune/start.py", "sd3tune", "train", "a b.json"], "by its name",
+        False),
+    "the same by torchrun": ([PYTHON, SCRIPT, "train", "a b.json"], "by its name", False),
     "by its module": ([PYTHON, "-m", "sd3tune", "train"], None, True),
     "through the entrypoint": (
         ["bash", "/usr/local/bin/sd3tune-entrypoint", "train"], "another program", True),
