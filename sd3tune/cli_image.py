@@ -53,7 +53,8 @@ def image() -> None:
 @click.option("--build-arg", "arguments", multiple=True, metavar="NAME=VALUE",
               help="an ARG of the Dockerfile; LOCK=cpu builds without CUDA or ROCm")  # fmt: skip
 @click.option("--secret", "secrets", multiple=True, metavar="id=ID,src=FILE",
-              help="a file for the build alone; id=ca: certificates")  # fmt: skip
+              help="a file for the build alone; id=ca: certificates, id=links: address of wheels"
+              )  # fmt: skip
 @NETWORK
 def build(
     vendor: str | None,
