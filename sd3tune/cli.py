@@ -161,10 +161,10 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     \b
       sd3tune train my/config.json max_train_steps=500 learning_rate=5e-5
       sd3tune train my/config.json --nproc 4
-      torchrun --nproc-per-node 4 -m sd3tune train my/config.json
+      torchrun --nproc-per-node 4 --no-python sd3tune train my/config.json
     """
     from sd3tune import render
-    from sd3tune.backends.processes import processes
+    from sd3tune.backends.processes import end_with_launcher, processes
 
     more = {"num_processes": nproc, "resume_from_checkpoint": resume}
     words += tuple(f"{key}={value}" for key, value in more.items() if value is not None)
@@ -173,6 +173,7 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     who = processes(os.environ)
     if not dry_run and "WORLD_SIZE" not in os.environ:
         _launched(words)
+    end_with_launcher(os.environ)
     made = prepared(words, None)
     if who.main:
         echo(render.plan(made.plan), err=not dry_run)

@@ -55,7 +55,8 @@ def image() -> None:
 @click.option("--build-arg", "arguments", multiple=True, metavar="NAME=VALUE",
               help="an ARG of the Dockerfile; LOCK=cpu builds without CUDA or ROCm")  # fmt: skip
 @click.option("--secret", "secrets", multiple=True, metavar="id=ID,src=FILE",
-              help="a file for the build alone; id=ca: certificates")  # fmt: skip
+              help="a file for the build alone; id=ca: certificates, id=links: address of wheels"
+              )  # fmt: skip
 @NETWORK
 def build(
     vendor: str | None,
@@ -220,8 +221,10 @@ def _container(
     from sd3tune.containers import run as running
 
     cards = images.cards(kind, gpus)
+    token = running.token_file(os.environ)
+    known = {**os.environ, **({"HF_TOKEN": token.read_text().strip()} if token else {})}
     ours = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
-    theirs, outer = running.environment(running.FORWARDED, given, os.environ)
+    theirs, outer = running.environment(running.FORWARDED, given, known)
     more = running.folders(mounts)
     return running.Container(
         image=image or f"sd3tune:{kind}",
@@ -234,9 +237,10 @@ def _container(
         ports=tuple(running.port(p) for p in ports),
         shm=running.memory(shm_size),
         terminal=terminal,
+        token_file=token if "HF_TOKEN" in outer else None,
         mounts={
             running.WORKSPACE: workspace.resolve(),
-            running.HUB: running.shared_hub(os.environ),  # last: it makes a folder
+            **running.shared_mounts(running.shared_hub(os.environ)),  # last: it makes folders
             **more,
         },
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
-    ["errors", "escaping"],
+    ["errors", "escaping", "start"],
     ["disk"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
@@ -27,6 +27,8 @@ TORCH_FREE = [
     "disk",
     "escaping.py",
     "report/streams.py",
+    "start.py",
+    "__main__.py",
     "cli.py",
     "cli_cache.py",
     "cli_image.py",
@@ -44,7 +46,7 @@ TORCH_FREE += [
     for name in (
         "__init__ facts rules options decide machine probe torch_report visible system "
         "option optimizers container cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl mps_settings "
-        "limits cpu catalog recorded programs"
+        "limits cpu catalog recorded programs processes temporary"
     ).split()
 ]
 TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]
@@ -105,6 +107,13 @@ def test_torch_is_loaded_only_where_it_is_needed() -> None:
         for path in [target] if target.suffix else sorted(target.rglob("*.py")):
             heavy = {"torch", "diffusers", "transformers", "peft"}
             assert not heavy & {i.split(".")[0] for i in imports(path, top_level=True)}, path
+
+
+def test_nothing_is_imported_before_the_working_directory_is_off_the_path() -> None:
+    """What Python has loaded by itself, and this package, which is found by then."""
+    before = {path.name: imports(path, top_level=True) for path in FILES if path.parent == ROOT}
+    assert before["__init__.py"] == set() and before["start.py"] == {"os", "sys"}
+    assert before["__main__.py"] == {"sd3tune", "sd3tune.start"}
 
 
 def test_the_command_line_answers_without_torch() -> None:
