@@ -13,6 +13,7 @@ from sd3tune.backends.facts import to_json
 from sd3tune.backends.options import AXES
 from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
+from sd3tune.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -209,7 +210,9 @@ def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[str]:
     more = f", {several} images have several" if several else ""
     unlike = len({c for s in samples for c in s.captions})
     lines = [f"  captions ({d.caption_strategy}): {unlike} different{more}, for example"]
-    return lines + [f"    {_line(s.name)}: {_line(s.captions[0])[:90]}" for s in samples[:3]]
+    return lines + [
+        f"    {_line(redacted(s.name))}: {_line(s.captions[0])[:90]}" for s in samples[:3]
+    ]
 
 
 def dataset_json(inspection: "Inspection") -> str:

@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sd3tune.urls import redacted
+
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -118,4 +120,4 @@ def stage(name: str, total: int | None) -> Iterator[Stage]:
 def say(words: str) -> None:
     """One line for the human following the run."""
     if speaks():
-        print(words, file=sys.stderr, flush=True)
+        print(redacted(words), file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
+    ["urls", "regular"],
     ["errors"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
@@ -22,6 +23,8 @@ ROWS = [  # top of the list: knows nobody
 ]
 # Must work, or answer at once, where torch is missing or broken.
 TORCH_FREE = [
+    "urls.py",
+    "regular.py",
     "errors.py",
     "cli.py",
     "cli_cache.py",
