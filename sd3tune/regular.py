@@ -5,7 +5,7 @@ import os
 import stat
 from typing import BinaryIO
 
-GIB = 2**30
+FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Refused(OSError):
@@ -20,11 +20,12 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int) -> BinaryIO:
     afterwards: it may have been exchanged meanwhile.
     """
     _check(os.stat(path), max_bytes)
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, FLAGS)
     try:
-        size = _check(os.fstat(fd), max_bytes)
-        if size:
-            return os.fdopen(fd, "rb")
+        found = os.fstat(fd)
+        _check(found, max_bytes)
+        if found.st_size:
+            return open(fd, "rb")
     except BaseException:
         os.close(fd)
         raise
@@ -32,13 +33,29 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int) -> BinaryIO:
     return io.BytesIO()  # /proc: its files say that they are empty, and show the kernel's memory
 
 
-def _check(found: os.stat_result, max_bytes: int) -> int:
+def read_unlinked(path: str, max_bytes: int) -> bytes | None:
+    """The content of a small file; None for a link, which is not followed. Raises OSError."""
+    here = os.lstat(path)
+    if stat.S_ISLNK(here.st_mode):
+        return None
+    _check(here, max_bytes)
+    fd = os.open(path, FLAGS | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(fd)
+        _check(found, max_bytes)
+        data = b""
+        while len(data) < found.st_size and (some := os.read(fd, found.st_size - len(data))):
+            data += some
+        return data
+    finally:
+        os.close(fd)
+
+
+def _check(found: os.stat_result, max_bytes: int) -> None:
+    if stat.S_ISREG(found.st_mode) and found.st_size <= max_bytes:
+        return
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(21, "it is a folder")
     if not stat.S_ISREG(found.st_mode):
         raise Refused("it is not a regular file")
-    if found.st_size > max_bytes:
-        raise Refused(
-            f"it holds {found.st_size / GIB:.3g} GiB, and {max_bytes / GIB:.3g} GiB are the most"
-        )
-    return found.st_size
+    raise Refused(f"it holds {found.st_size:,} bytes, and {max_bytes:,} are the most")

@@ -13,7 +13,7 @@ from sd3tune.backends.facts import to_json
 from sd3tune.backends.options import AXES
 from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
-from sd3tune.urls import redacted
+from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -211,7 +211,7 @@ def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[str]:
     unlike = len({c for s in samples for c in s.captions})
     lines = [f"  captions ({d.caption_strategy}): {unlike} different{more}, for example"]
     return lines + [
-        f"    {_line(redacted(s.name))}: {_line(s.captions[0])[:90]}" for s in samples[:3]
+        f"    {_line(shown_url(s.name))}: {_line(s.captions[0])[:90]}" for s in samples[:3]
     ]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sd3tune.data.tables import Table, row
 from sd3tune.errors import ConfigError
 from sd3tune.regular import open_regular
-from sd3tune.urls import redacted
+from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.dataset import ImageDataset, Shuffle
@@ -102,7 +102,7 @@ class Captions:
 def from_name(name: str) -> str:
     """The stem with blanks for underscores; of an address without its query, which may hold a
     token. Raises NoCaption for a name that is not a text."""
-    caption = " ".join(PurePosixPath(redacted(name)).stem.replace("_", " ").split())
+    caption = " ".join(PurePosixPath(shown_url(name)).stem.replace("_", " ").split())
     try:
         caption.encode()
     except UnicodeEncodeError:

@@ -23,6 +23,7 @@ COMPANIONS = frozenset(
 # Nothing else is ever handed to Pillow: some of its readers run other programs.
 FORMATS = "JPEG PNG WEBP GIF BMP TIFF MPO AVIF JPEG2000 PPM HEIF JXL".split()
 EXTRAS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
+EXIF_BYTES = 16 * 2**20
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
 
 
@@ -54,7 +55,10 @@ def opened(stream: BinaryIO) -> Image.Image:
     _refuse_what_opening_would_decode(stream)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large, odd metadata: only errors decide
-        return Image.open(stream, formats=formats())
+        image = Image.open(stream, formats=formats())
+    if len(image.info.get("exif") or b"") > EXIF_BYTES:  # every number in it becomes an object
+        raise Unusable("its EXIF data are larger than an image's ever are")
+    return image
 
 
 def _refuse_what_opening_would_decode(stream: BinaryIO) -> None:
@@ -75,9 +79,11 @@ def _refuse_what_opening_would_decode(stream: BinaryIO) -> None:
                 f"too many pixels: {header.size[0]}x{header.size[1]}{channels}, the limit is "
                 f"{limit} pixels"
             )
-    elif prefix[:4] in tiff.ORDERS and (why := tiff.excess(stream)):
-        raise Unusable(why)
-    stream.seek(0)
+        stream.seek(0)
+    elif prefix[:4] in tiff.ORDERS:
+        if (why := tiff.excess(stream)) is not None:
+            raise Unusable(why)
+        stream.seek(0)
 
 
 def size_of(stream: BinaryIO, name: str) -> Size:

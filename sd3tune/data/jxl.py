@@ -1,5 +1,6 @@
-"""The size of a JPEG XL image from its first bytes: the plugin that reads it decodes all pixels when
-it opens a file, so nobody could refuse one before.
+"""The size of a JPEG XL image from its first bytes.
+
+The plugin that reads it decodes all pixels when it opens a file: nobody could refuse one before.
 
 Layout: ISO/IEC 18181-1, SizeHeader and ImageMetadata; 18181-2, boxes. Bits come lowest first.
 """
@@ -103,9 +104,8 @@ def _extra_channels(bits: _Bits) -> int:
 
 def _preview(bits: _Bits) -> None:
     small = bits.flag()
-    sides = (
-        ((0, 16), (0, 32), (5, 1), (9, 33)) if small else ((6, 1), (8, 65), (10, 321), (12, 1345))
-    )
+    large: tuple[Choice, ...] = ((6, 1), (8, 65), (10, 321), (12, 1345))
+    sides = ((0, 16), (0, 32), (5, 1), (9, 33)) if small else large
     bits.choose(sides)
     if not bits.take(3):
         bits.choose(sides)

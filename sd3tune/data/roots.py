@@ -15,13 +15,16 @@ class Roots:
 
     def hold(self, path: str) -> bool:
         """Whether the file at `path` lies inside."""
-        folder = os.path.dirname(path)
+        if self.hold_folder(os.path.dirname(path)) and not os.path.islink(path):
+            return True
+        return self.lie_around(os.path.realpath(path))
+
+    def hold_folder(self, folder: str) -> bool:
+        """The same of a folder. The answer is kept."""
         inside = self._folders.get(folder)
         if inside is None:
             inside = self._folders[folder] = self.lie_around(os.path.realpath(folder))
-        if inside and not os.path.islink(path):
-            return True
-        return self.lie_around(os.path.realpath(path))
+        return inside
 
     def lie_around(self, real: str) -> bool:
         """Whether `real`, a path without links, lies inside."""

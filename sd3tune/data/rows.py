@@ -18,7 +18,7 @@ from sd3tune.data.headers import NoMemory, Unusable, size_of
 from sd3tune.data.roots import Roots
 from sd3tune.data.sources import IMAGE_BYTES, stamp
 from sd3tune.regular import open_regular
-from sd3tune.urls import redacted
+from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
@@ -47,7 +47,7 @@ class Rows:
 
     def where(self, name: str) -> str:
         if remote(name):
-            return self._shown.get(name) or redacted(name)
+            return self._shown.get(name) or shown_url(name)
         return os.path.join(self._root, name)
 
     def stamp(self, name: str) -> str:
@@ -152,7 +152,7 @@ def _shown(names: Sequence[str]) -> dict[str, str]:
     count: Counter[str] = Counter()
     found = {}
     for name in filter(remote, names):
-        text = redacted(name)
+        text = shown_url(name)
         count[text] += 1
         found[name] = f"{text} ({count[text]})" if count[text] > 1 else text
     return found

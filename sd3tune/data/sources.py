@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from sd3tune.data.headers import SUFFIXES, suffix_of
 from sd3tune.data.roots import Roots
 from sd3tune.errors import DataError
-from sd3tune.regular import open_regular
+from sd3tune.regular import open_regular, read_unlinked
 
 if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
@@ -121,6 +121,10 @@ class Folder:
 
     def caption(self, name: str) -> bytes:
         path = self.where(name)
+        if self._roots.hold_folder(path.rpartition("/")[0]):
+            data = read_unlinked(path, CAPTION_BYTES)
+            if data is not None:
+                return data
         with open_regular(path, CAPTION_BYTES) as f:
             if not self._roots.hold(path):
                 raise OSError(self._roots.refusal("it is a link that"))
