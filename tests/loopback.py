@@ -23,7 +23,7 @@ class Loopback:
 def sends(data: bytes, status: int = 200, **headers: str) -> Answer:
     def answer(request: Handler) -> None:
         request.send_response(status)
-        for name, value in ({"Content-Length": str(len(data))} | headers).items():
+        for name, value in ({"Content_Length": str(len(data))} | headers).items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()
         request.wfile.write(data)

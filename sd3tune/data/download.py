@@ -101,7 +101,7 @@ def _answer(
         ):
             headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
             if answer.status in REDIRECTS and "location" in headers:
-                return urljoin(url, headers["location"])
+                return _joined(url, headers["location"])
             _check(answer.status, headers, limits)
             _written(answer.iter_stream(), file, limits)
             return None
@@ -115,6 +115,13 @@ def _answer(
         raise Busy(f"the connection broke: {e}") from None
     except (httpcore.ProtocolError, httpcore.ProxyError, httpcore.UnsupportedProtocol) as e:
         raise Failed(f"the connection failed: {e}") from None
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise Failed("its address is not a URL") from None
 
 
 def _check(status: int, headers: dict[str, str], limits: Limits) -> None:

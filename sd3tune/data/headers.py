@@ -64,6 +64,7 @@ def opened(stream: BinaryIO) -> Image.Image:
 def _refuse_what_opening_would_decode(stream: BinaryIO) -> None:
     """Pillow checks the size after a format's reader has opened the file. That is too late for two
     of them: JPEG XL's decodes every pixel, and TIFF's makes an object of every number."""
+    stream.seek(0)
     prefix = stream.read(12)
     stream.seek(0)
     if jxl.starts(prefix):

@@ -119,17 +119,48 @@ def _parquet(
             hint="pip install 'sd3tune[parquet]'",
         ) from None
     try:
-        table = parquet.ParquetFile(file)
-        _has(wanted, table.schema_arrow.names, where)
+        schema = parquet.ParquetFile(file).schema_arrow
+        _has(wanted, schema.names, where)
+        # A value that many rows share stays one, until their length is known.
+        texts = [column.name for column in schema if _is_text(column.type)]
+        table = parquet.ParquetFile(file, read_dictionary=texts)
         for batch in table.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted))):
-            if batch.nbytes > BATCH_BYTES:
+            size = sum(_bytes(column) for column in batch.columns)
+            if size > BATCH_BYTES:
                 raise DataError(
-                    f"{where}: {batch.num_rows} rows of it take {batch.nbytes >> 20} MiB",
+                    f"{where}: {batch.num_rows} rows of it take {size >> 20} MiB",
                     hint="keep names, captions and sizes in these columns only",
                 )
-            yield from batch.to_pylist()
+            columns = map(_plain, batch.columns)
+            yield from pa.RecordBatch.from_arrays([*columns], batch.schema.names).to_pylist()
     except pa.ArrowException as e:
         raise DataError(f"{where} is no parquet file: {e}", hint="check parquet.path") from None
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_binary(kind))
+
+
+def _is_shared(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_dictionary(kind)) and _is_text(kind.value_type)
+
+
+def _bytes(column: Any) -> int:
+    """What the column of a batch takes at most, every row with a value of its own."""
+    from pyarrow import compute
+
+    if not _is_shared(column.type):
+        return int(column.nbytes)
+    longest = compute.max(compute.binary_length(column.dictionary)).as_py()
+    return len(column) * (longest or 0)
+
+
+def _plain(column: Any) -> Any:
+    return column.cast(column.type.value_type) if _is_shared(column.type) else column
 
 
 def _csv(file: BinaryIO, wanted: list[str], where: str) -> Iterator[Mapping[str, Any]]:
