@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
+from sd3tune.data import hub_files
 from sd3tune.data.headers import SUFFIXES, suffix_of
 from sd3tune.data.roots import Roots
 from sd3tune.errors import DataError
@@ -184,9 +185,12 @@ class HubRows:
             ) from None
         datasets.disable_progress_bars()
         try:
+            hub_files.check(d, self._roots, local=self._local)
             rows = datasets.load_dataset(
                 d.dataset_name, d.dataset_config, split=d.split, revision=d.revision
             )
+        except DataError:
+            raise
         except Exception as e:  # builders raise whatever their files make them raise
             raise DataError(
                 f"dataset `{d.id}`: `{d.dataset_name}` cannot be loaded: {e}",

@@ -17,6 +17,7 @@ from sd3tune.data.sources import Folder
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.regular import open_regular
 from tests.datasets import captions, dataset, found, picture, reasons
+from tests.loopback import sends, serving
 
 LEAVES = "leaves `{}`; allowed_roots can name other folders"
 
@@ -82,6 +83,36 @@ def test_rows_of_a_hub_dataset_stay_inside_it(images: Path, tmp_path: Path) -> N
     assert [s.name for s in got.samples] == ["000000000"]
     why = "cannot be read: the path in its row " + LEAVES.format(folder)
     assert [r.reason for r in got.rejected] == [why, why]
+
+
+def card(folder: Path, data_files: str) -> None:
+    folder.mkdir(exist_ok=True)
+    configs = f"configs:\n- config_name: default\n  data_files: '{data_files}'\n"
+    (folder / "README.md").write_text(f"---\n{configs}---\n")
+
+
+def test_the_card_of_a_hub_dataset_cannot_name_other_files(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "elsewhere" / "words.csv").write_text("image,caption\na.png,a secret\n")
+    folder = tmp_path / "repository"
+    settings = dataset(images, type="huggingface", instance_data_dir=None,
+                       dataset_name=str(folder), caption_strategy="huggingface")  # fmt: skip
+    with serving(sends(b"image,caption\n")) as server:
+        folder.mkdir()
+        for name in (f"{server.address}/x.csv?sig=secret", "hf://datasets/a/b/x.csv"):
+            card(folder, name)
+            with pytest.raises(
+                DataError, match=r"takes its data from .*: that is another server"
+            ) as e:
+                discover(settings, source_of(settings))
+            assert "sig" not in str(e.value)
+        assert server.asked == []
+    for name in ("../elsewhere/*.csv", str(tmp_path / "elsewhere" / "words.csv"), "link.csv"):
+        card(folder, name)
+        if name == "link.csv":
+            (folder / name).symlink_to("../elsewhere/words.csv")
+        with pytest.raises(DataError, match=r"takes its data from .*: that is a file outside"):
+            discover(settings, source_of(settings))
 
 
 def test_a_caption_file_that_is_a_link_out_is_not_read(images: Path) -> None:
