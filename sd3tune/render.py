@@ -14,6 +14,7 @@ from sd3tune.backends.options import AXES
 from sd3tune.escaping import page, sentence
 from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
+from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -208,7 +209,9 @@ def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[str]:
     more = f", {several} images have several" if several else ""
     unlike = len({c for s in samples for c in s.captions})
     lines = [f"  captions ({d.caption_strategy}): {unlike} different{more}, for example"]
-    return lines + [f"    {sentence(s.name)}: {sentence(s.captions[0])[:90]}" for s in samples[:3]]
+    return lines + [
+        f"    {sentence(shown_url(s.name))}: {sentence(s.captions[0])[:90]}" for s in samples[:3]
+    ]
 
 
 def dataset_json(inspection: "Inspection") -> str:

@@ -6,14 +6,12 @@ Headers and JSON only; of a checkpoint every byte, since that is how one knows t
 import os
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sd3tune.adapters import names, seen, stamp
 from sd3tune.adapters.seen import Seen
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.plan import manifest
 from sd3tune.sd3 import configs, header, models, single

@@ -7,9 +7,13 @@ import errno
 import json
 import os
 import stat
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+AnyPath = str | os.PathLike[str]
+
+FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 MAX_TEXT_BYTES = 64 * 2**20  # a tokenizer.json is some megabytes
 
 
@@ -26,23 +30,43 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def opened(path: Path) -> BinaryIO:
-    """For reading; the caller closes it. Raises OSError."""
-    size(path)  # first: opening some devices alone does something
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def opened(path: AnyPath, max_bytes: int | None = None) -> BinaryIO:
+    """For reading; the caller closes it. Raises OSError, also for more than `max_bytes`."""
+    # First: opening some devices alone does something.
+    _checked(os.stat(path), path, max_bytes)  # noqa: PTH116  Path is slow by the hundred thousand
+    descriptor = os.open(path, FLAGS)
     try:
-        _checked(os.fstat(descriptor), path)  # it may have been exchanged since
-        return os.fdopen(descriptor, "rb")
+        # It may have been exchanged since.
+        status = _checked(os.fstat(descriptor), path, max_bytes)
+        if status.st_size:
+            return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    os.close(descriptor)
+    return BytesIO()  # /proc: its files say that they are empty, and show the kernel's memory
+
+
+def read_unlinked(path: str, max_bytes: int) -> bytes | None:
+    """The content of a small file; None for a link, which is not followed. Raises OSError."""
+    here = os.lstat(path)
+    if stat.S_ISLNK(here.st_mode):
+        return None
+    _checked(here, path, max_bytes)
+    descriptor = os.open(path, FLAGS | os.O_NOFOLLOW)
+    try:
+        left = _checked(os.fstat(descriptor), path, max_bytes).st_size
+        data = b""
+        while left and (some := os.read(descriptor, left)):
+            data, left = data + some, left - len(some)
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def text(path: Path, encoding: str = "utf-8") -> str:
     """Its line ends as \\n. Raises OSError, and UnicodeDecodeError."""
-    if size(path) > MAX_TEXT_BYTES:
-        raise OSError(errno.EFBIG, f"it is larger than {MAX_TEXT_BYTES >> 20} MiB", str(path))
-    with opened(path) as f:
+    with opened(path, MAX_TEXT_BYTES) as f:
         words = f.read(MAX_TEXT_BYTES).decode(encoding)
     return words.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -78,12 +102,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _checked(status: os.stat_result, path: Path) -> os.stat_result:
+def _checked(status: os.stat_result, path: AnyPath, max_bytes: int | None = None) -> os.stat_result:
     mode = status.st_mode
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file", str(path))
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file", os.fspath(path))
+    if max_bytes is not None and status.st_size > max_bytes:
+        why = f"it holds {status.st_size:,} bytes, and {max_bytes:,} are the most"
+        raise OSError(errno.EFBIG, why, os.fspath(path))
     return status
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from sd3tune import backends
@@ -35,7 +35,7 @@ from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareErro
 from sd3tune.plan import manifest, own
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.report import metrics
-from sd3tune.report.progress import stage
+from sd3tune.report.progress import say, stage
 from sd3tune.sd3 import finite, models, variants
 
 SECONDS = 120.0
@@ -159,18 +159,34 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
     """Discovers every dataset that is drawn from. longest: side in pixels where the model ends."""
     own.refuse_own_pictures(config, datasets)
     written = own.folders(config, datasets)
-    sources: dict[str, Source] = {d.id: source_of(d, written) for d in datasets.all}
-    sources |= {name: source_of(d, written) for name, d in datasets.masks.items()}
+    stored = {d.id: d for d in datasets.all} | dict(datasets.masks)
+    sources: dict[str, Source] = {
+        name: source_of(d, partial(say_contact, name), written) for name, d in stored.items()
+    }
+    named: set[str] = set()
     discoveries = {}
     for d in datasets.all:
         if d.dataset_type == "image" and d.probability <= 0:
             continue
         masks = sources[d.conditioning_data] if d.conditioning_data else None
+        used = {name: sources[name] for name in (d.id, d.conditioning_data) if name}
+        for name in used.keys() - named:  # before the first of them is asked
+            for host in used[name].contacts():
+                say_contact(name, host)
         with stage(f"look at {d.id}", None) as bar:
             found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
+        for name in used.keys() - named:
+            for warning in used[name].warnings():
+                say(f"warning: dataset `{name}`: {warning}")
+        named |= used.keys()
         discoveries[d.id] = found if longest is None else within(found, longest, d)
     datasets = replace(datasets, notes=(*datasets.notes, *own.notes(sources)))
     return Found(config, datasets, sources, discoveries)
+
+
+def say_contact(dataset: str, host: str) -> None:
+    """host: with the reason in brackets."""
+    say(f"contacts {host} for dataset `{dataset}`")
 
 
 def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = ALONE) -> Prepared:

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from sd3tune.escaping import one_line, page
+from sd3tune.urls import redacted
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -120,4 +121,4 @@ def stage(name: str, total: int | None) -> Iterator[Stage]:
 def say(*lines: str) -> None:
     """For the human following the run. Each entry is one line, whatever names it holds."""
     if speaks():
-        print(page(lines), file=sys.stderr, flush=True)
+        print(page(map(redacted, lines)), file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
-    ["errors", "escaping", "start"],
+    ["errors", "escaping", "start", "urls"],
     ["disk"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
@@ -23,6 +23,7 @@ ROWS = [  # top of the list: knows nobody
 ]
 # Must work, or answer at once, where torch is missing or broken.
 TORCH_FREE = [
+    "urls.py",
     "errors.py",
     "disk",
     "escaping.py",
