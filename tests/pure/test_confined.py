@@ -60,8 +60,10 @@ def test_a_row_cannot_name_a_device_or_a_pipe(images: Path) -> None:
                allowed_roots=(Path("/"),))  # fmt: skip
     assert len(got.samples) == 1
     assert {name: why.removeprefix("cannot be read: ") for name, why in reasons(got).items()} == {
-        "zero": "it is not a regular file", "stdin": "it is not a regular file",
-        "pipe.png": "it is not a regular file", "socket.png": "it is not a regular file",
+        "zero": "it is a device, not a regular file",
+        "stdin": "it is a device, not a regular file",
+        "pipe.png": "it is a pipe, not a regular file",
+        "socket.png": "it is a socket, not a regular file",
         "d.png": "it is a folder",
     }  # fmt: skip
 
@@ -138,8 +140,8 @@ def test_caption_files_are_small_regular_files(images: Path) -> None:
         f.truncate(sources.CAPTION_BYTES + 1)
     got = found(images, caption_strategy="textfile", allowed_roots=(Path("/dev"),))
     assert captions(got) == {"a.png": ("fine",)}
-    assert "b.txt cannot be read: it is not a regular file" in reasons(got)["b.png"]
-    assert "c.txt cannot be read: it is not a regular file" in reasons(got)["c.png"]
+    assert "b.txt cannot be read: it is a pipe, not a regular file" in reasons(got)["b.png"]
+    assert "c.txt cannot be read: it is a device, not a regular file" in reasons(got)["c.png"]
     assert "d.txt cannot be read: it holds 1,048,577 bytes" in reasons(got)["d.png"]
 
 
@@ -179,7 +181,7 @@ def test_a_table_is_a_regular_file(images: Path, name: str) -> None:
         os.mkfifo(path)
     with pytest.raises(DataError) as e:
         found(images, caption_strategy="csv", csv={"path": path})
-    assert "is not a regular file" in str(e.value) or "has no column" in str(e.value)
+    assert ", not a regular file" in str(e.value) or "has no column" in str(e.value)
     assert e.value.hint in ("check the file and its path", "its columns: none")
 
 
@@ -213,11 +215,11 @@ def test_settings_are_read_from_regular_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("filters.txt")
-    with pytest.raises(ConfigError, match=r"filters\.txt` cannot be read: it is not a regular"):
+    with pytest.raises(ConfigError, match=r"filters\.txt` cannot be read: it is a \w+, not a regular"):
         found(images, caption_filter_list=tmp_path / "filters.txt")
     Path("c.json").write_text('{"output_dir": "out", "max_train_steps": 1}')
     for name in ("/dev/zero", "filters.txt"):
-        with pytest.raises(ConfigError, match="cannot be read: it is not a regular file"):
+        with pytest.raises(ConfigError, match=r"cannot be read: it is a \w+, not a regular file"):
             load_datasets(Path(name), Config.load(Path("c.json")))
 
 
@@ -232,8 +234,8 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_waited_for(
         os.mkfifo(images / "a.png")
         return real(path, flags)
 
-    monkeypatch.setattr("sd3tune.regular.os.open", late)
-    with pytest.raises(OSError, match="it is not a regular file"):
+    monkeypatch.setattr("sd3tune.disk.regular.os.open", late)
+    with pytest.raises(OSError, match=r"it is a \w+, not a regular file"):
         Folder(images).open("a.png")
 
 
