@@ -19,7 +19,7 @@ from sd3tune.arguments import config_of, prepared
 from sd3tune.cli_cache import cache
 from sd3tune.cli_image import image
 from sd3tune.errors import ConfigError, Sd3tuneError
-from sd3tune.escaping import echo, one_line, sentence
+from sd3tune.escaping import ReaderGone, echo, one_line, sentence
 from sd3tune.report import streams
 
 AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
@@ -356,10 +356,10 @@ def main() -> None:
         echo(f"error: {sentence(e)}", err=True)
         echo(f"hint: {sentence(e.hint)}", err=True)
         sys.exit(e.exit_code)
+    except ReaderGone:  # `sd3tune plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still holds
+        sys.exit(0)
     except (OSError, UnicodeEncodeError) as e:
-        if isinstance(e, BrokenPipeError) and not streams.outliving():  # `sd3tune plan | head`
-            sys.stderr.close()
-            sys.exit(0)
         if (said := surroundings.refusal(e)) is None:
             _bug(e)
         echo(f"error: {one_line(said[0])}\nhint: {said[1]}", err=True)

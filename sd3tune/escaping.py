@@ -44,9 +44,18 @@ def sentence(words: object) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
+class ReaderGone(Exception):
+    """Whoever reads stdout has seen enough (`| head`). Not an OSError: click ends with exit code 1
+    on those."""
+
+
 def echo(text: str, *, err: bool = False) -> None:
-    """To stdout or stderr. What the terminal cannot show becomes an escape too."""
-    print(printable(text), file=sys.stderr if err else sys.stdout, flush=True)
+    """To stdout or stderr. What the terminal cannot show becomes an escape too. Raises
+    ReaderGone."""
+    try:
+        print(printable(text), file=sys.stderr if err else sys.stdout, flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
 
 
 def prepare() -> None:

@@ -57,7 +57,7 @@ def ask(name: str, words: Sequence[str] = (), *, timeout_seconds: float) -> Answ
 def _asked(path: Path, name: str, words: Sequence[str], timeout_seconds: float) -> Answer:
     child = subprocess.Popen(
         [*COMMAND, str(path), name, *words],
-        env=ENVIRONMENT | start.environment(os.environ),
+        env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

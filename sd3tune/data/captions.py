@@ -158,7 +158,9 @@ def _read(path: Path, where: str) -> Sequence[str]:
         entries = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError, RecursionError) as e:
         why = getattr(e, "strerror", None) or e
-        raise ConfigError(f"{where}: `{path}` cannot be read: {why}", hint="check the path") from None
+        raise ConfigError(
+            f"{where}: `{path}` cannot be read: {why}", hint="check the path"
+        ) from None
     if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
         raise ConfigError(f"{where}: `{path}` holds no list of texts", hint='write ["…", "…"]')
     return [e for e in entries if e.strip()]

@@ -51,12 +51,6 @@ def outlive() -> None:
                 setattr(sys, name, writer(stream.fileno(), stream.encoding))
 
 
-def outliving() -> bool:
-    """Whether `outlive` was called."""
-    buffer = getattr(sys.stdout, "buffer", None)
-    return isinstance(getattr(buffer, "raw", None), Undeterred)
-
-
 def writer(number: int, encoding: str = "utf-8") -> io.TextIOWrapper:
     """Text to a descriptor, line by line; drops what it does not take."""
     raw = Undeterred(number, "w", closefd=False)

@@ -215,7 +215,9 @@ def test_settings_are_read_from_regular_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("filters.txt")
-    with pytest.raises(ConfigError, match=r"filters\.txt` cannot be read: it is a \w+, not a regular"):
+    with pytest.raises(
+        ConfigError, match=r"filters\.txt` cannot be read: it is a \w+, not a regular"
+    ):
         found(images, caption_filter_list=tmp_path / "filters.txt")
     Path("c.json").write_text('{"output_dir": "out", "max_train_steps": 1}')
     for name in ("/dev/zero", "filters.txt"):

@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
-    ["errors", "escaping", "start", "urls"],
+    ["urls"],
+    ["errors", "escaping", "start"],
     ["disk"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
