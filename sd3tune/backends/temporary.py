@@ -24,6 +24,12 @@ def private_folder(purpose: str) -> Iterator[Path]:
         yield Path(folder)
 
 
+def refuse_none() -> None:
+    """Raises HardwareError where no such folder can be made."""
+    with private_folder("look"):
+        pass
+
+
 def _made(prefix: str) -> "tempfile.TemporaryDirectory[str]":
     for parent in _parents():
         try:

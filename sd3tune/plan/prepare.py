@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from sd3tune import backends
-from sd3tune.backends import catalog, probe, recorded
+from sd3tune.backends import catalog, probe, recorded, temporary
 from sd3tune.backends.facts import Facts
 from sd3tune.backends.processes import ALONE, Processes, processes
 from sd3tune.config.dataset import ImageDataset
@@ -249,6 +249,7 @@ def _refuse_broken(facts: Facts) -> None:
 def observe(config: Config, who: Processes = ALONE) -> Facts:
     """This machine, with the attention of the run admitted or not: its gradients must match math
     attention on this device before it may train."""
+    temporary.refuse_none()  # children answer through files
     mechanism = config.attention_mechanism or "diffusers"
     names = [f"attention_{KERNEL.get(mechanism, mechanism)}"]
     if mechanism in ("diffusers", "sageattention"):  # what may be chosen instead
