@@ -36,7 +36,7 @@ def refuse_unknown(
             why = reasons[name]
             advice = "leave it out" + (" for now" if why == LATER else "")
             raise ConfigError(
-                f"{where(name, path, said)}{whose}: `{name}={shown(value)}` {why}",
+                f"{where(name, path, said)}{whose}: `{name}={_shown_as(name, value)}` {why}",
                 hint=ADVICE.get(why, advice),
             )
     return kept
@@ -68,7 +68,7 @@ def refusal(
     if not name:  # a rule over several settings names them itself
         head, _, hint = words.partition("; ")
         return ConfigError(f"{spot}: {head}", hint=hint or "change one of them")
-    value = "…" if name in CREDENTIALS else shown(values.get(name))
+    value = _shown_as(name, values.get(name))
     words, _, advice = words.partition("; use ")
     hint = f"use {name}={advice}" if advice else _help(kind, name)
     return ConfigError(f"{spot}: `{name}={value}` {words}", hint=hint)
@@ -88,6 +88,10 @@ def _inside(
         return ConfigError(f"{spot}: `{name}` has no key `{shown(key)}`", hint=hint)
     words = _words(first)
     return ConfigError(f"{spot}: `{name}.{key}={shown(value.get(key))}` {words}", hint=hint)
+
+
+def _shown_as(name: str, value: Any) -> str:
+    return "…" if name in CREDENTIALS else shown(value)
 
 
 def where(name: str, path: Path, said: Mapping[str, Any]) -> str:

@@ -133,8 +133,8 @@ class Look:
         self._trusts_sizes = bool(trusted)
         listed = bool(trusted) or dataset.preserve_data_backend_cache
         self.no_images: list[Rejected] = []
-        remembered = listed and self.known.files
-        self.names = self._images(sorted(self.known.files) if remembered else self._listed(source))
+        remembered = self._remembered() if listed else []
+        self.names = self._images(remembered or self._listed(source))
         self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
@@ -214,6 +214,14 @@ class Look:
         if found is None:
             raise Unusable(f"no mask for it in dataset `{self.dataset.conditioning_data}`")
         return found
+
+    def _remembered(self) -> list[str]:
+        """Names of the last discovery, where listing them again costs anything. A cache may come
+        with a shared folder: no name in it leads out of the dataset."""
+        if not isinstance(self.source, (Folder, Bucket)):
+            return []
+        names = sorted(self.known.files)
+        return [n for n in names if not n.startswith("/") and ".." not in n.split("/")]
 
     def _listed(self, source: Source, what: str = "") -> Sequence[str]:
         """Every name. A folder that cannot be listed is set aside with all that is in it."""

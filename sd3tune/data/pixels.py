@@ -55,7 +55,7 @@ def rgb(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return image.convert("RGB")
     except (ValueError, OSError, ImageCms.PyCMSError) as e:
         raise Unusable(f"mode {image.mode} cannot be brought to RGB: {e}") from None
 

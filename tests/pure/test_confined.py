@@ -13,6 +13,7 @@ from sd3tune.config.datasets import load_datasets
 from sd3tune.config.settings import Config
 from sd3tune.data import sources, tables
 from sd3tune.data.discover import Discovery, discover, source_of
+from sd3tune.data.memory import Known, Memory
 from sd3tune.data.sources import Folder
 from sd3tune.disk import regular
 from sd3tune.errors import ConfigError, DataError
@@ -172,6 +173,23 @@ def test_the_warning_is_said_once_by_the_command(images: Path, tmp_path: Path) -
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     assert answer.stderr.count("warning: dataset `i`: 1 image is behind links that leave") == 1
+
+
+def test_names_in_a_cache_that_came_along_do_not_lead_out(images: Path) -> None:
+    private = images.parent / "elsewhere" / "private.png"
+    names = ("a.png", "../elsewhere/private.png", str(private))
+    memory = Memory(images.parent / "cache", "d")
+    for name in names:
+        memory.files[name] = Known(Folder(images).stamp(name), 96, 64, None)
+    memory.write()
+    for more in ({"preserve_data_backend_cache": True}, {"skip_file_discovery": ("metadata",)}):
+        got = found(images, **more)
+        assert [s.name for s in got.samples] == ["a.png"] and not got.rejected
+    with serving(sends(private.read_bytes())) as server:
+        memory.files[f"{server.address}/x.png"] = memory["a.png"]
+        memory.write()
+        kept = rows(images, "a.png", preserve_data_backend_cache=True, allow_private_hosts=True)
+        assert [s.name for s in kept.samples] == ["a.png"] and server.asked == []
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "pipe.csv", "pipe.parquet", "/proc/self/environ"])

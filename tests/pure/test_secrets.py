@@ -132,6 +132,18 @@ def test_a_run_takes_no_secret_out_of_the_environment(project: Path) -> None:
     assert Config.load(path).output_dir == project / "x"  # the file's own is not a secret
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [{"id": "t", "dataset_type": "text_embeds", "aws_secret_access_key": "{env:MY_S3_KEY}"},
+     BUCKET | {"aws_secret_access_key": ["{env:MY_S3_KEY}"]},
+     BUCKET | {"aws_access_key_id": [SECRET]}],
+)  # fmt: skip
+def test_a_credential_in_the_wrong_place_is_not_shown(project: Path, entry: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"aws_.*=…` ") as e:
+        load(entry)
+    assert SECRET not in str(e.value) + e.value.hint
+
+
 @pytest.mark.parametrize("name", ["HF_TOKEN", "hf_token", "AWS_SESSION_TOKEN", "WANDB_API_KEY", "GITHUB_PAT",
                                   "DB_PASSWORD", "DB_PWD", "MYSQL_PASS", "DATABASE_URL", "SSH_PRIVATE", "SLACK_WEBHOOK"])  # fmt: skip
 def test_names_of_secrets_are_known(name: str) -> None:
