@@ -22,8 +22,8 @@ from sd3tune.adapters import alpha, deltas, fused, names, stamp
 from sd3tune.adapters.dialect import DIALECTS, Dialect, rendered
 from sd3tune.adapters.names import Named
 from sd3tune.adapters.parts import AdapterFile, Base, Lora, Lycoris
-from sd3tune.disk import drafts
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import drafts
 from sd3tune.sd3 import finite
 from sd3tune.sd3.header import Header
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sd3tune.adapters import names, seen, stamp
 from sd3tune.adapters.seen import Seen
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError, Sd3tuneError
+from sd3tune.filesystem import opening
 from sd3tune.sd3 import configs, header, models, single
 from sd3tune.sd3.header import Header
 from sd3tune.sd3.variants import kind
@@ -107,7 +107,7 @@ def _checkpoint(folder: Path) -> Look:
 
         wrong = damage(folder)
     with suppress(OSError, ValueError):
-        told = regular.json_object(folder / "state.json").get("step")
+        told = opening.json_object(folder / "state.json").get("step")
         step = told if isinstance(told, int) else None
     files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
     facts = {"step": step, "whole": wrong is None, "damage": wrong, "files": files}
@@ -122,13 +122,13 @@ def _unusable(folder: Path) -> str | None:
     """Why a checkpoint cannot be compared with its checksums: reading what its manifest names could
     lead out of the folder, or never end."""
     try:
-        manifest = regular.json_object(folder / "manifest.json")
+        manifest = opening.json_object(folder / "manifest.json")
         for name in (*manifest, "state.json"):
             inside = not Path(name).is_absolute() and ".." not in Path(name).parts
             if not inside:
                 return f"manifest.json names `{name}`, which is outside of it"
-            regular.size(folder / name)
-        state = regular.json_object(folder / "state.json")
+            opening.size(folder / name)
+        state = opening.json_object(folder / "state.json")
     except FileNotFoundError as e:
         return f"{Path(e.filename).name} is missing"
     except (OSError, ValueError) as e:

@@ -4,17 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from sd3tune.backends.facts import Facts, from_json
-from sd3tune.disk import regular
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import opening
 
 
 def facts(path: Path) -> Facts:
     """Raises ConfigError when the file is not such a document."""
     try:
-        found = from_json(Facts, regular.json_object(path)["facts"])
+        found = from_json(Facts, opening.json_object(path)["facts"])
     except OSError as e:
         raise ConfigError(
-            f"`{path}` cannot be read: {e.strerror}",
+            f"`{path}` cannot be read: {e.strerror or e}",
             hint="--on takes a chip's name, or a file written by `sd3tune doctor --json`",
         ) from None
     except (AttributeError, ValueError, KeyError, TypeError):  # not JSON, or another document

@@ -3,6 +3,7 @@
 Every complaint names the file and, for JSON, line and column.
 """
 
+import io
 import json
 import os
 import re
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.config.report import COMMAND_LINE, shown
-from sd3tune.disk import regular
 from sd3tune.errors import ConfigError
+from sd3tune.regular import open_regular
+
+MAX_BYTES = 64 * 2**20  # of a configuration file
 
 PLACEHOLDER = re.compile(r"\{env:([^}]+)\}")
 # $NAME and ${NAME}; with no group: a substitution that only a shell can do.
@@ -58,7 +61,8 @@ RENAMED = {
 
 def read_text(path: Path, what: str) -> str:
     try:
-        text = regular.text(path, "utf-8-sig")
+        with open_regular(path, MAX_BYTES) as f:
+            text = io.TextIOWrapper(f, encoding="utf-8-sig").read()
     except FileNotFoundError:
         raise ConfigError(
             f"no such {what}: `{path}`",
@@ -74,7 +78,7 @@ def read_text(path: Path, what: str) -> str:
         ) from None
     except OSError as e:
         raise ConfigError(
-            f"`{path}` cannot be read: {e.strerror}", hint="check its permissions"
+            f"`{path}` cannot be read: {e.strerror or e}", hint="check the file and its permissions"
         ) from None
     if not text.strip():
         raise ConfigError(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
 
 LARGEST = 100_000_000  # bytes of a header, safetensors' own limit
 MOST_DIMENSIONS = 64  # torch's own limit
@@ -57,7 +57,7 @@ class Header:
         if entry.elements != 1 or entry.dtype not in (*NUMBERS, "BF16"):
             words = f"`{self.path}`: `{name}` is {entry.dtype} {list(entry.shape)}, not one number"
             raise ModelError(words, hint=hint)
-        with regular.opened(self.path) as f:
+        with opening.opened(self.path) as f:
             f.seek(entry.begin)
             data = f.read(entry.end - entry.begin)
         if entry.dtype == "BF16":  # float32 without its lower half
@@ -72,14 +72,14 @@ class Header:
 def read(path: Path) -> Header:
     """Raises ModelError for anything but a whole safetensors file."""
     try:
-        with regular.opened(path) as f:
-            size = regular.size(path)
+        with opening.opened(path) as f:
+            size = opening.size(path)
             text = _text(path, f, size)
     except OSError as e:
         hint = "give the path of a .safetensors file"
         raise ModelError(f"`{path}` cannot be read: {e.strerror or e}", hint=hint) from None
     try:
-        data = regular.parsed(text, unique=True)
+        data = opening.parsed(text, unique=True)
         header = _header(path, data, size - 8 - len(text), 8 + len(text))
     except ValueError as e:
         raise _damaged(path, f"has a damaged header: {e}") from None

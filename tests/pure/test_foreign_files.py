@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from sd3tune import cli
 from sd3tune.adapters import alpha
-from sd3tune.disk import cachedir, drafts, regular
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import cachedir, drafts, opening
 from sd3tune.sd3 import finite, header
 from tests import safetensors
 
@@ -179,7 +179,7 @@ def test_a_pipe_is_refused_by_a_process_of_its_own_at_once(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "a.safetensors")
     command = [sys.executable, "-m", "sd3tune", "inspect", str(tmp_path / "a.safetensors")]
     done = subprocess.run(command, capture_output=True, timeout=60, text=True, check=False)
-    assert done.returncode == 1 and "it is a pipe, not a regular file" in done.stderr
+    assert done.returncode == 1 and "it is not a regular file" in done.stderr
 
 
 BAD = {"NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
@@ -356,7 +356,7 @@ def test_a_tag_of_another_program_is_not_ours(tmp_path: Path) -> None:
 def test_text_has_one_kind_of_line_end_and_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"a\r\nb\rc\n")
-    assert regular.text(path) == "a\nb\nc\n"
-    os.truncate(path, regular.MAX_TEXT_BYTES + 1)
-    with pytest.raises(OSError, match="larger than 64 MiB"):
-        regular.text(path)
+    assert opening.text(path) == "a\nb\nc\n"
+    os.truncate(path, opening.MAX_TEXT_BYTES + 1)
+    with pytest.raises(OSError, match="67,108,864 are the most"):
+        opening.text(path)

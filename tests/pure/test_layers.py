@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
-    ["errors", "disk", "escaping"],
+    ["regular", "escaping"],
+    ["errors", "filesystem"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
@@ -23,7 +24,8 @@ ROWS = [  # top of the list: knows nobody
 # Must work, or answer at once, where torch is missing or broken.
 TORCH_FREE = [
     "errors.py",
-    "disk",
+    "regular.py",
+    "filesystem",
     "escaping.py",
     "cli.py",
     "cli_cache.py",

@@ -1,21 +1,28 @@
-"""Opening regular files only. Opening a pipe waits until somebody writes, and a device has no end.
-
-A link is followed: the hub's cache consists of them.
+"""Files that somebody else may have put there, as text and as JSON: regular files only, and not
+larger than such a file can be. A link is followed: the hub's cache consists of them.
 """
 
-import errno
+import io
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sd3tune.regular import open_regular
+
 MAX_TEXT_BYTES = 64 * 2**20  # a tokenizer.json is some megabytes
+NO_LIMIT = 2**63
+
+
+def opened(path: Path) -> BinaryIO:
+    """For reading; the caller closes it. Raises OSError."""
+    return open_regular(path, NO_LIMIT)
 
 
 def size(path: Path) -> int:
-    """Bytes of a regular file. Raises OSError for anything else."""
-    return _checked(path.stat(), path).st_size
+    """Bytes of a regular file that can be read. Raises OSError for anything else."""
+    with opened(path) as f:
+        return f.seek(0, io.SEEK_END)
 
 
 def is_regular(path: Path) -> bool:
@@ -26,25 +33,10 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def opened(path: Path) -> BinaryIO:
-    """For reading; the caller closes it. Raises OSError."""
-    size(path)  # first: opening some devices alone does something
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        _checked(os.fstat(descriptor), path)  # it may have been exchanged since
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
 def text(path: Path, encoding: str = "utf-8") -> str:
     """Its line ends as \\n. Raises OSError, and UnicodeDecodeError."""
-    if size(path) > MAX_TEXT_BYTES:
-        raise OSError(errno.EFBIG, f"it is larger than {MAX_TEXT_BYTES >> 20} MiB", str(path))
-    with opened(path) as f:
-        words = f.read(MAX_TEXT_BYTES).decode(encoding)
-    return words.replace("\r\n", "\n").replace("\r", "\n")
+    with open_regular(path, MAX_TEXT_BYTES) as f:
+        return io.TextIOWrapper(f, encoding).read()
 
 
 def json_of(path: Path) -> Any:
@@ -76,18 +68,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"it has `{name}` twice")
         found[name] = value
     return found
-
-
-def _checked(status: os.stat_result, path: Path) -> os.stat_result:
-    mode = status.st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file", str(path))
-    return status
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISFIFO(mode):
-        return "a pipe"
-    return "a socket" if stat.S_ISSOCK(mode) else "a device"
