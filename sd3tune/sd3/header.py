@@ -15,6 +15,7 @@ from sd3tune.errors import ModelError
 from sd3tune.filesystem import opening
 
 LARGEST = 100_000_000  # bytes of a header, safetensors' own limit
+MOST_TENSORS = 100_000  # SD3.5 large with all its encoders has some 3000
 MOST_DIMENSIONS = 64  # torch's own limit
 NUMBERS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "U8": "<B"}
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64,
@@ -116,6 +117,8 @@ def _header(path: Path, data: Any, room: int, start: int) -> Header:
     metadata = data.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata is not text")
+    if len(data) > MOST_TENSORS:
+        raise ValueError(f"it names {len(data):,} tensors, and {MOST_TENSORS:,} are the most")
     tensors = {name: _entry(name, entry, start) for name, entry in data.items()}
     at = start
     for name, entry in sorted(tensors.items(), key=lambda i: (i[1].begin, i[1].end)):
