@@ -12,8 +12,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
 from sd3tune.sd3.header import Header
 
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
@@ -87,7 +87,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _beside(path: Path) -> str:
     try:
-        return regular.text(path)
+        return opening.text(path)
     except (OSError, ValueError):
         raise _unreadable(f"`{path}`") from None
 
@@ -100,7 +100,7 @@ def is_untold(prefix: str, has_alpha: bool, header: Header) -> bool:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        data = regular.parsed(text)
+        data = opening.parsed(text)
     except ValueError:
         raise _unreadable(where) from None
     if not isinstance(data, dict):

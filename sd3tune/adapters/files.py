@@ -18,12 +18,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sd3tune.adapters import alpha, fused, names, stamp
+from sd3tune.adapters import alpha, deltas, fused, names, stamp
 from sd3tune.adapters.dialect import DIALECTS, Dialect, rendered
 from sd3tune.adapters.names import Named
 from sd3tune.adapters.parts import AdapterFile, Base, Lora, Lycoris
-from sd3tune.disk import drafts
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import drafts
 from sd3tune.sd3 import finite
 from sd3tune.sd3.header import Header
 
@@ -147,7 +147,9 @@ def _module(
             "understood from these",
             hint="the file is incomplete, or of a kind sd3tune does not know",
         )
-    return Lycoris(named.algorithm, parts, value)
+    module = Lycoris(named.algorithm, parts, value)
+    deltas.check(named.module, module)
+    return module
 
 
 def _lora(

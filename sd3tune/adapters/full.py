@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sd3tune.adapters.trained import Trained, copies
-from sd3tune.disk import regular
 from sd3tune.errors import PlanError
+from sd3tune.filesystem import opening
 from sd3tune.sd3 import weights
 from sd3tune.sd3.variants import Source
 
@@ -74,7 +74,7 @@ def _elsewhere(folder: str, names: list[str]) -> list[str]:
     """What is not copied: folders that a link leads to could be a whole disk, pipes have no end."""
     paths = [Path(folder) / name for name in names]
     return [p.name for p in paths if (p.is_symlink() and p.is_dir())
-            or not (p.is_dir() or regular.is_regular(p))]  # fmt: skip
+            or not (p.is_dir() or opening.is_regular(p))]  # fmt: skip
 
 
 def _linked(source: str, target: str) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sd3tune.adapters import files
 from sd3tune.adapters.trained import Trained, copies
 from sd3tune.config.lycoris import Lycoris
-from sd3tune.disk import drafts
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import drafts
 from sd3tune.sd3 import finite
 
 FILE = "pytorch_lora_weights.safetensors"

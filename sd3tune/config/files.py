@@ -13,8 +13,8 @@ from typing import Any
 
 from sd3tune.config.environment import looks_secret
 from sd3tune.config.report import COMMAND_LINE, shown, sound
-from sd3tune.disk import regular
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import opening
 
 # $NAME and ${NAME}; with no group: a substitution that only a shell can do.
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*)|[({])|`")
@@ -58,7 +58,7 @@ RENAMED = {
 
 def read_text(path: Path, what: str) -> str:
     try:
-        text = regular.text(path, "utf-8-sig")
+        text = opening.text(path, "utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"no such {what}: `{path}`",

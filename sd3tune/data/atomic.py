@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sd3tune.disk import drafts, regular
+from sd3tune.filesystem import drafts, opening
 
 Row = tuple[object, ...]
 
@@ -42,7 +42,7 @@ def rows(path: Path, tables: Sequence[str], query: str) -> list[Row]:
 
 def _read(path: Path, tables: Sequence[str], query: str) -> list[Row]:
     try:
-        regular.size(path)
+        opening.size(path)
         address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(address, uri=True)) as db:
             # A view in the place of a table could compute for ever.

@@ -29,8 +29,8 @@ from torch import Tensor
 from sd3tune.data import atomic, shards
 from sd3tune.data.buckets import Geometry, Size
 from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry
-from sd3tune.disk import cachedir, drafts
 from sd3tune.errors import DataError
+from sd3tune.filesystem import cachedir, drafts
 
 VERSION = 3  # of what an entry means; raise it and everything is computed again
 INDEX, SHARDS = "index.sqlite", "shards"

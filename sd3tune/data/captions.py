@@ -12,8 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from sd3tune.data.tables import Table, row
-from sd3tune.disk import regular
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import opening
 from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _change(entry: str, where: str) -> Change:
 
 def _read(path: Path, where: str) -> Sequence[str]:
     try:
-        with regular.opened(path, LIST_BYTES) as f:
+        with opening.opened(path, LIST_BYTES) as f:
             text = f.read().decode("utf-8-sig")
         entries = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError, RecursionError) as e:

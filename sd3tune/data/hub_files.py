@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd3tune.data.roots import Roots
-from sd3tune.disk import regular
 from sd3tune.errors import DataError
+from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
@@ -73,7 +73,7 @@ def _text(dataset: "Stored", name: str, *, local: bool) -> str | None:
         if not local:
             path = Path(hf_hub_download(str(dataset.dataset_name), name, repo_type="dataset",
                                         revision=dataset.revision))  # fmt: skip
-        with regular.opened(path, CARD_BYTES) as f:
+        with opening.opened(path, CARD_BYTES) as f:
             return f.read().decode("utf-8", "replace")
     return None
 

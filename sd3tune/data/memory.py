@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.data import atomic
-from sd3tune.disk import cachedir
 from sd3tune.errors import DataError
+from sd3tune.filesystem import cachedir
 
 Key = tuple[bytes, bytes]  # dataset, name
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 from sd3tune.data.headers import NoMemory, Unusable, size_of
 from sd3tune.data.roots import Roots
 from sd3tune.data.sources import IMAGE_BYTES, stamp
-from sd3tune.disk import regular
+from sd3tune.filesystem import opening
 from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Rows:
         if remote(name) and not _is_image(path):  # kept by a version that did not look
             Path(path).unlink(missing_ok=True)
             path = self._path(name)
-        return regular.opened(path, IMAGE_BYTES)
+        return opening.opened(path, IMAGE_BYTES)
 
     def read(self, name: str) -> bytes:
         with self.open(name) as f:
@@ -118,7 +118,7 @@ class Rows:
         try:
             with draft.open("xb") as file:
                 fetch(name, file, limits, self._told_once)
-            with regular.opened(draft, IMAGE_BYTES) as stored:
+            with opening.opened(draft, IMAGE_BYTES) as stored:
                 size_of(stored, urlsplit(name).path)
             draft.replace(path)
         except Unusable as e:
@@ -138,7 +138,7 @@ def remote(name: str) -> bool:
 
 def _is_image(path: str) -> bool:
     try:
-        with regular.opened(path, IMAGE_BYTES) as f:
+        with opening.opened(path, IMAGE_BYTES) as f:
             size_of(f, "")
     except NoMemory:
         return True

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sd3tune.disk import regular
+from sd3tune.filesystem import opening
 
 NAME = re.compile(r"[0-9a-f]{40}\.safetensors")  # a hash of its keys
 DRAFT = re.compile(r"[0-9a-f]{40}\.draft")
@@ -51,12 +51,12 @@ class Damage:
 def paths(folder: Path) -> list[Path]:
     """Files that have the name of a shard."""
     return sorted(p for p in folder.glob("*.safetensors")
-                  if NAME.fullmatch(p.name) and regular.is_regular(p))  # fmt: skip
+                  if NAME.fullmatch(p.name) and opening.is_regular(p))  # fmt: skip
 
 
 def opened(path: Path) -> tuple[Any, About]:
     """Raises OSError, SafetensorError, and ValueError for what sd3tune did not write."""
-    regular.size(path)
+    opening.size(path)
     file: Any = safe_open(str(path), framework="pt")
     return file, _about(file.metadata() or {})
 
@@ -144,14 +144,14 @@ def is_ours(path: Path, folder_is_ours: bool) -> bool:
     except Foreign:
         return False
     except UNREADABLE:
-        return folder_is_ours and regular.is_regular(path)
+        return folder_is_ours and opening.is_regular(path)
     return True
 
 
 def _about(metadata: Mapping[str, str]) -> About:
     if ABOUT not in metadata:
         raise Foreign("sd3tune did not write it")
-    data = regular.parsed(metadata[ABOUT])
+    data = opening.parsed(metadata[ABOUT])
     if not isinstance(data, dict):
         raise ValueError(f"its metadata `{ABOUT}` is damaged")
     return About(_texts(data, "problems"), _texts(data, "digests"))

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from sd3tune.data import hub_files
 from sd3tune.data.headers import SUFFIXES, suffix_of
 from sd3tune.data.roots import Roots
-from sd3tune.disk import regular
 from sd3tune.errors import DataError
+from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
@@ -123,7 +123,7 @@ class Folder:
         return stamp(self.where(name))
 
     def open(self, name: str) -> BinaryIO:
-        return regular.opened(self.where(name), IMAGE_BYTES)  # the caller closes it
+        return opening.opened(self.where(name), IMAGE_BYTES)  # the caller closes it
 
     def read(self, name: str) -> bytes:
         with self.open(name) as f:
@@ -132,10 +132,10 @@ class Folder:
     def caption(self, name: str) -> bytes:
         path = self.where(name)
         if self._roots.hold_folder(path.rpartition("/")[0]):
-            data = regular.read_unlinked(path, CAPTION_BYTES)
+            data = opening.read_unlinked(path, CAPTION_BYTES)
             if data is not None:
                 return data
-        with regular.opened(path, CAPTION_BYTES) as f:
+        with opening.opened(path, CAPTION_BYTES) as f:
             if not self._roots.hold(path):
                 raise OSError(self._roots.refusal("it is a link that"))
             return f.read()
@@ -266,7 +266,7 @@ class HubRows:
         path = os.path.abspath(image["path"])  # a path that the row names
         if not self._roots.hold(path):
             raise OSError(self._roots.refusal("the path in its row"))
-        with regular.opened(path, IMAGE_BYTES) as f:
+        with opening.opened(path, IMAGE_BYTES) as f:
             return f.read()
 
     @cached_property

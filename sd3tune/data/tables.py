@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sd3tune.disk import regular
 from sd3tune.errors import DataError
+from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
     from sd3tune.config.storage import Columns, HubColumns
@@ -95,7 +95,7 @@ def _records(columns: "Columns", whose: str) -> Iterator[Mapping[str, Any]]:
                            columns.height_column) if c]  # fmt: skip
     where = f"{whose}: `{columns.path}`"
     try:
-        with regular.opened(columns.path, TABLE_BYTES) as file:
+        with opening.opened(columns.path, TABLE_BYTES) as file:
             if columns.path.suffix.lower() == ".parquet":
                 yield from _parquet(file, wanted, where, whose)
             else:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sd3tune import quant
-from sd3tune.disk import drafts, regular
+from sd3tune.filesystem import drafts, opening
 
 FORMAT = "1"
 CHECKSUMS = "checksums"  # the one metadata key
@@ -108,7 +108,7 @@ def _restore(
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    if not regular.is_regular(path):
+    if not opening.is_regular(path):
         return None
     with safe_open(path, framework="pt") as file:
         expected = json.loads(file.metadata()[CHECKSUMS])

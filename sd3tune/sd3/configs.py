@@ -5,15 +5,14 @@ A diffusers folder is a stranger's: its config.json can ask for a hundred thousa
 of shards can name a file outside of it, its model_index.json a module to import.
 """
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
 from sd3tune.sd3 import header
 
 AGAIN = "download the model again"
@@ -89,7 +88,7 @@ def _check_file(path: Path, weights: Sequence[Path]) -> None:
     if path.is_dir() and path.suffix not in READ:  # of any name, as `v1.0`
         return
     try:
-        regular.size(path)
+        opening.size(path)
     except OSError as e:
         raise ModelError(f"`{path}` cannot be read: {e.strerror or e}", hint=AGAIN) from None
     if path.suffix in PICKLES and not weights:
@@ -125,13 +124,13 @@ def _check_shards(index: Path) -> None:
         if not inside or not name.endswith(".safetensors"):
             words = f"`{index}` names `{name}`, which is not a safetensors file beside it"
             raise ModelError(words, hint=AGAIN)
-        if not regular.is_regular(index.parent / name):
+        if not opening.is_regular(index.parent / name):
             raise ModelError(f"`{index}` names `{name}`, which is missing", hint=AGAIN)
 
 
 def _json(path: Path, kind: type | tuple[type, ...]) -> Any:
     try:
-        data = regular.json_of(path)
+        data = opening.json_of(path)
     except OSError as e:
         raise ModelError(f"`{path}` cannot be read: {e.strerror or e}", hint=AGAIN) from None
     except ValueError as e:
@@ -161,7 +160,7 @@ def _check(path: Path, name: str, value: Any) -> None:
         return
     ending = next((e for e in LIMITS if name == e or name.endswith(f"_{e}")), None)
     limit = LARGEST if ending is None else LIMITS[ending]
-    if not math.isfinite(value) or abs(value) > limit or (ending is not None and value < 0):
+    if not abs(value) <= limit or (ending is not None and value < 0):  # NaN neither
         _refuse(path, name, value, f"{limit:,}")
 
 

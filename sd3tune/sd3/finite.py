@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
 from sd3tune.sd3 import header
 from sd3tune.sd3.header import Entry
 
@@ -42,7 +42,7 @@ def check(path: Path) -> header.Header:
 def _pieces(path: Path, entry: Entry) -> Iterator[bytes]:
     if entry.dtype not in EXPONENTS:
         return
-    with regular.opened(path) as f:
+    with opening.opened(path) as f:
         f.seek(entry.begin)
         for start in range(entry.begin, entry.end, PIECE_BYTES):
             yield f.read(min(PIECE_BYTES, entry.end - start))

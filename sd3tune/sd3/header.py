@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
 
 LARGEST = 100_000_000  # bytes of a header, safetensors' own limit
+MOST_TENSORS = 100_000  # SD3.5 large with all its encoders has some 3000
 MOST_DIMENSIONS = 64  # torch's own limit
 NUMBERS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "U8": "<B"}
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64,
@@ -57,7 +58,7 @@ class Header:
         if entry.elements != 1 or entry.dtype not in (*NUMBERS, "BF16"):
             words = f"`{self.path}`: `{name}` is {entry.dtype} {list(entry.shape)}, not one number"
             raise ModelError(words, hint=hint)
-        with regular.opened(self.path) as f:
+        with opening.opened(self.path) as f:
             f.seek(entry.begin)
             data = f.read(entry.end - entry.begin)
         if entry.dtype == "BF16":  # float32 without its lower half
@@ -72,14 +73,14 @@ class Header:
 def read(path: Path) -> Header:
     """Raises ModelError for anything but a whole safetensors file."""
     try:
-        with regular.opened(path) as f:
-            size = regular.size(path)
+        with opening.opened(path) as f:
+            size = opening.size(path)
             text = _text(path, f, size)
     except OSError as e:
         hint = "give the path of a .safetensors file"
         raise ModelError(f"`{path}` cannot be read: {e.strerror or e}", hint=hint) from None
     try:
-        data = regular.parsed(text, unique=True)
+        data = opening.parsed(text, unique=True)
         header = _header(path, data, size - 8 - len(text), 8 + len(text))
     except ValueError as e:
         raise _damaged(path, f"has a damaged header: {e}") from None
@@ -116,6 +117,8 @@ def _header(path: Path, data: Any, room: int, start: int) -> Header:
     metadata = data.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata is not text")
+    if len(data) > MOST_TENSORS:
+        raise ValueError(f"it names {len(data):,} tensors, and {MOST_TENSORS:,} are the most")
     tensors = {name: _entry(name, entry, start) for name, entry in data.items()}
     at = start
     for name, entry in sorted(tensors.items(), key=lambda i: (i[1].begin, i[1].end)):

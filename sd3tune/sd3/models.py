@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
 from sd3tune.sd3 import configs, header, single
 from sd3tune.sd3.variants import (
     REPOSITORIES,
@@ -56,7 +56,7 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
 
 def is_file(source: str) -> bool:
     """A single file, or what is named like one."""
-    return source.endswith(FILES) or regular.is_regular(Path(source))
+    return source.endswith(FILES) or opening.is_regular(Path(source))
 
 
 def _from_file(source: str) -> Model:

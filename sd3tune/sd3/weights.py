@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from sd3tune.backends.memory import is_out_of_memory
-from sd3tune.disk import regular
 from sd3tune.errors import ModelError, Sd3tuneError
+from sd3tune.filesystem import opening
 from sd3tune.sd3 import configs, header, single
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
 from sd3tune.sd3.variants import Source
@@ -196,7 +196,7 @@ def _identity_in_folder(source: Source, folder: Path, component: str) -> str:
     component = source.subfolder if component == "transformer" else component
     h = blake2b(digest_size=16)
     for file in sorted((folder / component).rglob("*")):
-        if regular.is_regular(file) and file.suffix in (".json", ".safetensors", ".txt", ".model"):
+        if opening.is_regular(file) and file.suffix in (".json", ".safetensors", ".txt", ".model"):
             h.update(file.name.encode())
             h.update(_meaning(file))
     return h.hexdigest()
@@ -222,7 +222,7 @@ def _identity_in_file(path: Path, component: str) -> str:
 
 def _meaning(file: Path) -> bytes:
     if file.suffix == ".json":  # key order and the library's own version stamps do not count
-        data = regular.json_of(file)
+        data = opening.json_of(file)
         if isinstance(data, dict):
             data = {
                 k: v

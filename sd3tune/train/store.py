@@ -14,8 +14,8 @@ from sd3tune.backends.processes import ALONE
 from sd3tune.config.prompts import load_prompts
 from sd3tune.data.cache import INDEX, SHARDS, TensorCache
 from sd3tune.data.shards import Damage
-from sd3tune.disk import cachedir
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import cachedir
 from sd3tune.plan.prepare import Prepared
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3.variants import CLIP_TOKENS

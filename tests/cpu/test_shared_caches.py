@@ -16,8 +16,8 @@ from sd3tune import cli, quant
 from sd3tune.data import atomic, memory, shards
 from sd3tune.data.cache import INDEX, TABLES, TensorCache, shard_name
 from sd3tune.data.memory import Known, Memory
-from sd3tune.disk import cachedir
 from sd3tune.errors import DataError
+from sd3tune.filesystem import cachedir
 from sd3tune.quant import store as quantised
 from sd3tune.report.progress import stage
 from sd3tune.train.fill import fill

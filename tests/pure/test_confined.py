@@ -15,8 +15,8 @@ from sd3tune.data import sources, tables
 from sd3tune.data.discover import Discovery, discover, source_of
 from sd3tune.data.memory import Known, Memory
 from sd3tune.data.sources import Folder
-from sd3tune.disk import regular
 from sd3tune.errors import ConfigError, DataError
+from sd3tune.filesystem import opening
 from tests.datasets import captions, dataset, found, picture, reasons
 from tests.loopback import sends, serving
 
@@ -254,7 +254,7 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_waited_for(
         os.mkfifo(images / "a.png")
         return real(path, flags)
 
-    monkeypatch.setattr("sd3tune.disk.regular.os.open", late)
+    monkeypatch.setattr("sd3tune.filesystem.opening.os.open", late)
     with pytest.raises(OSError, match=r"it is a \w+, not a regular file"):
         Folder(images).open("a.png")
 
@@ -264,7 +264,7 @@ def test_a_file_of_any_length_is_not_read_whole(images: Path) -> None:
         f.truncate(sources.IMAGE_BYTES + 1)
     with pytest.raises(DataError, match="it holds 2,147,483,649 bytes, and 2,147,483,648 are"):
         found(images)
-    assert regular.opened("/proc/self/environ", 100).read() == b""
+    assert opening.opened("/proc/self/environ", 100).read() == b""
 
 
 def socket_at(path: Path) -> None:

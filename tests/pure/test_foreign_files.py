@@ -18,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 
 from sd3tune import cli
 from sd3tune.adapters import alpha
-from sd3tune.disk import cachedir, drafts, regular
-from sd3tune.errors import ModelError
+from sd3tune.backends import catalog, recorded
+from sd3tune.backends.facts import to_json
+from sd3tune.errors import ConfigError, ModelError
+from sd3tune.filesystem import cachedir, drafts, opening
 from sd3tune.sd3 import finite, header
 from tests import safetensors
 
@@ -73,6 +75,9 @@ HEADERS: dict[str, bytes] = {
     "nested without end": b'{"x":' * 20_000,
     "a number without end": GOOD.replace(b"[0, 8]", b"[0, 1" + b"0" * 5000 + b"]"),
     "NaN": GOOD.replace(b"[2]", b"[NaN]"),
+    "more tensors than any model": json.dumps({
+        f"y{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_001)
+    } | tensor()).encode(),
 }  # fmt: skip
 
 
@@ -179,7 +184,7 @@ def test_a_pipe_is_refused_by_a_process_of_its_own_at_once(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "a.safetensors")
     command = [sys.executable, "-m", "sd3tune", "inspect", str(tmp_path / "a.safetensors")]
     done = subprocess.run(command, capture_output=True, timeout=60, text=True, check=False)
-    assert done.returncode == 1 and "it is a pipe, not a regular file" in done.stderr
+    assert done.returncode == 1 and "it is not a regular file" in done.stderr
 
 
 BAD = {"NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
@@ -287,17 +292,6 @@ def test_an_alpha_tensor_of_nan_is_refused(
     assert f"`{key}` is nan" in refused(["inspect", str(path)], monkeypatch, capsys)
 
 
-def test_a_machine_s_record_without_devices_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("there.json").write_text(json.dumps({"facts": {"vendor": "cuda", "devices": []}}))
-    Path("list.json").write_text("[[1]]")
-    for name, words in (("there", "without a device"), ("list", "is not what")):
-        said = refused(["doctor", "--on", f"{name}.json"], monkeypatch, capsys)
-        assert words in said or "no such chip" in said or "unknown" in said
-
-
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder"])
 def test_a_planted_draft_is_neither_followed_nor_written(kind: str, tmp_path: Path) -> None:
     victim, draft = tmp_path / "bashrc", tmp_path / "file.draft"
@@ -356,7 +350,37 @@ def test_a_tag_of_another_program_is_not_ours(tmp_path: Path) -> None:
 def test_text_has_one_kind_of_line_end_and_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"a\r\nb\rc\n")
-    assert regular.text(path) == "a\nb\nc\n"
-    os.truncate(path, regular.MAX_TEXT_BYTES + 1)
+    assert opening.text(path) == "a\nb\nc\n"
+    os.truncate(path, opening.MAX_TEXT_BYTES + 1)
     with pytest.raises(OSError, match="67,108,864 are the most"):
-        regular.text(path)
+        opening.text(path)
+
+
+def test_a_record_of_an_impossible_machine_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "there.json"
+    facts = to_json(catalog.facts(catalog.chip("h100")))
+    path.write_text(json.dumps({"facts": facts}))
+    assert recorded.facts(path).devices
+    for value in (10**400, -(10**30), math.nan, math.inf, "x", [1]):
+        changed = json.loads(json.dumps({"facts": facts}))
+        changed["facts"]["devices"][0]["usable_bytes"] = value
+        path.write_text(json.dumps(changed))
+        with pytest.raises(ConfigError, match="is not what"):
+            recorded.facts(path)
+    path.write_text(json.dumps({"facts": facts | {"devices": []}}))
+    with pytest.raises(ConfigError, match="without a device"):
+        recorded.facts(path)
+    for text in ("[[1]]", "null", '{"facts": 3}', "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is not what"):
+            recorded.facts(path)
+
+
+def test_what_peft_says_beside_a_file_is_read_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = {LORA.format("A"): [4, 1536], LORA.format("B"): [1536, 4]}
+    path = safetensors.write(tmp_path / "adapter_model.safetensors", shapes)
+    os.mkfifo(tmp_path / "adapter_config.json")
+    said = refused(["inspect", str(path)], monkeypatch, capsys)
+    assert "adapter_config.json` cannot be understood" in said

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 ROWS = [  # top of the list: knows nobody
     ["urls"],
     ["errors", "escaping", "start"],
-    ["disk"],
+    ["filesystem"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
@@ -26,7 +26,7 @@ ROWS = [  # top of the list: knows nobody
 TORCH_FREE = [
     "urls.py",
     "errors.py",
-    "disk",
+    "filesystem",
     "escaping.py",
     "report/streams.py",
     "start.py",

@@ -18,8 +18,9 @@ MAX_TEXT_BYTES = 64 * 2**20  # a tokenizer.json is some megabytes
 
 
 def size(path: Path) -> int:
-    """Bytes of a regular file. Raises OSError for anything else."""
-    return _checked(path.stat(), path).st_size
+    """Bytes of a regular file that can be read. Raises OSError for anything else."""
+    with opened(path) as f:
+        return f.seek(0, os.SEEK_END)
 
 
 def is_regular(path: Path) -> bool:

@@ -6,7 +6,7 @@ Format: https://bford.info/cachedir/; backup programs leave such folders out.
 import os
 from pathlib import Path
 
-from sd3tune.disk import regular
+from sd3tune.filesystem import opening
 
 TAG = "CACHEDIR.TAG"
 SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"
@@ -16,7 +16,7 @@ FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def is_marked(folder: Path) -> bool:
     try:
-        lines = regular.text(folder / TAG).splitlines()
+        lines = opening.text(folder / TAG).splitlines()
     except (OSError, ValueError):
         return False
     return lines[:1] == [SIGNATURE] and OURS in lines
