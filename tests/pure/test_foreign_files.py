@@ -184,7 +184,7 @@ def test_a_pipe_is_refused_by_a_process_of_its_own_at_once(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "a.safetensors")
     command = [sys.executable, "-m", "sd3tune", "inspect", str(tmp_path / "a.safetensors")]
     done = subprocess.run(command, capture_output=True, timeout=60, text=True, check=False)
-    assert done.returncode == 1 and "it is not a regular file" in done.stderr
+    assert done.returncode == 1 and "it is a pipe, not a regular file" in done.stderr
 
 
 BAD = {"NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
