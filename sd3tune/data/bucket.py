@@ -1,5 +1,6 @@
 """Objects of an S3-compatible store, listed and read, never written."""
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from sd3tune.errors import DataError
 if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
 
+SESSION_TOKENS = ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 HEADER_BYTES = 64 * 1024  # enough for the header of nearly every image
 
 
@@ -32,6 +34,7 @@ class Bucket:
                 f"dataset `{d.id}`: type=aws needs s3fs, which is not installed",
                 hint="pip install 'sd3tune[s3]'",
             ) from None
+        self._keep_session_token()
         secret = d.aws_secret_access_key
         region = {"region_name": d.aws_region_name} if d.aws_region_name else {}
         return s3fs.S3FileSystem(
@@ -42,6 +45,20 @@ class Bucket:
             use_listings_cache=False,
             skip_instance_cache=True,
         )
+
+    def _keep_session_token(self) -> None:
+        """The environment's is sent as it is, to whoever owns the endpoint. Raises DataError."""
+        d = self._dataset
+        host = urlsplit(d.aws_endpoint_url or "").hostname or ""
+        amazon = not host or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        token = next((n for n in SESSION_TOKENS if os.environ.get(n)), None)
+        if token and not amazon and not (d.aws_access_key_id and d.aws_secret_access_key):
+            raise DataError(
+                f"dataset `{d.id}`: `aws_endpoint_url={d.aws_endpoint_url}` is not Amazon's, and "
+                f"{token} of the environment would be sent to it",
+                hint="set aws_access_key_id and aws_secret_access_key in the dataset, as "
+                f"{{env:NAME}}, or unset {token}",
+            )
 
     @cached_property
     def _objects(self) -> dict[str, dict[str, Any]]:

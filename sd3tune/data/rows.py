@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
 
 Tell = Callable[[str], None]
-MOST_HOSTS = 20  # named one by one
+MOST_HOSTS = 50  # named one by one
 
 
 class Rows:

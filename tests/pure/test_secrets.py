@@ -226,6 +226,22 @@ def test_urls_of_a_table_are_shown_cut_everywhere(project: Path) -> None:
         draw(project / "sheet.png", samples, {"d": source}, {})
 
 
+def test_a_session_token_of_the_environment_is_sent_to_amazon_only(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", SECRET)
+    with serving(sends(b"", 404)) as server:
+        entry = BUCKET | {"aws_endpoint_url": server.address}
+        answer = sd3tune("dataset", str(write([entry])))
+        assert answer.returncode == 1 and server.asked == []
+        assert "AWS_SESSION_TOKEN of the environment would be sent" in answer.stderr
+        keys = {"aws_access_key_id": "mine", "aws_secret_access_key": "{env:MY_S3_KEY}"}
+        answer = sd3tune("dataset", str(write([entry | keys])))
+        assert answer.returncode == 1 and server.asked and "s3://pictures" in answer.stderr
+        assert SECRET not in "".join(server.asked)
+
+
 def test_the_host_of_a_bucket_is_named_before_it_is_asked(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
