@@ -15,9 +15,11 @@ from io import TextIOWrapper
 # Controls, halves of characters (names that are not UTF-8), ends of lines and of paragraphs, and
 # what is invisible (bidi, zero width, tags).
 ESCAPED = ("Cc", "Cs", "Zl", "Zp", "Cf")
-# Cf that letters need: joiners (Hindi, Persian, emoji), signs that span numbers or end a verse.
-VISIBLE = {0x200C, 0x200D, *range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD,
-           0x110CD}  # fmt: skip
+# Cf that can be seen: signs that span numbers or end a verse.
+VISIBLE = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
+# Cf that Hindi, Persian and emoji are written with; after the letters of others they are invisible.
+JOINERS = {0x200C, 0x200D}
+JOINED = ("Lo", "Mn", "Mc", "So", "Sk")
 
 LONGEST = 2000  # characters of a sentence: the name of a tensor may be a megabyte
 
@@ -25,7 +27,9 @@ LONGEST = 2000  # characters of a sentence: the name of a tensor may be a megaby
 def one_line(words: object) -> str:
     """Ends of lines are escaped too: a name cannot make a line of its own."""
     text = str(words)
-    return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown, text, " " + text))
 
 
 def printable(text: str) -> str:
@@ -79,8 +83,9 @@ def _warning(
     return f"{one_line(filename)}:{lineno}: {category.__name__}: {printable(str(message))}\n"
 
 
-def _shown(character: str) -> str:
-    kind = unicodedata.category(character)
-    if kind not in ESCAPED or ord(character) in VISIBLE:
+def _shown(character: str, before: str) -> str:
+    number = ord(character)
+    joins = number in JOINERS and unicodedata.category(before) in JOINED
+    if joins or number in VISIBLE or unicodedata.category(character) not in ESCAPED:
         return character
     return character.encode("unicode_escape").decode("ascii")

@@ -32,6 +32,7 @@ NAMES = {
     "line": "a\nerror: evil",
     "half a character": os.fsdecode(b"a\xffb"),
     "tags": "a\U000e0041b",
+    "joiners that join nothing": "a\u200db\u200c",
 }
 
 
@@ -55,6 +56,7 @@ def main(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 def test_what_a_terminal_obeys_is_escaped(name: str) -> None:
     shown = one_line(NAMES[name])
     assert not controls(shown) and "\n" not in shown and "\\" in shown
+    assert "\u200d" not in shown and "\u200c" not in shown
     assert not controls(printable(NAMES[name])) and page(["x", NAMES[name]]).count("\n") == 1
 
 
