@@ -60,9 +60,11 @@ def test_going_back_moves_the_branch_aside_and_the_same_command_goes_on(
     there = (*WORDS, f"resume_from_checkpoint={earlier / 'checkpoint-4'}", "max_train_steps=9")
     assert begin(prepared(*there).plan, ALONE_ON_CPU).step == 4
     assert names(output / "earlier-2") == {"checkpoint-1", "checkpoint-3", "metrics.jsonl"}
+    assert "checkpoint-4" in names(output)  # a copy: who leaves --resume out continues there
+    assert begin(prepared(*WORDS, "max_train_steps=9").plan, ALONE_ON_CPU).step == 4
+    assert begin(prepared(*there).plan, ALONE_ON_CPU).step == 4 and "earlier-3" not in names(output)
     # To step 1 of a branch in which nothing went on from it: a wish, and not a restart.
     (output / "earlier-2" / "checkpoint-1").rename(output / "checkpoint-1")
-    (earlier / "checkpoint-4").rename(output / "checkpoint-4")
     one = (*WORDS, "resume_from_checkpoint=checkpoint-1", "max_train_steps=9")
     assert begin(prepared(*one).plan, ALONE_ON_CPU).step == 1
     assert names(output / "earlier-3") == {"checkpoint-4"}
