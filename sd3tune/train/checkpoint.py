@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sd3tune import disk
-from sd3tune.adapters.trained import like, put, take
+from sd3tune.adapters.trained import like, put, take, whole
 from sd3tune.errors import CheckpointError, Sd3tuneError
 from sd3tune.plan import manifest
 from sd3tune.plan.manifest import (
@@ -46,6 +46,7 @@ from sd3tune.train.state import TrainState
 
 __all__ = ["MANIFEST", "damage", "folders", "latest", "load", "prune", "save", "step_of"]
 
+TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
 # Of TrainState, as JSON.
 NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until")
 SPARE_BYTES = 256 * 2**10  # manifest, folders, and the rest of each file's last block
@@ -102,7 +103,7 @@ def _free(final: Path, run: str) -> Path:
 def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
     """Everything on the CPU: tensors by file, and JSON. keep=False: takes part in gathering."""
     tensors: dict[str, Tensor] = {}
-    rest = optim_state.flatten(optim_state.take(state.optimizer), "", tensors, keep)
+    rest = _flatten(optim_state.take(state.optimizer), "", tensors, keep)
     files: dict[str, Mapping[str, Tensor]] = {
         TRAINED: take(state.trained, keep=keep),
         OPTIMIZER: tensors,
@@ -220,9 +221,7 @@ def load(state: TrainState, folder: Path) -> None:
     with _fitting(folder):
         put(state.trained, load_file(folder / TRAINED))
         tensors = load_file(folder / OPTIMIZER)
-        optim_state.put(
-            state.optimizer, _placed(optim_state.unflatten(facts.optimizer, tensors), state)
-        )
+        optim_state.put(state.optimizer, _placed(_unflatten(facts.optimizer, tensors), state))
         state.scaler.load_state_dict(facts.scaler)
         _load_average(state, folder)
     for name in NUMBERS:
@@ -272,6 +271,31 @@ def _placed(saved: dict[str, Any], state: TrainState) -> dict[str, Any]:
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
                 moments[name] = like(value, parameter)
     return saved
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> Any:
+    """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
+    freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
+    if isinstance(value, torch.Tensor):
+        value = optim_state.plain(whole(value))
+    if isinstance(value, torch.Tensor):
+        if keep:
+            tensors[path] = value.cpu().contiguous().clone()
+        return {TENSOR: path}
+    if isinstance(value, Mapping):
+        return {str(k): _flatten(v, f"{path}/{k}", tensors, keep) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_flatten(v, f"{path}/{i}", tensors, keep) for i, v in enumerate(value)]
+    return value
+
+
+def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if TENSOR in value:
+            return tensors[value[TENSOR]]
+        # JSON made words of the numbers that name parameters.
+        return {int(k) if k.isdigit() else k: _unflatten(v, tensors) for k, v in value.items()}
+    return [_unflatten(v, tensors) for v in value] if isinstance(value, list) else value
 
 
 def _sync(path: Path) -> None:

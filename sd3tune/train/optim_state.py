@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from sd3tune.adapters.trained import is_split, whole
+from sd3tune.adapters.trained import is_split
 
 CLASS = "tensor class"
-TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
-# Moments of one number for each of the parameter, as torch, optimi, bitsandbytes name them. torch
-# itself compares no shapes.
+# Moments of one number for each of the parameter (AdEMAMix: two), as torch, optimi and bitsandbytes
+# name them. torch itself compares no shapes.
 LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "momentum_buffer", "state1", "state2"}
 TRUSTED = ("torchao.optim",)  # a checkpoint names a class; only these are made
 
@@ -41,11 +39,11 @@ def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         _refuse_other_options(own, group)
     for parameter, moments in optimizer.state.items():
         for name in LIKE_PARAMETER & moments.keys():
-            shape = None if moments[name] is None else tuple(moments[name].shape)
-            if shape not in (None, tuple(parameter.shape)):
+            shape, own_shape = getattr(moments[name], "shape", None), parameter.shape
+            if shape is not None and shape[-len(own_shape) :] != own_shape:
                 raise ValueError(
-                    f"the optimizer's `{name}` has shape {shape} for a parameter of "
-                    f"{tuple(parameter.shape)}"
+                    f"the optimizer's `{name}` has shape {tuple(shape)} for a parameter of "
+                    f"{tuple(own_shape)}"
                 )
 
 
@@ -77,31 +75,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
-
-
-def flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> Any:
-    """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
-    freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
-    if isinstance(value, torch.Tensor):
-        value = plain(whole(value))
-    if isinstance(value, torch.Tensor):
-        if keep:
-            tensors[path] = value.cpu().contiguous().clone()
-        return {TENSOR: path}
-    if isinstance(value, Mapping):
-        return {str(k): flatten(v, f"{path}/{k}", tensors, keep) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [flatten(v, f"{path}/{i}", tensors, keep) for i, v in enumerate(value)]
-    return value
-
-
-def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if TENSOR in value:
-            return tensors[value[TENSOR]]
-        # JSON made words of the numbers that name parameters.
-        return {int(k) if k.isdigit() else k: unflatten(v, tensors) for k, v in value.items()}
-    return [unflatten(v, tensors) for v in value] if isinstance(value, list) else value
 
 
 def _whole(value: Any) -> Any:

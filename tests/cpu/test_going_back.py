@@ -255,3 +255,15 @@ def test_a_run_that_its_launcher_starts_again_does_not_start_afresh(
     again = beginning(config, restarted=True)
     assert again.folder == config.output_dir / "checkpoint-2"
     assert beginning(config, restarted=False).folder is None
+
+
+def test_beside_folders_that_are_not_ours_a_run_begins_at_step_0(
+    prepared: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign(tmp_path / "output", 500)
+    torn = tmp_path / "output" / "checkpoint-9"
+    torn.mkdir()
+    (torn / "state.json").write_text("{}")
+    assert begin(prepared(*WORDS, "max_train_steps=1").plan, ALONE_ON_CPU).step == 0
+    said = capsys.readouterr().err
+    assert said.count("is not a checkpoint of sd3tune, and is left alone") == 2
