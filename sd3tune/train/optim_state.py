@@ -36,7 +36,7 @@ def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(_whole(state))
     for own, group in zip(before, optimizer.param_groups, strict=True):
-        _refuse_other_options(own, group)
+        _take_options(own, group)
     for parameter, moments in optimizer.state.items():
         for name in LIKE_PARAMETER & moments.keys():
             shape, own_shape = getattr(moments[name], "shape", None), parameter.shape
@@ -47,11 +47,11 @@ def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
                 )
 
 
-def _refuse_other_options(own: Mapping[str, Any], group: Mapping[str, Any]) -> None:
-    """torch takes any group; a word for a number would end the first step."""
+def _take_options(own: Mapping[str, Any], group: dict[str, Any]) -> None:
+    """torch takes any group. An option that is newer than the checkpoint keeps its value; a word
+    for a number would end the first step."""
     for name, value in own.items():
-        if name not in group:
-            raise ValueError(f"the optimizer's state has no `{name}`")
+        group.setdefault(name, value)
         if _is_number(value) and not _is_number(group[name]):
             raise ValueError(f"the optimizer's `{name}` is {group[name]!r:.40}")
 

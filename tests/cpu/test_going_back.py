@@ -190,12 +190,21 @@ UNFIT = {
     "no tensors": lambda f: (f / "trained.safetensors").write_bytes(b"not tensors"),
     "no groups": lambda f: state_with(f, lambda o: o.clear()),
     "a parameter less": lambda f: state_with(f, lambda o: o["param_groups"][0]["params"].pop()),
-    "no betas": lambda f: state_with(f, lambda o: o["param_groups"][0].pop("betas")),
     "a word for a number": lambda f: state_with(f, lambda o: o["param_groups"][0].update(eps="x")),
     "a class of strangers": lambda f: state_with(
         f, lambda o: o["state"].update({"0": {"tensor class": "os:system", "parts": {}}})
     ),
 }
+
+
+def test_an_option_that_is_newer_than_the_checkpoint_keeps_its_value(
+    saved: tuple[Any, Path],
+) -> None:
+    state, folder = saved
+    state_with(folder, lambda o: o["param_groups"][0].pop("betas"))
+    seal(folder)
+    checkpoint.load(state, folder)
+    assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
 @pytest.mark.parametrize("kind", UNFIT)
