@@ -14,7 +14,7 @@ from sd3tune.errors import DiskError
 # errno -> (why, what to do)
 _FULL = "the disk is full", "free some space there, or choose a folder on a larger disk"
 _GONE = (
-    "it was removed, or its disk is not mounted any more",
+    "it is not there: it was removed, or its disk is not mounted any more",
     "mount or make the folder again",
 )
 _BROKEN = (
@@ -57,7 +57,7 @@ REASONS: dict[int, tuple[str, str]] = {
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors ends what the system told it
 
 
-def number(error: Exception) -> int | None:
+def number(error: BaseException) -> int | None:
     """The errno of an OSError, or of the one that safetensors wrapped in words."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno

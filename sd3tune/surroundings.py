@@ -35,16 +35,7 @@ def refusal(e: OSError | UnicodeEncodeError) -> tuple[str, str] | None:
         return what, "set TMPDIR to a folder you may write to, on a disk with room"
     if disk.number(e) not in disk.REASONS:
         return None
+    streams.outlive()  # what Python still holds for stdout would be refused at exit: exit code 120
     why, remedy = disk.reason(e)
-    return f"{_subject(e)}: {why}", remedy
-
-
-def _subject(e: OSError) -> str:
-    if e.filename is not None:
-        return f"`{os.fsdecode(e.filename)}`"
-    try:
-        sys.stdout.flush()
-    except OSError:
-        streams.outlive()  # what Python still holds would be refused at exit too: exit code 120
-        return "standard output"
-    return "a file"
+    what = "an open file or the output" if e.filename is None else f"`{os.fsdecode(e.filename)}`"
+    return f"{what}: {why}", remedy

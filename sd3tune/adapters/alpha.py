@@ -44,7 +44,7 @@ def said(path: Path, metadata: Mapping[str, str]) -> Said | None:
         data = _object(metadata[KEY], f"`{path}`: its metadata `{KEY}`")
         data = {k.removeprefix("transformer."): v for k, v in data.items()}
     elif beside.exists() and path.name.startswith("adapter_model"):
-        data = _object(beside.read_text(), f"`{beside}`")
+        data = _object(beside.read_text("utf-8"), f"`{beside}`")
     else:
         return None
     try:

@@ -60,7 +60,8 @@ class LycorisAdapter(Trained):
                     state[name] = state[name] * self.config.multiplier
         folder.mkdir(parents=True, exist_ok=True)
         written = self.config.model_copy(update={"multiplier": 1.0})
-        (folder / CONFIG).write_text(written.model_dump_json(indent=2, exclude_none=True) + "\n")
+        text = written.model_dump_json(indent=2, exclude_none=True) + "\n"
+        (folder / CONFIG).write_text(text, encoding="utf-8")
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
         files.save(folder / FILE, state, about)
         return folder / FILE

@@ -110,7 +110,7 @@ def _checkpoint(folder: Path) -> Look:
 
 
 def _model(folder: Path) -> Look:
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
     parts = {}
     for name, entry in index.items():
         if isinstance(entry, list) and len(entry) == 2 and entry[1]:

@@ -11,7 +11,7 @@ from sd3tune.errors import ConfigError
 def facts(path: Path) -> Facts:
     """Raises ConfigError when the file is not such a document."""
     try:
-        found = from_json(Facts, json.loads(path.read_text())["facts"])
+        found = from_json(Facts, json.loads(path.read_text("utf-8"))["facts"])
     except OSError as e:
         raise ConfigError(
             f"`{path}` cannot be read: {e.strerror}",

@@ -69,7 +69,7 @@ def _definitions() -> dict[str, str | None]:
     if spec is None or spec.origin is None:
         return {}
     try:
-        text = (Path(spec.origin).parent / "version.py").read_text()
+        text = (Path(spec.origin).parent / "version.py").read_text("utf-8")
     except OSError:
         return {}
     found: dict[str, str | None] = {}

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sd3tune import disk
 from sd3tune.data import atomic
 from sd3tune.data.buckets import Geometry, Size
 from sd3tune.errors import DataError
@@ -304,10 +305,9 @@ class Draft:
 
 
 def unwritable(folder: Path, error: Exception) -> DataError:
-    return DataError(
-        f"cannot write the cache `{folder}`: {getattr(error, 'strerror', None) or error}",
-        hint="free some space, or set cache_dir and cache_dir_vae to another disk",
-    )
+    why, remedy = disk.reason(error)
+    hint = f"{remedy}; cache_dir and cache_dir_vae set the folders"
+    return DataError(f"cannot write the cache `{folder}`: {why}", hint=hint)
 
 
 def shard_name(keys: Sequence[str]) -> str:

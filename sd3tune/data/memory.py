@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from sd3tune import disk
 from sd3tune.data import atomic
 from sd3tune.errors import DataError
 
@@ -69,10 +70,9 @@ class Memory:
                     ((*key, *astuple(known)) for key, known in sorted(found.items(), key=_first)),
                 )
         except (OSError, sqlite3.Error) as e:
-            raise DataError(
-                f"cannot write `{self.path}`: {e}",
-                hint="free some space, or set cache_dir_vae to another disk",
-            ) from None
+            why, remedy = disk.reason(e)
+            hint = f"{remedy}; cache_dir_vae sets the folder"
+            raise DataError(f"cannot write `{self.path}`: {why}", hint=hint) from None
 
 
 def _first(item: tuple[Key, Known]) -> Key:

@@ -39,8 +39,8 @@ def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> 
     for file, content in files.items():
         path = folder / "config" / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n")
-    (folder / MARK).write_text("written by `sd3tune demo`\n")
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / MARK).write_text("written by `sd3tune demo`\n", encoding="utf-8")
     paths = [folder / "models" / name for name in MODELS]
     paths += [folder / "photos", *(folder / "config" / file for file in files)]
     return Written(tuple(paths), f"sd3tune train {folder}/config/config.json")

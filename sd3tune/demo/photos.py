@@ -67,13 +67,13 @@ def write(folder: Path) -> list[Path]:
             path = folder / name / f"{stem}.png"
             _picture(source / photo.file, photo).save(path)
             if name == "aspect":
-                path.with_suffix(".txt").write_text(photo.caption + "\n")
+                path.with_suffix(".txt").write_text(photo.caption + "\n", encoding="utf-8")
             cut = " (a part of it)" if photo.box else ""
             lines.append(
                 f"| {name}/{path.name} | scikit-image {photo.file}{cut} | {photo.origin} |"
             )
             written.append(path)
-    (folder / "PHOTOS.md").write_text("\n".join(lines) + "\n")
+    (folder / "PHOTOS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return written
 
 

@@ -60,7 +60,7 @@ def t5() -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus.txt"
-        corpus.write_text("\n".join(SENTENCES * 8))
+        corpus.write_text("\n".join(SENTENCES * 8), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             input=str(corpus),
             model_prefix=str(Path(folder) / "spiece"),

@@ -30,7 +30,7 @@ def write(doctor: Mapping[str, Any], path: Path) -> str:
     document = bundle(doctor, os.environ, Private.here())
     text = json.dumps(document, indent=1) + "\n"
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as e:
         words = f"`{path}` cannot be written: {e.strerror}"
         raise ConfigError(

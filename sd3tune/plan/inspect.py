@@ -65,6 +65,7 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
     except Sd3tuneError as e:  # the images are there to be looked at without the model
         notes.append(f"the model is not known here, so sizes beyond its positions are not: {e}")
     found = look(config, datasets, None)
+    notes += found.datasets.notes[len(datasets.notes) :]  # what `look` has to say
     discoveries = dict(found.discoveries)
     if decode:
         for name in discoveries:

@@ -112,7 +112,7 @@ def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer
     path = folder / subfolder / "config.json"
     named = f"{setting}={folder}" if setting else str(folder)
     try:
-        return from_config(json.loads(path.read_text()), named)
+        return from_config(json.loads(path.read_text("utf-8")), named)
     except FileNotFoundError:
         hint = "it must be a diffusers folder of SD3 or SD3.5; `sd3tune demo DIR` writes one"
         if setting == TRANSFORMER and (folder / "config.json").exists():
@@ -126,7 +126,9 @@ def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer
 def _same_width(source: str, shape: Transformer) -> None:
     """Encoders of one model in front of another's transformer would fail at the first step."""
     try:
-        width = json.loads((Path(source) / "text_encoder_3" / "config.json").read_text())["d_model"]
+        width = json.loads((Path(source) / "text_encoder_3" / "config.json").read_text("utf-8"))[
+            "d_model"
+        ]
     except (OSError, ValueError, KeyError):
         return
     if width != shape.joint_dim:
@@ -163,5 +165,5 @@ def _hub_config(repository: str, subfolder: str) -> dict[str, Any] | None:
         path = hf_hub_download(repository, f"{subfolder}/config.json", etag_timeout=5)
     except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such thing, gated
         return None
-    config: dict[str, Any] = json.loads(Path(path).read_text())
+    config: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
     return config

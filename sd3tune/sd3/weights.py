@@ -209,7 +209,7 @@ def _identity_in_file(path: Path, component: str) -> str:
 
 def _meaning(file: Path) -> bytes:
     if file.suffix == ".json":  # key order and the library's own version stamps do not count
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text("utf-8"))
         if isinstance(data, dict):
             data = {
                 k: v

@@ -41,7 +41,7 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    _pass_hangups_on()
+    pass_hangups_on()
     # Launchers of several machines do not agree on attempts (seen: one waits for the other for
     # ever), so there whoever started them starts all again.
     most = MOST_RESTARTS if machines.count == 1 else 0
@@ -69,12 +69,10 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     return code
 
 
-def _pass_hangups_on() -> None:
+def pass_hangups_on() -> None:
     """SIGHUP ends the run once, however often a closing terminal sends it; the agent would begin to
     end it again while processes save. Where `nohup` had it ignored, it stays ignored."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
-
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -99,6 +97,7 @@ def _agent(processes: int, machines: Machines) -> "object":
         local_addr="localhost" if alone else None,
         max_restarts=0,
         shutdown_timeout=SAVE_SECONDS,
+        signals_to_handle="SIGTERM,SIGINT,SIGQUIT",  # SIGHUP: pass_hangups_on
     )
 
 

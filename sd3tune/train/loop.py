@@ -63,7 +63,8 @@ def interruptible() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         for number, before in interrupt.handlers.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
+            if number != signal.SIGHUP or interrupt.signal is None:  # else: ignored to the end
+                signal.signal(number, before)  # type: ignore[arg-type]
 
 
 def loop(

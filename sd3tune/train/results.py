@@ -1,5 +1,6 @@
 """What a run leaves: the files other programs load, and checkpoints on the way."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor
 from sd3tune import disk
 from sd3tune.adapters import stamp
 from sd3tune.data.schedule import Schedule
+from sd3tune.errors import CheckpointError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan
 from sd3tune.train import checkpoint
@@ -103,19 +105,13 @@ class Keeper:
         config = self.plan.config
         if self.last == self.state.step:
             return None
-        trained = self.state.trained
-        values = self._exported() if trained.light else {}
-        folder = checkpoint.save(
-            self.state,
-            config.output_dir,
-            describe(self.plan),
-            rolling=rolling,
-            beside=partial(trained.write, values=values, about=about(self.plan, self.state))
-            if values
-            else None,
-            beside_bytes=sum(t.numel() * t.element_size() for t in values.values()),
-            main=self.world.main,
-        )
+        try:
+            folder = self._save(rolling)
+        except CheckpointError as e:
+            # output_dir was removed while it was written to. Several processes save together.
+            if self.world.size > 1 or disk.number(e.__cause__ or e) != errno.ENOENT:
+                raise
+            folder = self._save(rolling)
         limit = (
             config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
         )
@@ -131,6 +127,19 @@ class Keeper:
             )
         self.last = self.last if rolling else self.state.step
         return folder
+
+    def _save(self, rolling: bool) -> Path:
+        trained, written = self.state.trained, about(self.plan, self.state)
+        values = self._exported() if trained.light else {}
+        return checkpoint.save(
+            self.state,
+            self.plan.config.output_dir,
+            describe(self.plan),
+            rolling=rolling,
+            beside=partial(trained.write, values=values, about=written) if values else None,
+            beside_bytes=sum(t.numel() * t.element_size() for t in values.values()),
+            main=self.world.main,
+        )
 
     def _exported(self) -> dict[str, Tensor]:
         """What other programs load: the values that the result would have now; none in a process

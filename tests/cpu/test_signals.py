@@ -1,0 +1,90 @@
+"""A run outlives its terminal: SIGHUP saves, and a log that nobody reads is no reason to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
+
+from sd3tune.train import checkpoint
+from sd3tune.train.launch import pass_hangups_on
+from sd3tune.train.loop import interruptible
+
+
+def command(demo: Path, output: Path, *words: str) -> list[str]:
+    config = str(demo / "config" / "config.json")
+    always = (f"output_dir={output}", "validation_disable=true", "lr_warmup_steps=0")
+    return [sys.executable, "-m", "sd3tune", "train", config, *always, *words]
+
+
+def test_a_closed_terminal_saves_the_run_however_often_it_says_so(
+    demo: Path, tmp_path: Path
+) -> None:
+    ours, theirs = os.openpty()
+    words = command(demo, tmp_path, "max_train_steps=4000", "checkpoint_step_interval=2")
+    child = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.close(ours)  # whatever it says from now on is an input/output error
+    deadline = time.monotonic() + 120
+    while not checkpoint.folders(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while child.poll() is None and time.monotonic() < deadline:
+        child.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    assert child.wait(1) == 128 + signal.SIGHUP
+    found, passed = checkpoint.latest(tmp_path)
+    steps = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert found is not None and checkpoint.step_of(found) == len(steps) and not passed
+
+
+def test_a_run_whose_reader_is_gone_trains_to_its_end(demo: Path, tmp_path: Path) -> None:
+    words = command(demo, tmp_path, "max_train_steps=2")
+    script = '"$@" 2>&1 | head -1; exit "${PIPESTATUS[0]}"'
+    done = subprocess.run(["bash", "-c", script, "bash", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.signal is None
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        pass_hangups_on()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_hangup_is_the_first_one_again_and_a_second_sigterm_ends() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    hangup = signal.getsignal(signal.SIGHUP)
+    try:
+        with interruptible() as interrupt:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.signal == signal.SIGHUP
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGHUP)  # also while the run ends
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_launcher_passes_a_hangup_on_once() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        pass_hangups_on()
+        with pytest.raises(SignalException) as told:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert told.value.sigval == signal.SIGHUP
+        os.kill(os.getpid(), signal.SIGHUP)  # while processes save
+    finally:
+        signal.signal(signal.SIGHUP, before)
