@@ -74,9 +74,7 @@ def save(
     final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
     if not main:
         return final
-    final = _free(final, state.lineage.run)
-    draft = output / f".{final.name}{DRAFT}"
-    clear(draft)
+    draft, final = _free(final, state.lineage.run)
     try:
         output.mkdir(parents=True, exist_ok=True)
         documents = {STATE: facts, "plan.json": described, RUN: asdict(state.lineage)}
@@ -91,13 +89,18 @@ def save(
     return final
 
 
-def _free(final: Path, run: str) -> Path:
-    """`final`, or the next name that is free or holds a checkpoint of this run."""
+def _free(final: Path, run: str) -> tuple[Path, Path]:
+    """Where to write, and the name to give it: `final`, or the next name that is free or holds a
+    checkpoint of this run."""
     name, number = final.name, 1
-    while os.path.lexists(final) and not is_ours(final, run):
+    while True:
+        draft = final.with_name(f".{final.name}{DRAFT}")
+        clear(draft)
+        taken = os.path.lexists(final) and not is_ours(final, run)
+        if not taken and not os.path.lexists(draft):
+            return draft, final
         number += 1
         final = final.with_name(f"{name}-{number}")
-    return final
 
 
 def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
@@ -177,9 +180,7 @@ def _seal(folder: Path) -> None:
 def copy(state: TrainState, folder: Path, output: Path) -> tuple[Path, Path]:
     """A copy of a whole checkpoint as one of the run that `state` is: where it lies, and the name
     to give it. A kill before it has that name leaves it to `recover`. Raises OSError."""
-    final = _free(output / f"checkpoint-{state.step}", state.lineage.run)
-    draft = output / f".{final.name}{DRAFT}"
-    clear(draft)
+    draft, final = _free(output / f"checkpoint-{state.step}", state.lineage.run)
     draft.mkdir()
     try:
         for name in manifest.listing(folder):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sd3tune.backends.processes import ALONE
-from sd3tune.errors import CheckpointError, ConfigError
+from sd3tune.errors import CheckpointError, DiskError
 from sd3tune.plan import manifest
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
@@ -145,7 +145,7 @@ def test_metrics_of_an_earlier_run_are_moved_aside_and_those_of_strangers_refuse
     assert steps(output / "earlier-2" / "metrics.jsonl") == steps(output / "metrics.jsonl") == [1]
     (output / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     for asked in ("latest", "never"):
-        with pytest.raises(ConfigError, match="holds no row of metrics"):
+        with pytest.raises(DiskError, match="holds no row of metrics"):
             prepared(*WORDS, "max_train_steps=1", f"resume_from_checkpoint={asked}")
 
 
@@ -264,6 +264,18 @@ def test_a_run_that_its_launcher_starts_again_does_not_start_afresh(
     again = beginning(config, restarted=True)
     assert again.folder == config.output_dir / "checkpoint-2"
     assert beginning(config, restarted=False).folder is None
+
+
+@pytest.mark.parametrize("taken", ["checkpoint-1", ".checkpoint-1.tmp"])
+def test_a_name_that_somebody_else_has_is_left_to_them(
+    taken: str, saved: tuple[Any, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "output" / taken).mkdir(parents=True)
+    (tmp_path / "output" / taken / "diary.txt").write_text("mine")
+    for _ in range(2):  # the second replaces the first
+        assert checkpoint.save(saved[0], tmp_path / "output", {}).name == "checkpoint-1-2"
+    assert names(tmp_path / "output") == {taken, "checkpoint-1-2"}
+    assert manifest.latest(tmp_path / "output")[0] == tmp_path / "output" / "checkpoint-1-2"
 
 
 def test_beside_folders_that_are_not_ours_a_run_begins_at_step_0(
