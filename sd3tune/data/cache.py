@@ -30,7 +30,7 @@ from sd3tune.data import atomic, shards
 from sd3tune.data.buckets import Geometry, Size
 from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry
 from sd3tune.errors import DataError
-from sd3tune.filesystem import cachedir, drafts
+from sd3tune.filesystem import cachedir, disk, drafts
 
 VERSION = 3  # of what an entry means; raise it and everything is computed again
 INDEX, SHARDS = "index.sqlite", "shards"
@@ -307,10 +307,9 @@ class Draft:
 
 
 def unwritable(folder: Path, error: Exception) -> DataError:
-    return DataError(
-        f"cannot write the cache `{folder}`: {getattr(error, 'strerror', None) or error}",
-        hint="free some space, or set cache_dir and cache_dir_vae to another disk",
-    )
+    why, remedy = disk.reason(error)
+    hint = f"{remedy}; cache_dir and cache_dir_vae set the folders"
+    return DataError(f"cannot write the cache `{folder}`: {why}", hint=hint)
 
 
 def shard_name(keys: Sequence[str]) -> str:

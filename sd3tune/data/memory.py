@@ -14,7 +14,7 @@ from typing import Any
 
 from sd3tune.data import atomic
 from sd3tune.errors import DataError
-from sd3tune.filesystem import cachedir
+from sd3tune.filesystem import cachedir, disk
 
 Key = tuple[bytes, bytes]  # dataset, name
 
@@ -76,10 +76,9 @@ class Memory:
                     ((*key, *astuple(known)) for key, known in sorted(found.items(), key=_first)),
                 )
         except (OSError, sqlite3.Error) as e:
-            raise DataError(
-                f"cannot write `{self.path}`: {e}",
-                hint="free some space, or set cache_dir_vae to another disk",
-            ) from None
+            why, remedy = disk.reason(e)
+            hint = f"{remedy}; cache_dir_vae sets the folder"
+            raise DataError(f"cannot write `{self.path}`: {why}", hint=hint) from None
 
     def _replaceable(self) -> bool:
         """Whether nothing of another program is lost: it is not there, or ours, or, in a folder

@@ -14,7 +14,7 @@ from sd3tune.errors import DiskError
 # errno -> (why, what to do)
 _FULL = "the disk is full", "free some space there, or choose a folder on a larger disk"
 _GONE = (
-    "it was removed, or its disk is not mounted any more",
+    "it is not there: it was removed, or its disk is not mounted any more",
     "mount or make the folder again",
 )
 _BROKEN = (

@@ -101,8 +101,8 @@ def is_ours(folder: Path, run: str = "") -> bool:
 
 
 def resembles(folder: Path) -> bool:
-    """Whether a folder holds files of a checkpoint of ours, with a manifest or without."""
-    return any(os.path.lexists(folder / name) for name in (MANIFEST, *REQUIRED))
+    """Whether a folder looks as if we wrote it, with its manifest or without."""
+    return any(os.path.lexists(folder / name) for name in (MANIFEST, TRAINED))
 
 
 def lineage(folder: Path) -> Lineage:
@@ -145,7 +145,7 @@ def damage(folder: Path) -> str | None:
     except FileNotFoundError as e:
         return f"{Path(e.filename).name} is missing"
     except OSError as e:
-        return f"{Path(e.filename or folder).name}: {e.strerror}"
+        return f"{Path(e.filename or folder).name}{': ' if e.errno else ' '}{e.strerror}"
     except ValueError as e:
         return str(e)
     return None

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sd3tune.errors import ConfigError
+from sd3tune.errors import DiskError
 from sd3tune.filesystem import disk
 
 FILE = "metrics.jsonl"  # in output_dir
@@ -88,7 +88,7 @@ def lines(path: Path) -> Iterator[Line]:
 
 
 def refuse_strangers(path: Path) -> None:
-    """Raises ConfigError where something is that we did not write."""
+    """Raises DiskError where something is that we did not write."""
     if not os.path.lexists(path):
         return
     mode = path.lstat().st_mode
@@ -97,7 +97,7 @@ def refuse_strangers(path: Path) -> None:
     else:
         wrong = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a regular file"
     if wrong is not None:
-        raise ConfigError(
+        raise DiskError(
             f"`{path}` {wrong}, and a run would write there",
             hint="move it away, or choose another output_dir",
         )

@@ -74,9 +74,7 @@ def save(
     final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
     if not main:
         return final
-    final = _free(final, state.lineage.run)
-    draft = output / f".{final.name}{DRAFT}"
-    clear(draft)
+    draft, final = _free(final, state.lineage.run)
     try:
         output.mkdir(parents=True, exist_ok=True)
         documents = {STATE: facts, "plan.json": described, RUN: asdict(state.lineage)}
@@ -91,13 +89,18 @@ def save(
     return final
 
 
-def _free(final: Path, run: str) -> Path:
-    """`final`, or the next name that is free or holds a checkpoint of this run."""
+def _free(final: Path, run: str) -> tuple[Path, Path]:
+    """Where to write, and the name to give it: `final`, or the next name that is free or holds a
+    checkpoint of this run."""
     name, number = final.name, 1
-    while os.path.lexists(final) and not is_ours(final, run):
+    while True:
+        draft = final.with_name(f".{final.name}{DRAFT}")
+        clear(draft)
+        taken = os.path.lexists(final) and not is_ours(final, run)
+        if not taken and not os.path.lexists(draft):
+            return draft, final
         number += 1
         final = final.with_name(f"{name}-{number}")
-    return final
 
 
 def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
@@ -160,6 +163,11 @@ def _write(
         (folder / name).write_text(text, encoding="utf-8")
     if beside is not None:
         beside(folder)
+    _seal(folder)
+
+
+def _seal(folder: Path) -> None:
+    """The manifest, and everything on disk."""
     written = sorted(p for p in folder.rglob("*") if p.is_file())
     listed = {p.relative_to(folder).as_posix(): checksum(p) for p in written}
     (folder / MANIFEST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
@@ -167,6 +175,22 @@ def _write(
         _sync(path)
     for path in sorted({p.parent for p in written}):
         _sync(path)
+
+
+def copy(state: TrainState, folder: Path, output: Path) -> tuple[Path, Path]:
+    """A copy of a whole checkpoint as one of the run that `state` is: where it lies, and the name
+    to give it. A kill before it has that name leaves it to `recover`. Raises OSError."""
+    draft, final = _free(output / f"checkpoint-{state.step}", state.lineage.run)
+    draft.mkdir()
+    try:
+        for name in manifest.listing(folder):
+            shutil.copyfile(folder / name, draft / name)
+        (draft / RUN).write_text(json.dumps(asdict(state.lineage), indent=1), encoding="utf-8")
+        _seal(draft)
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return draft, final
 
 
 def _replace(draft: Path, final: Path) -> None:

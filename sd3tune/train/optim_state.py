@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from sd3tune.adapters.trained import is_split
 
 CLASS = "tensor class"
-# Moments of one number for each of the parameter, as torch, optimi, bitsandbytes name them. torch
-# itself compares no shapes.
+# Moments of one number for each of the parameter (AdEMAMix: two), as torch, optimi and bitsandbytes
+# name them. torch itself compares no shapes.
 LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "momentum_buffer", "state1", "state2"}
 TRUSTED = ("torchao.optim",)  # a checkpoint names a class; only these are made
 
@@ -36,22 +36,22 @@ def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(_whole(state))
     for own, group in zip(before, optimizer.param_groups, strict=True):
-        _refuse_other_options(own, group)
+        _take_options(own, group)
     for parameter, moments in optimizer.state.items():
         for name in LIKE_PARAMETER & moments.keys():
-            shape = None if moments[name] is None else tuple(moments[name].shape)
-            if shape not in (None, tuple(parameter.shape)):
+            shape, own_shape = getattr(moments[name], "shape", None), parameter.shape
+            if shape is not None and shape[-len(own_shape) :] != own_shape:
                 raise ValueError(
-                    f"the optimizer's `{name}` has shape {shape} for a parameter of "
-                    f"{tuple(parameter.shape)}"
+                    f"the optimizer's `{name}` has shape {tuple(shape)} for a parameter of "
+                    f"{tuple(own_shape)}"
                 )
 
 
-def _refuse_other_options(own: Mapping[str, Any], group: Mapping[str, Any]) -> None:
-    """torch takes any group; a word for a number would end the first step."""
+def _take_options(own: Mapping[str, Any], group: dict[str, Any]) -> None:
+    """torch takes any group. An option that is newer than the checkpoint keeps its value; a word
+    for a number would end the first step."""
     for name, value in own.items():
-        if name not in group:
-            raise ValueError(f"the optimizer's state has no `{name}`")
+        group.setdefault(name, value)
         if _is_number(value) and not _is_number(group[name]):
             raise ValueError(f"the optimizer's `{name}` is {group[name]!r:.40}")
 

@@ -18,7 +18,8 @@ from sd3tune.report.progress import say
 # A folder on its way in, and one on its way out.
 DRAFT, OLD = ".tmp", ".old"
 PASSING = re.compile(rf"\.({NAME.pattern})(\.tmp|\.old)")
-WRITTEN = (".safetensors", ".json")  # all files that a checkpoint consists of
+# All files that a checkpoint consists of, and drafts of theirs.
+WRITTEN = re.compile(r"[^.].*\.(safetensors|json)|\..+\.(safetensors|json)\.tmp")
 
 Signature = tuple[tuple[str, int, int, int], ...]  # name, bytes, time and inode of each file
 
@@ -113,4 +114,4 @@ def clear(passing: Path) -> None:
 
 
 def _is_written(path: Path) -> bool:
-    return path.suffix in WRITTEN and path.is_file() and not path.is_symlink()
+    return bool(WRITTEN.fullmatch(path.name)) and path.is_file() and not path.is_symlink()

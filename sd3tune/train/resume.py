@@ -7,6 +7,7 @@ to `earlier-<n>` in output_dir and never removed; a kill in between leaves it he
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,11 +50,20 @@ def resume(state: TrainState, plan: Plan, world: World) -> None:
         )
     if begins.named is not None:
         state.lineage = replace(state.lineage, named=begins.named)
-        # Of a checkpoint that lies elsewhere, nothing here is a part of the way to it.
-        inside = begins.folder.resolve().parent == config.output_dir.resolve()
-        beyond = state.step if inside else 0
-        decided(world, lambda: put_away(config.output_dir, beyond=beyond))
+        go_back = partial(_go_back, state, begins.folder, config.output_dir)
+        decided(world, go_back)
     say(f"resumes  {begins.folder} (step {state.step} of {plan.steps})")
+
+
+def _go_back(state: TrainState, folder: Path, output: Path) -> None:
+    """What was not on the way to `folder` leaves: of a checkpoint that lies elsewhere everything,
+    and a copy of it comes, so that the next start continues there."""
+    if folder.resolve().parent == output.resolve():
+        put_away(output, beyond=state.step)
+        return
+    draft, final = checkpoint.copy(state, folder, output)
+    put_away(output)
+    draft.rename(final)
 
 
 def decided(world: World, decide: Callable[[], T]) -> T:
@@ -65,7 +75,7 @@ def decided(world: World, decide: Callable[[], T]) -> T:
         answer = str(e), e.hint
     except OSError as e:
         why, remedy = disk.reason(e)
-        answer = f"`{e.filename}`: {why}", remedy
+        answer = f"`{e.filename or 'output_dir'}`: {why}", remedy
     answer = world.gathered((answer,))[0]
     if isinstance(answer, tuple):
         raise CheckpointError(answer[0], hint=answer[1])

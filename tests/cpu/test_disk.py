@@ -91,16 +91,19 @@ def test_what_stands_in_the_way_is_named_before_anything_is_loaded(
 
 
 def test_metrics_that_cannot_be_written_cost_no_finished_step(
-    run: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "output"
+    made = prepared(*SHORT)  # it would refuse the link below
     output.mkdir()
     with small_disk(tmp_path / "full", 4096) as full:
         (full / "metrics.jsonl").touch()
         (full / "filler").write_bytes(b"x" * 4096)
         (output / "metrics.jsonl").symlink_to(full / "metrics.jsonl")
         with pytest.raises(DiskError, match=r"metrics.jsonl`: the disk is full"):
-            run(*SHORT)
+            train(made, ())
     assert checkpoint.damage(output / "checkpoint-1") is None
     assert "the same command continues" in capsys.readouterr().err
 

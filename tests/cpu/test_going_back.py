@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sd3tune.backends.processes import ALONE
-from sd3tune.errors import CheckpointError, ConfigError
+from sd3tune.errors import CheckpointError, DiskError
 from sd3tune.plan import manifest
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
@@ -60,9 +60,11 @@ def test_going_back_moves_the_branch_aside_and_the_same_command_goes_on(
     there = (*WORDS, f"resume_from_checkpoint={earlier / 'checkpoint-4'}", "max_train_steps=9")
     assert begin(prepared(*there).plan, ALONE_ON_CPU).step == 4
     assert names(output / "earlier-2") == {"checkpoint-1", "checkpoint-3", "metrics.jsonl"}
+    assert "checkpoint-4" in names(output)  # a copy: who leaves --resume out continues there
+    assert begin(prepared(*WORDS, "max_train_steps=9").plan, ALONE_ON_CPU).step == 4
+    assert begin(prepared(*there).plan, ALONE_ON_CPU).step == 4 and "earlier-3" not in names(output)
     # To step 1 of a branch in which nothing went on from it: a wish, and not a restart.
     (output / "earlier-2" / "checkpoint-1").rename(output / "checkpoint-1")
-    (earlier / "checkpoint-4").rename(output / "checkpoint-4")
     one = (*WORDS, "resume_from_checkpoint=checkpoint-1", "max_train_steps=9")
     assert begin(prepared(*one).plan, ALONE_ON_CPU).step == 1
     assert names(output / "earlier-3") == {"checkpoint-4"}
@@ -143,7 +145,7 @@ def test_metrics_of_an_earlier_run_are_moved_aside_and_those_of_strangers_refuse
     assert steps(output / "earlier-2" / "metrics.jsonl") == steps(output / "metrics.jsonl") == [1]
     (output / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     for asked in ("latest", "never"):
-        with pytest.raises(ConfigError, match="holds no row of metrics"):
+        with pytest.raises(DiskError, match="holds no row of metrics"):
             prepared(*WORDS, "max_train_steps=1", f"resume_from_checkpoint={asked}")
 
 
@@ -188,12 +190,21 @@ UNFIT = {
     "no tensors": lambda f: (f / "trained.safetensors").write_bytes(b"not tensors"),
     "no groups": lambda f: state_with(f, lambda o: o.clear()),
     "a parameter less": lambda f: state_with(f, lambda o: o["param_groups"][0]["params"].pop()),
-    "no betas": lambda f: state_with(f, lambda o: o["param_groups"][0].pop("betas")),
     "a word for a number": lambda f: state_with(f, lambda o: o["param_groups"][0].update(eps="x")),
     "a class of strangers": lambda f: state_with(
         f, lambda o: o["state"].update({"0": {"tensor class": "os:system", "parts": {}}})
     ),
 }
+
+
+def test_an_option_that_is_newer_than_the_checkpoint_keeps_its_value(
+    saved: tuple[Any, Path],
+) -> None:
+    state, folder = saved
+    state_with(folder, lambda o: o["param_groups"][0].pop("betas"))
+    seal(folder)
+    checkpoint.load(state, folder)
+    assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
 @pytest.mark.parametrize("kind", UNFIT)
@@ -253,3 +264,27 @@ def test_a_run_that_its_launcher_starts_again_does_not_start_afresh(
     again = beginning(config, restarted=True)
     assert again.folder == config.output_dir / "checkpoint-2"
     assert beginning(config, restarted=False).folder is None
+
+
+@pytest.mark.parametrize("taken", ["checkpoint-1", ".checkpoint-1.tmp"])
+def test_a_name_that_somebody_else_has_is_left_to_them(
+    taken: str, saved: tuple[Any, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "output" / taken).mkdir(parents=True)
+    (tmp_path / "output" / taken / "diary.txt").write_text("mine")
+    for _ in range(2):  # the second replaces the first
+        assert checkpoint.save(saved[0], tmp_path / "output", {}).name == "checkpoint-1-2"
+    assert names(tmp_path / "output") == {taken, "checkpoint-1-2"}
+    assert manifest.latest(tmp_path / "output")[0] == tmp_path / "output" / "checkpoint-1-2"
+
+
+def test_beside_folders_that_are_not_ours_a_run_begins_at_step_0(
+    prepared: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign(tmp_path / "output", 500)
+    torn = tmp_path / "output" / "checkpoint-9"
+    torn.mkdir()
+    (torn / "state.json").write_text("{}")
+    assert begin(prepared(*WORDS, "max_train_steps=1").plan, ALONE_ON_CPU).step == 0
+    said = capsys.readouterr().err
+    assert said.count("is not a checkpoint of sd3tune, and is left alone") == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sd3tune.errors import ConfigError
+from sd3tune.errors import DiskError
 from sd3tune.report import metrics
 from sd3tune.report.metrics import WINDOW, Metrics
 
@@ -101,7 +101,7 @@ def test_rows_beyond_a_step_are_copied_before_they_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["not JSON\n", '{"step": 1, "loss": 2.0}\n', "[]", "\0" * 4096])
 def test_a_file_without_a_row_of_ours_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "m").write_text(text)
-    with pytest.raises(ConfigError, match="holds no row of metrics") as refused:
+    with pytest.raises(DiskError, match="holds no row of metrics") as refused:
         metrics.refuse_strangers(tmp_path / "m")
     assert "move it away" in refused.value.hint and (tmp_path / "m").read_text() == text
 
@@ -111,7 +111,7 @@ def test_what_is_not_a_file_is_refused_without_being_opened(tmp_path: Path) -> N
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for name in ("fifo", "folder", "link"):
-        with pytest.raises(ConfigError, match=r"is not a regular file|is a symbolic link"):
+        with pytest.raises(DiskError, match=r"is not a regular file|is a symbolic link"):
             metrics.refuse_strangers(tmp_path / name)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sd3tune import cli
 from sd3tune.data.sources import Folder
 from sd3tune.errors import ConfigError
 from sd3tune.plan.inspect import inspect
@@ -105,3 +106,16 @@ def test_a_folder_that_appears_twice_by_links_is_left_out_both_times(tmp_path: P
     (tmp_path / "d" / "again").symlink_to(tmp_path / "d" / "output")
     source = Folder(tmp_path / "d", own=[tmp_path / "d" / "output"])
     assert source.names() == []
+
+
+def test_a_contact_sheet_is_not_drawn_into_a_dataset(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = project.root / "photos" / "sheet.png"
+    words = ["dataset", str(project.root / "config" / "config.json"), "--sheet", str(sheet)]
+    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and f"error: `--sheet {sheet}` lies in dataset `photos`" in said
+    assert not sheet.exists()

@@ -96,6 +96,7 @@ def test_of_two_on_their_way_the_newer_one_gets_the_name(tmp_path: Path) -> None
 def test_half_written_ones_are_cleared_and_what_is_not_ours_stays(tmp_path: Path) -> None:
     torn = folder(tmp_path, 5, name=".checkpoint-5.tmp")
     (torn / "manifest.json").unlink()
+    (torn / ".pytorch_lora_weights.safetensors.tmp").write_bytes(b"half")  # killed in the middle
     folder(tmp_path, 6, name=".checkpoint-6.old")
     folder(tmp_path, 6)  # so it was replaced
     (tmp_path / ".checkpoint-7.old").mkdir()
