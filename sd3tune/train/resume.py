@@ -159,7 +159,7 @@ def put_away(output: Path, *, beyond: int = 0) -> None:
         folder.rename(away / folder.name)
     if rows and not beyond:
         log.rename(away / log.name)
-    parts = [f"{len(leaving)} checkpoints"] if leaving else []
+    parts = [f"{len(leaving)} checkpoint{'s' * (len(leaving) > 1)}"] if leaving else []
     parts += ["metrics"] if rows else []
     whose = f"beyond step {beyond}" if beyond else "of an earlier run"
     say(f"moved    {' and '.join(parts)} {whose} to {away}")
