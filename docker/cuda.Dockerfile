@@ -29,13 +29,14 @@ RUN --mount=type=cache,target=/root/.cache \
 # Every package with its hash: gigabytes that a change of sd3tune leaves alone.
 FROM base AS packages
 ARG LOCK=cuda
-ARG FIND_LINKS=""
 COPY docker/locks/${LOCK}.txt /locks/packages.txt
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
+    --mount=type=secret,id=links,target=/run/secrets/links \
     if [ -s /run/secrets/ca.pem ]; then export SSL_CERT_FILE=/run/secrets/ca.pem; fi \
- && export UV_LINK_MODE=copy PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_FIND_LINKS="${FIND_LINKS}" \
+ && if [ -s /run/secrets/links ]; then UV_FIND_LINKS="$(cat /run/secrets/links)"; export UV_FIND_LINKS; fi \
+ && export UV_LINK_MODE=copy PYC_INVALIDATION_MODE=UNCHECKED_HASH \
  && python3 -m venv --without-pip /opt/venv \
  && /opt/tools/bin/uv pip install --python /opt/venv/bin/python --no-deps --require-hashes \
       --compile-bytecode --requirement /locks/packages.txt \
@@ -73,6 +74,7 @@ COPY --from=application /opt/sd3tune /opt/sd3tune
 ENV SD3TUNE_IMAGE=cuda \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PYTHONSAFEPATH=1 \
     PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HF_HOME=/workspace/.cache/huggingface \
     XDG_CACHE_HOME=/workspace/.cache \
@@ -80,7 +82,6 @@ ENV SD3TUNE_IMAGE=cuda \
     TORCHINDUCTOR_CACHE_DIR=/workspace/.cache/torchinductor \
     SD3TUNE_HEARTBEAT=/tmp/sd3tune-heartbeat
 VOLUME ["/workspace"]
-EXPOSE 22 8888
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=60s --timeout=5s CMD ["sd3tune-health"]
 ARG VERSION=unknown

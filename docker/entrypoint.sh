@@ -8,11 +8,15 @@
 #                                                   and passes SIGTERM to runs started from a shell
 #
 #   PUBLIC_KEY, SSH_PUBLIC_KEY   start sshd and let these keys in
-#   JUPYTER_PASSWORD             start JupyterLab on port 8888
+#   JUPYTER_PASSWORD             start JupyterLab on port 8888; 12 characters or more
 #   SD3TUNE_STOP_POD             success or always: stop this RunPod or Vast instance after the command
 #
-# No secret goes to a file, to the log, or into a command line.
+# No secret goes to a file, to the log, or into a command line. The password is JupyterLab's alone, and
+# the platform's key is that of `stop-pod` alone: no run, shell or notebook has them in its environment.
 set -euo pipefail
+export PYTHONSAFEPATH=1  # no program imports from its working directory, where it starts in /workspace
+declare +x RUNPOD_API_KEY CONTAINER_API_KEY JUPYTER_PASSWORD  # ours, and no child's
+MIN_PASSWORD=12  # characters
 say() { printf 'sd3tune: %s\n' "$1" >&2; }
 
 prepare_home() {  # a user without a name, or a read-only root: caches and settings need a place
@@ -37,12 +41,17 @@ start_ssh() {
 start_jupyter() {
   local port="${JUPYTER_PORT:-8888}"
   if listens "$port"; then say "something listens on port $port: JupyterLab not started"; return; fi
-  JUPYTER_CONFIG_DIR=/opt/jupyter JUPYTER_RUNTIME_DIR="$(mktemp -d)" JUPYTER_DATA_DIR="$(mktemp -d)" \
+  JUPYTER_PASSWORD="$JUPYTER_PASSWORD" JUPYTER_CONFIG_DIR=/opt/jupyter JUPYTER_RUNTIME_DIR="$(mktemp -d)" JUPYTER_DATA_DIR="$(mktemp -d)" \
     SHELL=/bin/bash jupyter lab --no-browser >/tmp/jupyter.log 2>&1 &
   say "JupyterLab on port $port, log in /tmp/jupyter.log"
 }
 
 trains() { [ "${1:-}" = train ] && [[ " $* " != *" --dry-run "* ]] && [[ " $* " != *" --help "* ]]; }
+
+stop_pod() {
+  RUNPOD_API_KEY="${RUNPOD_API_KEY:-}" CONTAINER_API_KEY="${CONTAINER_API_KEY:-}" \
+    sd3tune image stop-pod --after "$1"
+}
 
 # `run CMD…`: runs it, passes SIGTERM and SIGINT on once, and leaves its exit code in $code.
 run() {
@@ -88,7 +97,12 @@ stay() {
 prepare_home
 serves=""
 if [ -n "${PUBLIC_KEY:-}${SSH_PUBLIC_KEY:-}" ]; then start_ssh; serves=1; fi
-if [ -n "${JUPYTER_PASSWORD:-}" ]; then start_jupyter; serves=1; fi
+if [ -n "${JUPYTER_PASSWORD:-}" ] && [ "${#JUPYTER_PASSWORD}" -lt "$MIN_PASSWORD" ]; then
+  say "JUPYTER_PASSWORD is shorter than $MIN_PASSWORD characters: JupyterLab not started"
+elif [ -n "${JUPYTER_PASSWORD:-}" ]; then
+  start_jupyter
+  serves=1
+fi
 unset JUPYTER_PASSWORD
 
 if [ -z "$*" ]; then  # an empty word is what some platforms make of no word
@@ -110,7 +124,7 @@ if [ "$1" = sd3tune ] && trains "${@:2}"; then
     stopped=""
     run "$@"
     # Stopped from outside: the platform is taking the machine away, or the user wants it.
-    if [ -z "$stopped" ]; then sd3tune image stop-pod --after "$code" >&2 || true; fi
+    if [ -z "$stopped" ]; then stop_pod "$code" >&2 || true; fi
     exit "$code"
   fi
 fi

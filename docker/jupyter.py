@@ -8,8 +8,11 @@ import os
 
 from jupyter_server.auth import passwd
 
+password = os.environ.pop("JUPYTER_PASSWORD")
+if len(password.encode()) < 12:  # the entrypoint says so too
+    raise SystemExit("JUPYTER_PASSWORD needs 12 characters or more")
 c = get_config()  # noqa: F821  jupyter_server's
-c.PasswordIdentityProvider.hashed_password = passwd(os.environ.pop("JUPYTER_PASSWORD"))
+c.PasswordIdentityProvider.hashed_password = passwd(password)
 c.IdentityProvider.token = ""
 c.ServerApp.cookie_secret = os.urandom(32)
 c.ServerApp.ip = "0.0.0.0"

@@ -4,13 +4,15 @@
 ARG IMAGE=sd3tune:cuda
 # hadolint ignore=DL3006
 FROM ${IMAGE}
+COPY locks/tools.txt locks/nvcc.txt /locks/
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     if [ -s /run/secrets/ca.pem ]; then export SSL_CERT_FILE=/run/secrets/ca.pem PIP_CERT=/run/secrets/ca.pem; fi \
- && python3 -m venv /opt/uv && /opt/uv/bin/pip install --disable-pip-version-check uv==0.13.9 \
- && UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/venv/bin/python --no-deps \
-      ninja==1.13.0 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-cccl==13.0.*' \
- && ln -s /opt/uv/bin/uv /usr/local/bin/uv \
+ && python3 -m venv /opt/tools \
+ && /opt/tools/bin/pip install --disable-pip-version-check --require-hashes -r /locks/tools.txt \
+ && UV_LINK_MODE=copy /opt/tools/bin/uv pip install --python /opt/venv/bin/python --no-deps --require-hashes \
+      --requirement /locks/nvcc.txt \
+ && ln -s /opt/tools/bin/uv /usr/local/bin/uv \
  && ln -s "$(echo /opt/venv/lib/python3.*/site-packages)/nvidia/cu13" /opt/cuda \
  && ln -s libcudart.so.13 /opt/cuda/lib/libcudart.so
 ENV CUDA_HOME=/opt/cuda PATH=/opt/cuda/bin:$PATH

@@ -1,6 +1,16 @@
-"""`python -m sd3tune`: the same as the `sd3tune` command."""
+"""The `sd3tune` command, also as `python -m sd3tune`: it imports nothing from the working directory
+(sd3tune/start.py)."""
 
-from sd3tune.cli import main
+from sd3tune import start
+
+
+def main() -> None:
+    start.leave_working_directory()
+    from sd3tune import cli  # not before: it imports the standard library and click
+
+    cli.main()
+
 
 if __name__ == "__main__":
+    start.drop_first()
     main()

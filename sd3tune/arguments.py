@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+from sd3tune.escaping import echo, one_line
 
 if TYPE_CHECKING:
     from sd3tune.plan.prepare import Prepared
@@ -21,7 +21,7 @@ def prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     if made.plan.processes.main:
         notes = render.notes(made.datasets.notes)
         for line in [*notes, *render.set_aside(made.discoveries)]:
-            click.echo(line, err=True)
+            echo(one_line(line), err=True)
     return made
 
 

@@ -14,11 +14,12 @@ from typing import NoReturn
 
 import click
 
-from sd3tune import __version__, surroundings
+from sd3tune import __version__, escaping, surroundings
 from sd3tune.arguments import config_of, prepared
 from sd3tune.cli_cache import cache
 from sd3tune.cli_image import image
 from sd3tune.errors import ConfigError, Sd3tuneError
+from sd3tune.escaping import ReaderGone, echo, one_line, sentence
 from sd3tune.report import streams
 
 AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
@@ -89,15 +90,15 @@ def doctor(
     if chip == "list":
         from sd3tune.backends import catalog
 
-        click.echo("\n".join(catalog.keys()))
+        echo("\n".join(catalog.keys()))
         return
     report = consult(chip) if chip else examine(quick=quick, device=not no_device, deep=deep)
     document = render.doctor_json(report)
-    click.echo(document if as_json else render.doctor(report))
+    echo(document if as_json else render.doctor(report))
     if bundle:
         from sd3tune.doctor.report import write
 
-        click.echo(write(json.loads(document), bundle), err=True)
+        echo(write(json.loads(document), bundle), err=True)
     sys.exit(0 if report.can_train else 1)
 
 
@@ -124,7 +125,7 @@ def plan(words: tuple[str, ...], as_json: bool, chip: str | None) -> None:
     from sd3tune import render
 
     made = prepared(words, chip).plan
-    click.echo(render.plan_json(made) if as_json else render.plan(made))
+    echo(render.plan_json(made) if as_json else render.plan(made))
 
 
 @cli.command()
@@ -160,10 +161,10 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     \b
       sd3tune train my/config.json max_train_steps=500 learning_rate=5e-5
       sd3tune train my/config.json --nproc 4
-      torchrun --nproc-per-node 4 -m sd3tune train my/config.json
+      torchrun --nproc-per-node 4 --no-python sd3tune train my/config.json
     """
     from sd3tune import render
-    from sd3tune.backends.processes import processes
+    from sd3tune.backends.processes import end_with_launcher, processes
 
     more = {"num_processes": nproc, "resume_from_checkpoint": resume}
     words += tuple(f"{key}={value}" for key, value in more.items() if value is not None)
@@ -172,9 +173,10 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     who = processes(os.environ)
     if not dry_run and "WORLD_SIZE" not in os.environ:
         _launched(words)
+    end_with_launcher(os.environ)
     made = prepared(words, None)
     if who.main:
-        click.echo(render.plan(made.plan), err=not dry_run)
+        echo(render.plan(made.plan), err=not dry_run)
     if dry_run:
         return
     from sd3tune.config.prompts import load_prompts
@@ -182,7 +184,7 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
 
     outcome = run(made, load_prompts(made.plan.config))
     if who.main:
-        click.echo(render.outcome(outcome))
+        echo(render.outcome(outcome))
     sys.exit(128 + outcome.signal if outcome.signal else 0)
 
 
@@ -221,7 +223,7 @@ def dataset(
         own.refuse_as_image(seen.found.config, seen.found.datasets, sheet)
     if sheet is not None:
         inspect.draw_sheet(seen, sheet, images)
-    click.echo(render.dataset_json(seen) if as_json else render.dataset(seen, sheet))
+    echo(render.dataset_json(seen) if as_json else render.dataset(seen, sheet))
 
 
 @cli.command()
@@ -243,7 +245,7 @@ def demo(folder: Path, model: str, force: bool) -> None:
     from sd3tune import render
     from sd3tune.demo import write
 
-    click.echo(render.demo(write(folder, model=model, force=force)))
+    echo(render.demo(write(folder, model=model, force=force)))
 
 
 @cli.command()
@@ -264,7 +266,7 @@ def inspect(path: Path, as_json: bool) -> None:
     from sd3tune.artefacts.look import look
 
     seen = look(path)
-    click.echo(words.inspected_json(seen) if as_json else words.inspected(seen))
+    echo(words.inspected_json(seen) if as_json else words.inspected(seen))
 
 
 @cli.command()
@@ -313,7 +315,7 @@ def export(
     from sd3tune.artefacts.export import export as run
 
     done = run(source, dialect, output=output, model=model, rank=rank, force=force)  # type: ignore[arg-type]
-    click.echo(words.exported(done))
+    echo(words.exported(done))
 
 
 def _launched(words: tuple[str, ...]) -> None:
@@ -333,17 +335,17 @@ def _launched(words: tuple[str, ...]) -> None:
 
 def main() -> None:
     streams.open_closed()
-    streams.say_anything()
+    escaping.prepare()
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
-        click.echo(f"error: {e.format_message()}", err=True)
-        click.echo(f"hint: `{_help_command(e)}` lists what there is", err=True)
+        echo(f"error: {sentence(e.format_message())}", err=True)
+        echo(f"hint: `{one_line(_help_command(e))}` lists what there is", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
-        click.echo(
+        echo(
             "error: interrupted\nhint: what was finished is kept; the same command continues",
             err=True,
         )
@@ -351,16 +353,16 @@ def main() -> None:
     except Sd3tuneError as e:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(AFTER_SECONDS)
-        click.echo(f"error: {_one_line(e)}", err=True)
-        click.echo(f"hint: {_one_line(e.hint)}", err=True)
+        echo(f"error: {sentence(e)}", err=True)
+        echo(f"hint: {sentence(e.hint)}", err=True)
         sys.exit(e.exit_code)
+    except ReaderGone:  # `sd3tune plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still holds
+        sys.exit(0)
     except (OSError, UnicodeEncodeError) as e:
-        if isinstance(e, BrokenPipeError) and not streams.outliving():  # `sd3tune plan | head`
-            sys.stderr.close()
-            sys.exit(0)
         if (said := surroundings.refusal(e)) is None:
             _bug(e)
-        click.echo(f"error: {_one_line(said[0])}\nhint: {said[1]}", err=True)
+        echo(f"error: {one_line(said[0])}\nhint: {said[1]}", err=True)
         sys.exit(1)
     except Exception as e:  # everything raised on purpose is an Sd3tuneError
         _bug(e)
@@ -369,16 +371,11 @@ def main() -> None:
 def _bug(e: Exception) -> NoReturn:
     import traceback
 
-    traceback.print_exc()
-    click.echo(f"error: this is a bug in sd3tune: {type(e).__name__}: {_one_line(e)}", err=True)
+    echo(traceback.format_exc().rstrip(), err=True)
+    echo(f"error: this is a bug in sd3tune: {type(e).__name__}: {sentence(e)}", err=True)
     hint = "please report it with the lines above and the file of `sd3tune doctor --report`"
-    click.echo(f"hint: {hint}", err=True)
+    echo(f"hint: {hint}", err=True)
     sys.exit(2)
-
-
-def _one_line(words: object) -> str:
-    """What a library said may have several."""
-    return " ".join(str(words).split())
 
 
 def _help_command(error: click.ClickException) -> str:

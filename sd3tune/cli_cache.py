@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from sd3tune import arguments
+from sd3tune.escaping import echo
 
 
 @click.group()
@@ -34,7 +35,7 @@ def info(words: tuple[str, ...], as_json: bool) -> None:
     from sd3tune.train import store
 
     found = store.info(prepared)
-    click.echo(render.cache_json(found) if as_json else render.cache(found))
+    echo(render.cache_json(found) if as_json else render.cache(found))
 
 
 @cache.command()
@@ -50,7 +51,7 @@ def build(words: tuple[str, ...], as_json: bool) -> None:
     from sd3tune.train import store
 
     found = store.build(prepared)
-    click.echo(render.cache_json(found) if as_json else render.cache(found))
+    echo(render.cache_json(found) if as_json else render.cache(found))
 
 
 @cache.command()
@@ -68,7 +69,7 @@ def prune(words: tuple[str, ...], dry_run: bool) -> None:
     prepared = [arguments.prepared((name, *overrides), None) for name in configs]
     from sd3tune.train import store
 
-    click.echo(render.pruned(store.prune(prepared, dry_run=dry_run), dry_run=dry_run))
+    echo(render.pruned(store.prune(prepared, dry_run=dry_run), dry_run=dry_run))
 
 
 @cache.command()
@@ -86,5 +87,5 @@ def verify(folders: tuple[Path, ...], repair: bool) -> None:
     from sd3tune.train import store
 
     whole, damaged = store.verify(folders, repair=repair)
-    click.echo(render.verified(whole, damaged, repaired=repair))
+    echo(render.verified(whole, damaged, repaired=repair))
     sys.exit(1 if damaged and not repair else 0)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sd3tune.escaping import echo, one_line
+
 if TYPE_CHECKING:
     from sd3tune.containers.images import Choice, Kind
     from sd3tune.containers.run import Container
@@ -53,7 +55,8 @@ def image() -> None:
 @click.option("--build-arg", "arguments", multiple=True, metavar="NAME=VALUE",
               help="an ARG of the Dockerfile; LOCK=cpu builds without CUDA or ROCm")  # fmt: skip
 @click.option("--secret", "secrets", multiple=True, metavar="id=ID,src=FILE",
-              help="a file for the build alone; id=ca: certificates")  # fmt: skip
+              help="a file for the build alone; id=ca: certificates, id=links: address of wheels"
+              )  # fmt: skip
 @NETWORK
 def build(
     vendor: str | None,
@@ -81,7 +84,7 @@ def build(
     _say(choice)
     building.build(asked)
     size = building.size_bytes(engine.connect(), tag)
-    click.echo(f"built {tag}, {size / 10**9:.2f} GB unpacked")
+    echo(one_line(f"built {tag}, {size / 10**9:.2f} GB unpacked"))
 
 
 @image.command(context_settings={"allow_interspersed_args": False})
@@ -141,7 +144,7 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     container = _container(choice.kind, words, info, terminal=terminal, **options)
     _say(choice)
     if client is None:
-        click.echo(running.words_of(container))
+        echo(running.words_of(container))
         return
     sys.exit(running.run(client, container))
 
@@ -166,7 +169,7 @@ def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) 
     _say(choice)
     make = partial(_container, kind, ("doctor",), image=tag, **options)
     lines = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
-    click.echo(checked_json(lines) if as_json else checked(lines))
+    echo(checked_json(lines) if as_json else checked(lines))
     sys.exit(1 if any(line.status == "FAIL" for line in lines) else 0)
 
 
@@ -180,7 +183,7 @@ def stop_pod(code: int) -> None:
     """
     from sd3tune.containers.pod import stop
 
-    click.echo(stop(code))
+    echo(stop(code))
 
 
 def _choice(vendor: str | None) -> "Choice":
@@ -218,8 +221,10 @@ def _container(
     from sd3tune.containers import run as running
 
     cards = images.cards(kind, gpus)
+    token = running.token_file(os.environ)
+    known = {**os.environ, **({"HF_TOKEN": token.read_text().strip()} if token else {})}
     ours = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
-    theirs, outer = running.environment(running.FORWARDED, given, os.environ)
+    theirs, outer = running.environment(running.FORWARDED, given, known)
     more = running.folders(mounts)
     return running.Container(
         image=image or f"sd3tune:{kind}",
@@ -232,9 +237,10 @@ def _container(
         ports=tuple(running.port(p) for p in ports),
         shm=running.memory(shm_size),
         terminal=terminal,
+        token_file=token if "HF_TOKEN" in outer else None,
         mounts={
             running.WORKSPACE: workspace.resolve(),
-            running.HUB: running.shared_hub(os.environ),  # last: it makes a folder
+            **running.shared_mounts(running.shared_hub(os.environ)),  # last: it makes folders
             **more,
         },
     )

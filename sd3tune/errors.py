@@ -15,15 +15,20 @@ Sd3tuneError                    the user can act on it; the CLI prints message +
 Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
 """
 
+from sd3tune.urls import redacted
+
 
 class Sd3tuneError(Exception):
-    """What went wrong, in one line that names file, key and value; and what to do, in another."""
+    """What went wrong, in one line that names file, key and value; and what to do, in another.
+
+    URLs in them, which may come from a library's own message, are cut to what may be shown.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(redacted(message))
+        self.hint = redacted(hint)
 
 
 class ConfigError(Sd3tuneError): ...

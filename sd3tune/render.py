@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 from sd3tune import __version__
 from sd3tune.backends.facts import to_json
 from sd3tune.backends.options import AXES
+from sd3tune.escaping import page, sentence
 from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
+from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sd3tune.config.dataset import ImageDataset
-    from sd3tune.data.cache import Damage
     from sd3tune.data.discover import Discovery, Sample
+    from sd3tune.data.shards import Damage
     from sd3tune.demo import Written
     from sd3tune.doctor import Report
     from sd3tune.plan.inspect import Inspection
@@ -70,17 +72,18 @@ SHOWN = (  # what decides a run, in the order people ask
 def doctor(report: "Report") -> str:
     lines = []
     if report.chip:
-        lines.append(f"{report.chip}: from the catalogue, not measured on a device\n")
+        lines.append(f"{report.chip}: from the catalogue, not measured on a device")
+        lines.append("")
     for f in report.findings:
         lines.append(f"{f.status:<4}  {f.name}: {f.fact} ({f.source})")
         if f.fix:
             lines.append(f"      fix: {f.fix}")
-    lines.append("\nsd3tune would choose here")
+    lines += ["", "sd3tune would choose here"]
     lines += _decisions(report.decisions, report.capabilities)
     count = {s: sum(f.status == s for f in report.findings) for s in ("FAIL", "warn")}
     verdict = "training can start" if report.can_train else "training cannot start"
-    lines.append(f"\n{verdict}: {count['FAIL']} FAIL, {count['warn']} warn")
-    return "\n".join(lines)
+    lines += ["", f"{verdict}: {count['FAIL']} FAIL, {count['warn']} warn"]
+    return page(lines)
 
 
 def doctor_json(report: "Report") -> str:
@@ -129,7 +132,7 @@ def plan(plan: "Plan") -> str:
         f"  {'text encoders before':<24}{gib(m.text_encoders):>10}  dropped after encoding"
     )
     lines += [f"warning: {w}" for w in plan.warnings]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def plan_json(plan: "Plan") -> str:
@@ -143,17 +146,12 @@ def set_aside(discoveries: "Mapping[str, Discovery]", most: int = 5) -> list[str
         count = len(found.rejected)
         if count:
             lines.append(f"warning: dataset `{name}`: {count} file{'s' * (count > 1)} set aside")
-            lines += [f"  {_line(r.path)}: {_line(r.reason)}" for r in found.rejected[:most]]
+            lines += [f"  {sentence(r.path)}: {sentence(r.reason)}" for r in found.rejected[:most]]
         if count > most:
             why = Counter(r.reason for r in found.rejected[most:]).most_common(3)
-            words = "; ".join(f"{n} x {_line(reason)}" for reason, n in why)
+            words = "; ".join(f"{n} x {sentence(reason)}" for reason, n in why)
             lines.append(f"  and {count - most} more: {words}")
     return lines
-
-
-def _line(words: str) -> str:
-    """Names of files may hold anything, line ends and half characters too."""
-    return " ".join(words.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def notes(found: "Sequence[str]") -> list[str]:
@@ -181,13 +179,15 @@ def dataset(inspection: "Inspection", sheet: "Path | None", most: int = 8) -> st
         if found.rejected:
             lines.append(f"  set aside: {len(found.rejected)}")
             why = Counter(r.reason for r in found.rejected)
-            lines += [f"    {n:>6} x {_line(reason)}" for reason, n in why.most_common(most)]
-            lines += [f"    {_line(r.path)}: {_line(r.reason)}" for r in found.rejected[:most]]
+            lines += [f"    {n:>6} x {sentence(reason)}" for reason, n in why.most_common(most)]
+            lines += [
+                f"    {sentence(r.path)}: {sentence(r.reason)}" for r in found.rejected[:most]
+            ]
             if len(found.rejected) > most:
                 lines.append(f"    and {len(found.rejected) - most} more: --json lists them all")
     if sheet is not None and sheet.exists():
         lines += ["", f"contact sheet  {sheet}"]
-    return "\n".join(lines).lstrip("\n")
+    return page(lines).lstrip("\n")
 
 
 def _where(d: "ImageDataset") -> str:
@@ -209,7 +209,9 @@ def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[str]:
     more = f", {several} images have several" if several else ""
     unlike = len({c for s in samples for c in s.captions})
     lines = [f"  captions ({d.caption_strategy}): {unlike} different{more}, for example"]
-    return lines + [f"    {_line(s.name)}: {_line(s.captions[0])[:90]}" for s in samples[:3]]
+    return lines + [
+        f"    {sentence(shown_url(s.name))}: {sentence(s.captions[0])[:90]}" for s in samples[:3]
+    ]
 
 
 def dataset_json(inspection: "Inspection") -> str:
@@ -234,7 +236,7 @@ def cache(built: "Built") -> str:
             f"  this run wants {held.wanted}, {held.missing} missing; {held.unused} unused"
             + (f"; {held.problems} known to be unusable" if held.problems else "")
         )
-    return "\n".join([*lines, f"{built.seconds:.1f} s"])
+    return page([*lines, f"{built.seconds:.1f} s"])
 
 
 def cache_json(built: "Built") -> str:
@@ -254,7 +256,7 @@ def cache_json(built: "Built") -> str:
 
 def pruned(found: "Sequence[tuple[Path, int]]", *, dry_run: bool) -> str:
     word = "unused" if dry_run else "removed"
-    return "\n".join(f"{count:>8} {word}  {folder}" for folder, count in found)
+    return page(f"{count:>8} {word}  {folder}" for folder, count in found)
 
 
 def verified(whole: int, damaged: "Sequence[Damage]", *, repaired: bool) -> str:
@@ -262,7 +264,7 @@ def verified(whole: int, damaged: "Sequence[Damage]", *, repaired: bool) -> str:
     count = f"{whole} entries whole, {len(damaged)} files damaged"
     if damaged:
         count += ", removed" if repaired else "; --repair removes them"
-    return "\n".join([*lines, count])
+    return page([*lines, count])
 
 
 def outcome(outcome: "Outcome") -> str:
@@ -278,11 +280,11 @@ def outcome(outcome: "Outcome") -> str:
     lines += [f"picture          {path}" for path in outcome.pictures]
     lines.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
     lines.append(f"output           {outcome.output}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def demo(written: "Written") -> str:
-    return "\n".join(
+    return page(
         [*(f"wrote  {path}" for path in written.paths), "", f"next   {written.next_command}"]
     )
 

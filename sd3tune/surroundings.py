@@ -3,8 +3,8 @@
 import os
 import sys
 
-from sd3tune import disk
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import disk
 from sd3tune.report import streams
 
 

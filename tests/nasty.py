@@ -141,8 +141,9 @@ def cases() -> dict[str | bytes, tuple[Make, str | None]]:
         # no files at all
         "broken link.png": (lambda p: p.symlink_to("nowhere.png"), "cannot be read"),
         "circle.png": (lambda p: p.symlink_to("circle.png"), "cannot be read"),
-        "pipe.png": (os.mkfifo, "no regular file"),
-        "socket.png": (lying_socket, "no regular file"),
+        "pipe.png": (os.mkfifo, "not a regular file"),
+        "endless.png": (lambda p: p.symlink_to("/dev/zero"), "not a regular file"),
+        "socket.png": (lying_socket, "not a regular file"),
         b"latin \xe9.png": (raw(png), "not UTF-8"),
         "___.png": (raw(png), "leaves no caption"),
     }

@@ -4,7 +4,7 @@ diffusers and peft say it beside the tensors (rank, alpha, patterns, rsLoRA); ev
 tensor `.alpha`. A file that says nothing means alpha = rank. No torch here.
 """
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
 from sd3tune.sd3.header import Header
 
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
 BESIDE = "adapter_config.json"  # peft's
+LARGEST = 1e6  # an alpha: people write 1 to 1024
+PATTERN = re.compile(r"[\w.\\^$|\[\]*+?-]{1,200}")
+MOST_PATTERNS, MOST_REPETITIONS = 2000, 3
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,13 @@ class Said:
     """peft's LoraConfig as far as it changes the scale."""
 
     alpha: float | None = None  # None: alpha = rank
-    patterns: Mapping[str, float] = field(default_factory=dict)
+    patterns: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     rslora: bool = False
 
     def scale(self, module: str, rank: int) -> float:
         """Of the module's update. peft's rules: patterns match the end of a name, first one wins;
         rsLoRA divides by the root of the rank (Kalajdzievski 2023)."""
-        matching = (a for p, a in self.patterns.items() if re.match(rf"(.*\.)?({p})$", module))
+        matching = (a for p, a in self.patterns.items() if p.match(module))
         alpha = next(matching, self.alpha)
         if alpha is None:
             alpha = rank
@@ -43,16 +47,49 @@ def said(path: Path, metadata: Mapping[str, str]) -> Said | None:
     if KEY in metadata:
         data = _object(metadata[KEY], f"`{path}`: its metadata `{KEY}`")
         data = {k.removeprefix("transformer."): v for k, v in data.items()}
-    elif beside.exists() and path.name.startswith("adapter_model"):
-        data = _object(beside.read_text("utf-8"), f"`{beside}`")
+    elif os.path.lexists(beside) and path.name.startswith("adapter_model"):
+        data = _object(_beside(beside), f"`{beside}`")
     else:
         return None
     try:
-        patterns = {str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()}
+        patterns = data.get("alpha_pattern") or {}
+        if len(patterns) > MOST_PATTERNS:
+            raise ValueError
         alpha = data.get("lora_alpha")
-        return Said(None if alpha is None else float(alpha), patterns, bool(data.get("use_rslora")))
+        return Said(
+            None if alpha is None else _number(alpha),
+            {_pattern(k): _number(v) for k, v in patterns.items()},
+            bool(data.get("use_rslora")),
+        )
     except (AttributeError, TypeError, ValueError):
         raise _unreadable(f"`{path}`: its alpha") from None
+
+
+def _number(value: object) -> float:
+    """Raises ValueError for what cannot be an alpha."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    if not 0 < abs(value) < LARGEST:  # NaN neither
+        raise ValueError
+    return float(value)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """As peft reads it, a regular expression for the end of a name. Raises ValueError for one that
+    could take for ever (groups and many repetitions) and nobody writes."""
+    if PATTERN.fullmatch(text) is None or sum(map(text.count, "*+?")) > MOST_REPETITIONS:
+        raise ValueError
+    try:
+        return re.compile(rf"(.*\.)?({text})$")
+    except re.error:
+        raise ValueError from None
+
+
+def _beside(path: Path) -> str:
+    try:
+        return opening.text(path)
+    except (OSError, ValueError):
+        raise _unreadable(f"`{path}`") from None
 
 
 def is_untold(prefix: str, has_alpha: bool, header: Header) -> bool:
@@ -63,7 +100,7 @@ def is_untold(prefix: str, has_alpha: bool, header: Header) -> bool:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        data = json.loads(text)
+        data = opening.parsed(text)
     except ValueError:
         raise _unreadable(where) from None
     if not isinstance(data, dict):

@@ -20,6 +20,15 @@ def needs_base(module: Lora | Lycoris) -> bool:
     return module.dora or module.algorithm in NEEDS_BASE
 
 
+def check(name: str, module: Lycoris) -> None:
+    """Whether its tensors fit together, by their shapes, where that can be told without the frozen
+    weight. Raises what arithmetic raises."""
+    tucker = any(part.endswith(("_t1", "_t2")) for part in module.tensors)
+    if module.algorithm in ("loha", "lokr") and not module.dora and not tucker:
+        shapes = {part: t.to("meta") for part, t in module.tensors.items()}
+        _lycoris(name, Lycoris(module.algorithm, shapes, module.alpha), None)
+
+
 def delta(name: str, module: Lora | Lycoris, base: Base | None) -> tuple[Tensor, Tensor | None]:
     """(out, in) to add to the weight, and (out,) to add to the bias or None.
 

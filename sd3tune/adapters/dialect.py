@@ -33,7 +33,19 @@ class Rendered:
 def rendered(
     modules: Mapping[str, Module], dialect: Dialect, base: Base | None, rank: int | None
 ) -> Rendered:
-    """Raises ModelError."""
+    """Raises ModelError, also for tensors that do not fit together."""
+    try:
+        return _rendered(modules, dialect, base, rank)
+    except (ArithmeticError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as e:
+        raise ModelError(
+            f"the tensors of this adapter do not fit together: {e or type(e).__name__}",
+            hint="`sd3tune inspect` says more; the file, or --model, is of another model",
+        ) from e
+
+
+def _rendered(
+    modules: Mapping[str, Module], dialect: Dialect, base: Base | None, rank: int | None
+) -> Rendered:
     if dialect == "diffusers":
         return _diffusers(modules, base, rank)
     notes: tuple[str, ...] = ()

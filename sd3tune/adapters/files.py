@@ -12,18 +12,20 @@ kohya      `lora_unet_<original module>`, query, key and value fused, `.alpha`; 
 Why these: docs/adr/0008-adapter-dialects.md.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
-from sd3tune.adapters import alpha, fused, names, stamp
+from sd3tune.adapters import alpha, deltas, fused, names, stamp
 from sd3tune.adapters.dialect import DIALECTS, Dialect, rendered
 from sd3tune.adapters.names import Named
 from sd3tune.adapters.parts import AdapterFile, Base, Lora, Lycoris
 from sd3tune.errors import ModelError
-from sd3tune.sd3 import header
+from sd3tune.filesystem import drafts
+from sd3tune.sd3 import finite
+from sd3tune.sd3.header import Header
 
 __all__ = ["DIALECTS", "AdapterFile", "Dialect", "read", "save", "write"]
 LORA_PARTS = {"down", "up", "alpha", "magnitude", "dora_scale", "up_bias"}
@@ -33,7 +35,7 @@ def read(path: Path) -> AdapterFile:
     """Any adapter file of SD3, under diffusers' module names. Raises ModelError."""
     from safetensors.torch import load_file
 
-    found = header.read(path)
+    found = finite.check(path)
     grouped = names.group(found.tensors)
     _refuse(path, grouped)
     said = alpha.said(path, found.metadata)
@@ -45,18 +47,32 @@ def read(path: Path) -> AdapterFile:
                 f"`{path}` says nowhere what its alpha is",
                 hint=f"give {stamp.FILE} beside it, which does",
             )
-        module = _module(path, named, tensors, said)
-        split = (
-            {named.module: module}
-            if named.layout == "diffusers"
-            else fused.split(named.module, module)
-        )
+        with understood(path, named.module):
+            module = _module(found, named, tensors, said)
+            split = (
+                {named.module: module}
+                if named.layout == "diffusers"
+                else fused.split(named.module, module)
+            )
         if twice := modules.keys() & split.keys():
             hint = "the file mixes two adapters: write each to a file of its own"
             raise ModelError(f"`{path}` has `{min(twice)}` under two names", hint=hint)
         modules |= split
     kept = {k: v for k, v in found.metadata.items() if k not in stamp.OWN}
     return AdapterFile(modules, kept)
+
+
+@contextmanager
+def understood(path: Path, module: str) -> Iterator[None]:
+    """Tensors of a stranger may be missing, empty or of any shape: whatever arithmetic says of them
+    becomes a ModelError."""
+    try:
+        yield
+    except (ArithmeticError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as e:
+        raise ModelError(
+            f"`{path}`: the tensors of `{module}` do not fit together: {e or type(e).__name__}",
+            hint="the file is damaged, or of a kind sd3tune does not know",
+        ) from None
 
 
 def write(
@@ -95,13 +111,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
 
     whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     data = stamp.ordered(serialised(whole), {"format": "pt"} | dict(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    draft.replace(path)
+    drafts.write(path, data)
 
 
 def _refuse(path: Path, grouped: names.Grouped) -> None:
@@ -122,10 +132,13 @@ def _refuse(path: Path, grouped: names.Grouped) -> None:
 
 
 def _module(
-    path: Path, named: Named, tensors: Mapping[str, Tensor], said: alpha.Said | None
+    found: Header, named: Named, tensors: Mapping[str, Tensor], said: alpha.Said | None
 ) -> Lora | Lycoris:
+    path = found.path
     parts = {part: tensors[key] for part, key in named.parts.items()}
-    value = float(parts.pop("alpha")) if "alpha" in parts else None
+    value = found.number(named.parts["alpha"]) if parts.pop("alpha", None) is not None else None
+    if empty := next((named.parts[p] for p, t in parts.items() if not t.numel()), None):
+        raise ModelError(f"`{path}`: tensor `{empty}` is empty", hint="the file is damaged")
     if {"down", "up"} <= parts.keys() <= LORA_PARTS and _by_rows(parts.get("dora_scale")):
         return _lora(path, named, parts, value, said)
     if named.algorithm in ("lora", "incomplete"):
@@ -134,7 +147,9 @@ def _module(
             "understood from these",
             hint="the file is incomplete, or of a kind sd3tune does not know",
         )
-    return Lycoris(named.algorithm, parts, value)
+    module = Lycoris(named.algorithm, parts, value)
+    deltas.check(named.module, module)
+    return module
 
 
 def _lora(

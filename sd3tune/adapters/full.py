@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sd3tune.adapters.trained import Trained, copies
 from sd3tune.errors import PlanError
+from sd3tune.filesystem import opening
 from sd3tune.sd3 import weights
 from sd3tune.sd3.variants import Source
 
@@ -58,7 +59,8 @@ class Full(Trained):
             alone.add("vae")
         for part in sorted(base.iterdir()):
             if part.is_dir() and part.name not in alone and not part.name.startswith("."):
-                shutil.copytree(part, place / part.name, copy_function=_linked)
+                target = place / part.name
+                shutil.copytree(part, target, copy_function=_linked, ignore=_elsewhere)
         if (index := base / "model_index.json").is_file():
             shutil.copy(index, place)
 
@@ -66,6 +68,13 @@ class Full(Trained):
 def attach(transformer: Any, source: Source, *, dtype: torch.dtype) -> Full:
     """Every weight is trained, in `dtype`."""
     return Full(transformer.to(dtype).requires_grad_(True), source)
+
+
+def _elsewhere(folder: str, names: list[str]) -> list[str]:
+    """What is not copied: folders that a link leads to could be a whole disk, pipes have no end."""
+    paths = [Path(folder) / name for name in names]
+    return [p.name for p in paths if (p.is_symlink() and p.is_dir())
+            or not (p.is_dir() or opening.is_regular(p))]  # fmt: skip
 
 
 def _linked(source: str, target: str) -> None:

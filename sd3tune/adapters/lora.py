@@ -176,6 +176,11 @@ def less(now: Mapping[str, Part], begun: Mapping[str, Part]) -> dict[str, Part]:
     }
 
 
+def shapes(module: Part) -> tuple[int, int]:
+    """Inputs and outputs of the layer it is for."""
+    return int(module.down.shape[1]), int(module.up.shape[0])
+
+
 def _fits(name: str, module: object, own: Mapping[str, Part], where: str) -> None:
     """Raises ConfigError for a layer of another adapter that this one cannot take over."""
     if not isinstance(module, Part):
@@ -188,6 +193,9 @@ def _fits(name: str, module: object, own: Mapping[str, Part], where: str) -> Non
         hint = f"set lora_rank={module.rank} or more"
     elif (module.magnitude is None) != (own[name].magnitude is None):
         words, hint = f"`{name}` differs in use_dora", "set use_dora as the file has it"
+    elif (got := shapes(module)) != (wanted := shapes(own[name])):
+        words = f"`{name}` is of a layer of {got[0]} to {got[1]}, this model's of {wanted[0]} to "
+        words, hint = f"{words}{wanted[1]}", "take an adapter of this model"
     else:
         return
     raise ConfigError(f"`init_lora={where}`: {words}", hint=hint)

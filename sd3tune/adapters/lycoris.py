@@ -18,6 +18,8 @@ from sd3tune.adapters import files
 from sd3tune.adapters.trained import Trained, copies
 from sd3tune.config.lycoris import Lycoris
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import drafts
+from sd3tune.sd3 import finite
 
 FILE = "pytorch_lora_weights.safetensors"
 CONFIG = "lycoris_config.json"
@@ -58,10 +60,9 @@ class LycorisAdapter(Trained):
             for name in state:
                 if name.partition(".")[2] in LINEAR_IN:
                     state[name] = state[name] * self.config.multiplier
-        folder.mkdir(parents=True, exist_ok=True)
         written = self.config.model_copy(update={"multiplier": 1.0})
         text = written.model_dump_json(indent=2, exclude_none=True) + "\n"
-        (folder / CONFIG).write_text(text, encoding="utf-8")
+        drafts.write(folder / CONFIG, text.encode())
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
         files.save(folder / FILE, state, about)
         return folder / FILE
@@ -71,6 +72,7 @@ class LycorisAdapter(Trained):
         where it differs."""
         from safetensors.torch import load_file
 
+        finite.check(path)
         own, state = tensors(self.network), load_file(path)
         odd = sorted(own.keys() ^ state.keys())
         odd += [n for n in own if n in state and own[n].shape != state[n].shape]

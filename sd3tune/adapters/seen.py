@@ -161,13 +161,15 @@ def _readers(
     header: Header, grouped: names.Grouped, scaled: list[tuple[Named, float | None]]
 ) -> dict[str, Verdict]:
     return {
-        "sd3tune": _sd3tune(header, grouped),
+        "sd3tune": _sd3tune(header, grouped, scaled),
         "diffusers": _diffusers(header, grouped),
         "ComfyUI": _comfyui(grouped, scaled),
     }
 
 
-def _sd3tune(header: Header, grouped: names.Grouped) -> Verdict:
+def _sd3tune(
+    header: Header, grouped: names.Grouped, scaled: list[tuple[Named, float | None]]
+) -> Verdict:
     if grouped.unknown:
         return Verdict("no", f"`{grouped.unknown[0]}` is no key it knows")
     if grouped.text_encoders:
@@ -175,6 +177,11 @@ def _sd3tune(header: Header, grouped: names.Grouped) -> Verdict:
     modules = grouped.modules.values()
     if any(alpha.is_untold(m.prefix, "alpha" in m.parts, header) for m in modules):
         return Verdict("no", "it says nowhere what its alpha is")
+    if none := next((m.module for m, s in scaled if s == 0), None):
+        return Verdict("no", f"`{none}` has alpha 0, which some programs read as alpha = rank")
+    keys = (k for m in modules for k in m.parts.values())
+    if empty := next((k for k in keys if not header.tensors[k].elements), None):
+        return Verdict("no", f"`{empty}` is empty")
     odd = [m for m in modules if m.algorithm == "incomplete"]
     return Verdict("no", f"`{odd[0].module}` is incomplete") if odd else Verdict("yes", "")
 

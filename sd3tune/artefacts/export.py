@@ -3,6 +3,8 @@
 Nothing is dropped: what the other dialect has no form for is an error that says what would help.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ def export(
     _check(target, file, force)
     adapter = files.read(file)
     base = None if model is None else base_of(model)
-    notes = files.write(target, adapter, dialect, base=base, rank=rank)
+    with _writing(target):
+        notes = files.write(target, adapter, dialect, base=base, rank=rank)
     return Exported(target, len(adapter.modules), notes)
 
 
@@ -91,7 +94,7 @@ def _model(source: Path, dialect: Dialect, output: Path | None, force: bool) -> 
             f"`--to {dialect}` is for adapters, and `{source}` is a whole model",
             hint="--to comfyui writes its transformer as one file in the original layout",
         )
-    inside = (source / "transformer" / "config.json").exists()
+    inside = (source / "transformer").is_dir()
     folder = source / "transformer" if inside else source
     target = output or source.with_name(f"{source.name}.safetensors")
     _check(target, source, force)
@@ -99,8 +102,20 @@ def _model(source: Path, dialect: Dialect, output: Path | None, force: bool) -> 
     tensors = to_original(weights.state(folder))
     about = stamp.modelspec(name, title=source.name, resolution=1024, kind="")
     implementation = {"modelspec.implementation": stamp.IMPLEMENTATIONS["kohya"]}
-    files.save(target, tensors, about | implementation)
+    with _writing(target):
+        files.save(target, tensors, about | implementation)
     return Exported(target, len(tensors), ())
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ModelError(
+            f"cannot write `{target}`: {e.strerror or e}",
+            hint="free some space, or give another --output",
+        ) from None
 
 
 def _check(target: Path, source: Path, force: bool) -> None:

@@ -3,7 +3,7 @@
 Headers and JSON only; of a checkpoint every byte, since that is how one knows that it is whole.
 """
 
-import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from sd3tune.adapters import names, seen, stamp
 from sd3tune.adapters.seen import Seen
 from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.plan import manifest
-from sd3tune.sd3 import header, models, single
+from sd3tune.sd3 import configs, header, models, single
 from sd3tune.sd3.header import Header
 from sd3tune.sd3.variants import kind
 
@@ -38,7 +38,7 @@ def look(path: Path) -> Look:
     """Raises ModelError for what is not there, damaged, or no safetensors file."""
     if path.is_dir():
         return _folder(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         hint = "give a .safetensors file, a checkpoint or a model folder"
         raise ModelError(f"`{path}` does not exist", hint=hint)
     found = header.read(path)
@@ -81,11 +81,16 @@ def _original(found: Header, facts: dict[str, Any], metadata: dict[str, str]) ->
 
 
 def _folder(folder: Path) -> Look:
-    if (folder / "state.json").exists() or (folder / "manifest.json").exists():
+    try:
+        held = {p.name for p in folder.iterdir()}
+    except OSError as e:
+        words = f"`{folder}` cannot be read: {e.strerror}"
+        raise ModelError(words, hint="check its permissions") from None
+    if "state.json" in held or "manifest.json" in held:
         return _checkpoint(folder)
-    if (folder / "model_index.json").exists():
+    if configs.INDEX in held:
         return _model(folder)
-    if (folder / "config.json").exists():
+    if "config.json" in held:
         return _transformer(folder)
     checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
     if checkpoints or (folder / stamp.FILE).exists():
@@ -110,13 +115,11 @@ def _checkpoint(folder: Path) -> Look:
 
 
 def _model(folder: Path) -> Look:
-    index = json.loads((folder / "model_index.json").read_text("utf-8"))
     parts = {}
-    for name, entry in index.items():
-        if isinstance(entry, list) and len(entry) == 2 and entry[1]:
-            files = sorted((folder / name).glob("*.safetensors"))
-            parts[name] = {"class": entry[1], "parameters": models.stored_parameters(folder / name),
-                           "size_bytes": sum(f.stat().st_size for f in files)}  # fmt: skip
+    for name, (_, kept) in configs.parts_of(folder / configs.INDEX).items():
+        files = sorted((folder / name).glob("*.safetensors"))
+        parts[name] = {"class": kept, "parameters": models.stored_parameters(folder / name),
+                       "size_bytes": sum(f.stat().st_size for f in files)}  # fmt: skip
     try:
         name = models.find(str(folder)).name
     except Sd3tuneError as e:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sd3tune import __version__
+from sd3tune.escaping import page
 from sd3tune.plan.memory import gib
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def inspected(look: "Look") -> str:
         lines += _adapter(look.adapter)
     if look.metadata:
         lines.append("metadata")
-        lines += [f"  {name}: {_short(value)}" for name, value in sorted(look.metadata.items())]
-    return "\n".join(lines)
+        pairs = sorted(look.metadata.items())
+        lines += [f"  {_short(name)}: {_short(value)}" for name, value in pairs]
+    return page(lines)
 
 
 def inspected_json(look: "Look") -> str:
@@ -36,7 +38,7 @@ def inspected_json(look: "Look") -> str:
 
 def exported(done: "Exported") -> str:
     lines = [f"note: {words}" for words in done.notes]
-    return "\n".join([*lines, f"wrote  {done.path}"])
+    return page([*lines, f"wrote  {done.path}"])
 
 
 def _fact(name: str, value: Any) -> list[str]:

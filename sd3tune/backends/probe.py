@@ -11,12 +11,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from sd3tune import start
+from sd3tune.backends.temporary import private_folder
+from sd3tune.errors import HardwareError
 
 OBSERVERS = {  # name -> module:function, called with the words that follow
     "nvidia": "sd3tune.backends.cuda:observe",
@@ -31,7 +34,7 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
 
 # Children must number the cards as cuda.prepare() will in this process.
 ENVIRONMENT = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-COMMAND = [sys.executable, "-m", "sd3tune.backends.probe"]
+COMMAND = start.command("sd3tune.backends.probe")
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,31 @@ class Answer:
 
 def ask(name: str, words: Sequence[str] = (), *, timeout_seconds: float) -> Answer:
     """Never raises. The child and everything it started are gone when this returns."""
-    with tempfile.TemporaryDirectory(prefix="sd3tune-probe-") as folder:
-        path = Path(folder) / "answer.json"
-        command = [*COMMAND, str(path), name, *words]
-        environment = ENVIRONMENT | os.environ | {"PYTHONPATH": _import_path()}
-        child = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        try:
-            _, said = child.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return Answer(error=f"no answer in {timeout_seconds:g} s")
-        finally:
-            _end(child)
-        return _read(path, child.returncode, said)
+    try:
+        with private_folder("probe") as folder:
+            return _asked(folder / "answer.json", name, words, timeout_seconds)
+    except HardwareError as e:
+        return Answer(error=str(e))
+
+
+def _asked(path: Path, name: str, words: Sequence[str], timeout_seconds: float) -> Answer:
+    child = subprocess.Popen(
+        [*COMMAND, str(path), name, *words],
+        env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        _, said = child.communicate(timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        return Answer(error=f"no answer in {timeout_seconds:g} s")
+    finally:
+        _end(child)
+    return _read(path, child.returncode, said)
 
 
 def _read(path: Path, status: int, said: str) -> Answer:
@@ -82,13 +89,6 @@ def _end(child: "subprocess.Popen[str]") -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-def _import_path() -> str:
-    """The child must find this very package, installed or not, from any working directory."""
-    here = str(Path(__file__).parents[2])
-    before = os.environ.get("PYTHONPATH")
-    return f"{here}{os.pathsep}{before}" if before else here
 
 
 def main() -> None:

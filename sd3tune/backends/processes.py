@@ -1,11 +1,21 @@
-"""Which of several processes this one is, as torchrun and `accelerate launch` say it."""
+"""Which of several processes this one is, as torchrun and `accelerate launch` say it, and a guard
+that ends it when the launcher of `--nproc` is gone."""
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sd3tune.errors import ConfigError
 
-RESTARTS = "SD3TUNE_RESTARTS"  # set by train/launch; torchrun has its own
+# Set by train/launch for the processes it starts.
+RESTARTS = "SD3TUNE_RESTARTS"  # torchrun has its own
+STORE = "SD3TUNE_STORE"
+LAUNCHER = "SD3TUNE_LAUNCHER"
+SAVE_SECONDS = 600  # for a checkpoint after SIGTERM, before the kill
+WATCH_SECONDS = 1.0
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -18,6 +28,7 @@ class Processes:
     local_rank: int = 0
     local_size: int = 1
     restarts: int = 0  # times the launcher started them anew
+    store: str | None = None  # the file through which they meet; None: at MASTER_ADDR
 
     @property
     def main(self) -> bool:
@@ -46,4 +57,20 @@ def processes(environ: Mapping[str, str]) -> Processes:
             f"the environment describes no process of a run: {said}",
             hint="start with `sd3tune train --nproc N` or torchrun, or unset these variables",
         )
-    return Processes(rank, size, local_rank, local_size, restarts)
+    return Processes(rank, size, local_rank, local_size, restarts, environ.get(STORE) or None)
+
+
+def end_with_launcher(environ: Mapping[str, str]) -> None:
+    """Where `sd3tune train --nproc` started this process: a SIGTERM to it when the launcher was
+    killed, so that it saves and ends; and a kill after SAVE_SECONDS."""
+    launcher = environ.get(LAUNCHER, "")
+    if launcher.isdigit():
+        threading.Thread(target=_watch, args=(int(launcher),), name="launcher", daemon=True).start()
+
+
+def _watch(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SAVE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

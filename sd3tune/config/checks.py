@@ -6,6 +6,7 @@ Raises ValueError with one sentence; report.py adds file, key and value.
 import json
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sd3tune.config import flow, optimizers
 
@@ -94,6 +95,23 @@ def filters(value: Any) -> Any:
     if isinstance(value, list | tuple) and not all(isinstance(v, str) and v for v in value):
         raise ValueError("must be a file, or a list of texts")
     return tuple(value) if isinstance(value, list) else value
+
+
+def address(value: str | None) -> str | None:
+    """http(s)://HOST:PORT/PATH: neither user info nor a query, which would be shown and sent."""
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be an address such as https://s3.example.com:9000")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must be an address without user name and query: keys go into "
+                         "aws_access_key_id and aws_secret_access_key")  # fmt: skip
+    return value
 
 
 def one_id(value: Any) -> Any:

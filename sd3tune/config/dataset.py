@@ -7,59 +7,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sd3tune.config import checks
 from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
+from sd3tune.config.storage import Columns, Stored
 
 LARGEST_AREA, SMALLEST_PIXEL = 20, 512  # megapixels, pixels: limits of maximum_image_size
 OVERRIDE = "SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE"
-
-
-class Columns(Settings):
-    """Which columns of a table hold what."""
-
-    path: Path
-    """The .csv or .parquet file."""
-    filename_column: str = "filename"
-    """Path of the image, relative to the dataset."""
-    caption_column: Annotated[tuple[str, ...], BeforeValidator(checks.names)] = ("caption",)
-    """The caption; several columns, or lists in one, are several captions."""
-    fallback_caption_column: str | None = None
-    """Read where caption_column is empty."""
-    width_column: str | None = None
-    """Width in pixels; with height_column and metadata_backend no header is read."""
-    height_column: str | None = None
-    """Height in pixels."""
-    identifier_includes_extension: Flag = True
-    """false: filename_column leaves out the .jpg."""
-
-    @model_validator(mode="after")
-    def fits_together(self) -> "Columns":
-        if (self.width_column is None) != (self.height_column is None):
-            raise ValueError("width_column and height_column need each other; set both or neither")
-        return self
-
-
-class HubColumns(Settings):
-    """Which columns of a Hugging Face dataset hold what."""
-
-    image_column: str = "image"
-    """The image."""
-    caption_column: Annotated[tuple[str, ...], BeforeValidator(checks.names)] = ("caption",)
-    """The caption; several columns, or lists in one, are several captions."""
-    fallback_caption_column: str | None = None
-    """Read where caption_column is empty."""
-    width_column: str | None = None
-    """Width in pixels; with height_column no header is read."""
-    height_column: str | None = None
-    """Height in pixels."""
-
-    @model_validator(mode="after")
-    def fits_together(self) -> "HubColumns":
-        if (self.width_column is None) != (self.height_column is None):
-            raise ValueError("width_column and height_column need each other; set both or neither")
-        return self
 
 
 class Shuffle(Settings):
@@ -77,66 +32,6 @@ class Shuffle(Settings):
     """Tags at the front that stay where they are."""
     include_original: Flag = True
     """Keep the caption as written beside the shuffled ones."""
-
-
-class Stored(Settings):
-    """Where the files of a dataset are."""
-
-    id: str = Field(min_length=1)
-    """Name of the dataset, unique in the file."""
-    type: Literal["local", "aws", "huggingface", "csv"] = "local"
-    """A `local` folder, an S3 bucket (`aws`), a `huggingface` dataset, or the rows of a `csv`."""
-    instance_data_dir: Path | None = None
-    """local: the folder, searched with its sub-folders, never written to. csv: where relative
-    paths start."""
-    aws_bucket_name: str | None = None
-    """aws: the bucket."""
-    aws_data_prefix: str = ""
-    """aws: only keys below this prefix."""
-    aws_endpoint_url: str | None = None
-    """aws: the server, when it is not Amazon's."""
-    aws_region_name: str | None = None
-    """aws: the region."""
-    aws_access_key_id: str | None = None
-    """aws: left out, the environment's credentials are used."""
-    aws_secret_access_key: SecretStr | None = None
-    """aws: best written as `{env:NAME}`."""
-    dataset_name: str | None = None
-    """huggingface: a dataset repository, or a folder in its layout."""
-    dataset_config: str | None = None
-    """huggingface: the configuration of the dataset."""
-    split: str = "train"
-    """huggingface: the split."""
-    revision: str | None = None
-    """huggingface: branch, tag or commit."""
-    huggingface: HubColumns = HubColumns()
-    """huggingface: which columns hold what."""
-    csv: Columns | None = None
-    """A .csv with captions or sizes: which columns hold what."""
-    csv_cache_dir: Path | None = None
-    """csv: where images behind http(s) addresses are kept. Left out: beside the latents; masks in
-    output_dir/cache/masks."""
-    read_batch_size: Count = 25
-    """Files read at a time from a bucket or over http."""
-
-    def check_storage(self) -> None:
-        """Each kind of storage has its own keys. Raises ValueError."""
-        needs = {"local": "instance_data_dir", "aws": "aws_bucket_name",
-                 "huggingface": "dataset_name", "csv": "csv"}[self.type]  # fmt: skip
-        if not getattr(self, needs):
-            words = "csv_file" if needs == "csv" else needs
-            raise ValueError(f"type={self.type} needs {words}; add it")
-        if self.type == "csv" and self.csv and not self.csv.identifier_includes_extension:
-            raise ValueError("csv.identifier_includes_extension=false leaves no file to open with "
-                             "type=csv; write whole names in the table")  # fmt: skip
-        owners = {"instance_data_dir": ("local", "csv"), "dataset_name": ("huggingface",),
-                  "aws_bucket_name": ("aws",), "csv_cache_dir": ("csv",)}  # fmt: skip
-        for key, kinds in owners.items():
-            if getattr(self, key) and self.type not in kinds:
-                raise ValueError(
-                    f"{key} belongs to type={' or '.join(kinds)}, this dataset has type={self.type}"
-                    "; leave one of them out"
-                )
 
 
 class ImageDataset(Stored):

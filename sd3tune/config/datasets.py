@@ -5,7 +5,7 @@ anything else is refused by name.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,9 @@ from pydantic import ValidationError
 
 from sd3tune.config import checks
 from sd3tune.config.dataset import ImageDataset, Masks, TextEmbeds
-from sd3tune.config.files import (
-    absolute_path,
-    fill_in,
-    project_folder,
-    read_json,
-    without_dashes,
-)
+from sd3tune.config.dataset_paths import FOLDERS, PATHS, folders_exist, placed
+from sd3tune.config.environment import ACCESS_ID, ANY, Allowed, fill_in
+from sd3tune.config.files import read_json, without_dashes
 from sd3tune.config.report import refusal, refuse_unknown, shown
 from sd3tune.config.settings import Config
 from sd3tune.config.vocabulary import LENGTH, notes_on
@@ -73,8 +69,11 @@ NOT_FOR_SD3 = (
     "video", "audio",
 )  # fmt: skip
 STORAGE = ("local", "aws", "huggingface", "csv")
-FOLDERS = ("instance_data_dir", "cache_dir_vae", "cache_dir", "csv_cache_dir")
-TABLES = ("csv", "parquet")
+ENVIRONMENT = Allowed(
+    paths=PATHS,
+    either=("dataset_name",),
+    credentials={"aws_secret_access_key": ANY, "aws_access_key_id": ACCESS_ID},
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def load_datasets(path: Path, config: Config) -> Datasets:
     images = [d for d in made if isinstance(d, ImageDataset)]
     texts = [d for d in made if isinstance(d, TextEmbeds)]
     masks = {d.id: d for d in made if isinstance(d, Masks)}
-    _folders_exist([*images, *masks.values()], path)
+    folders_exist([*images, *masks.values()], path)
     text = _text(texts, path, config)
     found = Datasets(
         images=tuple(_some([d for d in images if d.dataset_type == "image"], path)),
@@ -208,7 +207,8 @@ def _made(
         "model_family": config.model_family,
         "output_dir": str(config.output_dir),
     }
-    values = {k: v for k, v in fill_in(entry, path, words).items() if v is not None}
+    filled = fill_in(entry, f"`{path}`{whose}", words, ENVIRONMENT)
+    values = {k: v for k, v in filled.items() if v is not None}
     if values.get("hash_filenames") is False:
         raise ConfigError(
             f"`{path}`{whose}: `hash_filenames=false` is not supported: entries of a cache are "
@@ -230,7 +230,7 @@ def _made(
     values = refuse_unknown(values, kind, path, {}, OF_THE_RUN | foreign | REASONS, whose)
     values = {k: v for k, v in values.items() if k not in FOLDERS or v != ""}
     values = _defaults(kind, name, config, values) | values
-    values = _placed(values, path, f"`{path}`{whose}")
+    values = placed(values, path, f"`{path}`{whose}")
     try:
         made = kind.model_validate(values)
     except ValidationError as e:
@@ -264,32 +264,6 @@ def _csv(values: dict[str, Any], path: Path, whose: str) -> dict[str, Any]:
     return rest | {"csv": {CSV_KEYS[k]: v for k, v in old.items()}}
 
 
-def _placed(values: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
-    """The same with absolute paths."""
-
-    def absolute(text: Any, key: str) -> Any:
-        if not isinstance(text, str):
-            return text
-        return str(absolute_path(text, project_folder(path), where, key))
-
-    found = dict(values)
-    for key in FOLDERS:
-        if key in found:
-            found[key] = absolute(found[key], key)
-    for key in TABLES:
-        if isinstance(found.get(key), dict) and "path" in found[key]:
-            found[key] = found[key] | {"path": absolute(found[key]["path"], f"{key}.path")}
-    if isinstance(found.get("caption_filter_list"), str):
-        found["caption_filter_list"] = Path(absolute(found["caption_filter_list"],
-                                                     "caption_filter_list"))  # fmt: skip
-    name = found.get("dataset_name")
-    if isinstance(name, str) and name:
-        folder = absolute_path(name, project_folder(path), where, "dataset_name")
-        if name.startswith((".", "/", "~")) or folder.exists():
-            found["dataset_name"] = str(folder)
-    return found
-
-
 def _defaults(kind: Any, name: str, config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     cache = config.output_dir / "cache"
     if kind is Masks:
@@ -304,17 +278,6 @@ def _defaults(kind: Any, name: str, config: Config, values: Mapping[str, Any]) -
     if values.get("type") in ("huggingface", "csv") and "caption_strategy" not in values:
         found["caption_strategy"] = values["type"]
     return found | {"cache_dir_vae": str(cache / "vae" / "sd3" / name)}
-
-
-def _folders_exist(stored: Sequence[ImageDataset | Masks], path: Path) -> None:
-    folders = [d for d in stored if d.type == "local" and d.instance_data_dir is not None]
-    missing = [d for d in folders if d.instance_data_dir and not d.instance_data_dir.is_dir()]
-    if missing:
-        words = ", ".join(f"`{d.instance_data_dir}` of dataset `{d.id}`" for d in missing)
-        raise ConfigError(
-            f"`{path}`: instance_data_dir is no folder: {words}",
-            hint=f"relative paths start at `{project_folder(path)}`",
-        )
 
 
 def _some(images: list[ImageDataset], path: Path) -> list[ImageDataset]:

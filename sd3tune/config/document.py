@@ -6,8 +6,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sd3tune.config import datasets
-from sd3tune.config.dataset import Columns, HubColumns, ImageDataset, Masks, Shuffle, TextEmbeds
+from sd3tune.config.dataset import ImageDataset, Masks, Shuffle, TextEmbeds
 from sd3tune.config.settings import Config
+from sd3tune.config.storage import Columns, HubColumns
 from sd3tune.config.vocabulary import ALIASES, REASONS
 
 OF_DATASETS = datasets.ALIASES

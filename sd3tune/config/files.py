@@ -11,10 +11,11 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sd3tune.config.report import COMMAND_LINE, shown
+from sd3tune.config.environment import looks_secret
+from sd3tune.config.report import COMMAND_LINE, shown, sound
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import opening
 
-PLACEHOLDER = re.compile(r"\{env:([^}]+)\}")
 # $NAME and ${NAME}; with no group: a substitution that only a shell can do.
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*)|[({])|`")
 ESCAPED = re.compile(r"\\([$`\"\\])|" + VARIABLE.pattern)
@@ -57,7 +58,7 @@ RENAMED = {
 
 def read_text(path: Path, what: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = opening.text(path, "utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"no such {what}: `{path}`",
@@ -73,7 +74,7 @@ def read_text(path: Path, what: str) -> str:
         ) from None
     except OSError as e:
         raise ConfigError(
-            f"`{path}` cannot be read: {e.strerror}", hint="check its permissions"
+            f"`{path}` cannot be read: {e.strerror or e}", hint="check the file and its permissions"
         ) from None
     if not text.strip():
         raise ConfigError(
@@ -135,39 +136,6 @@ def without_dashes(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return found
 
 
-def fill_in(value: Any, path: Path, words: Mapping[str, str]) -> Any:
-    """`{env:NAME}` and the placeholders in `words`, inside strings at any depth."""
-    if isinstance(value, str):
-        for name, word in words.items():
-            value = value.replace("{" + name + "}", word)
-        value = PLACEHOLDER.sub(lambda m: _environment(m.group(1), path), value)
-        return sound(value, f"`{path}`")
-    if isinstance(value, list):
-        return [fill_in(v, path, words) for v in value]
-    if isinstance(value, dict):
-        return {k: fill_in(v, path, words) for k, v in value.items()}
-    return value
-
-
-def _environment(name: str, path: Path) -> str:
-    if name not in os.environ:
-        raise ConfigError(
-            f"`{path}` uses {{env:{name}}}, and {name} is not set", hint=f"export {name}=…"
-        )
-    return os.environ[name]
-
-
-def sound(text: str, where: str) -> str:
-    """Text that can be written down again: JSON and command lines can hold half a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(
-            f"{where}: `{shown(ascii(text)[1:-1])}` is not valid Unicode", hint="write it as UTF-8"
-        ) from None
-    return text
-
-
 def absolute_path(text: str, folder: Path, where: str, name: str) -> Path:
     """`text` from `folder` on; `~` is the home folder. Raises ConfigError for what is no path."""
     try:
@@ -226,7 +194,7 @@ def read_env(path: Path, texts: Container[str] = ()) -> dict[str, Any]:
                 f"{where} is not an assignment: `{shown(stripped)}`", hint="write export NAME=value"
             )
         name, plus, raw = match.groups()
-        value = _shell_value(raw, values, used, where)
+        value = _shell_value(raw, name, values, used, where)
         values[name] = values.get(name, "") + value if plus else value
     extra = values.pop("TRAINER_EXTRA_ARGS", "")
     return _variables(values, used, path, texts) | _arguments(extra, path, texts)
@@ -256,7 +224,9 @@ def _variables(
     return found
 
 
-def _shell_value(raw: str, values: Mapping[str, str], used: set[str], where: str) -> str:
+def _shell_value(
+    raw: str, variable: str, values: Mapping[str, str], used: set[str], where: str
+) -> str:
     """The right side of an assignment as bash reads it; unquoted blanks become one."""
 
     def known(m: "re.Match[str]") -> str:
@@ -267,6 +237,12 @@ def _shell_value(raw: str, values: Mapping[str, str], used: set[str], where: str
                 hint="write the value itself, or put it between single quotes",
             )
         used.add(name)
+        if name not in values and name in os.environ and looks_secret(name):
+            raise ConfigError(
+                f"{where}: {variable} uses ${name}, which looks like a secret: a configuration "
+                "file takes none out of the environment",
+                hint="leave it out: what needs a secret reads the environment itself",
+            )
         return values.get(name, os.environ.get(name, ""))
 
     def unescaped(m: "re.Match[str]") -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sd3tune.config.files import read_json, sound
-from sd3tune.config.report import shown
+from sd3tune.config.files import read_json
+from sd3tune.config.report import shown, sound
 from sd3tune.config.settings import Config
 from sd3tune.errors import ConfigError
 

@@ -10,7 +10,9 @@ from pydantic_core import ErrorDetails
 
 from sd3tune.config.vocabulary import ADVICE, LATER, REASONS, asks_for_nothing
 from sd3tune.errors import ConfigError
+from sd3tune.urls import redacted
 
+CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key")  # never shown
 COMMAND_LINE = "the command line"
 
 
@@ -34,7 +36,7 @@ def refuse_unknown(
             why = reasons[name]
             advice = "leave it out" + (" for now" if why == LATER else "")
             raise ConfigError(
-                f"{where(name, path, said)}{whose}: `{name}={shown(value)}` {why}",
+                f"{where(name, path, said)}{whose}: `{name}={_shown_as(name, value)}` {why}",
                 hint=ADVICE.get(why, advice),
             )
     return kept
@@ -66,7 +68,7 @@ def refusal(
     if not name:  # a rule over several settings names them itself
         head, _, hint = words.partition("; ")
         return ConfigError(f"{spot}: {head}", hint=hint or "change one of them")
-    value = "…" if name.endswith("secret_access_key") else shown(values.get(name))
+    value = _shown_as(name, values.get(name))
     words, _, advice = words.partition("; use ")
     hint = f"use {name}={advice}" if advice else _help(kind, name)
     return ConfigError(f"{spot}: `{name}={value}` {words}", hint=hint)
@@ -88,14 +90,29 @@ def _inside(
     return ConfigError(f"{spot}: `{name}.{key}={shown(value.get(key))}` {words}", hint=hint)
 
 
+def _shown_as(name: str, value: Any) -> str:
+    return "…" if name in CREDENTIALS else shown(value)
+
+
 def where(name: str, path: Path, said: Mapping[str, Any]) -> str:
     return COMMAND_LINE if name in said else f"`{path}`"
 
 
 def shown(value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    text = " ".join(text.split())
+    text = redacted(" ".join(text.split()))
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def sound(text: str, where: str) -> str:
+    """Text that can be written down again: JSON and command lines can hold half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{where}: `{shown(ascii(text)[1:-1])}` is not valid Unicode", hint="write it as UTF-8"
+        ) from None
+    return text
 
 
 def _words(first: ErrorDetails) -> str:

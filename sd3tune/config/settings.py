@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from sd3tune.config import checks
+from sd3tune.config.environment import Allowed, fill_in
 from sd3tune.config.files import (
     absolute_path,
-    fill_in,
     project_folder,
     read_env,
     read_json,
@@ -54,6 +54,9 @@ PATHS = (
     "output_dir", "data_backend_config", "user_prompt_library", "lycoris_config",
     "cache_dir_quantised", "init_lora",
 )  # fmt: skip
+
+# No setting here is a credential, and none names a server that gets the others.
+ENVIRONMENT = Allowed(others=True)
 
 
 class Config(
@@ -106,7 +109,9 @@ class Config(
             path = next((p for p in inside if p.is_file()), path)
         env = path.suffix == ".env"
         data = read_env(path, TEXTS) if env else read_json(path, dict, "configuration file")
-        data = renamed(fill_in(without_dashes(data, path), path, {}), f"`{path}`")
+        data = renamed(
+            fill_in(without_dashes(data, path), f"`{path}`", {}, ENVIRONMENT), f"`{path}`"
+        )
         said = renamed(words_to_settings(overrides, TEXTS), COMMAND_LINE)
         for one, other in (LENGTHS, LENGTHS[::-1]):
             if said.get(one) and other not in said:

@@ -5,6 +5,7 @@ secrets (docs/adr/0011-building-images.md).
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ import sd3tune
 from sd3tune.containers import engine
 from sd3tune.containers.images import Kind
 from sd3tune.errors import ContainerError
+
+SECRET_NAME = re.compile("TOKEN|PASSW|SECRET|CREDENTIAL|API_?KEY|PRIVATE_?KEY", re.IGNORECASE)
+SECRET_VALUE = re.compile(r"://[^/\s]*@|\bhf_\w{8}")  # user:password@ of an address
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def build(b: Build) -> None:
     """Raises ContainerError. What the builder says goes to the terminal as it comes."""
     engine.connect().close()
     environ = {"DOCKER_BUILDKIT": "1", "DOCKER_HOST": engine.address()} | os.environ
+    environ.pop("PYTHONSAFEPATH", None)  # ours; helpers of `docker` may be Python with files beside
     done = subprocess.run(command_of(b, builder()), cwd=b.source, env=environ)
     if done.returncode != 0:
         raise ContainerError(
@@ -113,10 +118,18 @@ def size_bytes(client: object, tag: str) -> int:
 
 
 def arguments(words: Sequence[str]) -> tuple[str, ...]:
-    """NAME=VALUE each. Raises ContainerError."""
+    """NAME=VALUE each, and none that is secret: `docker history` shows them to whoever has the
+    image. Raises ContainerError."""
     for word in words:
         if "=" not in word[1:]:
             raise ContainerError(
                 f"--build-arg {word}", hint="NAME=VALUE, as in --build-arg LOCK=cpu"
+            )
+        name, _, value = word.partition("=")
+        if SECRET_NAME.search(name) or SECRET_VALUE.search(value):
+            raise ContainerError(
+                f"--build-arg {name}: the image's history would show this secret to everybody",
+                hint="--secret id=ID,src=FILE; an address with a password: --secret "
+                "id=links,src=FILE",
             )
     return tuple(words)

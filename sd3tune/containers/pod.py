@@ -12,11 +12,13 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ContainerError
 
 SECONDS = 30.0
+FIRST = Path("/proc/1/environ")  # of the container: shells over SSH do not inherit the key
 MODES = ("never", "success", "always")
 
 
@@ -60,7 +62,7 @@ def _number(environ: Mapping[str, str], name: str) -> str:
 
 
 def _key(environ: Mapping[str, str], name: str) -> str:
-    key = environ.get(name, "").strip()
+    key = (environ.get(name) or _of_first_process(name)).strip()
     if not key:
         words = f"{name} is not set: nobody may stop this machine from inside"
         raise ContainerError(words, hint=f"add {name} to the template's secrets")
@@ -68,6 +70,14 @@ def _key(environ: Mapping[str, str], name: str) -> str:
         words = f"{name} is no key: it has characters that no request can carry"
         raise ContainerError(words, hint=f"copy {name} again into the template's secrets")
     return key
+
+
+def _of_first_process(name: str) -> str:
+    try:
+        pairs = FIRST.read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # not root
+        return ""
+    return dict(p.partition("=")[::2] for p in pairs).get(name, "")
 
 
 class _Here(urllib.request.HTTPRedirectHandler):

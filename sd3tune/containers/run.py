@@ -1,7 +1,8 @@
 """`sd3tune image run`: one container in the foreground: signals go in, output and exit code out.
 
-The container goes away when it ends. Secrets are passed by the engine's interface, never on a
-command line; like every variable of a container they can be read by who may ask the engine.
+The container goes away when it ends, and has no privilege that training does not need. Secrets are
+passed by the engine's interface, never on a command line; like every variable of a container they
+can be read by who may ask the engine.
 """
 
 import ipaddress
@@ -23,9 +24,19 @@ from sd3tune.containers.images import Access
 from sd3tune.errors import ContainerError
 
 WORKSPACE, HUB = "/workspace", "/huggingface"
+HOST_HUB = "~/.cache/huggingface"
 SHM = "16g"
+UNPRIVILEGED = "no-new-privileges"
+ANYBODY = "mode=1777"  # of a tmpfs: whoever the container runs as may write
 # Of the caller's environment; what else is wanted is named with --env.
 FORWARDED = "HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE HTTP_PROXY HTTPS_PROXY NO_PROXY NO_COLOR".split()
+# Of Hugging Face's folder: downloaded files, and nothing of who downloaded them.
+SHARED = ("hub", "xet")
+SSH_KEYS = ("PUBLIC_KEY", "SSH_PUBLIC_KEY")
+# What root keeps: files of any owner in /workspace. And what sshd needs where a key was given.
+FILES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+SSHD = ("AUDIT_WRITE", "NET_BIND_SERVICE", "SETGID", "SETUID", "SYS_CHROOT")
+YES = ("1", "ON", "YES", "TRUE")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -53,6 +64,14 @@ class Container:
     shm: str = SHM
     terminal: bool = False
     entrypoint: str | None = None
+    token_file: Path | None = None  # the value of HF_TOKEN was read there
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Those of the engine's default ones that are left."""
+        if (self.user or "0").split(":")[0] not in ("0", "root"):
+            return ()
+        return FILES + (SSHD if any(self.environment.get(k) for k in SSH_KEYS) else ())
 
 
 def environment(
@@ -84,7 +103,7 @@ def folders(given: Sequence[str]) -> dict[str, Path]:
             hint = "an existing folder and where it goes: --mount /data/images:/images"
             raise ContainerError(f"--mount {word}", hint=hint)
         place = posixpath.normpath(inner)
-        if place in found or place in (WORKSPACE, HUB):
+        if place in found or place in (WORKSPACE, HUB, *(f"{HUB}/{name}" for name in SHARED)):
             hint = f"another; {WORKSPACE} is what --workspace says, {HUB} what HF_HOME says"
             raise ContainerError(f"--mount {word}: {place} is taken", hint=hint)
         found[place] = Path(outer).resolve()
@@ -94,14 +113,34 @@ def folders(given: Sequence[str]) -> dict[str, Path]:
 def shared_hub(outer: Mapping[str, str]) -> Path:
     """The host's Hugging Face folder, made where there is none: weights are downloaded once for
     all. Raises ContainerError."""
-    said = outer.get("HF_HOME") or "~/.cache/huggingface"
+    said = outer.get("HF_HOME") or HOST_HUB
     try:
         folder = Path(said).expanduser().resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        for name in SHARED:
+            (folder / name).mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as e:  # RuntimeError: the home of nobody
         words = f"Hugging Face's folder `{said}` cannot be made: {e}"
         raise ContainerError(words, hint="export HF_HOME=FOLDER that you may write to") from None
     return folder
+
+
+def shared_mounts(hub: Path) -> dict[str, Path]:
+    """The parts of Hugging Face's folder that a container gets. Its `token` and `stored_tokens` are
+    files beside them, and stay outside."""
+    return {f"{HUB}/{name}": (hub / name).resolve() for name in SHARED}
+
+
+def token_file(outer: Mapping[str, str]) -> Path | None:
+    """Where `hf auth login` left a token, when no HF_TOKEN is set: the container gets that variable
+    in place of the file. None also where Hugging Face's own switch says so."""
+    if outer.get("HF_TOKEN") or outer.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in YES:
+        return None
+    said = outer.get("HF_TOKEN_PATH") or f"{outer.get('HF_HOME') or HOST_HUB}/token"
+    try:
+        path = Path(said).expanduser().resolve()
+        return path if path.read_text().strip() else None
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: the home of nobody
+        return None
 
 
 def memory(word: str) -> str:
@@ -141,6 +180,8 @@ def words_of(c: Container) -> str:
     """The same as a `docker run` command. The caller's variables go by name: no secret is shown."""
     parts = ["docker", "run", "--rm"]
     parts += ["-it"] if c.terminal else []
+    parts += ["--cap-drop", "ALL", *(w for name in c.capabilities for w in ("--cap-add", name))]
+    parts += ["--security-opt", UNPRIVILEGED]
     parts += _access_words(c.access)
     parts += [] if c.access.host_ipc else ["--shm-size", c.shm]
     parts += ["--user", c.user] if c.user else []
@@ -150,8 +191,17 @@ def words_of(c: Container) -> str:
         parts += _mount_words(str(outer), inner)
     for name, value in sorted(c.environment.items()):
         parts += ["-e", name if name in c.outer else f"{name}={value}"]
+    parts += ["--tmpfs", f"{HUB}:{ANYBODY}"] if _has_hub(c) else []
     parts += ["--entrypoint", c.entrypoint] if c.entrypoint else []
-    return shlex.join([*parts, c.image, *c.words])
+    command = shlex.join([*parts, c.image, *c.words])
+    if c.token_file is None:
+        return command
+    return f'HF_TOKEN="$(cat {shlex.quote(str(c.token_file))})" {command}'
+
+
+def _has_hub(c: Container) -> bool:
+    """Then HF_HOME is a folder of this container: mounts bring parts of the host's into it."""
+    return any(inner.startswith(f"{HUB}/") for inner in c.mounts)
 
 
 def _port_word(p: Port) -> str:
@@ -201,7 +251,10 @@ def arguments_of(c: Container) -> dict[str, Any]:
         "device_requests": requests,
         "devices": [f"{device}:{device}:rwm" for device in a.devices],
         "group_add": list(a.groups),
-        "security_opt": [f"seccomp={a.seccomp}"] if a.seccomp else [],
+        "security_opt": [UNPRIVILEGED, *([f"seccomp={a.seccomp}"] if a.seccomp else [])],
+        "cap_drop": ["ALL"],
+        "cap_add": list(c.capabilities),
+        "tmpfs": {HUB: ANYBODY} if _has_hub(c) else {},
         "tty": c.terminal,
         "ports": {},
     }

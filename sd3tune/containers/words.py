@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import sd3tune
+from sd3tune.escaping import page
 
 if TYPE_CHECKING:
     from sd3tune.containers.check import Line
@@ -18,7 +19,7 @@ def checked(lines: "Sequence[Line]") -> str:
         if line.fix:
             shown.append(f"      fix: {line.fix}")
     can = not any(line.status == "FAIL" for line in lines)
-    return "\n".join([*shown, "", f"a container can{'' if can else 'not'} train here"])
+    return page([*shown, "", f"a container can{'' if can else 'not'} train here"])
 
 
 def checked_json(lines: "Sequence[Line]") -> str:

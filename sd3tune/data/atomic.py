@@ -1,62 +1,17 @@
-"""Files that appear whole or not at all, written by one process at a time.
+"""Small SQLite files that are written whole and read as far as they are ours.
 
-Writers lock the draft they write and rename it when it is done. The lock of a writer that was
-killed is gone with it, and its draft is written over by the next.
+Whoever can write to a shared folder can put any database there: one whose tables are not exactly
+those that sd3tune makes counts as absent. What these files hold can be found out again.
 """
 
-import fcntl
-import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from sd3tune.filesystem import drafts, opening
 
-@contextmanager
-def drafted(draft: Path, final: Path | None = None, *, wait: bool = False) -> Iterator[int | None]:
-    """A locked descriptor of `draft`; None while another process has it (wait: until it has not),
-    or once `final` is there. Raises OSError."""
-    descriptor = _locked(draft, final, wait)
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)  # and the lock with it
-
-
-def _locked(draft: Path, final: Path | None, wait: bool) -> int | None:
-    while final is None or not final.exists():
-        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # What was locked may have been renamed or removed since it was opened.
-            if os.fstat(descriptor).st_ino == draft.stat().st_ino:
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
-    return None
-
-
-def finish(draft: Path, final: Path, descriptor: int) -> None:
-    """What was written becomes `final`, on disk before it has that name."""
-    os.fsync(descriptor)
-    draft.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def clear(draft: Path) -> None:
-    """Removes a draft whose writer is gone."""
-    with drafted(draft) as mine:
-        if mine is not None:
-            draft.unlink(missing_ok=True)
+Row = tuple[object, ...]
 
 
 @contextmanager
@@ -65,25 +20,41 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
     statements give the same bytes. Raises OSError and sqlite3.Error."""
     draft = path.with_suffix(".draft")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with drafted(draft, wait=True) as descriptor:
+    with drafts.drafted(draft, wait=True) as descriptor:
         assert descriptor is not None
-        os.ftruncate(descriptor, 0)
-        # No locks of SQLite's own: on some systems they would meet the one just taken.
-        address = f"{draft.absolute().as_uri()}?vfs=unix-none"
-        with closing(sqlite3.connect(address, uri=True)) as db, db:
-            db.execute("pragma journal_mode = off")  # nobody sees the file before it is whole
-            yield db
-        finish(draft, path, descriptor)
+        # In memory: SQLite opens files by name, and follows links.
+        with closing(sqlite3.connect(":memory:")) as db:
+            with db:
+                yield db
+            drafts.fill(descriptor, db.serialize())
+        drafts.finish(draft, path, descriptor)
 
 
-def rows(path: Path, query: str) -> list[tuple[object, ...]]:
-    """Of a finished file; none when it is not there, torn or of another version: what these files
-    hold can be found out again."""
-    if not path.exists():
-        return []
+def is_ours(path: Path, tables: Sequence[str]) -> bool:
+    """Whether a file has these tables and nothing else. tables: their `create` statements."""
+    return bool(_read(path, tables, "select 1"))
+
+
+def rows(path: Path, tables: Sequence[str], query: str) -> list[Row]:
+    """Of a finished file; none when it is not there, torn, or has other tables than these."""
+    return _read(path, tables, query)
+
+
+def _read(path: Path, tables: Sequence[str], query: str) -> list[Row]:
     try:
+        opening.size(path)
         address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(address, uri=True)) as db:
+            # A view in the place of a table could compute for ever.
+            found = db.execute("select type, sql from sqlite_master").fetchall()
+            if sorted(map(_plain, found)) != sorted(_plain(("table", t)) for t in tables):
+                return []
             return db.execute(query).fetchall()
-    except sqlite3.Error:
+    except (OSError, sqlite3.Error, ValueError):  # ValueError: a path that is not UTF-8
         return []
+
+
+def _plain(entry: Row) -> tuple[str, str]:
+    """SQLite keeps the statement as it was written, but for its first two words."""
+    kind, sql = entry
+    return str(kind), " ".join(str(sql).lower().split())

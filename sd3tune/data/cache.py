@@ -23,27 +23,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
-from sd3tune import disk
-from sd3tune.data import atomic
+from sd3tune.data import atomic, shards
 from sd3tune.data.buckets import Geometry, Size
+from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry
 from sd3tune.errors import DataError
+from sd3tune.filesystem import cachedir, disk, drafts
 
 VERSION = 3  # of what an entry means; raise it and everything is computed again
 INDEX, SHARDS = "index.sqlite", "shards"
 OPEN_SHARDS = 32  # files kept open by a reader
-CHANGED = "its bytes are not those that were written"
 REPAIR = "`sd3tune cache verify --repair` removes it; the next run makes it anew"
-ABOUT = "sd3tune"  # the one metadata key: safetensors writes several in any order
 SHARDS_TABLE = "create table shards (name text primary key, bytes integer) without rowid"
 ENTRIES_TABLE = """
 create table entries (key text primary key, shard text, problem text) without rowid
 """
-
-Entry = Mapping[str, Tensor]
+TABLES = (SHARDS_TABLE, ENTRIES_TABLE)
 
 
 def latent_key(size: Size, geometry: Geometry, digest: bytes, vae: str) -> str:
@@ -71,15 +68,6 @@ class Place:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class Damage:
-    """What `verify` found."""
-
-    path: Path
-    reason: str
-    entries: int
-
-
 class TensorCache:
     """A folder of shards."""
 
@@ -88,7 +76,7 @@ class TensorCache:
         self._shards = folder / SHARDS
         self._places: dict[str, Place] | None = None
         self._open: OrderedDict[str, tuple[Any, dict[str, str]]] = OrderedDict()
-        self._broken: set[str] = set()  # shards that are not whole
+        self._broken: list[Path] = []  # shards that are not whole
         self._lock = threading.Lock()  # loader threads share the open files
 
     @property
@@ -120,7 +108,7 @@ class TensorCache:
             raise DataError(
                 f"cache file `{self._shards / place.shard}` cannot be read: {e}", hint=REPAIR
             ) from None
-        if _digest(entry) != digest:
+        if shards.digest(entry) != digest:
             raise DataError(f"cache file `{self._shards / place.shard}`: {CHANGED}", hint=REPAIR)
         if not all(torch.isfinite(t).all() for t in entry.values() if t.is_floating_point()):
             raise DataError(
@@ -138,7 +126,8 @@ class TensorCache:
         draft = final.with_suffix(".draft")
         try:
             self._shards.mkdir(parents=True, exist_ok=True)
-            with atomic.drafted(draft, final) as descriptor:
+            cachedir.mark(self.folder)
+            with drafts.drafted(draft, final) as descriptor:
                 yield None if descriptor is None else Draft(self, draft, final, descriptor)
         except OSError as e:
             raise unwritable(self.folder, e) from None
@@ -149,27 +138,31 @@ class TensorCache:
 
     def look_again(self, keys: Sequence[str]) -> None:
         """Asks the shard of these keys itself, when the index does not know them. One that holds
-        something else than its name says is removed: its keys could never be written."""
+        something else than its name says is removed: its keys could never be written. Raises
+        DataError when it is not sd3tune's to remove."""
         path = self._shards / f"{shard_name(keys)}.safetensors"
         try:
-            entries, problems = _contents(path)
-        except OSError:
+            entries, problems = shards.contents(path)
+        except FileNotFoundError:  # its writer is not done
             return
-        except (SafetensorError, ValueError):
+        except UNREADABLE:
             entries, problems = [], {}
         if path.name in _read_index(self.folder / INDEX)[0]:  # and is wrong about it
             (self.folder / INDEX).unlink(missing_ok=True)
         if set(keys) <= {*entries, *problems}:
             self.places.update({key: Place(path.name, problems.get(key)) for key in keys})
-        else:
-            path.unlink(missing_ok=True)
+        elif not self._remove(path):
+            raise DataError(
+                f"`{path}` has the name of a cache file, and sd3tune did not write it",
+                hint="move it away, or set cache_dir and cache_dir_vae to another folder",
+            )
 
     def finish(self) -> None:
         """Writes the index and clears away what dead writers left."""
-        if self._settled():
+        if self._settled() or not self.is_ours():
             return
-        for draft in self._shards.glob("*.draft"):
-            atomic.clear(draft)
+        for draft in self._drafts():
+            drafts.clear(draft)
         try:
             with atomic.database(self.folder / INDEX) as db:
                 self.refresh()  # inside: the last writer has seen everything
@@ -179,74 +172,98 @@ class TensorCache:
 
     def _settled(self) -> bool:
         """Whether the index lists every shard, and nothing is left over."""
-        if any(self._shards.glob("*.draft")) or any(self.folder.glob("*.draft")):
+        if self._drafts() or (self.folder / INDEX).with_suffix(".draft").exists():
             return False
         listed, _ = _read_index(self.folder / INDEX)
         return listed == {path.name: path.stat().st_size for path in self.shard_paths()}
 
+    def _drafts(self) -> list[Path]:
+        return [p for p in self._shards.glob("*.draft") if shards.DRAFT.fullmatch(p.name)]
+
+    def is_ours(self) -> bool:
+        """Whether sd3tune made this folder: it carries the mark, or, made before there was one, an
+        index or a shard of ours."""
+        return (
+            cachedir.is_marked(self.folder)
+            or atomic.is_ours(self.folder / INDEX, TABLES)
+            or any(map(shards.is_readable, self.shard_paths()))
+        )
+
     def shard_paths(self) -> list[Path]:
-        return sorted(self._shards.glob("*.safetensors"))
+        return shards.paths(self._shards)
 
     def size_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.shard_paths())
 
     def verify(self) -> list[Damage]:
         """Reads every byte; what does not match its checksum is damaged. Index rows without a shard
-        do not count: they are dropped when the index is read."""
-        return [d for path in self.shard_paths() if (d := _damage(path)) is not None]
+        do not count: they are dropped when the index is read. Nor do files of other programs."""
+        ours, found = self.is_ours(), []
+        for path in self.shard_paths():
+            damage = shards.damage(path)
+            if damage is not None and shards.is_ours(path, ours):
+                found.append(damage)
+        return found
 
     def remove(self, paths: Sequence[Path]) -> None:
+        """Files of other programs stay."""
         for path in paths:
-            path.unlink(missing_ok=True)
+            self._remove(path)
         self._open.clear()
         self.finish()
 
+    def _remove(self, path: Path) -> bool:
+        """The one place where shards are removed; False: sd3tune did not write it."""
+        if not os.path.lexists(path):
+            return True
+        if not shards.is_ours(path, self.is_ours()):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
     def prune(self, wanted: set[str]) -> int:
         """Removes every entry whose key is not wanted; how many there were. Shards that hold both
-        kinds are written again with the wanted ones."""
+        kinds are written again with the wanted ones, as far as these have their checksum."""
         unwanted = 0
         self.mend()
         for path in self.shard_paths():
-            entries, problems = _contents(path)
-            lost = [k for k in [*entries, *problems] if k not in wanted]
+            try:
+                entries, problems = shards.contents(path)
+                lost = [k for k in [*entries, *problems] if k not in wanted]
+                kept = shards.whole(path, wanted) if lost else {}
+            except UNREADABLE:  # a file of another program
+                continue
             if not lost:
                 continue
             unwanted += len(lost)
-            kept = {k: self._load(path, k) for k in entries if k in wanted}
             known = {k: why for k, why in problems.items() if k in wanted}
             if kept or known:
                 with self.claim([*kept, *known]) as draft:
                     if draft is not None:
                         draft.write(kept, known)
-            path.unlink()
+            self._remove(path)
         self._open.clear()
         self.finish()
         return unwanted
 
     def mend(self) -> int:
         """Removes shards that are not whole, so that they are made again; how many."""
-        self.refresh()
-        broken = [self._shards / name for name in sorted(self._broken_now())]
-        for path in broken:
-            path.unlink(missing_ok=True)
-        self._broken.clear()
-        return len(broken)
-
-    def _broken_now(self) -> set[str]:
         self._places = self._read_places()
-        return set(self._broken)
+        removed = [path for path in self._broken if self._remove(path)]
+        self._broken.clear()
+        return len(removed)
 
     def _read_places(self) -> dict[str, Place]:
         sizes = {path.name: path.stat().st_size for path in self.shard_paths()}
         listed, found = _read_index(self.folder / INDEX)
         sound = {name for name, size in listed.items() if sizes.get(name) == size}
         found = {key: place for key, place in found.items() if place.shard in sound}
-        self._broken = set()
+        self._broken = []
         for name in sorted(sizes.keys() - sound):
             try:
-                entries, problems = _contents(self._shards / name)
-            except (OSError, SafetensorError, ValueError):  # not whole: as if it were not there
-                self._broken.add(name)
+                entries, problems = shards.contents(self._shards / name)
+            except UNREADABLE:  # not whole, or not ours: as if it were not there
+                self._broken.append(self._shards / name)
                 continue
             for key in entries:
                 found.setdefault(key, Place(name))
@@ -259,18 +276,14 @@ class TensorCache:
         with self._lock:
             opened = self._open.get(shard)
             if opened is None:
-                file = safe_open(str(self._shards / shard), framework="pt")
-                opened = self._open[shard] = file, _about(file).get("digests", {})
+                file, about = shards.opened(self._shards / shard)
+                opened = self._open[shard] = file, dict(about.digests)
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             else:
                 self._open.move_to_end(shard)
         file, digests = opened
-        return _entry(file, key), digests.get(key)
-
-    def _load(self, path: Path, key: str) -> dict[str, Tensor]:
-        with safe_open(str(path), framework="pt") as file:
-            return _entry(file, key)
+        return shards.entry(file, key), digests.get(key)
 
 
 @dataclass(frozen=True)
@@ -285,19 +298,8 @@ class Draft:
     def write(self, entries: Mapping[str, Entry], problems: Mapping[str, str]) -> None:
         """Atomic: a reader sees nothing or the whole shard. problems: why a key has no entry.
         Raises OSError when the disk does not take it."""
-        tensors = {
-            f"{key}.{name}": tensor.contiguous()
-            for key in sorted(entries)
-            for name, tensor in sorted(entries[key].items())
-        }
-        digests = {key: _digest(entries[key]) for key in sorted(entries)}
-        about = {"problems": dict(sorted(problems.items())), "digests": digests}
-        data = memoryview(save(tensors, {ABOUT: json.dumps(about)}))
-        os.ftruncate(self.descriptor, 0)
-        at = 0
-        while at < len(data):
-            at += os.pwrite(self.descriptor, data[at:], at)
-        atomic.finish(self.draft, self.final, self.descriptor)
+        drafts.fill(self.descriptor, shards.serialised(entries, problems))
+        drafts.finish(self.draft, self.final, self.descriptor)
         for key in entries:
             self.cache.places[key] = Place(self.final.name)
         for key, why in problems.items():
@@ -314,52 +316,6 @@ def shard_name(keys: Sequence[str]) -> str:
     return _hash("shard", *sorted(keys))
 
 
-def _entry(file: Any, key: str) -> dict[str, Tensor]:
-    prefix = f"{key}."
-    # Offsets are found by name: no other entry of the shard is touched.
-    names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118
-    return {name[len(prefix) :]: file.get_tensor(name) for name in names}
-
-
-def _contents(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Keys with entries, and keys with problems."""
-    with safe_open(str(path), framework="pt") as file:
-        keys = sorted({name.partition(".")[0] for name in file.keys()})  # noqa: SIM118
-        problems = _about(file).get("problems", {})
-    return keys, dict(problems)
-
-
-def _about(file: Any) -> dict[str, Any]:
-    """What a shard says of itself."""
-    found: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-    return found
-
-
-def _damage(path: Path) -> Damage | None:
-    try:
-        entries, problems = _contents(path)
-        with safe_open(str(path), framework="pt") as file:
-            found = {key: _entry(file, key) for key in entries}
-            digests = _about(file)["digests"]
-    except (OSError, SafetensorError, KeyError, ValueError) as e:
-        return Damage(path, f"cannot be read: {e}", 0)
-    count = len(entries) + len(problems)
-    if {key: _digest(entry) for key, entry in found.items()} != digests:
-        return Damage(path, CHANGED, count)
-    tensors = [t for entry in found.values() for t in entry.values() if t.is_floating_point()]
-    if not all(torch.isfinite(t).all() for t in tensors):
-        return Damage(path, "it holds NaN or infinity", count)
-    return None
-
-
-def _digest(entry: Entry) -> str:
-    h = blake2b(digest_size=16)
-    for name, tensor in sorted(entry.items()):
-        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        h.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b"")
-    return h.hexdigest()
-
-
 def _write_index(
     db: sqlite3.Connection, places: Mapping[str, Place], shards: Sequence[Path]
 ) -> None:
@@ -373,11 +329,18 @@ def _write_index(
 
 
 def _read_index(path: Path) -> tuple[dict[str, int], dict[str, Place]]:
-    """Sizes of the shards it lists, and places."""
-    sizes: Any = dict(atomic.rows(path, "select name, bytes from shards"))  # type: ignore[arg-type]
+    """Sizes of the shards it lists, and places. Rows that no cache writes count as absent: the name
+    of a shard could lead out of the folder."""
+    listed: Any = atomic.rows(path, TABLES, "select name, bytes from shards")
+    sizes = {name: size for name, size in listed
+             if isinstance(name, str) and shards.NAME.fullmatch(name)}  # fmt: skip
     names = {name: name for name in sizes}  # one string per shard instead of one per entry
-    entries: Any = atomic.rows(path, "select key, shard, problem from entries")
-    return sizes, {k: Place(names.get(s, s), p) for k, s, p in entries}
+    entries: Any = atomic.rows(path, TABLES, "select key, shard, problem from entries")
+    return sizes, {
+        key: Place(names[shard], problem)
+        for key, shard, problem in entries
+        if isinstance(key, str) and shard in names and isinstance(problem, str | None)
+    }
 
 
 def _hash(*parts: str) -> str:

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from sd3tune.data.tables import Table, row
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import opening
+from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.dataset import ImageDataset, Shuffle
     from sd3tune.data.sources import HubRows, Source
 
+LIST_BYTES = 16 * 2**20  # of a caption_filter_list
 Change = Callable[[str], str]
 SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
 EMPTY_TAGS = re.compile(r"\s*,(?:\s*,)+")  # between commas, where a filter took a whole tag
@@ -74,7 +77,7 @@ class Captions:
     def _from_file(self, name: str) -> tuple[str, ...]:
         file = PurePosixPath(name).name
         try:
-            text = self._source.read(name).decode("utf-8-sig")
+            text = self._source.caption(name).decode("utf-8-sig")
         except FileNotFoundError:
             raise NoCaption(f"no caption file {file} beside it") from None
         except UnicodeDecodeError as e:
@@ -97,8 +100,9 @@ class Captions:
 
 
 def from_name(name: str) -> str:
-    """The stem with blanks for underscores. Raises NoCaption for a name that is no text."""
-    caption = " ".join(PurePosixPath(name).stem.replace("_", " ").split())
+    """The stem with blanks for underscores; of an address without its query, which may hold a
+    token. Raises NoCaption for a name that is not a text."""
+    caption = " ".join(PurePosixPath(shown_url(name)).stem.replace("_", " ").split())
     try:
         caption.encode()
     except UnicodeEncodeError:
@@ -149,10 +153,14 @@ def _change(entry: str, where: str) -> Change:
 
 def _read(path: Path, where: str) -> Sequence[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with opening.opened(path, LIST_BYTES) as f:
+            text = f.read().decode("utf-8-sig")
         entries = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{where}: `{path}` cannot be read: {e}", hint="check the path") from None
+    except (OSError, ValueError, RecursionError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise ConfigError(
+            f"{where}: `{path}` cannot be read: {why}", hint="check the path"
+        ) from None
     if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
         raise ConfigError(f"{where}: `{path}` holds no list of texts", hint='write ["…", "…"]')
     return [e for e in entries if e.strip()]

@@ -15,12 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sd3tune.data import faces, tables
+from sd3tune.data.bucket import Bucket
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
 from sd3tune.data.captions import Captions, NoCaption
 from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, opened, size_of, suffix_of
 from sd3tune.data.memory import Memory
-from sd3tune.data.sources import Bucket, Folder, HubRows, Rows, Source
+from sd3tune.data.rows import Rows, Tell
+from sd3tune.data.sources import Folder, HubRows, Source
 from sd3tune.errors import DataError
+from sd3tune.urls import redacted
 
 if TYPE_CHECKING:
     from sd3tune.config.dataset import ImageDataset, Masks
@@ -46,9 +49,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
+    """A file that is not trained on; what a library said of it may hold a whole URL."""
+
     dataset: str
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", redacted(self.reason))
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,13 @@ class Discovery:
     rejected: tuple[Rejected, ...]
 
 
-def source_of(dataset: "ImageDataset | Masks", own: Sequence[Path] = ()) -> Source:
-    """Opens nothing yet. own: folders that this run writes to; a folder of images leaves them out
-    where they lie in it."""
+def source_of(
+    dataset: "ImageDataset | Masks",
+    tell: Tell = lambda host: None,
+    own: Sequence[Path] = (),
+) -> Source:
+    """Opens nothing yet but a table. tell: hears of hosts that others redirect to. own: folders
+    that this run writes to; a folder of images leaves them out where they lie in it."""
     if dataset.type == "aws":
         return Bucket(dataset)
     if dataset.type == "huggingface":
@@ -71,9 +83,9 @@ def source_of(dataset: "ImageDataset | Masks", own: Sequence[Path] = ()) -> Sour
         if keep is None and dataset.dataset_type != "conditioning":
             keep = dataset.cache_dir_vae / "fetched"
         assert keep is not None
-        return Rows(dataset, list(names), keep)
+        return Rows(dataset, list(names), keep, tell)
     assert dataset.instance_data_dir is not None
-    return Folder(dataset.instance_data_dir, own)
+    return Folder(dataset.instance_data_dir, dataset.allowed_roots, own)
 
 
 def discover(
@@ -121,8 +133,8 @@ class Look:
         self._trusts_sizes = bool(trusted)
         listed = bool(trusted) or dataset.preserve_data_backend_cache
         self.no_images: list[Rejected] = []
-        remembered = listed and self.known.files
-        self.names = self._images(sorted(self.known.files) if remembered else self._listed(source))
+        remembered = self._remembered() if listed else []
+        self.names = self._images(remembered or self._listed(source))
         self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
@@ -202,6 +214,14 @@ class Look:
         if found is None:
             raise Unusable(f"no mask for it in dataset `{self.dataset.conditioning_data}`")
         return found
+
+    def _remembered(self) -> list[str]:
+        """Names of the last discovery, where listing them again costs anything. A cache may come
+        with a shared folder: no name in it leads out of the dataset."""
+        if not isinstance(self.source, (Folder, Bucket)):
+            return []
+        names = sorted(self.known.files)
+        return [n for n in names if not n.startswith("/") and ".." not in n.split("/")]
 
     def _listed(self, source: Source, what: str = "") -> Sequence[str]:
         """Every name. A folder that cannot be listed is set aside with all that is in it."""

@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from sd3tune.data import jxl, tiff
+
 Size = tuple[int, int]  # width, height
 
 SUFFIXES = frozenset(
@@ -21,6 +23,7 @@ COMPANIONS = frozenset(
 # Nothing else is ever handed to Pillow: some of its readers run other programs.
 FORMATS = "JPEG PNG WEBP GIF BMP TIFF MPO AVIF JPEG2000 PPM HEIF JXL".split()
 EXTRAS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
+EXIF_BYTES = 16 * 2**20
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
 
 
@@ -47,10 +50,41 @@ def formats() -> tuple[str, ...]:
 
 
 def opened(stream: BinaryIO) -> Image.Image:
-    """The image with its header read. Raises what Pillow raises."""
+    """The image with its header read, and its size known to be one that may be decoded. Raises
+    Unusable, and what Pillow raises."""
+    _refuse_what_opening_would_decode(stream)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large, odd metadata: only errors decide
-        return Image.open(stream, formats=formats())
+        image = Image.open(stream, formats=formats())
+    if len(image.info.get("exif") or b"") > EXIF_BYTES:  # every number in it becomes an object
+        raise Unusable("its EXIF data are larger than an image's ever are")
+    return image
+
+
+def _refuse_what_opening_would_decode(stream: BinaryIO) -> None:
+    """Pillow checks the size after a format's reader has opened the file. That is too late for two
+    of them: JPEG XL's decodes every pixel, and TIFF's makes an object of every number."""
+    stream.seek(0)
+    prefix = stream.read(12)
+    stream.seek(0)
+    if jxl.starts(prefix):
+        try:
+            header = jxl.header(stream)
+        except jxl.NoHeader as e:
+            raise Unusable(str(e)) from None
+        pixels = header.size[0] * header.size[1]
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        if pixels * max(1, header.channels / 4) > limit:
+            channels = f" and {header.channels} channels" if header.channels > 4 else ""
+            raise Unusable(
+                f"too many pixels: {header.size[0]}x{header.size[1]}{channels}, the limit is "
+                f"{limit} pixels"
+            )
+        stream.seek(0)
+    elif prefix[:4] in tiff.ORDERS:
+        if (why := tiff.excess(stream)) is not None:
+            raise Unusable(why)
+        stream.seek(0)
 
 
 def size_of(stream: BinaryIO, name: str) -> Size:
@@ -60,6 +94,8 @@ def size_of(stream: BinaryIO, name: str) -> Size:
         width, height = image.size
         # The base class's: PNG's own decodes every pixel in search of EXIF data behind them.
         turned = Image.Image.getexif(image).get(ORIENTATION) in TURNED
+    except Unusable:
+        raise
     except UnidentifiedImageError:
         raise Unusable(_unknown(stream, name)) from None
     except Image.DecompressionBombError as e:

@@ -12,9 +12,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from sd3tune import disk
 from sd3tune.data import atomic
 from sd3tune.errors import DataError
+from sd3tune.filesystem import cachedir, disk
 
 Key = tuple[bytes, bytes]  # dataset, name
 
@@ -60,8 +60,14 @@ class Memory:
         """Other datasets' rows are kept. Raises DataError."""
         self._written = time.monotonic()
         me = self.dataset.encode()
+        if not self._replaceable():
+            raise DataError(
+                f"`{self.path}` is not a file of sd3tune",
+                hint="move it away, or set cache_dir_vae to another folder",
+            )
         try:
             with atomic.database(self.path) as db:
+                cachedir.mark(self.path.parent)
                 found = {key: known for key, known in _rows(self.path).items() if key[0] != me}
                 found |= {(me, os.fsencode(name)): known for name, known in self.files.items()}
                 db.execute(SCHEMA)
@@ -74,11 +80,26 @@ class Memory:
             hint = f"{remedy}; cache_dir_vae sets the folder"
             raise DataError(f"cannot write `{self.path}`: {why}", hint=hint) from None
 
+    def _replaceable(self) -> bool:
+        """Whether nothing of another program is lost: it is not there, or ours, or, in a folder
+        that is ours, what is left of it."""
+        missing = not os.path.lexists(self.path)
+        return (
+            missing or atomic.is_ours(self.path, (SCHEMA,)) or cachedir.is_marked(self.path.parent)
+        )
+
 
 def _first(item: tuple[Key, Known]) -> Key:
     return item[0]
 
 
 def _rows(path: Path) -> dict[Key, Known]:
-    found: Any = atomic.rows(path, "select * from files")
-    return {(dataset, name): Known(*rest) for dataset, name, *rest in found}
+    found: Any = atomic.rows(path, (SCHEMA,), "select * from files")
+    return {(dataset, name): Known(*rest) for dataset, name, *rest in found
+            if _sound(dataset, name, *rest)}  # fmt: skip
+
+
+def _sound(*row: object) -> bool:
+    """SQLite keeps any type in any column."""
+    kinds = (bytes, bytes, str, int, int, bytes | None)
+    return len(row) == len(kinds) and all(map(isinstance, row, kinds))

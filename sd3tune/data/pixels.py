@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.headers import NoMemory, Unusable, opened
 
+BLOCK_PIXELS = 2**18
 SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -34,7 +35,7 @@ def decoded(data: bytes) -> Image.Image:
         image.seek(0)
         image.load()
         return ImageOps.exif_transpose(image)
-    except MemoryError:
+    except (MemoryError, Unusable):
         raise
     except Exception as e:  # decoders raise whatever the bytes make them raise
         raise Unusable(f"cannot be decoded: {type(e).__name__}: {e}") from None
@@ -70,12 +71,27 @@ def fit(image: Image.Image, shape: Geometry) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Pillow's own conversion of 16-bit greyscale clips at 255."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
     top = 65535.0
     if not image.mode.startswith("I;16"):  # 32-bit files say nothing about their white
-        top = next((t for t in (1.0, 255.0) if values.max() <= t and image.mode == "F"), 65535.0)
-        top = 255.0 if image.mode == "I" and values.max() <= 255 else top
-    return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+        most = max(values.max() for _, values in _rows(image))
+        top = next((t for t in (1.0, 255.0) if most <= t and image.mode == "F"), 65535.0)
+        top = 255.0 if image.mode == "I" and most <= 255 else top
+    found = Image.new("L", image.size)
+    for first, values in _rows(image):
+        some = (values / top * 255).clip(0, 255).round().astype(np.uint8)
+        found.paste(Image.fromarray(some), (0, first))
+    found.info = image.info
+    return found
+
+
+def _rows(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """The number of a row, and the values from there on: some at a time, as float64 takes four
+    times what the image does."""
+    width, height = image.size
+    step = max(1, BLOCK_PIXELS // width)
+    for first in range(0, height, step):
+        some = image.crop((0, first, width, min(height, first + step)))
+        yield first, np.nan_to_num(np.asarray(some, dtype=np.float64), posinf=0, neginf=0)
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from sd3tune.data.discover import Sample
 from sd3tune.data.headers import Unusable
 from sd3tune.data.pixels import decoded, rgb
 from sd3tune.data.sources import Source
+from sd3tune.urls import redacted, shown_url
 
 CELL, LABEL, GAP = 240, 46, 10  # pixels
 BACK, INK, FRAME, MASK = "#f4f2ee", "#222222", "#e0341b", (224, 52, 27)
@@ -51,7 +52,7 @@ def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:
     try:
         image = rgb(decoded(source.read(s.name)))
     except (Unusable, OSError) as e:
-        return _words(str(e))
+        return _words(redacted(str(e)))
     scale = CELL / max(s.geometry.resized)
     small = tuple(max(1, round(n * scale)) for n in s.geometry.resized)
     image = image.resize(small, Image.Resampling.LANCZOS)
@@ -79,7 +80,7 @@ def _label(pen: ImageDraw.ImageDraw, s: Sample, at: tuple[int, int]) -> None:
     g = s.geometry
     font = ImageFont.load_default(11)
     lines = [
-        f"{s.dataset}: {s.name}",
+        f"{s.dataset}: {shown_url(s.name)}",
         f"{s.size[0]}x{s.size[1]} > {g.resized[0]}x{g.resized[1]} > {g.bucket[0]}x{g.bucket[1]}"
         f" at {g.crop[0]},{g.crop[1]}",
         s.captions[0] + (f" (+{len(s.captions) - 1})" if len(s.captions) > 1 else ""),

@@ -4,26 +4,26 @@ All of them list names, and open them for reading; nothing is ever written to an
 changes when the content may have changed, so that what is known about a file can be reused.
 """
 
-import http.client
 import os
-import stat
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from functools import cached_property
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from urllib.parse import urlsplit
 
+from sd3tune.data import hub_files
+from sd3tune.data.headers import SUFFIXES, suffix_of
+from sd3tune.data.roots import Roots
 from sd3tune.errors import DataError
+from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
-    from sd3tune.config.dataset import Stored
+    from sd3tune.config.storage import Stored
 
 OUTPUT_MARK = ".sd3tune.lock"  # in every output_dir: train/lock.py holds it
-HTTP_SECONDS = 60
-HEADER_BYTES = 64 * 1024  # enough for the header of nearly every image
+IMAGE_BYTES = 2 * 2**30  # the largest image that may be decoded fits, uncompressed and in 16 bits
+CAPTION_BYTES = 2**20
 
 
 class Source(Protocol):
@@ -51,6 +51,19 @@ class Source(Protocol):
         """All of it. Raises OSError."""
         ...
 
+    def caption(self, name: str) -> bytes:
+        """The content of a text file beside an image. Raises OSError, also for one that lies
+        elsewhere: its text would be shown and stored."""
+        ...
+
+    def contacts(self) -> Sequence[str]:
+        """Hosts that will be asked for files, each with the reason; nobody was asked yet."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What the user should know of the files listed."""
+        ...
+
 
 class Folder:
     """A local folder with its sub-folders; hidden files and folders are left out, and what runs
@@ -58,8 +71,10 @@ class Folder:
 
     ahead = 1  # headers come out of the page cache: threads would only contend for the interpreter
 
-    def __init__(self, root: Path, own: Sequence[Path] = ()) -> None:
+    def __init__(self, root: Path, allowed: Sequence[Path] = (), own: Sequence[Path] = ()) -> None:
         self.root = str(root)
+        self._roots = Roots(self.root, allowed)
+        self._outside: list[str] = []
         self._own = own
         self.left_out: list[str] = []  # folders, once `listed` has looked
 
@@ -73,44 +88,69 @@ class Folder:
         seen: set[tuple[int, int]] = set()
         own = {(s.st_dev, s.st_ino) for s in map(_stat, self._own) if s is not None}
         self.left_out = []
-        for root, folders, files in os.walk(self.root, onerror=lost.append, followlinks=True):
+        self._outside = []
+        left = [("", self.root, False)]  # folders, and whether they lie outside
+        while left:
+            prefix, folder, outside = left.pop()
             try:
-                here = os.stat(root)
-            except OSError as e:  # removed meanwhile, with the files it had
-                folders.clear()
+                here = os.stat(folder)
+                if (here.st_dev, here.st_ino) in seen:  # a link back up
+                    continue
+                entries = _visible(folder)
+            except OSError as e:  # no permission, or removed meanwhile with the files it had
                 lost.append(e)
                 continue
-            if (here.st_dev, here.st_ino) in seen:  # a link back up
-                folders.clear()
-                continue
             seen.add((here.st_dev, here.st_ino))
-            if root != self.root and ((here.st_dev, here.st_ino) in own or OUTPUT_MARK in files):
-                self.left_out.append(root)
-                folders.clear()
+            if prefix and ((here.st_dev, here.st_ino) in own or _is_output(folder)):
+                self.left_out.append(folder)
                 continue
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            inside = os.path.relpath(root, self.root)
-            prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
-            found += [prefix + name for name in files if not name.startswith(".")]
+            for entry in entries:
+                name, leaves = prefix + entry.name, outside
+                if outside or entry.is_symlink():
+                    leaves = not self._roots.lie_around(os.path.realpath(entry.path))
+                if _is_folder(entry):
+                    left.append((name + "/", entry.path, leaves))
+                    continue
+                found.append(name)
+                if leaves and suffix_of(name) in SUFFIXES:
+                    self._outside.append(name)
         return sorted(found), lost
 
     def where(self, name: str) -> str:
         return os.path.join(self.root, name)
 
     def stamp(self, name: str) -> str:
-        s = os.stat(self.where(name))
-        # The time of change too: copying with preserved times hides an edit from mtime alone.
-        return f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
+        return stamp(self.where(name))
 
     def open(self, name: str) -> BinaryIO:
-        path = self.where(name)
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise OSError("it is no regular file")
-        return open(path, "rb")  # the caller closes it
+        return opening.opened(self.where(name), IMAGE_BYTES)  # the caller closes it
 
     def read(self, name: str) -> bytes:
         with self.open(name) as f:
             return f.read()
+
+    def caption(self, name: str) -> bytes:
+        path = self.where(name)
+        if self._roots.hold_folder(path.rpartition("/")[0]):
+            data = opening.read_unlinked(path, CAPTION_BYTES)
+            if data is not None:
+                return data
+        with opening.opened(path, CAPTION_BYTES) as f:
+            if not self._roots.hold(path):
+                raise OSError(self._roots.refusal("it is a link that"))
+            return f.read()
+
+    def contacts(self) -> list[str]:
+        return []
+
+    def warnings(self) -> list[str]:
+        if not self._outside:
+            return []
+        first = min(self._outside)
+        target = os.path.realpath(self.where(first))
+        count = f"{len(self._outside)} images are" if self._outside[1:] else "1 image is"
+        return [f"{count} behind links that leave `{self.root}`, such as `{first}`: it is "
+                f"`{target}`; allowed_roots names folders where that is meant"]  # fmt: skip
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -120,77 +160,28 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-class Bucket:
-    """Objects of an S3-compatible store below a prefix, through s3fs."""
+def _is_output(folder: str) -> bool:
+    return os.path.lexists(os.path.join(folder, OUTPUT_MARK))
 
-    def __init__(self, dataset: "Stored") -> None:
-        self.ahead = dataset.read_batch_size
-        self.prefix = dataset.aws_data_prefix.strip("/")
-        self.root = "/".join(p for p in (dataset.aws_bucket_name, self.prefix) if p)
-        self._dataset = dataset
 
-    @cached_property
-    def _fs(self) -> Any:
-        d = self._dataset
-        try:
-            import s3fs
-        except ImportError:
-            raise DataError(
-                f"dataset `{d.id}`: type=aws needs s3fs, which is not installed",
-                hint="pip install 'sd3tune[s3]'",
-            ) from None
-        secret = d.aws_secret_access_key
-        region = {"region_name": d.aws_region_name} if d.aws_region_name else {}
-        return s3fs.S3FileSystem(
-            key=d.aws_access_key_id,
-            secret=secret.get_secret_value() if secret else None,
-            endpoint_url=d.aws_endpoint_url,
-            client_kwargs=region,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
+def _visible(folder: str) -> list[os.DirEntry[str]]:
+    """Last first: they are put on a stack, and the walk is one in the order of names."""
+    with os.scandir(folder) as entries:
+        found = [e for e in entries if not e.name.startswith(".")]
+    return sorted(found, key=lambda e: e.name, reverse=True)
 
-    @cached_property
-    def _objects(self) -> dict[str, dict[str, Any]]:
-        try:
-            found = self._fs.find(self.root, detail=True)
-        except DataError:
-            raise
-        except Exception as e:  # botocore raises some forty kinds of its own
-            raise DataError(
-                f"dataset `{self._dataset.id}`: `s3://{self.root}` cannot be listed: {e}",
-                hint="check aws_bucket_name, aws_endpoint_url and the credentials",
-            ) from None
-        cut = len(self.root) + 1
-        return {path[cut:]: info for path, info in found.items() if len(path) > cut}
 
-    def names(self) -> list[str]:
-        visible = (n for n in self._objects if not any(p.startswith(".") for p in n.split("/")))
-        return sorted(visible)
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a circle of links: opening it says so
+        return False
 
-    def where(self, name: str) -> str:
-        return f"s3://{self.root}/{name}"
 
-    def stamp(self, name: str) -> str:
-        info = self._objects.get(name) or self._asked(lambda: self._fs.info(f"{self.root}/{name}"))
-        return f"{info.get('size')} {info.get('ETag')} {info.get('LastModified')}"
-
-    def open(self, name: str) -> BinaryIO:
-        path = f"{self.root}/{name}"
-        opened: BinaryIO = self._asked(lambda: self._fs.open(path, "rb", block_size=HEADER_BYTES))
-        return opened
-
-    def read(self, name: str) -> bytes:
-        data: bytes = self._asked(lambda: self._fs.cat_file(f"{self.root}/{name}"))
-        return data
-
-    def _asked(self, question: Any) -> Any:
-        try:
-            return question()
-        except OSError:
-            raise
-        except Exception as e:  # as above
-            raise OSError(str(e)) from None
+def stamp(path: str) -> str:
+    s = os.stat(path)
+    # The time of change too: copying with preserved times hides an edit from mtime alone.
+    return f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
 
 
 class HubRows:
@@ -200,6 +191,7 @@ class HubRows:
 
     def __init__(self, dataset: "Stored") -> None:
         self._dataset = dataset
+        self._local = Path(dataset.dataset_name or "").is_dir()
 
     @cached_property
     def rows(self) -> Any:
@@ -213,9 +205,12 @@ class HubRows:
             ) from None
         datasets.disable_progress_bars()
         try:
+            hub_files.check(d, self._roots, local=self._local)
             rows = datasets.load_dataset(
                 d.dataset_name, d.dataset_config, split=d.split, revision=d.revision
             )
+        except DataError:
+            raise
         except Exception as e:  # builders raise whatever their files make them raise
             raise DataError(
                 f"dataset `{d.id}`: `{d.dataset_name}` cannot be loaded: {e}",
@@ -266,54 +261,35 @@ class HubRows:
         image = self.rows[int(name)][self._dataset.huggingface.image_column]
         if image is None:
             raise OSError("the row has no image")
-        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-
-
-class Rows:
-    """Files named by the rows of a .csv: paths, or http(s) addresses fetched once."""
-
-    def __init__(self, dataset: "Stored", names: Sequence[str], keep: Path) -> None:
-        assert dataset.csv is not None
-        self.ahead = dataset.read_batch_size
-        self._names = sorted(names)
-        self._root = dataset.instance_data_dir or dataset.csv.path.parent
-        self._keep = keep
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def where(self, name: str) -> str:
-        return name if remote(name) else str(self._root / name)
-
-    def stamp(self, name: str) -> str:
-        return Folder(Path("/")).stamp(str(self._path(name)))
-
-    def open(self, name: str) -> BinaryIO:
-        return Folder(Path("/")).open(str(self._path(name)))
-
-    def read(self, name: str) -> bytes:
-        with self.open(name) as f:
+        if image["bytes"] is not None:
+            return bytes(image["bytes"])
+        path = os.path.abspath(image["path"])  # a path that the row names
+        if not self._roots.hold(path):
+            raise OSError(self._roots.refusal("the path in its row"))
+        with opening.opened(path, IMAGE_BYTES) as f:
             return f.read()
 
-    def _path(self, name: str) -> Path:
-        if "\0" in name:
-            raise OSError("its name cannot be a path")
-        if not remote(name):
-            return self._root / name
-        path = self._keep / sha256(name.encode()).hexdigest()
-        if not path.exists():
-            try:
-                request = urllib.request.Request(name, headers={"User-Agent": "sd3tune"})
-                with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
-                    data = answer.read()
-            except (urllib.error.URLError, http.client.HTTPException, ValueError) as e:
-                raise OSError(f"cannot be fetched: {e}") from None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}")
-            draft.write_bytes(data)
-            draft.replace(path)
-        return path
+    @cached_property
+    def _roots(self) -> Roots:
+        """A folder's files lie in it, a repository's in the caches of its downloads."""
+        d = self._dataset
+        if self._local:
+            return Roots(str(d.dataset_name), d.allowed_roots)
+        import datasets
+        from huggingface_hub import constants
 
+        caches = [Path(datasets.config.HF_DATASETS_CACHE), *d.allowed_roots]
+        return Roots(constants.HF_HUB_CACHE, caches)
 
-def remote(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
+    def caption(self, name: str) -> bytes:
+        raise FileNotFoundError(f"rows have no {name}")  # settings see to it
+
+    def contacts(self) -> list[str]:
+        if self._local:
+            return []
+        from huggingface_hub import constants
+
+        return [f"{urlsplit(constants.ENDPOINT).netloc} (dataset_name)"]
+
+    def warnings(self) -> list[str]:
+        return []

@@ -1,18 +1,24 @@
 """Captions and sizes that stand in a .csv or .parquet instead of beside the images."""
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sd3tune.errors import DataError
+from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
-    from sd3tune.config.dataset import Columns, HubColumns
+    from sd3tune.config.storage import Columns, HubColumns
 
 Size = tuple[int, int]
+TABLE_BYTES = 64 * 2**30
+LINE_CHARACTERS = 4 * 2**20  # of a .csv
+BATCH_ROWS, BATCH_BYTES = 1024, 256 * 2**20  # of a .parquet, read at a time
+TEXT_CHARACTERS = 65_536  # of a caption; T5 sees the first 1,000 or so
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +72,10 @@ def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> Row:
 
 
 def texts(value: Any) -> list[str]:
-    """A cell, or a list in one, as captions; what is blank or no text is none."""
+    """A cell, or a list in one, as captions; what is blank, too long or not a text is left out."""
     values = value if isinstance(value, list | tuple) else [value]
     words = (" ".join(_text(v).replace("\0", " ").split()) for v in values)
-    return [w for w in words if w]
+    return [w for w in words if w and len(w) <= TEXT_CHARACTERS]
 
 
 def _text(value: Any) -> str:
@@ -89,18 +95,20 @@ def _records(columns: "Columns", whose: str) -> Iterator[Mapping[str, Any]]:
                            columns.height_column) if c]  # fmt: skip
     where = f"{whose}: `{columns.path}`"
     try:
-        if columns.path.suffix.lower() == ".parquet":
-            yield from _parquet(columns, wanted, where, whose)
-        else:
-            yield from _csv(columns, wanted, where)
+        with opening.opened(columns.path, TABLE_BYTES) as file:
+            if columns.path.suffix.lower() == ".parquet":
+                yield from _parquet(file, wanted, where, whose)
+            else:
+                yield from _csv(file, wanted, where)
     except (OSError, UnicodeDecodeError, csv.Error) as e:
+        why = getattr(e, "strerror", None) or e
         raise DataError(
-            f"{where} cannot be read: {e}", hint="check the file and its path"
+            f"{where} cannot be read: {why}", hint="check the file and its path"
         ) from None
 
 
 def _parquet(
-    columns: "Columns", wanted: list[str], where: str, whose: str
+    file: BinaryIO, wanted: list[str], where: str, whose: str
 ) -> Iterator[Mapping[str, Any]]:
     try:
         import pyarrow as pa
@@ -111,24 +119,73 @@ def _parquet(
             hint="pip install 'sd3tune[parquet]'",
         ) from None
     try:
-        file = parquet.ParquetFile(columns.path)
-        _has(wanted, file.schema_arrow.names, where)
-        for batch in file.iter_batches(columns=list(dict.fromkeys(wanted))):
-            yield from batch.to_pylist()
+        schema = parquet.ParquetFile(file).schema_arrow
+        _has(wanted, schema.names, where)
+        # A value that many rows share stays one, until their length is known.
+        texts = [column.name for column in schema if _is_text(column.type)]
+        table = parquet.ParquetFile(file, read_dictionary=texts)
+        for batch in table.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted))):
+            size = sum(_bytes(column) for column in batch.columns)
+            if size > BATCH_BYTES:
+                raise DataError(
+                    f"{where}: {batch.num_rows} rows of it take {size >> 20} MiB",
+                    hint="keep names, captions and sizes in these columns only",
+                )
+            columns = map(_plain, batch.columns)
+            yield from pa.RecordBatch.from_arrays([*columns], batch.schema.names).to_pylist()
     except pa.ArrowException as e:
         raise DataError(f"{where} is no parquet file: {e}", hint="check parquet.path") from None
 
 
-def _csv(columns: "Columns", wanted: list[str], where: str) -> Iterator[Mapping[str, Any]]:
-    with columns.path.open(newline="", encoding="utf-8-sig") as f:
-        reader = csv.DictReader(f)
-        _has(wanted, reader.fieldnames or (), where)
-        yield from reader
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_binary(kind))
+
+
+def _is_shared(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_dictionary(kind)) and _is_text(kind.value_type)
+
+
+def _bytes(column: Any) -> int:
+    """What the column of a batch takes at most, every row with a value of its own."""
+    from pyarrow import compute
+
+    if not _is_shared(column.type):
+        return int(column.nbytes)
+    longest = compute.max(compute.binary_length(column.dictionary)).as_py()
+    return len(column) * (longest or 0)
+
+
+def _plain(column: Any) -> Any:
+    return column.cast(column.type.value_type) if _is_shared(column.type) else column
+
+
+def _csv(file: BinaryIO, wanted: list[str], where: str) -> Iterator[Mapping[str, Any]]:
+    text = io.TextIOWrapper(file, newline="", encoding="utf-8-sig")
+    reader = csv.DictReader(_lines(text))
+    _has(wanted, reader.fieldnames or (), where)
+    yield from reader
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """No longer than a line may be: a file without line ends would be read into memory whole."""
+    while line := text.readline(LINE_CHARACTERS + 1):
+        if len(line) > LINE_CHARACTERS:
+            raise csv.Error(f"a line is longer than {LINE_CHARACTERS} characters")
+        yield line
 
 
 def _has(wanted: list[str], names: Any, where: str) -> None:
     for name in wanted:
         if name not in names:
             raise DataError(
-                f"{where} has no column `{name}`", hint=f"its columns: {', '.join(names) or 'none'}"
+                f"{where} has no column `{name}`", hint=f"its columns: {_listed(names)}"
             )
+
+
+def _listed(names: Any) -> str:
+    text = ", ".join(map(str, names)) or "none"
+    return text if len(text) <= 300 else text[:297] + "…"

@@ -24,6 +24,7 @@ from sd3tune.data.discover import (
 from sd3tune.errors import DataError, Sd3tuneError
 from sd3tune.plan.prepare import Found, look, model_of
 from sd3tune.report.progress import stage
+from sd3tune.urls import shown_url
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def document(inspection: Inspection) -> dict[str, Any]:
                     "aspect": g.aspect,
                     "captions": list(s.captions),
                 }
-                | ({"mask": s.mask} if s.mask else {})
+                | ({"mask": shown_url(s.mask)} if s.mask else {})
             )
         for r in seen.discovery.rejected:
             images.append({"dataset": r.dataset, "path": r.path, "rejected": r.reason})

@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from sd3tune import backends
-from sd3tune.backends import catalog, probe, recorded
+from sd3tune.backends import catalog, probe, recorded, temporary
 from sd3tune.backends.facts import Facts
 from sd3tune.backends.processes import ALONE, Processes, processes
 from sd3tune.config.dataset import ImageDataset
@@ -35,8 +35,8 @@ from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareErro
 from sd3tune.plan import manifest, own
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.report import metrics
-from sd3tune.report.progress import stage
-from sd3tune.sd3 import models, variants
+from sd3tune.report.progress import say, stage
+from sd3tune.sd3 import finite, models, variants
 
 SECONDS = 120.0
 KERNEL = {"native": "diffusers", "sageattention": "diffusers"}  # what trains under that name
@@ -120,9 +120,11 @@ def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
 
 def refuse_missing_files(config: Config) -> None:
     """What would fail after hours of encoding is refused before."""
-    if config.init_lora is not None and not config.init_lora.is_file():
-        words = f"`init_lora={config.init_lora}`: there is no such file"
-        raise ConfigError(words, hint="give a .safetensors file of an adapter")
+    if config.init_lora is not None:
+        if not config.init_lora.exists():
+            words = f"`init_lora={config.init_lora}`: there is no such file"
+            raise ConfigError(words, hint="give a .safetensors file of an adapter")
+        finite.check(config.init_lora)
     metrics.refuse_strangers(config.output_dir / metrics.FILE)
     asked = config.resume_from_checkpoint
     if asked in ("latest", "never") or checkpoint_folder(config) is not None:
@@ -157,18 +159,34 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
     """Discovers every dataset that is drawn from. longest: side in pixels where the model ends."""
     own.refuse_own_pictures(config, datasets)
     written = own.folders(config, datasets)
-    sources: dict[str, Source] = {d.id: source_of(d, written) for d in datasets.all}
-    sources |= {name: source_of(d, written) for name, d in datasets.masks.items()}
+    stored = {d.id: d for d in datasets.all} | dict(datasets.masks)
+    sources: dict[str, Source] = {
+        name: source_of(d, partial(say_contact, name), written) for name, d in stored.items()
+    }
+    named: set[str] = set()
     discoveries = {}
     for d in datasets.all:
         if d.dataset_type == "image" and d.probability <= 0:
             continue
         masks = sources[d.conditioning_data] if d.conditioning_data else None
+        used = {name: sources[name] for name in (d.id, d.conditioning_data) if name}
+        for name in used.keys() - named:  # before the first of them is asked
+            for host in used[name].contacts():
+                say_contact(name, host)
         with stage(f"look at {d.id}", None) as bar:
             found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
+        for name in used.keys() - named:
+            for warning in used[name].warnings():
+                say(f"warning: dataset `{name}`: {warning}")
+        named |= used.keys()
         discoveries[d.id] = found if longest is None else within(found, longest, d)
     datasets = replace(datasets, notes=(*datasets.notes, *own.notes(sources)))
     return Found(config, datasets, sources, discoveries)
+
+
+def say_contact(dataset: str, host: str) -> None:
+    """host: with the reason in brackets."""
+    say(f"contacts {host} for dataset `{dataset}`")
 
 
 def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = ALONE) -> Prepared:
@@ -231,6 +249,7 @@ def _refuse_broken(facts: Facts) -> None:
 def observe(config: Config, who: Processes = ALONE) -> Facts:
     """This machine, with the attention of the run admitted or not: its gradients must match math
     attention on this device before it may train."""
+    temporary.refuse_none()  # children answer through files
     mechanism = config.attention_mechanism or "diffusers"
     names = [f"attention_{KERNEL.get(mechanism, mechanism)}"]
     if mechanism in ("diffusers", "sageattention"):  # what may be chosen instead

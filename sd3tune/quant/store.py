@@ -6,7 +6,8 @@ a file that is damaged is not used. What is read equals what was quantised bit f
 """
 
 import json
-import os
+import re
+import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,8 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sd3tune import quant
+from sd3tune.filesystem import drafts, opening
 
 FORMAT = "1"
+CHECKSUMS = "checksums"  # the one metadata key
+DRAFT = re.compile(r"[0-9a-f]{32}(\.\d+)?\.draft")  # with the number of a process: before 0.2
+OLD_SECONDS = 24 * 3600
 LIBRARY = {"nf4-bnb": "bitsandbytes"}  # of the others: optimum-quanto
 
 
@@ -40,16 +45,28 @@ def save(module: Any, path: Path) -> str | None:
     whose buffers are not all in its state_dict cannot be restored from it and must not come here.
     """
     state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    draft = path.with_suffix(f".{os.getpid()}.draft")
+    draft = path.with_suffix(".draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, draft, metadata={"checksums": json.dumps(_checksums(state))})
-        _settle(draft, path)
+        with drafts.drafted_by_name(draft) as written:
+            if written is not None:  # None: another process is keeping the same
+                about = {CHECKSUMS: json.dumps(_checksums(state))}
+                save_file(state, written, metadata=about)
+                drafts.settle(written, path)
     except (OSError, SafetensorError) as e:  # a full disk must not end the run
-        with suppress(OSError):
-            draft.unlink()
         return str(e)
+    _clear(path.parent)
     return None
+
+
+def _clear(folder: Path) -> None:
+    """Drafts of killed writers. Versions before 0.2 took no lock: theirs go when they are old."""
+    for draft in folder.glob("*.draft"):
+        if (match := DRAFT.fullmatch(draft.name)) is None:
+            continue
+        with suppress(OSError):
+            if match[1] is None or time.time() - draft.lstat().st_mtime > OLD_SECONDS:
+                drafts.clear(draft)
 
 
 def load(module: Any, path: Path, scheme: str, which: quant.Patterns, fp8: str) -> bool:
@@ -63,6 +80,7 @@ def load(module: Any, path: Path, scheme: str, which: quant.Patterns, fp8: str) 
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):
         # Whatever a damaged file makes the libraries raise: it will be made again.
         return False
+    _clear(path.parent)
     module.requires_grad_(False)
     return not any(t.is_meta for t in [*module.parameters(), *module.buffers()])
 
@@ -90,10 +108,10 @@ def _restore(
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    if not path.is_file():
+    if not opening.is_regular(path):
         return None
     with safe_open(path, framework="pt") as file:
-        expected = json.loads(file.metadata()["checksums"])
+        expected = json.loads(file.metadata()[CHECKSUMS])
         # Copies: where a tensor begins in the file is where it would begin in memory, and products
         # of unaligned tensors add in another order than those of freshly quantised ones.
         state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -107,18 +125,3 @@ def _checksums(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 def _bytes(tensor: Tensor) -> Any:
     return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
-def _settle(draft: Path, path: Path) -> None:
-    """On disk before it has its name, and the name on disk too."""
-    _sync(draft)
-    draft.replace(path)
-    _sync(path.parent)
-
-
-def _sync(target: Path) -> None:
-    handle = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

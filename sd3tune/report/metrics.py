@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sd3tune import disk
 from sd3tune.errors import DiskError
+from sd3tune.filesystem import disk
 
 FILE = "metrics.jsonl"  # in output_dir
 BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …

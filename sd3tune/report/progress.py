@@ -21,6 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sd3tune.escaping import one_line, page
+from sd3tune.urls import redacted
+
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -78,12 +81,12 @@ class Stage:
             if now - self._said >= 0.05 or self.done == self.total:  # bars cost more than headers
                 self._said = now
                 rate = "" if words else self._rate(now)
-                self._bar.update(self._task, completed=self.done, words=words or rate)
+                self._bar.update(self._task, completed=self.done, words=one_line(words or rate))
         elif speaks() and (now - self._said >= LINE_EVERY_SECONDS or self.done == self.total):
             self._said = now
             of = "" if self.total is None else f"/{self.total}"
             words = words or self._rate(now)
-            print(f"{self.name} {self.done}{of}  {words}{self._eta()}", file=sys.stderr)
+            print(one_line(f"{self.name} {self.done}{of}  {words}{self._eta()}"), file=sys.stderr)
 
     def _rate(self, now: float) -> str:
         elapsed = now - self._started
@@ -105,17 +108,17 @@ def stage(name: str, total: int | None) -> Iterator[Stage]:
         yield Stage(None, None, name, total)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # an id may look like rich's [bold]
         BarColumn(bar_width=16),  # what is left of eighty columns is for the words
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
-        yield Stage(bar, bar.add_task(name, total=total, words=""), name, total)
+        yield Stage(bar, bar.add_task(one_line(name), total=total, words=""), name, total)
 
 
-def say(words: str) -> None:
-    """One line for the human following the run."""
+def say(*lines: str) -> None:
+    """For the human following the run. Each entry is one line, whatever names it holds."""
     if speaks():
-        print(words, file=sys.stderr, flush=True)
+        print(page(map(redacted, lines)), file=sys.stderr, flush=True)

@@ -39,13 +39,6 @@ def open_closed() -> None:
             setattr(sys, name, writer(number))
 
 
-def say_anything() -> None:
-    """Characters that the terminal's encoding lacks are written as escapes, not as an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def outlive() -> None:
     """From now on a failed write to stdout or stderr is dropped. What stands in the place of a
     descriptor (a test's buffer) stays."""
@@ -56,12 +49,6 @@ def outlive() -> None:
                 stream.flush()
             with contextlib.suppress(io.UnsupportedOperation):
                 setattr(sys, name, writer(stream.fileno(), stream.encoding))
-
-
-def outliving() -> bool:
-    """Whether `outlive` was called."""
-    buffer = getattr(sys.stdout, "buffer", None)
-    return isinstance(getattr(buffer, "raw", None), Undeterred)
 
 
 def writer(number: int, encoding: str = "utf-8") -> io.TextIOWrapper:

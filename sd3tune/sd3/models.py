@@ -2,13 +2,14 @@
 each of its parts comes from. Headers and JSON only; no weight is read and no torch loaded.
 """
 
-import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ModelError
-from sd3tune.sd3 import header, single
+from sd3tune.filesystem import opening
+from sd3tune.sd3 import configs, header, single
 from sd3tune.sd3.variants import (
     REPOSITORIES,
     TEXT_ENCODERS,
@@ -39,6 +40,7 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
     folder = Path(source)
     if folder.is_dir():
         shape = folder_shape(folder, "transformer", MODEL)
+        configs.check_folder(folder)
         return Model(kind(shape), Source.of(source), shape, *_sizes(source))
     if source in REPOSITORIES:
         name, shape = REPOSITORIES[source]
@@ -53,7 +55,8 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
 
 
 def is_file(source: str) -> bool:
-    return Path(source).is_file() or source.endswith(FILES)
+    """A single file, or what is named like one."""
+    return source.endswith(FILES) or opening.is_regular(Path(source))
 
 
 def _from_file(source: str) -> Model:
@@ -90,6 +93,8 @@ def _composed(source: str, transformer: str, subfolder: str) -> Model:
     if where.vae == source and Path(source).is_dir() and not (Path(source) / "vae").is_dir():
         raise ModelError(f"`{MODEL}={source}` holds no vae, and neither does {transformer}",
                          hint="give a folder with text encoders and VAE")  # fmt: skip
+    if Path(source).is_dir():
+        configs.check_folder(Path(source), [p for p in configs.PARTS if p != "transformer"])
     _same_width(source, shape)
     return Model(kind(shape), where, shape, *_sizes(source))
 
@@ -111,27 +116,21 @@ def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer
     """From its config.json. setting: the one that named it, for messages. Raises ModelError."""
     path = folder / subfolder / "config.json"
     named = f"{setting}={folder}" if setting else str(folder)
-    try:
-        return from_config(json.loads(path.read_text("utf-8")), named)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         hint = "it must be a diffusers folder of SD3 or SD3.5; `sd3tune demo DIR` writes one"
         if setting == TRANSFORMER and (folder / "config.json").exists():
             hint = "set pretrained_transformer_subfolder=."
-        raise ModelError(f"`{named}` holds no {subfolder}/config.json",
-                         hint=hint) from None  # fmt: skip
-    except ValueError as e:
-        raise ModelError(f"`{path}` is not JSON: {e}", hint="download the model again") from None
+        raise ModelError(f"`{named}` holds no {subfolder}/config.json", hint=hint)
+    shape = from_config(configs.read(path), named)
+    configs.check_part(path.parent, "transformer")
+    return shape
 
 
 def _same_width(source: str, shape: Transformer) -> None:
     """Encoders of one model in front of another's transformer would fail at the first step."""
-    try:
-        width = json.loads((Path(source) / "text_encoder_3" / "config.json").read_text("utf-8"))[
-            "d_model"
-        ]
-    except (OSError, ValueError, KeyError):
-        return
-    if width != shape.joint_dim:
+    path = Path(source) / "text_encoder_3" / "config.json"
+    width = configs.read(path).get("d_model") if path.exists() else None
+    if width not in (None, shape.joint_dim):
         raise ModelError(
             f"`{MODEL}={source}` has text encoders of width {width}, the transformer takes "
             f"{shape.joint_dim}",
@@ -165,5 +164,4 @@ def _hub_config(repository: str, subfolder: str) -> dict[str, Any] | None:
         path = hf_hub_download(repository, f"{subfolder}/config.json", etag_timeout=5)
     except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such thing, gated
         return None
-    config: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
-    return config
+    return configs.read(Path(path))

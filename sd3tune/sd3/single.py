@@ -6,15 +6,16 @@ come from a repository. Shapes say everything but the width of a head, which SD3
 torch here.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any
+from typing import Any, NoReturn
 
 from sd3tune.errors import ModelError
 from sd3tune.sd3.dialects import originals
 from sd3tune.sd3.header import Header
-from sd3tune.sd3.variants import PATCH, Transformer
+from sd3tune.sd3.variants import LIMITS, PATCH, Transformer
 
 TRANSFORMER = ("model.diffusion_model.", "")  # the second: nothing but the transformer
 VAE = "first_stage_model."
@@ -22,6 +23,7 @@ ENCODERS = "text_encoders."
 HEAD_DIM = 64  # layers = heads = width / 64: Stability's and ComfyUI's own inference
 SAMPLE_SIZE = 128  # of latents at 1024 pixels, as every released config says
 SCALE, SHIFT = 1.5305, 0.0609  # of SD3's VAE: Esser et al. 2024; in no file
+_BLOCK = re.compile(r"joint_blocks\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ def contents(header: Header) -> Contents:
                   header.tensors)  # fmt: skip
     names = set(header.tensors)
     mine = {n[len(prefix) :] for n in names if n.startswith(prefix) and not _is_other(n)}
-    dual = tuple(sorted({int(n.split(".")[1]) for n in mine if ".attn2." in n}))
-    layers = 1 + max(int(n.split(".")[1]) for n in mine if n.startswith("joint_blocks."))
+    dual, layers = _blocks(header, mine)
     qk_norm = any(n.endswith(".ln_q.weight") for n in mine)
     _complete(header, mine, set(originals(layers, dual, qk_norm)))
     strange = sorted(n for n in names if not n.startswith(prefix) and not _is_other(n))
@@ -84,6 +85,18 @@ def contents(header: Header) -> Contents:
         any(n.startswith(VAE) for n in names),
         tuple(sorted({n.split(".")[1] for n in names if n.startswith(ENCODERS)})),
     )
+
+
+def _blocks(header: Header, names: Iterable[str]) -> tuple[tuple[int, ...], int]:
+    """Those with a second attention, and how many there are."""
+    found = {n: _BLOCK.match(n) for n in names if n.startswith("joint_blocks.")}
+    if strange := sorted(n for n, match in found.items() if match is None):
+        _refuse(header, f"`{strange[0]}` is not a tensor of SD3", len(strange))
+    numbers = {n: int(match[1]) for n, match in found.items() if match is not None}
+    layers = 1 + max(numbers.values())
+    if layers > LIMITS["num_layers"]:
+        _refuse(header, f"{layers:,} blocks are more than any SD3 has", 1)
+    return tuple(sorted({i for n, i in numbers.items() if ".attn2." in n})), layers
 
 
 def vae_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -118,9 +131,15 @@ def _shape(header: Header, prefix: str, layers: int, dual: int, qk_norm: bool) -
     def shape(name: str) -> tuple[int, ...]:
         return header.tensors[prefix + name].shape
 
-    hidden, channels, patch, _ = shape("x_embedder.proj.weight")
-    width = shape("joint_blocks.0.x_block.attn.ln_q.weight")[0] if qk_norm else HEAD_DIM
-    positions = isqrt(shape("pos_embed")[1])
+    try:
+        hidden, channels, patch, _ = shape("x_embedder.proj.weight")
+        width = shape("joint_blocks.0.x_block.attn.ln_q.weight")[0] if qk_norm else HEAD_DIM
+        positions = isqrt(shape("pos_embed")[1])
+        joint, pooled = shape("context_embedder.weight")[1], shape("y_embedder.mlp.0.weight")[1]
+    except (IndexError, ValueError):  # fewer dimensions than these tensors have
+        _refuse(header, "its tensors have other dimensions than SD3's", 1)
+    if not all((hidden, channels, width, positions, joint, pooled)):
+        _refuse(header, "a tensor of SD3 is empty", 1)
     if patch != PATCH or hidden % width or positions**2 != shape("pos_embed")[1]:
         _refuse(header, f"width {hidden}, patch {patch}, {positions} positions fit no SD3", 1)
     return Transformer(
@@ -129,8 +148,8 @@ def _shape(header: Header, prefix: str, layers: int, dual: int, qk_norm: bool) -
         head_dim=width,
         dual_layers=dual,
         qk_norm=qk_norm,
-        joint_dim=shape("context_embedder.weight")[1],
-        pooled_dim=shape("y_embedder.mlp.0.weight")[1],
+        joint_dim=joint,
+        pooled_dim=pooled,
         positions=positions,
         channels=channels,
     )
@@ -145,7 +164,7 @@ def _complete(header: Header, names: set[str], expected: set[str]) -> None:
         _refuse(header, f"`{extra[0]}` is no tensor of SD3{why}", len(extra))
 
 
-def _refuse(header: Header, words: str, count: int) -> None:
+def _refuse(header: Header, words: str, count: int) -> NoReturn:
     more = f", and {count - 1} more" if count > 1 else ""
     raise ModelError(
         f"`{header.path}`: {words}{more}",

@@ -49,7 +49,12 @@ class TextEncoders:
         source = Source.of(source).base
         with reading("text encoders", source):
             pipe = StableDiffusion3Pipeline.from_pretrained(
-                source, transformer=None, vae=None, dtype=DTYPES[dtype], **where
+                source,
+                transformer=None,
+                vae=None,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                **where,
             )
         clips = (
             (pipe.tokenizer, pipe.text_encoder.requires_grad_(False).eval()),

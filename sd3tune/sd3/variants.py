@@ -135,6 +135,18 @@ REPOSITORIES = {
     "stabilityai/stable-diffusion-3.5-large": ("sd3.5-large", SD35_LARGE),
 }
 
+# What a transformer's config.json may ask for: some times the released models' sizes, so that a
+# damaged one is refused before anything is built from it.
+LIMITS = {
+    "num_layers": 256,
+    "num_attention_heads": 256,
+    "attention_head_dim": 1024,
+    "joint_attention_dim": 65_536,
+    "pooled_projection_dim": 65_536,
+    "pos_embed_max_size": 4096,
+    "in_channels": 1024,
+}
+
 
 def from_config(config: Mapping[str, Any], where: str) -> Transformer:
     """From a transformer/config.json. Raises ModelError when it is not an SD3 one. where: for the
@@ -144,16 +156,36 @@ def from_config(config: Mapping[str, Any], where: str) -> Transformer:
             f"`{where}` holds a {config.get('_class_name')}, not an SD3 transformer",
             hint="model_family=sd3 trains Stable Diffusion 3 and 3.5 only",
         )
+    sizes = {key: _size(config.get(key), key, limit, where) for key, limit in LIMITS.items()}
+    layers, dual = sizes["num_layers"], config.get("dual_attention_layers") or ()
+    blocks = list(dual) if isinstance(dual, list | tuple) else [dual]
+    if len({b for b in blocks if type(b) is int and 0 <= b < layers}) != len(blocks):
+        raise _unlikely(where, "dual_attention_layers", dual, f"numbers of blocks below {layers}")
+    if config.get("patch_size", PATCH) != PATCH:
+        raise _unlikely(where, "patch_size", config["patch_size"], f"{PATCH}, as SD3 has it")
     return Transformer(
-        layers=config["num_layers"],
-        heads=config["num_attention_heads"],
-        head_dim=config["attention_head_dim"],
-        dual_layers=len(config.get("dual_attention_layers") or ()),
+        layers=layers,
+        heads=sizes["num_attention_heads"],
+        head_dim=sizes["attention_head_dim"],
+        dual_layers=len(blocks),
         qk_norm=config.get("qk_norm") is not None,
-        joint_dim=config["joint_attention_dim"],
-        pooled_dim=config["pooled_projection_dim"],
-        positions=config["pos_embed_max_size"],
-        channels=config["in_channels"],
+        joint_dim=sizes["joint_attention_dim"],
+        pooled_dim=sizes["pooled_projection_dim"],
+        positions=sizes["pos_embed_max_size"],
+        channels=sizes["in_channels"],
+    )
+
+
+def _size(value: object, key: str, limit: int, where: str) -> int:
+    if type(value) is not int or not 0 < value <= limit:
+        raise _unlikely(where, key, value, f"a whole number from 1 to {limit:,}")
+    return value
+
+
+def _unlikely(where: str, key: str, value: object, wanted: str) -> ModelError:
+    return ModelError(
+        f"`{where}`: `{key}={str(value)[:40]}` in the transformer's config.json is not {wanted}",
+        hint="download the model again",
     )
 
 

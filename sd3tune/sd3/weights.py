@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from sd3tune.backends.memory import is_out_of_memory
-from sd3tune.errors import ModelError
-from sd3tune.sd3 import header, single
+from sd3tune.errors import ModelError, Sd3tuneError
+from sd3tune.filesystem import opening
+from sd3tune.sd3 import configs, header, single
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
 from sd3tune.sd3.variants import Source
 
@@ -37,7 +38,9 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
             hint="gated models need `hf auth login` and the licence accepted on their page; "
             "offline, give a local diffusers folder",
         ) from e
-    except (ValueError, KeyError, RuntimeError) as e:
+    except Sd3tuneError:
+        raise
+    except Exception as e:  # tokenizers raises that itself, and damaged files lead anywhere
         if is_out_of_memory(e):
             raise
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
@@ -61,7 +64,12 @@ def local(source: str | Source, **where: Any) -> Source:
     elsewhere = {name: None for name in ("transformer", "vae")
                  if getattr(source, name) != source.base}  # fmt: skip
     with reading("model", source.base):
-        found = str(StableDiffusion3Pipeline.download(source.base, **elsewhere, **where))
+        found = str(
+            StableDiffusion3Pipeline.download(
+                source.base, use_safetensors=True, **elsewhere, **where
+            )
+        )
+    configs.check_folder(Path(found), [p for p in configs.PARTS if p not in elsewhere])
     transformer, vae = (found if p == source.base else p for p in (source.transformer, source.vae))
     return Source(found, transformer, vae, source.subfolder)
 
@@ -81,6 +89,7 @@ def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
                 source.transformer,
                 subfolder=None if source.subfolder == "." else source.subfolder,
                 dtype=DTYPES[dtype],
+                use_safetensors=True,
                 **(where if source.transformer == source.base else {}),
             )
     return model.requires_grad_(False)
@@ -124,7 +133,7 @@ def vae(source: str | Source, dtype: str, **where: Any) -> Any:
             model = _vae_of_file(Path(source.vae), DTYPES[dtype])
         else:
             model = AutoencoderKL.from_pretrained(
-                source.vae, subfolder="vae", dtype=DTYPES[dtype], **where
+                source.vae, subfolder="vae", dtype=DTYPES[dtype], use_safetensors=True, **where
             )
     return model.requires_grad_(False).eval()
 
@@ -179,11 +188,15 @@ def identity(source: str | Source, component: str) -> str:
     place = {"transformer": source.transformer, "vae": source.vae}.get(component, source.base)
     if is_file(place):
         return _identity_in_file(Path(place), component)
-    folder = Path(place)
+    with reading(component, place):
+        return _identity_in_folder(source, Path(place), component)
+
+
+def _identity_in_folder(source: Source, folder: Path, component: str) -> str:
     component = source.subfolder if component == "transformer" else component
     h = blake2b(digest_size=16)
     for file in sorted((folder / component).rglob("*")):
-        if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
+        if opening.is_regular(file) and file.suffix in (".json", ".safetensors", ".txt", ".model"):
             h.update(file.name.encode())
             h.update(_meaning(file))
     return h.hexdigest()
@@ -209,7 +222,7 @@ def _identity_in_file(path: Path, component: str) -> str:
 
 def _meaning(file: Path) -> bytes:
     if file.suffix == ".json":  # key order and the library's own version stamps do not count
-        data = json.loads(file.read_text("utf-8"))
+        data = opening.json_of(file)
         if isinstance(data, dict):
             data = {
                 k: v

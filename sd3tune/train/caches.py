@@ -16,10 +16,12 @@ from sd3tune.data.cache import TensorCache, latent_key, mask_key, text_key
 from sd3tune.data.discover import Sample
 from sd3tune.data.loader import Epoch, Loader
 from sd3tune.data.memory import Memory
+from sd3tune.errors import DataError
 from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
 from sd3tune.sd3 import weights
 from sd3tune.sd3.text import COMPONENTS, unpacked
+from sd3tune.sd3.variants import VAE_SCALE
 from sd3tune.train.world import World
 
 BLANK = ""
@@ -90,18 +92,22 @@ class Caches:
         """(tokens, width) and (pooled width,) bfloat16. dataset: the one whose caption it is."""
         cache = self.text if dataset is None else self.text_of(dataset)
         plan = self.prepared.plan
-        entry = cache.get(self.text_key(caption))
-        return unpacked(entry, plan.config.tokenizer_max_length, plan.model.transformer.joint_dim)
+        key, width = self.text_key(caption), plan.model.transformer.joint_dim
+        try:
+            return unpacked(cache.get(key), plan.config.tokenizer_max_length, width)
+        except (KeyError, IndexError, RuntimeError, TypeError):  # its checksum is right
+            raise _of_another_kind(cache, key) from None
 
     def posterior(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Mean and deviation, (16, H/8, W/8) each."""
-        entry = self._entry(sample, self.key(sample))
+        channels = self.prepared.plan.model.transformer.channels
+        entry = self._entry(sample, self.key(sample), ("mean", "std"), channels)
         return entry["mean"], entry["std"]
 
     def mask(self, sample: Sample) -> Tensor | None:
         """(1, H/8, W/8) uint8, or None for an image that has none."""
         key = self.mask_key(sample)
-        return None if key is None else self._entry(sample, key)["mask"]
+        return None if key is None else self._entry(sample, key, ("mask",), 1)["mask"]
 
     def loader(self, world: World, begin_epoch: Epoch) -> Loader:
         plan = self.prepared.plan
@@ -132,14 +138,30 @@ class Caches:
                 captions |= {BLANK} | {c for s in discovery.samples for c in s.captions}
         return found
 
-    def _entry(self, sample: Sample, key: str) -> dict[str, Tensor]:
+    def _entry(
+        self, sample: Sample, key: str, names: Sequence[str], channels: int
+    ) -> dict[str, Tensor]:
+        """names: of its tensors, (channels, H/8, W/8) each."""
         cache = self.latents_of(sample.dataset)
         if not cache.has(key) and self._settings(sample).vae_cache_clear_each_epoch:
             cache = self.epoch_of(sample.dataset)
-        return cache.get(key)
+        entry = cache.get(key)
+        width, height = sample.geometry.bucket
+        shape = channels, height // VAE_SCALE, width // VAE_SCALE
+        if {name: tuple(t.shape) for name, t in entry.items()} != dict.fromkeys(names, shape):
+            raise _of_another_kind(cache, key)
+        return entry
 
     def _settings(self, sample: Sample) -> ImageDataset:
         return self.prepared.dataset(sample.dataset)
+
+
+def _of_another_kind(cache: TensorCache, key: str) -> DataError:
+    """Whoever can write to a shared folder can put anything there."""
+    return DataError(
+        f"the entry {key[:12]}… of the cache `{cache.folder}` is not what sd3tune encodes",
+        hint="remove the folder, or set another cache_dir and cache_dir_vae",
+    )
 
 
 def epoch_folder(plan: Plan) -> str:

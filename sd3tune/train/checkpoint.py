@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sd3tune import disk
 from sd3tune.adapters.trained import like, put, take, whole
 from sd3tune.errors import CheckpointError, Sd3tuneError
+from sd3tune.filesystem import disk
 from sd3tune.plan import manifest
 from sd3tune.plan.manifest import (
     AVERAGE,

@@ -3,22 +3,27 @@
 torch's elastic agent starts, watches and stops them, exactly as torchrun does; what torchrun cannot
 tell apart is told apart here: a process that was killed, or lost another one, is worth starting
 again from the newest checkpoint, an error that will come again is not.
+
+On one machine nothing listens beyond its loopback interface: launcher and processes meet through
+files in a private folder. torch's TCP store, which they would use otherwise, listens on all
+interfaces, asks nobody for a password, and unpickles what it is given.
 """
 
 import logging
 import os
 import signal
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
-from sd3tune.backends.processes import RESTARTS
+from sd3tune import start
+from sd3tune.backends.processes import LAUNCHER, RESTARTS, SAVE_SECONDS, STORE
+from sd3tune.backends.temporary import private_folder
 from sd3tune.errors import PeerLost
 from sd3tune.report.progress import say
 
-SAVE_SECONDS = 600  # for a checkpoint after SIGTERM, before the agent kills
 MOST_RESTARTS = 3
 
 
@@ -33,39 +38,35 @@ class Machines:
 
 
 def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
-    """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import launch_agent
-
+    """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code. Raises
+    HardwareError where there is no folder for temporary files."""
     logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
+    start.leave_working_directory()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     pass_hangups_on()
+    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ.pop(STORE, None)
+    if machines.count == 1:
+        _keep_to_this_machine()
     # Launchers of several machines do not agree on attempts (seen: one waits for the other for
     # ever), so there whoever started them starts all again.
     most = MOST_RESTARTS if machines.count == 1 else 0
     for restarts in range(most + 1):
         os.environ[RESTARTS] = str(restarts)
-        try:
-            launch_agent(_agent(processes, machines), sys.executable,
-                         ["-m", "sd3tune", "train", *words])  # fmt: skip
-            return 0
-        except SignalException as e:
-            return 128 + int(e.sigval)
-        except ChildFailedError as e:
-            code, why = _verdict({rank: f.exitcode for rank, f in e.failures.items()})
+        code, why = _attempt(processes, machines, words)
         if why is None:
             return code
         if restarts < most:
             say(f"warning: {why}; all are started again from the newest checkpoint "
                 f"({restarts + 1} of {most})")  # fmt: skip
     if not most:
-        say(f"error: {why}\nhint: start the command again on every machine: it continues from "
-            "the newest checkpoint")  # fmt: skip
+        say(f"error: {why}",
+            "hint: start the command again on every machine: it continues from the newest "
+            "checkpoint")  # fmt: skip
         return code
-    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time\nhint: the lines above say more; "
-        "`dmesg` shows whether memory ran out")  # fmt: skip
+    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time",
+        "hint: the lines above say more; `dmesg` shows whether memory ran out")  # fmt: skip
     return code
 
 
@@ -82,7 +83,48 @@ def pass_hangups_on() -> None:
         signal.signal(signal.SIGHUP, end)
 
 
-def _agent(processes: int, machines: Machines) -> "object":
+def _attempt(processes: int, machines: Machines, words: Sequence[str]) -> tuple[int, str | None]:
+    """The exit code, and why another attempt is worth making."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import launch_agent
+
+    command, *arguments = start.command(start.PACKAGE, "train", *words)
+    with private_folder("run") as folder:
+        if machines.count == 1:
+            os.environ[STORE] = str(folder / "processes")
+        try:
+            launch_agent(_agent(processes, machines, folder), command, arguments)
+            return 0, None
+        except SignalException as e:
+            return 128 + int(e.sigval), None
+        except ChildFailedError as e:
+            return _verdict({rank: f.exitcode for rank, f in e.failures.items()})
+
+
+def _keep_to_this_machine() -> None:
+    """gloo and NCCL open ports of their own: on the loopback interface, unless the user chose one.
+    NCCL: untested on hardware."""
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torch 2.13: else a TCP store as well
+    name = _loopback()
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+
+
+def _loopback() -> str | None:
+    """`lo` on Linux, `lo0` on macOS; None where there is none."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(a.address == "127.0.0.1" for a in addresses):
+            return str(name)
+    return None
+
+
+def _agent(processes: int, machines: Machines, folder: Path) -> "object":
+    """folder: a private one, for the launcher's own store on one machine, and its notes."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
     alone = machines.count == 1
@@ -92,10 +134,13 @@ def _agent(processes: int, machines: Machines) -> "object":
         nproc_per_node=processes,
         run_id=uuid.uuid4().hex if alone else "sd3tune",
         rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="localhost:0" if alone else f"{machines.address}:{machines.port}",
-        rdzv_configs={} if alone else {"rank": machines.rank},
+        rdzv_endpoint=str(folder / "launcher") if alone else f"{machines.address}:{machines.port}",
+        rdzv_configs={"store_type": "file"} if alone else {"rank": machines.rank},
         local_addr="localhost" if alone else None,
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(
+            log_dir=str(folder / "notes")
+        ),  # else /tmp/torchelastic_… stays
         shutdown_timeout=SAVE_SECONDS,
         signals_to_handle="SIGTERM,SIGINT,SIGQUIT",  # SIGHUP: pass_hangups_on
     )

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sd3tune import disk
 from sd3tune.data.sources import OUTPUT_MARK
 from sd3tune.errors import DiskError
+from sd3tune.filesystem import disk
 from sd3tune.report.progress import say
 
 NAME = OUTPUT_MARK

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from sd3tune import disk
 from sd3tune.config.prompts import Prompt
+from sd3tune.filesystem import disk
 from sd3tune.plan.own import PICTURES
 from sd3tune.plan.resolve import Plan
 from sd3tune.report.progress import stage

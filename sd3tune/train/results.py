@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from sd3tune import disk
 from sd3tune.adapters import stamp
 from sd3tune.data.schedule import Schedule
 from sd3tune.errors import CheckpointError
+from sd3tune.filesystem import disk
 from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan
 from sd3tune.train import checkpoint

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sd3tune import disk
 from sd3tune.config.settings import Config
 from sd3tune.errors import CheckpointError
+from sd3tune.filesystem import disk
 from sd3tune.plan import manifest
 from sd3tune.plan.manifest import Named
 from sd3tune.plan.prepare import checkpoint_folder

@@ -15,9 +15,10 @@ from types import ModuleType
 
 import torch
 
-from sd3tune import backends, disk
+from sd3tune import backends
 from sd3tune.config.prompts import Prompt
 from sd3tune.errors import CheckpointError, ConfigError, Diverged
+from sd3tune.filesystem import disk
 from sd3tune.plan.memory import gib
 from sd3tune.plan.own import PICTURES
 from sd3tune.plan.prepare import Prepared

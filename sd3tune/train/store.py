@@ -12,8 +12,10 @@ import torch
 from sd3tune import backends
 from sd3tune.backends.processes import ALONE
 from sd3tune.config.prompts import load_prompts
-from sd3tune.data.cache import INDEX, SHARDS, Damage, TensorCache
+from sd3tune.data.cache import INDEX, SHARDS, TensorCache
+from sd3tune.data.shards import Damage
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import cachedir
 from sd3tune.plan.prepare import Prepared
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3.variants import CLIP_TOKENS
@@ -103,28 +105,31 @@ def _of_no_epoch(prepared: Sequence[Prepared]) -> set[Path]:
         shards.parent
         for folder in {d.cache_dir_vae for d in datasets} - used
         for shards in folder.glob(f"{EPOCH}*/{SHARDS}")
-        if EPOCHS.fullmatch(shards.parent.name)
+        if EPOCHS.fullmatch(shards.parent.name) and TensorCache(shards.parent).is_ours()
     }
 
 
 def _remove_empty(folder: Path) -> None:
     """What is left of a cache without entries. A file that is not ours keeps the folder."""
-    (folder / INDEX).unlink(missing_ok=True)
     with suppress(OSError):
         (folder / SHARDS).rmdir()
+        (folder / INDEX).unlink(missing_ok=True)
+        cachedir.unmark(folder)
         folder.rmdir()
 
 
 def folders(paths: Sequence[Path]) -> list[TensorCache]:
-    """Caches below some folders. Raises ConfigError when there is none."""
-    found = sorted({shards.parent for path in paths for shards in path.rglob(SHARDS)
+    """Caches below some folders. Raises ConfigError when there is none: a model's weights may be in
+    a folder called shards too."""
+    below = sorted({shards.parent for path in paths for shards in path.rglob(SHARDS)
                     if shards.is_dir()})  # fmt: skip
+    found = [cache for cache in map(TensorCache, below) if cache.is_ours()]
     if not found:
         raise ConfigError(
-            f"no cache below {', '.join(f'`{p}`' for p in paths)}",
+            f"no sd3tune cache below {', '.join(f'`{p}`' for p in paths)}",
             hint="name cache_dir, cache_dir_vae, or a folder that holds them",
         )
-    return [TensorCache(folder) for folder in found]
+    return found
 
 
 def verify(paths: Sequence[Path], *, repair: bool) -> tuple[int, list[Damage]]:

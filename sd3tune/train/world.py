@@ -75,12 +75,15 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
         yield World(processes, device)
         return
     try:
-        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        _meet(processes, backend)
     except (RuntimeError, ValueError) as e:
+        hint = "check main_process_ip, main_process_port and the firewall between the machines"
+        if processes.store is not None:
+            hint = "unset GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, and start the command again"
         raise HardwareError(
             f"the {processes.size} processes of this run do not find each other over {backend}: "
             f"{first_sentence(e)}",
-            hint="check main_process_ip, main_process_port and the firewall between the machines",
+            hint=hint,
         ) from None
     try:
         yield World(processes, device)
@@ -94,6 +97,19 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
         ) from None
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _meet(processes: Processes, backend: str) -> None:
+    """On one machine through a file that only this user can open: torch's TCP store listens on all
+    interfaces, and unpickles what anybody writes into it."""
+    if processes.store is None:
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        return
+    store = torch.distributed.FileStore(processes.store, processes.size)
+    store.set_timeout(PATIENCE)
+    torch.distributed.init_process_group(
+        backend, store=store, rank=processes.rank, world_size=processes.size, timeout=PATIENCE
+    )
 
 
 def first_sentence(error: Exception) -> str:

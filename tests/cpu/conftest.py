@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,16 @@ class Project:
 @pytest.fixture
 def project(demo: Path, tmp_path: Path) -> Project:
     return Project(tmp_path / "project", demo / "models" / "sd3.5-medium")
+
+
+@pytest.fixture
+def own(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the demo with one of its models, to be spoilt."""
+    folder = tmp_path / "demo"
+    for part in ("config", "photos", "models/sd3.5-medium"):
+        shutil.copytree(demo / part, folder / part)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def pytest_configure() -> None:

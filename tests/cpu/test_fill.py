@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sd3tune.data.cache import TensorCache, _contents
+from sd3tune.data.cache import TensorCache
+from sd3tune.data.shards import contents
 from sd3tune.errors import DataError
 from sd3tune.sd3.text import packed, unpacked
 from sd3tune.train import store
@@ -322,7 +323,7 @@ def test_an_image_of_two_datasets_is_encoded_once(project: Project) -> None:
     two_of_one_folder(project)
     assert project.build()["vae"] == 6
     folder = project.root / "cache" / "vae" / "shards"
-    assert sum(len(_contents(path)[0]) for path in folder.iterdir()) == 6
+    assert sum(len(contents(path)[0]) for path in folder.iterdir()) == 6
 
 
 def test_new_crops_of_one_dataset_leave_those_of_another_in_its_folder(project: Project) -> None:

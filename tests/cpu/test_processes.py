@@ -7,18 +7,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from sd3tune import start
 from sd3tune.backends.processes import ALONE, Processes, processes
 from sd3tune.errors import ConfigError, PeerLost
 from sd3tune.train.launch import _verdict
 from tests.cpu.conftest import Train
+from tests.planted import plant, ran
 
+ROOT = Path(start.ROOT)
 WORDS = ("validation_disable=true", "lr_warmup_steps=0", "train_batch_size=2",
          "lr_scheduler=constant", "checkpoint_step_interval=2", "lora_dropout=0")  # fmt: skip
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
@@ -47,26 +52,49 @@ def trained(output: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(output / f"checkpoint-{step}" / "trained.safetensors")
 
 
+def tree(pid: int) -> list[psutil.Process]:
+    """A launcher and what it started, those last."""
+    launcher = psutil.Process(pid)
+    return [launcher, *launcher.children(recursive=True)]
+
+
+def listening(processes: list[psutil.Process]) -> set[str]:
+    """The addresses under which they take connections, as /proc/net/tcp and tcp6 have them."""
+    found = [c for p in processes for c in p.net_connections(kind="tcp")]
+    return {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
+
+
+def until(true: Callable[[], object], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_two_processes_are_one_with_twice_the_batches_and_a_killed_one_changes_nothing(
     demo: Path, run: Train, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     alone = run(*WORDS, "max_train_steps=12", "gradient_accumulation_steps=2", f"output_dir={one}")
     words = command(demo, two, "max_train_steps=12", "--nproc", "2")
+    temporary = tmp_path / "temporary #1 %20"  # not an address: a path
+    temporary.mkdir()
     child = subprocess.Popen(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             env=ENVIRONMENT)  # fmt: skip
-    deadline = time.monotonic() + 150
-    while not (two / "checkpoint-2").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    workers = subprocess.run(["pgrep", "-f", f"^{sys.executable} -m sd3tune train.*{two}"],
-                             capture_output=True, text=True).stdout.split()  # fmt: skip
-    victims = [int(p) for p in workers if int(p) != child.pid]
-    assert len(victims) == 2
-    os.kill(victims[-1], signal.SIGKILL)
+                             cwd=plant(tmp_path / "download"),
+                             env=ENVIRONMENT | {"TMPDIR": str(temporary), "PYTHONPATH": f"{ROOT}:"}
+                             )  # fmt: skip
+    until((two / "checkpoint-2").exists)
+    launcher, *workers = tree(child.pid)
+    assert len(workers) == 2 and listening([launcher]) == set()
+    assert listening(workers) and listening(workers) <= {"127.0.0.1", "::1"}
+    (folder,) = temporary.glob("sd3tune-run-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    workers[-1].send_signal(signal.SIGKILL)
     said, log = child.communicate(timeout=240)
     assert child.returncode == 0, log
     assert "was killed by signal 9; all are started again" in log and "resumes " in log
-    assert f"{alone.noise:016x}" in said
+    assert f"{alone.noise:016x}" in said and not list(temporary.glob("sd3tune-*"))
+    assert ran(tmp_path / "download") == [] and not list(temporary.glob("torchelastic*"))
     ours, theirs = metrics(two, "loss", "learning_rate"), metrics(one, "loss", "learning_rate")
     assert len(ours) == len(theirs) == 12
     for mine, other in zip(ours, theirs, strict=True):
@@ -78,6 +106,21 @@ def test_two_processes_are_one_with_twice_the_batches_and_a_killed_one_changes_n
     assert after.keys() == want.keys()
     for name in want:
         torch.testing.assert_close(after[name], want[name], rtol=0, atol=1e-5)
+
+
+def test_processes_save_and_end_when_their_launcher_is_killed(demo: Path, tmp_path: Path) -> None:
+    words = command(demo, tmp_path, "max_train_steps=5000", "checkpoint_step_interval=5000")
+    child = subprocess.Popen([*words, "--nproc", "2"], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, env=ENVIRONMENT)  # fmt: skip
+    log = tmp_path / "metrics.jsonl"
+    until(lambda: log.exists() and log.read_text().count("\n") >= 2)
+    launcher, *workers = tree(child.pid)
+    launcher.kill()
+    child.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    for one in alive:
+        one.kill()
+    assert len(gone) == 2 and list(tmp_path.glob("checkpoint-*"))
 
 
 def test_split_weights_train_as_whole_ones_and_go_on_in_one_process(

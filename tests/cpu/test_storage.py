@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from sd3tune.errors import DataError
+from sd3tune.train.run import make_output, report
 from tests.cpu.conftest import Project
+from tests.loopback import sends, serving
 
 boto3 = pytest.importorskip("boto3")
 moto = pytest.importorskip("moto.server")
@@ -106,6 +108,28 @@ def test_secrets_are_written_nowhere(project: Project, bucket: Any) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, cwd=project.root)
     assert answer.returncode == 1 and "do-not-tell" not in answer.stdout + answer.stderr
     assert Path(path).exists()
+
+
+def test_the_report_of_a_run_shows_no_query_of_an_address(project: Project) -> None:
+    project.picture("0.png", 0)
+    data = (project.images / "0.png").read_bytes()
+    with serving(sends(data)) as good, serving(sends(b"", 404)) as gone:
+        urls = [f"http://me:secret@{s.host}/{i}.png?sig=secret" for s in (good, gone)
+                for i in range(2)]  # fmt: skip
+        table = project.root / "t.csv"
+        table.write_text("filename,caption\n" + "".join(f"{u},words\n" for u in urls))
+        del project.dataset["instance_data_dir"]
+        project.dataset |= {"type": "csv", "caption_strategy": "csv", "csv": {"path": "t.csv"},
+                            "allow_private_hosts": True, "max_download_seconds": 20}  # fmt: skip
+        prepared = project.prepare()
+        make_output(prepared.plan.config.output_dir)
+        report(prepared, 0)
+    text = (prepared.plan.config.output_dir / "set_aside.json").read_text()
+    assert "secret" not in text
+    assert {row["path"] for row in json.loads(text)} == {f"{gone.address}/{i}.png" for i in (0, 1)}
+    assert {row["reason"] for row in json.loads(text)} == {
+        "cannot be read: cannot be fetched: the server answers 404"
+    }
 
 
 def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,7 +45,14 @@ def sd3tune(*words: str, seconds: float = 600, cwd: Path = ROOT) -> Said:
 
 def build(kind: str, tag: str, source: Path = ROOT) -> Said:
     words = ["image", "build", "--vendor", kind, "--image", tag, "--network", "host"]
-    words += ["--build-arg", "LOCK=cpu", "--build-arg", f"FIND_LINKS={WHEELS}"]
+    with tempfile.NamedTemporaryFile("w") as links:
+        links.write(f"{WHEELS}\n")
+        links.flush()
+        words += ["--build-arg", "LOCK=cpu", "--secret", f"id=links,src={links.name}"]
+        return _build(words, source)
+
+
+def _build(words: list[str], source: Path) -> Said:
     if base := os.environ.get("SD3TUNE_TEST_BASE"):
         words += ["--base-image", base]
     if CERTIFICATES.exists():  # of a proxy, where there is one

@@ -40,7 +40,8 @@ def test_no_private_host_key_and_no_secret_is_baked_in(image: str) -> None:
     assert inside(image, "ls /etc/ssh/ | grep -c host_key || true").strip() == "0"
     assert inside(image, "find /root/.ssh /run/secrets -type f 2>/dev/null || true").strip() == ""
     history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).out
-    assert "sd3tune-entrypoint" in history
+    assert "sd3tune-entrypoint" in history and "http://127.0.0.1" not in history  # secret `links`
+    assert not config(image).get("ExposedPorts")
     variables = config(image)["Env"]
     assert isinstance(variables, list)
     for word in ("TOKEN", "PASSWORD", "SECRET", "_KEY"):

@@ -109,6 +109,20 @@ def test_check_tells_what_a_container_would_lack(images: dict[str, str]) -> None
         assert lines["builder"]["status"] == "ok" and lines["inside"]["status"] == "ok"
 
 
+def test_image_run_leaves_no_capability_but_those_for_files(images: dict[str, str]) -> None:
+    words = ["image", "run", "--vendor", "cuda", "--image", images["cuda"], "--cpu", "--network",
+             "none"]  # fmt: skip
+    command = [
+        "bash",
+        "-c",
+        "grep -E 'CapBnd|CapEff|NoNewPrivs' /proc/self/status; ls /huggingface",
+    ]
+    said = sd3tune(*words, "--user", "1000:1000", *command).out.split()
+    assert said == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1", "hub", "xet"]
+    said = sd3tune(*words, "--user", "0:0", *command).out.split()
+    assert said[1] == said[3] == f"{0b1011:016x}"  # CHOWN, DAC_OVERRIDE, FOWNER
+
+
 def test_an_image_that_is_not_there_is_one_error_and_one_hint(images: dict[str, str]) -> None:
     words = ("image", "run", "--vendor", "cuda", "--cpu", "--image", "no/such:image", "doctor")
     answer = sd3tune(*words)

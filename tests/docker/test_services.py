@@ -85,12 +85,14 @@ def test_a_key_lets_its_owner_in_with_the_containers_environment(
 ) -> None:
     public = (keys / "id.pub").read_text().strip()
     words = [f"{k}={public if v == 'KEY' else v}" for k, v in variables.items()]
-    given = [w for word in [*words, f"HF_TOKEN={TOKEN}"] for w in ("-e", word)]
+    secret = [f"RUNPOD_API_KEY={KEY}", f"CONTAINER_API_KEY={KEY}"]
+    given = [w for word in [*words, *secret, f"HF_TOKEN={TOKEN}"] for w in ("-e", word)]
     one = start("-v", f"{keys}:/home/k:ro", *given, image)
     one.until_said("sd3tune: waiting")
     assert "SSH on port 22 for 1 key(s)" in one.logs() and not listens(one, 8888)
     inside = dict(line.partition("=")[::2] for line in ssh(one, "env").splitlines())
     assert inside["HF_TOKEN"] == TOKEN and inside["HF_HOME"] == "/workspace/.cache/huggingface"
+    assert not {"RUNPOD_API_KEY", "CONTAINER_API_KEY"} & inside.keys()
     assert inside["SD3TUNE_IMAGE"] in image and inside["HOME"] == "/root"
     assert "sd3tune" in ssh(one, "sd3tune --version")
     assert ssh(one, "python -c 'import torch; print(6 * 7)'") == "42\n"
@@ -142,6 +144,27 @@ def test_jupyter_runs_for_its_password_alone(images: dict[str, str], start: Star
         assert done.stdout == codes, done.stderr + one.run("cat", "/tmp/jupyter.log").out
     nowhere(one, PASSWORD)
     nowhere(one, TOKEN)
+
+
+def test_a_short_password_starts_no_jupyter(images: dict[str, str]) -> None:
+    answer = docker("run", "--rm", "--network", "none", "-e", "JUPYTER_PASSWORD=elevenchars",
+                    images["cuda"])  # fmt: skip
+    assert answer.code == 1  # doctor's, at once: nothing is served
+    assert "shorter than 12 characters: JupyterLab not started" in answer.err
+
+
+def test_a_file_with_the_name_of_a_module_in_the_workspace_is_only_a_file(
+    image: str, tmp_path: Path, start: Start
+) -> None:
+    for name in ("tokenize", "platform", "json", "jupyter_core"):
+        (tmp_path / f"{name}.py").write_text("print('PLANTED', flush=True)\nraise SystemExit(9)\n")
+    words = ("-v", f"{tmp_path}:/workspace", "-e", f"JUPYTER_PASSWORD={PASSWORD}", image)
+    one = start(*words)
+    one.until(lambda: listens(one, 8888), "JupyterLab")
+    assert "PLANTED" not in one.logs() + one.run("cat", "/tmp/jupyter.log").out
+    assert one.run("python", "-m", "json.tool", "--help").code == 0
+    answer = one.run("sd3tune", "doctor")
+    assert "PLANTED" not in answer.out and "cannot be imported" not in answer.out
 
 
 def test_a_second_start_in_the_same_container_brings_no_second_service(

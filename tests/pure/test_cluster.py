@@ -69,7 +69,7 @@ def in_skypilot() -> list[list[str]]:
 
 
 def ours(words: list[str]) -> list[str]:
-    """What sd3tune gets: after `-m sd3tune` of a launcher; all of it after the entrypoint."""
+    """What sd3tune gets: after its name in a launcher's words; all of it after the entrypoint."""
     return words[words.index("sd3tune") + 1 :] if "sd3tune" in words else words
 
 
@@ -140,19 +140,37 @@ def test_pods_get_the_time_the_memory_and_the_names_that_a_run_needs(path: Path)
     assert [container["image"].split(":")[1]] == [tag[k] for k in limits if k in tag]
 
 
-def test_a_pod_that_is_not_root_gets_what_that_takes() -> None:
-    (pod,) = pods(CLUSTER / "kubernetes" / "one-node-amd.yaml")
-    container, security = pod["containers"][0], pod["securityContext"]
+@pytest.mark.parametrize("path", [p for p in MANIFESTS if pods(p)], ids=lambda p: p.stem)
+def test_a_pod_has_no_privilege_and_what_it_takes_to_have_none(path: Path) -> None:
+    (pod,) = pods(path)
+    assert pod["automountServiceAccountToken"] is False  # the cluster's own token
+    (container,), security = pod["containers"], pod["securityContext"]
     assert security["runAsNonRoot"] is True and security["runAsUser"] == security["fsGroup"] == 1000
-    assert 44 in security["supplementalGroups"]  # and the group render, whose number differs
-    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    if "amd" in path.stem:
+        assert 44 in security["supplementalGroups"]  # and the group render, whose number differs
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     (tmp,) = [m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/tmp"]
     assert any(v["name"] == tmp and "emptyDir" in v for v in pod["volumes"])
 
 
+@pytest.mark.parametrize("path", [p for p in MANIFESTS if pods(p)], ids=lambda p: p.stem)
+def test_only_pods_of_the_same_job_may_connect_to_a_pod(path: Path) -> None:
+    (policy,) = [d["spec"] for d in documents(path) if d["kind"] == "NetworkPolicy"]
+    (job,) = [d for d in documents(path) if d["kind"] == "Job"]
+    own = {"matchLabels": {"batch.kubernetes.io/job-name": job["metadata"]["name"]}}
+    assert policy["podSelector"] == own and policy["policyTypes"] == ["Ingress"]
+    peers = [peer for rule in policy["ingress"] for peer in rule["from"]]
+    assert peers == ([{"podSelector": own}] if job["spec"].get("completions") == 2 else [])
+
+
 @pytest.mark.parametrize("vendor", ["nvidia", "amd"])
 def test_two_pods_meet_at_the_name_that_the_service_gives(vendor: str) -> None:
-    service, job = documents(CLUSTER / "kubernetes" / f"two-nodes-{vendor}.yaml")
+    service, _, job = documents(CLUSTER / "kubernetes" / f"two-nodes-{vendor}.yaml")
     pod, name = job["spec"]["template"]["spec"], job["metadata"]["name"]
     port = service["spec"]["ports"][0]["port"]
     assert service["spec"]["clusterIP"] == "None" and job["spec"]["completionMode"] == "Indexed"
@@ -166,6 +184,15 @@ def test_two_pods_meet_at_the_name_that_the_service_gives(vendor: str) -> None:
 
 def test_the_guide_shows_every_way_to_start() -> None:
     assert {words[0] for words in in_guide()} == {"sd3tune", "torchrun", "accelerate"}
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in COMMANDS if w[0] in ("torchrun", "accelerate")], ids=lambda w: w[0]
+)
+def test_a_launcher_starts_the_installed_command(words: list[str]) -> None:
+    """`-m sd3tune` would import from the working directory first."""
+    before = words[: words.index("sd3tune")]
+    assert "-m" not in before and before[-1] in ("--no-python", "--no_python")
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda w: " ".join(w)[:60])
@@ -189,7 +216,7 @@ def test_torchrun_has_the_options(words: list[str]) -> None:
     package = find_spec("torch")
     assert package is not None and package.origin is not None
     source = (Path(package.origin).parent / "distributed" / "run.py").read_text()
-    for option in (w.split("=")[0] for w in words[: words.index("-m")] if w.startswith("--")):
+    for option in (w.split("=")[0] for w in words[: words.index("sd3tune")] if w.startswith("--")):
         assert f'"{option}"' in source, option
 
 
@@ -208,6 +235,19 @@ def test_links_and_files_named_in_commands_exist(path: Path) -> None:
     assert links and not [x for x in links if not (path.parent / x).exists()]
     named = re.findall(r"(?<![\w/.])(?:docker|examples)/[\w/.-]+\.(?:yaml|json|sh|md)\b", text)
     assert not [x for x in named if not (ROOT / x).exists()]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.stem)
+def test_no_line_of_a_guide_starts_a_module_from_the_working_directory(path: Path) -> None:
+    """Lines for users. `python -m sd3tune.…` and `tests.…` write documents of this repository."""
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", path.read_text(), re.S)
+    found = re.findall(r"python[\d.]* (?!-I )-[cm] .*|.* -m sd3tune.*", "\n".join(blocks))
+    assert found == []
+
+
+def test_guides_say_that_several_machines_need_a_private_network() -> None:
+    for text in (GUIDE.read_text(), (CLUSTER / "skypilot.yaml").read_text()):
+        assert "private network only" in text.lower()
 
 
 def test_settings_named_in_the_guide_exist() -> None:

@@ -53,7 +53,7 @@ BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
     ({"output_dir": ""}, [], f"{F}: `output_dir` is missing", "add it: Adapter, checkpoints, pictures and caches go here."),
     ({"output_dir": "~no-such-user/o"}, [], f"{F}: `output_dir=~no-such-user/o`: no such home folder", "write the path in full"),
     ({"output_dir": "a\0b"}, [], f"{F}: `output_dir=a?b` cannot be a path", "parts of a path are 1 to 255 bytes, and none of them is zero"),
-    ({"output_dir": "{env:SD3TUNE_NOT_SET}"}, [], f"{F} uses {{env:SD3TUNE_NOT_SET}}, and SD3TUNE_NOT_SET is not set", "export SD3TUNE_NOT_SET=…"),
+    ({"output_dir": "{env:SD3TUNE_NOT_SET}"}, [], f"{F}: `output_dir` uses {{env:SD3TUNE_NOT_SET}}, and SD3TUNE_NOT_SET is not set", "export SD3TUNE_NOT_SET=…"),
     ({"validation_prompt": "\ud800"}, [], f"{F}: `\\ud800` is not valid Unicode", "write it as UTF-8"),
     ({"max_train_steps": None}, [], f"{F}: neither max_train_steps nor num_train_epochs is set", "set one of them"),
     ({"num_train_epochs": 2}, [], f"{F}: max_train_steps=10 and num_train_epochs=2 are both set", "set one of them"),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from sd3tune import disk, surroundings
+from sd3tune import surroundings
 from sd3tune.errors import DiskError
+from sd3tune.filesystem import disk
 from sd3tune.report.metrics import Metrics
 from tests.disks import small_disk
 from tests.nobody import as_nobody

@@ -177,7 +177,10 @@ def test_without_stopping_machines_the_run_takes_the_place_of_the_shell(place: P
 PYTHON, SCRIPT = "/opt/venv/bin/python", "/opt/sd3tune/bin/sd3tune"
 PROCESSES = {  # command line, whose child it is, whether it is told to stop
     "by its name": ([PYTHON, SCRIPT, "train", "a b.json"], None, True),
-    "one of its processes": ([PYTHON, SCRIPT, "train", "a b.json"], "by its name", False),
+    "one of its processes": (
+        [PYTHON, "/opt/sd3tune/sd3tune/start.py", "sd3tune", "train", "a b.json"], "by its name",
+        False),
+    "the same by torchrun": ([PYTHON, SCRIPT, "train", "a b.json"], "by its name", False),
     "by its module": ([PYTHON, "-m", "sd3tune", "train"], None, True),
     "through the entrypoint": (
         ["bash", "/usr/local/bin/sd3tune-entrypoint", "train"], "another program", True),
@@ -252,6 +255,58 @@ def test_the_password_is_jupyters_alone(place: Place) -> None:
     files = [p for p in place.written() if p.is_file()]
     assert [p.name for p in files] == ["jupyter.log"]
     assert SECRET not in files[0].read_text() and SECRET not in " ".join(found)
+
+
+@pytest.mark.parametrize("password", ["hunter2", "elevenchars"])
+def test_a_short_password_starts_no_jupyter_and_keeps_nothing_up(
+    password: str, place: Place
+) -> None:
+    code, err = place.run(JUPYTER_PASSWORD=password, JUPYTER_PORT=closed_port())
+    assert (code, place.started()) == (0, [LOOK])
+    assert "JUPYTER_PASSWORD is shorter than 12 characters: JupyterLab not started" in err
+    assert password not in err
+
+
+KEYS = {"RUNPOD_API_KEY": "rpa_key", "CONTAINER_API_KEY": "vast_key"}
+
+
+def test_the_platforms_keys_are_those_of_stop_pod_alone(place: Place) -> None:
+    """They rent and delete machines. The rest of the environment goes along."""
+    words = {"HF_TOKEN": "hf_x", "JUPYTER_PASSWORD": SECRET, "JUPYTER_PORT": closed_port()}
+    place.run("train", SD3TUNE_STOP_POD="always", **KEYS, **words)
+    until(lambda: len(place.started()) == 4)
+    found = dict(place.environments())
+    stop = found.pop(f"{STOP} 0")
+    assert {name: stop[name] for name in KEYS} == KEYS
+    assert set(found) == {QUICK, "sd3tune train", "jupyter lab --no-browser"}
+    for environ in found.values():
+        assert not KEYS.keys() & environ.keys() and environ["HF_TOKEN"] == "hf_x"
+
+
+def test_no_program_imports_from_its_working_directory(place: Place) -> None:
+    place.run("train", JUPYTER_PASSWORD=SECRET, JUPYTER_PORT=closed_port())
+    until(lambda: len(place.started()) == 3)
+    assert all(environ["PYTHONSAFEPATH"] == "1" for _, environ in place.environments())
+
+
+def test_a_shell_over_ssh_has_the_containers_variables_but_not_its_secret_ones(
+    tmp_path: Path,
+) -> None:
+    first = {"HF_TOKEN": "hf_x", "SD3TUNE_IMAGE": "cuda", "HOME": "/elsewhere", "A": "b\nc d",
+             "JUPYTER_PASSWORD": SECRET, "JUPYTER_TOKEN": "t", "VAST_API_KEY": "v"}  # fmt: skip
+    first |= KEYS
+    (tmp_path / "environ").write_text("".join(f"{k}={v}\0" for k, v in first.items()))
+    text = (DOCKER / "environment.sh").read_text()
+    assert text.count("/proc/1/environ") == 2
+    text = text.replace("/proc/1/environ", str(tmp_path / "environ"))
+    done = subprocess.run(
+        ["bash", "-c", f"{text}\nenv -0"], capture_output=True, text=True, cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": "/mine", "SSH_CONNECTION": "1"},
+    )  # fmt: skip
+    found = dict(pair.partition("=")[::2] for pair in done.stdout.split("\0"))
+    assert (found["HF_TOKEN"], found["A"], found["HOME"]) == ("hf_x", "b\nc d", "/mine")
+    secret = {*KEYS, "JUPYTER_PASSWORD", "JUPYTER_TOKEN", "VAST_API_KEY"}
+    assert not secret & found.keys() and SECRET not in done.stdout and done.stderr == ""
 
 
 def test_a_container_with_a_service_stays(place: Place) -> None:

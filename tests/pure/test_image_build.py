@@ -98,6 +98,23 @@ def test_the_words_of_a_build() -> None:
     assert "--network" not in build.command_of(Build("cuda", "x", ROOT), "docker")
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "HF_TOKEN=x",
+        "A=https://me:pass@host/simple",
+        "MY_PASSWORD=x",
+        "X=hf_abcdefghijkl",
+        "api_key=",
+    ],
+)
+def test_a_secret_in_an_argument_is_refused_and_not_repeated(word: str) -> None:
+    with pytest.raises(ContainerError, match=f"--build-arg {word.partition('=')[0]}: ") as e:
+        build.arguments(["LOCK=cpu", word])
+    assert "--secret id=" in e.value.hint and "me:pass" not in str(e.value)
+    assert build.arguments(["A=https://host/simple", "B=me@host"])
+
+
 def test_what_the_build_names_is_an_argument_of_the_dockerfiles() -> None:
     for kind in ("cuda", "rocm"):
         text = (ROOT / "docker" / f"{kind}.Dockerfile").read_text()

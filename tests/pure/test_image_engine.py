@@ -100,8 +100,9 @@ def test_an_address_that_is_none_is_said_to_be(
     words = RUN if command == "run" else ("build", "--vendor", "cuda")
     code, out, err = say(*words)
     *before, error, hint = err.splitlines()
+    shown = where.strip().replace("nobody@", "")  # addresses are shown without user names
     assert before == ([] if command == "run" else ["image for cuda (asked for)"])
-    assert error.startswith("error: ") and "container engine" in error and where.strip() in error
+    assert error.startswith("error: ") and "container engine" in error and shown in error
     assert hint.startswith("hint: ") and "DOCKER_HOST" in hint
     assert code == 1 and out == ""
 
@@ -230,9 +231,39 @@ def test_output_and_exit_code_are_the_containers(start: Start, say: Say, tmp_pat
     assert host["ShmSize"] == 2**30 and host["DeviceRequests"][0]["DeviceIDs"] == ["1"]
     assert host["PortBindings"] == {"80/tcp": [{"HostIp": "", "HostPort": "8888"}]}
     assert [(m["Source"], m["Target"]) for m in host["Mounts"]] == [
-        (str(tmp_path), "/workspace"), (f"{tmp_path}/.cache/huggingface", "/huggingface")
-    ]  # fmt: skip
+        (str(tmp_path), "/workspace"),
+        (f"{tmp_path}/.cache/huggingface/hub", "/huggingface/hub"),
+        (f"{tmp_path}/.cache/huggingface/xet", "/huggingface/xet"),
+    ]
+    assert host["SecurityOpt"] == ["no-new-privileges"] and host["CapDrop"] == ["ALL"]
+    assert host["Tmpfs"] == {"/huggingface": "mode=1777"}
     assert one.asked[-1] == "DELETE /containers/1"
+
+
+def test_the_token_of_a_login_goes_in_by_name_and_its_files_stay_outside(
+    start: Start, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub of me"
+    hub.mkdir()
+    (hub / "token").write_text("hf_of_the_login\n")
+    (hub / "stored_tokens").write_text("[me]\nhf_token = hf_of_the_login\n")
+    monkeypatch.setenv("HF_HOME", str(hub))
+    one = start(Engine())
+    words = ("run", "--vendor", "cuda", "--cpu")
+    say(*words, "doctor")
+    say(*words, "--env", "HF_TOKEN=", "doctor")
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    say(*words, "doctor")
+    monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN")
+    given = [[e for e in body["Env"] if e.startswith("HF_TOKEN")] for body in one.created]
+    assert given == [["HF_TOKEN=hf_of_the_login"], ["HF_TOKEN="], []]
+    for body in one.created:
+        sources = [Path(m["Source"]) for m in body["HostConfig"]["Mounts"]]
+        assert not [p for p in (hub / "token", hub / "stored_tokens") for s in sources
+                    if p.is_relative_to(s) and s != tmp_path]  # fmt: skip
+    code, out, _ = say(*words, "--print", "doctor")
+    assert code == 0 and out.startswith(f"HF_TOKEN=\"$(cat '{hub}/token')\" docker run --rm ")
+    assert "-e HF_TOKEN " in out and "hf_of" not in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

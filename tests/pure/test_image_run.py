@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_folders_are_mounted_once_each_and_one_folder_may_be_at_two_places(tmp_p
         with pytest.raises(ContainerError, match="--mount ") as e:
             run.folders([word])
         assert "--mount /data/images:/images" in e.value.hint
-    for inner in ("/y", "/workspace", "/huggingface/", "/y/../workspace"):
+    for inner in ("/y", "/workspace", "/huggingface/", "/y/../workspace", "/huggingface/hub"):
         with pytest.raises(ContainerError, match="is taken") as e:
             run.folders([f"{tmp_path}:/y/.", f"{odd}:{inner}"])
         assert "--workspace" in e.value.hint
@@ -74,7 +75,7 @@ def test_hugging_faces_folder_is_made_and_is_a_whole_path(
     for said, folder in ((None, "me/.cache/huggingface"), ("", "me/.cache/huggingface"),
                          ("~/hub", "me/hub"), ("hub/x", "hub/x")):  # fmt: skip
         found = run.shared_hub({} if said is None else {"HF_HOME": said})
-        assert found == tmp_path / folder and found.is_dir()
+        assert found == tmp_path / folder and (found / "hub").is_dir() and (found / "xet").is_dir()
     (tmp_path / "file").touch()
     for said in ("file", "file/hub", "/proc/hub", "~no_such_user_here/hub"):
         with pytest.raises(ContainerError, match=f"`{said}` cannot be made") as e:
@@ -113,6 +114,19 @@ def test_files_belong_to_who_asked() -> None:
         assert run.caller({}) is None
 
 
+def test_a_container_keeps_no_privilege_but_what_its_user_needs() -> None:
+    one = Container("i", ("x",), Access(), environment={"PUBLIC_KEY": "ssh-ed25519 A"})
+    for user in (None, "0", "0:0", "root:1000"):
+        assert {"DAC_OVERRIDE", "SETUID"} < set(replace(one, user=user).capabilities)
+        without = replace(one, user=user, environment={"PUBLIC_KEY": ""})
+        assert set(without.capabilities) == {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
+    for user in ("1000:1000", "1000", "me"):
+        assert replace(one, user=user).capabilities == ()
+    for c in (one, replace(one, user="1000:1000")):
+        asked = run.arguments_of(c)
+        assert asked["cap_drop"] == ["ALL"] and "no-new-privileges" in asked["security_opt"]
+
+
 # The same container in two languages
 
 OUTER = {"HF_TOKEN": "hf_secret secret", "A": "outer"}
@@ -139,6 +153,8 @@ CONTAINERS = {
     "two by it": Container("i", ("doctor",), Access(gpus=("0", "2"), cdi=True)),
     "amd": Container("i", ("doctor",), AMD, shm="1g"),
     "everything": FULL,
+    "with a hub": Container("i", ("x",), Access(), {"/huggingface/hub": Path("/h/hub")}),
+    "as root, with a key": Container("i", ("x",), Access(), environment={"PUBLIC_KEY": "ssh-x y"}),
     "odd folders": Container("i", ("x",), Access(), ODD),
     "odd words": Container(
         "i", ("bash", "-c", "echo 'a  b' \"$X\"; # \\ é\n*", "", "-e"), Access()
@@ -180,11 +196,13 @@ def understood(words: list[str], outer: dict[str, str]) -> dict[str, Any]:
         elif flag == "--gpus":
             ids = value.strip('"').removeprefix("device=").split(",") if value != "all" else None
             found["device_requests"].append(("", 0 if ids else -1, ids, [["gpu"]]))
-        elif flag == "--group-add":
-            found["group_add"].append(value)
+        elif flag in ("--group-add", "--cap-add", "--cap-drop", "--security-opt"):
+            found.setdefault(flag[2:].replace("-", "_"), []).append(value)
+        elif flag == "--tmpfs":
+            found["tmpfs"] = dict([value.split(":")])
         else:
             key = {"--ipc": "ipc_mode"}.get(flag, flag.removeprefix("--").replace("-", "_"))
-            found[key] = [value] if key == "security_opt" else value
+            found[key] = value
     if cdi:
         found["device_requests"].append(("cdi", 0, cdi, None))
     return found | {"image": words[0], "command": words[1:]}

@@ -9,8 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
-    ["errors"],
-    ["disk"],
+    ["urls"],
+    ["errors", "escaping", "start"],
+    ["filesystem"],
     ["config", "backends"],
     ["sd3", "data", "quant", "report"],
     ["plan", "adapters", "validate"],
@@ -23,9 +24,13 @@ ROWS = [  # top of the list: knows nobody
 ]
 # Must work, or answer at once, where torch is missing or broken.
 TORCH_FREE = [
+    "urls.py",
     "errors.py",
-    "disk.py",
+    "filesystem",
+    "escaping.py",
     "report/streams.py",
+    "start.py",
+    "__main__.py",
     "cli.py",
     "cli_cache.py",
     "cli_image.py",
@@ -43,7 +48,7 @@ TORCH_FREE += [
     for name in (
         "__init__ facts rules options decide machine probe torch_report visible system "
         "option optimizers container cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl mps_settings "
-        "limits cpu catalog recorded programs"
+        "limits cpu catalog recorded programs processes temporary"
     ).split()
 ]
 TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]
@@ -104,6 +109,13 @@ def test_torch_is_loaded_only_where_it_is_needed() -> None:
         for path in [target] if target.suffix else sorted(target.rglob("*.py")):
             heavy = {"torch", "diffusers", "transformers", "peft"}
             assert not heavy & {i.split(".")[0] for i in imports(path, top_level=True)}, path
+
+
+def test_nothing_is_imported_before_the_working_directory_is_off_the_path() -> None:
+    """What Python has loaded by itself, and this package, which is found by then."""
+    before = {path.name: imports(path, top_level=True) for path in FILES if path.parent == ROOT}
+    assert before["__init__.py"] == set() and before["start.py"] == {"os", "sys"}
+    assert before["__main__.py"] == {"sd3tune", "sd3tune.start"}
 
 
 def test_the_command_line_answers_without_torch() -> None:

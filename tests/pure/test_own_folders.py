@@ -104,7 +104,7 @@ def test_a_dataset_that_is_the_output_itself_is_refused(
 def test_a_folder_that_appears_twice_by_links_is_left_out_both_times(tmp_path: Path) -> None:
     picture(tmp_path / "d" / "output")
     (tmp_path / "d" / "again").symlink_to(tmp_path / "d" / "output")
-    source = Folder(tmp_path / "d", [tmp_path / "d" / "output"])
+    source = Folder(tmp_path / "d", own=[tmp_path / "d" / "output"])
     assert source.names() == []
 
 

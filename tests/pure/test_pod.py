@@ -72,6 +72,19 @@ def environ(name: str, url: str, mode: str = "always") -> dict[str, str]:
     return {**given, variable: url + path, "SD3TUNE_STOP_POD": mode}
 
 
+def test_a_shell_without_the_key_reads_that_of_the_containers_first_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "environ"
+    first.write_bytes(b"A=1\0RUNPOD_API_KEY=rpa=first\0B=\xff\0")
+    monkeypatch.setattr(pod, "FIRST", first)
+    assert pod.platform({"RUNPOD_POD_ID": "p"}).key == "rpa=first"
+    assert pod.platform({"RUNPOD_POD_ID": "p", "RUNPOD_API_KEY": ""}).key == "rpa=first"
+    assert pod.platform(RUNPOD).key == KEY
+    with pytest.raises(ContainerError, match="CONTAINER_API_KEY is not set"):
+        pod.platform({"VAST_CONTAINERLABEL": "C.1"})
+
+
 REQUESTS = {
     "RunPod": ("POST", "/v2/pods/pod77/action", {"action": "stop"}),
     "Vast.ai": ("PUT", "/api/v0/instances/99/", {"state": "stopped"}),

@@ -32,7 +32,7 @@ DRIVER = 580  # the first whose driver runs CUDA 13
 # What the image reads, and what compose.yaml and vast/commands.sh ask of the shell that runs them.
 KNOWN = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", (ROOT / "docker" / "entrypoint.sh").read_text()))
 KNOWN |= {"HF_TOKEN", "HF_HOME"}
-ASKED = {"OFFER", "KEY", "VOLUME", "HOME", "SD3TUNE_PROJECT", "RENDER_GID"}
+ASKED = {"OFFER", "KEY", "VOLUME", "HOME", "SD3TUNE_PROJECT", "SD3TUNE_USER", "RENDER_GID"}
 
 
 def read(name: str) -> Any:
@@ -46,6 +46,7 @@ RUNPOD = {
     "runpod/pod-nvidia.json": "CreatePodRequest",
     "runpod/pod-amd.json": "CreatePodRequest",
 }
+VAST_SH = "vast/commands.sh"
 VAST = dict.fromkeys(("vast/template-train.json", "vast/template-ssh.json"), "template")
 SCHEMA_OF = {
     **{name: ("runpod-v2", part) for name, part in RUNPOD.items()},
@@ -202,6 +203,41 @@ def test_every_command_is_one_of_sd3tune() -> None:
         context = cli.commands[name].make_context(name, list(rest))
         settings = [w.split("=")[0] for w in context.params["words"] if "=" in w]
         assert set(settings) <= set(Config.model_fields)
+
+
+# Who can connect, and as whom it runs
+
+
+@pytest.mark.parametrize("name", RUNPOD)
+def test_runpod_publishes_the_port_of_a_service_that_is_asked_for_and_no_other(name: str) -> None:
+    document = read(name)
+    assert document["ports"] == (["22/tcp"] if document["startSsh"] else [])
+    assert document["startJupyter"] is False and "JUPYTER_PASSWORD" not in document["env"]
+    assert document["startSsh"] is name.startswith("runpod/template-")  # a pod with a shell
+
+
+def test_vast_publishes_the_port_of_ssh_where_a_key_is_given_and_no_other() -> None:
+    given = [a.env for a in vast_lines("create instance") if a.env]
+    for env in (*given, read("vast/template-train.json")["env"]):
+        words = shlex.split(env)
+        ports = [value for flag, value in zip(words[::2], words[1::2], strict=True) if flag == "-p"]
+        assert ports == (["22:22"] if "SSH_PUBLIC_KEY=" in env else [])
+    assert len(given) == 2 and not re.search(r"8888|JUPYTER", (TEMPLATES / VAST_SH).read_text())
+
+
+def test_own_machines_run_it_without_root_and_privileges() -> None:
+    for service in read("compose.yaml")["services"].values():
+        assert service["user"] == "${SD3TUNE_USER:-1000:1000}" and service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"] and "ports" not in service
+    files = read("tensordock/instance.json")["data"]["attributes"]["cloud_init"]["write_files"]
+    texts = [f["content"].replace("\\\n", " ") for f in files]
+    runs = [line for text in texts for line in text.splitlines() if "docker run " in line]
+    assert len(runs) == 2
+    for line in runs:
+        words = shlex.split(line)
+        assert words[words.index("--cap-drop") + 1] == "ALL" and "--user" in words
+        assert words[words.index("--security-opt") + 1] == "no-new-privileges"
+        assert not {"-p", "--publish", "-P", "--privileged"} & set(words)
 
 
 # The driver

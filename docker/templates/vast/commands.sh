@@ -20,14 +20,14 @@ vastai create instance "$OFFER" --image registry.example.com/sd3tune:cuda --disk
 
 # 3. Or the image as it is: its ENTRYPOINT says what the machine can do, starts SSH for your key, and
 #    waits. `--args` chooses this mode, and must be last; empty: no command.
-vastai create instance "$OFFER" --image registry.example.com/sd3tune:cuda --disk 200 --label sd3tune --cancel-unavail --env "-p 22:22 -p 8888:8888 -e SSH_PUBLIC_KEY='$(cat "$KEY")'" --args ''
+vastai create instance "$OFFER" --image registry.example.com/sd3tune:cuda --disk 200 --label sd3tune --cancel-unavail --env "-p 22:22 -e SSH_PUBLIC_KEY='$(cat "$KEY")'" --args ''
 
 # 4. Or trains at once, what is in /workspace of a volume, and stops the instance at the end.
-vastai create instance "$OFFER" --image registry.example.com/sd3tune:cuda --disk 60 --label sd3tune --cancel-unavail --link-volume "${VOLUME:?the id of a volume}" --mount-path /workspace --env '-p 22:22 -e SD3TUNE_STOP_POD=always' --args train /workspace/config/config.json checkpointing_rolling_steps=50
+vastai create instance "$OFFER" --image registry.example.com/sd3tune:cuda --disk 60 --label sd3tune --cancel-unavail --link-volume "${VOLUME:?the id of a volume}" --mount-path /workspace --env '-e SD3TUNE_STOP_POD=always' --args train /workspace/config/config.json checkpointing_rolling_steps=50
 
 # 5. The same for less, until somebody bids more: then it stands still, and when the bid is the
 #    highest again the same command runs and continues.
-vastai create instance "$OFFER" --image registry.example.com/sd3tune:cuda --disk 60 --label sd3tune --bid_price 0.30 --link-volume "${VOLUME:?the id of a volume}" --mount-path /workspace --env '-p 22:22' --args train /workspace/config/config.json checkpointing_rolling_steps=50
+vastai create instance "$OFFER" --image registry.example.com/sd3tune:cuda --disk 60 --label sd3tune --bid_price 0.30 --link-volume "${VOLUME:?the id of a volume}" --mount-path /workspace --args train /workspace/config/config.json checkpointing_rolling_steps=50
 
 # A template for the web page (mode ssh). The mode with arguments has no command line for templates:
 # template-train.json goes to the API.

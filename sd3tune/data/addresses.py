@@ -1,0 +1,49 @@
+"""Which addresses a table of URLs may make this machine connect to: public ones only.
+
+A table comes from somebody else. Without this check its URLs reach what only this machine can: its
+own services, the router, a cloud's metadata server that hands out credentials.
+"""
+
+import ipaddress
+import socket
+
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in the last 32 bits
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Private(OSError):
+    """A host that only this machine or its network can reach."""
+
+
+def public(address: str) -> bool:
+    """Whether everybody on the internet can reach `address` (IPv4 or IPv6 digits)."""
+    ip: Address = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            ip = inner
+        elif ip.teredo is not None or ip.is_site_local:
+            return False
+    refused = (ip.is_private, ip.is_loopback, ip.is_link_local, ip.is_multicast, ip.is_reserved,
+               ip.is_unspecified)  # fmt: skip
+    return ip.is_global and not any(refused)
+
+
+def addresses(host: str, port: int, *, private: bool) -> list[str]:
+    """What `host` is called in digits, every spelling of IPv4 included.
+
+    Raises OSError when it has no address, Private when one of them is not public and `private` is
+    not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise OSError(f"the host {host} is not known") from None
+    digits = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for address in digits:
+        if not private and not public(address):
+            spelt = host if host == address else f"{host} is {address}, which"
+            raise Private(f"{spelt} is not a public address; allow_private_hosts=true permits it")
+    return digits

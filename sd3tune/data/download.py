@@ -1,0 +1,212 @@
+"""Fetching one file over http(s): so many bytes, so many seconds, from public addresses only.
+
+Connections go to the very address that was checked, so a name cannot change its meaning between
+check and connection. Redirects are followed by hand, with the same checks. No cookie, no
+credential of this machine and no compression is offered.
+"""
+
+import base64
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import BinaryIO
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore2 as httpcore
+
+from sd3tune.data.addresses import Private
+from sd3tune.data.network import SILENCE_SECONDS, Checked
+
+TRIES = 3
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 10.0  # between tries; a server may ask for more
+REDIRECTS = (301, 302, 303, 307, 308)
+MOST_REDIRECTS = 5
+LATER = (408, 425, 429, 500, 502, 503, 504)
+SAFE = "%/:=&~+!$,;'@()*[]?"  # already quoted, or needs no quoting
+Tell = Callable[[str], None]
+
+
+class Failed(OSError):
+    """The text says why."""
+
+
+class Busy(Failed):
+    """Another try may succeed."""
+
+    def __init__(self, why: str, wait_seconds: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait_seconds = wait_seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    max_bytes: int
+    seconds: float  # redirects and tries included
+    private: bool  # also hosts that are not public, and through proxies
+
+
+def host_of(url: str) -> str:
+    """Host and port as they may be shown. Raises Failed."""
+    parts = _parts(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port}" if parts.port else str(host)
+
+
+def fetch(url: str, file: BinaryIO, limits: Limits, tell: Tell) -> None:
+    """Writes what `url` holds to `file`. tell: hears of every other host it redirects to, before
+    that is contacted. Raises Failed."""
+    deadline = time.monotonic() + limits.seconds
+    wait = FIRST_WAIT_SECONDS
+    for attempt in range(TRIES):
+        try:
+            file.seek(0)
+            file.truncate()
+            return _followed(url, file, limits, deadline, tell)
+        except Busy as e:
+            pause = min(max(wait, e.wait_seconds), LONGEST_WAIT_SECONDS)
+            if attempt == TRIES - 1 or time.monotonic() + pause >= deadline:
+                raise
+            time.sleep(pause)
+            wait *= 2
+
+
+def _followed(url: str, file: BinaryIO, limits: Limits, deadline: float, tell: Tell) -> None:
+    start = host_of(url)
+    for _ in range(MOST_REDIRECTS + 1):
+        target = _answer(url, file, limits, deadline, authorised=host_of(url) == start)
+        if target is None:
+            return
+        if host_of(target) != host_of(url):
+            tell(f"{host_of(target)} (redirected from {host_of(url)})")
+        url = target
+    raise Failed(f"more than {MOST_REDIRECTS} redirects")
+
+
+def _answer(
+    url: str, file: BinaryIO, limits: Limits, deadline: float, *, authorised: bool
+) -> str | None:
+    """The URL that the server redirects to, or None: `file` has everything."""
+    parts = _parts(url)
+    network = Checked(deadline, limits.private)
+    proxy = _proxy(parts, limits)
+    try:
+        with (
+            httpcore.ConnectionPool(_tls(), proxy=proxy, network_backend=network) as pool,
+            pool.stream(
+                "GET", _target(parts), headers=_headers(parts, authorised=authorised)
+            ) as answer,
+        ):
+            headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
+            if answer.status in REDIRECTS and "location" in headers:
+                return _joined(url, headers["location"])
+            _check(answer.status, headers, limits)
+            _written(answer.iter_stream(), file, limits)
+            return None
+    except httpcore.TimeoutException:
+        if time.monotonic() >= deadline:
+            raise Failed(f"it took longer than {limits.seconds:g} seconds") from None
+        raise Busy(f"no byte for {SILENCE_SECONDS:g} seconds") from None
+    except httpcore.ConnectError as e:
+        raise Failed(f"no connection: {e}") from None
+    except (httpcore.NetworkError, httpcore.RemoteProtocolError) as e:
+        raise Busy(f"the connection broke: {e}") from None
+    except (httpcore.ProtocolError, httpcore.ProxyError, httpcore.UnsupportedProtocol) as e:
+        raise Failed(f"the connection failed: {e}") from None
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise Failed("its address is not a URL") from None
+
+
+def _check(status: int, headers: dict[str, str], limits: Limits) -> None:
+    if status in LATER:
+        asked = headers.get("retry-after", "")
+        raise Busy(f"the server answers {status}", float(asked) if asked.isdecimal() else 0.0)
+    if status != 200:
+        raise Failed(f"the server answers {status}")
+    coding = headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise Failed(f"the server sends it as {coding[:20]}, which was not asked for")
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_bytes:
+        raise Failed(_too_long(limits))
+
+
+def _written(body: Iterable[bytes], file: BinaryIO, limits: Limits) -> None:
+    size = 0
+    for some in body:
+        size += len(some)
+        if size > limits.max_bytes:
+            raise Failed(_too_long(limits))
+        file.write(some)
+
+
+def _too_long(limits: Limits) -> str:
+    return f"it is longer than max_download_mib={limits.max_bytes // 2**20}"
+
+
+def _parts(url: str) -> SplitResult:
+    """Raises Failed for what is not an http(s) URL."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        host = _host(parts).decode()
+    except (ValueError, UnicodeError):
+        raise Failed("its address is not a URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise Failed(f"its address is {parts.scheme[:20] or 'without a scheme'}, not http or https")
+    if not host or not all(c.isalnum() or c in ".-_:%" for c in host):
+        raise Failed("its address names no host")
+    return parts
+
+
+def _host(parts: SplitResult) -> bytes:
+    host = parts.hostname or ""
+    return host.encode("ascii" if ":" in host else "idna")
+
+
+def _target(parts: SplitResult) -> httpcore.URL:
+    path = quote(parts.path or "/", safe=SAFE)
+    query = "?" + quote(parts.query, safe=SAFE) if parts.query else ""
+    return httpcore.URL(
+        scheme=parts.scheme, host=_host(parts), port=parts.port, target=path + query
+    )
+
+
+def _headers(parts: SplitResult, *, authorised: bool) -> list[tuple[str, str]]:
+    """authorised: user and password of the URL are sent, to the table's own host only."""
+    host = _host(parts).decode()
+    host = f"[{host}]" if ":" in host else host
+    found = [("Host", f"{host}:{parts.port}" if parts.port else host), ("User-Agent", "sd3tune"),
+             ("Accept-Encoding", "identity")]  # fmt: skip
+    if authorised and parts.username is not None:
+        words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        found.append(("Authorization", "Basic " + base64.b64encode(words.encode()).decode()))
+    return found
+
+
+def _proxy(parts: SplitResult, limits: Limits) -> httpcore.Proxy | None:
+    """The proxy that the environment names for this URL. It would look the host up itself, and
+    nobody could check the address: it needs allow_private_hosts."""
+    named = getproxies().get(parts.scheme)
+    if not named or proxy_bypass(parts.hostname or ""):
+        return None
+    if not limits.private:
+        raise Private(
+            f"{parts.scheme}_proxy is set, and a proxy connects to addresses that cannot be "
+            "checked here; allow_private_hosts=true permits it"
+        )
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    user = (unquote(proxy.username), unquote(proxy.password or "")) if proxy.username else None
+    return httpcore.Proxy(f"{proxy.scheme}://{proxy.hostname}:{proxy.port or 80}", auth=user)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()

@@ -1,0 +1,158 @@
+"""Files named by the rows of a .csv: paths inside the dataset, or http(s) addresses fetched once.
+
+A table comes from somebody else: its paths are read only inside the dataset and its allowed_roots,
+and what it has fetched is kept only when it opens as an image. A failure is kept nowhere: the next
+run asks again.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from sd3tune.data.headers import NoMemory, Unusable, size_of
+from sd3tune.data.roots import Roots
+from sd3tune.data.sources import IMAGE_BYTES, stamp
+from sd3tune.filesystem import opening
+from sd3tune.urls import shown_url
+
+if TYPE_CHECKING:
+    from sd3tune.config.storage import Stored
+
+Tell = Callable[[str], None]
+MOST_HOSTS = 50  # named one by one
+
+
+class Rows:
+    """tell: hears of hosts that others redirect to, before they are contacted."""
+
+    def __init__(self, dataset: "Stored", names: Sequence[str], keep: Path, tell: Tell) -> None:
+        assert dataset.csv is not None
+        self.ahead = dataset.read_batch_size
+        self._dataset, self._tell = dataset, tell
+        self._names = sorted(names)
+        self._shown = _shown(self._names)
+        self._root = str(dataset.instance_data_dir or dataset.csv.path.parent)
+        self._roots = Roots(self._root, dataset.allowed_roots)
+        self._keep = keep
+        self._failed: dict[str, str] = {}  # in this process only
+        self._told: set[str] = set()
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def where(self, name: str) -> str:
+        if remote(name):
+            return self._shown.get(name) or shown_url(name)
+        return os.path.join(self._root, name)
+
+    def stamp(self, name: str) -> str:
+        return stamp(self._path(name))
+
+    def open(self, name: str) -> BinaryIO:
+        path = self._path(name)
+        if remote(name) and not _is_image(path):  # kept by a version that did not look
+            Path(path).unlink(missing_ok=True)
+            path = self._path(name)
+        return opening.opened(path, IMAGE_BYTES)
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as f:
+            return f.read()
+
+    def caption(self, name: str) -> bytes:
+        raise FileNotFoundError(f"rows have no {name}")  # settings see to it
+
+    def contacts(self) -> list[str]:
+        from sd3tune.data.download import Failed, host_of
+
+        hosts: Counter[str] = Counter()
+        for name in filter(remote, self._names):
+            try:
+                hosts[host_of(name)] += 1
+            except Failed:  # set aside with the reason when it is its turn
+                continue
+        why = f"({self._dataset.csv.filename_column} of the table)" if self._dataset.csv else ""
+        named = [f"{host} {why}" for host, _ in hosts.most_common(MOST_HOSTS)]
+        more = len(hosts) - len(named)
+        return [*named, f"{more} more hosts {why}"] if more > 0 else named
+
+    def warnings(self) -> list[str]:
+        return []
+
+    def _path(self, name: str) -> str:
+        """Of a file on this disk, which is fetched when it is not there yet. Raises OSError."""
+        if "\0" in name:
+            raise OSError("its name cannot be a path")
+        if remote(name):
+            return self._fetched(name)
+        path = os.path.join(self._root, name)
+        if not self._roots.hold(path):
+            raise OSError(self._roots.refusal("its path"))
+        return path
+
+    def _fetched(self, name: str) -> str:
+        path = self._keep / sha256(name.encode()).hexdigest()
+        if path.exists():
+            return str(path)
+        if name in self._failed:
+            raise OSError(self._failed[name])
+        try:
+            self._fetch(name, path)
+        except OSError as e:
+            self._failed[name] = f"cannot be fetched: {e.strerror or e}"
+            raise OSError(self._failed[name]) from None
+        return str(path)
+
+    def _fetch(self, name: str, path: Path) -> None:
+        from sd3tune.data.download import Limits, fetch
+
+        d = self._dataset
+        limits = Limits(d.max_download_mib * 2**20, d.max_download_seconds, d.allow_private_hosts)
+        self._keep.mkdir(parents=True, exist_ok=True)
+        draft = self._keep / f".part-{uuid4().hex}"
+        try:
+            with draft.open("xb") as file:
+                fetch(name, file, limits, self._told_once)
+            with opening.opened(draft, IMAGE_BYTES) as stored:
+                size_of(stored, urlsplit(name).path)
+            draft.replace(path)
+        except Unusable as e:
+            raise OSError(f"what came is not an image: {e}") from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _told_once(self, host: str) -> None:
+        if host not in self._told:
+            self._told.add(host)
+            self._tell(host)
+
+
+def remote(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
+
+
+def _is_image(path: str) -> bool:
+    try:
+        with opening.opened(path, IMAGE_BYTES) as f:
+            size_of(f, "")
+    except NoMemory:
+        return True
+    except (OSError, Unusable):
+        return False
+    return True
+
+
+def _shown(names: Sequence[str]) -> dict[str, str]:
+    """Addresses as they may be shown, told apart by a number where only their query differs."""
+    count: Counter[str] = Counter()
+    found = {}
+    for name in filter(remote, names):
+        text = shown_url(name)
+        count[text] += 1
+        found[name] = f"{text} ({count[text]})" if count[text] > 1 else text
+    return found

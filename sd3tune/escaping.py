@@ -1,0 +1,91 @@
+"""What is printed of words that others chose: names of files, captions, metadata, libraries.
+
+A terminal obeys control characters: they move the cursor, set titles and write to the clipboard
+(ESC, OSC), or turn the direction of reading so that a name looks like another (bidi). They are
+shown as escapes, `\\x1b`; letters of every script and emoji stay as they are.
+"""
+
+import logging
+import sys
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from io import TextIOWrapper
+
+# Controls, halves of characters (names that are not UTF-8), ends of lines and of paragraphs, and
+# what is invisible (bidi, zero width, tags).
+ESCAPED = ("Cc", "Cs", "Zl", "Zp", "Cf")
+# Cf that can be seen: signs that span numbers or end a verse.
+VISIBLE = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
+# Cf that Hindi, Persian and emoji are written with; after the letters of others they are invisible.
+JOINERS = {0x200C, 0x200D}
+JOINED = ("Lo", "Mn", "Mc", "So", "Sk")
+
+LONGEST = 2000  # characters of a sentence: the name of a tensor may be a megabyte
+
+
+def one_line(words: object) -> str:
+    """Ends of lines are escaped too: a name cannot make a line of its own."""
+    text = str(words)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown, text, " " + text))
+
+
+def printable(text: str) -> str:
+    """Text of several lines, which keeps its line ends and tabs."""
+    return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
+
+
+def page(lines: Iterable[object]) -> str:
+    """Each entry on a line of its own, whatever it holds."""
+    return "\n".join(map(one_line, lines))
+
+
+def sentence(words: object) -> str:
+    """One line of what may have been several, as libraries write, and not a novel."""
+    line = one_line(" ".join(str(words).split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+class ReaderGone(Exception):
+    """Whoever reads stdout has seen enough (`| head`). Not an OSError: click ends with exit code 1
+    on those."""
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """To stdout or stderr. What the terminal cannot show becomes an escape too. Raises
+    ReaderGone."""
+    try:
+        print(printable(text), file=sys.stderr if err else sys.stdout, flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def prepare() -> None:
+    """Of this process: streams take every character, and what libraries log or warn of is escaped
+    as well. Programs in other languages that write to the terminal themselves are out of reach."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.setLogRecordFactory(_Escaped)
+    warnings.formatwarning = _warning
+
+
+class _Escaped(logging.LogRecord):
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: object = None
+) -> str:
+    return f"{one_line(filename)}:{lineno}: {category.__name__}: {printable(str(message))}\n"
+
+
+def _shown(character: str, before: str) -> str:
+    number = ord(character)
+    joins = number in JOINERS and unicodedata.category(before) in JOINED
+    if joins or number in VISIBLE or unicodedata.category(character) not in ESCAPED:
+        return character
+    return character.encode("unicode_escape").decode("ascii")

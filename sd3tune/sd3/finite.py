@@ -1,0 +1,54 @@
+"""Whether every number of a safetensors file is one: NaN and infinity in the weights that a run
+begins with would be in everything it writes.
+
+Read by bits, piece by piece, so that `plan` finds it without torch.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sd3tune.errors import ModelError
+from sd3tune.filesystem import opening
+from sd3tune.sd3 import header
+from sd3tune.sd3.header import Entry
+
+PIECE_BYTES = 2**24  # a multiple of every size below
+# Type -> unsigned integers of its size, and the bits of the exponent: all set is no number.
+# F8_E4M3 has no infinity, and NaN is every bit but the sign.
+EXPONENTS = {
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+    "F32": (np.uint32, 0x7F80_0000),
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+    "F8_E5M2": (np.uint8, 0x7C),
+    "F8_E4M3": (np.uint8, 0x7F),
+}
+
+
+def check(path: Path) -> header.Header:
+    """The header of a file without NaN and infinity. Raises ModelError, which names the tensor."""
+    found = header.read(path)
+    for name, entry in found.tensors.items():
+        if not all(_finite(piece, entry.dtype) for piece in _pieces(path, entry)):
+            raise ModelError(
+                f"`{path}`: tensor `{name}` holds NaN or infinity",
+                hint="take an earlier file of the same adapter: this one is of no use",
+            )
+    return found
+
+
+def _pieces(path: Path, entry: Entry) -> Iterator[bytes]:
+    if entry.dtype not in EXPONENTS:
+        return
+    with opening.opened(path) as f:
+        f.seek(entry.begin)
+        for start in range(entry.begin, entry.end, PIECE_BYTES):
+            yield f.read(min(PIECE_BYTES, entry.end - start))
+
+
+def _finite(piece: bytes, dtype: str) -> bool:
+    kind, exponent = EXPONENTS[dtype]
+    bits = np.frombuffer(piece, dtype=np.dtype(kind).newbyteorder("<"))
+    return not bool(((bits & kind(exponent)) == kind(exponent)).any())
