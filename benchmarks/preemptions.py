@@ -349,6 +349,8 @@ def main() -> None:
                 if not tally.problems:
                     compare(run, whole, tally)
                     shutil.rmtree(run.output.parent)
+                    print(f"run {runs}: as undisturbed; {tally.done} of {wanted} pre-emptions, at "
+                          f"most {tally.lost} steps lost", file=sys.stderr, flush=True)  # fmt: skip
         if tally.problems:
             print("".join(said.read_text().splitlines(keepends=True)[-30:]), file=sys.stderr)
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(tally.kinds.items()))

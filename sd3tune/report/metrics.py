@@ -154,6 +154,7 @@ def _cut(path: Path, step: int) -> None:
         os.truncate(path, first)
         return
     draft = path.with_name(f".{path.name}.tmp")
+    draft.unlink(missing_ok=True)
     with path.open("rb") as old, draft.open("wb") as new:
         new.write(old.read(first))
         new.writelines(after)

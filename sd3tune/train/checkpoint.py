@@ -240,9 +240,9 @@ def _fitting(folder: Path) -> Iterator[None]:
         raise
     # safetensors, torch and five libraries of optimizers each raise what they like.
     except Exception as e:
-        why = str(e).strip().split("\n")[0] or type(e).__name__
+        why = f"{e} is missing" if isinstance(e, KeyError) else str(e).strip().split("\n")[0]
         raise CheckpointError(
-            f"`{folder}` does not fit this run: {why}",
+            f"`{folder}` does not fit this run: {why or type(e).__name__}",
             hint="set model, optimizer and adapter as they were, or resume_from_checkpoint=never",
         ) from e
 

@@ -50,6 +50,7 @@ def resume(state: TrainState, plan: Plan, world: World) -> None:
         )
     if begins.named is not None:
         state.lineage = replace(state.lineage, named=begins.named)
+        world.wait()  # all have read it
         go_back = partial(_go_back, state, begins.folder, config.output_dir)
         decided(world, go_back)
     say(f"resumes  {begins.folder} (step {state.step} of {plan.steps})")
@@ -149,8 +150,8 @@ def put_away(output: Path, *, beyond: int = 0) -> None:
                if manifest.step_of(f) > beyond and manifest.is_ours(f)]  # fmt: skip
     log = output / metrics.FILE
     rows = metrics.has_rows(log, beyond)
-    if not leaving and not rows:
-        return
+    if not leaving and (beyond or not rows):
+        return  # rows beyond the newest checkpoint are written again
     away = _new_folder(output)
     if rows and beyond:
         metrics.copy_rows(log, away / log.name, beyond)
@@ -158,7 +159,7 @@ def put_away(output: Path, *, beyond: int = 0) -> None:
         folder.rename(away / folder.name)
     if rows and not beyond:
         log.rename(away / log.name)
-    parts = [f"{len(leaving)} checkpoints"] if leaving else []
+    parts = [f"{len(leaving)} checkpoint{'s' * (len(leaving) > 1)}"] if leaving else []
     parts += ["metrics"] if rows else []
     whose = f"beyond step {beyond}" if beyond else "of an earlier run"
     say(f"moved    {' and '.join(parts)} {whose} to {away}")

@@ -207,17 +207,18 @@ def test_an_option_that_is_newer_than_the_checkpoint_keeps_its_value(
     assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
-@pytest.mark.parametrize("kind", UNFIT)
 def test_what_has_its_checksums_and_does_not_fit_is_an_error_in_one_line(
-    kind: str, saved: tuple[Any, Path]
+    saved: tuple[Any, Path], tmp_path: Path
 ) -> None:
     state, folder = saved
     checkpoint.load(state, folder)
-    UNFIT[kind](folder)
-    seal(folder)
-    with pytest.raises(CheckpointError) as refused:
-        checkpoint.load(state, folder)
-    assert "\n" not in str(refused.value) and "never" in refused.value.hint
+    for kind, change in UNFIT.items():
+        changed = shutil.copytree(folder, tmp_path / kind)
+        change(changed)
+        seal(changed)
+        with pytest.raises(CheckpointError) as refused:
+            checkpoint.load(state, changed)
+        assert "\n" not in str(refused.value) and "never" in refused.value.hint, kind
 
 
 def test_a_checkpoint_of_before_continues_and_its_run_gets_a_name(
@@ -288,3 +289,14 @@ def test_beside_folders_that_are_not_ours_a_run_begins_at_step_0(
     assert begin(prepared(*WORDS, "max_train_steps=1").plan, ALONE_ON_CPU).step == 0
     said = capsys.readouterr().err
     assert said.count("is not a checkpoint of sd3tune, and is left alone") == 2
+
+
+def test_a_launcher_that_names_the_newest_checkpoint_again_and_again_clutters_nothing(
+    run: Train, prepared: Any, tmp_path: Path
+) -> None:
+    run(*WORDS, "max_train_steps=2")
+    shutil.rmtree(tmp_path / "output" / "checkpoint-2")  # killed before it was written
+    plan = prepared(*WORDS, "max_train_steps=2", "resume_from_checkpoint=checkpoint-1").plan
+    for _ in range(2):
+        assert begin(plan, ALONE_ON_CPU).step == 1
+    assert not list((tmp_path / "output").glob("earlier-*"))
