@@ -66,7 +66,7 @@ def prepare(*, deterministic: bool) -> None:
     """Process-wide switches, before the first kernel."""
     import torch
 
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def used_bytes(index: int) -> int | None:

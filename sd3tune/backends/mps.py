@@ -109,6 +109,7 @@ def prepare(*, deterministic: bool) -> None:
     """Process-wide switches, before the first kernel."""
     import torch
 
+    # Nobody has tried which operations MPS would refuse.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 

@@ -383,7 +383,8 @@ AXES: dict[str, tuple[Option, ...]] = {
         Option(
             "on",
             (),
-            "the same bits on each run; ops without a deterministic kernel warn",
+            "the same bits on each run; an operation without a deterministic kernel ends the run "
+            "(on a Mac it warns)",
             auto=False,
         ),
     ),

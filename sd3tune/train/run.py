@@ -27,7 +27,7 @@ from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Heartbeat, say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import weights
-from sd3tune.train import out_of_memory
+from sd3tune.train import determinism, out_of_memory
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.caches import Caches, variant
 from sd3tune.train.captions import fill_text
@@ -67,7 +67,11 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     output, main = prepared.plan.config.output_dir, prepared.plan.processes.main
     make_output(output)
     try:
-        with claimed(output, main=main) as claim, out_of_memory.explained(prepared.plan):
+        with (
+            claimed(output, main=main) as claim,
+            out_of_memory.explained(prepared.plan),
+            determinism.explained(),
+        ):
             if main:
                 refuse_in_the_way(output)
             return stages(prepared, prompts, claim)

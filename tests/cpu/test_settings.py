@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sd3tune.errors import PlanError
+from sd3tune.train import determinism
 from sd3tune.train.begin import begin
 from sd3tune.train.caches import Caches
 from sd3tune.train.world import ALONE_ON_CPU
@@ -58,6 +60,12 @@ def test_determinism_is_switched_on_for_the_process(run: Train) -> None:
     run("max_train_steps=1", "lr_warmup_steps=0", "train_batch_size=2", "deterministic=true")
     try:
         assert torch.are_deterministic_algorithms_enabled()
+        # Where torch only warns, attention keeps kernels whose gradients differ from run to run.
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        refused = pytest.raises(PlanError, match=r"deterministic=true.*put_")
+        with refused as error, determinism.explained():
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+        assert "leave deterministic out" in error.value.hint
     finally:
         torch.use_deterministic_algorithms(False)
 

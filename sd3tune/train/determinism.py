@@ -1,0 +1,23 @@
+"""With `deterministic`: an operation that has no deterministic kernel on this device, in words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sd3tune.errors import PlanError
+
+NO_KERNEL = "does not have a deterministic implementation"  # torch's words, in every version
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raises PlanError in the place of torch's RuntimeError."""
+    try:
+        yield
+    except RuntimeError as e:
+        operation, said, _ = str(e).partition(NO_KERNEL)
+        if not said:
+            raise
+        raise PlanError(
+            f"`deterministic=true`: `{operation.strip()}` has no deterministic kernel here",
+            hint="leave deterministic out, or set attention_mechanism=native-math",
+        ) from e
