@@ -66,6 +66,7 @@ SHORT = ("max_train_steps=6", "lr_warmup_steps=0", "lr_scheduler=constant",
          "base_model_precision=int8-quanto", "base_model_default_dtype=fp32")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_demo_trains_with_a_mac_s_decisions_and_the_guard_changes_nothing(
     on_mac: Callable[..., Outcome], prepared: Callable[..., Prepared]
 ) -> None:
@@ -92,6 +93,7 @@ def test_bf16_weights_without_autocast_train_too(on_mac: Callable[..., Outcome])
     assert 0 < made.loss_after < 1.1 * made.loss_before
 
 
+@pytest.mark.slow
 def test_every_attention_of_a_run_gets_its_inputs_in_one_piece(
     on_mac: Callable[..., Outcome], attended: list[tuple[str, bool]]
 ) -> None:

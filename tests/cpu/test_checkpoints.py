@@ -60,6 +60,7 @@ def test_whatever_is_trained_resumes_bit_for_bit(
     assert second.loss_after == first.loss_after and second.noise == first.noise != 0
 
 
+@pytest.mark.slow
 def test_checkpoints_are_kept_by_steps_by_epochs_and_for_a_while(
     run: Train, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_checkpoints_are_kept_by_steps_by_epochs_and_for_a_while(
     assert sorted(p.name for p in (output / "earlier-1").iterdir()) == [*names, "metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_epoch_intervals_follow_the_schedule_and_not_the_steps(run: Train, tmp_path: Path) -> None:
     output = tmp_path / "output"
     run("max_train_steps=7", "lr_warmup_steps=0", "train_batch_size=8",
@@ -132,6 +134,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_before_anything_is_written_and_the_last_checkpoint_holds(
     project: Project, small_disk: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_order_after_a_resume_is_that_of_the_undisturbed_run(everything: Pro
     assert all(isinstance(s, Share) for s in schedule.shares)
 
 
+@pytest.mark.slow
 def test_new_crops_each_epoch_are_trained_on_and_resumed(project: Project) -> None:
     for i in range(4):
         project.picture(f"{i}.png", i, (200, 64))
@@ -130,6 +131,7 @@ def test_the_words_and_the_sheet(everything: Project) -> None:
     assert bad.returncode == 1 and bad.stderr.splitlines()[-2].startswith("error: the contact")
 
 
+@pytest.mark.slow
 def test_caches_are_built_told_of_checked_and_pruned_by_command(everything: Project) -> None:
     config = str(everything.write())
     told = json.loads(sd3tune(everything, "cache", "info", config, "--json").stdout)

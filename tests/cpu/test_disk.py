@@ -125,6 +125,7 @@ def test_any_other_failure_between_steps_saves_the_last_one(prepared, tmp_path: 
     assert checkpoint.damage(output / "checkpoint-1") is None
 
 
+@pytest.mark.slow
 def test_an_output_removed_during_training_is_made_again_and_said(
     run: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

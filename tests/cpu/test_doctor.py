@@ -10,7 +10,7 @@ import pytest
 
 
 def doctor(*words: str, **environ: str) -> tuple[int, str, float]:
-    """Exit code, stdout, and seconds of a processor: those of the clock depend on what else runs."""
+    """Exit code, stdout, and seconds of a processor, which do not depend on what else runs."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "sd3tune", "doctor", *words],
@@ -24,6 +24,7 @@ def doctor(*words: str, **environ: str) -> tuple[int, str, float]:
     return done.returncode, done.stdout, used
 
 
+@pytest.mark.slow
 def test_this_machine_can_train_and_every_complaint_has_a_fix() -> None:
     code, out, seconds = doctor("--json", SD3TUNE_BACKEND="cpu")
     report = json.loads(out)
@@ -78,6 +79,7 @@ def test_a_broken_pytorch_is_a_finding_and_two_lines_for_train(demo, tmp_path) -
     assert "libcudart.so.13" in done.stderr and "hint: " in done.stderr
 
 
+@pytest.mark.slow
 def test_a_report_is_written_beside_the_findings_and_can_be_planned_for(demo, tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "mine.json"
     secrets = {"HF_TOKEN": "hf_plantedplantedplanted", "USER": "mariella", "HOSTNAME": "atelier9"}

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_repository_in_the_cache_trains_without_a_network(demo: Path, tmp_path: Path) -> None:
     commit = "a" * 40
     repository = tmp_path / "hub" / "models--somebody--tiny"

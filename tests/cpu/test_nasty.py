@@ -45,6 +45,7 @@ def check(got: dict[str, str | None], expected: dict[str, str | None]) -> None:
             assert got[name] is not None and reason in got[name], (name, got[name])
 
 
+@pytest.mark.slow
 def test_every_nasty_file_has_its_fate_and_the_run_goes_on(
     project: tuple[Path, dict[str, str | None]],
 ) -> None:

@@ -35,6 +35,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_a_run_out_of_memory_says_what_it_needed_and_keeps_its_checkpoint(
     demo: Path, tmp_path: Path
 ) -> None:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "preemptions.py"
 
 
+@pytest.mark.slow
 def test_twenty_preemptions_of_every_kind_lose_nothing() -> None:
     """The benchmark with fewer of them; LOG.md has the thousand."""
     command = [sys.executable, str(BENCHMARK), "20", "0", "18"]

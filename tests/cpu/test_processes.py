@@ -71,6 +71,7 @@ def until(true: Callable[[], object], seconds: float = 150) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batches_and_a_killed_one_changes_nothing(
     demo: Path, run: Train, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_two_processes_are_one_with_twice_the_batches_and_a_killed_one_changes_n
         torch.testing.assert_close(after[name], want[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_save_and_end_when_their_launcher_is_killed(demo: Path, tmp_path: Path) -> None:
     words = command(demo, tmp_path, "max_train_steps=5000", "checkpoint_step_interval=5000")
     child = subprocess.Popen([*words, "--nproc", "2"], stdout=subprocess.DEVNULL,
@@ -123,6 +125,7 @@ def test_processes_save_and_end_when_their_launcher_is_killed(demo: Path, tmp_pa
     assert len(gone) == 2 and list(tmp_path.glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_split_weights_train_as_whole_ones_and_go_on_in_one_process(
     demo: Path, run: Train, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ def test_split_weights_train_as_whole_ones_and_go_on_in_one_process(
     assert metrics(two, "loss") == [(pytest.approx(x[0], rel=1e-4),) for x in metrics(one, "loss")]
 
 
+@pytest.mark.slow
 def test_two_machines_meet_at_an_address_and_train_as_one(demo: Path, tmp_path: Path) -> None:
     """Both are this one, each with a launcher and a process of its own."""
     with socket.socket() as free:
@@ -184,6 +188,7 @@ def test_a_killed_process_is_worth_another_attempt_and_an_error_is_not(
     assert PeerLost.exit_code == 75 and _verdict(codes) == (code, again)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_took_part_of_split_weights_is_saved_and_written(
     demo: Path, run: Train, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def pictures(run: Train, *words: str) -> dict[str, np.ndarray]:
     return {f"{p.parent.name}/{p.name}": np.asarray(Image.open(p)) for p in outcome.pictures}
 
 
+@pytest.mark.slow
 def test_pictures_follow_their_seed_their_negative_prompt_and_their_number(run: Train) -> None:
     name = "validation_images/step_1_validation_0_64x64.png"
     plain, again = pictures(run), pictures(run)

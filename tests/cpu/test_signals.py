@@ -21,6 +21,7 @@ def command(demo: Path, output: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "sd3tune", "train", config, *always, *words]
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves_the_run_however_often_it_says_so(
     demo: Path, tmp_path: Path
 ) -> None:
@@ -41,6 +42,7 @@ def test_a_closed_terminal_saves_the_run_however_often_it_says_so(
     assert found is not None and checkpoint.step_of(found) == len(steps) and not passed
 
 
+@pytest.mark.slow
 def test_a_run_whose_reader_is_gone_trains_to_its_end(demo: Path, tmp_path: Path) -> None:
     words = command(demo, tmp_path, "max_train_steps=2")
     script = '"$@" 2>&1 | head -1; exit "${PIPESTATUS[0]}"'

@@ -119,6 +119,7 @@ def test_the_sliced_processor_is_right_in_every_architecture(
     assert worst(ask(torch.float32, "sliced"), ask(torch.float64, "diffusers")) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_mac_trains_the_demo_with_it_as_without(
     prepared: Callable[..., Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +161,7 @@ def measure(*words: str) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks need Linux")
 def test_memory_is_what_the_plan_reckons_and_far_less_than_the_definition_s() -> None:
     """Peaks of resident memory of a small attention, in MiB; at the models' sizes:

@@ -66,6 +66,7 @@ def by_hand(pipe, model: Path, folder: Path, question):  # type: ignore[no-untyp
         return fresh(**question)[0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
     run: Train, prepared, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
@@ -158,6 +159,7 @@ def test_losses_match_the_golden_curve(
     assert found == pytest.approx(json.loads(golden.read_text()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_the_step_saves_and_the_same_command_continues(
     demo: Path, tmp_path: Path
 ) -> None:
