@@ -21,6 +21,7 @@ Severity = Literal["warn", "fail"]
 Origin = Literal["measured", "catalog", "recorded"]
 
 UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
+TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 
 T = TypeVar("T")
 
@@ -258,8 +259,8 @@ class Facts:
 
     @property
     def untested_on_hardware(self) -> bool:
-        """True where nobody has run sd3tune yet: shown wherever the vendor is chosen."""
-        return self.vendor in UNTESTED
+        """True where nobody has run sd3tune yet: shown wherever the device is chosen."""
+        return self.vendor in UNTESTED and self.weakest.arch.name not in TRAINED_ON
 
     @property
     def weakest(self) -> Device:
