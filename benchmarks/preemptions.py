@@ -82,6 +82,13 @@ class Run:
         found, _ = manifest.latest(self.output)
         return manifest.step_of(found) if found else 0
 
+    def written(self) -> tuple[int, int] | None:
+        """Changes with metrics.jsonl: rows of a killed attempt stay until the next one has one."""
+        with suppress(FileNotFoundError):
+            status = (self.output / "metrics.jsonl").stat()
+            return status.st_size, status.st_mtime_ns
+        return None
+
     def rows(self) -> int:
         """Lines of metrics.jsonl: steps taken, as far as they were written."""
         with suppress(FileNotFoundError):
@@ -282,8 +289,8 @@ class Tally:
 def disturb(run: Run, tally: Tally, disk: Path | None, log: int) -> None:
     """Until the run ends, or all pre-emptions were had and it is left to end."""
     prepared = run.prepare()
-    reached = 0
     while True:
+        newest_before, log_before = run.newest(), run.written()
         kind = run.dice.choice(KINDS) if tally.done < tally.wanted else ""
         as_process = bool(kind) and kind != "no more bytes" and tally.real_is_due()
 
@@ -296,8 +303,8 @@ def disturb(run: Run, tally: Tally, disk: Path | None, log: int) -> None:
         tally.kinds[kind] += 1
         tally.reals += as_process
         newest = run.newest()
-        reached = max(newest, run.rows()) if code != 128 + signal.SIGTERM else max(reached, newest)
-        lost = max(reached, run.rows()) - newest
+        reached = run.rows() if run.written() != log_before else newest_before
+        lost = reached - newest
         tally.lost = max(tally.lost, lost)
         if lost > INTERVAL:
             tally.problems.append(f"{kind}: {lost} steps lost in {run.output}")
