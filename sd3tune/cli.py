@@ -2,7 +2,7 @@
 
 Logs go to stderr, data to stdout. Exit codes: 0 done, 1 the user or the machine has to change
 something, 2 a bug in sd3tune or a misspelt command, 75 another process of the run is gone, 129, 130
-and 143 stopped by SIGHUP, SIGINT and SIGTERM after saving.
+and 143 stopped by SIGHUP, SIGINT and SIGTERM after saving, if there was anything to save.
 """
 
 import json

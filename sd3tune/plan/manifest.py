@@ -102,6 +102,12 @@ def is_ours(folder: Path, run: str = "") -> bool:
     return ours and (not run or lineage(folder).run in ("", run))
 
 
+def is_renamed(folder: Path) -> bool:
+    """Whether it has the name of another step than its own. Raises OSError and ValueError for a
+    damaged state."""
+    return facts(folder).step != step_of(folder) >= 0
+
+
 def resembles(folder: Path) -> bool:
     """Whether a folder looks as if we wrote it, with its manifest or without: one name that nobody
     else uses, or two that others use one of."""
@@ -149,8 +155,8 @@ def damage(folder: Path) -> str | None:
                 return f"{name} does not have its checksum"
         if missing := [name for name in REQUIRED if name not in listed]:
             return f"{MANIFEST} does not list {missing[0]}"
-        if (step := facts(folder).step) != step_of(folder) >= 0:
-            return f"it was renamed: {STATE} is of step {step}"
+        if is_renamed(folder):
+            return f"it was renamed: {STATE} is of step {facts(folder).step}"
     except FileNotFoundError as e:
         return f"{Path(e.filename).name} is missing"
     except OSError as e:

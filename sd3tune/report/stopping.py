@@ -41,9 +41,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     end.daemon = True
     end.start()
     if speaks():
-        words = (
-            f"stopped by signal {number}; what was finished is kept, and the same command goes on"
-        )
+        kept = "what was finished is kept, and the same command continues"
         with suppress(OSError):  # not print: it may be printing
-            os.write(2, f"{words}\n".encode())
+            os.write(2, f"stopped by signal {number}; {kept}\n".encode())
     raise stopped
