@@ -297,6 +297,7 @@ def disturb(run: Run, tally: Tally, disk: Path | None, log: int) -> None:
         def start(most: int | None, as_process: bool = as_process) -> Attempt:
             return real(run, log) if as_process else forked(prepared, log, most)
 
+        before = run.newest(), run.rows()
         code = preempt(run, kind, start, disk) if kind else start(None).ended(wait=True)
         if not code:
             return
@@ -308,7 +309,8 @@ def disturb(run: Run, tally: Tally, disk: Path | None, log: int) -> None:
         tally.lost = max(tally.lost, lost)
         if lost > INTERVAL:
             tally.problems.append(f"{kind}: {lost} steps lost in {run.output}")
-        if kind in ("SIGTERM", "SIGHUP") and code == 128 + getattr(signal, kind) and lost:
+        trained = before != (newest, run.rows())  # otherwise it was still loading
+        if kind in ("SIGTERM", "SIGHUP") and code > 0 and lost and trained:
             tally.problems.append(f"{kind}: exit code {code}, and {lost} steps were not saved")
         if code not in expected(kind):
             tally.problems.append(f"{kind}: exit code {code}, see above")
@@ -316,7 +318,7 @@ def disturb(run: Run, tally: Tally, disk: Path | None, log: int) -> None:
 
 
 def expected(kind: str) -> tuple[int, ...]:
-    """Exit codes. A signal that arrives while models load ends a process at once."""
+    """Exit codes. A signal that arrives while Python starts ends a process at once."""
     if kind in ("SIGTERM", "SIGHUP"):
         return 128 + getattr(signal, kind), -getattr(signal, kind)
     if kind == "damaged":

@@ -2,7 +2,7 @@
 
 Logs go to stderr, data to stdout. Exit codes: 0 done, 1 the user or the machine has to change
 something, 2 a bug in sd3tune or a misspelt command, 75 another process of the run is gone, 129, 130
-and 143 stopped by SIGHUP, SIGINT and SIGTERM after saving.
+and 143 stopped by SIGHUP, SIGINT and SIGTERM after saving, if there was anything to save.
 """
 
 import json
@@ -20,7 +20,7 @@ from sd3tune.cli_cache import cache
 from sd3tune.cli_image import image
 from sd3tune.errors import ConfigError, Sd3tuneError
 from sd3tune.escaping import ReaderGone, echo, one_line, sentence
-from sd3tune.report import streams
+from sd3tune.report import stopping, streams
 
 AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -170,6 +170,7 @@ def train(words: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str 
     words += tuple(f"{key}={value}" for key, value in more.items() if value is not None)
     if not dry_run:
         streams.outlive()
+        stopping.stop_when_told()
     who = processes(os.environ)
     if not dry_run and "WORLD_SIZE" not in os.environ:
         _launched(words)
@@ -350,6 +351,8 @@ def main() -> None:
             err=True,
         )
         sys.exit(130)
+    except stopping.Stopped as e:
+        sys.exit(e.exit_code)
     except Sd3tuneError as e:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(AFTER_SECONDS)

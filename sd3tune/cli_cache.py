@@ -44,9 +44,10 @@ def info(words: tuple[str, ...], as_json: bool) -> None:
 def build(words: tuple[str, ...], as_json: bool) -> None:
     """Encode what CONFIG needs and is missing. Can be stopped and resumed; two can run at once."""
     from sd3tune import render
-    from sd3tune.report import streams
+    from sd3tune.report import stopping, streams
 
     streams.outlive()
+    stopping.stop_when_told()
     prepared = arguments.prepared(words, None)
     from sd3tune.train import store
 

@@ -43,6 +43,22 @@ def rendered(
         ) from e
 
 
+def size_bytes(modules: Mapping[str, Lora], dialect: Dialect) -> int:
+    """Of what `rendered` makes of LoRA, without making it; a little more where layers of a fused
+    matrix have no adapter."""
+    total, differences = 0, dict[str, int]()
+    for name, m in modules.items():
+        place = None if dialect == "diffusers" else dialects.place(name)
+        copies = dialects.QKV if place is not None and place.part is not None else 1
+        if place is not None and m.magnitude is not None:
+            numbers = m.up.shape[0] * m.down.shape[1] * copies
+            differences[place.original] = numbers * torch.float32.itemsize
+            continue
+        total += m.down.nbytes + m.up.nbytes * (copies if dialect == "kohya" else 1)
+        total += 0 if m.magnitude is None else m.magnitude.nbytes
+    return total + sum(differences.values())
+
+
 def _rendered(
     modules: Mapping[str, Module], dialect: Dialect, base: Base | None, rank: int | None
 ) -> Rendered:

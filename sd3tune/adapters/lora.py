@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.adapters import files
-from sd3tune.adapters.dialect import Dialect
+from sd3tune.adapters.dialect import Dialect, size_bytes
 from sd3tune.adapters.parts import AdapterFile
 from sd3tune.adapters.parts import Lora as Part
 from sd3tune.adapters.trained import Trained, copies, put, take
@@ -63,6 +63,11 @@ class Lora(Trained):
 
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         return tensors(self.model, keep=keep)
+
+    def file_bytes(self, values: Mapping[str, Tensor]) -> int:
+        """Dialects fuse, and write DoRA as whole differences."""
+        size = size_bytes(parts(values, self.model.peft_config[NAME]), self.dialect)
+        return 2 * size if self.start else size
 
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
         """`pytorch_lora_weights.safetensors` in the dialect asked for (lora_format)."""

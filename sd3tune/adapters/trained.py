@@ -39,6 +39,10 @@ class Trained(ABC):
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         """What `write` writes: copies of the present values, as `copies` makes them."""
 
+    def file_bytes(self, values: Mapping[str, Tensor]) -> int:
+        """Of what `write` would write, without the names of tensors."""
+        return sum(t.nbytes for t in values.values())
+
     @abstractmethod
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
         """Writes what other programs load; returns the file or folder. about: facts for the file's

@@ -20,11 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 FORMAT = 2
 MANIFEST, STATE, RUN = "manifest.json", "state.json", "run.json"
 TRAINED, OPTIMIZER, AVERAGE = "trained.safetensors", "optimizer.safetensors", "ema.safetensors"
+WRITTEN = (MANIFEST, STATE, RUN, "plan.json", TRAINED, OPTIMIZER, AVERAGE)
 REQUIRED = (STATE, TRAINED, OPTIMIZER)  # in every manifest
 ROLLING = "-rolling"  # in the name of a checkpoint that is kept for a while only
 # The last number: this name was taken by a folder of somebody else.
 NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling)?(?:-[0-9]{1,6})?")
 MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**29
+MAX_BATCHES = 2**16  # in one step, by all processes together
 MAX_HEADER_BYTES = 100_000_000  # of safetensors
 Number = int | float
 
@@ -100,9 +102,17 @@ def is_ours(folder: Path, run: str = "") -> bool:
     return ours and (not run or lineage(folder).run in ("", run))
 
 
+def is_renamed(folder: Path) -> bool:
+    """Whether it has the name of another step than its own. Raises OSError and ValueError for a
+    damaged state."""
+    return facts(folder).step != step_of(folder) >= 0
+
+
 def resembles(folder: Path) -> bool:
-    """Whether a folder looks as if we wrote it, with its manifest or without."""
-    return any(os.path.lexists(folder / name) for name in (MANIFEST, TRAINED))
+    """Whether a folder looks as if we wrote it, with its manifest or without: one name that nobody
+    else uses, or two that others use one of."""
+    known = [name for name in WRITTEN if os.path.lexists(folder / name)]
+    return MANIFEST in known or TRAINED in known or len(known) > 1
 
 
 def lineage(folder: Path) -> Lineage:
@@ -123,7 +133,10 @@ def facts(folder: Path) -> Facts:
     if read["format"] != FORMAT:
         raise ValueError(f"its format is {read['format']!r:.40}, this sd3tune reads {FORMAT}")
     try:
-        return Facts.model_validate(read)
+        found = Facts.model_validate(read)
+        if found.position > found.step * MAX_BATCHES:  # to find that place would take for ever
+            raise ValueError(f"{STATE}: `position` is {found.position} at step {found.step}")
+        return found
     except ValidationError as e:
         wrong = e.errors()[0]
         key = ".".join(map(str, wrong["loc"]))
@@ -133,7 +146,8 @@ def facts(folder: Path) -> Facts:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None when every file has its checksum. Reads every byte."""
+    """What is wrong with a checkpoint; None when every file has its checksum and the folder's name,
+    if it is a checkpoint's, has its step. Reads every byte."""
     try:
         listed = listing(folder)
         for name, expected in listed.items():
@@ -141,7 +155,8 @@ def damage(folder: Path) -> str | None:
                 return f"{name} does not have its checksum"
         if missing := [name for name in REQUIRED if name not in listed]:
             return f"{MANIFEST} does not list {missing[0]}"
-        facts(folder)
+        if is_renamed(folder):
+            return f"it was renamed: {STATE} is of step {facts(folder).step}"
     except FileNotFoundError as e:
         return f"{Path(e.filename).name} is missing"
     except OSError as e:

@@ -11,16 +11,18 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sd3tune.errors import DiskError
-from sd3tune.filesystem import disk
+from sd3tune.filesystem import disk, drafts
 
 FILE = "metrics.jsonl"  # in output_dir
 BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …
 WINDOW = 100  # steps that `loss_by_level` is the mean of
 MAX_LINE_BYTES = 2**20
+MAX_SUM, MAX_COUNT = 1e300, 2**31  # of a row: a hundred of them can be added
 BEGINNING = b'{"step": '  # of every row
 
 Row = dict[str, Any]
@@ -77,14 +79,18 @@ class Metrics:
 
 
 def lines(path: Path) -> Iterator[Line]:
-    """Of a file that may not be there. Raises OSError."""
+    """Of a file that may not be there; a longer line comes in pieces, none of them a row. Raises
+    OSError."""
     if not path.exists():
         return
+    whole = True  # the text begins a line
     with path.open("rb") as file:
         while text := file.readline(MAX_LINE_BYTES):
-            row = _row(text)
-            torn = not text.endswith(b"\n") and len(text) < MAX_LINE_BYTES
-            yield Line(text, None if torn else row, torn)
+            ended = text.endswith(b"\n")
+            last = not ended and len(text) < MAX_LINE_BYTES
+            row = _row(text) if whole and (ended or last) else None
+            yield Line(text, row, last and row is None)
+            whole = ended
 
 
 def refuse_strangers(path: Path) -> None:
@@ -131,7 +137,8 @@ def _row(text: bytes) -> Row | None:
     try:
         row = json.loads(text)
         counts, sums = row["level_images"], row["level_loss_sums"]
-        numbers = all(type(n) is int for n in counts) and all(type(x) in (int, float) for x in sums)
+        numbers = all(type(n) is int and 0 <= n < MAX_COUNT for n in counts)
+        numbers &= all(type(x) in (int, float) and abs(x) < MAX_SUM for x in sums)  # False for NaN
         known = type(row["step"]) is int and row["step"] > 0 and len(counts) == len(sums) == BINS
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -139,7 +146,15 @@ def _row(text: bytes) -> Row | None:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Without the rows beyond `step` and a torn last line; at once or not at all."""
+    """Without the rows beyond `step` and a torn last line; at once or not at all. What then ends
+    without a line feed gets one."""
+    _remove(path, step)
+    with suppress(FileNotFoundError), path.open("rb+") as file:
+        if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+            file.write(b"\n")
+
+
+def _remove(path: Path, step: int) -> None:
     size, first, after = 0, None, []
     for line in lines(path):
         goes = line.torn or (line.row is not None and line.row["step"] > step)
@@ -153,14 +168,8 @@ def _cut(path: Path, step: int) -> None:
     if not after:
         os.truncate(path, first)
         return
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.unlink(missing_ok=True)
-    with path.open("rb") as old, draft.open("wb") as new:
-        new.write(old.read(first))
-        new.writelines(after)
-        new.flush()
-        os.fsync(new.fileno())
-    draft.replace(path)
+    with path.open("rb") as old:
+        drafts.write(path, b"".join((old.read(first), *after)))
 
 
 def _plain(value: Any) -> Any:

@@ -22,14 +22,10 @@ from rich.progress import (
 )
 
 from sd3tune.escaping import one_line, page
+from sd3tune.report.streams import speaks
 from sd3tune.urls import redacted
 
 LINE_EVERY_SECONDS = 10.0
-
-
-def speaks() -> bool:
-    """Of several processes of one run (torchrun's RANK) the first one does."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Heartbeat:

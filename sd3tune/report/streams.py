@@ -14,6 +14,11 @@ import sys
 STANDARD = {0: os.O_RDONLY, 1: os.O_WRONLY, 2: os.O_WRONLY}  # stdin, stdout, stderr
 
 
+def speaks() -> bool:
+    """Of several processes of one run (torchrun's RANK) the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Undeterred(io.FileIO):
     """A descriptor to write to. What it does not take is dropped."""
 

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,25 @@ def save(
 
 
 def _free(final: Path, run: str) -> tuple[Path, Path]:
-    """Where to write, and the name to give it: `final`, or the next name that is free or holds a
-    checkpoint of this run."""
+    """Where to write, and the name to give it: `final`, or the next name that is free or holds this
+    run's checkpoint of this step."""
     name, number = final.name, 1
     while True:
         draft = final.with_name(f".{final.name}{DRAFT}")
         clear(draft)
-        taken = os.path.lexists(final) and not is_ours(final, run)
+        taken = os.path.lexists(final) and not _replaceable(final, run)
         if not taken and not os.path.lexists(draft):
             return draft, final
         number += 1
         final = final.with_name(f"{name}-{number}")
+
+
+def _replaceable(final: Path, run: str) -> bool:
+    """Ours, and of this step as far as it can be read."""
+    with suppress(OSError, ValueError):
+        if manifest.is_renamed(final):
+            return False
+    return is_ours(final, run)
 
 
 def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:

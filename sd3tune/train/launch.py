@@ -40,6 +40,8 @@ class Machines:
 def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code. Raises
     HardwareError where there is no folder for temporary files."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
     logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
     start.leave_working_directory()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -54,7 +56,10 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     most = MOST_RESTARTS if machines.count == 1 else 0
     for restarts in range(most + 1):
         os.environ[RESTARTS] = str(restarts)
-        code, why = _attempt(processes, machines, words)
+        try:
+            code, why = _attempt(processes, machines, words)
+        except SignalException as e:  # while processes start, or are ended
+            return 128 + int(e.sigval)
         if why is None:
             return code
         if restarts < most:
@@ -85,7 +90,6 @@ def pass_hangups_on() -> None:
 
 def _attempt(processes: int, machines: Machines, words: Sequence[str]) -> tuple[int, str | None]:
     """The exit code, and why another attempt is worth making."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
 
@@ -96,8 +100,6 @@ def _attempt(processes: int, machines: Machines, words: Sequence[str]) -> tuple[
         try:
             launch_agent(_agent(processes, machines, folder), command, arguments)
             return 0, None
-        except SignalException as e:
-            return 128 + int(e.sigval), None
         except ChildFailedError as e:
             return _verdict({rank: f.exitcode for rank, f in e.failures.items()})
 
@@ -149,9 +151,10 @@ def _agent(processes: int, machines: Machines, folder: Path) -> "object":
 def _verdict(codes: dict[int, int]) -> tuple[int, str | None]:
     """The exit code, and why another attempt is worth making."""
     # When one process ends, the others lose it (75) or are told to end by the agent (SIGTERM).
-    after = (-signal.SIGTERM, PeerLost.exit_code)
+    # One that left by itself after a SIGTERM (143) may have been told by the agent or by the user.
+    told, after = 128 + signal.SIGTERM, (-signal.SIGTERM, PeerLost.exit_code)
     causes = {r: c for r, c in sorted(codes.items()) if c not in after} or codes
-    rank, code = next(iter(causes.items()))
+    rank, code = min(causes.items(), key=lambda cause: (cause[1] == told, cause[0]))
     if code < 0:
         return 128 - code, f"process {rank} was killed by signal {-code}"
     if code == PeerLost.exit_code:

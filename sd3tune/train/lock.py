@@ -63,7 +63,8 @@ class Claim:
             if self._path.stat().st_ino == self._inode:
                 return
         except FileNotFoundError:
-            say(f"warning: {self.output} was removed during training; it is made again")
+            if not self.output.is_dir():
+                say(f"warning: {self.output} was removed during training; it is made again")
         self._lock.release()
         with disk.explained("make", self.output):
             self.output.mkdir(parents=True, exist_ok=True)
@@ -101,8 +102,11 @@ def _sign(path: Path) -> None:
         "start": datetime.now().astimezone().isoformat(" ", "seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        if os.fstat(descriptor).st_nlink > 1:  # a second name of somebody's file
+            return
+        file.truncate()
         file.write(json.dumps(owner) + "\n")
 
 

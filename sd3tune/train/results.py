@@ -137,7 +137,9 @@ class Keeper:
             describe(self.plan),
             rolling=rolling,
             beside=partial(trained.write, values=values, about=written) if values else None,
-            beside_bytes=sum(t.numel() * t.element_size() for t in values.values()),
+            beside_bytes=trained.file_bytes(values) + checkpoint.HEADER_BYTES * len(values)
+            if values
+            else 0,
             main=self.world.main,
         )
 

@@ -100,7 +100,7 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
             steps(state, caches, prompts, recipe, claim, interrupt, world)
             if interrupt.agree(world):
                 return leave(state, plan, interrupt.signal or 0)
-            after = versions(state)[0].during(partial(evaluate, state.trained, fixed, recipe))
+        after = versions(state)[0].during(partial(evaluate, state.trained, fixed, recipe))
         return finish(state, caches, prompts, world, after)
 
 

@@ -76,6 +76,21 @@ def test_checkpoints_are_kept_by_steps_by_epochs_and_for_a_while(
     assert sorted(p.name for p in (output / "earlier-1").iterdir()) == [*names, "metrics.jsonl"]
 
 
+def test_a_checkpoint_with_the_name_of_another_step_is_not_resumed_and_stays(
+    run: Train, tmp_path: Path
+) -> None:
+    output, words = tmp_path / "output", (*USUAL, "checkpoint_step_interval=1")
+    run(*words, "max_train_steps=2")
+    renamed = (output / "checkpoint-1").rename(output / "checkpoint-3")
+    before = tensors(renamed)
+    assert run(*words, "max_train_steps=3").step == 3
+    after = tensors(renamed)
+    assert all(torch.equal(before[k], after[k]) for k in before) and facts(renamed)["step"] == 1
+    assert facts(output / "checkpoint-3-2")["step"] == 3
+    rows = [json.loads(line)["step"] for line in (output / "metrics.jsonl").open()]
+    assert rows == [1, 2, 3]
+
+
 @pytest.mark.slow
 def test_epoch_intervals_follow_the_schedule_and_not_the_steps(run: Train, tmp_path: Path) -> None:
     output = tmp_path / "output"

@@ -1,5 +1,7 @@
 """One output_dir, one run; a killed run leaves no lock behind."""
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,6 +89,29 @@ def test_a_lock_that_is_a_link_is_not_followed(output: Path, tmp_path: Path) -> 
     with pytest.raises(DiskError, match="symbolic link"), claimed(output):
         pass
     assert precious.read_text() == "mine"
+
+
+def test_a_lock_that_is_another_files_second_name_leaves_that_as_it_is(
+    output: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    os.link(precious, output / lock.NAME)
+    with claimed(output), pytest.raises(DiskError, match="has not said its process"):
+        Claim(output).take()
+    assert precious.read_text() == "mine"
+
+
+def test_a_lock_file_that_was_removed_is_made_again_and_the_folder_was_not(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claimed(output) as claim:
+        (output / lock.NAME).unlink()
+        claim.renew()
+        assert (output / lock.NAME).is_file() and not capsys.readouterr().err
+        shutil.rmtree(output)
+        claim.renew()
+        assert "was removed during training; it is made again" in capsys.readouterr().err
 
 
 def test_a_folder_that_was_removed_and_taken_by_another_run_is_not_written_to(

@@ -180,6 +180,9 @@ def test_the_environment_of_a_launcher_says_who_one_is() -> None:
         ({0: 1, 1: -15}, 1, None),  # an error that would come again
         ({0: 75, 1: 2}, 2, None),
         ({0: -15}, 143, "process 0 was killed by signal 15"),
+        ({0: 143, 1: -9}, 137, "process 1 was killed by signal 9"),
+        ({0: 143, 1: 1}, 1, None),
+        ({0: 75, 1: 143}, 143, None),
     ],
 )
 def test_a_killed_process_is_worth_another_attempt_and_an_error_is_not(

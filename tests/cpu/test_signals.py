@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
+from sd3tune import cli
+from sd3tune.report import streams
 from sd3tune.train import checkpoint
 from sd3tune.train.launch import pass_hangups_on
 from sd3tune.train.loop import interruptible
+from tests.cpu.conftest import Project
 
 
 def command(demo: Path, output: Path, *words: str) -> list[str]:
@@ -77,6 +80,49 @@ def test_a_second_hangup_is_the_first_one_again_and_a_second_sigterm_ends() -> N
     finally:
         signal.signal(signal.SIGHUP, hangup)
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "when", "words"),
+    [
+        (signal.SIGTERM, "cache/text/shards/*.safetensors", ()),
+        (signal.SIGHUP, "cache/text/shards/*.safetensors", ()),
+        (signal.SIGTERM, "output/*.safetensors", ("validation_disable=false",)),
+    ],
+)
+def test_a_signal_outside_training_leaves_soon_with_a_sentence(
+    number: signal.Signals, when: str, words: tuple[str, ...], project: Project
+) -> None:
+    """During encoding, and while pictures of the result are drawn."""
+    for i in range(30 if "cache" in when else 3):
+        project.picture(f"{i}.png", i)
+    more = ("validation_prompt=a", "validation_num_inference_steps=900", "max_train_steps=1")
+    said = project.root / "said"
+    child = os.fork()
+    if child == 0:  # torch is loaded already
+        try:
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+            sys.stderr = streams.writer(2)
+            for each in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(each, signal.SIG_DFL)
+            sys.argv = ["sd3tune", "train", str(project.write()), *more, *words]
+            cli.main()
+        except SystemExit as e:
+            os._exit(int(e.code or 0))
+        finally:
+            os._exit(99)
+    while not list(project.root.glob(when)):
+        assert os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        time.sleep(0.01)
+    os.kill(child, number)
+    status = os.waitpid(child, 0)[1]
+    lines = said.read_text().splitlines()
+    assert os.waitstatus_to_exitcode(status) == 128 + number, lines
+    kept = "what was finished is kept, and the same command continues"
+    assert (
+        lines[-1] == f"stopped by signal {int(number)}; {kept}"
+        and "Traceback" not in said.read_text()
+    )
 
 
 def test_the_launcher_passes_a_hangup_on_once() -> None:

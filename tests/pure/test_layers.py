@@ -28,6 +28,7 @@ TORCH_FREE = [
     "errors.py",
     "filesystem",
     "escaping.py",
+    "report/stopping.py",
     "report/streams.py",
     "start.py",
     "__main__.py",

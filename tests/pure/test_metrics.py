@@ -74,6 +74,53 @@ def test_a_bad_line_in_the_middle_is_skipped_and_stays(bad: bytes, tmp_path: Pat
     assert path.read_bytes() == b"".join([*lines[:10], bad + b"\n", *lines[10:]])
 
 
+ROW = {"step": 1, "level_loss_sums": [0.0] * 10, "level_images": [1] * 10}
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize("numbers", [
+    {"level_loss_sums": [INFINITE] * 10}, {"level_loss_sums": [-INFINITE] * 10},
+    {"level_loss_sums": [float("nan")] * 10}, {"level_loss_sums": [1.7e308] * 10},
+    {"level_loss_sums": [10**400] * 10}, {"level_images": [10**400] * 10},
+    {"level_images": [-2] * 10}, {"level_images": [True] * 10},
+])  # fmt: skip
+def test_numbers_that_cannot_be_averaged_are_not_a_row(
+    numbers: dict[str, Any], tmp_path: Path
+) -> None:
+    path, bad = tmp_path / "m", (json.dumps(ROW | numbers) + "\n").encode() * 3
+    write(Metrics(path, 0), range(1, 4))
+    path.write_bytes(bad + path.read_bytes())
+    write(Metrics(path, 3), range(4, 6))
+    assert path.read_bytes().startswith(bad)
+    write(Metrics(tmp_path / "alone", 0), range(1, 6))
+    assert path.read_bytes()[len(bad) :] == (tmp_path / "alone").read_bytes()
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_that_is_too_long_holds_no_row_and_does_not_swallow_the_next(
+    end: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "m"
+    write(Metrics(path, 0), range(1, 3))
+    whole = path.read_bytes()
+    row = whole.splitlines()[1]
+    path.write_bytes(whole + b"x" * metrics.MAX_LINE_BYTES + row + end)
+    assert not metrics.has_rows(path, 2)
+    write(Metrics(path, 2), range(3, 4))
+    lines = path.read_bytes().split(b"\n")
+    assert lines[2].startswith(b"xxx") and json.loads(lines[3])["step"] == 3
+
+
+def test_a_last_row_without_its_line_feed_is_a_row(tmp_path: Path) -> None:
+    """As an editor leaves it."""
+    whole, path = tmp_path / "whole", tmp_path / "m"
+    write(Metrics(whole, 0), range(1, 6))
+    write(Metrics(path, 0), range(1, 4))
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    write(Metrics(path, 3), range(4, 6))
+    assert path.read_bytes() == whole.read_bytes()
+
+
 def test_a_bad_line_between_rows_that_go_stays_too(tmp_path: Path) -> None:
     path = tmp_path / "m"
     write(Metrics(path, 0), range(1, 9))

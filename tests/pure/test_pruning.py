@@ -185,6 +185,14 @@ DAMAGE = {
     "an infinite step": (state_of(step=float("inf")), "`step` is inf"),
     "yes for a step": (state_of(step=True), "`step` is True"),
     "a position beyond numbers": (state_of(position=10**40), "`position` is 1000"),
+    "another checkpoint's step": (state_of(step=3), "it was renamed: state.json is of step 3"),
+    "a position that years of training do not reach": (
+        state_of(position=2**62), f"`position` is {2**62} at step 1",
+    ),
+    "neither manifest nor weights": (
+        lambda p: ((p / "manifest.json").unlink(), (p / "trained.safetensors").unlink()),
+        "manifest.json is missing",
+    ),
     "losses of words": (state_of(recent_losses=["a"]), "`recent_losses.0` is 'a'"),
     "a scaler of words": (state_of(scaler={"scale": "a"}), "`scaler.scale"),
     "an optimizer that is a list": (state_of(optimizer=[]), "`optimizer` is []"),

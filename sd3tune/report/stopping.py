@@ -1,0 +1,47 @@
+"""SIGTERM and SIGHUP before training begins and after it has ended: leave soon, with a sentence.
+
+A batch system or a closed terminal sends them during encoding or the last pictures as well, where
+no checkpoint can be written. While steps are taken, train/loop.py catches them and saves.
+"""
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType
+
+from sd3tune.report.streams import speaks
+
+CAUGHT = (signal.SIGTERM, signal.SIGHUP)
+GRACE_SECONDS = 5.0  # for threads that decode or download; whatever they write appears whole
+
+
+class Stopped(BaseException):
+    """By a signal. Not an Exception, so that nothing takes it for a failure of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def stop_when_told() -> None:
+    """From now on the first of these signals raises Stopped; what `nohup` had ignored stays so."""
+    for number in CAUGHT:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Says it at once, and ends the process also where threads do not end or an exception is lost
+    (in a destructor, say)."""
+    for each in CAUGHT:
+        signal.signal(each, signal.SIG_IGN)  # a terminal that closes sends several
+    stopped = Stopped(number)
+    end = threading.Timer(GRACE_SECONDS, os._exit, (stopped.exit_code,))
+    end.daemon = True
+    end.start()
+    if speaks():
+        kept = "what was finished is kept, and the same command continues"
+        with suppress(OSError):  # not print: it may be printing
+            os.write(2, f"stopped by signal {number}; {kept}\n".encode())
+    raise stopped
