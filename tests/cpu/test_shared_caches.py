@@ -175,6 +175,28 @@ def test_databases_of_other_programs_stay(tmp_path: Path) -> None:
     assert files(tmp_path) == before and not one.is_ours()
 
 
+@pytest.mark.parametrize("name", [INDEX, "index.draft", "files.draft", memory.FILE])
+def test_a_cache_that_is_put_into_a_folder_of_another_program_writes_over_nothing(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("precious")
+    one = TensorCache(tmp_path)
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        Memory(tmp_path, "d").write()  # as a run does: first what is known of files
+        put(one, "k")
+        one.finish()
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_what_is_left_of_a_killed_writer_is_written_over(tmp_path: Path) -> None:
+    one = TensorCache(tmp_path)
+    put(one, "k")
+    for begun in (b"", b"SQLite f", b"SQLite format 3\0 and so on", bytes(4096)):
+        (tmp_path / "index.draft").write_bytes(begun)
+        one.finish()
+        assert atomic.is_ours(tmp_path / INDEX, TABLES) and not (tmp_path / "index.draft").exists()
+
+
 ENDLESS = "with recursive t(n) as (select 1 union all select n + 1 from t) select"
 HOSTILE: dict[str, list[str]] = {
     "an endless view": [f"create view shards as {ENDLESS} n as name, n as bytes from t",
