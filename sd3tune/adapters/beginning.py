@@ -1,6 +1,6 @@
-"""Whether a run can begin with the file that init_lora names, from its header: `plan` says it before
-anything is encoded. What only the model knows (which layers, how wide) is checked when the adapter
-is attached. No torch here.
+"""Whether a run can begin with the file that init_lora names, from its header: `plan` says it
+before anything is encoded. What only the model knows (which layers, how wide) is checked when the
+adapter is attached. No torch here.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ from sd3tune.sd3 import header
 
 
 def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
-    """lycoris: the run trains a LyCORIS network, whose file must have its very tensors; rank: of the
-    run's LoRA. Raises ModelError for a file that is not an adapter of SD3, and ConfigError for one
-    of another kind than the run trains."""
+    """lycoris: the run trains a LyCORIS network, whose file must have its very tensors; rank: of
+    the run's LoRA. Raises ModelError for a file that is not an adapter of SD3, and ConfigError for
+    one of another kind than the run trains."""
     found = header.read(path)
     modules = names.group(found.tensors).modules.values()
     if not modules:
