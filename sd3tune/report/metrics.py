@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sd3tune.errors import DiskError
-from sd3tune.filesystem import disk
+from sd3tune.filesystem import disk, drafts
 
 FILE = "metrics.jsonl"  # in output_dir
 BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …
@@ -153,13 +153,9 @@ def _cut(path: Path, step: int) -> None:
     if not after:
         os.truncate(path, first)
         return
-    draft = path.with_name(f".{path.name}.tmp")
-    with path.open("rb") as old, draft.open("wb") as new:
-        new.write(old.read(first))
-        new.writelines(after)
-        new.flush()
-        os.fsync(new.fileno())
-    draft.replace(path)
+    with path.open("rb") as old:
+        before = old.read(first)
+    drafts.write(path, b"".join([before, *after]))
 
 
 def _plain(value: Any) -> Any:

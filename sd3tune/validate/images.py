@@ -7,12 +7,14 @@ prompts arrive as cached embeddings.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd3tune.filesystem import drafts
 from sd3tune.sd3.attention import sampling
 
 
@@ -89,7 +91,9 @@ def draw(
             if folder is not None:
                 name = (step, wish.shortname, wish.index, *wish.size)
                 written.append(folder / "step_{}_{}_{}_{}x{}.png".format(*name))
-                drawn.save(written[-1])
+                whole = BytesIO()
+                drawn.save(whole, "PNG")
+                drafts.write(written[-1], whole.getbuffer())
             done()
     transformer.train(training)
     return written
