@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import opening
 
 MODELS = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
 MARK = ".sd3tune-demo"
@@ -52,7 +53,7 @@ def _check(folder: Path, force: bool) -> None:
         raise ConfigError(
             f"`{folder}` is not a folder", hint="name a folder that does not exist yet"
         )
-    if not str(folder).isascii() and os.fsencode(folder).decode(errors="replace") != str(folder):
+    if not opening.has_utf8_name(folder):
         raise ConfigError(
             f"`{folder}` is not UTF-8, and the libraries that write models take no other names",
             hint="choose another name",

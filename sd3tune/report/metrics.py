@@ -21,6 +21,7 @@ FILE = "metrics.jsonl"  # in output_dir
 BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …
 WINDOW = 100  # steps that `loss_by_level` is the mean of
 MAX_LINE_BYTES = 2**20
+MAX_STRANGE_BYTES = 2**26  # before the first row
 BEGINNING = b'{"step": '  # of every row
 
 Row = dict[str, Any]
@@ -105,10 +106,13 @@ def refuse_strangers(path: Path) -> None:
 
 def is_ours(path: Path) -> bool:
     """A regular file with at least one row, or with nothing but the beginning of the first."""
-    bad = 0
+    bad = size = 0
     for line in lines(path):
         if line.row is not None:
             return True
+        size += len(line.text)
+        if size > MAX_STRANGE_BYTES:
+            return False
         begun = line.text.startswith(BEGINNING) or BEGINNING.startswith(line.text)
         bad += not (line.torn and begun)
     return bad == 0

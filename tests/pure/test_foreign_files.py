@@ -24,7 +24,7 @@ from sd3tune.backends import catalog, recorded
 from sd3tune.backends.facts import to_json
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.filesystem import cachedir, drafts, opening
-from sd3tune.sd3 import finite, header
+from sd3tune.sd3 import finite, header, models
 from tests import safetensors
 
 LORA = "transformer.transformer_blocks.0.attn.to_q.lora_{}.weight"
@@ -383,6 +383,13 @@ def test_a_demo_in_a_folder_whose_name_is_not_utf_8_is_one_error(
 ) -> None:
     said = refused(["demo", os.fsdecode(bytes(tmp_path) + b"/\xff")], monkeypatch, capsys)
     assert "is not UTF-8" in said and not list(tmp_path.iterdir())
+
+
+def test_a_model_in_a_folder_whose_name_is_not_utf_8_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/\xff"))
+    (folder / "model").mkdir(parents=True)
+    with pytest.raises(ModelError, match="is not UTF-8"):
+        models.find(str(folder / "model"))
 
 
 def test_a_link_in_the_place_of_a_result_is_replaced_and_not_followed(tmp_path: Path) -> None:
