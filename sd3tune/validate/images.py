@@ -91,12 +91,17 @@ def draw(
             if folder is not None:
                 name = (step, wish.shortname, wish.index, *wish.size)
                 written.append(folder / "step_{}_{}_{}_{}x{}.png".format(*name))
-                whole = BytesIO()
-                drawn.save(whole, "PNG")
-                drafts.write(written[-1], whole.getbuffer())
+                keep(drawn, written[-1])
             done()
     transformer.train(training)
     return written
+
+
+def keep(drawn: Any, path: Path) -> None:
+    """As PNG; through no link. Raises OSError."""
+    whole = BytesIO()
+    drawn.save(whole, "PNG")
+    drafts.write(path, whole.getbuffer())
 
 
 def picture(pipe: Any, vae: Any, wish: Wish, how: Sampling) -> Any:

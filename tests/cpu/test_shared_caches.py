@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from sd3tune import cli, quant
@@ -21,6 +22,7 @@ from sd3tune.filesystem import cachedir
 from sd3tune.quant import store as quantised
 from sd3tune.report.progress import stage
 from sd3tune.train.fill import fill
+from sd3tune.validate.images import keep
 from tests.cpu.conftest import Project
 
 HASH = "0123456789abcdef" * 2 + "01234567"
@@ -339,6 +341,14 @@ def test_quantised_weights_are_not_written_through_a_planted_link(tmp_path: Path
     path.with_suffix(".draft").symlink_to(victim)
     why = quantised.save(layer, path)
     assert why is not None and "symbolic link" in why and victim.read_text() == "precious"
+
+
+def test_pictures_are_not_written_through_a_planted_link(tmp_path: Path) -> None:
+    victim, picture = tmp_path / "bashrc", tmp_path / "step_1.png"
+    victim.write_text("precious")
+    picture.symlink_to(victim)
+    keep(Image.new("RGB", (8, 8)), picture)
+    assert victim.read_text() == "precious" and Image.open(picture).size == (8, 8)
 
 
 def test_drafts_of_killed_writers_do_not_stay_for_ever(tmp_path: Path) -> None:
