@@ -14,10 +14,15 @@ CONFIG = Path("config/config.json")
 def prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     """Configuration, machine and dataset to a plan."""
     from sd3tune import render
+    from sd3tune.adapters.beginning import refuse_unfit
     from sd3tune.plan.prepare import prepare
 
     path, overrides = config_of(words)
     made = prepare(path, overrides, chip)
+    config = made.plan.config
+    if config.init_lora is not None:
+        lycoris = made.plan.lycoris is not None
+        refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
     if made.plan.processes.main:
         notes = render.notes(made.datasets.notes)
         for line in [*notes, *render.set_aside(made.discoveries)]:

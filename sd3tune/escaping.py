@@ -7,10 +7,12 @@ shown as escapes, `\\x1b`; letters of every script and emoji stay as they are.
 
 import logging
 import sys
+import traceback
 import unicodedata
 import warnings
 from collections.abc import Iterable
 from io import TextIOWrapper
+from typing import Any
 
 # Controls, halves of characters (names that are not UTF-8), ends of lines and of paragraphs, and
 # what is invisible (bidi, zero width, tags).
@@ -73,6 +75,15 @@ def prepare() -> None:
 
 
 class _Escaped(logging.LogRecord):
+    """exc_text and stack_info: what a Formatter prints below the message."""
+
+    def __init__(self, *words: Any, **named: Any) -> None:
+        super().__init__(*words, **named)
+        if self.exc_info and self.exc_info[0] is not None:
+            self.exc_text = printable("".join(traceback.format_exception(*self.exc_info)).rstrip())
+        if self.stack_info:
+            self.stack_info = printable(self.stack_info)
+
     def getMessage(self) -> str:
         return printable(super().getMessage())
 

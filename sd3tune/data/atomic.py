@@ -4,6 +4,8 @@ Whoever can write to a shared folder can put any database there: one whose table
 those that sd3tune makes counts as absent. What these files hold can be found out again.
 """
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from sd3tune.filesystem import drafts, opening
 
 Row = tuple[object, ...]
+MAGIC = b"SQLite format 3\0"
 
 
 @contextmanager
@@ -22,12 +25,21 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with drafts.drafted(draft, wait=True) as descriptor:
         assert descriptor is not None
+        _refuse_strange(draft, descriptor)
         # In memory: SQLite opens files by name, and follows links.
         with closing(sqlite3.connect(":memory:")) as db:
             with db:
                 yield db
             drafts.fill(descriptor, db.serialize())
         drafts.finish(draft, path, descriptor)
+
+
+def _refuse_strange(draft: Path, descriptor: int) -> None:
+    """A killed writer leaves the beginning of a database, or zeros; anything else is somebody's."""
+    begins = os.pread(descriptor, len(MAGIC), 0)
+    if begins != MAGIC[: len(begins)] and any(begins):
+        why = f"its draft `{draft.name}` is not a file of sd3tune: move that away"
+        raise OSError(errno.EEXIST, why, str(draft))
 
 
 def is_ours(path: Path, tables: Sequence[str]) -> bool:

@@ -125,6 +125,7 @@ class TensorCache:
         final = self._shards / f"{name}.safetensors"
         draft = final.with_suffix(".draft")
         try:
+            self._refuse_strangers()
             self._shards.mkdir(parents=True, exist_ok=True)
             cachedir.mark(self.folder)
             with drafts.drafted(draft, final) as descriptor:
@@ -188,6 +189,16 @@ class TensorCache:
             or atomic.is_ours(self.folder / INDEX, TABLES)
             or any(map(shards.is_readable, self.shard_paths()))
         )
+
+    def _refuse_strangers(self) -> None:
+        """Raises DataError for a folder that is not ours, where another program has a file of the
+        index's name: `finish` would write over it."""
+        index = self.folder / INDEX
+        if os.path.lexists(index) and not self.is_ours():
+            raise DataError(
+                f"`{index}` is not a file of sd3tune",
+                hint="move it away, or set cache_dir and cache_dir_vae to another folder",
+            )
 
     def shard_paths(self) -> list[Path]:
         return shards.paths(self._shards)

@@ -18,7 +18,7 @@ from sd3tune.filesystem import cachedir, disk
 
 Key = tuple[bytes, bytes]  # dataset, name
 
-FILE = "files.sqlite"
+FILE, INDEX = "files.sqlite", "index.sqlite"  # INDEX: of the cache in the same folder
 SCHEMA = """
 create table files (dataset blob, name blob, stamp text, width integer, height integer,
                     digest blob, primary key (dataset, name)) without rowid
@@ -67,7 +67,10 @@ class Memory:
             )
         try:
             with atomic.database(self.path) as db:
-                cachedir.mark(self.path.parent)
+                if not os.path.lexists(self.path.with_name(INDEX)):
+                    cachedir.mark(
+                        self.path.parent
+                    )  # else whoever fills the cache looks whose it is
                 found = {key: known for key, known in _rows(self.path).items() if key[0] != me}
                 found |= {(me, os.fsencode(name)): known for name, known in self.files.items()}
                 db.execute(SCHEMA)

@@ -3,6 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sd3tune.data.discover import Sample
 from sd3tune.data.headers import Unusable
 from sd3tune.data.pixels import decoded, rgb
 from sd3tune.data.sources import Source
+from sd3tune.filesystem import drafts
 from sd3tune.urls import redacted, shown_url
 
 CELL, LABEL, GAP = 240, 46, 10  # pixels
@@ -43,8 +45,17 @@ def draw(
         tile = _tile(s, sources[s.dataset], masks.get(s.dataset))
         sheet.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
         _label(ImageDraw.Draw(sheet), s, (left, top + CELL + 4))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    drafts.write(path, _encoded(sheet, path.suffix))
+
+
+def _encoded(sheet: Image.Image, suffix: str) -> memoryview:
+    """Raises ValueError for a suffix that Pillow cannot write."""
+    kind = Image.registered_extensions().get(suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"`{suffix}` is not a suffix of images that can be written")
+    whole = BytesIO()
+    sheet.save(whole, kind)
+    return whole.getbuffer()
 
 
 def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:

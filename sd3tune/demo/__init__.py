@@ -1,12 +1,14 @@
 """`sd3tune demo DIR`: tiny models, photographs and both configuration files, ready to train."""
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ConfigError
+from sd3tune.filesystem import opening
 
 MODELS = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
 MARK = ".sd3tune-demo"
@@ -47,8 +49,15 @@ def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> 
 
 
 def _check(folder: Path, force: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"`{folder}` is a file", hint="name a folder that does not exist yet")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ConfigError(
+            f"`{folder}` is not a folder", hint="name a folder that does not exist yet"
+        )
+    if not opening.has_utf8_name(folder):
+        raise ConfigError(
+            f"`{folder}` is not UTF-8, and the libraries that write models take no other names",
+            hint="choose another name",
+        )
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / MARK).exists():

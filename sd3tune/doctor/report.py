@@ -14,6 +14,8 @@ from typing import Any
 from sd3tune.backends import mps_settings, probe, programs
 from sd3tune.doctor.private import Private
 from sd3tune.errors import ConfigError
+from sd3tune.escaping import one_line
+from sd3tune.filesystem import drafts
 
 SECONDS = 60.0
 ENVIRONMENT = (
@@ -30,14 +32,14 @@ def write(doctor: Mapping[str, Any], path: Path) -> str:
     document = bundle(doctor, os.environ, Private.here())
     text = json.dumps(document, indent=1) + "\n"
     try:
-        path.write_text(text, encoding="utf-8")
+        drafts.write(path, text.encode())
     except OSError as e:
         words = f"`{path}` cannot be written: {e.strerror}"
         raise ConfigError(
             words, hint="sd3tune doctor --report FILE, in a folder of yours"
         ) from None
     return (
-        f"wrote  {path} ({len(text) // 1024} KiB)\n"
+        f"wrote  {one_line(path)} ({len(text) // 1024} KiB)\n"
         "without names, folders, serial numbers, addresses and secrets; read it, then attach it to "
         "an issue of the project"
     )

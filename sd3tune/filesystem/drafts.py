@@ -122,7 +122,9 @@ def finish(draft: Path, final: Path, descriptor: int) -> None:
 
 
 def write(path: Path, data: bytes | memoryview) -> None:
-    """The whole file, or the one that was there before. Raises OSError."""
+    """The whole file, or the one that was there before. A link is replaced and not followed. Raises
+    OSError, also for what is not a file: root could replace /dev/null."""
+    _refuse_others(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
     with drafted(draft, wait=True) as descriptor:
@@ -133,6 +135,22 @@ def write(path: Path, data: bytes | memoryview) -> None:
         except OSError:
             draft.unlink(missing_ok=True)
             raise
+
+
+def _refuse_others(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+        special = path.is_symlink() and path.readlink().is_relative_to("/proc")  # /dev/stdout
+    except FileNotFoundError:  # or a link to nothing
+        return
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            return
+        raise
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if special or not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def clear(draft: Path) -> None:

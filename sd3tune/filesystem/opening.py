@@ -31,6 +31,11 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def has_utf8_name(path: Path) -> bool:
+    """Libraries in other languages take no other names. Python holds other bytes as surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))
+
+
 def opened(path: AnyPath, max_bytes: int | None = None) -> BinaryIO:
     """For reading; the caller closes it. Raises OSError, also for more than `max_bytes`."""
     # First: opening some devices alone does something.

@@ -23,6 +23,7 @@ BINS = 10  # of the noise level: [0, 0.1), [0.1, 0.2), …
 WINDOW = 100  # steps that `loss_by_level` is the mean of
 MAX_LINE_BYTES = 2**20
 MAX_SUM, MAX_COUNT = 1e300, 2**31  # of a row: a hundred of them can be added
+MAX_STRANGE_BYTES = 2**26  # before the first row
 BEGINNING = b'{"step": '  # of every row
 
 Row = dict[str, Any]
@@ -111,10 +112,13 @@ def refuse_strangers(path: Path) -> None:
 
 def is_ours(path: Path) -> bool:
     """A regular file with at least one row, or with nothing but the beginning of the first."""
-    bad = 0
+    bad = size = 0
     for line in lines(path):
         if line.row is not None:
             return True
+        size += len(line.text)
+        if size > MAX_STRANGE_BYTES:
+            return False
         begun = line.text.startswith(BEGINNING) or BEGINNING.startswith(line.text)
         bad += not (line.torn and begun)
     return bad == 0
@@ -169,7 +173,8 @@ def _remove(path: Path, step: int) -> None:
         os.truncate(path, first)
         return
     with path.open("rb") as old:
-        drafts.write(path, b"".join((old.read(first), *after)))
+        before = old.read(first)
+    drafts.write(path, b"".join([before, *after]))
 
 
 def _plain(value: Any) -> Any:

@@ -39,6 +39,7 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
         return _from_file(source)
     folder = Path(source)
     if folder.is_dir():
+        _refuse_odd_name(folder)
         shape = folder_shape(folder, "transformer", MODEL)
         configs.check_folder(folder)
         return Model(kind(shape), Source.of(source), shape, *_sizes(source))
@@ -52,6 +53,15 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
         f"`{MODEL}={source}` is no folder or file here and no model sd3tune knows",
         hint=f"give a diffusers folder, a safetensors file, or one of {', '.join(REPOSITORIES)}",
     )
+
+
+def _refuse_odd_name(folder: Path) -> None:
+    """The libraries that read weights and tokenizers take UTF-8 only."""
+    if not opening.has_utf8_name(folder.absolute()):
+        raise ModelError(
+            f"`{MODEL}={folder}`: the name of this folder, or of one around it, is not UTF-8",
+            hint="rename it, or move the model",
+        )
 
 
 def is_file(source: str) -> bool:

@@ -113,7 +113,7 @@ def _sign(path: Path) -> None:
 def _owner(path: Path) -> str:
     """ "process 123 on host a since 2026-01-02 03:04:05+00:00 (sd3tune train)"."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
             said = json.loads(file.read(OWNER_BYTES))
         pid, host, start = int(said["pid"]), str(said["host"]), str(said["start"])

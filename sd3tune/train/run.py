@@ -18,7 +18,7 @@ import torch
 from sd3tune import backends
 from sd3tune.config.prompts import Prompt
 from sd3tune.errors import CheckpointError, ConfigError, Diverged
-from sd3tune.filesystem import disk
+from sd3tune.filesystem import disk, drafts
 from sd3tune.plan.memory import gib
 from sd3tune.plan.own import PICTURES
 from sd3tune.plan.prepare import Prepared
@@ -175,9 +175,10 @@ def report(prepared: Prepared, late: int) -> None:
     rows = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
     path = prepared.plan.config.output_dir / SET_ASIDE
     with disk.explained("write", path):
-        path.unlink(missing_ok=True)
         if rows:
-            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            drafts.write(path, (json.dumps(rows, indent=1) + "\n").encode())
+        else:
+            path.unlink(missing_ok=True)
     if late:
         say(f"warning: {late} files could not be decoded and are left out; {path} says why")
 

@@ -12,7 +12,8 @@ import torch
 from sd3tune import backends
 from sd3tune.backends.processes import ALONE
 from sd3tune.config.prompts import load_prompts
-from sd3tune.data.cache import INDEX, SHARDS, TensorCache
+from sd3tune.data import atomic
+from sd3tune.data.cache import INDEX, SHARDS, TABLES, TensorCache
 from sd3tune.data.shards import Damage
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import cachedir
@@ -113,7 +114,8 @@ def _remove_empty(folder: Path) -> None:
     """What is left of a cache without entries. A file that is not ours keeps the folder."""
     with suppress(OSError):
         (folder / SHARDS).rmdir()
-        (folder / INDEX).unlink(missing_ok=True)
+        if atomic.is_ours(folder / INDEX, TABLES):
+            (folder / INDEX).unlink()
         cachedir.unmark(folder)
         folder.rmdir()
 

@@ -7,12 +7,14 @@ prompts arrive as cached embeddings.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd3tune.filesystem import drafts
 from sd3tune.sd3.attention import sampling
 
 
@@ -89,10 +91,17 @@ def draw(
             if folder is not None:
                 name = (step, wish.shortname, wish.index, *wish.size)
                 written.append(folder / "step_{}_{}_{}_{}x{}.png".format(*name))
-                drawn.save(written[-1])
+                keep(drawn, written[-1])
             done()
     transformer.train(training)
     return written
+
+
+def keep(drawn: Any, path: Path) -> None:
+    """As PNG; through no link. Raises OSError."""
+    whole = BytesIO()
+    drawn.save(whole, "PNG")
+    drafts.write(path, whole.getbuffer())
 
 
 def picture(pipe: Any, vae: Any, wish: Wish, how: Sampling) -> Any:

@@ -70,6 +70,37 @@ def test_init_lora_with_nan_is_refused_by_plan_and_when_it_is_read(
     assert code == 1 and "holds NaN or infinity" in lines[0] and "tensor `" in lines[0]
 
 
+LOHA = "lycoris_transformer_blocks_0_attn_to_q.hada_"
+OTHERS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], str]] = {
+    "weights of a model": (lambda t: {"model.weight": torch.ones(2, 2)}, "is not an adapter"),
+    "no tensor at all": (lambda t: {}, "is not an adapter"),
+    "text encoders": (ADAPTERS["text encoders"], "text encoders are adapted too"),
+    "a half missing": (ADAPTERS["a half missing"], "is incomplete"),
+    "no rank": (ADAPTERS["no rank"], "is empty"),
+    "a layer that SD3 has not": (lambda t: t | {"x.lora_A.weight": torch.ones(1)}, "no key it"),
+    "LoHa": (lambda t: {f"{LOHA}{n}": torch.ones(4, 4) for n in ("w1_a", "w1_b", "w2_a", "w2_b")},
+             "is not a LoRA but loha"),
+    "a larger rank": (
+        lambda t: {k: torch.ones(99, 64) if "_A" in k else torch.ones(64, 99) for k in t},
+        "has rank 99, this run lora_rank="),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_plan_refuses_an_init_lora_that_a_run_could_not_begin_with(
+    case: str,
+    adapter: Path,
+    own: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change, words = OTHERS[case]
+    path = adapter.with_name("odd.safetensors")
+    save_file(change(load_file(adapter)), path)
+    code, lines = said([*PLAN[:2], f"init_lora={path}", *PLAN[2:]], monkeypatch, capsys)
+    assert code == 1 and "odd.safetensors" in lines[0] and words in lines[0]
+
+
 def test_init_lora_of_another_model_is_one_error(adapter: Path, project: Project) -> None:
     path = adapter.with_name("odd.safetensors")
     save_file(ADAPTERS["another width"](load_file(adapter)), path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from sd3tune import cli, quant
@@ -21,6 +22,7 @@ from sd3tune.filesystem import cachedir
 from sd3tune.quant import store as quantised
 from sd3tune.report.progress import stage
 from sd3tune.train.fill import fill
+from sd3tune.validate.images import keep
 from tests.cpu.conftest import Project
 
 HASH = "0123456789abcdef" * 2 + "01234567"
@@ -175,6 +177,28 @@ def test_databases_of_other_programs_stay(tmp_path: Path) -> None:
     assert files(tmp_path) == before and not one.is_ours()
 
 
+@pytest.mark.parametrize("name", [INDEX, "index.draft", "files.draft", memory.FILE])
+def test_a_cache_that_is_put_into_a_folder_of_another_program_writes_over_nothing(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("precious")
+    one = TensorCache(tmp_path)
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        Memory(tmp_path, "d").write()  # as a run does: first what is known of files
+        put(one, "k")
+        one.finish()
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_what_is_left_of_a_killed_writer_is_written_over(tmp_path: Path) -> None:
+    one = TensorCache(tmp_path)
+    put(one, "k")
+    for begun in (b"", b"SQLite f", b"SQLite format 3\0 and so on", bytes(4096)):
+        (tmp_path / "index.draft").write_bytes(begun)
+        one.finish()
+        assert atomic.is_ours(tmp_path / INDEX, TABLES) and not (tmp_path / "index.draft").exists()
+
+
 ENDLESS = "with recursive t(n) as (select 1 union all select n + 1 from t) select"
 HOSTILE: dict[str, list[str]] = {
     "an endless view": [f"create view shards as {ENDLESS} n as name, n as bytes from t",
@@ -317,6 +341,14 @@ def test_quantised_weights_are_not_written_through_a_planted_link(tmp_path: Path
     path.with_suffix(".draft").symlink_to(victim)
     why = quantised.save(layer, path)
     assert why is not None and "symbolic link" in why and victim.read_text() == "precious"
+
+
+def test_pictures_are_not_written_through_a_planted_link(tmp_path: Path) -> None:
+    victim, picture = tmp_path / "bashrc", tmp_path / "step_1.png"
+    victim.write_text("precious")
+    picture.symlink_to(victim)
+    keep(Image.new("RGB", (8, 8)), picture)
+    assert victim.read_text() == "precious" and Image.open(picture).size == (8, 8)
 
 
 def test_drafts_of_killed_writers_do_not_stay_for_ever(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "wrong type": (lambda p: p.config(learning_rate="fast"), [], "`learning_rate=fast` must be a number", "rate"),
     "bool for a number": (lambda p: p.config(lora_rank=True), [], "`lora_rank=true`", "update"),
     "fraction for a count": (lambda p: p.config(lora_rank=1.5), [], "`lora_rank=1.5` must be a whole", "update"),
+    "more processes than any machine has": (lambda p: p.config(num_processes=99999999), [], "`num_processes=99999999` must be at most 1024", ""),
     "below its limit": (lambda p: p.config(lora_rank=0), [], "`lora_rank=0` must be at least 1", "16"),
     "not a number": (lambda p: p.write("config/config.json", '{"output_dir":"o","max_train_steps":1,"learning_rate":NaN}'), [], "learning_rate", "rate"),
     "not a choice": (lambda p: p.config(mixed_precision="fp8"), [], "`mixed_precision=fp8` must be one of", "Autocast"),

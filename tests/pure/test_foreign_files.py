@@ -1,10 +1,12 @@
 """Files that somebody else put there: pipes, devices, links, damaged headers. One error each."""
 
+import contextlib
 import errno
 import json
 import math
 import os
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from sd3tune.backends import catalog, recorded
 from sd3tune.backends.facts import to_json
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.filesystem import cachedir, drafts, opening
-from sd3tune.sd3 import finite, header
+from sd3tune.sd3 import finite, header, models
 from tests import safetensors
 
 LORA = "transformer.transformer_blocks.0.attn.to_q.lora_{}.weight"
@@ -314,6 +316,80 @@ def test_a_planted_draft_is_neither_followed_nor_written(kind: str, tmp_path: Pa
     with pytest.raises(OSError):
         drafts.write(tmp_path / "whole", b"new")
     assert victim.read_text() == "precious" and not (tmp_path / "whole").exists()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a device that is empty", "a folder",
+                                  "a socket", "standard output"])  # fmt: skip
+def test_nothing_is_written_in_the_place_of_what_is_not_a_file(kind: str, tmp_path: Path) -> None:
+    """Root could replace /dev/null by a file."""
+    path = tmp_path / "a"
+    make = SPOILT | {"standard output": lambda p: p.symlink_to("/proc/self/fd/1")}
+    make[kind](path)
+    with pytest.raises(OSError, match=r"it is not a regular file|it is a folder"):
+        drafts.write(path, b"new")
+    assert not stat.S_ISREG(path.lstat().st_mode) and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("words", [
+    ["doctor", "--no-device", "--quick", "--report", "out"], ["dataset", "photos.json"],
+    ["dataset", "photos.json", "--sheet", "out.png"],
+])  # fmt: skip
+def test_what_a_command_writes_goes_through_no_link(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder where somebody types a command, and output_dir, may have been downloaded."""
+    monkeypatch.chdir(tmp_path)
+    victim = tmp_path / "bashrc"
+    victim.write_text("precious")
+    for name in ("out", "out.png", "o/contact_sheet.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).symlink_to(victim)
+    Path("photos").mkdir()
+    Image.new("RGB", (640, 480)).save("photos/a.png")
+    Path("data.json").write_text(json.dumps([
+        {"id": "d", "instance_data_dir": "photos", "cache_dir_vae": "cache"},
+        {"id": "text", "dataset_type": "text_embeds", "default": True}]))  # fmt: skip
+    Path("photos.json").write_text(json.dumps({
+        "pretrained_model_name_or_path": "stabilityai/stable-diffusion-3.5-medium",
+        "data_backend_config": "data.json", "output_dir": "o", "max_train_steps": 1}))  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    assert victim.read_text() == "precious"
+    written = (
+        "out.png" if "--sheet" in words else "out" if "doctor" in words else "o/contact_sheet.png"
+    )
+    assert not Path(written).is_symlink() and Path(written).stat().st_size > 100
+
+
+def test_a_report_is_not_written_into_a_pipe_that_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "r")
+    words = ["doctor", "--no-device", "--quick", "--report", str(tmp_path / "r")]
+    assert "cannot be written: it is not a regular file" in refused(words, monkeypatch, capsys)
+
+
+def test_a_demo_is_not_written_where_a_link_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "d").symlink_to("nowhere")
+    said = refused(["demo", str(tmp_path / "d")], monkeypatch, capsys)
+    assert "is not a folder" in said
+
+
+def test_a_demo_in_a_folder_whose_name_is_not_utf_8_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(["demo", os.fsdecode(bytes(tmp_path) + b"/\xff")], monkeypatch, capsys)
+    assert "is not UTF-8" in said and not list(tmp_path.iterdir())
+
+
+def test_a_model_in_a_folder_whose_name_is_not_utf_8_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/\xff"))
+    (folder / "model").mkdir(parents=True)
+    with pytest.raises(ModelError, match="is not UTF-8"):
+        models.find(str(folder / "model"))
 
 
 def test_a_link_in_the_place_of_a_result_is_replaced_and_not_followed(tmp_path: Path) -> None:

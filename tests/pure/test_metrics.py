@@ -153,6 +153,13 @@ def test_a_file_without_a_row_of_ours_is_refused(text: str, tmp_path: Path) -> N
     assert "move it away" in refused.value.hint and (tmp_path / "m").read_text() == text
 
 
+def test_a_file_without_an_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "m").touch()
+    os.truncate(tmp_path / "m", 2**40)
+    with pytest.raises(DiskError, match="holds no row of metrics"):
+        metrics.refuse_strangers(tmp_path / "m")
+
+
 def test_what_is_not_a_file_is_refused_without_being_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()

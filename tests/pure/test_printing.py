@@ -200,6 +200,17 @@ def test_a_terminal_of_few_characters_gets_escapes(encoding: str, tmp_path: Path
     assert b"\\u0915.safetensors" in done.stdout and b"\\u65e5\\u672c" in done.stdout
 
 
+def test_a_traceback_that_a_library_logs_is_escaped() -> None:
+    code = (
+        "import logging; from sd3tune import escaping; escaping.prepare()\n"
+        f"try: raise ValueError({TITLE!r})\n"
+        "except ValueError: logging.getLogger('x').exception('seen', stack_info=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ValueError: \\x1b]0;owned" in done.stderr and "Stack (most recent" in done.stderr
+    assert not controls(done.stderr)
+
+
 def test_what_libraries_warn_of_and_log_is_escaped() -> None:
     code = (
         "import logging, warnings; from sd3tune import escaping; escaping.prepare();"

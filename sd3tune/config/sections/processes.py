@@ -8,7 +8,7 @@ from sd3tune.config.fields import Count, Flag, Settings, Whole
 class ProcessSettings(Settings):
     """More than one device, more than one machine."""
 
-    num_processes: Count = 1
+    num_processes: Count = Field(1, le=1024)
     """Processes on this machine, one for each device (as --nproc). torchrun's own number goes
     before it."""
     num_machines: Count = 1
