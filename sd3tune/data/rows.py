@@ -18,7 +18,7 @@ from sd3tune.data.headers import NoMemory, Unusable, size_of
 from sd3tune.data.roots import Roots
 from sd3tune.data.sources import IMAGE_BYTES, stamp
 from sd3tune.filesystem import opening
-from sd3tune.urls import shown_url
+from sd3tune.urls import is_url, shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
@@ -46,7 +46,7 @@ class Rows:
         return self._names
 
     def where(self, name: str) -> str:
-        if remote(name):
+        if is_url(name) or name.startswith("//"):
             return self._shown.get(name) or shown_url(name)
         return os.path.join(self._root, name)
 
@@ -90,6 +90,8 @@ class Rows:
             raise OSError("its name cannot be a path")
         if remote(name):
             return self._fetched(name)
+        if is_url(name):
+            raise OSError("its address is not one of http or https")
         path = os.path.join(self._root, name)
         if not self._roots.hold(path):
             raise OSError(self._roots.refusal("its path"))
@@ -151,7 +153,7 @@ def _shown(names: Sequence[str]) -> dict[str, str]:
     """Addresses as they may be shown, told apart by a number where only their query differs."""
     count: Counter[str] = Counter()
     found = {}
-    for name in filter(remote, names):
+    for name in filter(is_url, names):
         text = shown_url(name)
         count[text] += 1
         found[name] = f"{text} ({count[text]})" if count[text] > 1 else text

@@ -146,6 +146,14 @@ def test_public_addresses_are_public(address: str) -> None:
     assert public(address)
 
 
+@pytest.mark.parametrize(
+    "address", ["192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "192.88.99.1", "3fff::1",
+                "64:ff9b::c000:c0", "2002:a83f:8110::"],
+)  # fmt: skip
+def test_servers_of_a_cloud_for_its_own_machines_are_not_public(address: str) -> None:
+    assert not public(address)
+
+
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], dict[str, int]]]:
     """A name server that changes its mind, and a public address that leads to the loopback."""
