@@ -7,7 +7,7 @@ import re
 # three, and ends at the last "@" of all.
 UNQUOTED = r"[^\s/?\#@:\[]*:(?!\d*(?:[/?\#\s]|$))"
 URL = re.compile(
-    rf"""(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]{0, 30}://)(?:[^\s/?\#]*@|{UNQUOTED}[^\s`'"<>]*@)?
+    rf"""(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]{{0,30}}://)(?:[^\s/?\#]*@|{UNQUOTED}[^\s`'"<>]*@)?
     (?P<rest>[^\s?\#`'"<>]*)(?:[?\#](?:[^\s`'"<>]|['"](?=[^\s`'"<>,;.)]))*)?""",
     re.VERBOSE,
 )

@@ -133,6 +133,25 @@ def test_a_run_takes_no_secret_out_of_the_environment(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "key, text",
+    [("revision", "{env:PLAIN}"), ("variant", "{env:PLAIN}"),
+     ("pretrained_transformer_subfolder", "{env:PLAIN}"),
+     ("pretrained_transformer_model_name_or_path", "somebody/{env:PLAIN}"),
+     ("--pretrained-model-name-or-path", "somebody/{env:PLAIN}")],
+)  # fmt: skip
+def test_what_the_hub_hears_of_holds_no_value_of_this_machine(
+    project: Path, monkeypatch: pytest.MonkeyPatch, key: str, text: str
+) -> None:
+    monkeypatch.setenv("PLAIN", SECRET)
+    name = key.removeprefix("--").replace("-", "_")
+    with pytest.raises(ConfigError, match=f"`{name}[=`].*(sent to a server|paths only)") as e:
+        load(PHOTOS, **{key: text})
+    assert SECRET not in str(e.value)
+    monkeypatch.setenv("MODELS", str(project))
+    assert load(PHOTOS, pretrained_model_name_or_path="{env:MODELS}/sd3").images
+
+
+@pytest.mark.parametrize(
     "entry",
     [{"id": "t", "dataset_type": "text_embeds", "aws_secret_access_key": "{env:MY_S3_KEY}"},
      BUCKET | {"aws_secret_access_key": ["{env:MY_S3_KEY}"]},
