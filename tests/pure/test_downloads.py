@@ -2,6 +2,7 @@
 are images."""
 
 import io
+import os
 import socket
 import tempfile
 import time
@@ -85,6 +86,19 @@ def test_what_is_not_an_image_is_not_kept_and_asked_for_again(tmp_path: Path) ->
         assert (
             len(fetched(tmp_path, f"{good.address}/b.png", f"{server.address}/a.png").samples) == 2
         )
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    names = [".part-" + "0" * 32, ".part-" + "1" * 32, ".part-mine"]
+    for name in names:
+        (kept / name).write_bytes(b"x")
+        os.utime(kept / name, (0, 0))
+    os.utime(kept / names[1])  # another process may be writing it
+    with serving(sends(png())) as server:
+        fetched(tmp_path, f"{server.address}/a.png")
+    assert sorted(p.name for p in kept.iterdir() if p.name.startswith(".")) == names[1:]
 
 
 def test_a_server_that_is_busy_is_asked_a_few_times(tmp_path: Path) -> None:
