@@ -2,22 +2,36 @@
 
 import re
 
-# The authority ends at the first "/", "?" or "#"; its user info at the last "@" before that.
+# The authority ends at the first "/", "?" or "#"; its user info at the last "@" before that. What
+# stands where a port would, and is no number, is a password that nobody quoted: it may hold those
+# three, and ends at the last "@" of all.
+UNQUOTED = r"[^\s/?\#@:\[]*:(?!\d*(?:[/?\#\s]|$))"
 URL = re.compile(
-    r"""(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?\#]*@)?
+    rf"""(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]{{0,30}}://)(?:[^\s/?\#]*@|{UNQUOTED}[^\s`'"<>]*@)?
     (?P<rest>[^\s?\#`'"<>]*)(?:[?\#](?:[^\s`'"<>]|['"](?=[^\s`'"<>,;.)]))*)?""",
     re.VERBOSE,
 )
+SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\s-]*://")  # browsers skip blanks in it
+START = re.compile(rf"{SCHEME.pattern}|//")
+QUESTIONABLE = re.compile(r"[^/?#@:\[]*:(?!\d*(?:[/?#]|$))(?=.*@)", re.DOTALL)
 PATH = re.compile(r"(\burl: ?/[^\s?]*)\?[^\s)]*")  # urllib3 names host and path apart
 
 
 def shown_url(name: str) -> str:
     """`name`, whole, cut in the same way if it is a URL: whatever characters it is made of."""
-    scheme, colon, rest = name.partition("://")
-    if not colon or not scheme.isalnum():
+    match = START.match(name)
+    if match is None:
         return name
+    start, rest = name[: match.end()], name[match.end() :]
+    if QUESTIONABLE.match(rest):
+        rest = rest.rpartition("@")[2]
     authority, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
-    return scheme + colon + authority.rpartition("@")[2] + slash + path
+    return start + authority.rpartition("@")[2] + slash + path
+
+
+def is_url(name: str) -> bool:
+    """Whether `name`, whole, begins with a scheme and two slashes."""
+    return SCHEME.match(name) is not None
 
 
 def redacted(text: str) -> str:

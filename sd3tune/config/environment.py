@@ -32,6 +32,7 @@ class Allowed:
     either: Container[str] = ()  # a folder of this machine, or else a name that is sent somewhere
     credentials: Mapping[str, re.Pattern[str]] = field(default_factory=dict)  # and their variables
     others: bool = False  # whether settings of other kinds may hold what does not look secret
+    sent: Container[str] = ()  # but these may not: a server hears of them
 
 
 def looks_secret(name: str) -> bool:
@@ -71,7 +72,7 @@ def _text(value: str, key: str, where: str, words: Mapping[str, str], allowed: A
         raise ConfigError(
             f"{where}: `{key}={shown(value)}` is not a path, so nothing of this machine goes into "
             "it: it would be sent to a server",
-            hint=f"write the value of {key} itself",
+            hint=f"write the value of {key} itself; a folder begins with /, ~ or .",
         )
     if "{output_dir}" in value and "output_dir" in words and not _stays(key, allowed):
         raise ConfigError(
@@ -84,7 +85,9 @@ def _text(value: str, key: str, where: str, words: Mapping[str, str], allowed: A
 
 def _stays(key: str, allowed: Allowed) -> bool:
     """Whether a setting's value stays on this machine."""
-    return allowed.others or key in allowed.paths or key in allowed.either
+    if key in allowed.paths or key in allowed.either:
+        return True
+    return allowed.others and key not in allowed.sent
 
 
 def _may_hold(name: str, key: str, where: str, allowed: Allowed) -> None:

@@ -55,8 +55,10 @@ PATHS = (
     "cache_dir_quantised", "init_lora",
 )  # fmt: skip
 
-# No setting here is a credential, and none names a server that gets the others.
-ENVIRONMENT = Allowed(others=True)
+# No setting here is a credential. What names models is sent to the hub, unless it is a folder.
+ENVIRONMENT = Allowed(
+    either=MODELS, others=True, sent=("revision", "variant", "pretrained_transformer_subfolder")
+)
 
 
 class Config(
@@ -109,9 +111,9 @@ class Config(
             path = next((p for p in inside if p.is_file()), path)
         env = path.suffix == ".env"
         data = read_env(path, TEXTS) if env else read_json(path, dict, "configuration file")
-        data = renamed(
-            fill_in(without_dashes(data, path), f"`{path}`", {}, ENVIRONMENT), f"`{path}`"
-        )
+        where = f"`{path}`"
+        data = renamed(without_dashes(data, path), where)
+        data = renamed(fill_in(data, where, {}, ENVIRONMENT), where)  # values have old names too
         said = renamed(words_to_settings(overrides, TEXTS), COMMAND_LINE)
         for one, other in (LENGTHS, LENGTHS[::-1]):
             if said.get(one) and other not in said:

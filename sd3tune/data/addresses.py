@@ -8,6 +8,14 @@ import ipaddress
 import socket
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in the last 32 bits
+# Not public, whatever the registries say. 192.0.0.0/24 is for protocols, and holds a cloud's
+# metadata server (Oracle's, 192.0.0.192); older versions of Python know a part of it only.
+OTHERS = (
+    ipaddress.ip_network("192.0.0.0/24"),
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's, for its virtual machines alone
+    ipaddress.ip_network("192.88.99.0/24"),  # relays to IPv6, given up
+    ipaddress.ip_network("3fff::/20"),  # for documentation
+)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -28,7 +36,7 @@ def public(address: str) -> bool:
             return False
     refused = (ip.is_private, ip.is_loopback, ip.is_link_local, ip.is_multicast, ip.is_reserved,
                ip.is_unspecified)  # fmt: skip
-    return ip.is_global and not any(refused)
+    return ip.is_global and not any(refused) and not any(ip in network for network in OTHERS)
 
 
 def addresses(host: str, port: int, *, private: bool) -> list[str]:

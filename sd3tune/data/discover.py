@@ -14,11 +14,11 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from sd3tune.data import faces, tables
+from sd3tune.data import faces, pixels, tables
 from sd3tune.data.bucket import Bucket
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
 from sd3tune.data.captions import Captions, NoCaption
-from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, opened, size_of, suffix_of
+from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, size_of, suffix_of
 from sd3tune.data.memory import Memory
 from sd3tune.data.rows import Rows, Tell
 from sd3tune.data.sources import Folder, HubRows, Source
@@ -196,14 +196,11 @@ class Look:
             raise Unusable(f"cannot be read: {e.strerror or e}") from None
 
     def _face(self, name: str) -> Focus | None:
-        from PIL import ImageOps
-
         try:
-            with self.source.open(name) as stream:
-                image = opened(stream)
-                image.draft("L", (faces.EDGE, faces.EDGE))  # a JPEG is decoded small: much faster
-                return faces.largest(ImageOps.exif_transpose(image))
-        except Exception as e:  # decoders raise whatever the bytes make them raise
+            return faces.largest(pixels.decoded(self.source.read(name), draft=faces.EDGE))
+        except Unusable:
+            raise
+        except Exception as e:  # OpenCV's and the disk's
             raise Unusable(f"cannot be decoded: {e}") from None
 
     def _mask(self, name: str) -> str | None:

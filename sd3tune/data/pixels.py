@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from sd3tune.data import jpeg
 from sd3tune.data.buckets import Geometry
-from sd3tune.data.headers import NoMemory, Unusable, opened
+from sd3tune.data.headers import NoMemory, Unusable, decoded_apart, opened
 
 BLOCK_PIXELS = 2**18
 SRGB = ImageCms.createProfile("sRGB")
@@ -27,12 +28,30 @@ def _enough_memory() -> Iterator[None]:
 
 
 @_enough_memory()
-def decoded(data: bytes) -> Image.Image:
-    """All pixels of the first frame, the right way up. Raises Unusable; NoMemory among
-    them says nothing about the file."""
+def decoded(data: bytes, draft: int | None = None) -> Image.Image:
+    """All pixels of the first frame, the right way up. draft: a JPEG may be decoded smaller, with
+    no side below so many pixels. Raises Unusable; NoMemory among them says nothing about the
+    file."""
+    try:
+        if (image := decoded_apart(data)) is not None:
+            return image
+    except (MemoryError, Unusable):
+        raise
+    except Exception as e:  # readers of broken headers raise whatever the bytes make them raise
+        raise Unusable(f"cannot be decoded: {type(e).__name__}: {e}") from None
+    return decoded_here(data, draft)
+
+
+@_enough_memory()
+def decoded_here(data: bytes, draft: int | None = None) -> Image.Image:
+    """The same in this process, whatever its format; in the image's own colours."""
     try:
         image = opened(io.BytesIO(data))
         image.seek(0)
+        if draft is not None:
+            image.draft("L", (draft, draft))
+        if image.format in ("JPEG", "MPO"):
+            jpeg.refuse_many_scans(data, image.width * image.height)
         image.load()
         return ImageOps.exif_transpose(image)
     except (MemoryError, Unusable):

@@ -6,8 +6,11 @@ run asks again.
 """
 
 import os
+import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,12 +21,13 @@ from sd3tune.data.headers import NoMemory, Unusable, size_of
 from sd3tune.data.roots import Roots
 from sd3tune.data.sources import IMAGE_BYTES, stamp
 from sd3tune.filesystem import opening
-from sd3tune.urls import shown_url
+from sd3tune.urls import is_url, shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.storage import Stored
 
 Tell = Callable[[str], None]
+DRAFT = re.compile(r"\.part-[0-9a-f]{32}")
 MOST_HOSTS = 50  # named one by one
 
 
@@ -41,12 +45,13 @@ class Rows:
         self._keep = keep
         self._failed: dict[str, str] = {}  # in this process only
         self._told: set[str] = set()
+        self._cleared = False
 
     def names(self) -> list[str]:
         return self._names
 
     def where(self, name: str) -> str:
-        if remote(name):
+        if is_url(name) or name.startswith("//"):
             return self._shown.get(name) or shown_url(name)
         return os.path.join(self._root, name)
 
@@ -90,6 +95,8 @@ class Rows:
             raise OSError("its name cannot be a path")
         if remote(name):
             return self._fetched(name)
+        if is_url(name):
+            raise OSError("its address is not one of http or https")
         path = os.path.join(self._root, name)
         if not self._roots.hold(path):
             raise OSError(self._roots.refusal("its path"))
@@ -114,6 +121,7 @@ class Rows:
         d = self._dataset
         limits = Limits(d.max_download_mib * 2**20, d.max_download_seconds, d.allow_private_hosts)
         self._keep.mkdir(parents=True, exist_ok=True)
+        self._clear_once()
         draft = self._keep / f".part-{uuid4().hex}"
         try:
             with draft.open("xb") as file:
@@ -125,6 +133,17 @@ class Rows:
             raise OSError(f"what came is not an image: {e}") from None
         finally:
             draft.unlink(missing_ok=True)
+
+    def _clear_once(self) -> None:
+        """Removes drafts of processes that were killed: older than a download may take."""
+        if self._cleared:
+            return
+        self._cleared = True
+        for draft in self._keep.glob(".part-*"):
+            with suppress(OSError):  # another process was first
+                age = time.time() - draft.lstat().st_mtime
+                if DRAFT.fullmatch(draft.name) and age > 2 * self._dataset.max_download_seconds:
+                    draft.unlink()
 
     def _told_once(self, host: str) -> None:
         if host not in self._told:
@@ -151,7 +170,7 @@ def _shown(names: Sequence[str]) -> dict[str, str]:
     """Addresses as they may be shown, told apart by a number where only their query differs."""
     count: Counter[str] = Counter()
     found = {}
-    for name in filter(remote, names):
+    for name in filter(is_url, names):
         text = shown_url(name)
         count[text] += 1
         found[name] = f"{text} ({count[text]})" if count[text] > 1 else text

@@ -7,10 +7,13 @@ ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 MOST_VALUES = 2**20  # strips or tiles of an image: each becomes an object of some hundred bytes
 MOST_ENTRIES = 1000
 TEXT = (1, 2, 6, 7)  # types that are kept as bytes: metadata of other programs
+TILE_WIDTH, TILE_LENGTH = 322, 323
+WHOLE = {3: "H", 4: "I", 8: "h", 9: "i", 16: "Q", 17: "q"}  # types of whole numbers
 
 
-def excess(stream: BinaryIO) -> str | None:
-    """Why the directory of a TIFF that starts `stream` is too much to read; None: it is not."""
+def excess(stream: BinaryIO, most_pixels: int) -> str | None:
+    """Why the directory of a TIFF that starts `stream` is too much to read; None: it is not.
+    most_pixels: of a tile, which is decoded whole however small the image is."""
     head = stream.read(16)
     order = ORDERS.get(head[:4])
     if order is None:
@@ -23,11 +26,17 @@ def excess(stream: BinaryIO) -> str | None:
         count = int.from_bytes(stream.read(wide), "little" if order == "<" else "big")
         if count > MOST_ENTRIES:
             return f"its directory has {count} entries"
+        tile = {TILE_WIDTH: 0, TILE_LENGTH: 0}
         for _ in range(count):
             entry = stream.read(20 if big else 12)
             tag, kind, values = struct.unpack_from(order + ("HHQ" if big else "HHI"), entry)
             if values > MOST_VALUES and kind not in TEXT:
                 return f"its TIFF tag {tag} has {values} values"
+            if tag in tile and kind in WHOLE:
+                side = struct.unpack_from(order + WHOLE[kind], entry, 12 if big else 8)[0]
+                tile[tag] = max(tile[tag], side)  # twice: readers differ on which one counts
+        if tile[TILE_WIDTH] * tile[TILE_LENGTH] > most_pixels:
+            return f"its tiles are {tile[TILE_WIDTH]}x{tile[TILE_LENGTH]}"
     except (struct.error, OSError, OverflowError, ValueError):
         return None  # cut off: Pillow says how
     return None

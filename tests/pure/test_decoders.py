@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sd3tune.data import jxl, tiff
+from sd3tune.data import apart, jxl, tiff
 from sd3tune.data.headers import Unusable, formats, size_of
-from sd3tune.data.pixels import decoded, rgb
+from sd3tune.data.pixels import decoded, decoded_here, rgb
 
 # Peak memory beyond what the imports take, in a process of its own.
 CHILD = """
-import io, json, sys
+import io, json, resource, sys
 from pathlib import Path
-from sd3tune.data import headers, pixels
+from sd3tune.data import apart, headers, pixels
 headers.formats()
 def peak():
     status = Path("/proc/self/status").read_text()
@@ -35,7 +35,9 @@ for step in (lambda: headers.size_of(io.BytesIO(data), sys.argv[1]),
     except headers.Unusable as e:
         why = str(e)
     reached.append(peak() - before)
-print(json.dumps({"why": why, "bytes": reached}))
+apart.end_all()
+children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+print(json.dumps({"why": why, "bytes": reached, "children": children}))
 """
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are Linux's")
 
@@ -45,7 +47,7 @@ def measured(path: Path) -> dict[str, Any]:
         [sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout)  # type: ignore[no-any-return]
+    return json.loads(answer.stdout) | {"said": answer.stderr}  # type: ignore[no-any-return]
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -194,10 +196,10 @@ def test_a_tiff_with_millions_of_numbers_is_not_read(order: str, big: bool) -> N
     data = directory(order, (256, 4, 1), (273, 4, 25_000_000), big=big)
     with pytest.raises(Unusable, match="its TIFF tag 273 has 25000000 values"):
         size_of(io.BytesIO(data), "a.tif")
-    assert tiff.excess(io.BytesIO(directory(order, (700, 1, 25_000_000), big=big))) is None
+    assert tiff.excess(io.BytesIO(directory(order, (700, 1, 25_000_000), big=big)), 64) is None
     many = directory(order, *[(256, 4, 1)] * 1001, big=big)
-    assert tiff.excess(io.BytesIO(many)) == "its directory has 1001 entries"
-    assert tiff.excess(io.BytesIO(data[:20])) is None
+    assert tiff.excess(io.BytesIO(many), 64) == "its directory has 1001 entries"
+    assert tiff.excess(io.BytesIO(data[:20]), 64) is None
 
 
 def test_a_good_tiff_is_read_as_before() -> None:
@@ -210,3 +212,100 @@ def test_a_book_of_exif_is_not_read() -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\0\0" + b"\0" * (17 * 2**20)
     with pytest.raises(Unusable, match="its EXIF data are larger"):
         size_of(io.BytesIO(saved(Image.new("RGB", (64, 64)), "PNG", exif=exif)), "a.png")
+
+
+# Decoders apart.
+
+
+def jpeg_2000(side: int, boxed: bool = False) -> bytes:
+    """One tile whose precincts hold 2x2 samples: OpenJPEG makes an object of each before it looks
+    for their data, of which there is none."""
+    sizes = struct.pack(">HIIIIIIIIH", 0, side, side, 0, 0, side, side, 0, 0, 3) + b"\7\1\1" * 3
+    style = b"\1\0\0\1\0\5\0\0\0\1" + b"\x11" * 6
+    quantisation = b"\x40" + b"\x48" * 16
+    segments = (b"\x51", sizes), (b"\x52", style), (b"\x5c", quantisation)
+    head = b"".join(b"\xff" + m + struct.pack(">H", len(d) + 2) + d for m, d in segments)
+    tile = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 114, 0, 1) + b"\xff\x93" + b"\0" * 100
+    code = b"\xff\x4f" + head + tile + b"\xff\xd9"
+    if not boxed:
+        return code
+    about = box(b"ihdr", struct.pack(">IIH4B", side, side, 3, 7, 7, 0, 0))
+    about += box(b"colr", b"\1\0\0" + struct.pack(">I", 16))
+    start = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return start + box(b"jp2h", about) + box(b"jp2c", code)
+
+
+@linux
+@pytest.mark.parametrize("boxed", [False, True])
+def test_some_bytes_of_jpeg_2000_do_not_take_gigabytes(tmp_path: Path, boxed: bool) -> None:
+    """Real: 208 bytes that say 6000x6000 took more than 8 GiB."""
+    path = tmp_path / "bomb.jp2"
+    path.write_bytes(jpeg_2000(2200, boxed))
+    got = measured(path)
+    assert "cannot be decoded" in got["why"] and max(got["bytes"]) < 50 * 2**20
+    assert got["children"] < 850 * 2**20
+
+
+def test_a_decoder_that_takes_too_long_is_ended_and_the_next_image_is_decoded() -> None:
+    with pytest.raises(apart.Refused, match="takes more than 1 seconds"):
+        asked(jpeg_2000(6_000), apart.Limits(8 * 2**30, 1))
+    good = saved(Image.new("RGB", (64, 48), "red"), "JPEG2000")
+    assert decoded(good).size == (64, 48)
+
+
+def asked(data: bytes, limits: apart.Limits) -> Any:
+    decoder = apart.Decoder()
+    try:
+        return decoder.ask(data, limits, whole=True)
+    finally:
+        decoder.end()
+
+
+@pytest.mark.parametrize("format", ["JXL", "HEIF", "AVIF", "JPEG2000"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_an_image_decoded_apart_has_the_pixels_it_has_here(format: str, mode: str) -> None:
+    if format not in formats():
+        pytest.skip(f"needs a decoder of {format}")
+    ramp = Image.linear_gradient("L").resize((250, 166))
+    image = Image.merge("RGBA", [ramp, ramp.rotate(90), ramp.rotate(180), ramp]).convert(mode)
+    data = saved(image, format)
+    apart_from_us = decoded(data)
+    assert apart_from_us.size == size_of(io.BytesIO(data), f"a.{format.lower()}") == (250, 166)
+    assert (np.asarray(rgb(apart_from_us)) == np.asarray(rgb(decoded_here(data)))).all()
+
+
+def test_a_jpeg_of_thousands_of_scans_is_not_decoded() -> None:
+    """Real: 730 kB that say 13000x13000, in 306 scans, took more than a minute."""
+    data = saved(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    scan = data.rindex(b"\xff\xda")
+    bomb = data[:-2] + data[scan:-2] * 1000 + data[-2:]
+    with pytest.raises(Unusable, match="16,000,000 pixels are written in 1006 scans"):
+        decoded(bomb)
+    assert decoded(data).size == (4000, 4000)
+
+
+@pytest.mark.parametrize("kind", [3, 4, 9, 16])
+def test_a_small_tiff_in_one_huge_tile_is_not_read(kind: int) -> None:
+    """Real: 64x64 pixels in a tile of 43008x43008 took 1.8 GiB and 12 seconds."""
+    form = {3: "H6x", 4: "I4x", 9: "i4x", 16: "Q"}[kind]
+    entries = [struct.pack("<HHQ" + form, tag, kind, 1, 43_008) for tag in (322, 323)]
+    head = b"II" + struct.pack("<HHHQQ", 43, 8, 0, 16, 2)
+    with pytest.raises(Unusable, match="its tiles are 43008x43008"):
+        size_of(io.BytesIO(head + b"".join(entries)), "a.tif")
+
+
+def test_a_book_in_the_header_of_a_ppm_is_not_read() -> None:
+    pixels = b"\0" * (3 * 64 * 64)
+    with pytest.raises(Unusable, match="its header is longer than"):
+        size_of(io.BytesIO(b"P6\n#" + b"x" * 2**17 + b"\n64 64 255\n" + pixels), "a.ppm")
+    for head in (b"P6\n# by hand\n64 64 # wide\n255\n", b"P5 64 64 255\n", b"P4 64 64\n"):
+        assert size_of(io.BytesIO(head + b"\xff" * 2**17), "a.ppm") == (64, 64)
+
+
+def test_odd_metadata_print_nothing(tmp_path: Path) -> None:
+    entries = b"".join(struct.pack("<HHII", 300 + i, 7, 60_000, 26) for i in range(500))
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 500) + entries + b"\0" * 4
+    path = tmp_path / "odd.png"
+    path.write_bytes(saved(Image.new("RGB", (64, 64)), "PNG", exif=exif))
+    got = measured(path)
+    assert got["why"] is None and got["said"] == ""

@@ -2,6 +2,7 @@
 are images."""
 
 import io
+import os
 import socket
 import tempfile
 import time
@@ -87,6 +88,19 @@ def test_what_is_not_an_image_is_not_kept_and_asked_for_again(tmp_path: Path) ->
         )
 
 
+def test_what_a_killed_download_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    names = [".part-" + "0" * 32, ".part-" + "1" * 32, ".part-mine"]
+    for name in names:
+        (kept / name).write_bytes(b"x")
+        os.utime(kept / name, (0, 0))
+    os.utime(kept / names[1])  # another process may be writing it
+    with serving(sends(png())) as server:
+        fetched(tmp_path, f"{server.address}/a.png")
+    assert sorted(p.name for p in kept.iterdir() if p.name.startswith(".")) == names[1:]
+
+
 def test_a_server_that_is_busy_is_asked_a_few_times(tmp_path: Path) -> None:
     states = [503, 429, 200]
     with serving(lambda r: sends(png(), states.pop(0), Retry_After="0")(r)) as server:
@@ -144,6 +158,14 @@ def test_hosts_that_only_this_machine_can_reach_are_not_asked(tmp_path: Path) ->
 @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
 def test_public_addresses_are_public(address: str) -> None:
     assert public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "192.88.99.1", "3fff::1",
+                "64:ff9b::c000:c0", "2002:a83f:8110::"],
+)  # fmt: skip
+def test_servers_of_a_cloud_for_its_own_machines_are_not_public(address: str) -> None:
+    assert not public(address)
 
 
 @pytest.fixture

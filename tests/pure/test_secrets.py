@@ -17,7 +17,7 @@ from sd3tune.data.discover import Rejected, discover, source_of
 from sd3tune.data.sheet import draw
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.urls import redacted, shown_url
-from tests.datasets import dataset, picture
+from tests.datasets import dataset, found, picture
 from tests.loopback import sends, serving
 
 SECRET = "hf_do_not_tell_anybody"
@@ -133,6 +133,25 @@ def test_a_run_takes_no_secret_out_of_the_environment(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "key, text",
+    [("revision", "{env:PLAIN}"), ("variant", "{env:PLAIN}"),
+     ("pretrained_transformer_subfolder", "{env:PLAIN}"),
+     ("pretrained_transformer_model_name_or_path", "somebody/{env:PLAIN}"),
+     ("--pretrained-model-name-or-path", "somebody/{env:PLAIN}")],
+)  # fmt: skip
+def test_what_the_hub_hears_of_holds_no_value_of_this_machine(
+    project: Path, monkeypatch: pytest.MonkeyPatch, key: str, text: str
+) -> None:
+    monkeypatch.setenv("PLAIN", SECRET)
+    name = key.removeprefix("--").replace("-", "_")
+    with pytest.raises(ConfigError, match=f"`{name}[=`].*(sent to a server|paths only)") as e:
+        load(PHOTOS, **{key: text})
+    assert SECRET not in str(e.value)
+    monkeypatch.setenv("MODELS", str(project))
+    assert load(PHOTOS, pretrained_model_name_or_path="{env:MODELS}/sd3").images
+
+
+@pytest.mark.parametrize(
     "entry",
     [{"id": "t", "dataset_type": "text_embeds", "aws_secret_access_key": "{env:MY_S3_KEY}"},
      BUCKET | {"aws_secret_access_key": ["{env:MY_S3_KEY}"]},
@@ -196,6 +215,32 @@ def test_urls_are_shown_without_what_may_be_a_secret(text: str, shown: str) -> N
 def test_names_that_are_urls_are_cut_whatever_they_are_made_of() -> None:
     assert shown_url("https://me:pw`x y@host:8/a b.png?sig=`x'y z") == "https://host:8/a b.png"
     assert shown_url("a b?c#d.png") == "a b?c#d.png"
+
+
+@pytest.mark.parametrize("secret", ["pa/ss", "pa?ss", "pa#ss", "pa/s@s"])
+@pytest.mark.parametrize("scheme", ["http://", "ftp://", "s3+x://", "//", "ht\ttp://", " http://"])
+def test_a_password_that_nobody_quoted_is_not_shown(secret: str, scheme: str) -> None:
+    url = f"{scheme}me:{secret}@host/a b.png?sig=token"
+    assert shown_url(url) == f"{scheme}host/a b.png"
+    if scheme.strip() in ("http://", "ftp://", "s3+x://"):
+        said = redacted(f"no answer from {url.replace(' b', 'b')}, sorry")
+        assert "sorry" in said and "pa" not in said and "token" not in said
+    for name in ("http://host:80/a@b.png", "http://[::1]:80/a@b.png", "http://host:/a@b.png"):
+        assert shown_url(name) == redacted(name) == name
+
+
+def test_rows_with_addresses_of_other_kinds_show_no_secret(tmp_path: Path) -> None:
+    names = ("ftp://me:pw@host/a.png?sig=pw", "s3://me:pw@host/a.png?sig=pw",
+             "//me:pw@host/a.png?sig=pw", "gs+https://me:pw@host/a.png?sig=pw")  # fmt: skip
+    table = tmp_path / "t.csv"
+    picture(tmp_path / "good.png")
+    table.write_text("filename,caption\ngood.png,x\n" + "".join(f'"{n}",x\n' for n in names))
+    got = found(tmp_path, instance_data_dir=None, type="csv", caption_strategy="csv",
+                csv={"path": table})  # fmt: skip
+    assert len(got.samples) == 1 and len(got.rejected) == len(names)
+    assert "pw" not in repr(got.rejected) and "sig" not in repr(got.rejected)
+    why = [r.reason for r in got.rejected if not r.path.startswith("//")]
+    assert why == ["cannot be read: its address is not one of http or https"] * 3
 
 
 def test_urls_of_a_table_are_shown_cut_everywhere(project: Path) -> None:
