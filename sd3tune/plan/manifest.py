@@ -31,7 +31,7 @@ MAX_HEADER_BYTES = 100_000_000  # of safetensors
 Number = int | float
 
 
-class Facts(BaseModel):
+class SavedState(BaseModel):
     """state.json: what of TrainState is not a tensor."""
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -125,7 +125,7 @@ def lineage(folder: Path) -> Lineage:
         return Lineage("")
 
 
-def facts(folder: Path) -> Facts:
+def facts(folder: Path) -> SavedState:
     """Raises OSError and ValueError, in one line."""
     read = _json(folder / STATE, MAX_STATE_BYTES)
     if not isinstance(read, dict) or "format" not in read:
@@ -133,7 +133,7 @@ def facts(folder: Path) -> Facts:
     if read["format"] != FORMAT:
         raise ValueError(f"its format is {read['format']!r:.40}, this sd3tune reads {FORMAT}")
     try:
-        found = Facts.model_validate(read)
+        found = SavedState.model_validate(read)
         if found.position > found.step * MAX_BATCHES:  # to find that place would take for ever
             raise ValueError(f"{STATE}: `position` is {found.position} at step {found.step}")
         return found
