@@ -309,9 +309,10 @@ def disturb(run: Run, tally: Tally, disk: Path | None, log: int) -> None:
         tally.lost = max(tally.lost, lost)
         if lost > INTERVAL:
             tally.problems.append(f"{kind}: {lost} steps lost in {run.output}")
-        trained = before != (newest, run.rows())  # otherwise it was still loading
-        if kind in ("SIGTERM", "SIGHUP") and code > 0 and lost and trained:
-            tally.problems.append(f"{kind}: exit code {code}, and {lost} steps were not saved")
+        # Rows that a kill before this attempt left count once this one has taken a step.
+        trained = before != (newest, run.rows())
+        if kind in ("SIGTERM", "SIGHUP") and code > 0 and trained and run.rows() > newest:
+            tally.problems.append(f"{kind}: exit code {code}, {run.rows()} steps, {newest} saved")
         if code not in expected(kind):
             tally.problems.append(f"{kind}: exit code {code}, see above")
             return
