@@ -207,8 +207,8 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _too_long(path: Path) -> bool:
-    """A safetensors file with more bytes than its header says, or a document of a size that is never
-    written: a terabyte of holes is not read."""
+    """A safetensors file with more bytes than its header says, or a document of a size that is
+    never written: a terabyte of holes is not read."""
     with _opened(path) as f:
         size = os.fstat(f.fileno()).st_size
         if path.suffix != ".safetensors":
