@@ -32,6 +32,7 @@ def write(doctor: Mapping[str, Any], path: Path) -> str:
     document = bundle(doctor, os.environ, Private.here())
     text = json.dumps(document, indent=1) + "\n"
     try:
+        path.parent.stat()  # a folder that is not there was misspelt, and is not made
         drafts.write(path, text.encode())
     except OSError as e:
         words = f"`{path}` cannot be written: {e.strerror}"

@@ -25,7 +25,7 @@ REQUIRED = (STATE, TRAINED, OPTIMIZER)  # in every manifest
 ROLLING = "-rolling"  # in the name of a checkpoint that is kept for a while only
 # The last number: this name was taken by a folder of somebody else.
 NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling)?(?:-[0-9]{1,6})?")
-MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**29
+MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**26
 MAX_BATCHES = 2**16  # in one step, by all processes together
 MAX_HEADER_BYTES = 100_000_000  # of safetensors
 Number = int | float
@@ -222,11 +222,12 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _too_long(path: Path) -> bool:
-    """A safetensors file with more bytes than its header says: a terabyte of holes is not read."""
-    if path.suffix != ".safetensors":
-        return False
+    """A safetensors file with more bytes than its header says, or a document of a size that is
+    never written: a terabyte of holes is not read."""
     with _opened(path) as f:
         size = os.fstat(f.fileno()).st_size
+        if path.suffix != ".safetensors":
+            return size > MAX_STATE_BYTES
         if size < 8 or (length := struct.unpack("<Q", f.read(8))[0]) > MAX_HEADER_BYTES:
             return size > MAX_HEADER_BYTES
         try:

@@ -153,6 +153,18 @@ def test_a_file_without_a_row_of_ours_is_refused(text: str, tmp_path: Path) -> N
     assert "move it away" in refused.value.hint and (tmp_path / "m").read_text() == text
 
 
+def test_cutting_writes_through_no_planted_link(tmp_path: Path) -> None:
+    path, victim = tmp_path / "m", tmp_path / "bashrc"
+    write(Metrics(path, 0), range(1, 31))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, b"not a row\n"]))  # what stays after what goes
+    victim.write_text("precious")
+    (tmp_path / ".m.tmp").symlink_to(victim)
+    with pytest.raises(DiskError, match="is a symbolic link: remove that"):
+        write(Metrics(path, 20), range(21, 31))
+    assert victim.read_text() == "precious"
+
+
 def test_a_file_without_an_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "m").touch()
     os.truncate(tmp_path / "m", 2**40)

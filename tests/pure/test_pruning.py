@@ -144,8 +144,8 @@ def linked(p: Path, name: str) -> None:
     (p / name).symlink_to(p.parent / name)
 
 
-def grown(p: Path) -> None:
-    with (p / "trained.safetensors").open("ab") as f:
+def grown(p: Path, name: str = "trained.safetensors") -> None:
+    with (p / name).open("ab") as f:
         f.truncate(2**41)  # a hole: reading it would take an hour
 
 
@@ -156,6 +156,7 @@ DAMAGE = {
     "a list": (manifest_of(["state.json"]), "manifest.json lists no files"),
     "not JSON": (lambda p: (p / "manifest.json").write_bytes(b"\xff{"), "is not JSON"),
     "nested deeply": (lambda p: (p / "manifest.json").write_text("[" * 10**5), "is not JSON"),
+    "a state without an end": (lambda p: grown(p, "state.json"), "state.json does not have its"),
     "a huge manifest": (lambda p: (p / "manifest.json").write_text(" " * 2**21), "more than"),
     "a way out": (manifest_of({"../../x": "0"}), "names '../../x', which is not a file of the"),
     "an absolute path": (manifest_of({"/etc/passwd": "0"}), "names '/etc/passwd'"),
