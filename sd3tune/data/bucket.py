@@ -2,9 +2,11 @@
 
 import os
 from functools import cached_property
+from io import BufferedReader
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
+from sd3tune.data import objects
 from sd3tune.data.sources import CAPTION_BYTES, IMAGE_BYTES
 from sd3tune.errors import DataError
 
@@ -86,9 +88,13 @@ class Bucket:
         return f"{info.get('size')} {info.get('ETag')} {info.get('LastModified')}"
 
     def open(self, name: str) -> BinaryIO:
-        path = f"{self.root}/{name}"
-        opened: BinaryIO = self._asked(lambda: self._fs.open(path, "rb", block_size=HEADER_BYTES))
-        return opened
+        path, size = self._sized(name, IMAGE_BYTES)
+
+        def fetch(first: int, count: int) -> bytes:
+            data: bytes = self._asked(lambda: objects.read(self._fs, path, size, (first, count)))
+            return data
+
+        return BufferedReader(objects.Parts(fetch, size), HEADER_BYTES)
 
     def read(self, name: str) -> bytes:
         return self._read(name, IMAGE_BYTES)
@@ -97,12 +103,18 @@ class Bucket:
         return self._read(name, CAPTION_BYTES)
 
     def _read(self, name: str, max_bytes: int) -> bytes:
+        path, size = self._sized(name, max_bytes)
+        data: bytes = self._asked(lambda: objects.read(self._fs, path, size))
+        return data
+
+    def _sized(self, name: str, max_bytes: int) -> tuple[str, int]:
+        """Its path, and its size as listed. Raises OSError."""
         path = f"{self.root}/{name}"
         info = self._objects.get(name) or self._asked(lambda: self._fs.info(path))
-        if (info.get("size") or 0) > max_bytes:
-            raise OSError(f"it holds {info['size']} bytes, and {max_bytes} are the most")
-        data: bytes = self._asked(lambda: self._fs.cat_file(path))
-        return data
+        size = int(info.get("size") or 0)
+        if size > max_bytes:
+            raise OSError(f"it holds {size} bytes, and {max_bytes} are the most")
+        return path, size
 
     def contacts(self) -> list[str]:
         """The server of the settings, of the environment or of Amazon's own region."""

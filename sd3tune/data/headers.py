@@ -52,9 +52,10 @@ def opened(stream: BinaryIO) -> Image.Image:
     """The image with its header read, and its size known to be one that may be decoded. Raises
     Unusable, and what Pillow raises."""
     _refuse_what_opening_would_decode(stream)
+    known = formats()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large, odd metadata: only errors decide
-        image = Image.open(stream, formats=formats())
+        image = Image.open(stream, formats=known)
     if len(image.info.get("exif") or b"") > EXIF_BYTES:  # every number in it becomes an object
         raise Unusable("its EXIF data are larger than an image's ever are")
     return image

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from sd3tune.data.bucket import Bucket
 from sd3tune.errors import DataError
 from sd3tune.train.run import make_output, report
 from tests.cpu.conftest import Project
-from tests.loopback import sends, serving
+from tests.datasets import dataset
+from tests.loopback import Handler, sends, serving
 
 boto3 = pytest.importorskip("boto3")
 moto = pytest.importorskip("moto.server")
@@ -161,3 +163,32 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
             cache_dir_vae=tmp_path / "cache",
         )  # fmt: skip
         assert len(HubRows(found).names()) == count
+
+
+LISTED = """<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
+<Name>pictures</Name><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated><Contents>
+<Key>set/a.png</Key><Size>1000</Size><ETag>"x"</ETag><LastModified>2026-01-01T00:00:00Z</LastModified>
+</Contents></ListBucketResult>"""
+
+
+def test_a_bucket_that_sends_more_than_it_listed_is_not_read_on(tmp_path: Path) -> None:
+    sent = []
+
+    def endless(request: Handler) -> None:
+        if "list-type" in request.path:
+            return sends(LISTED.encode())(request)
+        request.send_response(200)
+        request.end_headers()
+        for _ in range(1000):
+            request.wfile.write(b"\0" * 2**20)
+            sent.append(2**20)
+
+    with serving(endless) as server:
+        bucket = {"type": "aws", "aws_bucket_name": "pictures", "aws_data_prefix": "set/",
+                  "aws_endpoint_url": server.address, "instance_data_dir": None}  # fmt: skip
+        source = Bucket(dataset(tmp_path / "x", **bucket, **KEYS))
+        assert source.names() == ["a.png"]
+        for use in (source.read, source.caption, lambda name: source.open(name).read(100)):
+            with pytest.raises(OSError, match="sends more than the 1000 bytes it should have"):
+                use("a.png")
+    assert sum(sent) < 100 * 2**20  # what fits into buffers on the way
