@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
 
 NAME = re.compile(r"[0-9a-f]{40}\.safetensors")  # a hash of its keys
@@ -104,13 +105,19 @@ def digest(entry: Entry) -> str:
 
 
 def damage(path: Path) -> Damage | None:
-    """Reads every byte. None for a shard that is whole, and for a file of another program."""
+    """Reads every byte. None for a shard that is whole, and for a file of another program. Raises
+    DataError for one that this user may not read."""
     try:
         entries, problems = contents(path)
         file, about = opened(path)
         found = {key: entry(file, key) for key in entries}
     except Foreign:
         return None
+    except PermissionError as e:
+        raise DataError(
+            f"`{path}` cannot be read: {e.strerror}",
+            hint="ask its owner for permission (`chmod g+r`); nothing was removed",
+        ) from None
     except UNREADABLE as e:
         return Damage(path, f"cannot be read: {e}", 0)
     count = len(entries) + len(problems)
@@ -141,7 +148,7 @@ def is_ours(path: Path, folder_is_ours: bool) -> bool:
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             return False
         opened(path)
-    except Foreign:
+    except (Foreign, PermissionError):  # the latter: another user's, and perhaps whole
         return False
     except UNREADABLE:
         return folder_is_ours and opening.is_regular(path)

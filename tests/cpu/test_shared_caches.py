@@ -24,6 +24,7 @@ from sd3tune.report.progress import stage
 from sd3tune.train.fill import fill
 from sd3tune.validate.images import keep
 from tests.cpu.conftest import Project
+from tests.nobody import as_nobody
 
 HASH = "0123456789abcdef" * 2 + "01234567"
 Files = dict[str, bytes]
@@ -363,3 +364,26 @@ def test_drafts_of_killed_writers_do_not_stay_for_ever(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         [path.name, young.name, foreign.name]
     )
+
+
+def test_a_shard_that_another_user_may_not_read_is_not_called_damaged(public: Path) -> None:
+    put(TensorCache(public / "cache"), "k")
+    (shard,) = (public / "cache" / "shards").iterdir()
+    shard.chmod(0o600)
+    for folder in (public / "cache", shard.parent):
+        folder.chmod(0o777)  # anybody may remove what is in it
+
+    def repaired() -> list[str]:
+        one = TensorCache(public / "cache")
+        said = [f"{one.mend()} removed"]
+        try:
+            one.remove([d.path for d in one.verify()])
+        except DataError as e:
+            said += [str(e), e.hint]
+        return said
+
+    if os.getuid() != 0:
+        shard.chmod(0)
+    said = as_nobody(repaired)
+    assert said[0] == "0 removed" and "cannot be read: Permission denied" in said[1]
+    assert "nothing was removed" in said[2] and shard.exists()
