@@ -36,6 +36,7 @@ class Claim:
         self._path = output / NAME
         self._lock = FileLock(self._path, timeout=WAIT_SECONDS, fallback_to_soft=False)
         self._inode: int | None = None  # of the file that was locked; None: it cannot be
+        self._folder: int | None = None  # open, so that a new folder cannot get its inode
 
     def take(self) -> None:
         """Raises DiskError that names the run which has the folder."""
@@ -51,6 +52,7 @@ class Claim:
             say(f"warning: {self.output} has no file locks; start no second run in it")
             return
         self._inode = self._path.stat().st_ino
+        self._folder = os.open(self.output, os.O_RDONLY)
         with suppress(OSError):  # a full disk is told of where something is lost
             _sign(self._path)
 
@@ -63,15 +65,27 @@ class Claim:
             if self._path.stat().st_ino == self._inode:
                 return
         except FileNotFoundError:
-            if not self.output.is_dir():
+            if self._was_removed():
                 say(f"warning: {self.output} was removed during training; it is made again")
-        self._lock.release()
+        self.release()
         with disk.explained("make", self.output):
             self.output.mkdir(parents=True, exist_ok=True)
         self.take()
 
+    def _was_removed(self) -> bool:
+        """Whether the folder is another one by now, made by whoever wrote first, or none."""
+        try:
+            return self._folder is None or not os.path.samestat(
+                os.fstat(self._folder), self.output.stat()
+            )
+        except FileNotFoundError:
+            return True
+
     def release(self) -> None:
         self._lock.release()
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
 
 
 @contextmanager

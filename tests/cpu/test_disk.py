@@ -135,7 +135,7 @@ def test_an_output_removed_during_training_is_made_again_and_said(
         deadline = time.monotonic() + 60
         while not (output / "checkpoint-2").exists() and time.monotonic() < deadline:
             time.sleep(0.005)
-        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(output.rename(tmp_path / "gone"))  # at once, whatever is being written
 
     remover = threading.Thread(target=remove)
     remover.start()
