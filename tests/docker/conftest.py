@@ -86,7 +86,7 @@ class Container:
     def __init__(self, number: str) -> None:
         self.number = number
 
-    def run(self, *words: str, seconds: float = 60, user: str = "0") -> Said:
+    def run(self, *words: str, seconds: float = 300, user: str = "0") -> Said:
         return docker("exec", "--user", user, self.number, *words, seconds=seconds)
 
     def logs(self) -> str:
@@ -96,17 +96,17 @@ class Container:
     def running(self) -> bool:
         return docker("inspect", "-f", "{{.State.Running}}", self.number).out.strip() == "true"
 
-    def code(self, seconds: float = 120) -> int:
+    def code(self, seconds: float = 300) -> int:
         """When it has ended."""
         return int(docker("wait", self.number, seconds=seconds).out)
 
-    def until(self, true: Callable[[], object], what: str, seconds: float = 60) -> None:
+    def until(self, true: Callable[[], object], what: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end, f"{what}: not within {seconds} s\n{self.logs()[-3000:]}"
             time.sleep(0.2)
 
-    def until_said(self, words: str, seconds: float = 60) -> None:
+    def until_said(self, words: str, seconds: float = 300) -> None:
         self.until(lambda: words in self.logs(), words, seconds)
 
 
