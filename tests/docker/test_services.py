@@ -271,11 +271,11 @@ def test_a_run_beats_while_it_moves_and_not_after(
 ) -> None:
     words = ("-v", f"{workspace}:/workspace", "-e", "SD3TUNE_BACKEND=cpu", images["cuda"])
     one = start(*words, "bash", "-c", "sd3tune train config/config.json validation_disable=true"
-                " max_train_steps=100; sleep 600")  # fmt: skip
+                " max_train_steps=100; sleep 1200")  # fmt: skip
     one.until(lambda: len(steps(workspace)) >= 3, "three steps")
     age = "expr $(date +%s) - $(stat -c %Y /tmp/sd3tune-heartbeat)"
     time.sleep(2)
     assert int(one.run("bash", "-c", age).out) <= 10
-    one.until_said("result ", 120)
+    one.until_said("result ", 600)
     gone = ("bash", "-c", "test ! -e /tmp/sd3tune-heartbeat")
     one.until(lambda: one.run(*gone).code == 0, "the end of the heartbeat")
