@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from sd3tune.backends import sliced
+from sd3tune.backends.kernels import sliced
 
 HEAD_DIM = 64
 MIB = 2**20

@@ -42,9 +42,9 @@ def curve(output: Path) -> list[float]:
 
 def planned(path: Path, words: tuple[str, ...]) -> Any:
     """As `prepare` does it, with the machine asked once: that takes seconds."""
-    from sd3tune.config.datasets import load_datasets
-    from sd3tune.config.settings import Config
-    from sd3tune.plan import prepare as preparing
+    from sd3tune import prepare as preparing
+    from sd3tune.config.config import Config
+    from sd3tune.config.datasets.listing import load_datasets
     from sd3tune.sd3 import models
 
     config = Config.load(path, words)

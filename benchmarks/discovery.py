@@ -55,9 +55,9 @@ def peak_mib() -> float:
 
 def measure(folder: Path) -> dict[str, float]:
     """In this process."""
-    from sd3tune.config.dataset import ImageDataset
+    from sd3tune.config.datasets.image_dataset import ImageDataset
     from sd3tune.data.discover import discover, source_of
-    from sd3tune.data.schedule import Schedule, Share
+    from sd3tune.data.order import Schedule, Share
 
     dataset = ImageDataset(
         id="bench",

@@ -20,7 +20,7 @@ from sd3tune.data.buckets import Geometry
 from sd3tune.data.cache import TensorCache
 from sd3tune.data.discover import Sample
 from sd3tune.data.loader import Loader
-from sd3tune.data.schedule import Schedule, Share
+from sd3tune.data.order import Schedule, Share
 from sd3tune.sd3.text import packed, unpacked
 
 TOKENS, WIDTH, CLIP_WIDTH, POOLED = 154, 4096, 2048, 2048

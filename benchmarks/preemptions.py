@@ -34,13 +34,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from sd3tune.backends.facts import Facts
-from sd3tune.config.datasets import load_datasets
-from sd3tune.config.settings import Config
+from sd3tune import prepare as preparing
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.demo import write
 from sd3tune.errors import Sd3tuneError
-from sd3tune.plan import manifest
-from sd3tune.plan import prepare as preparing
+from sd3tune.formats import manifest
 from sd3tune.train.run import train
 
 INTERVAL, DISK_BYTES = 3, 400 * 2**20
@@ -69,7 +69,7 @@ class Run:
         return (*WORDS, f"output_dir={self.output}", f"max_train_steps={self.steps}")
 
     def prepare(self) -> Any:
-        """As plan/prepare.py does, for a machine that was asked once: that takes seconds."""
+        """As prepare.py does, for a machine that was asked once: that takes seconds."""
         config = Config.load(self.config, self.words())
         preparing.refuse_missing_files(config)
         model = preparing.model_of(config)

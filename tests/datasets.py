@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from sd3tune.config.dataset import ImageDataset
+from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data.discover import Discovery, discover, source_of
 
 

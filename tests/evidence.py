@@ -7,8 +7,8 @@ import ast
 import re
 from pathlib import Path
 
-from sd3tune.config.dataset import ImageDataset, Masks, TextEmbeds
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 
 ROOT = Path(__file__).parent
 SHOWN = 3  # tests named for a setting

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from sd3tune import backends
-from sd3tune.backends import machine, mps, system
-from sd3tune.backends.facts import Facts, Machine, Survey
-from sd3tune.backends.torch_report import from_answer
+from sd3tune.backends import mps
+from sd3tune.backends.observe import machine, system, this_machine
+from sd3tune.backends.observe.facts import Facts, Machine, Survey
+from sd3tune.backends.observe.torch_report import from_answer
 from tests.fakes import amd, nvml
 
 DISK_BYTES = 2**38  # of every recorded machine, whatever this one has
@@ -51,7 +51,7 @@ def facts_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fact
     seen = machine_of(name, tmp_path, monkeypatch)
     torch = from_answer(recorded["torch"])
     packages, environ = recorded["packages"], recorded["environ"]
-    return backends.join(seen, torch, packages, recorded.get("tools", {}), environ)
+    return this_machine.join(seen, torch, packages, recorded.get("tools", {}), environ)
 
 
 def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

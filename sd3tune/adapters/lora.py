@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sd3tune.adapters import files
-from sd3tune.adapters.dialect import Dialect, size_bytes
-from sd3tune.adapters.parts import AdapterFile
-from sd3tune.adapters.parts import Lora as Part
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError
+from sd3tune.formats import adapter_files
+from sd3tune.formats.dialect import Dialect, size_bytes
+from sd3tune.formats.parts import AdapterFile
+from sd3tune.formats.parts import Lora as Part
 from sd3tune.quant import dequantised
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -75,7 +75,9 @@ class Lora(Trained):
         if self.start:
             begun = {name.replace(f".{NAME}.", "."): t for name, t in self.start.items()}
             held = less(held, parts(begun, self.model.peft_config[NAME]))
-        files.write(folder / FILE, AdapterFile(held, about), self.dialect, base=self._weight)
+        adapter_files.write(
+            folder / FILE, AdapterFile(held, about), self.dialect, base=self._weight
+        )
         return folder / FILE
 
     def begin_with(self, adapter: AdapterFile, where: str) -> int:

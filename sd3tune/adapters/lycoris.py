@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sd3tune.adapters import files
 from sd3tune.adapters.trained import Trained, copies
-from sd3tune.config.lycoris import Lycoris
+from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import drafts
+from sd3tune.formats import adapter_files
 from sd3tune.sd3 import finite
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -64,7 +64,7 @@ class LycorisAdapter(Trained):
         text = written.model_dump_json(indent=2, exclude_none=True) + "\n"
         drafts.write(folder / CONFIG, text.encode())
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
-        files.save(folder / FILE, state, about)
+        adapter_files.save(folder / FILE, state, about)
         return folder / FILE
 
     def begin_with(self, path: Path) -> int:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends.facts import (
+from sd3tune.backends.observe.facts import (
     Arch,
     Device,
     Facts,

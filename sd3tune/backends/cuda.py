@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends import cuda_nvml, system
-from sd3tune.backends.cuda_nvml import COMPUTE_MODES, UNKNOWN, problem
-from sd3tune.backends.facts import (
+from sd3tune.backends.decide.rules import version
+from sd3tune.backends.observe import nvml, system
+from sd3tune.backends.observe.facts import (
     Arch,
     Device,
     Facts,
@@ -23,8 +23,8 @@ from sd3tune.backends.facts import (
     Vendor,
     torch_cuda,
 )
-from sd3tune.backends.rules import version
-from sd3tune.backends.visible import pick
+from sd3tune.backends.observe.nvml import COMPUTE_MODES, UNKNOWN, problem
+from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "cuda"
 MIB = 2**20
@@ -59,7 +59,7 @@ def observe() -> dict[str, Any]:
 def survey(root: Path = Path("/")) -> Survey:
     """The best source that answers, and a Problem for each one that should have and did not."""
     problems: list[Problem] = []
-    for source in (cuda_nvml.read, _smi, _kernel):
+    for source in (nvml.read, _smi, _kernel):
         found = source(root, problems)
         if found is not None:
             return Survey(VENDOR, found.gpus, found.driver, found.runtime, found.source,

@@ -10,8 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends import mps_settings, mps_sysctl
-from sd3tune.backends.facts import (
+from sd3tune.backends.decide.limits import LEFT_FOR_MACOS
+from sd3tune.backends.decide.rules import version
+from sd3tune.backends.observe import mps_settings, sysctl
+from sd3tune.backends.observe.facts import (
     Arch,
     Device,
     Facts,
@@ -23,8 +25,6 @@ from sd3tune.backends.facts import (
     TorchReport,
     Vendor,
 )
-from sd3tune.backends.limits import LEFT_FOR_MACOS
-from sd3tune.backends.rules import version
 
 VENDOR: Vendor = "mps"
 # Metal recommends 65 to 75 % of memory; the exact figure needs torch (sgl-project/sglang#21443).
@@ -37,7 +37,7 @@ def present(root: Path = Path("/")) -> str | None:
     """Cheap evidence of an Apple chip, also under an x86-64 Python; None when there is none."""
     if platform.system() != "Darwin":
         return None
-    if platform.machine() == "arm64" or mps_sysctl.number("hw.optional.arm64") == 1:
+    if platform.machine() == "arm64" or sysctl.number("hw.optional.arm64") == 1:
         return "sysctl hw.optional.arm64"
     return None
 
@@ -49,7 +49,7 @@ def observe() -> dict[str, Any]:
 
 def survey(root: Path = Path("/")) -> Survey:
     """The chip, its memory and GPU cores, the macOS version."""
-    name = mps_sysctl.chip_name()
+    name = sysctl.chip_name()
     if name is None:
         words = "sysctl does not name the chip"
         return Survey(VENDOR, problems=(_problem("no-chip", "warn", words, "update macOS"),))
@@ -59,19 +59,19 @@ def survey(root: Path = Path("/")) -> Survey:
         name=name,
         arch=Arch("apple", name.lower().removeprefix("apple ").replace(" ", "-")),
         source="sysctl",
-        total_bytes=mps_sysctl.number("hw.memsize"),
-        gpu_cores=mps_sysctl.gpu_cores(),
-        wired_limit_bytes=mps_sysctl.wired_limit_bytes(),
+        total_bytes=sysctl.number("hw.memsize"),
+        gpu_cores=sysctl.gpu_cores(),
+        wired_limit_bytes=sysctl.wired_limit_bytes(),
     )
     problems = []
-    if mps_sysctl.rosetta():
+    if sysctl.rosetta():
         words = "this Python is x86-64 and runs under Rosetta: there is no PyTorch with MPS for it"
         problems.append(_problem("rosetta", "fail", words, ARM_PYTHON))
     if (left := _left_for_macos(gpu)) is not None and left < LEFT_FOR_MACOS:
         words = f"iogpu.wired_limit_mb leaves macOS {left / 2**30:.1f} GiB: the Mac may freeze"
         fix = "sudo sysctl iogpu.wired_limit_mb=0"
         problems.append(_problem("wired-limit", "warn", words, fix))
-    return Survey(VENDOR, (gpu,), None, mps_sysctl.macos_version(), "sysctl", tuple(problems))
+    return Survey(VENDOR, (gpu,), None, sysctl.macos_version(), "sysctl", tuple(problems))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:

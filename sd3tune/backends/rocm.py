@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends import rocm_amdsmi, system
-from sd3tune.backends.facts import (
+from sd3tune.backends.observe import amdsmi, system
+from sd3tune.backends.observe.amdsmi import UNKNOWN, problem
+from sd3tune.backends.observe.facts import (
     Arch,
     Device,
     Facts,
@@ -25,8 +26,7 @@ from sd3tune.backends.facts import (
     Vendor,
     torch_cuda,
 )
-from sd3tune.backends.rocm_amdsmi import UNKNOWN, problem
-from sd3tune.backends.visible import pick
+from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "rocm"
 MIB = 2**20
@@ -53,7 +53,7 @@ def observe() -> dict[str, Any]:
 def survey(root: Path = Path("/")) -> Survey:
     """The best source that answers, and a Problem for each one that should have and did not."""
     problems: list[Problem] = [*_nodes(root), *_numa(root)]
-    for source in (rocm_amdsmi.read, _cli, _kernel):
+    for source in (amdsmi.read, _cli, _kernel):
         found = source(root, problems)
         if found is not None:
             runtime = found.runtime or _rocm_version(root)
@@ -182,9 +182,9 @@ def _cli_gpu(entry: Mapping[str, Any]) -> Gpu:
         source="amd-smi",
         total_bytes=system.scaled(size, MIB),
         bus_id=system.bus_id(_inside(entry, "bus", "bdf")),
-        compute_partition=rocm_amdsmi.word(_inside(entry, "partition", "accelerator_partition")
+        compute_partition=amdsmi.word(_inside(entry, "partition", "accelerator_partition")
                                            or _inside(entry, "partition", "compute_partition")),
-        memory_partition=rocm_amdsmi.word(_inside(entry, "partition", "memory_partition")),
+        memory_partition=amdsmi.word(_inside(entry, "partition", "memory_partition")),
     )  # fmt: skip
 
 

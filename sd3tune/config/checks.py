@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from sd3tune.config import flow, optimizers
 
 if TYPE_CHECKING:
-    from sd3tune.config.settings import Config
+    from sd3tune.config.config import Config
 
 TRUE, FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 

@@ -5,14 +5,14 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sd3tune.config import datasets
-from sd3tune.config.dataset import ImageDataset, Masks, Shuffle, TextEmbeds
-from sd3tune.config.settings import Config
-from sd3tune.config.storage import Columns, HubColumns
-from sd3tune.config.vocabulary import ALIASES, REASONS
+from sd3tune.config.config import Config
+from sd3tune.config.datasets import listing
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, Shuffle, TextEmbeds
+from sd3tune.config.datasets.storage import Columns, HubColumns
+from sd3tune.config.names import ALIASES, REASONS
 
-OF_DATASETS = datasets.ALIASES
-CSV_OBJECT = {old: f"csv.{new}" for old, new in datasets.CSV_KEYS.items()}
+OF_DATASETS = listing.ALIASES
+CSV_OBJECT = {old: f"csv.{new}" for old, new in listing.CSV_KEYS.items()}
 ABOUT = (
     "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
@@ -33,7 +33,7 @@ def document() -> str:
     names = ALIASES | OF_DATASETS | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
     lines += ["## Known and refused", "", "Unless they are switched off.", ""]
-    for where, reasons in (("config.json", REASONS), ("datasets", datasets.REASONS)):
+    for where, reasons in (("config.json", REASONS), ("datasets", listing.REASONS)):
         lines += [f"In {where}:", ""]
         for reason in dict.fromkeys(reasons.values()):
             listed = ", ".join(f"`{name}`" for name, why in reasons.items() if why == reason)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sd3tune.config.dataset import ImageDataset
-    from sd3tune.config.settings import Config
+    from sd3tune.config.config import Config
+    from sd3tune.config.datasets.image_dataset import ImageDataset
 
 SCHEDULES = (  # of which one can be set
     "flow_custom_timesteps",

@@ -1,6 +1,6 @@
 """The names of optimizers, the options each takes, and what to write instead of old names.
 
-Where each works is decided in backends/optimizers.py, so that the plan can say why not.
+Where each works is decided in backends/decide/optimizers.py, so that the plan can say why not.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sd3tune.config.settings import Config
+    from sd3tune.config.config import Config
 
 _ADAM = "beta1 beta2 eps weight_decay"
 _OPTIMI = "beta1 beta2 weight_decay decouple_lr"

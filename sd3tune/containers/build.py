@@ -14,7 +14,7 @@ from pathlib import Path
 
 import sd3tune
 from sd3tune.containers import engine
-from sd3tune.containers.images import Kind
+from sd3tune.containers.host_image import Kind
 from sd3tune.errors import ContainerError
 
 SECRET_NAME = re.compile("TOKEN|PASSW|SECRET|CREDENTIAL|API_?KEY|PRIVATE_?KEY", re.IGNORECASE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sd3tune
-from sd3tune.containers import build, engine, images, run
+from sd3tune.containers import build, engine, host_image, run
 from sd3tune.errors import ContainerError
 
 GB = 10**9
@@ -63,9 +63,9 @@ def _builder() -> Line:
 
 
 def _toolkit(info: dict[str, Any]) -> Line:
-    if images.has_cdi(info):
+    if host_image.has_cdi(info):
         return Line("ok", "NVIDIA toolkit", "CDI devices nvidia.com/gpu")
-    if images.has_runtime(info):
+    if host_image.has_runtime(info):
         return Line("ok", "NVIDIA toolkit", "runtime nvidia")
     return Line("FAIL", "NVIDIA toolkit", "neither a runtime nor CDI devices", engine.TOOLKIT)
 

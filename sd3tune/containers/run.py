@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from sd3tune.containers import engine
-from sd3tune.containers.images import Access
+from sd3tune.containers.host_image import Access
 from sd3tune.errors import ContainerError
 
 WORKSPACE, HUB = "/workspace", "/huggingface"

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sd3tune.config.dataset import ImageDataset
+    from sd3tune.config.datasets.image_dataset import ImageDataset
 
 Size = tuple[int, int]  # width, height
 Focus = tuple[float, float]  # a point, as shares of width and height

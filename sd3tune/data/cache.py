@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from sd3tune.data import atomic, shards
+from sd3tune.data import shards, sqlite_files
 from sd3tune.data.buckets import Geometry, Size
 from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry
 from sd3tune.errors import DataError
@@ -165,7 +165,7 @@ class TensorCache:
         for draft in self._drafts():
             drafts.clear(draft)
         try:
-            with atomic.database(self.folder / INDEX) as db:
+            with sqlite_files.database(self.folder / INDEX) as db:
                 self.refresh()  # inside: the last writer has seen everything
                 _write_index(db, self.places, self.shard_paths())
         except (OSError, sqlite3.Error) as e:
@@ -186,7 +186,7 @@ class TensorCache:
         index or a shard of ours."""
         return (
             cachedir.is_marked(self.folder)
-            or atomic.is_ours(self.folder / INDEX, TABLES)
+            or sqlite_files.is_ours(self.folder / INDEX, TABLES)
             or any(map(shards.is_readable, self.shard_paths()))
         )
 
@@ -342,11 +342,11 @@ def _write_index(
 def _read_index(path: Path) -> tuple[dict[str, int], dict[str, Place]]:
     """Sizes of the shards it lists, and places. Rows that no cache writes count as absent: the name
     of a shard could lead out of the folder."""
-    listed: Any = atomic.rows(path, TABLES, "select name, bytes from shards")
+    listed: Any = sqlite_files.rows(path, TABLES, "select name, bytes from shards")
     sizes = {name: size for name, size in listed
              if isinstance(name, str) and shards.NAME.fullmatch(name)}  # fmt: skip
     names = {name: name for name in sizes}  # one string per shard instead of one per entry
-    entries: Any = atomic.rows(path, TABLES, "select key, shard, problem from entries")
+    entries: Any = sqlite_files.rows(path, TABLES, "select key, shard, problem from entries")
     return sizes, {
         key: Place(names[shard], problem)
         for key, shard, problem in entries

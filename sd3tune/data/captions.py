@@ -17,7 +17,7 @@ from sd3tune.filesystem import opening
 from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
-    from sd3tune.config.dataset import ImageDataset, Shuffle
+    from sd3tune.config.datasets.image_dataset import ImageDataset, Shuffle
     from sd3tune.data.sources import HubRows, Source
 
 LIST_BYTES = 16 * 2**20  # of a caption_filter_list

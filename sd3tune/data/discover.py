@@ -15,18 +15,18 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sd3tune.data import faces, pixels, tables
-from sd3tune.data.bucket import Bucket
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
 from sd3tune.data.captions import Captions, NoCaption
+from sd3tune.data.digests import Memory
 from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, size_of, suffix_of
-from sd3tune.data.memory import Memory
 from sd3tune.data.rows import Rows, Tell
+from sd3tune.data.s3 import Bucket
 from sd3tune.data.sources import Folder, HubRows, Source
 from sd3tune.errors import DataError
 from sd3tune.urls import redacted
 
 if TYPE_CHECKING:
-    from sd3tune.config.dataset import ImageDataset, Masks
+    from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
 
 Tick = Callable[[], None]
 

@@ -14,7 +14,7 @@ from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
-    from sd3tune.config.storage import Stored
+    from sd3tune.config.datasets.storage import Stored
 
 CARD, YAML = "README.md", ".huggingface.yaml"
 CARD_BYTES = 4 * 2**20

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sd3tune.data.batch import Batch
-from sd3tune.data.dice import seed_of
 from sd3tune.data.discover import Sample
-from sd3tune.data.schedule import Schedule
+from sd3tune.data.order import Schedule
+from sd3tune.data.seeds import seed_of
 
 WORKERS = 3  # threads that make batches
 AHEAD = 8  # batches kept ready or in the making

@@ -24,7 +24,7 @@ from sd3tune.filesystem import opening
 from sd3tune.urls import is_url, shown_url
 
 if TYPE_CHECKING:
-    from sd3tune.config.storage import Stored
+    from sd3tune.config.datasets.storage import Stored
 
 Tell = Callable[[str], None]
 DRAFT = re.compile(r"\.part-[0-9a-f]{32}")

@@ -19,7 +19,7 @@ from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
-    from sd3tune.config.storage import Stored
+    from sd3tune.config.datasets.storage import Stored
 
 OUTPUT_MARK = ".sd3tune.lock"  # in every output_dir: train/lock.py holds it
 IMAGE_BYTES = 2 * 2**30  # the largest image that may be decoded fits, uncompressed and in 16 bits

@@ -12,7 +12,7 @@ from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:
-    from sd3tune.config.storage import Columns, HubColumns
+    from sd3tune.config.datasets.storage import Columns, HubColumns
 
 Size = tuple[int, int]
 TABLE_BYTES = 64 * 2**30

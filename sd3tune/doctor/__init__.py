@@ -7,10 +7,11 @@ choose comes from the same table the trainer uses, so that doctor, plan and trai
 import time
 from dataclasses import dataclass, replace
 
-from sd3tune.backends.decide import Decision, capabilities, decide_all
-from sd3tune.backends.facts import Facts, Machine, TorchReport
-from sd3tune.backends.option import Level
-from sd3tune.backends.rules import Request
+from sd3tune.backends.decide.decisions import capabilities, decide_all
+from sd3tune.backends.decide.option import Level
+from sd3tune.backends.decide.rules import Request
+from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
+from sd3tune.decision import Decision
 from sd3tune.doctor.finding import Finding
 
 Table = dict[str, dict[str, tuple[Level, tuple[str, ...]]]]
@@ -22,7 +23,7 @@ class Report:
 
     findings: tuple[Finding, ...]
     facts: Facts
-    decisions: dict[str, Decision]
+    decisions: dict[str, Decision[str]]
     capabilities: Table
     seconds: float
     machine: Machine | None = None
@@ -42,11 +43,11 @@ class Report:
 def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> Report:
     """This machine. quick: nothing runs on the device and torch is not started. device=False: the
     software only, as in an image build on a host without the card. deep: slow probes too."""
-    from sd3tune import backends
+    from sd3tune.backends.observe import this_machine
     from sd3tune.doctor import hardware, probing, software
 
     started = time.perf_counter()
-    machine, torch, facts = backends.observe(import_torch=not quick)
+    machine, torch, facts = this_machine.observe(import_torch=not quick)
     findings = [*software.host(machine.host), *software.packages(), *software.hub()]
     findings += hardware.torch(torch, facts, device=device)
     if device:
@@ -63,13 +64,13 @@ def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> 
 
 def consult(name: str) -> Report:
     """A catalogued chip: facts from documents, with the software sd3tune would install for it."""
-    from sd3tune.backends import catalog
+    from sd3tune.backends.decide import chips
     from sd3tune.doctor import hardware
 
     started = time.perf_counter()
-    chip = catalog.chip(name)
+    chip = chips.chip(name)
     findings = hardware.catalogued(chip)
-    return _report(findings, catalog.facts(chip), started, chip=chip.key)
+    return _report(findings, chips.facts(chip), started, chip=chip.key)
 
 
 def _report(

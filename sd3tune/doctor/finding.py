@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sd3tune.backends.facts import Problem
+from sd3tune.backends.observe.facts import Problem
 
 Status = Literal["ok", "warn", "FAIL", "skip"]
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from sd3tune.backends.catalog import Chip
-from sd3tune.backends.facts import Facts, Gpu, Machine, TorchReport
+from sd3tune.backends.decide.chips import Chip
+from sd3tune.backends.observe.facts import Facts, Gpu, Machine, TorchReport
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30

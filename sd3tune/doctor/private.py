@@ -19,8 +19,8 @@ from typing import Any
 from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
-from sd3tune.backends import catalog
-from sd3tune.backends.options import AXES
+from sd3tune.backends.decide import chips
+from sd3tune.backends.decide.options import AXES
 
 SECRET = re.compile(r"token|secret|key|passw|credential|auth|cookie", re.IGNORECASE)
 USERS, HOSTS = ("USER", "LOGNAME", "USERNAME", "SUDO_USER"), ("HOSTNAME", "HOST", "COMPUTERNAME")
@@ -70,7 +70,7 @@ LONG = 5  # a shorter name is replaced as a whole word only: it may be part of a
 @cache
 def vocabulary() -> set[str]:
     """Words of ours. A user who is called as a chip or an option gives nothing away by it."""
-    ours = [*AXES, *catalog.keys(), *catalog.ALIASES]
+    ours = [*AXES, *chips.keys(), *chips.ALIASES]
     ours += [option.name for options in AXES.values() for option in options]
     ours += "linux darwin root localhost cuda rocm mps cpu apple sm gfx warn fail ok skip".split()
     ours += "auto user users admin system administrator unknown device driver memory".split()

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sd3tune.backends import probe
-from sd3tune.backends.decide import capabilities
-from sd3tune.backends.facts import Facts
+from sd3tune.backends.decide.decisions import capabilities
+from sd3tune.backends.observe import child
+from sd3tune.backends.observe.facts import Facts
 from sd3tune.doctor.finding import Finding
 
 SECONDS = 120.0
@@ -47,14 +47,14 @@ def run(facts: Facts, *, deep: bool = False) -> tuple[list[Finding], dict[str, s
     asked = {"probes": core, "quant": offered(QUANTISED)}
     with ThreadPoolExecutor(len(asked)) as pool:
         pending = {
-            child: pool.submit(probe.ask, child, [device, *names], timeout_seconds=SECONDS)
-            for child, names in asked.items()
+            room: pool.submit(child.ask, room, [device, *names], timeout_seconds=SECONDS)
+            for room, names in asked.items()
             if names
         }
-        answers = {child: answer.result() for child, answer in pending.items()}
+        answers = {room: answer.result() for room, answer in pending.items()}
     findings, smoke = [], {}
-    for child, answer in answers.items():
-        for name in asked[child]:
+    for room, answer in answers.items():
+        for name in asked[room]:
             result = (answer.data or {}).get(name) or {"ok": False, "words": answer.error}
             findings.append(_finding(name, result))
             smoke[name] = "ok" if result["ok"] else str(result["words"])

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends import mps_settings, probe, programs
+from sd3tune.backends.observe import child, mps_settings, raw_answers
 from sd3tune.doctor.private import Private
 from sd3tune.errors import ConfigError
 from sd3tune.escaping import one_line
@@ -60,7 +60,7 @@ def bundle(
             "schema": 1,
             "packages": packages(),
             "environment": {n: environ[n] for n in ENVIRONMENT if n in environ},
-            "nvidia_smi": programs.nvidia_details(root),
+            "nvidia_smi": raw_answers.nvidia_details(root),
             "torch": details() if torch.get("imported") else {},
         },
         "recording": recording(doctor, environ, root),
@@ -75,8 +75,8 @@ def recording(doctor: Mapping[str, Any], environ: Mapping[str, str], root: Path)
     return {
         "provenance": f"measured: sd3tune {doctor['version']} doctor --report",
         "platform": host["os"],
-        "files": programs.files(root),
-        "commands": programs.commands(root),
+        "files": raw_answers.files(root),
+        "commands": raw_answers.commands(root),
         "packages": facts["packages"],
         "tools": facts["tools"],
         "environ": {n: environ[n] for n in ENVIRONMENT if n in environ and n != "SD3TUNE_BACKEND"},
@@ -96,5 +96,5 @@ def packages() -> dict[str, str]:
 
 
 def details() -> dict[str, Any]:
-    answer = probe.ask("torch-details", timeout_seconds=SECONDS)
+    answer = child.ask("torch-details", timeout_seconds=SECONDS)
     return answer.data if answer.data is not None else {"error": answer.error}

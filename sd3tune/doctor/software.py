@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from sd3tune.backends.facts import Host
+from sd3tune.backends.observe.facts import Host
 from sd3tune.doctor.finding import Finding, Status
 
 GIB = 2**30
@@ -81,7 +81,7 @@ def _disk(host: Host) -> Finding:
 def _container(host: Host) -> Iterator[Finding]:
     """What it was not given, with the words of `docker run` that are missing; in one of sd3tune's
     images all of them together, ready to be pasted."""
-    from sd3tune.backends import container
+    from sd3tune.backends.observe import container
 
     if host.shm_bytes is not None and not any(lack.id == "shm" for lack in host.lacks):
         words = f"/dev/shm has {host.shm_bytes / 2**20:.0f} MiB"

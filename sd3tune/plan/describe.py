@@ -4,15 +4,15 @@ from dataclasses import asdict
 from typing import Any
 
 from sd3tune import __version__
-from sd3tune.backends.decide import Decision
-from sd3tune.backends.facts import to_json
+from sd3tune.backends.observe.facts import to_json
+from sd3tune.decision import Decision
 from sd3tune.plan.resolve import Plan
 
 
-def decision(d: Decision) -> dict[str, Any]:
+def decision(d: Decision[str]) -> dict[str, Any]:
     return {
         "value": int(d.value) if d.value.isdigit() else d.value,
-        "source": d.source,
+        "source": d.source.by,
         "reason": d.reason,
         "rejected": [{"name": r.name, "reasons": list(r.reasons)} for r in d.rejected],
     }

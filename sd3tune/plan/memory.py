@@ -7,7 +7,7 @@ and the workspace are estimates and are labelled so wherever they are shown.
 
 from dataclasses import dataclass
 
-from sd3tune.backends.limits import SLICE_VALUES
+from sd3tune.backends.decide.limits import SLICE_VALUES
 from sd3tune.sd3.variants import CLIP_TOKENS, Model, Transformer
 
 GIB = 2**30

@@ -7,10 +7,10 @@ pass of a linear sums over all tokens of a batch. Where a device has no limit no
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sd3tune.backends import limits
-from sd3tune.backends.facts import Facts
-from sd3tune.config.dataset import ImageDataset
-from sd3tune.config.settings import Config
+from sd3tune.backends.decide import limits
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data.discover import Sample
 from sd3tune.errors import PlanError
 from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE, Model, tokens

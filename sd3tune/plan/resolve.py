@@ -7,23 +7,24 @@ checkpoint carries one. Nothing is observed here, and no weight is loaded.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sd3tune.backends import limits
-from sd3tune.backends.decide import Decision, decide_all
-from sd3tune.backends.facts import Device, Facts
-from sd3tune.backends.processes import ALONE, Processes
-from sd3tune.backends.rules import Request
+from sd3tune.backends.decide import limits
+from sd3tune.backends.decide.decisions import SETTING, decide_all
+from sd3tune.backends.decide.rules import Request
+from sd3tune.backends.observe.facts import Device, Facts
 from sd3tune.config import flow
-from sd3tune.config.dataset import ImageDataset
-from sd3tune.config.lycoris import Lycoris
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.data.discover import Sample
+from sd3tune.decision import AUTO, DEFAULT, Decision
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan import blocks, products
-from sd3tune.plan.length import as_set, is_set, scaled_rate, several, steps
+from sd3tune.plan.length import as_set, scaled_rate, several, steps
 from sd3tune.plan.memory import Load, Memory, estimate, gib
 from sd3tune.plan.sizes import Sizes, attention_asked
 from sd3tune.plan.trainable import Trainable
 from sd3tune.plan.warnings import of_optimisation
+from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.sd3.variants import Model
 
 ASKED = (  # settings of the same name as their axis
@@ -48,7 +49,7 @@ class Plan:
     model: Model
     facts: Facts
     device: Device
-    decisions: Mapping[str, Decision]
+    decisions: Mapping[str, Decision[str]]
     memory: Memory
     warnings: tuple[str, ...]
     load: Load  # what `memory` was reckoned from
@@ -110,7 +111,7 @@ def resolve(
     load = sizes.load(decided, int(batch.value), decided.base_model_precision or "no_change")
     memory = estimate(model, load)
     decisions = {
-        "device": Decision(device.torch_device, "auto", f"{device.name}: {_origin(facts)}"),
+        "device": Decision(device.torch_device, AUTO, f"{device.name}: {_origin(facts)}"),
         "model": _model(config, model),
         **hardware,
         "offload": _offload(memory, facts),
@@ -138,8 +139,10 @@ def _request(config: Config) -> Request:
         asked |= {"attention_mechanism": attention, "attention_no_grad": "as-training"}
     vae = None if config.vae_dtype == "default" else config.vae_dtype
     deterministic = "on" if config.deterministic else None
+    names = {name: SETTING.get(name, name) for name in (*asked, "vae_dtype", "deterministic")}
     return Request(
         **asked,
+        sources={axis: config.source(name) for axis, name in names.items()},
         vae_dtype=vae,
         deterministic=deterministic,
         model_type=config.model_type,
@@ -155,25 +158,26 @@ def _origin(facts: Facts) -> str:
     return words[facts.origin]
 
 
-def _model(config: Config, model: Model) -> Decision:
+def _model(config: Config, model: Model) -> Decision[str]:
     shape = model.transformer
     size = (
         f"{shape.parameters / 1e9:.3f} B parameters"
         if shape.parameters > 1e8
         else (f"{shape.parameters / 1e6:.2f} M parameters")
     )
-    asked = is_set(config, "pretrained_model_name_or_path") or is_set(config, "model_flavour")
+    named = ("pretrained_model_name_or_path", "model_flavour")
+    source = next((s for s in map(config.source, named) if s.by == "user"), DEFAULT)
     why = f"{model.source}: {shape.layers} blocks of width {shape.hidden}, {size}"
-    return Decision(model.name, "user" if asked else "auto", why)
+    return Decision(model.name, source, why)
 
 
-def _offload(memory: Memory, facts: Facts) -> Decision:
+def _offload(memory: Memory, facts: Facts) -> Decision[str]:
     """Where the text encoders run while captions are encoded. They are gone before training."""
     device = facts.weakest
     room = device.usable_bytes or device.total_bytes
     need = memory.text_encoders + memory.workspace
     if room is None or need <= room:
-        return Decision("none", "auto", f"the text encoders take {gib(memory.text_encoders)}")
+        return Decision("none", AUTO, f"the text encoders take {gib(memory.text_encoders)}")
     why = f"the text encoders take {gib(memory.text_encoders)}, {device.name} has {gib(room)}"
     host = limits.host_bytes(facts)
     if host is not None and host < need:
@@ -181,7 +185,7 @@ def _offload(memory: Memory, facts: Facts) -> Decision:
             f"{why}, and host memory has {gib(host)}",
             hint="set text_encoder_3_precision=int8-quanto: T5 is nine tenths of it",
         )
-    return Decision("text_encoders", "auto", f"{why}: captions are encoded on the CPU, once")
+    return Decision("text_encoders", AUTO, f"{why}: captions are encoded on the CPU, once")
 
 
 def _refuse_impossible_training(config: Config, datasets: Sequence[ImageDataset]) -> None:

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sd3tune.backends import limits
-from sd3tune.backends.decide import Decision, why_not
-from sd3tune.backends.facts import Facts
-from sd3tune.backends.options import AXES
-from sd3tune.backends.processes import Processes
-from sd3tune.backends.rules import Request, one_memory
-from sd3tune.config.dataset import ImageDataset
-from sd3tune.config.settings import Config
+from sd3tune.backends.decide import limits
+from sd3tune.backends.decide.decisions import why_not
+from sd3tune.backends.decide.options import AXES
+from sd3tune.backends.decide.rules import Request, one_memory
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data.discover import Sample
+from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
 from sd3tune.plan import products
 from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.plan.trainable import Trainable
+from sd3tune.processes.environment import Processes
 from sd3tune.sd3.variants import Model, tokens
 
 PRECISIONS = ("no_change", "int8-quanto", "nf4-bnb", "int4-quanto", "int2-quanto", "fp8-quanto")
@@ -162,10 +163,12 @@ class Sizes:
         memory = estimate(self.model, self.load(decided, 1, "no_change"))
         return memory.text_encoders + memory.workspace
 
-    def batch(self, r: Request) -> Decision:
+    def batch(self, r: Request) -> Decision[str]:
         asked = self.config.train_batch_size
         if asked is not None:
-            return Decision(str(asked), "user", "set in the configuration")
+            return Decision(
+                str(asked), self.config.source("train_batch_size"), "set in the configuration"
+            )
         fill = [size for size in BATCHES if size <= self.smallest_dataset] or [1]
         attention = r.attention_mechanism or "diffusers"
         text = self.config.tokenizer_max_length
@@ -173,13 +176,13 @@ class Sizes:
         sizes = [size for size in fill if size <= right.most]
         beyond = f"; not {fill[0]}: {right.why}" if sizes[0] < fill[0] else ""
         if self.room is None:
-            return Decision(str(sizes[0]), "auto", "the default; the device hides its memory")
+            return Decision(str(sizes[0]), AUTO, "the default; the device hides its memory")
         precision = r.base_model_precision or "no_change"
         for size in sizes:
             if (need := self.need(r, size, precision)) <= self.room:
                 why = f"about {gib(need)} of {gib(self.room)}"
                 default = " (the default)" if size == BATCHES[0] else ""
-                return Decision(str(size), "auto", why + default + beyond)
+                return Decision(str(size), AUTO, why + default + beyond)
         raise PlanError(  # too_big has refused this before
             f"{self.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
         )

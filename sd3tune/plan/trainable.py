@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sd3tune.backends.decide import Decision
-from sd3tune.config.lycoris import Lycoris
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
+from sd3tune.config.files.lycoris_config import Lycoris
+from sd3tune.decision import Decision
 from sd3tune.errors import ConfigError
-from sd3tune.sd3 import lycoris_size
+from sd3tune.plan import lycoris_size
 from sd3tune.sd3.variants import Model
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # as suffixes: attn and, on SD3.5 medium, attn2
@@ -18,20 +18,20 @@ class Trainable:
     """count: values that the optimizer moves. decisions: how they came about."""
 
     count: int
-    decisions: Mapping[str, Decision]
+    decisions: Mapping[str, Decision[str]]
 
     @classmethod
     def of(cls, config: Config, model: Model, lycoris: Lycoris | None) -> "Trainable":
         """Raises ConfigError when nothing would be trained."""
         if config.model_type == "full":
-            return _full(model)
+            return _full(config, model)
         return _lycoris(config, model, lycoris) if lycoris else _lora(config, model)
 
 
-def _full(model: Model) -> Trainable:
+def _full(config: Config, model: Model) -> Trainable:
     count = model.transformer.parameters
     why = f"every weight of the transformer: {_amount(count)}"
-    return Trainable(count, {"model_type": Decision("full", "user", why)})
+    return Trainable(count, {"model_type": Decision("full", config.source("model_type"), why)})
 
 
 def _lycoris(config: Config, model: Model, lycoris: Lycoris) -> Trainable:
@@ -43,7 +43,9 @@ def _lycoris(config: Config, model: Model, lycoris: Lycoris) -> Trainable:
         )
     count = lycoris_size.parameters(model.transformer, lycoris)
     why = f"{_amount(count)} in {len(found)} layers, {_share(count, model)}"
-    return Trainable(count, {"lora_type": Decision(f"lycoris {lycoris.algo}", "user", why)})
+    return Trainable(
+        count, {"lora_type": Decision(f"lycoris {lycoris.algo}", config.source("lora_type"), why)}
+    )
 
 
 def _lora(config: Config, model: Model) -> Trainable:
@@ -63,8 +65,8 @@ def _lora(config: Config, model: Model) -> Trainable:
     why = (
         f"rank {config.lora_rank}: {_amount(count)} in {len(layers)} layers, {_share(count, model)}"
     )
-    source = "user" if config.peft_lora_target_modules else "auto"
-    decision = Decision(",".join(targets), source, why)  # type: ignore[arg-type]
+    source = config.source("peft_lora_target_modules")
+    decision = Decision(",".join(targets), source, why)
     return Trainable(count, {"peft_lora_target_modules": decision})
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
 from sd3tune.sd3.variants import Model
 
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5

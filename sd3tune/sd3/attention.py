@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sd3tune.backends import sliced
+from sd3tune.backends.kernels import sliced
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ModelError
-from sd3tune.filesystem import opening
-from sd3tune.sd3 import header
+from sd3tune.filesystem import opening, safetensors_header
 
 AGAIN = "download the model again"
 INDEX = "model_index.json"
@@ -62,7 +61,7 @@ def check_part(folder: Path, part: str) -> None:
     if part.startswith("tokenizer") and not any((folder / name).exists() for name in VOCABULARIES):
         words = f"`{folder}` holds no vocabulary: none of {', '.join(VOCABULARIES)}"
         raise ModelError(words, hint=AGAIN)  # transformers would make an empty one
-    headers = [header.read(p) for p in weights]
+    headers = [safetensors_header.read(p) for p in weights]
     if part in BLOCKS and (folder / "config.json").exists():
         _check_blocks(folder / "config.json", *BLOCKS[part], headers)
 
@@ -104,7 +103,9 @@ def _check_file(path: Path, weights: Sequence[Path]) -> None:
         _json(path, (dict, list))
 
 
-def _check_blocks(path: Path, pattern: str, key: str, headers: Sequence[header.Header]) -> None:
+def _check_blocks(
+    path: Path, pattern: str, key: str, headers: Sequence[safetensors_header.Header]
+) -> None:
     names = (re.match(pattern, name) for h in headers for name in h.tensors)
     held = {int(match[1]) for match in names if match}
     said = read(path).get(key)

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sd3tune.errors import ModelError
-from sd3tune.filesystem import opening
-from sd3tune.sd3 import header
-from sd3tune.sd3.header import Entry
+from sd3tune.filesystem import opening, safetensors_header
+from sd3tune.filesystem.safetensors_header import Entry
 
 PIECE_BYTES = 2**24  # a multiple of every size below
 # Type -> unsigned integers of its size, and the bits of the exponent: all set is no number.
@@ -27,9 +26,9 @@ EXPONENTS = {
 }
 
 
-def check(path: Path) -> header.Header:
+def check(path: Path) -> safetensors_header.Header:
     """The header of a file without NaN and infinity. Raises ModelError, which names the tensor."""
-    found = header.read(path)
+    found = safetensors_header.read(path)
     for name, entry in found.tensors.items():
         if not all(_finite(piece, entry.dtype) for piece in _pieces(path, entry)):
             raise ModelError(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.errors import ModelError
-from sd3tune.filesystem import opening
-from sd3tune.sd3 import configs, header, single
+from sd3tune.filesystem import opening, safetensors_header
+from sd3tune.sd3 import configs, single
 from sd3tune.sd3.variants import (
     REPOSITORIES,
     TEXT_ENCODERS,
@@ -70,7 +70,7 @@ def is_file(source: str) -> bool:
 
 
 def _from_file(source: str) -> Model:
-    held = single.contents(header.read(Path(source)))
+    held = single.contents(safetensors_header.read(Path(source)))
     name = kind(held.shape)
     base = next((r for r, (known, _) in REPOSITORIES.items() if known == name), None)
     if base is None:
@@ -94,7 +94,7 @@ def _composed(source: str, transformer: str, subfolder: str) -> Model:
                          hint="it must hold text encoders and tokenizers")  # fmt: skip
     where = Source(source, transformer, source, subfolder)
     if is_file(transformer):
-        held = single.contents(header.read(Path(transformer)))
+        held = single.contents(safetensors_header.read(Path(transformer)))
         shape, where = held.shape, replace(where, vae=transformer if held.vae else source)
     elif Path(transformer).is_dir():
         shape = folder_shape(Path(transformer), subfolder, TRANSFORMER)
@@ -160,7 +160,7 @@ def _sizes(source: str) -> tuple[tuple[int, int, int], int]:
 def stored_parameters(folder: Path) -> int:
     """Elements in a component's safetensors files, read from their headers alone."""
     files = sorted(folder.glob("*.safetensors"))
-    return sum(e.elements for file in files for e in header.read(file).tensors.values())
+    return sum(e.elements for file in files for e in safetensors_header.read(file).tensors.values())
 
 
 def _hub_config(repository: str, subfolder: str) -> dict[str, Any] | None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from sd3tune.backends.memory import is_out_of_memory
+from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.errors import ModelError, Sd3tuneError
-from sd3tune.filesystem import opening
-from sd3tune.sd3 import configs, header, single
+from sd3tune.filesystem import opening, safetensors_header
+from sd3tune.sd3 import configs, single
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
 from sd3tune.sd3.variants import Source
 
@@ -101,7 +101,7 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 
     found: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("diffusion_pytorch_model*.safetensors")):
-        header.read(file)  # refuses what is damaged
+        safetensors_header.read(file)  # refuses what is damaged
         found |= load_file(file)
     if not found:
         raise ModelError(f"`{folder}` holds no diffusion_pytorch_model*.safetensors",
@@ -116,7 +116,7 @@ def blank_transformer(source: str | Source) -> Any:
     source = Source.of(source)
     with reading("transformer", source.transformer), torch.device("meta"):
         if is_file(source.transformer):
-            config = single.contents(header.read(Path(source.transformer))).config
+            config = single.contents(safetensors_header.read(Path(source.transformer))).config
         else:
             part = None if source.subfolder == "." else source.subfolder
             config = SD3Transformer2DModel.load_config(source.transformer, subfolder=part)
@@ -143,7 +143,7 @@ def _transformer_of_file(path: Path, dtype: torch.dtype) -> Any:
     from diffusers import SD3Transformer2DModel
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
-    held = single.contents(header.read(path))
+    held = single.contents(safetensors_header.read(path))
     state = _tensors(path, held.prefix, dtype)
     if not held.prefix:  # of a file without prefix, the VAE and encoders are not the transformer's
         state = {k: v for k, v in state.items() if not k.startswith((single.VAE, single.ENCODERS))}
@@ -203,7 +203,7 @@ def _identity_in_folder(source: Source, folder: Path, component: str) -> str:
 
 
 def _identity_in_file(path: Path, component: str) -> str:
-    found = header.read(path)
+    found = safetensors_header.read(path)
     h = blake2b(digest_size=16)
     with path.open("rb") as f:
         for name, entry in sorted(found.tensors.items()):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sd3tune.data.dice import seed_of
+from sd3tune.data.seeds import seed_of
 
 DROPPED = 16  # bits that float32 has and bf16 has not
 

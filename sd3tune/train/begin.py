@@ -5,14 +5,17 @@ from typing import Any
 
 import torch
 
-from sd3tune.adapters import files, full, lora, lycoris
+from sd3tune import load
+from sd3tune.adapters import full, lora, lycoris
 from sd3tune.adapters.trained import Trained
-from sd3tune.data.dice import seed_of
+from sd3tune.data.seeds import seed_of
 from sd3tune.errors import CheckpointError
+from sd3tune.formats import adapter_files
 from sd3tune.plan.resolve import Plan
+from sd3tune.processes.world import World, sharded
 from sd3tune.report.progress import say
 from sd3tune.sd3 import attention, weights
-from sd3tune.train import checkpointing, offload, quantised
+from sd3tune.train import checkpointing, offload
 from sd3tune.train.ema import Ema
 from sd3tune.train.levels import levels_of
 from sd3tune.train.losses import Recipe
@@ -20,14 +23,13 @@ from sd3tune.train.optim import build
 from sd3tune.train.resume import resume
 from sd3tune.train.rollout import rollout_of
 from sd3tune.train.state import TrainState
-from sd3tune.train.world import World, sharded
 
 
 def begin(plan: Plan, world: World) -> TrainState:
     """The transformer with what is trained on the device, and the state of the newest
     checkpoint."""
     config = plan.config
-    model = quantised.transformer(plan, world.device)
+    model = load.transformer(plan, world.device)
     attention.place(model, plan.value("attention_inputs"), plan.value("attention_mechanism"))
     trained = attach(model, plan)
     offload.place(model, plan, world.device)
@@ -83,7 +85,7 @@ def attach(model: Any, plan: Plan) -> Trained:
     )
     adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=c.lora_format)
     if c.init_lora is not None:
-        layers = adapter.begin_with(files.read(c.init_lora), str(c.init_lora))
+        layers = adapter.begin_with(adapter_files.read(c.init_lora), str(c.init_lora))
         say(f"begins   with {layers} layers of {c.init_lora}")
     return adapter
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from sd3tune.adapters.trained import like, put, take, whole
 from sd3tune.errors import CheckpointError, Sd3tuneError
 from sd3tune.filesystem import disk
-from sd3tune.plan import manifest
-from sd3tune.plan.manifest import (
+from sd3tune.formats import manifest
+from sd3tune.formats.manifest import (
     AVERAGE,
     FORMAT,
     MANIFEST,

@@ -6,9 +6,9 @@ import torch
 
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.batch import Batch
+from sd3tune.encode.caches import Caches
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
-from sd3tune.train.caches import Caches
 from sd3tune.train.losses import Recipe, autocast, quiet
 from sd3tune.train.noise import draw
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
 from sd3tune.data.batch import Batch
-from sd3tune.data.dice import seed_of
-from sd3tune.sd3 import cubic, flow
+from sd3tune.data.seeds import seed_of
+from sd3tune.sd3 import flow
 from sd3tune.sd3.variants import PATCH
+from sd3tune.train import cubic
 
 
 @dataclass(frozen=True)

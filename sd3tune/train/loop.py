@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from sd3tune import out_of_memory
 from sd3tune.adapters.trained import whole
 from sd3tune.data.batch import Batch
+from sd3tune.processes.world import World
 from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Stage, say
 from sd3tune.sd3.variants import PATCH
-from sd3tune.train import out_of_memory
 from sd3tune.train.guard import Guard, share
 from sd3tune.train.losses import Recipe
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Taken, train_step
-from sd3tune.train.world import World
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.data.batch import Batch
-from sd3tune.data.dice import seed_of
+from sd3tune.data.seeds import seed_of
 
 
 def draw(

@@ -5,18 +5,19 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from sd3tune.config.prompts import Prompt
+from sd3tune.config.files.prompts import Prompt
+from sd3tune.data.run_folders import PICTURES
+from sd3tune.encode.caches import Caches
 from sd3tune.filesystem import disk
-from sd3tune.plan.own import PICTURES
+from sd3tune.load import variant
+from sd3tune.out_of_memory import during
 from sd3tune.plan.resolve import Plan
+from sd3tune.processes.world import World
 from sd3tune.report.progress import stage
+from sd3tune.sample.pipeline import Sampling, Wish, draw
 from sd3tune.sd3 import weights
-from sd3tune.train.caches import Caches, variant
 from sd3tune.train.optim import averaged
-from sd3tune.train.out_of_memory import during
 from sd3tune.train.state import TrainState
-from sd3tune.train.world import World
-from sd3tune.validate.images import Sampling, Wish, draw
 
 
 def pictures(

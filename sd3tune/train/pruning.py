@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sd3tune.plan.manifest import NAME, damage, folders, is_ours, is_rolling, step_of
+from sd3tune.formats.manifest import NAME, damage, folders, is_ours, is_rolling, step_of
 from sd3tune.report.progress import say
 
 # A folder on its way in, and one on its way out.

@@ -12,19 +12,19 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from sd3tune.adapters import stamp
-from sd3tune.data.schedule import Schedule
+from sd3tune.data.order import Schedule
 from sd3tune.errors import CheckpointError
 from sd3tune.filesystem import disk
+from sd3tune.formats import stamp
 from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan
+from sd3tune.processes.world import World
 from sd3tune.train import checkpoint
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.optim import averaged
 from sd3tune.train.pictures import default_size
 from sd3tune.train.pruning import Verified, prune
 from sd3tune.train.state import TrainState
-from sd3tune.train.world import World
 
 DRAFT = ".result.tmp"  # beside the result, while it is written
 LAST = "last"  # in output_dir: the last values, where the result is their average

@@ -11,19 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
 from sd3tune.errors import CheckpointError
 from sd3tune.filesystem import disk
-from sd3tune.plan import manifest
-from sd3tune.plan.manifest import Named
-from sd3tune.plan.prepare import checkpoint_folder
+from sd3tune.formats import manifest
+from sd3tune.formats.manifest import Named
 from sd3tune.plan.resolve import Plan
+from sd3tune.prepare import checkpoint_folder
+from sd3tune.processes.world import World
 from sd3tune.report import metrics
 from sd3tune.report.progress import say
 from sd3tune.train import checkpoint
 from sd3tune.train.pruning import recover
 from sd3tune.train.state import TrainState
-from sd3tune.train.world import World
 
 EARLIER = "earlier"  # in output_dir: what was not continued
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
 from sd3tune.data.batch import Batch
 from sd3tune.sd3 import flow
 from sd3tune.sd3.reflexflow import Reflex

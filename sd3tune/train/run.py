@@ -5,35 +5,34 @@ quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 """
 
 import errno
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from sd3tune import backends
-from sd3tune.config.prompts import Prompt
-from sd3tune.errors import CheckpointError, ConfigError, Diverged
-from sd3tune.filesystem import disk, drafts
+from sd3tune import backends, out_of_memory
+from sd3tune.config.files.prompts import Prompt
+from sd3tune.data.run_folders import PICTURES
+from sd3tune.encode.caches import Caches
+from sd3tune.encode.everything import SET_ASIDE, downloaded, filled, make_output
+from sd3tune.encode.image_latents import fill_epoch
+from sd3tune.errors import CheckpointError, Diverged
+from sd3tune.filesystem import disk
 from sd3tune.plan.memory import gib
-from sd3tune.plan.own import PICTURES
-from sd3tune.plan.prepare import Prepared
 from sd3tune.plan.resolve import Plan
+from sd3tune.prepare import Prepared
+from sd3tune.processes.world import World, join, replicated
 from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Heartbeat, say, stage
 from sd3tune.report.quiet import quiet_libraries
-from sd3tune.sd3 import weights
-from sd3tune.train import determinism, out_of_memory
+from sd3tune.train import determinism
 from sd3tune.train.begin import begin, recipe_of
-from sd3tune.train.caches import Caches, variant
-from sd3tune.train.captions import fill_text
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.guard import Guard
-from sd3tune.train.images import fill_epoch, fill_images
 from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Interrupt, every, interruptible, loop
 from sd3tune.train.losses import Recipe
@@ -41,9 +40,7 @@ from sd3tune.train.pictures import pictures
 from sd3tune.train.results import LAST, Keeper, versions, write
 from sd3tune.train.schedules import Schedule
 from sd3tune.train.state import TrainState
-from sd3tune.train.world import World, join, replicated
 
-SET_ASIDE = "set_aside.json"  # in output_dir
 METRICS = "metrics.jsonl"
 
 
@@ -131,14 +128,6 @@ def finish(
     )
 
 
-def make_output(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        why, remedy = disk.reason(e)
-        raise ConfigError(f"`output_dir={folder}` cannot be made: {why}", hint=remedy) from None
-
-
 def refuse_in_the_way(output: Path) -> None:
     """What could not be written after hours is refused before. Raises DiskError."""
     with disk.explained("write", output / METRICS):
@@ -148,46 +137,6 @@ def refuse_in_the_way(output: Path) -> None:
     for folder in (output / PICTURES, output / LAST):
         if folder.exists() and not folder.is_dir():
             raise disk.refusal("write in", folder, NotADirectoryError(errno.ENOTDIR, ""))
-
-
-def filled(
-    prepared: Prepared,
-    prompts: Sequence[Prompt],
-    device: torch.device,
-    vendor: ModuleType,
-    world: World,
-) -> Caches:
-    """Everything encoded; files that turned out to be unusable are out of the plan, and in the
-    report."""
-    caches = Caches.of(prepared)
-    wanted = [p.text for p in prompts] + [prepared.plan.config.validation_negative_prompt]
-    fill_text(caches, wanted, device, lambda: vendor.used_bytes(prepared.plan.device.index))
-    bad = fill_images(caches, device)
-    caches = replace(caches, prepared=prepared.without(bad))
-    world.wait()  # what another process was writing is there now
-    if world.main:
-        report(caches.prepared, len(bad))
-    return caches
-
-
-def report(prepared: Prepared, late: int) -> None:
-    """Every file that is not trained on, with its reason, as JSON in output_dir."""
-    rows = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
-    path = prepared.plan.config.output_dir / SET_ASIDE
-    with disk.explained("write", path):
-        if rows:
-            drafts.write(path, (json.dumps(rows, indent=1) + "\n").encode())
-        else:
-            path.unlink(missing_ok=True)
-    if late:
-        say(f"warning: {late} files could not be decoded and are left out; {path} says why")
-
-
-def downloaded(prepared: Prepared) -> Prepared:
-    """The same plan with its model on this disk."""
-    plan = prepared.plan
-    model = replace(plan.model, source=weights.local(plan.model.source, **hub(plan)))
-    return replace(prepared, plan=replace(plan, model=model))
 
 
 def steps(
@@ -266,12 +215,6 @@ def leave(state: TrainState, plan: Plan, signal: int) -> Outcome:
     return Outcome(
         state.step, plan.steps, state.loss_before, None, None, (), output, signal, state.noise
     )
-
-
-def hub(plan: Plan) -> dict[str, str]:
-    """Arguments of from_pretrained that say which files of a repository are meant."""
-    revision = {"revision": plan.config.revision} if plan.config.revision else {}
-    return revision | variant(plan)
 
 
 def used(vendor: ModuleType, plan: Plan) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sd3tune.adapters.trained import Trained
-from sd3tune.plan.manifest import Lineage
+from sd3tune.formats.manifest import Lineage
 from sd3tune.train.ema import Ema
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from sd3tune.backends.kernels import kernel
+from sd3tune.backends.kernels.sdpa import kernel
 from sd3tune.data.batch import Batch
-from sd3tune.data.dice import seed_of
+from sd3tune.data.seeds import seed_of
+from sd3tune.processes.world import ALONE_ON_CPU, World, unsynchronised
 from sd3tune.train.clip import clip
 from sd3tune.train.guard import BAD_NUMBERS, Action, Guard, Seen
 from sd3tune.train.losses import Losses, Recipe, losses
 from sd3tune.train.state import TrainState
-from sd3tune.train.world import ALONE_ON_CPU, World, unsynchronised
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from sd3tune.backends.facts import Facts
-from sd3tune.backends.processes import ALONE, Processes
-from sd3tune.config.prompts import load_prompts
-from sd3tune.config.settings import Config
+from sd3tune import prepare as preparing
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.config import Config
+from sd3tune.config.files.prompts import load_prompts
 from sd3tune.data.cache import TensorCache
 from sd3tune.demo import write
-from sd3tune.plan import prepare as preparing
-from sd3tune.plan.prepare import Prepared, prepare
-from sd3tune.train import store
+from sd3tune.encode import store
+from sd3tune.prepare import Prepared, prepare
+from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.train.run import Outcome, train
 
 torch.set_num_threads(1)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from sd3tune.backends import catalog
-from sd3tune.backends.decide import Decision
-from sd3tune.backends.facts import Facts
-from sd3tune.config.prompts import load_prompts
+from sd3tune.backends.decide import chips
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.files.prompts import load_prompts
+from sd3tune.decision import AUTO, Decision
 from sd3tune.demo import MODELS
-from sd3tune.plan.prepare import Prepared, planned
+from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.train.run import Outcome, train
 
@@ -22,7 +22,7 @@ GUARD = "attention_inputs"
 
 def mac(chip: str) -> Facts:
     """A Mac in all that is decided, whose device is called `cpu`: the tensors must be somewhere."""
-    facts = catalog.facts(catalog.chip(chip))
+    facts = chips.facts(chips.chip(chip))
     return replace(facts, devices=(replace(facts.weakest, torch_device="cpu"),))
 
 
@@ -38,7 +38,7 @@ def on_mac(
         made = planned(made, made.plan.model, mac(chip))
         plan = made.plan
         if guard is not None:
-            other = Decision(guard, "auto", "for comparison")
+            other = Decision(guard, AUTO, "for comparison")
             plan = replace(plan, decisions={**plan.decisions, GUARD: other})
         return train(replace(made, plan=plan), load_prompts(plan.config))
 

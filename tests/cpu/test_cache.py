@@ -9,10 +9,10 @@ import torch
 
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.cache import INDEX, TensorCache, latent_key, mask_key, text_key
-from sd3tune.data.memory import Known, Memory
+from sd3tune.data.digests import Known, Memory
+from sd3tune.encode.fill import fill
 from sd3tune.errors import DataError
 from sd3tune.report.progress import stage
-from sd3tune.train.fill import fill
 
 SQUARE = Geometry((64, 64), (0, 0), (64, 64), 1.0)
 

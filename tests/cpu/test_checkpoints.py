@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from sd3tune.errors import CheckpointError
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Project, Train
 
 USUAL = ("lr_warmup_steps=0", "train_batch_size=2", "lora_dropout=0.2")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sd3tune.data.schedule import Share
+from sd3tune.data.order import Share
+from sd3tune.dataset_inspection import draw_sheet, inspect
 from sd3tune.errors import DataError
-from sd3tune.plan.inspect import draw_sheet, inspect
 from sd3tune.train.run import train
 from tests.cpu.conftest import Project
 

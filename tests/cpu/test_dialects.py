@@ -16,13 +16,13 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sd3tune.adapters import files
-from sd3tune.adapters.deltas import delta
-from sd3tune.adapters.parts import AdapterFile, Lora, Lycoris
-from sd3tune.artefacts.export import base_of, export
-from sd3tune.artefacts.look import look
 from sd3tune.demo import MODELS
 from sd3tune.errors import ConfigError, ModelError
+from sd3tune.formats import adapter_files
+from sd3tune.formats.convert import base_of, export
+from sd3tune.formats.deltas import delta
+from sd3tune.formats.identify import look
+from sd3tune.formats.parts import AdapterFile, Lora, Lycoris
 from sd3tune.sd3 import dialects
 from sd3tune.sd3.original import to_original
 from sd3tune.train.run import train
@@ -141,8 +141,8 @@ def test_an_adapter_on_every_layer_means_the_same_to_diffusers_and_to_comfyui(
     adapter = random_lora(model)
     expected = by_hand(model, adapter)
     assert (expected - model.ask(model.clean)).abs().max() > 0.05
-    for dialect in files.DIALECTS:
-        assert files.write(tmp_path / f"{dialect}.safetensors", adapter, dialect) == ()
+    for dialect in adapter_files.DIALECTS:
+        assert adapter_files.write(tmp_path / f"{dialect}.safetensors", adapter, dialect) == ()
     torch.testing.assert_close(model.by_diffusers(tmp_path / "diffusers.safetensors"), expected,
                                **CLOSE)  # fmt: skip
     for dialect in ("comfyui", "kohya"):
@@ -156,9 +156,9 @@ def test_an_adapter_on_every_layer_means_the_same_to_diffusers_and_to_comfyui(
 def test_every_dialect_is_read_back_with_the_ranks_it_had(tiny: Any, tmp_path: Path) -> None:
     model = tiny("sd3.5-medium")
     adapter = random_lora(model)
-    for dialect in files.DIALECTS:
-        files.write(tmp_path / "a.safetensors", adapter, dialect)
-        again = files.read(tmp_path / "a.safetensors")
+    for dialect in adapter_files.DIALECTS:
+        adapter_files.write(tmp_path / "a.safetensors", adapter, dialect)
+        again = adapter_files.read(tmp_path / "a.safetensors")
         assert again.modules.keys() == adapter.modules.keys()
         assert again.metadata["modelspec.title"] == "test"
         for name, old in adapter.modules.items():
@@ -177,7 +177,7 @@ def test_a_fused_matrix_with_equal_scales_has_three_times_the_alpha(
     block = "transformer_blocks.0.attn"
     three = {f"{block}.to_{x}": adapter.modules[f"{block}.to_{x}"] for x in "qkv"}
     three = {n: Lora(m.down, m.up, 2.0) for n, m in three.items()}  # type: ignore[union-attr]
-    files.write(tmp_path / "a.safetensors", AdapterFile(three), "kohya")
+    adapter_files.write(tmp_path / "a.safetensors", AdapterFile(three), "kohya")
     found = load_file(tmp_path / "a.safetensors")
     name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
     assert found.keys() == {f"{name}.{p}" for p in ("lora_down.weight", "lora_up.weight", "alpha")}
@@ -187,9 +187,9 @@ def test_a_fused_matrix_with_equal_scales_has_three_times_the_alpha(
 def test_the_same_adapter_is_the_same_bytes(tiny: Any, tmp_path: Path) -> None:
     adapter = random_lora(tiny("sd3-medium"))
     adapter = AdapterFile(adapter.modules, {f"key{i}": str(i) for i in range(20)})
-    for dialect in files.DIALECTS:
-        files.write(tmp_path / "one", adapter, dialect)
-        files.write(tmp_path / "two", adapter, dialect)
+    for dialect in adapter_files.DIALECTS:
+        adapter_files.write(tmp_path / "one", adapter, dialect)
+        adapter_files.write(tmp_path / "two", adapter, dialect)
         assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -232,10 +232,10 @@ def test_what_peft_says_in_the_metadata_alone_reaches_comfyui(
     if not config.get("lora_bias"):  # ComfyUI reads diffusers' own file at scale 1
         wrong = (model.by_comfyui(file) - expected).abs().max()
         assert wrong > 1e-3
-    adapter = files.read(file)
-    for dialect in files.DIALECTS:
+    adapter = adapter_files.read(file)
+    for dialect in adapter_files.DIALECTS:
         out = tmp_path / f"{dialect}.safetensors"
-        files.write(out, adapter, dialect)
+        adapter_files.write(out, adapter, dialect)
         read = model.by_diffusers if dialect == "diffusers" else model.by_comfyui
         torch.testing.assert_close(read(out), expected, **CLOSE)
 
@@ -245,14 +245,14 @@ def test_dora_is_full_differences_for_comfyui_and_peft_s_own_for_diffusers(
 ) -> None:
     model = tiny("sd3.5-medium")
     file, expected = peft(model, tmp_path, r=4, lora_alpha=6, use_dora=True)
-    adapter = files.read(file)
+    adapter = adapter_files.read(file)
     assert all(isinstance(m, Lora) and m.magnitude is not None for m in adapter.modules.values())
     with pytest.raises(ModelError, match="relative to the base model's weight") as e:
-        files.write(tmp_path / "c.safetensors", adapter, "comfyui")
+        adapter_files.write(tmp_path / "c.safetensors", adapter, "comfyui")
     assert "--model" in e.value.hint
-    for dialect in files.DIALECTS:
+    for dialect in adapter_files.DIALECTS:
         out = tmp_path / f"{dialect}.safetensors"
-        files.write(out, adapter, dialect, base=model.base)
+        adapter_files.write(out, adapter, dialect, base=model.base)
         if dialect == "diffusers":
             assert any("lora_magnitude_vector" in k for k in load_file(out))
             answer = model.by_diffusers(out)
@@ -270,9 +270,11 @@ def test_plain_lora_beside_dora_keeps_its_meaning_in_diffusers(tiny: Any, tmp_pa
     assert isinstance(m, Lora)
     modules = {**adapter.modules, name: Lora(m.down, m.up, m.alpha, torch.full((128,), 0.9))}
     with pytest.raises(ModelError, match="beside DoRA"):
-        files.write(tmp_path / "a.safetensors", AdapterFile(modules), "diffusers")
-    files.write(tmp_path / "a.safetensors", AdapterFile(modules), "diffusers", base=model.base)
-    files.write(tmp_path / "b.safetensors", AdapterFile(modules), "kohya", base=model.base)
+        adapter_files.write(tmp_path / "a.safetensors", AdapterFile(modules), "diffusers")
+    adapter_files.write(
+        tmp_path / "a.safetensors", AdapterFile(modules), "diffusers", base=model.base
+    )
+    adapter_files.write(tmp_path / "b.safetensors", AdapterFile(modules), "kohya", base=model.base)
     torch.testing.assert_close(model.by_diffusers(tmp_path / "a.safetensors"),
                                model.by_comfyui(tmp_path / "b.safetensors"), **CLOSE)  # fmt: skip
 
@@ -332,19 +334,19 @@ def test_lycoris_means_what_lycoris_says_and_comfyui_gets_what_it_renders_right(
     model = tiny("sd3.5-medium")
     file = tmp_path / "lycoris.safetensors"
     merged, expected = lycoris(model, kind, file)
-    adapter = files.read(file)
+    adapter = adapter_files.read(file)
     assert adapter.modules.keys() == merged.keys()
     for name, update in merged.items():
         mine, _ = delta(name, adapter.modules[name], model.base)
         torch.testing.assert_close(mine, update, rtol=1e-4, atol=1e-5)
     out = tmp_path / "comfyui.safetensors"
-    assert files.write(out, adapter, "comfyui", base=model.base) == ()
+    assert adapter_files.write(out, adapter, "comfyui", base=model.base) == ()
     if kind in ("oft", "glora"):  # tensors as they were: seen to be read exactly
         old, new = load_file(file), load_file(out)
         assert all(torch.equal(old[k], new[k]) for k in new) and old.keys() == new.keys()
     elif kind in ("lokr", "loha", "locon", "full") or "dora" in kind:
         torch.testing.assert_close(model.by_comfyui(out), expected, **CLOSE)
-    files.write(tmp_path / "kohya.safetensors", adapter, "kohya", base=model.base)
+    adapter_files.write(tmp_path / "kohya.safetensors", adapter, "kohya", base=model.base)
     if kind not in ("oft", "glora", "lokr both", "lokr whole"):
         torch.testing.assert_close(model.by_comfyui(tmp_path / "kohya.safetensors"), expected,
                                    **CLOSE)  # fmt: skip
@@ -356,14 +358,14 @@ def test_lycoris_becomes_lora_for_diffusers_with_the_error_of_the_best_approxima
     model = tiny("sd3.5-medium")
     file, out = tmp_path / "lokr.safetensors", tmp_path / "d.safetensors"
     merged, expected = lycoris(model, "lokr", file)
-    adapter = files.read(file)
+    adapter = adapter_files.read(file)
     with pytest.raises(ModelError, match="takes LoRA only") as e:
-        files.write(out, adapter, "diffusers")
+        adapter_files.write(out, adapter, "diffusers")
     assert "--rank" in e.value.hint
-    notes = files.write(out, adapter, "diffusers", rank=192)
+    notes = adapter_files.write(out, adapter, "diffusers", rank=192)
     assert "0.00%" in notes[0]
     torch.testing.assert_close(model.by_diffusers(out), expected, rtol=0, atol=2e-5)
-    (words,) = files.write(out, adapter, "diffusers", rank=6)
+    (words,) = adapter_files.write(out, adapter, "diffusers", rank=6)
     values = [torch.linalg.svdvals(w.double()) for w in merged.values()]
     lost = sum(float(s[6:].square().sum()) for s in values)
     best = math.sqrt(lost / sum(float(s.square().sum()) for s in values))
@@ -380,9 +382,9 @@ def test_a_fused_lycoris_file_is_split_by_its_differences(tiny: Any, tmp_path: P
                "alpha": torch.tensor(1.0)}  # fmt: skip
     file, out = tmp_path / "loha.safetensors", tmp_path / "c.safetensors"
     save_file({f"{name}.{k}": v for k, v in tensors.items()}, file)
-    adapter = files.read(file)
+    adapter = adapter_files.read(file)
     assert set(adapter.modules) == {f"transformer_blocks.1.attn.to_{x}" for x in "qkv"}
-    files.write(out, adapter, "comfyui")
+    adapter_files.write(out, adapter, "comfyui")
     torch.testing.assert_close(model.by_comfyui(out), model.by_comfyui(file), **CLOSE)
 
 
@@ -399,7 +401,7 @@ def test_a_fused_dora_is_split_by_rows(tiny: Any, tmp_path: Path) -> None:
                "alpha": torch.tensor(3.0)}  # fmt: skip
     file, out = tmp_path / "dora.safetensors", tmp_path / "c.safetensors"
     save_file({f"{name}.{k}": v for k, v in tensors.items()}, file)
-    files.write(out, files.read(file), "comfyui", base=model.base)
+    adapter_files.write(out, adapter_files.read(file), "comfyui", base=model.base)
     whole = weight.double() + 1.5 * up.double() @ down.double()
     expected = length.double() * whole / whole.norm(dim=1, keepdim=True)  # arXiv:2402.09353 eq. 5
     changed, ignored = comfyui.applied(out, model.original)
@@ -427,7 +429,7 @@ def test_nothing_is_dropped_silently(keys: list[str], words: str, tmp_path: Path
     file = tmp_path / "a.safetensors"
     save_file({k: torch.ones(2, 2) for k in keys}, file)
     with pytest.raises(ModelError, match=words):
-        files.read(file)
+        adapter_files.read(file)
 
 
 def test_an_alpha_of_zero_is_refused(tmp_path: Path) -> None:
@@ -436,7 +438,7 @@ def test_an_alpha_of_zero_is_refused(tmp_path: Path) -> None:
                "alpha": torch.tensor(0.0)}  # fmt: skip
     save_file({f"{name}.{k}": v for k, v in tensors.items()}, tmp_path / "a.safetensors")
     with pytest.raises(ModelError, match="alpha 0"):
-        files.read(tmp_path / "a.safetensors")
+        adapter_files.read(tmp_path / "a.safetensors")
 
 
 def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
@@ -449,7 +451,7 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
 
 def test_an_adapter_without_modules_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no modules"):
-        files.write(tmp_path / "a.safetensors", AdapterFile({}), "comfyui")
+        adapter_files.write(tmp_path / "a.safetensors", AdapterFile({}), "comfyui")
     assert not list(tmp_path.iterdir())
 
 
@@ -457,7 +459,7 @@ def test_an_algorithm_nobody_converts_is_named(tmp_path: Path) -> None:
     block = {"oft_blocks": torch.zeros(2, 4, 8, 8)}
     adapter = AdapterFile({"transformer_blocks.0.attn.to_q": Lycoris("oft", block, 0.0)})
     with pytest.raises(ModelError, match="to_q` is oft"):
-        files.write(
+        adapter_files.write(
             tmp_path / "a", adapter, "diffusers", rank=4, base=lambda n: torch.zeros(64, 64)
         )
 

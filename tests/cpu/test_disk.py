@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from sd3tune.errors import CheckpointError, DiskError
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
 from sd3tune.train.lock import claimed
 from sd3tune.train.results import Keeper
 from sd3tune.train.run import saved_on_failure, train
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Train
 from tests.disks import small_disk
 

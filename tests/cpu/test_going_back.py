@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sd3tune.backends.processes import ALONE
 from sd3tune.errors import CheckpointError, DiskError
-from sd3tune.plan import manifest
+from sd3tune.formats import manifest
+from sd3tune.processes.environment import ALONE
+from sd3tune.processes.world import ALONE_ON_CPU, World
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
 from sd3tune.train.resume import beginning, decided, put_away
-from sd3tune.train.world import ALONE_ON_CPU, World
 from tests.checkpoints import flip, foreign, names, seal
 from tests.cpu.conftest import Train
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sd3tune import cli
-from sd3tune.adapters import files, lora
+from sd3tune.adapters import lora
 from sd3tune.errors import ConfigError
+from sd3tune.formats import adapter_files
 from sd3tune.sd3 import weights
 from tests.cpu.conftest import Project
 from tests.cpu.hostile import MODEL, PLAN, said
@@ -108,7 +109,7 @@ def test_init_lora_of_another_model_is_one_error(adapter: Path, project: Project
     shape = lora.Shape(4, 4, 0.0, ("to_q", "to_k", "to_v", "to_out.0"))
     made = lora.attach(model, shape, dtype=torch.float32, seed=1)
     with pytest.raises(ConfigError, match="is of a layer of 5 to"):
-        made.begin_with(files.read(path), str(path))
+        made.begin_with(adapter_files.read(path), str(path))
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def adapter(demo: Path, tmp_path: Path) -> Path:
         seed=1,
     )
     path = made.write(folder, made.values(), {})
-    assert files.read(path).modules
+    assert adapter_files.read(path).modules
     return path
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from sd3tune.data import images
+from sd3tune.data import pixel_tensors
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.headers import NoMemory, Unusable, formats, size_of
 
@@ -23,7 +23,7 @@ def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
 
 
 def load(data: bytes, size: tuple[int, int] = (64, 64), shape: Geometry = WHOLE) -> torch.Tensor:
-    return images.scaled(images.load(data, size, shape))
+    return pixel_tensors.scaled(pixel_tensors.load(data, size, shape))
 
 
 def test_orientation_is_applied_to_size_and_pixels() -> None:
@@ -132,19 +132,19 @@ def test_a_mask_is_cut_like_its_image(style: tuple[int, int]) -> None:
     shape = Geometry((192, 128), style, (64, 64), 1.0)
     red = (load(data, (960, 640), shape)[0] + 1) * 127.5
     cells = red.reshape(8, 8, 8, 8).mean(dim=(1, 3))
-    mask = images.load_mask(data, (960, 640), shape, "mask")
+    mask = pixel_tensors.load_mask(data, (960, 640), shape, "mask")
     assert mask.shape == (1, 8, 8) and (mask[0].float() - cells).abs().max() <= 0.5 + 1e-3
-    small = images.load_mask(saved(picture.resize((480, 320))), (960, 640), shape, "mask")
+    small = pixel_tensors.load_mask(saved(picture.resize((480, 320))), (960, 640), shape, "mask")
     assert (small.float() - mask.float()).abs().mean() < 8  # another size, the same shape
 
 
 def test_segmentation_is_black_or_white_before_it_is_averaged() -> None:
     grey = Image.new("RGB", (64, 64), (120, 120, 120))
     grey.paste((130, 130, 130), (0, 0, 32, 64))
-    mask = images.load_mask(saved(grey), (64, 64), WHOLE, "segmentation")
+    mask = pixel_tensors.load_mask(saved(grey), (64, 64), WHOLE, "segmentation")
     assert mask[0, 0].tolist() == [255] * 4 + [0] * 4
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(Unusable, match="another shape than 64x64"):
-        images.load_mask(saved(noise((64, 128))), (64, 64), WHOLE, "mask")
+        pixel_tensors.load_mask(saved(noise((64, 128))), (64, 64), WHOLE, "mask")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as real
 
-from sd3tune.backends import probes
+from sd3tune.backends.kernels import smoke
 from sd3tune.demo import MODELS
-from sd3tune.quant import probes as quant_probes
+from sd3tune.quant import smoke as quant_probes
 from sd3tune.sd3 import attention, weights
 
 
@@ -48,7 +48,7 @@ CPU_PROBES = ("matmul_fp32", "matmul_bf16", "matmul_fp16", "attention_diffusers"
 
 @pytest.mark.parametrize("name", CPU_PROBES)
 def test_the_cpu_passes_its_own_probes(name: str) -> None:
-    result = probes.run("cpu", [name])[name]
+    result = smoke.run("cpu", [name])[name]
     assert result["ok"], result["words"]
 
 
@@ -60,8 +60,8 @@ def test_a_forward_only_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
             return real(q, k, v)
         return real(q.detach(), k.detach(), v.detach()).requires_grad_()
 
-    monkeypatch.setattr(probes, "sdpa", forward_only)
-    result = probes.run("cpu", ["attention_diffusers"])["attention_diffusers"]
+    monkeypatch.setattr(smoke, "sdpa", forward_only)
+    result = smoke.run("cpu", ["attention_diffusers"])["attention_diffusers"]
     assert not result["ok"] and "no backward" in str(result["words"])
 
 
@@ -69,13 +69,13 @@ def test_wrong_gradients_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def slightly_off(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return real(q, k * (1.0 if q.dtype == torch.float64 else 1.01), v)
 
-    monkeypatch.setattr(probes, "sdpa", slightly_off)
-    result = probes.run("cpu", ["attention_diffusers"])["attention_diffusers"]
+    monkeypatch.setattr(smoke, "sdpa", slightly_off)
+    result = smoke.run("cpu", ["attention_diffusers"])["attention_diffusers"]
     assert not result["ok"] and "off by" in str(result["words"])
 
 
 def test_a_kernel_the_device_lacks_is_a_finding() -> None:
-    result = probes.run("cpu", ["attention_cudnn"])["attention_cudnn"]
+    result = smoke.run("cpu", ["attention_cudnn"])["attention_cudnn"]
     assert not result["ok"] and "No viable backend" in str(result["words"])
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from sd3tune.plan.prepare import Prepared
-from sd3tune.train import store
+from sd3tune.encode import store
+from sd3tune.prepare import Prepared
 from tests.cpu.conftest import Project
 
 IMAGES, KILLS = 96, 20

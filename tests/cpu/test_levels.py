@@ -9,13 +9,14 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 from scipy.interpolate import PchipInterpolator
 from scipy.stats import beta, kstest, norm
 
-from sd3tune.sd3 import cubic, flow
+from sd3tune.encode.caches import Caches
+from sd3tune.processes.world import ALONE_ON_CPU
+from sd3tune.sample.pipeline import scheduler
+from sd3tune.sd3 import flow
 from sd3tune.sd3.variants import tokens
-from sd3tune.train.caches import Caches
+from sd3tune.train import cubic
 from sd3tune.train.levels import Levels
 from sd3tune.train.noise import draw
-from sd3tune.train.world import ALONE_ON_CPU
-from sd3tune.validate.images import scheduler
 from tests.cpu.conftest import Project
 from tests.known import batch
 

@@ -9,7 +9,7 @@ import torch
 
 from sd3tune.data.discover import Sample
 from sd3tune.data.loader import Loader
-from sd3tune.data.schedule import Schedule, Share
+from sd3tune.data.order import Schedule, Share
 from sd3tune.errors import DataError
 from tests.samples import many
 

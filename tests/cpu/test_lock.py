@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.backends.processes import Processes
 from sd3tune.errors import DiskError
+from sd3tune.processes.environment import Processes
 from sd3tune.train import lock
 from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.run import train

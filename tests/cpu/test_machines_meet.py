@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from sd3tune.backends.processes import ALONE
 from sd3tune.errors import CheckpointError
-from sd3tune.train import launch
+from sd3tune.processes import launch
+from sd3tune.processes.environment import ALONE
+from sd3tune.processes.world import World
 from sd3tune.train.begin import begin
-from sd3tune.train.world import World
 from tests.cpu.conftest import Train
 
 

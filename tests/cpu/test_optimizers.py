@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sd3tune.backends.decide import Decision
-from sd3tune.backends.options import AXES
+from sd3tune.backends.decide.options import AXES
 from sd3tune.config.optimizers import OPTIONS
+from sd3tune.decision import Decision, Provenance
 from sd3tune.plan.memory import state_bytes
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint, optim_state
 from sd3tune.train.adamw_bf16 import rounded
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.clip import clip
 from sd3tune.train.optim import KINDS, averaged, build, set_rate
 from sd3tune.train.step import train_step
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Train
 from tests.cpu.test_step import WORDS, batch
 from tests.optimizers import REFERENCES, error, gradients, weights
@@ -223,7 +223,7 @@ def test_an_adapter_of_bf16_weights_trains_in_the_step(prepared) -> None:  # typ
     """This CPU has no bf16 and the plan would refuse: the decisions of one that has."""
     plan = prepared(*WORDS, "gradient_precision=fp32").plan
     changed = {"optimizer": "adamw_bf16", "trainable_dtype": "bf16"}
-    decisions = {k: Decision(v, "user", "test") for k, v in changed.items()}
+    decisions = {k: Decision(v, Provenance("user"), "test") for k, v in changed.items()}
     state = begin(replace(plan, decisions={**plan.decisions, **decisions}), ALONE_ON_CPU)
     assert {p.dtype for p in state.trainable} == {torch.bfloat16}
     before = [p.detach().clone() for p in state.trainable]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sd3tune.backends.memory import is_out_of_memory
+from sd3tune import out_of_memory
+from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.errors import HardwareError
-from sd3tune.plan.prepare import prepare
 from sd3tune.plan.resolve import Plan
-from sd3tune.train import checkpoint, out_of_memory
+from sd3tune.prepare import prepare
+from sd3tune.train import checkpoint
 
 # The third step asks the real allocator for more than this process may have.
 CHILD = """

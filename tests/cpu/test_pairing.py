@@ -17,12 +17,12 @@ from torch import Tensor
 
 from sd3tune.data.batch import Batch
 from sd3tune.data.loader import Loader
+from sd3tune.encode import store
+from sd3tune.encode.caches import Caches
+from sd3tune.encode.embeddings import load_encoders
+from sd3tune.encode.image_latents import fingerprint
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import weights
-from sd3tune.train import store
-from sd3tune.train.caches import Caches
-from sd3tune.train.captions import load_encoders
-from sd3tune.train.images import fingerprint
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Project
 from tests.cpu.test_killed import forked
 

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from sd3tune import start
-from sd3tune.backends.processes import ALONE, Processes, processes
 from sd3tune.errors import ConfigError, PeerLost
-from sd3tune.train.launch import _verdict
+from sd3tune.processes.environment import ALONE, Processes, processes
+from sd3tune.processes.launch import _verdict
 from tests.cpu.conftest import Train
 from tests.planted import plant, ran
 

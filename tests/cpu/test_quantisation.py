@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sd3tune import load as planned
 from sd3tune import quant
 from sd3tune.demo import tiny
 from sd3tune.plan.memory import stored
-from sd3tune.plan.prepare import prepare
 from sd3tune.plan.resolve import Plan
+from sd3tune.prepare import prepare
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
-from sd3tune.train import quantised as planned
 from sd3tune.train.begin import begin
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.adapted import gradients, quantised, question, with_adapter
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import flow
 from sd3tune.sd3.reflexflow import Reflex
 from sd3tune.train.begin import begin, recipe_of
@@ -15,7 +16,6 @@ from sd3tune.train.losses import Recipe, losses
 from sd3tune.train.noise import draw
 from sd3tune.train.rollout import Rollout, roll
 from sd3tune.train.step import train_step
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.known import Known, batch, curved
 
 ALWAYS = Rollout(20, probability=1.0)

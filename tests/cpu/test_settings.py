@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from sd3tune.encode.caches import Caches
 from sd3tune.errors import PlanError
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import determinism
 from sd3tune.train.begin import begin
-from sd3tune.train.caches import Caches
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Project, Train
 
 DRAWN = ("max_train_steps=1", "lr_warmup_steps=0", "train_batch_size=2", "validation_disable=false",

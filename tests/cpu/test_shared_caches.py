@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd3tune import cli, quant
-from sd3tune.data import atomic, memory, shards
+from sd3tune.data import digests, shards, sqlite_files
 from sd3tune.data.cache import INDEX, TABLES, TensorCache, shard_name
-from sd3tune.data.memory import Known, Memory
+from sd3tune.data.digests import Known, Memory
+from sd3tune.encode.fill import fill
 from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir
 from sd3tune.quant import store as quantised
 from sd3tune.report.progress import stage
-from sd3tune.train.fill import fill
-from sd3tune.validate.images import keep
+from sd3tune.sample.pipeline import keep
 from tests.cpu.conftest import Project
 from tests.nobody import as_nobody
 
@@ -167,7 +167,7 @@ def test_a_planted_draft_is_an_error_and_its_target_stays(tmp_path: Path) -> Non
 
 def test_databases_of_other_programs_stay(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
-    for name in (INDEX, memory.FILE):
+    for name in (INDEX, digests.FILE):
         with closing(sqlite3.connect(tmp_path / name)) as db, db:
             db.execute("create table bookmarks (url text)")
     before = files(tmp_path)
@@ -178,7 +178,7 @@ def test_databases_of_other_programs_stay(tmp_path: Path) -> None:
     assert files(tmp_path) == before and not one.is_ours()
 
 
-@pytest.mark.parametrize("name", [INDEX, "index.draft", "files.draft", memory.FILE])
+@pytest.mark.parametrize("name", [INDEX, "index.draft", "files.draft", digests.FILE])
 def test_a_cache_that_is_put_into_a_folder_of_another_program_writes_over_nothing(
     name: str, tmp_path: Path
 ) -> None:
@@ -197,7 +197,10 @@ def test_what_is_left_of_a_killed_writer_is_written_over(tmp_path: Path) -> None
     for begun in (b"", b"SQLite f", b"SQLite format 3\0 and so on", bytes(4096)):
         (tmp_path / "index.draft").write_bytes(begun)
         one.finish()
-        assert atomic.is_ours(tmp_path / INDEX, TABLES) and not (tmp_path / "index.draft").exists()
+        assert (
+            sqlite_files.is_ours(tmp_path / INDEX, TABLES)
+            and not (tmp_path / "index.draft").exists()
+        )
 
 
 ENDLESS = "with recursive t(n) as (select 1 union all select n + 1 from t) select"
@@ -221,9 +224,9 @@ def test_an_index_of_another_form_counts_as_absent(case: str, tmp_path: Path) ->
         for statement in HOSTILE[case]:
             db.execute(statement)
     one = TensorCache(tmp_path)
-    assert not atomic.is_ours(tmp_path / INDEX, TABLES) and one.has("k")
+    assert not sqlite_files.is_ours(tmp_path / INDEX, TABLES) and one.has("k")
     one.finish()
-    assert atomic.is_ours(tmp_path / INDEX, TABLES)
+    assert sqlite_files.is_ours(tmp_path / INDEX, TABLES)
 
 
 def test_rows_of_an_index_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
@@ -247,7 +250,7 @@ def test_what_is_known_of_files_has_its_types(tmp_path: Path) -> None:
     one = Memory(tmp_path, "d")
     one.files["a"] = known
     one.write()
-    with closing(sqlite3.connect(tmp_path / memory.FILE)) as db, db:
+    with closing(sqlite3.connect(tmp_path / digests.FILE)) as db, db:
         rows: list[tuple[Any, ...]] = [
             (b"d", b"b", "stamp", "wide", 4, None), (b"d", b"c", "stamp", 3, b"x", None),
             (b"d", b"e", b"5", 3, 4, None), ("d", "f", "stamp", 3, 4, None),
@@ -257,7 +260,7 @@ def test_what_is_known_of_files_has_its_types(tmp_path: Path) -> None:
     assert Memory(tmp_path, "d").files == {"a": known}
 
 
-@pytest.mark.parametrize("name", [INDEX, memory.FILE])
+@pytest.mark.parametrize("name", [INDEX, digests.FILE])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_a_pipe_or_device_in_the_place_of_a_database_counts_as_absent(
     name: str, kind: str, tmp_path: Path
@@ -287,8 +290,8 @@ def test_an_entry_of_another_kind_is_one_error(project: Project) -> None:
         project.picture(f"{i}.png", i)
     project.build()
     prepared = project.prepare()
-    from sd3tune.train.caches import Caches
-    from sd3tune.train.images import fingerprint
+    from sd3tune.encode.caches import Caches
+    from sd3tune.encode.image_latents import fingerprint
 
     caches = Caches.of(prepared)
     (dataset,) = prepared.datasets.all

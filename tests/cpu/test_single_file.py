@@ -15,12 +15,12 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sd3tune.artefacts.export import export
-from sd3tune.artefacts.look import look
 from sd3tune.demo import MODELS
 from sd3tune.errors import ModelError
+from sd3tune.filesystem.safetensors_header import Entry, Header, read
+from sd3tune.formats.convert import export
+from sd3tune.formats.identify import look
 from sd3tune.sd3 import models, single, weights
-from sd3tune.sd3.header import Entry, Header, read
 from sd3tune.sd3.original import to_original
 from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Source, Transformer
 from sd3tune.train.run import train

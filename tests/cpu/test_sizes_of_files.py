@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from sd3tune.adapters import lora
-from sd3tune.adapters.dialect import DIALECTS, Dialect
+from sd3tune.formats.dialect import DIALECTS, Dialect
 from tests.cpu.adapted import quantised
 
 EVERYTHING = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "add_q_proj", "proj_out")

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.utils.checkpoint import checkpoint
 
-from sd3tune.backends import probes, sliced
-from sd3tune.backends.limits import SLICE_VALUES
-from sd3tune.config.prompts import load_prompts
+from sd3tune.backends.decide.limits import SLICE_VALUES
+from sd3tune.backends.kernels import sliced, smoke
+from sd3tune.config.files.prompts import load_prompts
 from sd3tune.demo import MODELS
 from sd3tune.plan.memory import Load, slices
-from sd3tune.plan.prepare import Prepared, planned
+from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.sd3.variants import CLIP_TOKENS, SD35_MEDIUM
 from sd3tune.train.run import Outcome, train
@@ -147,10 +147,10 @@ def test_a_mac_trains_the_demo_with_it_as_without(
 
 def test_the_probe_admits_it_and_sees_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "attention_sliced"
-    assert probes.run("cpu", [name])[name]["ok"]
+    assert smoke.run("cpu", [name])[name]["ok"]
     real = sliced.attention
     monkeypatch.setattr(sliced, "attention", lambda q, k, v, most: real(q, 1.01 * k, v, most))
-    assert "is off by" in str(probes.run("cpu", [name])[name]["words"])
+    assert "is off by" in str(smoke.run("cpu", [name])[name]["words"])
 
 
 def measure(*words: str) -> dict[str, float]:

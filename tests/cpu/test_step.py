@@ -9,12 +9,12 @@ import torch
 from sd3tune.adapters.trained import take
 from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import flow
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.losses import losses
 from sd3tune.train.noise import draw
 from sd3tune.train.step import train_step
-from sd3tune.train.world import ALONE_ON_CPU
 
 WORDS = ("max_train_steps=4", "lr_scheduler=constant", "lr_warmup_steps=0")
 

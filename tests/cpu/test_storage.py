@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sd3tune.data.bucket import Bucket
+from sd3tune.data.s3 import Bucket
 from sd3tune.errors import DataError
 from sd3tune.train.run import make_output, report
 from tests.cpu.conftest import Project
@@ -138,7 +138,7 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
     import datasets
     from PIL import Image
 
-    from sd3tune.config.dataset import ImageDataset
+    from sd3tune.config.datasets.image_dataset import ImageDataset
     from sd3tune.data.sources import HubRows
 
     picture = Image.new("RGB", (64, 64))

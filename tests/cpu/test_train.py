@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from sd3tune.demo import MODELS
 from sd3tune.errors import CheckpointError, ConfigError
+from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Train
 
 SHORT = ("max_train_steps=12", "lr_scheduler=constant", "lr_warmup_steps=0")
@@ -136,7 +136,7 @@ def test_every_precision_trains_and_shrinks_the_blocks(precision: str, run: Trai
 
 
 def test_quantised_text_encoders_stay_close(prepared) -> None:  # type: ignore[no-untyped-def]
-    from sd3tune.train.captions import load_encoders
+    from sd3tune.encode.embeddings import load_encoders
 
     plain = load_encoders(prepared(*SHORT).plan, torch.device("cpu"))
     words = [f"text_encoder_{i}_precision=int8-quanto" for i in (1, 2, 3)]

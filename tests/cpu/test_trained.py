@@ -12,14 +12,15 @@ from torch import nn
 
 from sd3tune.adapters import lora, lycoris
 from sd3tune.adapters.trained import Trained, take
-from sd3tune.config.lycoris import Lycoris
+from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.demo import tiny
 from sd3tune.errors import ConfigError, PlanError
-from sd3tune.sd3 import lycoris_size, variants
+from sd3tune.plan import lycoris_size
+from sd3tune.processes.world import ALONE_ON_CPU
+from sd3tune.sd3 import variants
 from sd3tune.sd3.linears import linears
 from sd3tune.train.begin import begin
 from sd3tune.train.ema import Ema
-from sd3tune.train.world import ALONE_ON_CPU
 from tests.cpu.conftest import Project, Train
 
 SHORT = ("max_train_steps=8", "lr_scheduler=constant", "lr_warmup_steps=0", "learning_rate=1e-2")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sd3tune import start
-from sd3tune.backends import probe, temporary
+from sd3tune.backends.observe import child
+from sd3tune.filesystem import temporary
 from tests.planted import plant, ran
 
 ROOT = Path(start.ROOT)
@@ -91,14 +92,14 @@ def test_a_probe_needs_no_installation_and_no_folder_but_a_temporary_one(
 ) -> None:
     """Where nothing is writable it says so: tempfile would take the working directory."""
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-I", *probe.COMMAND[1:], str(tmp_path / "answer.json"), "apple"]
+    command = [sys.executable, "-I", *child.COMMAND[1:], str(tmp_path / "answer.json"), "apple"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "answer.json").is_file(), done.stderr
     monkeypatch.setattr(temporary, "FOLDERS", ("/proc",))
     for name in (*temporary.VARIABLES, "XDG_RUNTIME_DIR", "HOME"):
         monkeypatch.setenv(name, "/proc")
-    answer = probe.ask("apple", timeout_seconds=20)
+    answer = child.ask("apple", timeout_seconds=20)
     assert answer.data is None and "no folder for temporary files: /proc" in str(answer.error)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".cache").mkdir()
-    assert probe.ask("apple", timeout_seconds=20).data is not None
+    assert child.ask("apple", timeout_seconds=20).data is not None

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from sd3tune.containers.images import KINDS
+from sd3tune.containers.host_image import KINDS
 from tests.docker.conftest import Said, docker, sd3tune
 
 NONE = ("run", "--rm", "--network", "none")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune import backends
-from sd3tune.backends import catalog, limits, mps_settings, mps_sysctl
-from sd3tune.backends.decide import capabilities
-from sd3tune.backends.facts import Facts
-from sd3tune.backends.torch_report import from_answer
+from sd3tune.backends.decide import chips, limits
+from sd3tune.backends.decide.decisions import capabilities
+from sd3tune.backends.observe import mps_settings, sysctl, this_machine
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.backends.observe.torch_report import from_answer
 from sd3tune.doctor import hardware, software
 from sd3tune.doctor.finding import Finding
 from sd3tune.errors import PlanError
@@ -38,7 +38,7 @@ def findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
         recorded = load(name)
         seen = machine_of(name, tmp_path, monkeypatch)
         torch = from_answer(recorded["torch"])
-        known = backends.join(
+        known = this_machine.join(
             seen, torch, recorded["packages"], recorded.get("tools", {}), recorded["environ"]
         )
         found = [*software.host(seen.host), *hardware.torch(torch, known, device=True)]
@@ -102,7 +102,7 @@ def test_what_a_run_may_fill_is_said_by_torch_then_by_sysctl_then_guessed(
         report = from_answer(recorded["torch"])
         if not torch:
             report = replace(report, imported=False, mps_recommended_bytes=None)
-        device = backends.join(seen, report, {}, {}, recorded["environ"]).weakest
+        device = this_machine.join(seen, report, {}, {}, recorded["environ"]).weakest
         return round((device.usable_bytes or 0) / GIB, 1), device.usable_source
 
     assert usable("m3-max", True) == (96.0, "torch.mps.recommended_max_memory")
@@ -152,10 +152,10 @@ def test_watermarks_are_judged_as_the_allocator_does(
 def test_a_compiler_that_only_offers_to_be_installed_is_none(
     answer: str | None, there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mps_sysctl.platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(mps_sysctl.system, "run", lambda command: answer)
-    monkeypatch.setattr(backends.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert backends.tools()["c++"] is there
+    monkeypatch.setattr(sysctl.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(sysctl.system, "run", lambda command: answer)
+    monkeypatch.setattr(this_machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert this_machine.tools()["c++"] is there
 
 
 def test_levels_that_are_compiled_need_xcode_s_tools_and_int8_does_not(
@@ -204,7 +204,7 @@ def test_other_vendors_and_smaller_images_have_no_limit_of_products() -> None:
 def test_gradients_that_sum_too_many_tokens_are_refused_on_the_chips_that_sum_them_wrongly(
     chip: str, most: int
 ) -> None:
-    model, facts = find(MEDIUM), catalog.facts(catalog.chip(chip))
+    model, facts = find(MEDIUM), chips.facts(chips.chip(chip))
     found = products.training(facts, model, 1024, 154, "diffusers")
     assert found.most == most
     slices = products.training(facts, model, 1024, 154, "sliced").most
@@ -268,7 +268,7 @@ def test_sliced_attention_is_chosen_where_all_scores_do_not_fit_or_are_too_many(
     chip: str, model: str, settings: dict[str, object], attention: str, precision: str, why: str
 ) -> None:
     """Before weights are quantised for the scores' sake, and with the reason."""
-    facts = catalog.facts(catalog.chip(chip.removesuffix("-16")))
+    facts = chips.facts(chips.chip(chip.removesuffix("-16")))
     if chip.endswith("-16"):
         device = replace(facts.weakest, total_bytes=16 * GIB, usable_bytes=int(11.2 * GIB))
         facts = replace(facts, devices=(device,), ram_bytes=16 * GIB)
@@ -293,21 +293,21 @@ def test_where_whole_scores_are_asked_for_and_fit_nowhere_the_hint_names_slices(
 
 
 def test_slices_that_failed_their_probe_here_are_not_chosen() -> None:
-    facts = catalog.facts(catalog.chip("m4"))
+    facts = chips.facts(chips.chip("m4"))
     facts = replace(facts, smoke={"attention_sliced": "Wrong: dk is off by 3e-1"})
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
     made = resolve(Config(**values), facts, find(LARGE), samples())  # type: ignore[arg-type]
     assert made.value("attention_mechanism") == "diffusers"
     assert made.value("base_model_precision") == "int8-quanto"
-    ultra = replace(catalog.facts(catalog.chip("m3-ultra")), smoke=facts.smoke)
+    ultra = replace(chips.facts(chips.chip("m3-ultra")), smoke=facts.smoke)
     with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Ultra"):
         too_many = Config(train_batch_size=16, **values)  # type: ignore[arg-type]
         resolve(too_many, ultra, find(MEDIUM), samples())
 
 
 def test_scores_are_written_where_no_kernel_has_a_backward() -> None:
-    for chip in catalog.CHIPS:
-        facts = catalog.facts(chip)
+    for chip in chips.CHIPS:
+        facts = chips.facts(chip)
         assert limits.writes_scores(facts, None) == (chip.vendor == "mps"), chip.key
         assert limits.writes_scores(facts, "native-math")
         assert not limits.writes_scores(facts, "sliced")

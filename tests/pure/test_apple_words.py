@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.backends import catalog
-from sd3tune.backends.facts import Facts
-from sd3tune.backends.processes import Processes
+from sd3tune import prepare
+from sd3tune.backends.decide import chips
+from sd3tune.backends.observe.facts import Facts
 from sd3tune.errors import HardwareError, PlanError
-from sd3tune.plan import prepare
 from sd3tune.plan.memory import GIB
 from sd3tune.plan.resolve import resolve
+from sd3tune.processes.environment import Processes
 from sd3tune.sd3.models import find
 from tests.pure.test_plan import LARGE, MEDIUM, Config, plan, samples
 from tests.recordings import facts_of
@@ -25,7 +25,7 @@ def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Fa
 
 def mac(chip: str, gigabytes: int) -> Facts:
     """With less memory than the largest that is sold, of which Metal recommends two thirds."""
-    facts, total = catalog.facts(catalog.chip(chip)), gigabytes * GIB
+    facts, total = chips.facts(chips.chip(chip)), gigabytes * GIB
     device = replace(facts.weakest, total_bytes=total, usable_bytes=total * 2 // 3)
     return replace(facts, devices=(device,), ram_bytes=total)
 
@@ -57,7 +57,7 @@ def test_a_refusal_names_the_setting_and_nothing_to_install_that_would_not_help(
 
 def test_several_processes_are_told_to_be_one() -> None:
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
-    facts, two = catalog.facts(catalog.chip("m2")), Processes(size=2, local_size=2)
+    facts, two = chips.facts(chips.chip("m2")), Processes(size=2, local_size=2)
     with pytest.raises(PlanError, match="a Mac has one GPU") as e:
         resolve(Config(**values), facts, find(MEDIUM), samples(), processes=two)
     assert "leave out num_processes and --nproc" in e.value.hint
@@ -104,7 +104,7 @@ def test_a_plan_for_a_reported_mac_that_cannot_train_is_refused_as_there(
     name: str, facts: Callable[[str], Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = facts(name)
-    monkeypatch.setattr(prepare.recorded, "facts", lambda path: there)
+    monkeypatch.setattr(prepare.recorded_machine, "facts", lambda path: there)
     with pytest.raises(HardwareError) as e:
         prepare.elsewhere("sent.json")
     assert str(e.value) == next(p.message for p in there.problems if p.severity == "fail")

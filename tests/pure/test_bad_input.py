@@ -298,7 +298,7 @@ def test_bad_words_about_images_are_two_lines_and_leave_no_trace(
 def test_an_image_for_a_host_without_a_card_must_be_named(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sd3tune.backends import machine
+    from sd3tune.backends.observe import machine
 
     if any(s.gpus and s.vendor != "cpu" for s in machine.survey().surveys):
         pytest.skip("this host has a card")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sd3tune.config.datasets import load_datasets
-from sd3tune.config.files import literal, project_folder, read_env, words_to_settings
-from sd3tune.config.prompts import load_prompts
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import load_datasets
+from sd3tune.config.files.prompts import load_prompts
+from sd3tune.config.files.reading import literal, project_folder, read_env, words_to_settings
 from sd3tune.errors import ConfigError
 
 LEAST = {"output_dir": "output", "max_train_steps": 100}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sd3tune.config.dataset import ImageDataset, Masks
-from sd3tune.config.datasets import Datasets, load_datasets
-from sd3tune.config.prompts import Prompt, load_prompts
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
+from sd3tune.config.datasets.listing import Datasets, load_datasets
+from sd3tune.config.files.prompts import Prompt, load_prompts
 from sd3tune.data.buckets import geometry, unwanted
 from sd3tune.errors import ConfigError
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sd3tune.config.files import (
+from sd3tune.config.config import TEXTS, Config
+from sd3tune.config.files.reading import (
     literal,
     project_folder,
     read_env,
@@ -18,7 +19,6 @@ from sd3tune.config.files import (
     without_dashes,
     words_to_settings,
 )
-from sd3tune.config.settings import TEXTS, Config
 from sd3tune.errors import ConfigError
 
 DEMO = "`sd3tune demo DIR` writes a working example of every file"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sd3tune.config.datasets import load_datasets
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.config.flow import idle
-from sd3tune.config.settings import Config
 from sd3tune.errors import ConfigError
 from tests.pure.test_plan import plan
 

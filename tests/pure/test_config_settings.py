@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sd3tune.config import refused
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
 from sd3tune.errors import ConfigError
 
 LAYERS = "validation_guidance_skip_layers"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.config.datasets import load_datasets
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.data import sources, tables
+from sd3tune.data.digests import Known, Memory
 from sd3tune.data.discover import Discovery, discover, source_of
-from sd3tune.data.memory import Known, Memory
 from sd3tune.data.sources import Folder
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.filesystem import opening

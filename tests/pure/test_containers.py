@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sd3tune.backends import container, machine
-from sd3tune.containers import images
-from sd3tune.containers.images import Access
+from sd3tune.backends.observe import container, machine
+from sd3tune.containers import host_image
+from sd3tune.containers.host_image import Access
 from sd3tune.errors import ContainerError
 from tests.nobody import as_nobody
 from tests.recordings import machine_of
@@ -156,10 +156,10 @@ def test_the_image_is_that_of_the_card(
     name: str, kind: str, card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = machine_of(name, tmp_path, monkeypatch)
-    choice = images.choose(seen, None)
+    choice = host_image.choose(seen, None)
     assert choice.kind == kind and choice.reason.startswith(card)
-    for asked in images.KINDS:
-        assert images.choose(seen, asked) == images.Choice(asked, "asked for")
+    for asked in host_image.KINDS:
+        assert host_image.choose(seen, asked) == host_image.Choice(asked, "asked for")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_without_a_card_nothing_is_guessed(
     name: str, words: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ContainerError, match=words) as e:
-        images.choose(machine_of(name, tmp_path, monkeypatch), None)
+        host_image.choose(machine_of(name, tmp_path, monkeypatch), None)
     assert hint in e.value.hint
 
 
@@ -182,16 +182,16 @@ CDI = {"DiscoveredDevices": [{"ID": "nvidia.com/gpu=0"}, {"ID": "nvidia.com/gpu=
 
 
 def test_what_the_engine_offers_is_read_from_what_it_says() -> None:
-    assert images.has_cdi(CDI) and not images.has_runtime(CDI)
-    assert images.has_runtime({"Runtimes": {"runc": {}, "nvidia": {}}})
+    assert host_image.has_cdi(CDI) and not host_image.has_runtime(CDI)
+    assert host_image.has_runtime({"Runtimes": {"runc": {}, "nvidia": {}}})
     for nothing in ({}, {"DiscoveredDevices": None, "Runtimes": None}, {"Runtimes": {"runc": {}}},
                     {"DiscoveredDevices": [{"ID": "amd.com/gpu=0"}, {}]}):  # fmt: skip
-        assert not images.has_cdi(nothing) and not images.has_runtime(nothing)
+        assert not host_image.has_cdi(nothing) and not host_image.has_runtime(nothing)
 
 
 def test_nvidia_is_given_by_device_interface_where_the_engine_has_it() -> None:
-    assert images.access("cuda", (), {}) == Access(gpus=())
-    assert images.access("cuda", ("0", "1"), CDI) == Access(gpus=("0", "1"), cdi=True)
+    assert host_image.access("cuda", (), {}) == Access(gpus=())
+    assert host_image.access("cuda", ("0", "1"), CDI) == Access(gpus=("0", "1"), cdi=True)
 
 
 def test_amd_is_given_its_files_with_the_numbers_of_their_groups(tmp_path: Path) -> None:
@@ -206,15 +206,15 @@ def test_amd_is_given_its_files_with_the_numbers_of_their_groups(tmp_path: Path)
     every = groups("dev/kfd", "dev/dri/renderD128", "dev/dri/renderD129")
     same = {"host_ipc": True, "seccomp": "unconfined"}
     both = Access(devices=("/dev/kfd", "/dev/dri"), groups=every, **same)  # type: ignore[arg-type]
-    assert images.access("rocm", (), {}, here) == both
+    assert host_image.access("rocm", (), {}, here) == both
     second = Access(
         devices=("/dev/kfd", "/dev/dri/renderD129"),
         groups=groups("dev/kfd", "dev/dri/renderD129"),
         **same,  # type: ignore[arg-type]
     )
-    assert images.access("rocm", ("1",), {}, here) == second
+    assert host_image.access("rocm", ("1",), {}, here) == second
     with pytest.raises(ContainerError, match="--gpus 1,2: this host has no AMD card number 2"):
-        images.access("rocm", ("1", "2"), {}, here)
+        host_image.access("rocm", ("1", "2"), {}, here)
 
 
 @pytest.mark.parametrize(
@@ -225,18 +225,18 @@ def test_a_host_without_the_amdgpu_driver_is_told_before_the_engine_is_asked(
     files: tuple[str, ...], missing: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ContainerError, match=f"this host has no {missing}: ") as e:
-        images.access("rocm", (), {}, root(tmp_path, *files))
+        host_image.access("rocm", (), {}, root(tmp_path, *files))
     assert "modprobe amdgpu" in e.value.hint
 
 
 def test_cards_are_all_or_a_list_of_what_the_vendor_calls_them() -> None:
-    assert images.cards("cuda", "all") == images.cards("rocm", "all") == ()
-    assert images.cards("cuda", "0,11") == images.cards("rocm", "0,11") == ("0", "11")
+    assert host_image.cards("cuda", "all") == host_image.cards("rocm", "all") == ()
+    assert host_image.cards("cuda", "0,11") == host_image.cards("rocm", "0,11") == ("0", "11")
     parts = "0:1,GPU-5f1c2b9e-0d4a,MIG-GPU-5f1c/1/0"
-    assert images.cards("cuda", parts) == tuple(parts.split(","))
+    assert host_image.cards("cuda", parts) == tuple(parts.split(","))
     both = ("", ",", "0,,1", "0,", "abc", "-1", "0,0", "0 1", "²", "none", "all,0", "0x1")
     for kind, more in (("cuda", ("GPU-", "0:")), ("rocm", ("0:1", "GPU-5f1c"))):
         for word in (*both, *more):
             with pytest.raises(ContainerError) as e:
-                images.cards(kind, word)  # type: ignore[arg-type]
+                host_image.cards(kind, word)  # type: ignore[arg-type]
             assert str(e.value).startswith(f"--gpus {word}: ") and "--gpus 0,1" in e.value.hint

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sd3tune.backends import catalog
-from sd3tune.backends.decide import capabilities, decide, decide_all
-from sd3tune.backends.facts import Facts
-from sd3tune.backends.options import AXES
-from sd3tune.backends.rules import Request
+from sd3tune.backends.decide import chips
+from sd3tune.backends.decide.decisions import capabilities, decide, decide_all
+from sd3tune.backends.decide.options import AXES
+from sd3tune.backends.decide.rules import Request
+from sd3tune.backends.observe.facts import Facts
 from sd3tune.errors import ConfigError, PlanError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "capabilities.json"
-APPLE = [chip.key for chip in catalog.CHIPS if chip.vendor == "mps"]
+APPLE = [chip.key for chip in chips.CHIPS if chip.vendor == "mps"]
 
 
 def on(key: str) -> Facts:
-    return catalog.facts(catalog.chip(key))
+    return chips.facts(chips.chip(key))
 
 
 def chosen(key: str, **asked: str) -> dict[str, str]:
@@ -172,7 +172,7 @@ def test_the_capability_table_is_the_recorded_one(request: pytest.FixtureRequest
 
 
 @given(
-    st.sampled_from(catalog.keys()),
+    st.sampled_from(chips.keys()),
     st.fixed_dictionaries(
         {},
         optional={
@@ -189,28 +189,28 @@ def test_what_is_asked_is_kept_or_refused_never_replaced(key: str, asked: dict[s
         assert e.hint and any(f"{axis}={value}" in str(e) for axis, value in asked.items())
         return
     for axis, value in asked.items():
-        assert decisions[axis].value == value and decisions[axis].source == "user"
+        assert decisions[axis].value == value and decisions[axis].source.by == "user"
     for d in decisions.values():
         assert d.reason and all(r.reasons for r in d.rejected)
 
 
 def test_names_are_forgiven_their_spelling_and_near_misses_are_named() -> None:
     for name in ("RTX 4090", "rtx-4090", "4090", "NVIDIA GeForce RTX 4090"):
-        assert catalog.chip(name).key == "rtx4090"
-    assert catalog.chip("M3 Max").key == "m3-max" and catalog.chip("7900xtx").key == "rx7900xtx"
+        assert chips.chip(name).key == "rtx4090"
+    assert chips.chip("M3 Max").key == "m3-max" and chips.chip("7900xtx").key == "rx7900xtx"
     with pytest.raises(ConfigError) as e:
-        catalog.chip("rtx4900")
+        chips.chip("rtx4900")
     assert "rtx4090" in e.value.hint
 
 
 def test_the_catalogue_is_sane() -> None:
-    for chip in catalog.CHIPS:
+    for chip in chips.CHIPS:
         assert chip.sources and chip.memory_bytes >= 8 * 2**30
         sm = chip.arch.sm
         if sm is not None:
             assert (chip.bf16_flops is None) == (sm < 80), chip.key
             assert (chip.fp8_flops is None) == (sm < 89), chip.key
         if chip.vendor == "mps":
-            assert catalog.facts(chip).weakest.usable_bytes < chip.memory_bytes  # type: ignore[operator]
+            assert chips.facts(chip).weakest.usable_bytes < chip.memory_bytes  # type: ignore[operator]
         if chip.bf16_flops and chip.fp16_flops:
             assert chip.bf16_flops == chip.fp16_flops

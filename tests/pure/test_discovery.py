@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sd3tune.config.dataset import ImageDataset, Masks
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
 from sd3tune.data import tables
 from sd3tune.data.captions import shuffled
+from sd3tune.data.digests import Known, Memory
 from sd3tune.data.discover import discover, source_of
-from sd3tune.data.memory import Known, Memory
 from sd3tune.data.sources import Folder
 from sd3tune.errors import ConfigError, DataError
 from tests.datasets import captions, dataset, found, picture, reasons

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from sd3tune import surroundings
+from sd3tune.cli import surroundings
 from sd3tune.errors import DiskError
 from sd3tune.filesystem import disk
 from sd3tune.report.metrics import Metrics

@@ -232,7 +232,7 @@ def test_nothing_enters_a_build_that_no_image_copies() -> None:
     shown = [p for p in ROOT.iterdir() if not p.name.startswith(".")]  # .venv, .git: below
     files = [p.relative_to(ROOT) for d in shown for p in (d, *d.rglob("*")) if p.is_file()]
     sent = [p for p in files if enters(p.as_posix())]
-    assert Path("sd3tune/cli.py") in sent and len(sent) < len(files)
+    assert Path("sd3tune/cli/__init__.py") in sent and len(sent) < len(files)
     for path in sent:
         assert {p.as_posix() for p in (path, *path.parents)} & copied, path
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from sd3tune.config.config import Config
 from sd3tune.config.document import document
-from sd3tune.config.settings import Config
 
 ROOT = Path(__file__).parents[2]
 

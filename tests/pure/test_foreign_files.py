@@ -19,12 +19,13 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from sd3tune import cli
-from sd3tune.adapters import alpha
-from sd3tune.backends import catalog, recorded
-from sd3tune.backends.facts import to_json
+from sd3tune.backends.decide import chips
+from sd3tune.backends.observe import recorded_machine
+from sd3tune.backends.observe.facts import to_json
 from sd3tune.errors import ConfigError, ModelError
-from sd3tune.filesystem import cachedir, drafts, opening
-from sd3tune.sd3 import finite, header, models
+from sd3tune.filesystem import cachedir, drafts, opening, safetensors_header
+from sd3tune.formats import alpha
+from sd3tune.sd3 import finite, models
 from tests import safetensors
 
 LORA = "transformer.transformer_blocks.0.attn.to_q.lora_{}.weight"
@@ -98,13 +99,13 @@ def test_a_damaged_header_is_never_an_adapter(
 def test_nothing_passes_that_the_library_refuses(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     good = safetensors.write(path, {"a": [2, 3], "b": []}, {"c": 2.0}, {"k": "v"}).read_bytes()
-    assert header.read(path).tensors["a"].shape == (2, 3)
+    assert safetensors_header.read(path).tensors["a"].shape == (2, 3)
     passed = 0
     for at in range(8, len(good) - 30, 3):  # every few bytes, one changed
         for value in (0x20, 0x30, 0x2D, 0x22):
             path.write_bytes(good[:at] + bytes([value]) + good[at + 1 :])
             try:
-                header.read(path)
+                safetensors_header.read(path)
             except ModelError:
                 continue
             passed += 1
@@ -120,7 +121,7 @@ def test_a_header_is_not_longer_than_its_file(length: int, tmp_path: Path) -> No
     path = tmp_path / "a.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"{}")
     with pytest.raises(ModelError, match=r"only its beginning|damaged header"):
-        header.read(path)
+        safetensors_header.read(path)
 
 
 SPOILT: dict[str, Callable[[Path], object]] = {
@@ -221,7 +222,7 @@ def test_types_that_python_has_not_are_looked_at_by_their_bits(
 
 
 def path_of(folder: Path, dtype: str, data: bytes) -> Path:
-    shape = [8 * len(data) // header.BITS[dtype]]
+    shape = [8 * len(data) // safetensors_header.BITS[dtype]]
     entry = {"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}
     text = json.dumps(entry).encode()
     path = folder / "a.safetensors"
@@ -434,22 +435,22 @@ def test_text_has_one_kind_of_line_end_and_a_limit(tmp_path: Path) -> None:
 
 def test_a_record_of_an_impossible_machine_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "there.json"
-    facts = to_json(catalog.facts(catalog.chip("h100")))
+    facts = to_json(chips.facts(chips.chip("h100")))
     path.write_text(json.dumps({"facts": facts}))
-    assert recorded.facts(path).devices
+    assert recorded_machine.facts(path).devices
     for value in (10**400, -(10**30), math.nan, math.inf, "x", [1]):
         changed = json.loads(json.dumps({"facts": facts}))
         changed["facts"]["devices"][0]["usable_bytes"] = value
         path.write_text(json.dumps(changed))
         with pytest.raises(ConfigError, match="is not what"):
-            recorded.facts(path)
+            recorded_machine.facts(path)
     path.write_text(json.dumps({"facts": facts | {"devices": []}}))
     with pytest.raises(ConfigError, match="without a device"):
-        recorded.facts(path)
+        recorded_machine.facts(path)
     for text in ("[[1]]", "null", '{"facts": 3}', "[" * 100_000):
         path.write_text(text)
         with pytest.raises(ConfigError, match="is not what"):
-            recorded.facts(path)
+            recorded_machine.facts(path)
 
 
 def test_what_peft_says_beside_a_file_is_read_from_a_file(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sd3tune.containers import run
-from sd3tune.containers.images import Access
+from sd3tune.containers.host_image import Access
 from sd3tune.containers.run import Container, Port
 from sd3tune.errors import ContainerError
 from tests.nobody import NOBODY, as_nobody

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.artefacts import words
-from sd3tune.artefacts.look import look
+from sd3tune.cli import artefacts
 from sd3tune.errors import ModelError
+from sd3tune.formats.identify import look
 from tests import safetensors
 
 LORA = ("lora_A.weight", "lora_B.weight")
@@ -117,7 +117,7 @@ def test_words_and_json_say_the_same(tmp_path: Path) -> None:
     name = f"transformer.{MODULE}"
     metadata = SAID | {"modelspec.title": "grey cats", "long": "x" * 200}
     found = look(lora(tmp_path / "a.safetensors", name, metadata=metadata))
-    text, data = words.inspected(found), json.loads(words.inspected_json(found))
+    text, data = artefacts.inspected(found), json.loads(artefacts.inspected_json(found))
     assert data["kind"] == "adapter" and data["schema"] == 1
     assert data["adapter"]["readers"]["ComfyUI"]["reads"] == "wrong"
     for line in ("  rank         8", "  alpha/rank   0.5 (from the metadata alone)",

@@ -10,15 +10,17 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["urls"],
-    ["errors", "escaping", "start"],
+    ["errors", "escaping", "start", "decision"],
     ["filesystem"],
+    ["report"],
     ["config", "backends"],
-    ["sd3", "data", "quant", "report"],
-    ["plan", "adapters", "validate"],
+    ["processes", "sd3", "data", "quant"],
+    ["plan", "formats"],
+    ["adapters", "sample"],
+    ["prepare", "out_of_memory", "load"],
+    ["encode"],
     ["train"],
-    ["doctor", "render", "demo", "artefacts", "containers"],
-    ["arguments", "surroundings"],
-    ["cli_cache", "cli_image"],
+    ["doctor", "demo", "containers", "dataset_inspection"],
     ["cli"],
     ["__main__"],
 ]
@@ -26,36 +28,33 @@ ROWS = [  # top of the list: knows nobody
 TORCH_FREE = [
     "urls.py",
     "errors.py",
+    "decision.py",
     "filesystem",
     "escaping.py",
     "report/stopping.py",
     "report/streams.py",
     "start.py",
     "__main__.py",
-    "cli.py",
-    "cli_cache.py",
-    "cli_image.py",
+    "cli",
     "containers",
-    "arguments.py",
-    "surroundings.py",
-    "render.py",
     "config",
     "plan",
+    "prepare.py",
+    "dataset_inspection.py",
     "doctor",
     "demo/__init__.py",
+    "backends/__init__.py",
+    "backends/cuda.py",
+    "backends/rocm.py",
+    "backends/mps.py",
+    "backends/cpu.py",
+    "backends/observe",
+    "backends/decide",
+    "processes/environment.py",
 ]
-TORCH_FREE += [
-    f"backends/{name}.py"
-    for name in (
-        "__init__ facts rules options decide machine probe torch_report visible system "
-        "option optimizers container cuda cuda_nvml rocm rocm_amdsmi mps mps_sysctl mps_settings "
-        "limits cpu catalog recorded programs processes temporary"
-    ).split()
-]
-TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single header dialects".split()]
-TORCH_FREE += [f"adapters/{name}.py" for name in "names alpha seen stamp".split()]
-TORCH_FREE += ["artefacts/look.py", "artefacts/words.py", "data/discover.py", "data/buckets.py"]
-TORCH_FREE += ["data/captions.py"]
+TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single dialects".split()]
+TORCH_FREE += [f"formats/{name}.py" for name in "keys alpha seen stamp identify manifest".split()]
+TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -121,7 +120,7 @@ def test_nothing_is_imported_before_the_working_directory_is_off_the_path() -> N
 
 def test_the_command_line_answers_without_torch() -> None:
     code = (
-        "import sys, sd3tune, sd3tune.cli, sd3tune.render, sd3tune.doctor, sd3tune.plan.prepare;"
+        "import sys, sd3tune, sd3tune.cli, sd3tune.cli.render, sd3tune.doctor, sd3tune.prepare;"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

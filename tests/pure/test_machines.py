@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.backends.facts import Facts, from_json, to_json
+from sd3tune.backends.observe.facts import Facts, from_json, to_json
 from tests.fakes import amd
 from tests.recordings import facts_of, load, machine_of, names
 
@@ -163,13 +163,13 @@ def test_a_card_that_cannot_train_is_a_failure_never_a_silent_cpu(name, problem,
 
 
 def test_the_cpu_may_be_asked_for_beside_a_broken_card(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    from sd3tune import backends
-    from sd3tune.backends.torch_report import from_answer
+    from sd3tune.backends.observe import this_machine
+    from sd3tune.backends.observe.torch_report import from_answer
 
     recorded = load("torch-cpu-beside-card")
     seen = machine_of("torch-cpu-beside-card", tmp_path, monkeypatch)
     asked = {"SD3TUNE_BACKEND": "cpu"}
-    found = backends.join(seen, from_answer(recorded["torch"]), {}, {}, asked)
+    found = this_machine.join(seen, from_answer(recorded["torch"]), {}, {}, asked)
     assert found.vendor == "cpu" and not found.problems
 
 
@@ -187,7 +187,7 @@ def test_a_mac_is_named_with_cores_memory_and_version(machine, facts) -> None:  
 
 def test_hip_and_cuda_visibility_that_differ_are_refused(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     from sd3tune.backends import rocm
-    from sd3tune.backends.torch_report import from_answer
+    from sd3tune.backends.observe.torch_report import from_answer
 
     seen = machine_of("mi300x-spx", tmp_path, monkeypatch)
     torch = from_answer(load("mi300x-spx")["torch"])
@@ -226,8 +226,8 @@ def test_recorded_torch_reports_have_the_report_s_fields() -> None:
     ],
 )
 def test_visibility_is_read_as_the_runtimes_read_it(value: str | None, left: list[int]) -> None:
-    from sd3tune.backends.facts import Arch, Gpu
-    from sd3tune.backends.visible import pick
+    from sd3tune.backends.observe.facts import Arch, Gpu
+    from sd3tune.backends.observe.visible_devices import pick
 
     uuids = ("GPU-a1", "GPU-b2", "GPU-c3")
     cards = tuple(

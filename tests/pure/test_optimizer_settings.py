@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sd3tune.backends import catalog
-from sd3tune.backends.decide import capabilities, decide_all
-from sd3tune.backends.rules import Request
+from sd3tune.backends.decide import chips
+from sd3tune.backends.decide.decisions import capabilities, decide_all
+from sd3tune.backends.decide.rules import Request
+from sd3tune.config.config import Config
 from sd3tune.config.optimizers import OPTIONS
-from sd3tune.config.settings import Config
 from sd3tune.errors import ConfigError, PlanError
 
 
@@ -69,7 +69,7 @@ def test_options_and_betas_reach_the_optimizer_as_set(tmp_path: Path) -> None:
 
 def refusal(chip: str, optimizer: str, **asked: Any) -> PlanError:
     with pytest.raises(PlanError) as e:
-        decide_all(catalog.facts(catalog.chip(chip)), Request(optimizer=optimizer, **asked))  # type: ignore[arg-type]
+        decide_all(chips.facts(chips.chip(chip)), Request(optimizer=optimizer, **asked))  # type: ignore[arg-type]
     return e.value
 
 
@@ -96,11 +96,11 @@ def test_where_an_optimizer_cannot_run_the_plan_says_what_can(
 def test_optimizers_that_cannot_step_split_weights_are_refused_with_fsdp(name: str) -> None:
     """Seen: fully_shard over one gloo process; the kernels have no sharding strategy."""
     assert "split over processes" in str(refusal("h200", name, sharded=True))
-    decide_all(catalog.facts(catalog.chip("h200")), Request(optimizer=name))
+    decide_all(chips.facts(chips.chip("h200")), Request(optimizer=name))
 
 
 def test_weights_of_bf16_are_for_the_optimizer_that_keeps_small_updates() -> None:
     error = refusal("h200", "optimi-lion", trainable_dtype="bf16")
     assert "an update below 1/256 of a weight is lost" in str(error)
-    table = capabilities(catalog.facts(catalog.chip("h200")))
+    table = capabilities(chips.facts(chips.chip("h200")))
     assert len(table["optimizer"]) == len(OPTIONS) - 1  # torch-adamw is adamw

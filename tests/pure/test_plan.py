@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sd3tune.backends import catalog
-from sd3tune.config.settings import Config
+from sd3tune.backends.decide import chips
+from sd3tune.config.config import Config
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.discover import Sample
 from sd3tune.errors import PlanError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.length import scaled_rate
 from sd3tune.plan.memory import GIB, stored
-from sd3tune.plan.prepare import prepare
 from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.prepare import prepare
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
 
@@ -34,7 +34,7 @@ def plan(
 ) -> Plan:
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
     values = {k: v for k, v in values.items() if v is not None}
-    facts = catalog.facts(catalog.chip(chip))
+    facts = chips.facts(chips.chip(chip))
     return resolve(Config(**values), facts, find(model), samples(count, (side, side)))  # type: ignore[arg-type]
 
 
@@ -118,7 +118,7 @@ def test_t5_is_quantised_where_neither_card_nor_host_holds_it() -> None:
 def test_batch_size_shrinks_to_what_fits_and_says_why() -> None:
     made = plan("t4", gradient_checkpointing=False)
     decision = made.decisions["train_batch_size"]
-    assert int(decision.value) < 4 and decision.source == "auto" and "GiB" in decision.reason
+    assert int(decision.value) < 4 and decision.source.by == "auto" and "GiB" in decision.reason
 
 
 def test_few_images_get_a_batch_they_can_fill() -> None:

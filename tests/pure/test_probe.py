@@ -6,51 +6,51 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.backends import machine, probe
+from sd3tune.backends.observe import child, machine
 
 
 @pytest.fixture
-def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Runs a function body as an observer, in a module of its own."""
 
-    def run(body: str, seconds: float = 20.0) -> probe.Answer:
+    def run(body: str, seconds: float = 20.0) -> child.Answer:
         (tmp_path / "strange_driver.py").write_text(
             f"import os, sys, time\ndef observe():\n {body}\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.setitem(probe.OBSERVERS, "strange", "strange_driver:observe")
+        monkeypatch.setitem(child.OBSERVERS, "strange", "strange_driver:observe")
         # The child has its own table: it is told the module through the same command line.
         code = (
-            "import sys; from sd3tune.backends import probe;"
-            "probe.OBSERVERS['strange'] = 'strange_driver:observe'; probe.main()"
+            "import sys; from sd3tune.backends.observe import child;"
+            "child.OBSERVERS['strange'] = 'strange_driver:observe'; child.main()"
         )
-        monkeypatch.setattr(probe, "COMMAND", [sys.executable, "-c", code])
-        return probe.ask("strange", timeout_seconds=seconds)
+        monkeypatch.setattr(child, "COMMAND", [sys.executable, "-c", code])
+        return child.ask("strange", timeout_seconds=seconds)
 
     return run
 
 
-def test_an_answer_survives_a_library_that_prints(child) -> None:  # type: ignore[no-untyped-def]
+def test_an_answer_survives_a_library_that_prints(probe) -> None:  # type: ignore[no-untyped-def]
     body = "print('Unable to find libamd_smi.so'); os.write(1, b'noise'); return {'a': 1}"
-    assert child(body) == probe.Answer(data={"a": 1})
+    assert probe(body) == child.Answer(data={"a": 1})
 
 
-def test_a_crash_is_named(child) -> None:  # type: ignore[no-untyped-def]
-    assert child("os.abort()").error == "killed by SIGABRT"
+def test_a_crash_is_named(probe) -> None:  # type: ignore[no-untyped-def]
+    assert probe("os.abort()").error == "killed by SIGABRT"
 
 
-def test_an_exception_is_its_last_line(child) -> None:  # type: ignore[no-untyped-def]
-    assert child("raise KeyError('libamd_smi.so')").error == "KeyError: 'libamd_smi.so'"
+def test_an_exception_is_its_last_line(probe) -> None:  # type: ignore[no-untyped-def]
+    assert probe("raise KeyError('libamd_smi.so')").error == "KeyError: 'libamd_smi.so'"
 
 
-def test_a_hang_ends_at_the_limit_and_takes_its_children_along(child) -> None:  # type: ignore[no-untyped-def]
+def test_a_hang_ends_at_the_limit_and_takes_its_children_along(probe) -> None:  # type: ignore[no-untyped-def]
     started = time.monotonic()
-    assert child("os.system('sleep 600')", 1.0).error == "no answer in 1 s"
+    assert probe("os.system('sleep 600')", 1.0).error == "no answer in 1 s"
     assert time.monotonic() - started < 600  # it did not wait for the child's own child
 
 
-def test_an_exit_without_an_answer_is_an_error(child) -> None:  # type: ignore[no-untyped-def]
-    assert child("os._exit(3)").error == "exit code 3 and no answer"
+def test_an_exit_without_an_answer_is_an_error(probe) -> None:  # type: ignore[no-untyped-def]
+    assert probe("os._exit(3)").error == "exit code 3 and no answer"
 
 
 def test_this_machine_is_surveyed_without_torch_in_a_second() -> None:

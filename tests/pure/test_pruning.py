@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.plan import manifest
+from sd3tune.formats import manifest
 from sd3tune.train.pruning import Verified, prune, recover, remove
 from tests import checkpoints
 from tests.checkpoints import flip, folder, foreign, names

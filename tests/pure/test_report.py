@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sd3tune import backends, doctor, render
-from sd3tune.backends import programs, recorded
-from sd3tune.backends.facts import Facts
-from sd3tune.backends.torch_report import from_answer
+from sd3tune import doctor
+from sd3tune.backends.observe import raw_answers, recorded_machine, this_machine
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.backends.observe.torch_report import from_answer
+from sd3tune.cli import render
 from sd3tune.doctor import hardware, report, software
 from sd3tune.doctor.private import FORMS, Private, vocabulary
 from tests import recordings
@@ -61,7 +62,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         monkeypatch.setattr(recordings, "load", lambda name: answers)
         machine = recordings.machine_of(name, tmp_path, monkeypatch)
         torch = from_answer(answers["torch"])
-        facts = backends.join(machine, torch, answers["packages"], {}, answers["environ"])
+        facts = this_machine.join(machine, torch, answers["packages"], {}, answers["environ"])
         found = [*software.host(machine.host), *software.hub()]
         found += [
             *hardware.torch(torch, facts, device=True),
@@ -163,7 +164,7 @@ def test_a_report_is_a_machine_to_plan_for_and_a_recording_to_test_with(
     made = cleaned(name, document, tmp_path)
     path = tmp_path / "sent.json"
     path.write_text(json.dumps(made))
-    there = recorded.facts(path)
+    there = recorded_machine.facts(path)
     assert there.origin == "recorded" and there.weakest.usable_bytes
     monkeypatch.setattr(recordings, "load", real)
     monkeypatch.setattr(recordings, "FOLDER", tmp_path)
@@ -198,7 +199,7 @@ def test_only_named_variables_and_fields_are_in_a_report(
 ) -> None:
     made = cleaned("m3-max", document, tmp_path)
     answers = made["recording"]["commands"]
-    assert set(answers["sysctl"]) <= set(programs.SYSCTL)
+    assert set(answers["sysctl"]) <= set(raw_answers.SYSCTL)
     assert json.loads(answers["system_profiler"]) == {
         "SPDisplaysDataType": [
             {"_name": "Apple M3 Max", "sppci_cores": "40", "sppci_model": "Apple M3 Max"}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sd3tune.data.schedule import Schedule, Share
+from sd3tune.data.order import Schedule, Share
 from sd3tune.errors import DataError
 from tests.samples import many
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sd3tune.config.datasets import load_datasets
-from sd3tune.config.environment import looks_secret
-from sd3tune.config.settings import Config
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import load_datasets
+from sd3tune.config.files.placeholders import looks_secret
 from sd3tune.data.discover import Rejected, discover, source_of
 from sd3tune.data.sheet import draw
 from sd3tune.errors import ConfigError, DataError

@@ -197,7 +197,7 @@ def commands() -> list[list[str]]:
 
 def test_every_command_is_one_of_sd3tune() -> None:
     from sd3tune.cli import cli
-    from sd3tune.config.settings import Config
+    from sd3tune.config.config import Config
 
     for name, *rest in commands():
         context = cli.commands[name].make_context(name, list(rest))

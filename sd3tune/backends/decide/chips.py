@@ -1,0 +1,257 @@
+"""Chips people rent or own, so that `--on NAME` answers for hardware one does not have.
+
+Figures as the named documents give them, entered from memory and not yet checked against
+them line by line; never measurements, and no opinions: what works on a chip is for options.py to
+say. Rates are dense (no sparsity), in units of 1e12 operations a second, for matrix hardware with
+float32 accumulation where the vendor tells the two apart (GeForce cards are twice as fast with
+float16 accumulation). None: the chip has no such path, or its vendor does not say.
+"""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from sd3tune.backends.observe.facts import Arch, Device, Facts, Family, Vendor
+from sd3tune.errors import ConfigError
+
+GIB = 2**30
+NVIDIA, AMD, APPLE = "https://www.nvidia.com", "https://www.amd.com", "https://support.apple.com"
+VOLTA = "https://images.nvidia.com/content/volta-architecture/pdf/volta-architecture-whitepaper.pdf"
+TURING = f"{NVIDIA}/en-us/geforce/graphics-cards (NVIDIA Turing GPU architecture whitepaper)"
+AMPERE = "NVIDIA Ampere GA102 GPU architecture whitepaper, appendix A"
+ADA = "NVIDIA Ada GPU architecture whitepaper, appendix A"
+BLACKWELL = "NVIDIA RTX Blackwell GPU architecture whitepaper, appendix A"
+DATACENTER = f"{NVIDIA}/en-us/data-center (product data sheet)"
+INSTINCT = f"{AMD}/en/products/accelerators/instinct (product data sheet)"
+RADEON = f"{AMD}/en/products/graphics/desktops/radeon (product specifications)"
+MAC = f"{APPLE}/specs (technical specifications of the Macs with this chip)"
+
+# What sd3tune installs for a vendor: `--on` assumes it, since nobody can look.
+ASSUMED_TORCH = "2.13.0"
+COMMON = {"diffusers": "0.42.1", "transformers": "5.23.0", "peft": "0.21.2", "accelerate": "1.15.0",
+          "optimum-quanto": "0.2.7", "torch-optimi": "0.3.3",
+          "pytorch-optimizer": "4.1.0"}  # fmt: skip
+ASSUMED_PACKAGES: dict[Vendor, dict[str, str]] = {
+    "cuda": COMMON | {"bitsandbytes": "0.50.2", "triton": "3.7.0"},
+    "rocm": COMMON | {"bitsandbytes": "0.50.2", "triton": "3.7.0"},
+    "mps": COMMON,
+    "cpu": COMMON | {"bitsandbytes": "0.50.2"},
+}
+ASSUMED_BUILD: dict[Vendor, tuple[str, str]] = {  # PyTorch build; CUDA, ROCm or macOS version
+    "cuda": ("cu130", "13.0"),
+    "rocm": ("rocm7.2", "7.2"),
+    "mps": ("mps", "15.0"),
+    "cpu": ("cpu", ""),
+}
+USABLE_ON_APPLE = 0.7  # Metal recommends 65 to 75 % of unified memory
+USABLE = 0.95  # drivers and ECC keep a few per cent of what is printed on the box
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip. Memory as marketed: a driver reports slightly less."""
+
+    key: str
+    name: str
+    vendor: Vendor
+    arch: Arch
+    memory_bytes: int  # Apple: the largest sold with it
+    bandwidth_bytes_per_second: float | None
+    fp32_flops: float | None
+    fp16_flops: float | None
+    bf16_flops: float | None
+    fp8_flops: float | None
+    int8_ops: float | None
+    sources: tuple[str, ...]
+    gpu_cores: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+# key | name | arch | GiB | GB/s | fp32 | fp16 | bf16 | fp8 | int8
+NVIDIA_TABLE = """
+t4            |Tesla T4                         |sm_75  | 16| 320| 8.1|  65|   -|   -| 130
+v100          |Tesla V100-SXM2-16GB             |sm_70  | 16| 900|15.7| 125|   -|   -|   -
+v100-32gb     |Tesla V100-SXM2-32GB             |sm_70  | 32| 900|15.7| 125|   -|   -|   -
+rtx2080ti     |NVIDIA GeForce RTX 2080 Ti       |sm_75  | 11| 616|13.4|53.8|   -|   -| 215
+rtx3060       |NVIDIA GeForce RTX 3060          |sm_86  | 12| 360|12.7|25.5|25.5|   -| 102
+rtx3090       |NVIDIA GeForce RTX 3090          |sm_86  | 24| 936|35.6|  71|  71|   -| 284
+rtx4060ti     |NVIDIA GeForce RTX 4060 Ti 16GB  |sm_89  | 16| 288|22.1|44.1|44.1|88.2| 176
+rtx4070tisuper|NVIDIA GeForce RTX 4070 Ti SUPER |sm_89  | 16| 672|44.1|88.2|88.2| 176| 353
+rtx4080       |NVIDIA GeForce RTX 4080          |sm_89  | 16| 717|48.7|97.5|97.5| 195| 390
+rtx4090       |NVIDIA GeForce RTX 4090          |sm_89  | 24|1008|82.6| 165| 165| 330| 661
+rtx5080       |NVIDIA GeForce RTX 5080          |sm_120 | 16| 960|56.3| 113| 113| 225| 450
+rtx5090       |NVIDIA GeForce RTX 5090          |sm_120 | 32|1792| 105| 210| 210| 419| 838
+a10           |NVIDIA A10                       |sm_86  | 24| 600|31.2| 125| 125|   -| 250
+a40           |NVIDIA A40                       |sm_86  | 48| 696|37.4| 150| 150|   -| 299
+a100-40gb     |NVIDIA A100-SXM4-40GB            |sm_80  | 40|1555|19.5| 312| 312|   -| 624
+a100          |NVIDIA A100-SXM4-80GB            |sm_80  | 80|2039|19.5| 312| 312|   -| 624
+l4            |NVIDIA L4                        |sm_89  | 24| 300|30.3| 121| 121| 242| 242
+l40s          |NVIDIA L40S                      |sm_89  | 48| 864|91.6| 362| 362| 733| 733
+h100          |NVIDIA H100 80GB HBM3            |sm_90  | 80|3350|  67| 989| 989|1979|1979
+h100-pcie     |NVIDIA H100 PCIe                 |sm_90  | 80|2000|  51| 756| 756|1513|1513
+h200          |NVIDIA H200                      |sm_90  |141|4800|  67| 989| 989|1979|1979
+b200          |NVIDIA B200                      |sm_100 |180|7700|  75|2250|2250|4500|4500
+rtxa6000      |NVIDIA RTX A6000                 |sm_86  | 48| 768|38.7| 155| 155|   -| 310
+rtx6000ada    |NVIDIA RTX 6000 Ada Generation   |sm_89  | 48| 960|91.1| 364| 364| 729| 729
+rtxpro6000    |NVIDIA RTX PRO 6000 Blackwell    |sm_120 | 96|1792| 125| 504| 504|1008|1008
+"""
+AMD_TABLE = """
+mi210         |AMD Instinct MI210               |gfx90a | 64|1638|22.6| 181| 181|   -| 181
+mi250x        |AMD Instinct MI250X (one GCD)    |gfx90a | 64|1638|23.9| 191| 191|   -| 191
+mi300x        |AMD Instinct MI300X              |gfx942 |192|5300| 163|1307|1307|2615|2615
+mi325x        |AMD Instinct MI325X              |gfx942 |256|6000| 163|1307|1307|2615|2615
+mi355x        |AMD Instinct MI355X              |gfx950 |288|8000| 157|2517|2517|5033|5033
+rx7900xtx     |AMD Radeon RX 7900 XTX           |gfx1100| 24| 960|61.4| 123| 123|   -| 123
+rx9070xt      |AMD Radeon RX 9070 XT            |gfx1201| 16| 640|48.7| 195| 195| 389| 389
+"""
+# key | name | most GiB | GB/s | fp32 | GPU cores
+APPLE_TABLE = """
+m1       | Apple M1       | 16  | 68  | 2.6  | 8
+m1-pro   | Apple M1 Pro   | 32  | 200 | 5.2  | 16
+m1-max   | Apple M1 Max   | 64  | 400 | 10.4 | 32
+m1-ultra | Apple M1 Ultra | 128 | 800 | 21   | 64
+m2       | Apple M2       | 24  | 100 | 3.6  | 10
+m2-pro   | Apple M2 Pro   | 32  | 200 | -    | 19
+m2-max   | Apple M2 Max   | 96  | 400 | -    | 38
+m2-ultra | Apple M2 Ultra | 192 | 800 | -    | 76
+m3       | Apple M3       | 24  | 100 | -    | 10
+m3-pro   | Apple M3 Pro   | 36  | 150 | -    | 18
+m3-max   | Apple M3 Max   | 128 | 400 | -    | 40
+m3-ultra | Apple M3 Ultra | 512 | 819 | -    | 80
+m4       | Apple M4       | 32  | 120 | -    | 10
+m4-pro   | Apple M4 Pro   | 64  | 273 | -    | 20
+m4-max   | Apple M4 Max   | 128 | 546 | -    | 40
+m5       | Apple M5       | 32  | 153 | -    | 10
+"""
+ALIASES = {
+    "a10080gb": "a100",
+    "a100sxm": "a100",
+    "h100sxm": "h100",
+    "h100hbm3": "h100",
+    "v10016gb": "v100",
+    "rtx306012g": "rtx3060",
+    "rtx306012gb": "rtx3060",
+    "rtx4060ti16g": "rtx4060ti",
+    "rtx4060ti16gb": "rtx4060ti",
+    "rtxpro6000blackwell": "rtxpro6000",
+    "mi250": "mi250x",
+    "a6000": "rtxa6000",
+}
+
+
+def chip(name: str) -> Chip:
+    """By key, forgiving case, spaces, dashes and the maker's name. Raises ConfigError."""
+    word = _plain(name)
+    found = {_plain(c.key): c for c in CHIPS}
+    word = ALIASES.get(word, word)
+    for guess in (word, f"rtx{word}", f"rx{word}"):
+        if guess in found:
+            return found[guess]
+    close = get_close_matches(word, found, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(found[c].key for c in close)}? " if close else ""
+    raise ConfigError(
+        f"unknown chip `{name}`", hint=f"{hint}`sd3tune doctor --on list` names them all"
+    )
+
+
+def keys() -> list[str]:
+    return [c.key for c in CHIPS]
+
+
+def facts(chip: Chip) -> Facts:
+    """One such device with the software sd3tune installs for it. Compilers are unknown."""
+    build, runtime = ASSUMED_BUILD[chip.vendor]
+    if chip.arch.sm is not None and chip.arch.sm < 75:
+        build = "cu126"
+    usable = int(chip.memory_bytes * (USABLE_ON_APPLE if chip.vendor == "mps" else USABLE))
+    device = Device(
+        index=0,
+        torch_device="mps" if chip.vendor == "mps" else "cuda:0",
+        name=chip.name,
+        arch=chip.arch,
+        total_bytes=chip.memory_bytes,
+        usable_bytes=usable,
+    )
+    return Facts(
+        vendor=chip.vendor,
+        devices=(device,),
+        torch=ASSUMED_TORCH,
+        torch_build=build,
+        runtime=runtime,
+        ram_bytes=chip.memory_bytes if chip.vendor == "mps" else None,
+        packages=ASSUMED_PACKAGES[chip.vendor],
+        origin="catalog",
+    )
+
+
+def _plain(name: str) -> str:
+    word = re.sub(r"[\s_\-]+", "", name.lower())
+    for maker in ("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "apple"):
+        word = word.removeprefix(maker)
+    return word
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")] for line in table.strip().splitlines()]
+
+
+def _rate(cell: str, unit: float = 1e12) -> float | None:
+    return None if cell == "-" else float(cell) * unit
+
+
+def _gpu(row: list[str], vendor: Vendor, family: Family) -> Chip:
+    key, name, arch, memory, bandwidth, fp32, fp16, bf16, fp8, int8 = row
+    geforce = "GeForce" in name
+    notes = ("rates are for float32 accumulation; float16 accumulation is twice as fast",)
+    return Chip(
+        key=key,
+        name=name,
+        vendor=vendor,
+        arch=Arch(family, arch),
+        memory_bytes=int(memory) * GIB,
+        bandwidth_bytes_per_second=_rate(bandwidth, 1e9),
+        fp32_flops=_rate(fp32),
+        fp16_flops=_rate(fp16),
+        bf16_flops=_rate(bf16),
+        fp8_flops=_rate(fp8),
+        int8_ops=_rate(int8),
+        sources=(_source(name, arch),),
+        notes=notes if geforce else (),
+    )
+
+
+def _source(name: str, arch: str) -> str:
+    if "Instinct" in name or "Radeon" in name:
+        return INSTINCT if "Instinct" in name else RADEON
+    if "V100" in name:
+        return VOLTA
+    if "RTX" not in name:
+        return DATACENTER
+    return {"sm_75": TURING, "sm_86": AMPERE, "sm_89": ADA, "sm_120": BLACKWELL}[arch]
+
+
+def _mac(row: list[str]) -> Chip:
+    key, name, memory, bandwidth, fp32, cores = row
+    return Chip(
+        key=key,
+        name=name,
+        vendor="mps",
+        arch=Arch("apple", key),
+        memory_bytes=int(memory) * GIB,
+        bandwidth_bytes_per_second=_rate(bandwidth, 1e9),
+        fp32_flops=_rate(fp32),
+        fp16_flops=None,
+        bf16_flops=None,
+        fp8_flops=None,
+        int8_ops=None,
+        sources=(MAC,),
+        gpu_cores=int(cores),
+        notes=("the largest memory sold; unified, about seven tenths are for the GPU",),
+    )
+
+
+CHIPS: tuple[Chip, ...] = (
+    *(_gpu(row, "cuda", "sm") for row in _rows(NVIDIA_TABLE)),
+    *(_gpu(row, "rocm", "gfx") for row in _rows(AMD_TABLE)),
+    *(_mac(row) for row in _rows(APPLE_TABLE)),
+)

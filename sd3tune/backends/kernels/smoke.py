@@ -1,0 +1,221 @@
+"""Programs with known answers, run on a device and compared with float64 on the CPU.
+
+What a chip claims and what it computes are two things: a probe that fails removes its option from
+the plan. Runs in a child process (probe.py), since a broken driver may kill it. The probes of the
+quantised linears live beside the schemes, in quant/smoke.py.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from sd3tune.backends.kernels import sliced
+from sd3tune.backends.kernels.sdpa import KERNELS, kernel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Largest error relative to the largest value: a few units of the last place, sums included.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+HEADS, HEAD_DIM, TOKENS = 4, 64, 256 + 77 + 77  # a 256 px image and its text, joint attention
+SLICE = HEADS * TOKENS * 64  # scores: several slices, the last one shorter
+COPY_BYTES = 64 * 2**20
+
+
+class Wrong(Exception):
+    """The device answered, and the answer is not the known one."""
+
+
+@dataclass(frozen=True)
+class Result:
+    ok: bool
+    words: str  # the measured fact, or what went wrong
+    seconds: float
+
+
+Probe = Callable[[torch.device], str]
+
+
+def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Probe id -> Result as JSON data. An unknown name is a KeyError: our bug."""
+    return {name: vars(attempt(PROBES[name], torch.device(device))) for name in names}
+
+
+def observe(device: str, *names: str) -> dict[str, dict[str, object]]:
+    """`run` for the child process; the device "auto" is the accelerator, or the CPU."""
+    if device == "auto":
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
+        device = str(found or "cpu")
+    return run(device, names)
+
+
+def attempt(probe: Probe, device: torch.device) -> Result:
+    started = time.perf_counter()
+    try:
+        words, ok = probe(device), True
+    except Exception as e:  # whatever a driver, a compiler or a kernel raises is the finding
+        words, ok = f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e) else ''}", False
+    return Result(ok, words, time.perf_counter() - started)
+
+
+def close(got: Tensor, want: Tensor, what: str) -> float:
+    """Error relative to the largest wanted value. Raises Wrong above the dtype's tolerance."""
+    want = want.detach()
+    error = float((got.detach().cpu().double() - want).abs().max() / want.abs().max())
+    if not error <= TOLERANCE[got.dtype]:  # also catches NaN
+        raise Wrong(f"{what} is off by {error:.1e} of its largest value")
+    return error
+
+
+def matmul(device: torch.device, dtype: torch.dtype) -> str:
+    a, b = (torch.randn(384, 384, generator=_dice(n)).to(dtype) for n in (1, 2))
+    error = close(a.to(device) @ b.to(device), a.double() @ b.double(), "the product")
+    return f"error {error:.0e}"
+
+
+def attention(device: torch.device, name: str, dtype: torch.dtype | None = None) -> str:
+    """Forward and backward at SD3's shapes with q, k, v as views, as the model makes them."""
+    dtype = dtype or working_dtype(device, name)
+    shape = (2, TOKENS, HEADS, HEAD_DIM)
+    flat = [torch.randn(*shape, generator=_dice(n)).to(dtype) for n in range(4)]
+    attend = partial(sliced.attention, most=SLICE) if name == "sliced" else sdpa
+    with kernel(name):
+        got = _attention_gradients([t.to(device) for t in flat], attend)
+    with kernel("native-math"):
+        want = _attention_gradients([t.double() for t in flat], sdpa)
+    worst = 0.0
+    for what, g, w in zip(("the output", "dq", "dk", "dv"), got, want, strict=True):
+        if g is None:
+            raise Wrong(f"{what} is missing: this kernel has no backward")
+        worst = max(worst, close(g, w, what))
+    return f"forward and backward match, error {worst:.0e} in {str(dtype).removeprefix('torch.')}"
+
+
+def _attention_gradients(flat: list[Tensor], attend: Callable[..., Tensor]) -> list[Tensor]:
+    leaves = [t.clone().requires_grad_() for t in flat[:3]]
+    q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, heads, tokens, head_dim), not contiguous
+    out = attend(q, k, v)
+    out.backward(flat[3].transpose(1, 2))
+    return [out, *(t.grad for t in leaves)]
+
+
+def working_dtype(device: torch.device, name: str) -> torch.dtype:
+    """Kernels named by the user are half precision ones, except where only float32 is native."""
+    if device.type == "cpu" or name in ("native-math", "diffusers", "sliced"):
+        return torch.float32
+    return torch.float16
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> str:
+    """A linear under autocast must really multiply in the low dtype: a wrong device name is a
+    silent no-op."""
+    linear = torch.nn.Linear(64, 64).to(device)
+    with torch.autocast(device.type, dtype):
+        got = linear(torch.randn(8, 64, generator=_dice(1)).to(device)).dtype
+    if got != dtype:
+        raise Wrong(f"a linear under autocast({dtype}) answered in {got}")
+    return "linears run in the low dtype"
+
+
+def adamw(device: torch.device) -> str:
+    """One AdamW step against its definition (Loshchilov & Hutter 2019, algorithm 2)."""
+    start, gradient = (torch.randn(256, generator=_dice(n)) for n in (1, 2))
+    weight = torch.nn.Parameter(start.clone().to(device))
+    optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
+    weight.grad = gradient.to(device)
+    optimizer.step()
+    w, g = start.double(), gradient.double()
+    want = w - 1e-2 * 0.1 * w - 1e-2 * g / (g.abs() + 1e-8)  # moments over their bias corrections
+    return f"error {close(weight, want, 'the new weight'):.0e}"
+
+
+def int8_matmul(device: torch.device) -> str:
+    a, b = (torch.randint(-127, 128, (64, 64), generator=_dice(n)).to(torch.int8) for n in (1, 2))
+    got = torch._int_mm(a.to(device), b.to(device)).cpu()
+    if not torch.equal(got.long(), a.long() @ b.long()):
+        raise Wrong("the integer product is not exact")
+    return "exact"
+
+
+def fp8_matmul(device: torch.device) -> str:
+    """Dense fp8 product in the chip's own flavour, against the float64 product of the rounded."""
+    flavour = torch.float8_e4m3fnuz if _is_cdna3(device) else torch.float8_e4m3fn
+    a, b = (torch.randn(64, 64, generator=_dice(n)).to(flavour) for n in (1, 2))
+    one = torch.ones((), device=device)
+    got = torch._scaled_mm(
+        a.to(device), b.to(device).t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+    )
+    error = close(got, a.double() @ b.double().t(), "the product")
+    return f"{str(flavour).removeprefix('torch.')}, error {error:.0e}"
+
+
+def _is_cdna3(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    return "gfx942" in getattr(torch.cuda.get_device_properties(device), "gcnArchName", "")
+
+
+def bandwidth(device: torch.device) -> str:
+    """Host to device, best of three copies of 64 MiB from pinned memory where there is any."""
+    host = torch.empty(COPY_BYTES, dtype=torch.uint8).fill_(1)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    best = float("inf")
+    there = torch.empty_like(host, device=device)
+    for _ in range(3):
+        started = time.perf_counter()
+        there.copy_(host, non_blocking=True)
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return f"{COPY_BYTES / best / 1e9:.1f} GB/s"
+
+
+def compiled(device: torch.device) -> str:
+    """torch.compile of a small function with its gradient, against eager."""
+    x = torch.randn(64, 64, generator=_dice(1)).to(device).requires_grad_()
+
+    def f(x: Tensor) -> Tensor:
+        return torch.nn.functional.gelu(x).square().sum()
+
+    (want,) = torch.autograd.grad(f(x), x)
+    (got,) = torch.autograd.grad(torch.compile(f)(x), x)
+    return f"error {close(got, want.cpu().double(), 'the gradient'):.0e}"
+
+
+def sage(device: torch.device) -> str:
+    """Forward only, by design; against math attention. 8-bit products: a loose tolerance."""
+    from sageattention import sageattn
+
+    shape = (2, HEADS, TOKENS, HEAD_DIM)
+    q, k, v = (torch.randn(*shape, generator=_dice(n)).half() for n in range(3))
+    with torch.no_grad():
+        got = sageattn(q.to(device), k.to(device), v.to(device), tensor_layout="HND")
+    want = sdpa(q.double(), k.double(), v.double())
+    error = float((got.cpu().double() - want).abs().max() / want.abs().max())
+    if not error < 0.1:
+        raise Wrong(f"the output is off by {error:.1e} of its largest value")
+    return f"forward within {error:.0e}"
+
+
+def _dice(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+PROBES: dict[str, Probe] = {
+    **{f"matmul_{name}": partial(matmul, dtype=dtype) for name, dtype in DTYPES.items()},
+    **{f"attention_{name}": partial(attention, name=name) for name in KERNELS},
+    "attention_sageattention": sage,
+    "autocast_bf16": partial(autocast, dtype=torch.bfloat16),
+    "autocast_fp16": partial(autocast, dtype=torch.float16),
+    "optimizer_adamw": adamw,
+    "matmul_int8": int8_matmul,
+    "matmul_fp8": fp8_matmul,
+    "bandwidth": bandwidth,
+    "compile_inductor": compiled,
+}

@@ -1,0 +1,164 @@
+"""amdsmi, AMD's Python binding: it may be missing, of another age than its library, or closed.
+
+Without the library `import amdsmi` raises KeyError and prints; with an older one, AttributeError.
+Numbers it does not know come back as the text "N/A". Nothing here raises.
+"""
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sd3tune.backends.observe import system
+from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
+
+UNKNOWN = Arch("gfx", "unknown")
+MIB = 2**20
+INSTALL = "pip install /opt/rocm/share/amd_smi (the copy that came with your ROCm)"
+IN_IMAGE = "nothing: training needs it not; docker/README.md says which amdsmi an image has"
+# AMDSMI_STATUS codes at initialisation: what they mean, what helps.
+INIT = {
+    10: ("no-permission", "fail", "amdsmi may not open the card",
+         "add yourself to the groups video and render; docker run --group-add …"),
+    34: ("driver-not-loaded", "fail", "the amdgpu kernel driver is not loaded",
+         "sudo modprobe amdgpu; in a container: --device=/dev/kfd --device=/dev/dri"),
+}  # fmt: skip
+PCIE_GENERATIONS = {2500: 1, 5000: 2, 8000: 3, 16000: 4, 32000: 5, 64000: 6}  # MT/s per lane
+VIOLATIONS = {
+    "active_prochot_thrm": "prochot thermal",
+    "active_ppt_pwr": "power cap",
+    "active_socket_thrm": "socket thermal",
+    "active_hbm_thrm": "hbm thermal",
+}
+
+
+def read(root: Path, problems: list[Problem]) -> Survey | None:
+    """amdsmi's answer, or None with a Problem that says why. `root` is for the other sources."""
+    if folder := os.environ.get(
+        "SD3TUNE_AMDSMI"
+    ):  # apart from PyTorch, as in docker/rocm.Dockerfile
+        sys.path.insert(0, folder)
+        if (rocm := _rocm_of_torch()) is not None:
+            os.environ.setdefault("ROCM_PATH", rocm)
+    install = IN_IMAGE if folder else INSTALL
+    try:
+        import amdsmi
+    except ImportError:
+        problems.append(problem("amdsmi-missing", "warn", "the Python package amdsmi is not "
+                                "installed: fewer checks", install))  # fmt: skip
+        return None
+    except Exception as e:  # KeyError, AttributeError, OSError: whatever loading a library raises
+        words = f"amdsmi does not match the installed ROCm: {type(e).__name__}: {e}"
+        problems.append(problem("amdsmi-broken", "warn", words, install))
+        return None
+    try:
+        amdsmi.amdsmi_init()
+    except Exception as e:  # AmdSmiLibraryException carries a code; other ages raise others
+        code = getattr(e, "err_code", None)
+        words = f"amdsmi does not start: {type(e).__name__}: {' '.join(str(e).split())}"
+        known = INIT.get(code) if isinstance(code, int) else None
+        problems.append(problem(*(known or ("amdsmi-init", "warn", words, install))))
+        return None
+    try:
+        handles = _q(amdsmi, "amdsmi_get_processor_handles") or []
+        gpus = tuple(_gpu(amdsmi, i, handle) for i, handle in enumerate(handles))
+        driver = _q(amdsmi, "amdsmi_get_gpu_driver_info", handles[0]) if handles else None
+        rocm = _q(amdsmi, "amdsmi_get_rocm_version")
+        runtime = rocm[1] if rocm and rocm[0] else None
+        version = word((driver or {}).get("driver_version"))
+        return Survey("rocm", gpus, version, runtime, "amdsmi") if gpus else None
+    finally:
+        _q(amdsmi, "amdsmi_shut_down")
+
+
+def _rocm_of_torch() -> str | None:
+    """Where PyTorch's wheel keeps its own libamd_smi, below lib: the only copy there should be."""
+    wheels = (Path(entry) / name for entry in sys.path for name in ("torch", "_rocm_sdk_core"))
+    return next((str(w) for w in wheels if (w / "lib/libamd_smi.so").exists()), None)
+
+
+def _gpu(amdsmi: ModuleType, index: int, handle: Any) -> Gpu:
+    def q(name: str, *words: Any) -> Any:
+        return _q(amdsmi, name, handle, *words)
+
+    def entry(name: str, key: str) -> Any:
+        found = q(name)
+        return found.get(key) if isinstance(found, dict) else None
+
+    gfx = word(entry("amdsmi_get_gpu_asic_info", "target_graphics_version"))
+    pcie = q("amdsmi_get_pcie_info") or {}
+    static, metric = pcie.get("pcie_static") or {}, pcie.get("pcie_metric") or {}
+    cap = q("amdsmi_get_power_cap_info") or {}
+    ecc = entry("amdsmi_get_gpu_total_ecc_count", "uncorrectable_count")
+    return Gpu(
+        vendor="rocm",
+        index=index,
+        name=word(entry("amdsmi_get_gpu_asic_info", "market_name")) or "AMD GPU",
+        arch=Arch("gfx", gfx) if gfx and gfx.startswith("gfx") else UNKNOWN,
+        source="amdsmi",
+        total_bytes=system.whole(q("amdsmi_get_gpu_memory_total", amdsmi.AmdSmiMemoryType.VRAM)),
+        used_bytes=system.scaled(entry("amdsmi_get_gpu_vram_usage", "vram_used"), MIB),
+        uuid=word(q("amdsmi_get_gpu_device_uuid")),
+        bus_id=system.bus_id(q("amdsmi_get_gpu_device_bdf")),
+        temperature_celsius=_temperature(amdsmi, handle),
+        power_limit_watts=_watts(cap.get("power_cap")),
+        power_default_watts=_watts(cap.get("default_power_cap")),
+        ecc_uncorrected=system.whole(ecc),
+        throttle=_throttle(q("amdsmi_get_violation_status")),
+        pcie_generation=PCIE_GENERATIONS.get(system.whole(metric.get("pcie_speed")) or 0),
+        pcie_generation_max=PCIE_GENERATIONS.get(system.whole(static.get("max_pcie_speed")) or 0),
+        pcie_width=system.whole(metric.get("pcie_width")),
+        pcie_width_max=system.whole(static.get("max_pcie_width")),
+        links=_links(q("amdsmi_get_gpu_xgmi_link_status")),
+        compute_partition=word(q("amdsmi_get_gpu_compute_partition")),
+        memory_partition=word(q("amdsmi_get_gpu_memory_partition")),
+        hip_index=system.whole(entry("amdsmi_get_gpu_enumeration_info", "hip_id")),
+    )
+
+
+def _q(amdsmi: ModuleType, name: str, *words: Any) -> Any:
+    """One question; None when this binding, library or card cannot answer it."""
+    function = getattr(amdsmi, name, None)
+    if function is None:
+        return None
+    try:
+        return function(*words)
+    except Exception:  # AmdSmiException and, across ages, AttributeError, KeyError, OSError
+        return None
+
+
+def _temperature(amdsmi: ModuleType, handle: Any) -> float | None:
+    """The junction; Instinct cards have no edge sensor."""
+    current = amdsmi.AmdSmiTemperatureMetric.CURRENT
+    for sensor in (amdsmi.AmdSmiTemperatureType.JUNCTION, amdsmi.AmdSmiTemperatureType.HOTSPOT):
+        found = system.number(_q(amdsmi, "amdsmi_get_temp_metric", handle, sensor, current))
+        if found is not None:
+            return found
+    return None
+
+
+def _watts(microwatts: Any) -> float | None:
+    value = system.number(microwatts)
+    return None if value is None else value / 1e6
+
+
+def _throttle(status: Any) -> tuple[str, ...] | None:
+    if not isinstance(status, dict):
+        return None
+    known = {key: status.get(key) for key in VIOLATIONS if isinstance(status.get(key), bool | int)}
+    return tuple(VIOLATIONS[key] for key, active in known.items() if active) if known else None
+
+
+def _links(status: Any) -> int | None:
+    links = status.get("status") if isinstance(status, dict) else None
+    return sum(link == "U" for link in links) if isinstance(links, list) else None
+
+
+def word(value: Any) -> str | None:
+    """A text that says something."""
+    return value if isinstance(value, str) and value not in ("", "N/A") else None
+
+
+def problem(name: str, severity: Any, message: str, fix: str) -> Problem:
+    return Problem(f"amd.{name}", severity, message, fix)

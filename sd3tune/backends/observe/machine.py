@@ -1,0 +1,232 @@
+"""What the operating system says: the computer, its limits, and which vendors' cards are in it.
+
+Standard library only, no torch, and nothing here raises, so that a bare checkout can run
+`python -m sd3tune.backends.observe.machine`: scripts/setup finds the right PyTorch by it.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sd3tune.backends import cuda, mps, rocm
+from sd3tune.backends.observe import child, container, sysctl
+from sd3tune.backends.observe.facts import Host, Machine, Problem, Survey, Vendor, gpu_from
+from sd3tune.backends.observe.system import read
+
+VENDORS = {"nvidia": cuda, "amd": rocm, "apple": mps}
+UNLIMITED = 2**60  # cgroup v1 writes 9223372036854771712 for "no limit"
+CLOUDS = {
+    "RUNPOD_POD_ID": "runpod",
+    "VAST_CONTAINERLABEL": "vast",
+    "KUBERNETES_SERVICE_HOST": "kubernetes",
+    "COLAB_GPU": "colab",
+}
+
+
+def survey(timeout_seconds: float = 10.0, root: Path = Path("/")) -> Machine:
+    """The host and one Survey per vendor with evidence of being present, asked side by side."""
+    found = {name: vendor for name, vendor in VENDORS.items() if vendor.present(root) is not None}
+    with ThreadPoolExecutor(len(VENDORS)) as pool:
+        answers = {
+            name: pool.submit(child.ask, name, timeout_seconds=timeout_seconds) for name in found
+        }
+        surveys = tuple(_survey(name, answer.result()) for name, answer in answers.items())
+    return Machine(host(root), surveys)
+
+
+def _survey(name: str, answer: child.Answer) -> Survey:
+    vendor: Vendor = VENDORS[name].VENDOR
+    if answer.data is not None:
+        return survey_from(answer.data)
+    problem = Problem(
+        f"{name}.observer-died",
+        "fail",
+        f"asking the {name} driver failed: {answer.error}",
+        "reboot, or reinstall the driver; training on this card will hang in the same way",
+    )
+    return Survey(vendor, problems=(problem,))
+
+
+def survey_from(data: Mapping[str, object]) -> Survey:
+    """A Survey that travelled as JSON."""
+    gpus, problems = data["gpus"], data["problems"]
+    assert isinstance(gpus, list) and isinstance(problems, list)
+    rest = {k: v for k, v in data.items() if k not in ("gpus", "problems")}
+    return Survey(
+        gpus=tuple(gpu_from(g) for g in gpus),
+        problems=tuple(Problem(**p) for p in problems),
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def host(root: Path = Path("/")) -> Host:
+    """The computer. A field nobody could tell is None."""
+    sources: dict[str, str] = {"os": "platform"}
+    ram, available = _ram(root, sources)
+    name = platform.system()
+    version: str | None = platform.release()
+    if name == "Darwin":
+        version, sources["os"] = sysctl.macos_version(), "sw_vers"
+    inside, shm = _container(root, sources), _shm(root)
+    image = os.environ.get("SD3TUNE_IMAGE") or None
+    return Host(
+        os=name,
+        os_version=version or None,
+        machine=platform.machine(),
+        python=platform.python_version(),
+        cpu_name=_cpu_name(root),
+        cpu_count=_cpu_count(root, sources),
+        ram_bytes=ram,
+        ram_available_bytes=available,
+        cgroup_limit_bytes=_cgroup_limit(root, sources),
+        shm_bytes=shm,
+        disk_free_bytes=_disk(),
+        container=inside,
+        cloud=next((name for key, name in CLOUDS.items() if key in os.environ), None),
+        image=image,
+        lacks=container.lacks(image, shm, os.environ, root) if inside or image else (),
+        rosetta=sysctl.rosetta(),
+        sources=sources,
+    )
+
+
+def _ram(root: Path, sources: dict[str, str]) -> tuple[int | None, int | None]:
+    lines = dict(
+        line.split(":", 1) for line in read(root / "proc/meminfo").splitlines() if ":" in line
+    )
+    if "MemTotal" in lines:
+        sources["ram_bytes"] = "/proc/meminfo"
+        amounts = [
+            int(lines[key].split()[0]) * 1024 if key in lines else None
+            for key in ("MemTotal", "MemAvailable")
+        ]
+        return amounts[0], amounts[1]
+    total = sysctl.number("hw.memsize")
+    if total is not None:
+        sources["ram_bytes"] = "sysctl hw.memsize"
+    return total, None
+
+
+def _cgroup_limit(root: Path, sources: dict[str, str]) -> int | None:
+    """What this process may use before the kernel kills it; psutil shows the whole host."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = read(root / "sys/fs/cgroup" / name).strip()
+        if text.isdigit() and int(text) < UNLIMITED:
+            sources["cgroup_limit_bytes"] = f"/sys/fs/cgroup/{name}"
+            return int(text)
+    return None
+
+
+def _cpu_count(root: Path, sources: dict[str, str]) -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        count: int | None = len(os.sched_getaffinity(0))
+        sources["cpu_count"] = "affinity"
+    else:
+        count, sources["cpu_count"] = os.cpu_count(), "os"
+    quota = read(root / "sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and all(q.isdigit() for q in quota) and int(quota[1]) > 0 and count:
+        sources["cpu_count"] = "affinity and cgroup cpu.max"
+        count = max(1, min(count, -(-int(quota[0]) // int(quota[1]))))
+    return count
+
+
+def _cpu_name(root: Path) -> str | None:
+    for line in read(root / "proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return sysctl.chip_name() or platform.processor() or None
+
+
+def _shm(root: Path) -> int | None:
+    try:
+        stat = os.statvfs(root / "dev/shm")
+    except OSError:
+        return None
+    return stat.f_frsize * stat.f_blocks
+
+
+def _disk() -> int | None:
+    try:
+        return shutil.disk_usage(".").free
+    except OSError:
+        return None
+
+
+def _container(root: Path, sources: dict[str, str]) -> str | None:
+    for path, name in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
+        if (root / path).exists():
+            sources["container"] = f"/{path}"
+            return name
+    cgroup = read(root / "proc/1/cgroup")
+    for name in ("kubepods", "docker", "lxc", "containerd"):
+        if name in cgroup:
+            sources["container"] = "/proc/1/cgroup"
+            return "kubernetes" if name == "kubepods" else name
+    said = os.environ.get("container")  # noqa: SIM112  systemd's own spelling
+    if said:
+        sources["container"] = "$container"
+    return said or None
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """Which PyTorch suits a machine, as words for pip."""
+
+    extra: str  # of sd3tune: cuda, rocm, apple, cpu
+    requirement: str
+    index_url: str | None  # None: the ordinary package index has it
+    reason: str
+
+
+RANGE = "torch>=2.13,<2.16"
+WHEELS = "https://download.pytorch.org/whl"
+TESTED_CPU = "2.13.0"
+
+
+def torch_build(machine: Machine) -> TorchBuild:
+    """CUDA wheels go to machines with an NVIDIA card and to no other."""
+    nvidia, amd = machine.survey("cuda"), machine.survey("rocm")
+    if nvidia.gpus:
+        return _cuda_build(nvidia)
+    if amd.gpus:
+        return TorchBuild("rocm", RANGE, f"{WHEELS}/rocm7.2", f"AMD: {amd.gpus[0].name}")
+    if machine.host.os == "Darwin":
+        chip = machine.survey("mps").gpus
+        who = chip[0].name if chip else "an Intel Mac, or Python under Rosetta"
+        return TorchBuild("apple", RANGE, None, f"macOS: {who}")
+    # The local label makes the CUDA wheel of the same version impossible.
+    return TorchBuild(
+        "cpu", f"torch=={TESTED_CPU}+cpu", f"{WHEELS}/cpu", "no NVIDIA or AMD card found"
+    )
+
+
+def _cuda_build(nvidia: Survey) -> TorchBuild:
+    oldest = min((g.arch.sm or 999 for g in nvidia.gpus), default=999)
+    name = nvidia.gpus[0].name
+    major = int((nvidia.runtime or "0").split(".")[0] or 0)
+    if oldest < 75:
+        why = f"NVIDIA: {name} is sm_{oldest}, which only the CUDA 12.6 builds support"
+        return TorchBuild("cuda", RANGE, f"{WHEELS}/cu126", why)
+    if 0 < major < 13:
+        why = f"NVIDIA: the driver of {name} offers CUDA {nvidia.runtime}, older than 13"
+        return TorchBuild("cuda", RANGE, f"{WHEELS}/cu126", why)
+    return TorchBuild("cuda", RANGE, None, f"NVIDIA: {name}, driver {nvidia.driver or 'unknown'}")
+
+
+def main() -> None:
+    machine = survey()
+    if sys.argv[1:] == ["--torch"]:
+        build = torch_build(machine)
+        print(build.requirement, build.index_url or "-", build.extra, build.reason, sep="\n")
+    else:
+        print(json.dumps(asdict(machine), indent=1))
+
+
+if __name__ == "__main__":
+    main()

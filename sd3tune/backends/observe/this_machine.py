@@ -1,0 +1,118 @@
+"""This machine: what the operating system, PyTorch and the installed packages say, joined."""
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+from sd3tune import backends
+from sd3tune.backends.observe import container, sysctl
+from sd3tune.backends.observe.facts import Facts, Machine, Problem, TorchReport, Vendor
+from sd3tune.errors import HardwareError
+
+VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
+PACKAGES = (
+    "diffusers transformers peft accelerate huggingface_hub safetensors optimum-quanto "
+    "bitsandbytes sageattention torchao triton xformers kernels torch-optimi lycoris-lora "
+    "pytorch-optimizer "
+    "nvidia-ml-py amdsmi flash-attn"
+).split()
+TOOLS = ("ninja", "nvcc", "hipcc")
+TORCH_SECONDS, SURVEY_SECONDS = 60.0, 10.0
+
+
+def observe(*, import_torch: bool = True) -> tuple[Machine, TorchReport, Facts]:
+    """This machine, what torch sees of it, and the two joined for the vendor that will train.
+
+    import_torch=False: under a second, devices are those the driver shows. Raises HardwareError
+    only for a SD3TUNE_BACKEND that does not exist.
+    """
+    from sd3tune.backends.observe import machine as host
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(ask_torch, import_torch)
+        machine = host.survey(SURVEY_SECONDS)
+        torch = pending.result()
+    return machine, torch, join(machine, torch, packages(), tools(), os.environ)
+
+
+def ask_torch(import_torch: bool) -> TorchReport:
+    from sd3tune.backends.observe import child, torch_report
+
+    files = torch_report.from_files()
+    if not import_torch or files.version is None:
+        return files
+    answer = child.ask("torch", timeout_seconds=TORCH_SECONDS)
+    if answer.data is None:
+        return TorchReport(version=files.version, cuda=files.cuda, hip=files.hip,
+                           error=answer.error)  # fmt: skip
+    return torch_report.from_answer(answer.data)
+
+
+def join(
+    machine: Machine,
+    torch: TorchReport,
+    packages: Mapping[str, str],
+    tools: Mapping[str, bool],
+    environ: Mapping[str, str],
+) -> Facts:
+    """Facts of the vendor that will train. A card that torch cannot use leaves the CPU, with the
+    problem attached: whoever trains must not do so silently."""
+    vendor = choose(machine, torch, environ)
+    facts: Facts = backends.module(vendor).facts(machine, torch, packages, tools, environ)
+    if facts.devices and vendor != "cpu":
+        return facts
+    cpu: Facts = backends.module("cpu").facts(machine, torch, packages, tools, environ)
+    if environ.get("SD3TUNE_BACKEND") == "cpu":  # asked for, so not silent
+        return cpu
+    met = [p for survey in machine.surveys for p in survey.problems if p.severity == "fail"]
+    if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
+        words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
+        met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
+    met = container.problems(machine.host) or met  # the reason for the others
+    said = {p.id for p in facts.problems}
+    met = [p for p in met if p.id not in said]
+    if not any(p.severity == "fail" for p in (*facts.problems, *met)):
+        met = [*met, *container.no_device(machine.host)]
+    return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
+
+
+def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:
+    """SD3TUNE_BACKEND, else the vendor with cards; of two, the one torch was built for."""
+    asked = environ.get("SD3TUNE_BACKEND")
+    if asked:
+        known = (*VENDORS, "cpu")
+        if asked not in known:
+            raise HardwareError(
+                f"SD3TUNE_BACKEND={asked} is no backend", hint=f"use one of {', '.join(known)}"
+            )
+        return asked
+    with_cards = [v for v in VENDORS if machine.survey(v).gpus]
+    if torch.hip is not None and "rocm" in with_cards:
+        return "rocm"
+    return with_cards[0] if with_cards else "cpu"
+
+
+def packages() -> dict[str, str]:
+    """Installed versions of everything a rule may ask for."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def tools() -> dict[str, bool]:
+    """Compilers on PATH, and whether site-packages can be written."""
+    found = {name: shutil.which(name) is not None for name in TOOLS}
+    found["c++"] = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    if sysctl.command_line_tools() is False:
+        found["c++"] = False
+    found["site_packages_writable"] = os.access(Path(sysconfig.get_path("purelib")), os.W_OK)
+    return found

@@ -1,0 +1,246 @@
+"""`sd3tune image`: parse, call one function, print."""
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sd3tune.escaping import echo, one_line
+
+if TYPE_CHECKING:
+    from sd3tune.containers.host_image import Choice, Kind
+    from sd3tune.containers.run import Container
+
+VENDOR = click.option(
+    "--vendor",
+    type=click.Choice(["cuda", "rocm"]),
+    help="which image; left out: the one for the card of this host",
+)
+IMAGE = click.option(
+    "--image", metavar="TAG", help="its name [default: sd3tune:cuda, sd3tune:rocm]"
+)
+CPU = click.option("--cpu", is_flag=True, help="pass no card in, and train on the CPU on purpose")
+GPUS = click.option(
+    "--gpus", default="all", show_default=True, metavar="all|N,N", help="which cards are passed in"
+)
+NETWORK = click.option("--network", metavar="NAME", help="the engine's network, as in docker run")
+
+
+@click.group()
+def image() -> None:
+    """Container images on this host: build, run, check. Clouds start them themselves.
+
+    The image is chosen for the card of this host, and gets what that vendor's containers need:
+    devices, groups, shared memory. The working directory becomes /workspace.
+
+    \b
+      sd3tune image check                              would a container train here?
+      sd3tune image build                              from the repository
+      sd3tune image run doctor                         what it sees inside
+      sd3tune image run train config/config.json       train; Ctrl-C saves
+      sd3tune image run --print train my/config.json   the same as a `docker run` command
+    """
+
+
+@image.command(context_settings={"show_default": True})
+@VENDOR
+@IMAGE
+@click.option(
+    "--base-image", metavar="IMAGE", help="another Debian or Ubuntu with Python 3.11 to 3.13"
+)
+@click.option("--build-arg", "arguments", multiple=True, metavar="NAME=VALUE",
+              help="an ARG of the Dockerfile; LOCK=cpu builds without CUDA or ROCm")  # fmt: skip
+@click.option("--secret", "secrets", multiple=True, metavar="id=ID,src=FILE",
+              help="a file for the build alone; id=ca: certificates, id=links: address of wheels"
+              )  # fmt: skip
+@NETWORK
+def build(
+    vendor: str | None,
+    image: str | None,
+    base_image: str | None,
+    arguments: tuple[str, ...],
+    secrets: tuple[str, ...],
+    network: str | None,
+) -> None:
+    """Build the image of a vendor, from the repository around the working directory.
+
+    Needs the `docker` command with BuildKit, a running engine, and some 10 GB of disk. A second
+    build after a change of sd3tune takes seconds.
+    """
+    from sd3tune.containers import build as building
+    from sd3tune.containers import engine
+
+    given = building.arguments(arguments)
+    choice = _choice(vendor)
+    kind = choice.kind
+    if base_image:
+        given = (f"BASE_IMAGE={base_image}", *given)
+    tag = image or f"sd3tune:{kind}"
+    asked = building.Build(kind, tag, building.sources(), given, secrets, network)
+    _say(choice)
+    building.build(asked)
+    size = building.size_bytes(engine.connect(), tag)
+    echo(one_line(f"built {tag}, {size / 10**9:.2f} GB unpacked"))
+
+
+@image.command(context_settings={"allow_interspersed_args": False})
+@click.argument("words", nargs=-1, metavar="COMMAND...", required=True, type=click.UNPROCESSED)
+@VENDOR
+@IMAGE
+@GPUS
+@CPU
+@click.option("--workspace", default=".", show_default="working directory", metavar="DIR",
+              type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="becomes /workspace: configuration, images, results")  # fmt: skip
+@click.option("--env", "given", multiple=True, metavar="NAME[=VALUE]",
+              help="a variable of the container; HF_TOKEN goes along by itself")  # fmt: skip
+@click.option(
+    "--mount",
+    "mounts",
+    multiple=True,
+    metavar="DIR:DIR",
+    help="another folder, as in docker run -v",
+)
+@click.option(
+    "--publish",
+    "ports",
+    multiple=True,
+    metavar="[ADDRESS:]HOST:CONTAINER",
+    help="a port, as in docker run -p",
+)
+@click.option("--user", metavar="UID:GID", help="whose files are written [default: yours]")
+@click.option(
+    "--shm-size",
+    default="16g",
+    show_default=True,
+    help="size of /dev/shm (not for AMD: the host's is used)",
+)
+@NETWORK
+@click.option("--print", "only_print", is_flag=True, help="print the `docker run` command instead")
+def run(words: tuple[str, ...], **options: Any) -> None:
+    """Run a command of sd3tune in a container: output, exit code and signals are those of sd3tune.
+
+    SIGTERM or Ctrl-C make a training run finish its step and save, as without a container. Weights
+    come from, and go to, this host's Hugging Face folder. Options stand before COMMAND.
+
+    \b
+      sd3tune image run train config/config.json
+      sd3tune image run --gpus 0,1 train config/config.json --nproc 2
+      sd3tune image run --cpu --workspace demo train config/config.json
+      eval "$(sd3tune image run --print bash)"     a shell inside, with the same access
+    """
+    from sd3tune.containers import engine
+    from sd3tune.containers import run as running
+
+    only_print = options.pop("only_print")
+    client = None if only_print else engine.connect()
+    choice = _choice(options.pop("vendor"))
+    info = client.info() if client else {}
+    terminal = (sys.stdout if client else sys.stdin).isatty()
+    container = _container(choice.kind, words, info, terminal=terminal, **options)
+    _say(choice)
+    if client is None:
+        echo(running.words_of(container))
+        return
+    sys.exit(running.run(client, container))
+
+
+@image.command()
+@VENDOR
+@IMAGE
+@GPUS
+@CPU
+@NETWORK
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) -> None:
+    """Engine, toolkit, image, and what the image's own doctor sees in a container. Exit code 1 when
+    a container could not train here."""
+    from sd3tune.cli.image_words import checked, checked_json
+    from sd3tune.containers import host_image
+    from sd3tune.containers.check import check as checking
+
+    choice = _choice(vendor)
+    kind, tag = choice.kind, image or f"sd3tune:{choice.kind}"
+    host_image.cards(kind, options["gpus"])  # what is wrong in the words themselves is said at once
+    _say(choice)
+    make = partial(_container, kind, ("doctor",), image=tag, **options)
+    lines = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
+    echo(checked_json(lines) if as_json else checked(lines))
+    sys.exit(1 if any(line.status == "FAIL" for line in lines) else 0)
+
+
+@image.command("stop-pod")
+@click.option("--after", "code", default=0, help="exit code of the run that ended")
+def stop_pod(code: int) -> None:
+    """Stop the RunPod or Vast.ai machine this runs on, as SD3TUNE_STOP_POD says.
+
+    The entrypoint of the images calls this after a run: `never` (the default), `success`, `always`.
+    Untested on the platforms.
+    """
+    from sd3tune.containers.pod import stop
+
+    echo(stop(code))
+
+
+def _choice(vendor: str | None) -> "Choice":
+    from sd3tune.backends.observe import machine
+    from sd3tune.containers.host_image import choose
+
+    return choose(machine.survey(), vendor)
+
+
+def _say(choice: "Choice") -> None:
+    from sd3tune.report.progress import say
+
+    say(f"image for {choice.kind} ({choice.reason})")
+
+
+def _container(
+    kind: "Kind",
+    words: tuple[str, ...],
+    info: Mapping[str, Any],
+    *,
+    image: str | None,
+    gpus: str,
+    cpu: bool,
+    network: str | None,
+    workspace: Path = Path(),
+    given: tuple[str, ...] = (),
+    mounts: tuple[str, ...] = (),
+    ports: tuple[str, ...] = (),
+    user: str | None = None,
+    shm_size: str = "16g",
+    terminal: bool = False,
+) -> "Container":
+    """info: what the engine says of itself; empty where it was not asked."""
+    from sd3tune.containers import host_image
+    from sd3tune.containers import run as running
+
+    cards = host_image.cards(kind, gpus)
+    token = running.token_file(os.environ)
+    known = {**os.environ, **({"HF_TOKEN": token.read_text().strip()} if token else {})}
+    ours = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
+    theirs, outer = running.environment(running.FORWARDED, given, known)
+    more = running.folders(mounts)
+    return running.Container(
+        image=image or f"sd3tune:{kind}",
+        words=words,
+        access=host_image.Access() if cpu else host_image.access(kind, cards, info),
+        environment=ours | theirs,
+        outer=outer,
+        user=user or running.caller(info),
+        network=network,
+        ports=tuple(running.port(p) for p in ports),
+        shm=running.memory(shm_size),
+        terminal=terminal,
+        token_file=token if "HF_TOKEN" in outer else None,
+        mounts={
+            running.WORKSPACE: workspace.resolve(),
+            **running.shared_mounts(running.shared_hub(os.environ)),  # last: it makes folders
+            **more,
+        },
+    )

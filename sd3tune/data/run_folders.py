@@ -1,0 +1,59 @@
+"""What a run writes is not what it trains on: datasets around its folders leave these out."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import Datasets
+from sd3tune.data.sources import Folder, Source
+from sd3tune.errors import ConfigError
+
+PICTURES = "validation_images"  # in output_dir
+
+
+def folders(config: Config, datasets: Datasets) -> tuple[Path, ...]:
+    """Where this run writes: output_dir and caches, there yet or not."""
+    texts = [t.cache_dir for t in datasets.texts.values()]
+    latents = [d.cache_dir_vae for d in datasets.all]
+    fetched = [d.csv_cache_dir for d in (*datasets.all, *datasets.masks.values())]
+    return (config.output_dir, *texts, *latents, *(f for f in fetched if f is not None))
+
+
+def refuse_own_pictures(config: Config, datasets: Datasets) -> None:
+    """Raises ConfigError for a dataset whose folder is output_dir itself, or that of its pictures:
+    there is nothing around them to train on."""
+    output = config.output_dir.resolve()
+    for name, folder in _image_folders(datasets):
+        real = folder.resolve()
+        if real == output or real.is_relative_to(output / PICTURES):
+            what = "output_dir itself" if real == output else "a folder for pictures of this run"
+            raise ConfigError(
+                f"dataset `{name}`: `instance_data_dir={folder}` is {what}: the run would train on "
+                "its own pictures",
+                hint="choose another output_dir; inside the folder of a dataset it is left out",
+            )
+
+
+def refuse_as_image(config: Config, datasets: Datasets, sheet: Path) -> None:
+    """Raises ConfigError for a contact sheet that the next run would train on."""
+    real = sheet.resolve()
+    for name, folder in _image_folders(datasets):
+        inside = real.is_relative_to(folder.resolve())
+        if inside and not real.is_relative_to(config.output_dir.resolve()):
+            raise ConfigError(
+                f"`--sheet {sheet}` lies in dataset `{name}`, which would train on it",
+                hint="write it elsewhere; left out, it goes to output_dir",
+            )
+
+
+def notes(sources: Mapping[str, Source]) -> Iterator[str]:
+    """A sentence for each folder that was left out."""
+    for name, source in sources.items():
+        for path in source.left_out if isinstance(source, Folder) else ():
+            yield f"dataset `{name}`: {path} is left out: a run writes there"
+
+
+def _image_folders(datasets: Datasets) -> Iterator[tuple[str, Path]]:
+    for d in (*datasets.all, *datasets.masks.values()):
+        if d.type == "local" and d.instance_data_dir is not None:
+            yield d.id, d.instance_data_dir

@@ -1,0 +1,145 @@
+"""Objects of an S3-compatible store, listed and read, never written."""
+
+import os
+from functools import cached_property
+from io import BufferedReader
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
+
+from sd3tune.data import objects
+from sd3tune.data.sources import CAPTION_BYTES, IMAGE_BYTES
+from sd3tune.errors import DataError
+
+if TYPE_CHECKING:
+    from sd3tune.config.datasets.storage import Stored
+
+SESSION_TOKENS = ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
+HEADER_BYTES = 64 * 1024  # enough for the header of nearly every image
+
+
+class Bucket:
+    """Objects of an S3-compatible store below a prefix, through s3fs."""
+
+    def __init__(self, dataset: "Stored") -> None:
+        self.ahead = dataset.read_batch_size
+        self.prefix = dataset.aws_data_prefix.strip("/")
+        self.root = "/".join(p for p in (dataset.aws_bucket_name, self.prefix) if p)
+        self._dataset = dataset
+
+    @cached_property
+    def _fs(self) -> Any:
+        d = self._dataset
+        try:
+            import s3fs
+        except ImportError:
+            raise DataError(
+                f"dataset `{d.id}`: type=aws needs s3fs, which is not installed",
+                hint="pip install 'sd3tune[s3]'",
+            ) from None
+        self._keep_session_token()
+        secret = d.aws_secret_access_key
+        region = {"region_name": d.aws_region_name} if d.aws_region_name else {}
+        return s3fs.S3FileSystem(
+            key=d.aws_access_key_id,
+            secret=secret.get_secret_value() if secret else None,
+            endpoint_url=d.aws_endpoint_url,
+            client_kwargs=region,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    def _keep_session_token(self) -> None:
+        """The environment's is sent as it is, to whoever owns the endpoint. Raises DataError."""
+        d = self._dataset
+        host = urlsplit(d.aws_endpoint_url or "").hostname or ""
+        amazon = not host or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        token = next((n for n in SESSION_TOKENS if os.environ.get(n)), None)
+        if token and not amazon and not (d.aws_access_key_id and d.aws_secret_access_key):
+            raise DataError(
+                f"dataset `{d.id}`: `aws_endpoint_url={d.aws_endpoint_url}` is not Amazon's, and "
+                f"{token} of the environment would be sent to it",
+                hint="set aws_access_key_id and aws_secret_access_key in the dataset, as "
+                f"{{env:NAME}}, or unset {token}",
+            )
+
+    @cached_property
+    def _objects(self) -> dict[str, dict[str, Any]]:
+        try:
+            found = self._fs.find(self.root, detail=True)
+        except DataError:
+            raise
+        except Exception as e:  # botocore raises some forty kinds of its own
+            raise DataError(
+                f"dataset `{self._dataset.id}`: `s3://{self.root}` cannot be listed: {e}",
+                hint="check aws_bucket_name, aws_endpoint_url and the credentials",
+            ) from None
+        cut = len(self.root) + 1
+        return {path[cut:]: info for path, info in found.items() if len(path) > cut}
+
+    def names(self) -> list[str]:
+        visible = (n for n in self._objects if not any(p.startswith(".") for p in n.split("/")))
+        return sorted(visible)
+
+    def where(self, name: str) -> str:
+        return f"s3://{self.root}/{name}"
+
+    def stamp(self, name: str) -> str:
+        info = self._objects.get(name) or self._asked(lambda: self._fs.info(f"{self.root}/{name}"))
+        return f"{info.get('size')} {info.get('ETag')} {info.get('LastModified')}"
+
+    def open(self, name: str) -> BinaryIO:
+        path, size = self._sized(name, IMAGE_BYTES)
+
+        def fetch(first: int, count: int) -> bytes:
+            data: bytes = self._asked(lambda: objects.read(self._fs, path, size, (first, count)))
+            return data
+
+        return BufferedReader(objects.Parts(fetch, size), HEADER_BYTES)
+
+    def read(self, name: str) -> bytes:
+        return self._read(name, IMAGE_BYTES)
+
+    def caption(self, name: str) -> bytes:
+        return self._read(name, CAPTION_BYTES)
+
+    def _read(self, name: str, max_bytes: int) -> bytes:
+        path, size = self._sized(name, max_bytes)
+        data: bytes = self._asked(lambda: objects.read(self._fs, path, size))
+        return data
+
+    def _sized(self, name: str, max_bytes: int) -> tuple[str, int]:
+        """Its path, and its size as listed. Raises OSError."""
+        path = f"{self.root}/{name}"
+        info = self._objects.get(name) or self._asked(lambda: self._fs.info(path))
+        size = int(info.get("size") or 0)
+        if size > max_bytes:
+            raise OSError(f"it holds {size} bytes, and {max_bytes} are the most")
+        return path, size
+
+    def contacts(self) -> list[str]:
+        """The server of the settings, of the environment or of Amazon's own region."""
+        named = self._dataset.aws_endpoint_url
+        try:
+            self._fs.connect()  # makes a client, and asks nobody
+            named = str(self._fs.s3.meta.endpoint_url)
+        except DataError:
+            raise
+        except Exception as e:  # as above
+            raise DataError(
+                f"dataset `{self._dataset.id}`: no client for `s3://{self.root}`: {e}",
+                hint="check aws_endpoint_url, aws_region_name and the credentials",
+            ) from None
+        parts = urlsplit(named)
+        source = "aws_endpoint_url" if self._dataset.aws_endpoint_url else "aws_bucket_name"
+        return [f"{parts.netloc.rpartition('@')[2]} ({source})"]
+
+    def warnings(self) -> list[str]:
+        return []
+
+    def _asked(self, question: Any) -> Any:
+        try:
+            return question()
+        except OSError:
+            raise
+        except Exception as e:  # as above
+            raise OSError(str(e)) from None

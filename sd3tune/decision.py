@@ -1,0 +1,38 @@
+"""A choice that was made, who made it and why: what rules, plan and terminal pass to each other."""
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+By = Literal["user", "default", "auto"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who chose a value: `user` wrote it in `file` under `key`, `default` is the setting's own
+    default, `auto` was decided from the machine or the data."""
+
+    by: By
+    file: str | None = None  # as shown: a path, or "the command line"
+    key: str | None = None  # as written there, which may be an alias
+
+
+DEFAULT, AUTO = Provenance("default"), Provenance("auto")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An option that cannot be used, with every reason."""
+
+    name: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decision(Generic[T_co]):
+    """A value, who chose it, why, and what was not possible instead. Always shown together."""
+
+    value: T_co
+    source: Provenance
+    reason: str
+    rejected: tuple[Rejected, ...] = ()

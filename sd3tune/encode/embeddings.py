@@ -1,0 +1,115 @@
+"""Captions to embeddings, before training: the encoders come, say what they have to say, and go."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sd3tune import quant
+from sd3tune.data.cache import TensorCache
+from sd3tune.encode.caches import BLANK, Caches
+from sd3tune.encode.fill import Entries, Made, fill, free
+from sd3tune.errors import DataError
+from sd3tune.load import shrink, variant
+from sd3tune.out_of_memory import during
+from sd3tune.plan.memory import gib
+from sd3tune.plan.resolve import Plan
+from sd3tune.report.progress import say, stage
+from sd3tune.sd3.text import COMPONENTS, TextEncoders, packed, unconditional
+
+Used = Callable[[], int | None]  # bytes of the device in use
+
+
+def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used: Used) -> None:
+    """Every caption, validation prompt and the blank one, encoded and kept."""
+    plan = caches.prepared.plan
+    missing: dict[TensorCache, list[str]] = {}
+    for folder, captions in caches.wanted_text(prompts).items():
+        cache = caches.folders[folder]
+        cache.mend()
+        lost = sorted(c for c in captions if not cache.has(caches.text_key(c)))
+        if lost and not _skipped(caches, folder):
+            missing[cache] = lost
+        else:
+            cache.finish()  # an earlier run may have been killed before it could
+    if not missing:
+        return
+    encoders = load_encoders(plan, device)
+    full = used()
+    with (
+        during("encoding captions"),
+        stage("encode captions", sum(map(len, missing.values()))) as bar,
+    ):
+        for cache, lost in missing.items():
+            by_key = {caches.text_key(c): c for c in lost}
+            size = _shard_size(caches, cache.folder)
+            fill(cache, list(by_key), size, partial(encoded, encoders, plan, by_key), bar)
+            cache.finish()
+    del encoders
+    free()
+    say(f"dropped  text encoders: {_amount(full)} in use before, {_amount(used())} after")
+
+
+def encoded(
+    encoders: TextEncoders, plan: Plan, captions: Mapping[str, str], keys: Sequence[str]
+) -> Made:
+    """Entries of some keys; captions: what each stands for."""
+    found: Entries = {}
+    batch = plan.config.text_encoder_batch_size
+    for start in range(0, len(keys), batch):
+        some = [captions[key] for key in keys[start : start + batch]]
+        embeds, pooled = encoders.encode(some)
+        for i, caption in enumerate(some):
+            pair = embeds[i], pooled[i]
+            if not all(torch.isfinite(t).all() for t in pair):
+                raise DataError(
+                    f"the text encoders produced NaN or infinity for `{caption[:60]}`",
+                    hint="set text_encoder_1_precision to text_encoder_3_precision=no_change",
+                )
+            found[keys[start + i]] = packed(*(blank(*pair, plan) if caption == BLANK else pair))
+    return found, {}
+
+
+def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    return unconditional(
+        embeds,
+        pooled,
+        zero_clip=plan.config.sd3_clip_uncond_behaviour == "zero",
+        zero_t5=plan.config.sd3_t5_uncond_behaviour == "zero",
+    )
+
+
+def load_encoders(plan: Plan, device: torch.device) -> TextEncoders:
+    """Quantised and placed as planned; the CPU when they do not fit the device."""
+    say(f"loading  text encoders of {plan.model.name}")
+    encoders = TextEncoders.load(
+        plan.model.source,
+        dtype=plan.value("text_encoder_dtype"),
+        t5_tokens=plan.config.tokenizer_max_length,
+        width=plan.model.transformer.joint_dim,
+        zero_padding=plan.config.t5_padding == "zero",
+        **variant(plan),
+    )
+    place = torch.device("cpu") if plan.value("offload") == "text_encoders" else device
+    for i, name in enumerate(COMPONENTS, 1):
+        if name in encoders.modules:
+            precision = plan.value(f"text_encoder_{i}_precision")
+            shrink(encoders.modules[name], precision, quant.TEXT_ENCODER, plan, place)
+    return encoders.to(place)
+
+
+def _skipped(caches: Caches, folder: Path) -> bool:
+    """Whether every dataset with captions there says so."""
+    users = [d for d in caches.prepared.datasets.all if caches.text_of(d.id).folder == folder]
+    return bool(users) and all("text" in d.skip_file_discovery for d in users)
+
+
+def _shard_size(caches: Caches, folder: Path) -> int:
+    texts = caches.prepared.datasets.texts.values()
+    return next(t.write_batch_size for t in texts if t.cache_dir == folder)
+
+
+def _amount(used: int | None) -> str:
+    return "unknown" if used is None else gib(used)

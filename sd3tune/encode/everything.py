@@ -1,0 +1,78 @@
+"""Everything that is encoded before training: captions, then images, one model after the other."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from sd3tune.config.files.prompts import Prompt
+from sd3tune.encode.caches import Caches
+from sd3tune.encode.embeddings import fill_text
+from sd3tune.encode.image_latents import fill_images
+from sd3tune.errors import ConfigError
+from sd3tune.filesystem import disk, drafts
+from sd3tune.load import variant
+from sd3tune.plan.resolve import Plan
+from sd3tune.prepare import Prepared
+from sd3tune.processes.world import World
+from sd3tune.report.progress import say
+from sd3tune.sd3 import weights
+
+SET_ASIDE = "set_aside.json"  # in output_dir
+
+
+def downloaded(prepared: Prepared) -> Prepared:
+    """The same plan with its model on this disk."""
+    plan = prepared.plan
+    model = replace(plan.model, source=weights.local(plan.model.source, **hub(plan)))
+    return replace(prepared, plan=replace(plan, model=model))
+
+
+def filled(
+    prepared: Prepared,
+    prompts: Sequence[Prompt],
+    device: torch.device,
+    vendor: ModuleType,
+    world: World,
+) -> Caches:
+    """Everything encoded; files that turned out to be unusable are out of the plan, and in the
+    report."""
+    caches = Caches.of(prepared)
+    wanted = [p.text for p in prompts] + [prepared.plan.config.validation_negative_prompt]
+    fill_text(caches, wanted, device, lambda: vendor.used_bytes(prepared.plan.device.index))
+    bad = fill_images(caches, device)
+    caches = replace(caches, prepared=prepared.without(bad))
+    world.wait()  # what another process was writing is there now
+    if world.main:
+        report(caches.prepared, len(bad))
+    return caches
+
+
+def report(prepared: Prepared, late: int) -> None:
+    """Every file that is not trained on, with its reason, as JSON in output_dir."""
+    rows = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
+    path = prepared.plan.config.output_dir / SET_ASIDE
+    with disk.explained("write", path):
+        if rows:
+            drafts.write(path, (json.dumps(rows, indent=1) + "\n").encode())
+        else:
+            path.unlink(missing_ok=True)
+    if late:
+        say(f"warning: {late} files could not be decoded and are left out; {path} says why")
+
+
+def hub(plan: Plan) -> dict[str, str]:
+    """Arguments of from_pretrained that say which files of a repository are meant."""
+    revision = {"revision": plan.config.revision} if plan.config.revision else {}
+    return revision | variant(plan)
+
+
+def make_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        why, remedy = disk.reason(e)
+        raise ConfigError(f"`output_dir={folder}` cannot be made: {why}", hint=remedy) from None

@@ -1,0 +1,200 @@
+"""`sd3tune cache`: what the caches hold, filling them without training, clearing them."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import torch
+
+from sd3tune import backends
+from sd3tune.config.files.prompts import load_prompts
+from sd3tune.data import sqlite_files
+from sd3tune.data.cache import INDEX, SHARDS, TABLES, TensorCache
+from sd3tune.data.shards import Damage
+from sd3tune.encode.caches import EPOCH, Caches
+from sd3tune.encode.everything import downloaded, filled, make_output
+from sd3tune.encode.image_latents import fingerprint
+from sd3tune.errors import ConfigError
+from sd3tune.filesystem import cachedir
+from sd3tune.prepare import Prepared
+from sd3tune.processes.environment import ALONE
+from sd3tune.processes.world import World
+from sd3tune.report.quiet import quiet_libraries
+from sd3tune.sd3.variants import CLIP_TOKENS
+
+EPOCHS = re.compile(rf"{EPOCH}(-\d+)?")  # as epoch_folder names them
+FP32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Held:
+    """One cache folder beside what a run wants of it."""
+
+    folder: Path
+    kind: str  # latents or captions
+    entries: int
+    problems: int  # inputs known to be unusable
+    shards: int
+    size_bytes: int
+    wanted: int
+    missing: int
+
+    @property
+    def unused(self) -> int:
+        return self.entries + self.problems - (self.wanted - self.missing)
+
+    @property
+    def bytes_per_entry(self) -> int:
+        return self.size_bytes // self.entries if self.entries else 0
+
+
+@dataclass(frozen=True)
+class Built:
+    seconds: float
+    held: tuple[Held, ...]
+    padded_bytes: int  # of one caption as float32 at full length, for comparison
+
+
+def build(prepared: Prepared) -> Built:
+    """Encodes what is missing, as `train` would, and stops there. Raises Sd3tuneError."""
+    started = monotonic()
+    make_output(prepared.plan.config.output_dir)
+    quiet_libraries()
+    prepared = downloaded(prepared)
+    vendor = backends.module(prepared.plan.facts.vendor)
+    vendor.prepare(deterministic=prepared.plan.value("deterministic") == "on")
+    device = torch.device(prepared.plan.device.torch_device)
+    world = World(ALONE, device)
+    caches = filled(prepared, load_prompts(prepared.plan.config), device, vendor, world)
+    return Built(monotonic() - started, _held(caches), padded_bytes(prepared))
+
+
+def info(prepared: Prepared) -> Built:
+    """What there is and what is missing; nothing is encoded."""
+    started = monotonic()
+    caches = _looked(prepared)
+    return Built(monotonic() - started, _held(caches), padded_bytes(prepared))
+
+
+def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, int]]:
+    """Removes what none of these runs wants; folders and numbers of entries."""
+    wanted: dict[Path, set[str]] = {}
+    for run in prepared:
+        for folder, keys in _wanted(_looked(run)).items():
+            wanted.setdefault(folder, set()).update(keys)
+    gone = _of_no_epoch(prepared) - wanted.keys()
+    found = []
+    for folder, keys in sorted((wanted | {folder: set() for folder in gone}).items()):
+        cache = TensorCache(folder)
+        unused = len(cache.places.keys() - keys)
+        if (unused or folder in gone) and not dry_run:
+            cache.prune(keys)
+        if folder in gone and not dry_run:
+            _remove_empty(folder)
+        found.append((folder, unused))
+    return found
+
+
+def _of_no_epoch(prepared: Sequence[Prepared]) -> set[Path]:
+    """Crops of a running epoch, where no dataset of these runs takes new ones any more."""
+    datasets = [d for run in prepared for d in run.datasets.all]
+    used = {d.cache_dir_vae for d in datasets if d.vae_cache_clear_each_epoch}
+    return {
+        shards.parent
+        for folder in {d.cache_dir_vae for d in datasets} - used
+        for shards in folder.glob(f"{EPOCH}*/{SHARDS}")
+        if EPOCHS.fullmatch(shards.parent.name) and TensorCache(shards.parent).is_ours()
+    }
+
+
+def _remove_empty(folder: Path) -> None:
+    """What is left of a cache without entries. A file that is not ours keeps the folder."""
+    with suppress(OSError):
+        (folder / SHARDS).rmdir()
+        if sqlite_files.is_ours(folder / INDEX, TABLES):
+            (folder / INDEX).unlink()
+        cachedir.unmark(folder)
+        folder.rmdir()
+
+
+def folders(paths: Sequence[Path]) -> list[TensorCache]:
+    """Caches below some folders. Raises ConfigError when there is none: a model's weights may be in
+    a folder called shards too."""
+    below = sorted({shards.parent for path in paths for shards in path.rglob(SHARDS)
+                    if shards.is_dir()})  # fmt: skip
+    found = [cache for cache in map(TensorCache, below) if cache.is_ours()]
+    if not found:
+        raise ConfigError(
+            f"no sd3tune cache below {', '.join(f'`{p}`' for p in paths)}",
+            hint="name cache_dir, cache_dir_vae, or a folder that holds them",
+        )
+    return found
+
+
+def verify(paths: Sequence[Path], *, repair: bool) -> tuple[int, list[Damage]]:
+    """Entries that are whole, and the shards that are not; repair: those are removed."""
+    whole, damaged = 0, []
+    for cache in folders(paths):
+        bad = cache.verify()
+        if bad and repair:
+            cache.remove([d.path for d in bad])
+        names = {d.path.name for d in bad}
+        whole += sum(place.shard not in names for place in cache.places.values())
+        damaged += bad
+    return whole, damaged
+
+
+def padded_bytes(prepared: Prepared) -> int:
+    """A caption the way other tools keep it: float32, T5 padded to its full length."""
+    plan = prepared.plan
+    shape = plan.model.transformer
+    tokens = CLIP_TOKENS + plan.config.tokenizer_max_length
+    return (tokens * shape.joint_dim + shape.pooled_dim) * FP32
+
+
+def _looked(prepared: Prepared) -> Caches:
+    """Caches with the digest of every file, as far as files can be read."""
+    caches = Caches.of(downloaded(prepared))
+    for dataset in prepared.datasets.all:
+        if dataset.id in prepared.discoveries:
+            fingerprint(caches, dataset, prepared.discoveries[dataset.id].samples, keep=False)
+    return caches
+
+
+def _wanted(caches: Caches) -> dict[Path, set[str]]:
+    config = caches.prepared.plan.config
+    prompts = [p.text for p in load_prompts(config)] + [config.validation_negative_prompt]
+    found = {folder: {caches.text_key(c) for c in captions}
+             for folder, captions in caches.wanted_text(prompts).items()}  # fmt: skip
+    for name, discovery in caches.prepared.discoveries.items():
+        keys = found.setdefault(caches.latents_of(name).folder, set())
+        for s in discovery.samples:
+            if (s.dataset, s.name) in caches.digests:
+                keys.add(caches.key(s))
+                mask = caches.mask_key(s)
+                keys |= {mask} if mask else set()
+    return found
+
+
+def _held(caches: Caches) -> tuple[Held, ...]:
+    found = []
+    texts = {t.cache_dir for t in caches.prepared.datasets.texts.values()}
+    for folder, wanted in sorted(_wanted(caches).items()):
+        cache = TensorCache(folder)
+        problems = sum(place.problem is not None for place in cache.places.values())
+        found.append(
+            Held(
+                folder=folder,
+                kind="captions" if folder in texts else "latents",
+                entries=len(cache.places) - problems,
+                problems=problems,
+                shards=len(cache.shard_paths()),
+                size_bytes=cache.size_bytes(),
+                wanted=len(wanted),
+                missing=len(wanted - cache.places.keys()),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,144 @@
+"""What a file or folder is: an adapter, a model in one file, a checkpoint, a diffusers folder.
+
+Headers and JSON only; of a checkpoint every byte, since that is how one knows that it is whole.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sd3tune.errors import ModelError, Sd3tuneError
+from sd3tune.filesystem import safetensors_header
+from sd3tune.filesystem.safetensors_header import Header
+from sd3tune.formats import keys, manifest, seen, stamp
+from sd3tune.formats.seen import Seen
+from sd3tune.sd3 import configs, models, single
+from sd3tune.sd3.variants import kind
+
+UNTOLD = ("lora_adapter_metadata",)  # metadata that is shown as what it means
+
+
+@dataclass(frozen=True)
+class Look:
+    """kind: `adapter`, `model file`, `checkpoint`, `model folder`, `transformer folder`, `output
+    folder` or `other`."""
+
+    path: Path
+    kind: str
+    summary: str
+    facts: Mapping[str, Any] = field(default_factory=dict)  # JSON-ready, in the order to show
+    adapter: Seen | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def look(path: Path) -> Look:
+    """Raises ModelError for what is not there, damaged, or no safetensors file."""
+    if path.is_dir():
+        return _folder(path)
+    if not os.path.lexists(path):
+        hint = "give a .safetensors file, a checkpoint or a model folder"
+        raise ModelError(f"`{path}` does not exist", hint=hint)
+    found = safetensors_header.read(path)
+    facts = _facts(found)
+    metadata = {k: v for k, v in found.metadata.items() if k not in UNTOLD}
+    if single.is_original(found.tensors) and not keys.group(found.tensors).modules:
+        return _original(found, facts, metadata)
+    if seen.is_adapter(found):
+        what = seen.see(found)
+        kinds = ", ".join(what.algorithms) or "nothing sd3tune knows"
+        summary = f"adapter ({kinds}) for {what.model}"
+        return Look(path, "adapter", summary, facts, what, metadata)
+    if any(n.startswith("transformer_blocks.0.") for n in found.tensors):
+        summary = "an SD3 transformer in diffusers' layout: the weights of a transformer folder"
+        return Look(path, "model file", summary, facts, None, metadata)
+    return Look(path, "other", "tensors of no SD3 transformer and no adapter of one", facts, None,
+                metadata)  # fmt: skip
+
+
+def _facts(found: Header) -> dict[str, Any]:
+    types = Counter[str]()
+    for entry in found.tensors.values():
+        types[entry.dtype] += entry.elements
+    return {
+        "tensors": len(found.tensors),
+        "parameters": sum(types.values()),
+        "size_bytes": found.path.stat().st_size,
+        "dtypes": dict(types.most_common()),
+    }
+
+
+def _original(found: Header, facts: dict[str, Any], metadata: dict[str, str]) -> Look:
+    held = single.contents(found)
+    parts = ["transformer", *(["vae"] if held.vae else []), *held.encoders]
+    name = kind(held.shape)
+    facts = {"model": name, "contains": parts, "prefix": held.prefix, "blocks": held.shape.layers,
+             "width": held.shape.hidden} | facts  # fmt: skip
+    summary = f"{name} in one file, original layout: {', '.join(parts)}"
+    return Look(found.path, "model file", summary, facts, None, metadata)
+
+
+def _folder(folder: Path) -> Look:
+    try:
+        held = {p.name for p in folder.iterdir()}
+    except OSError as e:
+        words = f"`{folder}` cannot be read: {e.strerror}"
+        raise ModelError(words, hint="check its permissions") from None
+    if "state.json" in held or "manifest.json" in held:
+        return _checkpoint(folder)
+    if configs.INDEX in held:
+        return _model(folder)
+    if "config.json" in held:
+        return _transformer(folder)
+    checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
+    if checkpoints or (folder / stamp.FILE).exists():
+        return _output(folder, checkpoints)
+    hint = "give a .safetensors file, a checkpoint or a model folder"
+    raise ModelError(f"`{folder}` holds nothing sd3tune knows", hint=hint)
+
+
+def _checkpoint(folder: Path) -> Look:
+    wrong = manifest.damage(folder)
+    try:
+        step = manifest.facts(folder).step
+    except (OSError, ValueError):
+        step = None
+    files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
+    facts = {"step": step, "whole": wrong is None, "damage": wrong, "files": files}
+    words = "whole" if wrong is None else f"damaged: {wrong}"
+    at = "an unknown step" if step is None else f"step {step}"
+    adapter = folder / stamp.FILE
+    inside = look(adapter).adapter if wrong is None and adapter.exists() else None
+    return Look(folder, "checkpoint", f"checkpoint of sd3tune at {at}, {words}", facts, inside)
+
+
+def _model(folder: Path) -> Look:
+    parts = {}
+    for name, (_, kept) in configs.parts_of(folder / configs.INDEX).items():
+        files = sorted((folder / name).glob("*.safetensors"))
+        parts[name] = {"class": kept, "parameters": models.stored_parameters(folder / name),
+                       "size_bytes": sum(f.stat().st_size for f in files)}  # fmt: skip
+    try:
+        name = models.find(str(folder)).name
+    except Sd3tuneError as e:
+        return Look(folder, "model folder", f"diffusers folder of another model: {e}",
+                    {"components": parts})  # fmt: skip
+    return Look(folder, "model folder", f"{name} as a diffusers folder",
+                {"model": name, "components": parts})  # fmt: skip
+
+
+def _transformer(folder: Path) -> Look:
+    shape = models.folder_shape(folder, ".")
+    facts = {"model": kind(shape), "parameters": models.stored_parameters(folder)}
+    return Look(folder, "transformer folder", f"transformer of {kind(shape)}, diffusers' layout",
+                facts)  # fmt: skip
+
+
+def _output(folder: Path, checkpoints: list[str]) -> Look:
+    adapter = folder / stamp.FILE
+    inside = look(adapter).adapter if adapter.exists() else None
+    done = "finished" if inside else "not finished"
+    return Look(folder, "output folder", f"output of a run, {done}",
+                {"checkpoints": checkpoints}, inside)  # fmt: skip

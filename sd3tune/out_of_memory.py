@@ -1,0 +1,119 @@
+"""Out of memory, in words: what the plan had reckoned, what was being done, what to change first.
+
+`during` marks what is being done, `explained` turns whatever the allocator raises into one error.
+Nothing is freed and tried again: a smaller batch would be another run than the one planned. Nothing
+is lost either, as checkpoints are whole before they have their name.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from sd3tune.backends.decide.rules import one_memory
+from sd3tune.backends.kernels.no_memory import is_out_of_memory
+from sd3tune.data.batch import Batch
+from sd3tune.errors import HardwareError, Sd3tuneError
+from sd3tune.plan.memory import STORED, Load, estimate, gib
+from sd3tune.plan.resolve import Plan
+from sd3tune.sd3.variants import VAE_SCALE
+
+MARK = "while "
+MOST = 4  # pieces of advice
+STAGES = {
+    "encoding captions": "set text_encoder_3_precision=int8-quanto, or lower "
+    "text_encoder_batch_size",
+    "encoding images": "lower vae_batch_size in multidatabackend.json",
+    "drawing pictures": "lower validation_resolution",
+}
+
+
+@contextmanager
+def during(what: str) -> Iterator[None]:
+    """Remembers what was being done when memory ran out. The innermost mark counts."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if is_out_of_memory(e) and not _mark(e):
+            e.add_note(MARK + what)
+        raise
+
+
+def step_of(batches: Sequence[Batch]) -> str:
+    """ "a step on 4 images of 1024x768": what `during` should say of the loop."""
+    height, width = batches[0].latents.shape[-2:]
+    images = max(len(batch.ids) for batch in batches)
+    size = f"{width * VAE_SCALE}x{height * VAE_SCALE}"
+    return f"a step on {images} image{'s' if images > 1 else ''} of {size}"
+
+
+@contextmanager
+def explained(plan: Plan) -> Iterator[None]:
+    """Raises HardwareError in the place of any allocator's error."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e):
+            raise
+        raise explain_out_of_memory(plan, _mark(e)) from e
+
+
+def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
+    """The plan's numbers and the batch in the message; in the hint what saves most, by the
+    arithmetic that made the plan. doing: "a step on 4 images of 1024x1024", or one of STAGES."""
+    room = plan.device.usable_bytes or plan.device.total_bytes
+    has = f"has {gib(room)}" if room else "hides how much it has"
+    words = [
+        f"out of memory{f' while {doing}' if doing in STAGES else f' in {doing}' if doing else ''}",
+        f"the plan reckoned {gib(plan.memory.training)} for training at batch size "
+        f"{plan.load.batch} with {plan.value('base_model_precision')} weights, "
+        f"{plan.device.name} {has}",
+    ]
+    advice = STAGES.get(doing) or "; ".join(f"{what} saves {gib(n)}" for n, what in savings(plan))
+    hint = advice or "train a smaller model, or on a device with more memory"
+    return HardwareError(
+        "; ".join(words),
+        hint=f"{hint}. Checkpoints are whole: the same command continues from the newest",
+    )
+
+
+def savings(plan: Plan) -> list[tuple[int, str]]:
+    """(bytes, what to set), the most first; only what is possible here and not yet done."""
+    load, now = plan.load, plan.memory.training
+    found = [
+        (now - estimate(plan.model, changed).training, what)
+        for what, changed in _changes(plan, load).items()
+    ]
+    return sorted((pair for pair in found if pair[0] > 0), reverse=True)[:MOST]
+
+
+def _changes(plan: Plan, load: Load) -> dict[str, Load]:
+    changes = {"three quarters of the resolution": replace(load, tokens=load.tokens * 9 // 16)}
+    if load.batch > 1:
+        half = load.batch // 2
+        changes[f"train_batch_size={half}"] = replace(load, batch=half)
+    if load.interval == 0:
+        changes["gradient_checkpointing=true"] = replace(load, interval=1)
+    elif load.interval > 1:
+        changes["gradient_checkpointing_interval=1"] = replace(load, interval=1)
+    if load.scores:
+        changes["attention_mechanism=sliced"] = replace(load, scores=False, slices=True)
+    precision = plan.decisions["base_model_precision"]
+    refused = {r.name for r in precision.rejected}
+    current = STORED.get(precision.value, float("inf"))
+    for name in ("int8-quanto", "nf4-bnb", "int4-quanto"):
+        if name not in refused and STORED[name] < current:
+            changes[f"base_model_precision={name}"] = replace(load, precision=name)
+            break
+    if one_memory(plan.facts) is None:
+        if load.interval and not load.inputs_on_host:
+            changes["gradient_checkpointing_backend=unsloth"] = replace(load, inputs_on_host=True)
+        if load.interval == 1 and not load.full and not load.sharded:
+            layers = plan.model.transformer.layers
+            if load.swapped < layers // 2:
+                changes[f"blocks_to_swap={layers // 2}"] = replace(load, swapped=layers // 2)
+    return changes
+
+
+def _mark(error: BaseException) -> str:
+    notes = [n for n in getattr(error, "__notes__", ()) if n.startswith(MARK)]
+    return notes[0].removeprefix(MARK) if notes else ""

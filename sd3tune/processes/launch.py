@@ -1,0 +1,162 @@
+"""`sd3tune train --nproc N`: a process for each device, started anew when one of them dies.
+
+torch's elastic agent starts, watches and stops them, exactly as torchrun does; what torchrun cannot
+tell apart is told apart here: a process that was killed, or lost another one, is worth starting
+again from the newest checkpoint, an error that will come again is not.
+
+On one machine nothing listens beyond its loopback interface: launcher and processes meet through
+files in a private folder. torch's TCP store, which they would use otherwise, listens on all
+interfaces, asks nobody for a password, and unpickles what it is given.
+"""
+
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from sd3tune import start
+from sd3tune.errors import PeerLost
+from sd3tune.filesystem.temporary import private_folder
+from sd3tune.processes.environment import LAUNCHER, RESTARTS, SAVE_SECONDS, STORE
+from sd3tune.report.progress import say
+
+MOST_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where the processes meet."""
+
+    count: int = 1
+    rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+
+def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
+    """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code. Raises
+    HardwareError where there is no folder for temporary files."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
+    start.leave_working_directory()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    pass_hangups_on()
+    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ.pop(STORE, None)
+    if machines.count == 1:
+        _keep_to_this_machine()
+    # Launchers of several machines do not agree on attempts (seen: one waits for the other for
+    # ever), so there whoever started them starts all again.
+    most = MOST_RESTARTS if machines.count == 1 else 0
+    for restarts in range(most + 1):
+        os.environ[RESTARTS] = str(restarts)
+        try:
+            code, why = _attempt(processes, machines, words)
+        except SignalException as e:  # while processes start, or are ended
+            return 128 + int(e.sigval)
+        if why is None:
+            return code
+        if restarts < most:
+            say(f"warning: {why}; all are started again from the newest checkpoint "
+                f"({restarts + 1} of {most})")  # fmt: skip
+    if not most:
+        say(f"error: {why}",
+            "hint: start the command again on every machine: it continues from the newest "
+            "checkpoint")  # fmt: skip
+        return code
+    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time",
+        "hint: the lines above say more; `dmesg` shows whether memory ran out")  # fmt: skip
+    return code
+
+
+def pass_hangups_on() -> None:
+    """SIGHUP ends the run once, however often a closing terminal sends it; the agent would begin to
+    end it again while processes save. Where `nohup` had it ignored, it stays ignored."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise SignalException("the terminal is gone", sigval=signal.Signals(number))
+
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, end)
+
+
+def _attempt(processes: int, machines: Machines, words: Sequence[str]) -> tuple[int, str | None]:
+    """The exit code, and why another attempt is worth making."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import launch_agent
+
+    command, *arguments = start.command(start.PACKAGE, "train", *words)
+    with private_folder("run") as folder:
+        if machines.count == 1:
+            os.environ[STORE] = str(folder / "processes")
+        try:
+            launch_agent(_agent(processes, machines, folder), command, arguments)
+            return 0, None
+        except ChildFailedError as e:
+            return _verdict({rank: f.exitcode for rank, f in e.failures.items()})
+
+
+def _keep_to_this_machine() -> None:
+    """gloo and NCCL open ports of their own: on the loopback interface, unless the user chose one.
+    NCCL: untested on hardware."""
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torch 2.13: else a TCP store as well
+    name = _loopback()
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+
+
+def _loopback() -> str | None:
+    """`lo` on Linux, `lo0` on macOS; None where there is none."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(a.address == "127.0.0.1" for a in addresses):
+            return str(name)
+    return None
+
+
+def _agent(processes: int, machines: Machines, folder: Path) -> "object":
+    """folder: a private one, for the launcher's own store on one machine, and its notes."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    alone = machines.count == 1
+    return LaunchConfig(
+        min_nodes=machines.count,
+        max_nodes=machines.count,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex if alone else "sd3tune",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint=str(folder / "launcher") if alone else f"{machines.address}:{machines.port}",
+        rdzv_configs={"store_type": "file"} if alone else {"rank": machines.rank},
+        local_addr="localhost" if alone else None,
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(
+            log_dir=str(folder / "notes")
+        ),  # else /tmp/torchelastic_… stays
+        shutdown_timeout=SAVE_SECONDS,
+        signals_to_handle="SIGTERM,SIGINT,SIGQUIT",  # SIGHUP: pass_hangups_on
+    )
+
+
+def _verdict(codes: dict[int, int]) -> tuple[int, str | None]:
+    """The exit code, and why another attempt is worth making."""
+    # When one process ends, the others lose it (75) or are told to end by the agent (SIGTERM).
+    # One that left by itself after a SIGTERM (143) may have been told by the agent or by the user.
+    told, after = 128 + signal.SIGTERM, (-signal.SIGTERM, PeerLost.exit_code)
+    causes = {r: c for r, c in sorted(codes.items()) if c not in after} or codes
+    rank, code = min(causes.items(), key=lambda cause: (cause[1] == told, cause[0]))
+    if code < 0:
+        return 128 - code, f"process {rank} was killed by signal {-code}"
+    if code == PeerLost.exit_code:
+        return code, f"process {rank} lost another one"
+    return code, None
