@@ -15,8 +15,9 @@ from sd3tune.backends.observe import child, recorded_machine, this_machine
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.config.datasets.listing import Datasets, load_datasets
+from sd3tune.config.datasets.listing import Datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
+from sd3tune.config.run_files import load_run
 from sd3tune.data import run_folders
 from sd3tune.data.discover import (
     Discovery,
@@ -107,12 +108,11 @@ class Prepared(Found):
 
 def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
     """Raises Sd3tuneError. chip: another machine than this one, as `elsewhere` takes it."""
-    config = Config.load(path, overrides)
+    config, datasets = load_run(path, overrides)
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
     refuse_missing_files(config)
-    datasets = load_datasets(config.data_backend_config, config)
     model = model_of(config)
     found = look(config, datasets, model.transformer.longest_side)
     who = asked_for(config)
@@ -207,8 +207,7 @@ def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = 
     for dataset in found.datasets.all:
         if dataset.id not in discoveries:
             continue
-        own = dataset.id in found.datasets.asked_vae_batch
-        asked = own or "vae_batch_size" in config.model_fields_set
+        asked = found.datasets.source(dataset.id, "vae_batch_size").by == "user"
         check_vae_batch(discoveries[dataset.id], dataset, asked)
         if dataset.dataset_type == "image":
             discoveries[dataset.id] = check_minimum(

@@ -358,8 +358,9 @@ def main() -> None:
     except Sd3tuneError as e:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(AFTER_SECONDS)
-        echo(f"error: {sentence(e)}", err=True)
-        echo(f"hint: {sentence(e.hint)}", err=True)
+        for problem in e.problems:
+            echo(f"error: {sentence(problem.message)}", err=True)
+            echo(f"hint: {sentence(problem.hint)}", err=True)
         sys.exit(e.exit_code)
     except ReaderGone:  # `sd3tune plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still holds

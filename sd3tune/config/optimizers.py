@@ -5,10 +5,6 @@ Where each works is decided in backends/decide/optimizers.py, so that the plan c
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sd3tune.config.config import Config
 
 _ADAM = "beta1 beta2 eps weight_decay"
 _OPTIMI = "beta1 beta2 weight_decay decouple_lr"
@@ -85,22 +81,3 @@ def known(name: str) -> str:
         raise ValueError(INSTEAD[name])
     close = get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
     raise ValueError("is no optimizer" + (f": did you mean `{close[0]}`?" if close else ""))
-
-
-def check(c: "Config") -> None:
-    """Refuses what the optimizer would not listen to."""
-    name = c.optimizer or "adamw"
-    for option in c.optimizer_options:
-        if option not in OPTIONS[name]:
-            has = ", ".join(sorted(OPTIONS[name] - {"prodigy_steps"}))
-            raise ValueError(
-                f"`{_setting(c, option)}` has no effect with optimizer={name}; it has {has}"
-            )
-
-
-def _setting(c: "Config", option: str) -> str:
-    """Where an option was set."""
-    said = {"beta1": c.optimizer_beta1, "beta2": c.optimizer_beta2}.get(option)
-    if option == "prodigy_steps":
-        return option
-    return f"optimizer_config={option}" if said is None else f"optimizer_{option}"

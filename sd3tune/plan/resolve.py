@@ -11,7 +11,7 @@ from sd3tune.backends.decide import limits
 from sd3tune.backends.decide.decisions import SETTING, decide_all
 from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Device, Facts
-from sd3tune.config import flow
+from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.files.lycoris_config import Lycoris
@@ -241,12 +241,7 @@ def _warnings(
     processes: Processes,
 ) -> tuple[str, ...]:  # fmt: skip
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
-    found = flow.doubtful(config) + flow.idle(config, datasets)
-    if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
-        found.append(
-            "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "
-            "guidance at all then)"
-        )
+    found = list(rules.warnings(config, datasets))
     if lycoris is not None and lycoris.dora_wd:
         found.append(
             "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
-from sd3tune.config.flow import idle
 from sd3tune.errors import ConfigError
 from tests.pure.test_plan import plan
 
@@ -93,7 +93,7 @@ def test_defaults_of_the_vocabulary_that_files_spell_out_say_nothing(load: Any) 
         scheduled_sampling_sampler="unipc", scheduled_sampling_order=2, input_perturbation=0.0,
         scheduled_sampling_max_step_offset=0, scheduled_sampling_reflexflow=None,
     )  # fmt: skip
-    assert idle(spelled) == []
+    assert rules.warnings(spelled) == ()
 
 
 IDLE = [
@@ -128,10 +128,10 @@ def test_a_dataset_s_offset_belongs_to_logit_normal_levels_and_to_training(tmp_p
     config, beta = Config(**plain), Config(**plain, flow_use_beta_schedule=True)  # type: ignore[arg-type]
     (dataset,) = load_datasets(path, config).images
     assert dataset.timestep_sampling_offset == -0.5
-    assert idle(config, [dataset]) == []
-    assert idle(beta, [dataset]) == [
-        "dataset `d`: timestep_sampling_offset has no effect: flow_use_beta_schedule draws the noise levels"
-    ]
+    assert rules.warnings(config, [dataset]) == ()
+    assert rules.warnings(beta, [dataset]) == (
+        "dataset `d`: timestep_sampling_offset has no effect: flow_use_beta_schedule draws the noise levels; leave one of them out",
+    )
     path.write_text(json.dumps([entry | {"dataset_type": "eval"}]))
     with pytest.raises(ConfigError, match="timestep_sampling_offset is about training"):
         load_datasets(path, config)
