@@ -93,7 +93,6 @@ def resolve(
 ) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     _refuse_impossible_pictures(config, model)
-    _refuse_impossible_training(config, datasets)
     products.refuse(config, facts, model, samples, datasets, attention_asked(config) or "sliced")
     device = facts.devices[min(processes.local_rank, len(facts.devices) - 1)]
     trained = Trainable.of(config, model, lycoris)
@@ -186,23 +185,6 @@ def _offload(memory: Memory, facts: Facts) -> Decision[str]:
             hint="set text_encoder_3_precision=int8-quanto: T5 is nine tenths of it",
         )
     return Decision("text_encoders", AUTO, f"{why}: captions are encoded on the CPU, once")
-
-
-def _refuse_impossible_training(config: Config, datasets: Sequence[ImageDataset]) -> None:
-    full = config.model_type == "full"
-    held = next((d.id for d in datasets if d.is_regularisation_data), None)
-    if full and held is not None:
-        raise ConfigError(
-            f"dataset `{held}`: is_regularisation_data needs the model as it was, and "
-            "model_type=full keeps no copy of it",
-            hint="set model_type=lora, or leave the dataset out",
-        )
-    if config.fsdp_enable and held is not None:
-        raise ConfigError(
-            f"dataset `{held}`: is_regularisation_data takes a pass more, and with fsdp_enable all "
-            "processes must run the same number of them",
-            hint="leave out fsdp_enable, or the dataset",
-        )
 
 
 def _whole_weights(config: Config, lycoris: Lycoris | None) -> str | None:

@@ -105,7 +105,7 @@ def read(
     right = {k: v for k, v in values.items() if k not in own.settings}
     dataset = kind.model_validate(defaults | right)
     unusable = own.settings | (wrong & (defaults.keys() - asked.keys()))
-    for problem in _contradictions(dataset, unusable):
+    for problem in _contradictions(dataset, config, unusable):
         own.add(Problem(f"{location.of()}: {problem.message}", problem.hint))
     for problem in own.ordered(values):
         problems.add(problem)
@@ -219,10 +219,10 @@ def _defaults(
     return found | {"cache_dir_vae": str(cache / "vae" / "sd3" / name)}
 
 
-def _contradictions(dataset: Dataset, unusable: Set[str]) -> Iterator[Problem]:
+def _contradictions(dataset: Dataset, config: AllSettings, unusable: Set[str]) -> Iterator[Problem]:
     if not isinstance(dataset, TextEmbeds):
         owners = {"type", "instance_data_dir", "dataset_name", "aws_bucket_name", "csv"}
         if owners.isdisjoint(unusable):
             yield from dataset.storage_problems()
     if isinstance(dataset, ImageDataset):
-        yield from rules.dataset_problems(dataset, unusable)
+        yield from rules.dataset_problems(dataset, config, unusable)
