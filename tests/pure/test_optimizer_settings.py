@@ -22,11 +22,6 @@ def load(tmp_path: Path, **settings: Any) -> Config:
     return Config.load(path)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_every_name_of_the_vocabulary_is_taken(name: str, tmp_path: Path) -> None:
-    assert load(tmp_path, optimizer=name).optimizer == name
-
-
 @pytest.mark.parametrize(
     "settings, said",
     [
