@@ -30,7 +30,8 @@ def test_huber_widths_are_the_recorded_ones(schedule: str, s: float, want: float
 
 
 def bent(d: np.ndarray, c: np.ndarray) -> np.ndarray:
-    return np.sqrt(d * d + c * c) - c
+    loss: np.ndarray = np.sqrt(d * d + c * c) - c
+    return loss
 
 
 @pytest.mark.parametrize("kind", ["l2", "huber", "smooth_l1"])

@@ -267,8 +267,11 @@ def test_a_pipe_or_device_in_the_place_of_a_database_counts_as_absent(
 ) -> None:
     put(TensorCache(tmp_path), "k")
     place = tmp_path / name
-    make = {"pipe": lambda: os.mkfifo(place), "device": lambda: place.symlink_to("/dev/zero"),
-            "folder": place.mkdir}  # fmt: skip
+    make: dict[str, Callable[[], object]] = {
+        "pipe": lambda: os.mkfifo(place),
+        "device": lambda: place.symlink_to("/dev/zero"),
+        "folder": place.mkdir,
+    }
     make[kind]()
     assert TensorCache(tmp_path).has("k") and Memory(tmp_path, "d").files == {}
 

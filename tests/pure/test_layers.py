@@ -82,7 +82,9 @@ def typing_only(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     blocks = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
     nodes = [n for b in blocks for n in b.body if isinstance(n, ast.ImportFrom) and n.module]
-    return {n.module for n in nodes} | {f"{n.module}.{a.name}" for n in nodes for a in n.names}
+    return {n.module or "" for n in nodes} | {
+        f"{n.module}.{a.name}" for n in nodes for a in n.names
+    }
 
 
 def test_rooms_import_only_what_stands_above_them() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from sd3tune import cli
 from sd3tune.escaping import one_line, page, printable
 from sd3tune.report.progress import say, stage
-from tests import safetensors
+from tests import safetensors_files
 
 TITLE, CLIPBOARD, CLEAR = "\x1b]0;owned\x07", "\x1b]52;c;Zm9v\x07", "\x1b[2J"
 BIDI = "\u202egpj.exe\u2066\u200f"
@@ -123,7 +123,7 @@ def test_metadata_of_an_adapter_makes_no_line_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = f"transformer.transformer_blocks.0.attn.to_q.lora_{{}}.weight{TITLE}"
-    file = safetensors.write(
+    file = safetensors_files.write(
         tmp_path / f"a{TITLE}\nread by.safetensors",
         {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": [4, 1536],
          "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": [1536, 4],
@@ -187,7 +187,7 @@ def test_bars_take_brackets_as_they_are(
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_of_few_characters_gets_escapes(encoding: str, tmp_path: Path) -> None:
-    file = safetensors.write(
+    file = safetensors_files.write(
         tmp_path / "क.safetensors",
         {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": [4, 1536],
          "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": [1536, 4]},
