@@ -7,14 +7,14 @@ from typing import Any
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.discover import Sample
-from tests.datasets import dataset
+from tests.image_folders import dataset
 
 Size = tuple[int, int]
 
 
 def asked(**settings: Any) -> ImageDataset:
-    """The settings of a dataset: 1024 pixels of area where nothing else is said."""
-    usual = {"resolution": 1024, "resolution_type": "pixel_area"}
+    """The settings of a dataset: 1024 x 1024, cropped at the centre, and what `settings` change."""
+    usual = {"resolution": 1024, "resolution_type": "pixel_area", "crop_style": "center"}
     return dataset(Path("images"), **(usual | settings))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from sd3tune.train.begin import recipe_of
 from sd3tune.train.losses import Losses, losses
-from tests.known import Known, batch, curved
+from tests.cpu.known import Known, batch, curved
 from tests.plans import plan
 
 S = "scheduled_sampling_"

@@ -18,7 +18,7 @@ from sd3tune.train import cubic
 from sd3tune.train.levels import Levels
 from sd3tune.train.noise import draw
 from tests.cpu.conftest import Project
-from tests.known import batch
+from tests.cpu.known import batch
 
 U = (torch.arange(20_000) + 0.5) / 20_000
 MANY = batch(*range(3000), size=2)

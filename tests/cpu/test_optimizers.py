@@ -25,7 +25,7 @@ from sd3tune.train.optim import KINDS, averaged, build, set_rate
 from sd3tune.train.step import train_step
 from tests.cpu.batches import WORDS, batch
 from tests.cpu.conftest import Train
-from tests.optimizers import REFERENCES, error, gradients, weights
+from tests.cpu.optimizers import REFERENCES, error, gradients, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers", "ignore:The .grad attribute")
 

@@ -17,7 +17,7 @@ from sd3tune.train.losses import Recipe, losses
 from sd3tune.train.noise import draw
 from sd3tune.train.rollout import Rollout, roll
 from sd3tune.train.step import train_step
-from tests.known import Known, batch, curved
+from tests.cpu.known import Known, batch, curved
 
 ALWAYS = Rollout(20, probability=1.0)
 RECIPE = Recipe(seed=0, levels=Levels(), max_grad_norm=0.0, autocast=None, attention="diffusers",

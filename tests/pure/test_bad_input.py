@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sd3tune import cli
+from tests.commands import exit_code
 from tests.projects import IMAGES, TEXT, Project
 
 
@@ -19,13 +20,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path)
 
 
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
-    with pytest.raises(SystemExit) as e:
-        cli.main()
-    return int(e.value.code or 0)
-
-
 def refused(
     words: list[str],
     error: str,
@@ -33,7 +27,7 @@ def refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(words, monkeypatch) == 1
+    assert exit_code(words, monkeypatch) == 1
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == "" and len(lines) == 2, err
@@ -160,7 +154,7 @@ def test_train_refuses_the_same_before_it_looks_at_the_machine(
 ) -> None:
     project.config(lora_ranc=8)
     before = project.files()
-    assert run(["train", "config/config.json"], monkeypatch) == 1
+    assert exit_code(["train", "config/config.json"], monkeypatch) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert project.files() == before
 

@@ -34,7 +34,7 @@ PIXEL, HALF = asked(resolution_type="pixel"), asked(resolution=512)
         ((6000, 2000), HALF, (896, 320), (960, 320), 2.8),
     ],
 )
-def test_worked_examples(size, wanted, bucket, resized, aspect) -> None:  # type: ignore[no-untyped-def]
+def test_worked_examples_give_their_buckets(size, wanted, bucket, resized, aspect) -> None:  # type: ignore[no-untyped-def]
     got = buckets.geometry(size, wanted, "x")
     assert (got.bucket, got.resized, got.aspect) == (bucket, resized, aspect)
 
@@ -66,7 +66,7 @@ def test_downsampling_first_leaves_more_to_cut(size, crop) -> None:  # type: ign
 
 
 def test_the_closest_aspect_is_taken() -> None:
-    aspects = tuple((a, 0.2) for a in (0.5, 0.75, 1, 1.33, 1.78))
+    aspects = [0.5, 0.75, 1.0, 1.33, 1.78]
     wanted = asked(crop=True, crop_aspect="closest", crop_aspect_buckets=aspects)
     got = buckets.geometry((6000, 2000), wanted, "x")
     assert (got.bucket, got.resized, got.crop) == ((1344, 768), (2304, 768), (480, 0))
@@ -75,7 +75,8 @@ def test_the_closest_aspect_is_taken() -> None:
 
 
 def test_random_aspects_come_up_by_their_weights() -> None:
-    wanted = asked(crop=True, crop_aspect="random", crop_aspect_buckets=((1.0, 0.8), (1.5, 0.2)))
+    weighted = [{"aspect": 1.0, "weight": 0.8}, {"aspect": 1.5, "weight": 0.2}]
+    wanted = asked(crop=True, crop_aspect="random", crop_aspect_buckets=weighted)
     got = [buckets.geometry((900, 900), wanted, f"image {i}").bucket for i in range(1000)]
     assert 0.76 < got.count((1024, 1024)) / 1000 < 0.84 and len(set(got)) == 2
     assert buckets.geometry((900, 900), wanted, "image 1").bucket == got[1]

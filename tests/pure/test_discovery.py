@@ -17,7 +17,7 @@ from sd3tune.data.digests import Known, Memory
 from sd3tune.data.discover import discover, source_of
 from sd3tune.data.sources import Folder
 from sd3tune.errors import ConfigError, DataError
-from tests.datasets import captions, dataset, found, picture, reasons
+from tests.image_folders import captions, dataset, found, picture, reasons
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sd3tune.data.addresses import public
 from sd3tune.data.discover import Discovery, discover, source_of
-from tests.datasets import dataset
+from tests.image_folders import dataset
 from tests.loopback import Answer, Handler, sends, serving
 
 PUBLIC = "93.184.215.14"

@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import socket
 import stat
 import struct
 import subprocess
@@ -27,6 +26,7 @@ from sd3tune.filesystem import cachedir, drafts, opening, safetensors_header
 from sd3tune.formats import alpha
 from sd3tune.sd3 import finite, models
 from tests import safetensors_files
+from tests.special_files import socket_at
 
 LORA = "transformer.transformer_blocks.0.attn.to_q.lora_{}.weight"
 
@@ -133,17 +133,8 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "a folder": Path.mkdir,
     "a link to nothing": lambda p: p.symlink_to("nowhere"),
     "a link to itself": lambda p: p.symlink_to(p.name),
-    "a socket": lambda p: listening(p),
+    "a socket": socket_at,
 }
-
-
-def listening(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets are short
-    try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
-    finally:
-        os.chdir(here)
 
 
 @pytest.mark.parametrize("kind", SPOILT)

@@ -109,7 +109,7 @@ def test_few_images_get_a_batch_they_can_fill() -> None:
     assert plan("h200", count=5, gradient_accumulation_steps=2).batch_size == 2
 
 
-def test_epochs_become_steps() -> None:
+def test_epochs_are_counted_in_steps() -> None:
     made = plan("h200", num_train_epochs=3, max_train_steps=None, train_batch_size=4,
                 gradient_accumulation_steps=2, count=21)  # fmt: skip
     assert made.steps == 3 * 3  # 21 images: 6 batches, 3 steps an epoch
