@@ -17,12 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from sd3tune import start
 from sd3tune.errors import PeerLost
 from sd3tune.filesystem.temporary import private_folder
 from sd3tune.processes.environment import LAUNCHER, RESTARTS, SAVE_SECONDS, STORE
 from sd3tune.report.progress import say
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 MOST_RESTARTS = 3
 
@@ -124,7 +128,7 @@ def _loopback() -> str | None:
     return None
 
 
-def _agent(processes: int, machines: Machines, folder: Path) -> "object":
+def _agent(processes: int, machines: Machines, folder: Path) -> "LaunchConfig":
     """folder: a private one, for the launcher's own store on one machine, and its notes."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     path = [p for p in optimizer.state if "ax" in optimizer.state[p]]
     trained = [(p, p.detach().clone()) for p in [*path, *(p for g in groups for p in g["params"])]]
     if groups:
-        optimizer.eval()
+        cast("Any", optimizer).eval()
     for p in path:
         p.data.copy_(optimizer.state[p]["ax"])
     try:

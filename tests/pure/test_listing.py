@@ -11,7 +11,7 @@ import pytest
 from sd3tune.data.discover import discover, source_of
 from sd3tune.data.sources import Folder
 from sd3tune.errors import DataError
-from tests.datasets import captions, dataset, found, picture, reasons
+from tests.image_folders import captions, dataset, found, picture, reasons
 
 
 @pytest.fixture
