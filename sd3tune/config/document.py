@@ -62,16 +62,17 @@ def default(field: FieldInfo) -> str:
 
 def meaning(field: FieldInfo) -> str:
     text = " ".join((field.description or "").split())
-    if names := values(field):
-        text += f" One of {', '.join(f'`{name}`' for name in names)}."
+    for kind in (*field.metadata, *_metadata(field.annotation)):
+        if isinstance(kind, OneOf):
+            text += f" {names(kind)}."
     return text.replace("|", "\\|")
 
 
-def values(field: FieldInfo) -> list[str]:
-    """The names a setting takes, where they are the rows of a table."""
-    tables = [m.table for m in (*field.metadata, *_metadata(field.annotation))
-              if isinstance(m, OneOf)]  # fmt: skip
-    return [name for table in tables for name in table]
+def names(kind: OneOf) -> str:
+    """The rows of a table, as a sentence without its full stop."""
+    if kind.explained:
+        return "; ".join(f"`{row.name}`: {row.about}" for row in kind.table.rows)
+    return f"One of {', '.join(f'`{name}`' for name in kind.table)}"
 
 
 def _metadata(kind: Any) -> Iterator[Any]:

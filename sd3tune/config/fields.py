@@ -15,9 +15,11 @@ from sd3tune.tables.table import Table
 @dataclass(frozen=True)
 class OneOf:
     """The type of a setting whose value is the name of a table's row, as the table is when the
-    setting is read: `Annotated[str, OneOf(TABLE)]`. Docs list the names."""
+    setting is read: `Annotated[str, OneOf(TABLE)]`. Docs list the names, and with `explained` what
+    each row is about."""
 
     table: Table[Any]
+    explained: bool = False
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

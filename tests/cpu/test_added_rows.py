@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sd3tune import quant
 from sd3tune.demo import tiny
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
+from sd3tune.tables.loss_types import LOSS_TYPES, LossType
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.table import load
-from sd3tune.train.begin import begin
+from sd3tune.train.begin import begin, recipe_of
+from sd3tune.train.losses import distance
 from sd3tune.train.optim import build
 from tests.cpu.adapted import question
 from tests.cpu.conftest import Prepare
@@ -51,7 +53,20 @@ def test_an_added_scheme_is_applied_kept_and_read(tmp_path: Path) -> None:
     assert shrunk.after < shrunk.before
 
 
+def l3(d: Tensor) -> Tensor:
+    """What a program that brings a loss of its own would write."""
+    return d.abs() ** 3
+
+
+def test_an_added_loss_is_what_the_trainer_takes(prepared: Prepare) -> None:
+    ours = LossType("made-up-l3", f"{__name__}:l3", "made up", "|d|³")
+    with LOSS_TYPES.extended(ours):
+        change = distance(recipe_of(prepared("loss_type=made-up-l3").plan), torch.tensor([0.5]))
+    assert change(torch.tensor([-2.0])).item() == 8.0
+
+
 REFERENCES = [
+    *(pytest.param(row.distance, id=row.name) for row in LOSS_TYPES.rows),
     *(pytest.param(o.build, id=o.name) for o in OPTIMIZERS.rows),
     *(
         pytest.param(reference, id=f"{s.name}-{which}")

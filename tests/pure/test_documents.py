@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
-from sd3tune.tables import optimizers
+from sd3tune.tables import loss_types, optimizers
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +18,11 @@ def test_the_reference_of_settings_is_current() -> None:
 def test_the_table_of_optimizers_is_current() -> None:
     page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
     assert optimizers.markdown() in page, "python -m sd3tune.tables.optimizers"
+
+
+def test_the_table_of_losses_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "flow.md").read_text()
+    assert f"| `loss_type` | |\n|-|-|\n{loss_types.markdown()}\n" in page
 
 
 def test_every_setting_is_explained() -> None:

@@ -14,7 +14,8 @@ from sd3tune.config.document import document
 from sd3tune.errors import PlanError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3.models import find
-from sd3tune.tables import needs, optimizers
+from sd3tune.tables import loss_types, needs, optimizers
+from sd3tune.tables.loss_types import LOSS_TYPES, LossType
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.table import Table
@@ -113,10 +114,27 @@ def test_an_added_scheme_is_refused_where_its_needs_are_not_met(scheme: None) ->
         plan("h200", base_model_precision="made-up-int8", model_type="full")
 
 
+# Losses
+
+
+def test_an_added_loss_is_taken_and_documented() -> None:
+    cubic = LossType("made-up-l3", "sd3tune.sd3.flow:l2", "cube of the error", "|d|³")
+    with LOSS_TYPES.extended(cubic):
+        assert config(loss_type="made-up-l3").loss_type == "made-up-l3"
+        assert "`made-up-l3`: cube of the error" in document()
+        assert "| `made-up-l3` | |d|³ |" in loss_types.markdown()
+    with pytest.raises(ValueError, match="must be one of 'l2', 'huber', 'smooth_l1'"):
+        config(loss_type="made-up-l3")
+
+
 # All tables
 
 
-TABLES: dict[str, Table[Any]] = {"optimizers": OPTIMIZERS, "schemes": SCHEMES}
+TABLES: dict[str, Table[Any]] = {
+    "optimizers": OPTIMIZERS,
+    "schemes": SCHEMES,
+    "loss types": LOSS_TYPES,
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
