@@ -14,6 +14,7 @@ from sd3tune.backends.observe.facts import to_json
 from sd3tune.escaping import page, sentence
 from sd3tune.plan.describe import decision, describe
 from sd3tune.plan.memory import gib
+from sd3tune.tables.storages import STORAGES
 from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
@@ -191,13 +192,7 @@ def dataset(inspection: "Inspection", sheet: "Path | None", most: int = 8) -> st
 
 
 def _where(d: "ImageDataset") -> str:
-    place = {
-        "local": d.instance_data_dir,
-        "aws": f"s3://{d.aws_bucket_name}/{d.aws_data_prefix}",
-        "huggingface": f"{d.dataset_name} [{d.split}]",
-        "csv": d.csv.path if d.csv else "",
-    }
-    return str(place[d.type])
+    return STORAGES[d.type].place(d)
 
 
 def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[str]:

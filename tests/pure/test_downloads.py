@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from sd3tune.data.addresses import public
-from sd3tune.data.discover import Discovery, discover, source_of
+from sd3tune.data.discover import Discovery, discover
+from sd3tune.data.sources import source_of
 from tests.image_folders import dataset
 from tests.loopback import Answer, Handler, sends, serving
 

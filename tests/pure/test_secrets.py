@@ -11,8 +11,9 @@ import pytest
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.config.files.placeholders import looks_secret
-from sd3tune.data.discover import Rejected, discover, source_of
+from sd3tune.data.discover import Rejected, discover
 from sd3tune.data.sheet import draw
+from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.urls import redacted, shown_url
 from tests.commands import sd3tune
