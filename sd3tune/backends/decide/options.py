@@ -36,7 +36,7 @@ NO_AUTOCAST_ON_APPLE = (
 )
 INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
 
-# The chips AMD builds flash kernels for by default (AOTriton; hardware.md note 6).
+# The chips AMD builds flash kernels for by default (docs/reference/hardware.md, "AMD").
 AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 QUANTO = package("optimum-quanto", "0.2.7")
