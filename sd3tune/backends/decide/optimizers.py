@@ -98,8 +98,8 @@ def _bnb(kind: str, bits: str, paged: str) -> Option:
         smoke("optimizer_bnb"),
     )
     if paged:
-        # Reported on one ROCm card only, so it is off (docs/reference/hardware.md, "Quantisation and
-        # 8-bit optimizers").
+        # ROCm: reported on one card only, so it is off (docs/reference/hardware.md, "Quantisation
+        # and 8-bit optimizers").
         plain = f"bnb-{kind}{bits}"
         rules += (
             never_on("rocm", f"paged state is unverified on ROCm; use {plain}"),
