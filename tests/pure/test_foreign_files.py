@@ -422,7 +422,7 @@ def test_text_has_one_kind_of_line_end_and_a_limit(tmp_path: Path) -> None:
     path.write_bytes(b"a\r\nb\rc\n")
     assert opening.text(path) == "a\nb\nc\n"
     os.truncate(path, opening.MAX_TEXT_BYTES + 1)
-    with pytest.raises(OSError, match="67,108,864 are the most"):
+    with pytest.raises(OSError, match="the limit is 67,108,864"):
         opening.text(path)
 
 
