@@ -1,37 +1,62 @@
-"""Words of a command line to what commands work on: the configuration file, and a plan."""
+"""What several commands take: the configuration with its overrides, and `--json`."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd3tune.escaping import echo, one_line
+import click
+
+from sd3tune.cli import words
+from sd3tune.escaping import sentence
 
 if TYPE_CHECKING:
+    from sd3tune.data.discover import Discovery
     from sd3tune.prepare import Prepared
 
 CONFIG = Path("config/config.json")
+MOST_REJECTED = 5  # files that are named, of each dataset
+CONFIG_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 
 
-def prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
-    """Configuration, machine and dataset to a plan."""
-    from sd3tune.cli import render
+def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The configuration file, and each KEY=VALUE that overrides it."""
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).exists()):
+        return Path(arguments[0]), arguments[1:]
+    return CONFIG, arguments
+
+
+def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
+    """The plan for a configuration on this machine, or on `chip`; prints on stderr what is left out
+    of the datasets. Raises Sd3tuneError."""
     from sd3tune.formats.beginning import refuse_unfit
     from sd3tune.prepare import prepare
 
-    path, overrides = config_of(words)
-    made = prepare(path, overrides, chip)
-    config = made.plan.config
+    path, overrides = config_of(arguments)
+    ready = prepare(path, overrides, chip)
+    config = ready.plan.config
     if config.init_lora is not None:
-        lycoris = made.plan.lycoris is not None
+        lycoris = ready.plan.lycoris is not None
         refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
-    if made.plan.processes.main:
-        notes = render.notes(made.datasets.notes)
-        for line in [*notes, *render.set_aside(made.discoveries)]:
-            echo(one_line(line), err=True)
-    return made
+    if ready.plan.processes.main:
+        lines = [*words.notes(ready.datasets.notes), *rejected_files(ready.discoveries)]
+        if lines:
+            words.show(lines, err=True)
+    return ready
 
 
-def config_of(words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The file, and the words that override it."""
-    if words and ("=" not in words[0] or Path(words[0]).exists()):
-        return Path(words[0]), words[1:]
-    return CONFIG, words
+def rejected_files(discoveries: "Mapping[str, Discovery]") -> list[words.Line]:
+    """Files that will not be trained on, with their reasons."""
+    shown: list[words.Line] = []
+    for name, discovery in discoveries.items():
+        count = len(discovery.rejected)
+        if count:
+            shown.append(f"warning: dataset `{name}`: {count} file{'s' * (count > 1)} set aside")
+            first = discovery.rejected[:MOST_REJECTED]
+            shown += [f"  {sentence(r.path)}: {sentence(r.reason)}" for r in first]
+        if count > MOST_REJECTED:
+            reasons = Counter(r.reason for r in discovery.rejected[MOST_REJECTED:]).most_common(3)
+            why = "; ".join(f"{n} x {sentence(reason)}" for reason, n in reasons)
+            shown.append(f"  and {count - MOST_REJECTED} more: {why}")
+    return shown

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.cli import artefacts
+from sd3tune.cli import inspect
 from sd3tune.errors import ModelError
 from sd3tune.formats.identify import look
 from tests import safetensors
@@ -117,13 +117,14 @@ def test_words_and_json_say_the_same(tmp_path: Path) -> None:
     name = f"transformer.{MODULE}"
     metadata = SAID | {"modelspec.title": "grey cats", "long": "x" * 200}
     found = look(lora(tmp_path / "a.safetensors", name, metadata=metadata))
-    text, data = artefacts.inspected(found), json.loads(artefacts.inspected_json(found))
+    shown, data = inspect.lines(found), json.loads(inspect.document(found))
     assert data["kind"] == "adapter" and data["schema"] == 1
     assert data["adapter"]["readers"]["ComfyUI"]["reads"] == "wrong"
     for line in ("  rank         8", "  alpha/rank   0.5 (from the metadata alone)",
                  "  targets      attn.to_q", "  modelspec.title: grey cats",
                  "  diffusers    yes"):  # fmt: skip
-        assert line in text.splitlines()
+        assert line in shown
+    text = "\n".join(map(str, shown))
     assert "(200 characters)" in text and "lora_adapter_metadata" not in text
 
 

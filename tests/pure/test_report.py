@@ -15,7 +15,7 @@ from sd3tune import doctor
 from sd3tune.backends.observe import raw_answers, recorded_machine, this_machine
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.backends.observe.torch_report import from_answer
-from sd3tune.cli import render
+from sd3tune.cli import doctor as doctor_command
 from sd3tune.doctor import hardware, report, software
 from sd3tune.doctor.private import FORMS, Private, vocabulary
 from tests import recordings
@@ -69,7 +69,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
             *hardware.accelerators(machine, facts),
         ]
         made = doctor._report(found, facts, 0.0, machine=machine, torch=torch)
-        read: dict[str, Any] = json.loads(render.doctor_json(made))
+        read: dict[str, Any] = json.loads(doctor_command.document(made))
         return read
 
     monkeypatch.setattr(report, "details", lambda: {"config": "BLAS_INFO=accelerate"})
