@@ -25,11 +25,12 @@ from sd3tune.cli import (
     plan,
     surroundings,
     train,
+    verbosity,
     words,
 )
 from sd3tune.errors import Sd3tuneError
 from sd3tune.escaping import ReaderGone, echo
-from sd3tune.report import stopping, streams
+from sd3tune.report import messages, stopping, streams
 
 # Rank 0 prints first; within this time the launcher has usually killed the other ranks, so that the
 # error appears once.
@@ -55,11 +56,14 @@ def cli(context: click.Context) -> None:
 
 for module in (doctor, plan, train, dataset, demo, inspect, export, cache, image):
     cli.add_command(module.command)
+verbosity.add_options(cli)
 
 
 def main() -> None:
+    """Runs the command of sys.argv and ends the process with its exit code."""
     streams.open_closed()
     escaping.prepare()
+    messages.set_verbosity("normal")
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as e:

@@ -1,7 +1,9 @@
 """What several commands take: the configuration with its overrides, and `--json`."""
 
+import logging
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +11,13 @@ import click
 
 from sd3tune.cli import words
 from sd3tune.escaping import sentence
+from sd3tune.report.messages import say, warn
 
 if TYPE_CHECKING:
-    from sd3tune.data.discover import Discovery
+    from sd3tune.data.discover import Rejected
     from sd3tune.prepare import Prepared
 
+LOG = logging.getLogger(__name__)
 CONFIG = Path("config/config.json")
 MOST_REJECTED = 5  # files that are named, of each dataset
 CONFIG_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
@@ -34,29 +38,27 @@ def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     from sd3tune.prepare import prepare
 
     path, overrides = config_of(arguments)
+    LOG.debug(f"configuration {path}, overridden by {' '.join(overrides) or 'nothing'}")
+    started = time.perf_counter()
     ready = prepare(path, overrides, chip)
+    LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
     config = ready.plan.config
     if config.init_lora is not None:
         lycoris = ready.plan.lycoris is not None
         refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
-    if ready.plan.processes.main:
-        lines = [*words.notes(ready.datasets.notes), *rejected_files(ready.discoveries)]
-        if lines:
-            words.show(lines, err=True)
+    say(*words.notes(ready.datasets.notes))
+    for name, discovery in ready.discoveries.items():
+        if discovery.rejected:
+            warn_of_rejected(name, discovery.rejected)
     return ready
 
 
-def rejected_files(discoveries: "Mapping[str, Discovery]") -> list[words.Line]:
+def warn_of_rejected(dataset: str, rejected: "Sequence[Rejected]") -> None:
     """Files that will not be trained on, with their reasons."""
-    shown: list[words.Line] = []
-    for name, discovery in discoveries.items():
-        count = len(discovery.rejected)
-        if count:
-            shown.append(f"warning: dataset `{name}`: {count} file{'s' * (count > 1)} set aside")
-            first = discovery.rejected[:MOST_REJECTED]
-            shown += [f"  {sentence(r.path)}: {sentence(r.reason)}" for r in first]
-        if count > MOST_REJECTED:
-            reasons = Counter(r.reason for r in discovery.rejected[MOST_REJECTED:]).most_common(3)
-            why = "; ".join(f"{n} x {sentence(reason)}" for reason, n in reasons)
-            shown.append(f"  and {count - MOST_REJECTED} more: {why}")
-    return shown
+    count = len(rejected)
+    details = [f"  {sentence(r.path)}: {sentence(r.reason)}" for r in rejected[:MOST_REJECTED]]
+    if count > MOST_REJECTED:
+        reasons = Counter(r.reason for r in rejected[MOST_REJECTED:]).most_common(3)
+        why = "; ".join(f"{n} x {sentence(reason)}" for reason, n in reasons)
+        details.append(f"  and {count - MOST_REJECTED} more: {why}")
+    warn(f"dataset `{dataset}`: {count} file{'s' * (count > 1)} set aside", *details)

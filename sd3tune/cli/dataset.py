@@ -67,7 +67,7 @@ def command(
 
 def lines(inspection: "Inspection", sheet: Path | None) -> list[words.Line]:
     """Each dataset: images, buckets, captions, problems and refused files."""
-    parts = [part for part in [words.notes(inspection.notes)] if part]
+    parts: list[list[words.Line]] = [[*words.notes(inspection.notes)]] if inspection.notes else []
     parts += [_dataset(seen) for seen in inspection.datasets]
     if sheet is not None and sheet.exists():
         parts.append([f"contact sheet  {sheet}"])

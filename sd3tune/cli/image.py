@@ -214,7 +214,7 @@ def _choice(vendor: str | None) -> "Choice":
 
 
 def _say(choice: "Choice") -> None:
-    from sd3tune.report.progress import say
+    from sd3tune.report.messages import say
 
     say(f"image for {choice.kind} ({choice.reason})")
 

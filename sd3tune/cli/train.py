@@ -9,7 +9,7 @@ import click
 
 from sd3tune.cli import plan, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
-from sd3tune.report import stopping, streams
+from sd3tune.report import messages, stopping, streams
 
 if TYPE_CHECKING:
     from sd3tune.train.run import Outcome
@@ -70,7 +70,7 @@ def command(
     end_with_launcher(os.environ)
     ready = prepared(arguments)
     if process.main:
-        words.show(plan.lines(ready.plan), err=True)
+        words.tell(plan.lines(ready.plan))
 
     from sd3tune.config.files.prompts import load_prompts
     from sd3tune.train.run import train
@@ -94,7 +94,8 @@ def launch_processes(arguments: tuple[str, ...]) -> None:
     machines = Machines(
         config.num_machines, config.machine_rank, config.main_process_ip, config.main_process_port
     )
-    sys.exit(launch(config.num_processes, machines, arguments))
+    flags = messages.FLAGS[messages.verbosity()]
+    sys.exit(launch(config.num_processes, machines, (*flags, *arguments)))
 
 
 def lines(outcome: "Outcome") -> list[words.Line]:

@@ -6,12 +6,14 @@ docs/reference/json.md.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from sd3tune import __version__
 from sd3tune.escaping import echo, one_line, sentence
+from sd3tune.report.messages import LOGGER
 from sd3tune.report.width import INDENT, columns, wrapped
 
 Line = str | tuple[str, str]  # a pair: the second part goes below the first where there is no room
@@ -37,6 +39,12 @@ def show(lines: Iterable[Line], *, err: bool = False) -> None:
     echo("\n".join(part for line in lines for part in _fitted(line, width)), err=err)
 
 
+def tell(lines: Iterable[Line]) -> None:
+    """Prints to stderr what the user may want to follow; nothing with -q."""
+    if LOGGER.isEnabledFor(logging.INFO):
+        show(lines, err=True)
+
+
 def show_error(message: object, hint: str) -> None:
     """What went wrong and what to do, a line each, on stderr."""
     show([f"error: {sentence(message)}", f"hint: {sentence(hint)}"], err=True)
@@ -54,7 +62,7 @@ def status_lines(found: Status, source: str = "") -> list[Line]:
     return [*shown, f"      fix: {found.fix}"] if found.fix else shown
 
 
-def notes(sentences: Sequence[str]) -> list[Line]:
+def notes(sentences: Sequence[str]) -> list[str]:
     """What the user may want to know and need not act on."""
     return [f"note: {sentence}" for sentence in sentences]
 
