@@ -1,6 +1,7 @@
 """The reference of all settings, from the table itself: `python -m sd3tune.config.document`."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -9,6 +10,7 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets import listing
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, Shuffle, TextEmbeds
 from sd3tune.config.datasets.storage import Columns, HubColumns
+from sd3tune.config.fields import OneOf
 from sd3tune.config.names import ALIASES, REASONS
 
 OF_DATASETS = listing.ALIASES
@@ -59,7 +61,25 @@ def default(field: FieldInfo) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
+    text = " ".join((field.description or "").split())
+    for kind in (*field.metadata, *_metadata(field.annotation)):
+        if isinstance(kind, OneOf):
+            text += f" {names(kind)}."
+    return text.replace("|", "\\|")
+
+
+def names(kind: OneOf) -> str:
+    """The rows of a table, as a sentence without its full stop."""
+    if kind.explained:
+        return "; ".join(f"`{row.name}`: {row.about}" for row in kind.table.rows)
+    return f"One of {', '.join(f'`{name}`' for name in kind.table)}"
+
+
+def _metadata(kind: Any) -> Iterator[Any]:
+    """What `Annotated` says about a type, or about a part of a union."""
+    yield from getattr(kind, "__metadata__", ())
+    for part in get_args(kind):
+        yield from _metadata(part)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from sd3tune.train.run import Outcome, train
 
 torch.set_num_threads(1)
 Train = Callable[..., Outcome]
+Prepare = Callable[..., Prepared]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
+from sd3tune.tables import loss_types, optimizers
 
 ROOT = Path(__file__).parents[2]
 
@@ -12,6 +13,16 @@ ROOT = Path(__file__).parents[2]
 def test_the_reference_of_settings_is_current() -> None:
     path = ROOT / "docs" / "reference" / "settings.md"
     assert path.read_text() == document(), "python -m sd3tune.config.document > " + str(path)
+
+
+def test_the_table_of_optimizers_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
+    assert optimizers.markdown() in page, "python -m sd3tune.tables.optimizers"
+
+
+def test_the_table_of_losses_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "flow.md").read_text()
+    assert f"| `loss_type` | |\n|-|-|\n{loss_types.markdown()}\n" in page
 
 
 def test_every_setting_is_explained() -> None:

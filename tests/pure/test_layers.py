@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 ROWS = [  # top of the list: knows nobody
     ["urls"],
     ["errors", "escaping", "start", "decision"],
+    ["tables"],
     ["filesystem"],
     ["report"],
     ["config", "backends"],
@@ -31,6 +32,7 @@ TORCH_FREE = [
     "decision.py",
     "filesystem",
     "escaping.py",
+    "tables",
     "report/stopping.py",
     "report/streams.py",
     "start.py",
