@@ -5,13 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sd3tune.cli import words
 from sd3tune.escaping import sentence
 from sd3tune.report.messages import say, warn
+from sd3tune.tables.table import Table
 
 if TYPE_CHECKING:
     from sd3tune.data.discover import Rejected
@@ -24,6 +25,24 @@ CONFIG_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG] [
 JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 
 
+class RowName(click.ParamType[str]):
+    """The name of a row of a table, or one of its aliases: the help lists the names as the table
+    is when it is asked."""
+
+    name = "name"
+
+    def __init__(self, table: Table[Any]) -> None:
+        self._table = table
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self._table)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self._table:
+            self.fail(f"{value!r} is not one of {self._table.listed()}.", param, ctx)
+        return str(self._table[value].name)
+
+
 def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
     """The configuration file, and each KEY=VALUE that overrides it."""
     if arguments and ("=" not in arguments[0] or Path(arguments[0]).exists()):
@@ -34,7 +53,7 @@ def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
 def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     """The plan for a configuration on this machine, or on `chip`; prints on stderr what is left out
     of the datasets. Raises Sd3tuneError."""
-    from sd3tune.formats.beginning import refuse_unfit
+    from sd3tune.formats.initial_adapter import refuse_unfit
     from sd3tune.prepare import prepare
 
     path, overrides = config_of(arguments)

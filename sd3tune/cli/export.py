@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sd3tune.cli import words
+from sd3tune.cli.arguments import RowName
+from sd3tune.tables.dialects import DIALECTS
 
 if TYPE_CHECKING:
     from sd3tune.formats.convert import Exported
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     "--to",
     "dialect",
     required=True,
-    type=click.Choice(["diffusers", "comfyui", "kohya"]),
-    help="whose dialect: comfyui is also Swarm's, kohya has fused query, key and value",
+    type=RowName(DIALECTS),
+    help="the dialect of a program; SwarmUI's is comfyui",
 )
 @click.option(
     "--output",
@@ -55,9 +57,7 @@ def command(
     """
     from sd3tune.formats.convert import export
 
-    words.show(
-        lines(export(source, dialect, output=output, model=model, rank=rank, force=force))  # type: ignore[arg-type]
-    )
+    words.show(lines(export(source, dialect, output=output, model=model, rank=rank, force=force)))
 
 
 def lines(done: "Exported") -> list[words.Line]:

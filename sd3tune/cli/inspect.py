@@ -12,8 +12,8 @@ from sd3tune.cli.words import counted
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
-    from sd3tune.formats.identify import Look
-    from sd3tune.formats.seen import Seen
+    from sd3tune.formats.adapter_description import AdapterDescription
+    from sd3tune.formats.identify import Identified
 
 LONGEST = 100  # characters of a metadata value
 
@@ -32,29 +32,29 @@ def command(path: Path, as_json: bool) -> None:
       sd3tune inspect output/checkpoint-500
       sd3tune inspect sd3.5_medium.safetensors --json | jq .facts
     """
-    from sd3tune.formats.identify import look
+    from sd3tune.formats.identify import identify
 
-    found = look(path)
+    found = identify(path)
     echo(document(found)) if as_json else words.show(lines(found))
 
 
-def lines(look: "Look") -> list[words.Line]:
+def lines(found: "Identified") -> list[words.Line]:
     """Facts, and of an adapter also dialect, scale and readers."""
-    shown: list[words.Line] = [f"{look.path}: {look.summary}"]
-    for name, value in look.facts.items():
+    shown: list[words.Line] = [f"{found.path}: {found.summary}"]
+    for name, value in found.facts.items():
         shown += _fact(name, value)
-    if look.adapter is not None:
-        shown += _adapter(look.adapter)
-    if look.metadata:
+    if found.adapter is not None:
+        shown += _adapter(found.adapter)
+    if found.metadata:
         shown.append("metadata")
-        pairs = sorted(look.metadata.items())
+        pairs = sorted(found.metadata.items())
         shown += [f"  {_short(name)}: {_short(value)}" for name, value in pairs]
     return shown
 
 
-def document(look: "Look") -> str:
+def document(found: "Identified") -> str:
     """`inspect --json`."""
-    return words.document("inspect", asdict(look) | {"path": str(look.path)})
+    return words.document("inspect", asdict(found) | {"path": str(found.path)})
 
 
 def _fact(name: str, value: Any) -> list[words.Line]:
@@ -82,7 +82,7 @@ def _amount(name: str, value: Any) -> str:
     return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
 
 
-def _adapter(seen: "Seen") -> list[words.Line]:
+def _adapter(seen: "AdapterDescription") -> list[words.Line]:
     source = {
         "tensors": "from .alpha",
         "metadata": "from the metadata alone",

@@ -54,8 +54,9 @@ TORCH_FREE = [
     "backends/decide",
     "processes/environment.py",
 ]
-TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single dialects".split()]
-TORCH_FREE += [f"formats/{name}.py" for name in "keys alpha seen stamp identify manifest".split()]
+TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single module_names".split()]
+FORMATS = "key_names scale adapter_description readers file_metadata identify manifest"
+TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
