@@ -232,34 +232,9 @@ DATASET_REASONS = {
     name: row for unsupported in DATASET_UNSUPPORTED for name, row in unsupported.each.items()
 }
 
-# Values of settings: (why sd3tune does not have it, the nearest that it has).
-TORCHAO = "torchao's weights do not train on several processes (aten.view is missing for them)"
-TORCHAO_INT4 = "peft takes no adapter on torchao's 4-bit weights"
-DYNAMIC = "sd3tune quantises weights, not activations"
-SDNQ = "sdnq is not one of the libraries that sd3tune quantises with"
-NO_GAIN = "16 bits are no smaller than bf16"
-COMPUTE_FP8 = "sd3tune stores weights in fp8 and does not compute in it"
-PRECISIONS = {
-    "int8-torchao": (TORCHAO, "int8-quanto"),
-    "int8dq-torchao": (DYNAMIC, "int8-quanto"),
-    "int8dq-int4-torchao": (DYNAMIC, "int4-quanto"),
-    "int4-torchao": (TORCHAO_INT4, "nf4-bnb"),
-    "fp8-torchao": (DYNAMIC, "fp8-quanto"),
-    "fp8wo-torchao": (TORCHAO, "fp8-quanto"),
-    "fp8-int4-torchao": (TORCHAO_INT4, "nf4-bnb"),
-    "fp8uz-quanto": ("the chip decides which kind of fp8 it stores", "fp8-quanto"),
-    "fp8-native": (COMPUTE_FP8, "fp8-quanto"),
-    "fp8-transformerengine": (COMPUTE_FP8, "fp8-quanto"),
-    **{f"{name}-sdnq": (NO_GAIN, "no_change") for name in ("int16", "uint16", "fp16")},
-    **{
-        f"{name}-sdnq": (SDNQ, "int8-quanto") for name in ("int8", "uint8", "int6", "int5", "uint5")
-    },
-    **{f"{name}-sdnq": (SDNQ, "int4-quanto") for name in ("uint4", "uint3")},
-    "uint2-sdnq": (SDNQ, "int2-quanto"),
-    "fp8-sdnq": (SDNQ, "fp8-quanto"),
-}
+# Values of settings: (why sd3tune does not have it, the nearest that it has). Those of settings
+# that choose a row of a table are beside the table, in sd3tune/tables.
 VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "precision": PRECISIONS,  # of the transformer and of each text encoder
     "gradient_checkpointing_backend": {
         f"{name}-ffn": ("whole blocks are checkpointed, not their feed-forward layers", name)
         for name in ("torch", "unsloth")

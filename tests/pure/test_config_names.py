@@ -60,7 +60,7 @@ def test_every_variable_is_taken_or_refused_with_a_reason(name: str) -> None:
 
 @pytest.mark.parametrize("name", VOCABULARY["multidatabackend.json"])
 def test_every_key_of_a_dataset_is_taken_or_refused_with_a_reason(name: str) -> None:
-    run = Config(output_dir="o", data_backend_config="d", max_train_steps=1)  # type: ignore[arg-type]
+    run = Config(output_dir="o", data_backend_config="d", max_train_steps=1)
     for kind in ("image", "conditioning", "text_embeds"):
         entry = {"id": "a", "instance_data_dir": "p", "dataset_type": kind, name: "value"}
         Path("d.json").write_text(json.dumps([entry]))

@@ -191,7 +191,7 @@ def test_a_setting_of_the_run_that_no_dataset_uses_is_named() -> None:
     settings = {"masked_loss_probability": 0.5, "masked_loss_normalize": True,
                 "data_backend_sampling": "uniform"}  # fmt: skip
     plain = {"resolution": 64, "resolution_type": "pixel_area", "cache_dir_vae": "c"}
-    alone = ImageDataset(id="a", instance_data_dir=Path("photos"), **plain)  # type: ignore[arg-type]
+    alone = ImageDataset(id="a", instance_data_dir=Path("photos"), **plain)
     masked = alone.model_copy(update={"id": "b", "conditioning_data": "m"})
     config = load(**settings)
     assert [w.partition(" has")[0] for w in rules.warnings(config, [alone])] == list(settings)

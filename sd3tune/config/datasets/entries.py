@@ -16,39 +16,12 @@ from sd3tune.config.problems import Location, Problems, known_settings, shown, v
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import Provenance
 from sd3tune.errors import ConfigError, Problem
+from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
+from sd3tune.tables.storages import STORAGES, owners
+from sd3tune.tables.table import load
 
 Dataset = ImageDataset | Masks | TextEmbeds
-INHERITED = (  # settings of the run that are defaults of every image dataset
-    "resolution",
-    "resolution_type",
-    "minimum_image_size",
-    "maximum_image_size",
-    "target_downsample_size",
-    "aspect_bucket_rounding",
-    "aspect_bucket_alignment",
-    "caption_strategy",
-    "caption_dropout_probability",
-    "vae_batch_size",
-    "write_batch_size",
-    "strict",
-)
 NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
-KINDS: dict[str, type[Dataset]] = {
-    "image": ImageDataset,
-    "eval": ImageDataset,
-    "conditioning": Masks,
-    "text_embeds": TextEmbeds,
-}
-CALLED: dict[type[Dataset], str] = {
-    ImageDataset: "an image dataset",
-    Masks: "a conditioning dataset",
-    TextEmbeds: "a text_embeds entry",
-}
-NOT_FOR_SD3 = (
-    "image_embeds", "conditioning_image_embeds", "distillation_cache", "caption", "grounding",
-    "video", "audio",
-)  # fmt: skip
-STORAGE = ("local", "aws", "huggingface", "csv")
 ENVIRONMENT = Allowed(
     paths=PATHS,
     either=("dataset_name",),
@@ -88,18 +61,19 @@ def read(
 ) -> Entry:
     """What the entry of that id asks for. wrong: settings of the run without a usable value. Raises
     ConfigError when the entry is of a kind that sd3tune does not have."""
-    kind = _kind(written, name)
+    row = _type_of(written, name)
+    kind: type[Dataset] = load(row.settings)
     location = Location(written.file, dataset=name)
     own = Problems()
     asked = _filled(written, name, config, location, own)
     notes = notes_on(asked)
     asked = _csv(_without_hashing(asked, location, own), location, own)
-    if kind is Masks:
+    if row.use == "mask":
         asked, ignored = _without_image_keys(asked)
         notes += ignored
     asked = known_settings(asked, kind, location, own, _foreign(kind))
     asked = {k: v for k, v in asked.items() if k not in FOLDERS or v != ""}
-    defaults = _defaults(kind, name, config, asked)
+    defaults = _defaults(row, name, config, asked)
     values = make_absolute(defaults | asked, Path(written.file), location.of(), own)
     validated(values, kind, location, own)
     right = {k: v for k, v in values.items() if k not in own.settings}
@@ -111,34 +85,33 @@ def read(
         problems.add(problem)
     if isinstance(dataset, ImageDataset):
         notes += rules.dataset_notes(dataset)
-    sources = {k: config.source(k) for k in defaults if k in INHERITED}
+    sources = {k: config.source(k) for k in row.inherited}
     sources |= {"csv" if k in CSV_KEYS else k: s for k, s in written.sources().items() if
                 written.values[k] is not None}  # fmt: skip
     complete = None if own.ordered() else dataset
     return Entry(complete, sources, tuple(f"dataset `{name}`: {note}" for note in notes))
 
 
-def _kind(written: Written, name: str) -> type[Dataset]:
-    """The class of an entry; says why other kinds and storages cannot be."""
-    kind = written.values.get("dataset_type", "image")
+def _type_of(written: Written, name: str) -> DatasetType:
+    """The row of an entry's dataset_type. Raises ConfigError, also for a storage that this type
+    cannot have."""
+    kind, storage = written.values.get("dataset_type", "image"), written.values.get("type", "local")
     where = f"{written.where}: dataset `{name}`"
-    if not isinstance(kind, str) or kind not in KINDS:
-        why = "is not for SD3 images" if kind in NOT_FOR_SD3 else "is not known"
+    if not isinstance(kind, str) or kind not in DATASET_TYPES:
+        why = DATASET_TYPES.refused.get(str(kind), "is not known")
         raise ConfigError(
             f"{where}: `dataset_type={shown(kind)}` {why}",
-            hint=f"dataset_type is {', '.join(KINDS)}; disabled=true skips a dataset",
+            hint=f"dataset_type is {', '.join(DATASET_TYPES)}; disabled=true skips a dataset",
         )
-    storage = written.values.get("type", "local")
-    text = kind == "text_embeds"
-    if storage not in STORAGE or (text and storage != "local"):
-        why = "is not supported: encoded captions are kept on a local disk" if text else (
-            "is not supported")  # fmt: skip
-        known = "local" if text else ", ".join(STORAGE)
+    row = DATASET_TYPES[kind]
+    possible = row.storages or tuple(STORAGES)
+    if storage not in possible:
+        why = "is not supported" + (f": {row.why_only}" if row.why_only else "")
         raise ConfigError(
             f"{where}: `type={shown(storage)}` {why}",
-            hint=f"type is {known}; disabled=true skips a dataset",
+            hint=f"type is {', '.join(possible)}; disabled=true skips a dataset",
         )
-    return KINDS[kind]
+    return row
 
 
 def _filled(
@@ -193,36 +166,31 @@ def _foreign(kind: type[Dataset]) -> dict[str, Unsupported]:
     found = dict(REASONS)
     run = Unsupported("is a setting of the whole run", "write it in config.json")
     found |= dict.fromkeys(AllSettings.model_fields, run)
-    for other in CALLED.keys() - {kind}:
-        owner = Unsupported(f"belongs to {CALLED[other]}", "leave it out")
-        found |= dict.fromkeys(other.model_fields, owner)
+    for row in DATASET_TYPES.rows:
+        if (other := load(row.settings)) is not kind:
+            owner = Unsupported(f"belongs to {row.called}", "leave it out")
+            found |= dict.fromkeys(other.model_fields, owner)
     return found | DATASET_REASONS
 
 
 def _defaults(
-    kind: type[Dataset], name: str, config: AllSettings, asked: Mapping[str, Any]
+    row: DatasetType, name: str, config: AllSettings, asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What holds for the keys that are left out."""
-    cache = config.output_dir / "cache"
-    if kind is Masks:
-        fetched = {"csv_cache_dir": str(cache / "masks" / name)}
-        return {"id": name} | (fetched if asked.get("type") == "csv" else {})
-    if kind is TextEmbeds:
-        return {
-            "id": name,
-            "cache_dir": str(cache / "text" / "sd3"),
-            "write_batch_size": config.write_batch_size,
-        }
-    found = {"id": name} | {key: getattr(config, key) for key in INHERITED}
-    if asked.get("type") in ("huggingface", "csv") and "caption_strategy" not in asked:
-        found["caption_strategy"] = asked["type"]
-    return found | {"cache_dir_vae": str(cache / "vae" / "sd3" / name)}
+    """What holds for the keys that are left out: settings of the run, folders below output_dir."""
+    storage, cache = asked.get("type", "local"), config.output_dir / "cache"
+    found = {"id": name} | {key: getattr(config, key) for key in row.inherited}
+    if "caption_strategy" in found and STORAGES[storage].captions:
+        found["caption_strategy"] = STORAGES[storage].captions
+    for key, folder in row.folders.items():
+        if storage in owners().get(key, (storage,)):
+            found[key] = str(cache / folder.format(id=name))
+    return found
 
 
 def _contradictions(dataset: Dataset, config: AllSettings, unusable: Set[str]) -> Iterator[Problem]:
     if not isinstance(dataset, TextEmbeds):
-        owners = {"type", "instance_data_dir", "dataset_name", "aws_bucket_name", "csv"}
-        if owners.isdisjoint(unusable):
+        keys = {"type", *owners(), *(storage.key for storage in STORAGES.rows)}
+        if keys.isdisjoint(unusable):
             yield from dataset.storage_problems()
     if isinstance(dataset, ImageDataset):
         yield from rules.dataset_problems(dataset, config, unusable)

@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field
 
 from sd3tune.config import values
 from sd3tune.config.datasets.storage import Columns, Stored
-from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
+from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Whole
+from sd3tune.tables.dataset_types import DATASET_TYPES
 
 
 class Shuffle(Settings):
@@ -33,9 +34,8 @@ class Shuffle(Settings):
 class ImageDataset(Stored):
     """Images with captions."""
 
-    dataset_type: Literal["image", "eval"] = "image"
-    """Images to train on (`image`), or to measure the evaluation loss on and never train
-    (`eval`)."""
+    dataset_type: Annotated[str, OneOf(DATASET_TYPES, explained=True)] = "image"
+    """What the entry is for; the last two have settings of their own, below."""
     crop: Flag = False
     """Cut images to crop_aspect; off, they keep their aspect in the nearest bucket."""
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
@@ -148,6 +148,16 @@ class ImageDataset(Stored):
     """id of the text_embeds entry that keeps these captions. Left out: the default one."""
     strict: Flag = False
     """A file that cannot be used is an error instead of a line in the report."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether these images are trained on, not only measured."""
+        return DATASET_TYPES[self.dataset_type].use == "train"
+
+    @property
+    def fetched_dir(self) -> Path:
+        """Where images behind http(s) addresses are kept."""
+        return self.csv_cache_dir or self.cache_dir_vae / "fetched"
 
 
 class Masks(Stored):

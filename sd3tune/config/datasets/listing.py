@@ -126,9 +126,9 @@ def _listed(made: list[Entry], path: Path, config: AllSettings, problems: Proble
         folders_exist([*images, *masks.values()], path)
     text = _default_text(texts, path, config, problems)
     return Datasets(
-        images=tuple(d for d in images if d.dataset_type == "image"),
+        images=tuple(d for d in images if d.trained),
         text=text,
-        evals=tuple(d for d in images if d.dataset_type == "eval"),
+        evals=tuple(d for d in images if not d.trained),
         masks=masks,
         texts={t.id: t for t in texts} | {text.id: text},
         notes=(*config.notes, *(note for e in made for note in e.notes)),

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from sd3tune.config.optimizers import OPTIONS
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.tables.optimizers import OPTIMIZERS
 
 SCHEDULES = (  # of which one can be set
     "flow_custom_timesteps",
@@ -34,7 +34,7 @@ def schedules(c: AllSettings) -> list[str]:
 
 def unused_options(c: AllSettings) -> tuple[str, str, str] | None:
     """Options that the optimizer does not have, as they were set; its name; those that it has."""
-    has = OPTIONS[c.optimizer or "adamw"]
+    has = OPTIMIZERS[c.optimizer or "adamw"].option_names
     alone = {"beta1": c.optimizer_beta1, "beta2": c.optimizer_beta2}
     unused = [
         option

@@ -10,6 +10,7 @@ from typing import Literal
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.tables.storages import STORAGES
 
 LARGEST_AREA, SMALLEST_PIXEL = 20, 512  # megapixels, pixels: limits of maximum_image_size
 OVERRIDE = "SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE"
@@ -167,15 +168,11 @@ CAPTIONS = (
     needs_sizes("csv"),
     error(
         "caption_strategy type",
-        lambda d: d.caption_strategy == "filename" and d.type == "huggingface",
-        "caption_strategy=filename needs files, type=huggingface has rows",
-        "use caption_strategy=huggingface",
-    ),
-    error(
-        "caption_strategy type",
-        lambda d: d.caption_strategy == "textfile" and d.type in ("huggingface", "csv"),
-        "caption_strategy=textfile needs files, type={c.type} has rows",
-        "use caption_strategy={c.type}",
+        lambda d: (
+            STORAGES[d.type].captions if d.caption_strategy in STORAGES[d.type].without else None
+        ),
+        "caption_strategy={c.caption_strategy} needs files, type={c.type} has rows",
+        "use caption_strategy={which}",
     ),
 )
 USE = (
@@ -193,15 +190,15 @@ USE = (
     ),
     error(
         "is_regularisation_data dataset_type",
-        lambda d: d.is_regularisation_data and d.dataset_type == "eval",
-        "is_regularisation_data is about training, dataset_type=eval is not",
+        lambda d: d.is_regularisation_data and not d.trained,
+        "is_regularisation_data is about training, dataset_type={c.dataset_type} is not",
         "leave one of them out",
     ),
     error(
         "timestep_sampling_offset dataset_type",
-        lambda d: d.timestep_sampling_offset and d.dataset_type == "eval",
+        lambda d: d.timestep_sampling_offset and not d.trained,
         "timestep_sampling_offset is about training, evaluation has noise levels of its own",
-        "leave it out of dataset_type=eval",
+        "leave it out of dataset_type={c.dataset_type}",
     ),
 )
 DATASET_CONTRADICTIONS = (*SIZES, *CAPTIONS, *USE)

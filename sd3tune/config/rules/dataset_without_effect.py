@@ -121,8 +121,8 @@ DATASET_WITHOUT_EFFECT = (
     *idle(
         "repeats probability start_epoch end_epoch start_step end_step train_batch_size "
         "conditioning_data",
-        lambda d: d.dataset_type == "eval",
-        "dataset_type=eval is never trained on",
+        lambda d: not d.trained,
+        "dataset_type={c.dataset_type} is never trained on",
         "leave it out",
     ),
 )
