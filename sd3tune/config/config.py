@@ -29,8 +29,8 @@ FLAVOURS = {
     "large": "stabilityai/stable-diffusion-3.5-large",
     "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
 }
-# What may stand where a path may.
-WORDS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
+# Values of path settings that are not paths.
+NOT_PATHS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
 PATHS = (
     "output_dir", "data_backend_config", "user_prompt_library", "lycoris_config",
@@ -162,7 +162,7 @@ def left_open(name: str, value: Any) -> bool:
 def absolute(name: str, text: str, folder: Path, where: str) -> str:
     """A path of the file, absolute. A model may also be a repository: only what exists, or looks
     like a path, is one. Raises ConfigError."""
-    if text in WORDS.get(name, ()):
+    if text in NOT_PATHS.get(name, ()):
         return text
     path = absolute_path(text, folder, where, name)
     looks_local = text.startswith((".", "/", "~")) or path.exists()

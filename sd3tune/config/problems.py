@@ -146,14 +146,14 @@ def _plain(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any
     setting = str(details["loc"][0]) if details["loc"] else ""
     if details["type"] == "missing":
         return Problem(f"{spot}: `{setting}` is missing", f"add it: {_help(kind, setting)}")
-    words = _words(details)
+    sentence = _sentence(details)
     if not setting:  # a rule inside an object names its keys itself
-        head, _, hint = words.partition("; ")
+        head, _, hint = sentence.partition("; ")
         return Problem(f"{spot}: {head}", hint or "change one of them")
     value = _shown_as(setting, written)
-    words, _, advice = words.partition("; use ")
+    sentence, _, advice = sentence.partition("; use ")
     hint = f"use {setting}={advice}" if advice else _help(kind, setting)
-    return Problem(f"{spot}: `{setting}={value}` {words}", hint)
+    return Problem(f"{spot}: `{setting}={value}` {sentence}", hint)
 
 
 def _inside(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any) -> Problem:
@@ -161,13 +161,13 @@ def _inside(details: ErrorDetails, kind: type[BaseModel], spot: str, written: An
     name, key = str(details["loc"][0]), ".".join(str(part) for part in details["loc"][1:])
     hint = _help(kind, name)
     if not key:  # a rule over several keys names them itself
-        return Problem(f"{spot}: `{name}`: {_words(details)}".replace("; ", ", "), hint)
+        return Problem(f"{spot}: `{name}`: {_sentence(details)}".replace("; ", ", "), hint)
     if details["type"] == "missing":
         return Problem(f"{spot}: `{name}.{key}` is missing", hint)
     if details["type"] == "extra_forbidden":
         return Problem(f"{spot}: `{name}` has no key `{shown(key)}`", hint)
     value = shown(written.get(key))
-    return Problem(f"{spot}: `{name}.{key}={value}` {_words(details)}", hint)
+    return Problem(f"{spot}: `{name}.{key}={value}` {_sentence(details)}", hint)
 
 
 def _shown_as(name: str, value: Any) -> str:
@@ -193,7 +193,7 @@ def sound(text: str, where: str) -> str:
     return text
 
 
-def _words(details: ErrorDetails) -> str:
+def _sentence(details: ErrorDetails) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -209,8 +209,8 @@ def _words(details: ErrorDetails) -> str:
     limits = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt"),
               "less_than_equal": ("at most", "le"), "less_than": ("below", "lt")}  # fmt: skip
     if kind in limits:
-        words, key = limits[kind]
-        return f"must be {words} {context[key]:g}"
+        bound, key = limits[kind]
+        return f"must be {bound} {context[key]:g}"
     return details["msg"].lower()
 
 

@@ -123,13 +123,13 @@ def _filled(
         "model_family": config.model_family,
         "output_dir": str(config.output_dir),
     }
-    found = {}
+    filled_in = {}
     for key, value in written.values.items():
         with problems.collecting(key):
             filled = fill_in({key: value}, location.of(), placeholders, ENVIRONMENT)[key]
             if filled is not None:
-                found[key] = filled
-    return found
+                filled_in[key] = filled
+    return filled_in
 
 
 def _without_hashing(
@@ -163,14 +163,14 @@ def _without_image_keys(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
 def _foreign(kind: type[Dataset]) -> dict[str, Unsupported]:
     """Why a key that an entry of another kind has, or that SimpleTuner has, is not one of this."""
-    found = dict(REASONS)
+    owners = dict(REASONS)
     run = Unsupported("is a setting of the whole run", "write it in config.json")
-    found |= dict.fromkeys(AllSettings.model_fields, run)
+    owners |= dict.fromkeys(AllSettings.model_fields, run)
     for row in DATASET_TYPES.rows:
         if (other := load(row.settings)) is not kind:
             owner = Unsupported(f"belongs to {row.called}", "leave it out")
-            found |= dict.fromkeys(other.model_fields, owner)
-    return found | DATASET_REASONS
+            owners |= dict.fromkeys(other.model_fields, owner)
+    return owners | DATASET_REASONS
 
 
 def _defaults(
@@ -178,13 +178,13 @@ def _defaults(
 ) -> dict[str, Any]:
     """What holds for the keys that are left out: settings of the run, folders below output_dir."""
     storage, cache = asked.get("type", "local"), config.output_dir / "cache"
-    found = {"id": name} | {key: getattr(config, key) for key in row.inherited}
-    if "caption_strategy" in found and STORAGES[storage].captions:
-        found["caption_strategy"] = STORAGES[storage].captions
+    defaults = {"id": name} | {key: getattr(config, key) for key in row.inherited}
+    if "caption_strategy" in defaults and STORAGES[storage].captions:
+        defaults["caption_strategy"] = STORAGES[storage].captions
     for key, folder in row.folders.items():
         if storage in owners().get(key, (storage,)):
-            found[key] = str(cache / folder.format(id=name))
-    return found
+            defaults[key] = str(cache / folder.format(id=name))
+    return defaults
 
 
 def _contradictions(dataset: Dataset, config: AllSettings, unusable: Set[str]) -> Iterator[Problem]:

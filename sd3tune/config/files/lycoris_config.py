@@ -195,6 +195,6 @@ def load_lycoris(path: Path) -> Lycoris:
     lycoris = Lycoris.model_validate({k: v for k, v in values.items() if k not in wrong})
     for problem in violated(RULES, "error", lycoris, wrong):
         problems.add(Problem(f"`{path}`: {problem.message}", problem.hint))
-    if found := problems.ordered(document):
-        raise ConfigError.of(found)
+    if every := problems.ordered(document):
+        raise ConfigError.of(every)
     return lycoris

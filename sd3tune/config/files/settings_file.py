@@ -60,19 +60,19 @@ def merged(file: Written, words: Written) -> Written:
 
 def renamed(written: Written, problems: Problems) -> Written:
     """Other names and spellings as today's. Two names of one setting are a problem."""
-    found = Written(written.file)
+    today = Written(written.file)
     for old, value in written.values.items():
         name = ALIASES.get(old, old)
         if old in INVERTED and (turned := _inverted(value)) is not None:
             name, value = INVERTED[old], turned
-        if name in found.values:
+        if name in today.values:
             what = f"{written.where}: `{old}={shown(value)}` sets `{name}` a second time"
             problems.add(Problem(what, "remove one of the two"), name)
             continue
         spellings: Mapping[str, str] = SPELLINGS.get(name, {})
         value = spellings.get(value, value) if isinstance(value, str) else value
-        found.set(name, value, written.keys[old])
-    return found
+        today.set(name, value, written.keys[old])
+    return today
 
 
 def _inverted(value: Any) -> bool | None:

@@ -49,15 +49,15 @@ def dataset_notes(dataset: ImageDataset) -> Iterator[str]:
 
 def warnings(settings: AllSettings, datasets: Sequence[ImageDataset] = ()) -> tuple[str, ...]:
     """What will run and may disappoint: a sentence each, with what to write instead."""
-    found = [sentence(p) for p in violated(RULES, "warning", settings)]
+    sentences = [sentence(p) for p in violated(RULES, "warning", settings)]
     if datasets:
         run = RunOfDatasets(settings, datasets)
-        found += [sentence(p) for p in violated(RUN_WITHOUT_EFFECT, "warning", run)]
+        sentences += [sentence(p) for p in violated(RUN_WITHOUT_EFFECT, "warning", run)]
     for dataset in datasets:
         both = DatasetOfRun(settings, dataset)
-        found += [f"dataset `{dataset.id}`: {sentence(p)}"
+        sentences += [f"dataset `{dataset.id}`: {sentence(p)}"
                   for p in violated(SWITCHED_OFF_BY_RUN, "warning", both)]  # fmt: skip
-    return tuple(found)
+    return tuple(sentences)
 
 
 def sentence(problem: Problem) -> str:
