@@ -25,12 +25,11 @@ from sd3tune.data.discover import (
     check_minimum,
     check_vae_batch,
     discover,
-    source_of,
     within,
     without,
 )
 from sd3tune.data.order import Schedule, schedule
-from sd3tune.data.sources import Source
+from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
 from sd3tune.filesystem import temporary
 from sd3tune.formats import manifest
@@ -168,7 +167,7 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
     named: set[str] = set()
     discoveries = {}
     for d in datasets.all:
-        if d.dataset_type == "image" and d.probability <= 0:
+        if d.trained and d.probability <= 0:
             continue
         masks = sources[d.conditioning_data] if d.conditioning_data else None
         used = {name: sources[name] for name in (d.id, d.conditioning_data) if name}
@@ -210,7 +209,7 @@ def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = 
         own = dataset.id in found.datasets.asked_vae_batch
         asked = own or "vae_batch_size" in config.model_fields_set
         check_vae_batch(discoveries[dataset.id], dataset, asked)
-        if dataset.dataset_type == "image":
+        if dataset.trained:
             discoveries[dataset.id] = check_minimum(
                 discoveries[dataset.id],
                 dataset,

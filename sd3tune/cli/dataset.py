@@ -9,6 +9,7 @@ import click
 from sd3tune.cli import words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, config_of
 from sd3tune.escaping import echo, sentence
+from sd3tune.tables.storages import STORAGES
 from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _dataset(seen: "Seen") -> list[words.Line]:
     repeats = f", {drawn} with repeats" if drawn != len(samples) else ""
     crop = f"crop {d.crop_aspect}, {d.crop_style}" if d.crop else "own aspect"
     shown: list[words.Line] = [
-        f"{d.id} ({d.dataset_type}): {len(samples)} images{repeats}, {_storage(d)}",
+        f"{d.id} ({d.dataset_type}): {len(samples)} images{repeats}, {STORAGES[d.type].place(d)}",
         f"  {crop}; resolution {d.resolution:g} {d.resolution_type}",
         f"  {'aspect':>8}  {'size':<11}{'images':>8}  {'enlarged':>8}",
     ]
@@ -97,18 +98,6 @@ def _dataset(seen: "Seen") -> list[words.Line]:
     shown += _captions(samples, d)
     shown += [f"  problem: {problem}" for problem in seen.problems]
     return shown + _rejected(seen.discovery.rejected)
-
-
-def _storage(d: "ImageDataset") -> str:
-    """Where the images are."""
-    return str(
-        {
-            "local": d.instance_data_dir,
-            "aws": f"s3://{d.aws_bucket_name}/{d.aws_data_prefix}",
-            "huggingface": f"{d.dataset_name} [{d.split}]",
-            "csv": d.csv.path if d.csv else "",
-        }[d.type]
-    )
 
 
 def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[words.Line]:

@@ -8,10 +8,12 @@ from pydantic.fields import FieldInfo
 
 from sd3tune.config.config import Config
 from sd3tune.config.datasets import listing
-from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, Shuffle, TextEmbeds
+from sd3tune.config.datasets.image_dataset import Shuffle
 from sd3tune.config.datasets.storage import Columns, HubColumns
 from sd3tune.config.fields import OneOf
 from sd3tune.config.names import ALIASES, REASONS
+from sd3tune.tables.dataset_types import DATASET_TYPES
+from sd3tune.tables.table import load
 
 OF_DATASETS = listing.ALIASES
 CSV_OBJECT = {old: f"csv.{new}" for old, new in listing.CSV_KEYS.items()}
@@ -26,9 +28,8 @@ def document() -> str:
     """docs/reference/settings.md; a test compares the two."""
     lines = ["# Settings", "", ABOUT, ""]
     lines += table("config/config.json", Config)
-    lines += table("config/multidatabackend.json: images", ImageDataset)
-    lines += table("config/multidatabackend.json: masks", Masks)
-    lines += table("config/multidatabackend.json: cached captions", TextEmbeds)
+    for settings, title in {row.settings: row.title for row in DATASET_TYPES.rows}.items():
+        lines += table(f"config/multidatabackend.json: {title}", load(settings))
     lines += table("`csv` and `parquet` of a dataset", Columns)
     lines += table("`huggingface` of a dataset", HubColumns)
     lines += table("`caption_shuffle` of a dataset", Shuffle)

@@ -4,7 +4,7 @@ What the settings add to the paper's loss (masks, rollouts, other distances) is 
 the equations are sd3/flow.py's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -82,7 +82,7 @@ def losses(trained: Trained, batch: Batch, recipe: Recipe, step: int, called: An
 def distance(recipe: Recipe, s: Tensor) -> flow.Change:
     """What each latent's error counts, as the row of `loss_type` says. s: noise levels (B,)."""
     row = LOSS_TYPES[recipe.loss_type]
-    change: Any = load(row.distance)
+    change: Callable[..., Tensor] = load(row.distance)
     if not row.bends:
         return change
     return partial(change, c=flow.huber_width(s, recipe.huber_c, recipe.huber_schedule))

@@ -10,9 +10,11 @@ from sd3tune import quant
 from sd3tune.demo import tiny
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
+from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
+from sd3tune.tables.storages import STORAGES
 from sd3tune.tables.table import load
 from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.losses import distance
@@ -66,6 +68,8 @@ def test_an_added_loss_is_what_the_trainer_takes(prepared: Prepare) -> None:
 
 
 REFERENCES = [
+    *(pytest.param(row.open, id=row.name) for row in STORAGES.rows),
+    *(pytest.param(row.settings, id=row.name) for row in DATASET_TYPES.rows),
     *(pytest.param(row.distance, id=row.name) for row in LOSS_TYPES.rows),
     *(pytest.param(o.build, id=o.name) for o in OPTIMIZERS.rows),
     *(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sd3tune import load as planned
 from sd3tune import quant
-from sd3tune.demo import tiny
+from sd3tune.demo import tiny, tokenizers
 from sd3tune.plan.memory import stored
 from sd3tune.plan.resolve import Plan
 from sd3tune.prepare import prepare
@@ -130,6 +130,7 @@ def test_float32_reaches_bfloat16_weights(scheme: str) -> None:
     quant.apply(block, scheme)
     linear, x = block.transformer_blocks[0], torch.randn(8, 256, requires_grad=True)
     y = linear(x)
+    assert isinstance(linear.bias, torch.Tensor)
     want = x.detach() @ quant.dequantised(linear).float().t() + linear.bias.float()
     assert float((y.detach().float() - want).norm() / want.norm()) < 0.01
     y.float().square().sum().backward()
@@ -159,7 +160,7 @@ def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", QUANTISING)
 def test_nothing_frozen_wants_a_gradient_and_t5_keeps_its_output_projections(scheme: str) -> None:
     assert not any(p.requires_grad for p in quantised(scheme).parameters())
-    encoder = tiny.t5_encoder(tiny.tokenizers.t5())
+    encoder = tiny.t5_encoder(tokenizers.t5())
     quant.apply(encoder, scheme, which=quant.TEXT_ENCODER)
     kinds = {n.rpartition(".")[2]: type(m).__name__ for n, m in encoder.named_modules()}
     assert kinds["wo"] == "Linear" and kinds["wi_0"] in ("QLinear", "Linear4bit")

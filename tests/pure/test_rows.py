@@ -1,23 +1,32 @@
 """One row per thing: a row that is added to a table is everywhere, and nothing else is needed."""
 
+import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
+from PIL import Image
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.decisions import capabilities, decide_all
 from sd3tune.backends.decide.rules import RULES, Request
 from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.document import document
-from sd3tune.errors import PlanError
+from sd3tune.data.discover import discover
+from sd3tune.data.sources import Source, source_of
+from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3.models import find
 from sd3tune.tables import loss_types, needs, optimizers
+from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
+from sd3tune.tables.storages import STORAGES, Storage
 from sd3tune.tables.table import Table
 from tests.samples import many
 
@@ -127,6 +136,98 @@ def test_an_added_loss_is_taken_and_documented() -> None:
         config(loss_type="made-up-l3")
 
 
+# Storages
+
+
+class Shelf(Source):
+    """Two pictures, drawn when they are asked for: a storage that a program might bring."""
+
+    def names(self) -> list[str]:
+        return ["a.png", "b.png"]
+
+    def where(self, name: str) -> str:
+        return f"shelf:{name}"
+
+    def stamp(self, name: str) -> str:
+        return "never changes"
+
+    def open(self, name: str) -> BinaryIO:
+        made = BytesIO()
+        Image.new("RGB", (96, 64)).save(made, "PNG")
+        return made
+
+
+def open_shelf(dataset: object, tell: object, own: object) -> Source:
+    return Shelf()
+
+
+SHELF = Storage(
+    "shelf", "pictures that a test draws", f"{__name__}:open_shelf", "dataset_name",
+    ("dataset_name",), "shelf {d.dataset_name}", captions="filename", without=("textfile",),
+)  # fmt: skip
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    size = {"resolution": 64, "resolution_type": "pixel_area"}
+    return {"id": "d", "type": "shelf", "dataset_name": "top"} | size | more
+
+
+def listed(tmp_path: Path, *entries: dict[str, Any]) -> Datasets:
+    path = tmp_path / "multidatabackend.json"
+    path.write_text(json.dumps(entries))
+    return load_datasets(path, config())
+
+
+def test_an_added_storage_is_listed_opened_and_documented(tmp_path: Path) -> None:
+    with STORAGES.extended(SHELF):
+        (dataset,) = listed(tmp_path, entry(cache_dir_vae=str(tmp_path))).images
+        samples = discover(dataset, source_of(dataset)).samples
+        assert "`shelf`: pictures that a test draws" in document()
+    assert [(s.path, s.captions) for s in samples] == [
+        ("shelf:a.png", ("a",)),
+        ("shelf:b.png", ("b",)),
+    ]
+    assert SHELF.place(dataset) == "shelf top"
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        ({"dataset_name": None}, "type=shelf needs dataset_name"),
+        ({"instance_data_dir": "x"}, "instance_data_dir belongs to type=local or csv, this"),
+        ({"caption_strategy": "textfile"}, "caption_strategy=textfile needs files, type=shelf"),
+    ],
+)
+def test_an_added_storage_has_its_keys_and_its_limits(
+    more: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with STORAGES.extended(SHELF), pytest.raises(ConfigError, match=re.escape(said)):
+        listed(tmp_path, entry(**more))
+
+
+# Dataset types
+
+
+def test_an_added_dataset_type_has_its_keys_its_defaults_and_its_use(tmp_path: Path) -> None:
+    portraits = DatasetType(
+        "portraits", "train", "faces to train on",
+        "sd3tune.config.datasets.image_dataset:ImageDataset", "images", "an image dataset",
+        storages=("shelf",), why_only="portraits stand on shelves",
+        inherited=("resolution", "resolution_type"), folders={"cache_dir_vae": "faces/{id}"},
+    )  # fmt: skip
+    with STORAGES.extended(SHELF), DATASET_TYPES.extended(portraits):
+        plain = entry(id="e"), entry(dataset_type="portraits")
+        images = listed(tmp_path, *plain).images
+        assert [d.dataset_type for d in images] == ["image", "portraits"] and images[1].trained
+        assert images[1].cache_dir_vae == Path("o/cache/faces/d")
+        assert "`portraits`: faces to train on" in document()
+        with pytest.raises(ConfigError, match="portraits stand on shelves"):
+            listed(tmp_path, entry(dataset_type="portraits", type="local"))
+        with pytest.raises(ConfigError) as e:
+            listed(tmp_path, entry(dataset_type="portrait"))
+        assert "eval, conditioning, text_embeds, portraits" in e.value.hint
+
+
 # All tables
 
 
@@ -134,6 +235,7 @@ TABLES: dict[str, Table[Any]] = {
     "optimizers": OPTIMIZERS,
     "schemes": SCHEMES,
     "loss types": LOSS_TYPES,
+    "storages": STORAGES,
 }
 
 

@@ -36,7 +36,7 @@ NO_AUTOCAST_ON_APPLE = (
     "mixed_precision is `no` on Apple: autocast on MPS is not proven to train SD3"
 )
 
-# The chips AMD builds flash kernels for by default (AOTriton; hardware.md note 6).
+# The chips AMD builds flash kernels for by default (docs/reference/hardware.md, "AMD").
 AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 # The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.

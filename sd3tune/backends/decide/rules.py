@@ -187,8 +187,8 @@ def one_memory(f: Facts) -> str | None:
 
 
 def native_bf16(f: Facts, r: Request) -> str | None:
-    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also says yes to emulation
-    (T4, V100), so the chip is asked, not torch (hardware.md 0.4)."""
+    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also returns True for emulation
+    (T4, V100), so this looks at the chip (docs/reference/hardware.md, "NVIDIA")."""
     device = f.weakest
     if f.vendor == "cuda":
         rule = sm_at_least(80, "bf16 is emulated on this chip")

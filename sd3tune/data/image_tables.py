@@ -22,41 +22,41 @@ TEXT_CHARACTERS = 65_536  # of a caption; T5 sees the first 1,000 or so
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ImageRow:
     captions: tuple[str, ...]
     size: Size | None
 
 
-class Table:
+class ImageTable:
     """Rows by the name of their image."""
 
-    def __init__(self, rows: Mapping[str, Row], *, with_suffix: bool) -> None:
+    def __init__(self, rows: Mapping[str, ImageRow], *, with_suffix: bool) -> None:
         self.rows, self._with_suffix = rows, with_suffix
 
-    def get(self, name: str) -> Row | None:
+    def get(self, name: str) -> ImageRow | None:
         key = name if self._with_suffix else str(PurePosixPath(name).with_suffix(""))
         return self.rows.get(key)
 
 
-def read(columns: "Columns", whose: str) -> Table:
+def read(columns: "Columns", whose: str) -> ImageTable:
     """Raises DataError for a table that cannot be read or lacks a column."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, ImageRow] = {}
     for record in _records(columns, whose):
         cell = record.get(columns.filename_column)
         name = "" if cell is None else str(cell).strip().removeprefix("./")
         if name:
             new, old = row(record, columns), rows.get(name)
             rows[name] = _joined(old, new) if old else new
-    return Table(rows, with_suffix=columns.identifier_includes_extension)
+    return ImageTable(rows, with_suffix=columns.identifier_includes_extension)
 
 
-def _joined(old: Row, new: Row) -> Row:
+def _joined(old: ImageRow, new: ImageRow) -> ImageRow:
     """Two rows of one image: the captions of both."""
     captions = dict.fromkeys((*old.captions, *new.captions))
-    return Row(tuple(captions), new.size or old.size)
+    return ImageRow(tuple(captions), new.size or old.size)
 
 
-def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> Row:
+def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> ImageRow:
     found = [c for column in columns.caption_column for c in texts(record.get(column))]
     if not found and columns.fallback_caption_column:
         found = texts(record.get(columns.fallback_caption_column))
@@ -68,7 +68,7 @@ def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> Row:
             size = None
     if size is not None and min(size) < 1:
         size = None  # no size, like an empty cell: the header is asked instead
-    return Row(tuple(found), size)
+    return ImageRow(tuple(found), size)
 
 
 def texts(value: Any) -> list[str]:
