@@ -127,8 +127,8 @@ DIALECTS = Table(
             writer="sd3tune.formats.writers:kohya",
             implementation="https://github.com/Stability-AI/sd3.5",  # whose names these are
             programs="programs that read only kohya's names",
-            remarks="query, key and value are fused; tested with ComfyUI's rule, not with each such "
-            "program",
+            remarks="query, key and value are fused; tested with ComfyUI's rule, not with each "
+            "such program",
             cannot_hold="DoRA: the full difference is written, which needs `--model`",
             aliases=("sd-scripts",),
         ),

@@ -9,6 +9,7 @@ import torch
 from sd3tune import cli
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
+from sd3tune.filesystem import safetensors_header
 from sd3tune.formats import adapter_files
 from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
 from sd3tune.formats.identify import identify
@@ -60,14 +61,10 @@ def test_an_added_dialect_is_an_export_and_is_read_again(
     code, said, err = run(["export", str(source), "--to", "made-up-too"], monkeypatch, capsys)
     target = tmp_path / "source.made-up.safetensors"
     assert code == 0 and f"wrote  {target}" in said, err
-    header = json.loads(
-        target.read_bytes()[8 : 8 + int.from_bytes(target.read_bytes()[:8], "little")]
-    )
-    keys = header.keys() - {"__metadata__"}
-    assert keys == {
-        f"net-transformer_blocks_3_attn_to_q.{p}" for p in ("narrow", "wide", "strength")
-    }
-    assert header["__metadata__"]["sd3tune_dialect"] == "made-up"
+    header = safetensors_header.read(target)
+    name = "net-transformer_blocks_3_attn_to_q"
+    assert set(header.tensors) == {f"{name}.narrow", f"{name}.wide", f"{name}.strength"}
+    assert header.metadata["sd3tune_dialect"] == "made-up"
     again = adapter_files.read(target).modules[MODULE]
     assert isinstance(again, LoraWeights) and again.alpha == 4
     assert torch.equal(again.down, down) and torch.equal(again.up, up)
@@ -89,7 +86,7 @@ def test_an_added_dialect_is_recognised_and_only_while_it_is_there(tmp_path: Pat
 def test_an_added_dialect_is_a_setting_and_documented(made_up: None) -> None:
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
     assert Config(**values, lora_format="made-up").lora_format == "made-up"
-    with pytest.raises(ValueError, match="must be one of 'diffusers', .*'made-up'"):
+    with pytest.raises(ValueError, match=r"must be one of 'diffusers', .*'made-up'"):
         Config(**values, lora_format="made-op")
     assert "`made-up`" in document()
     assert "| a program that a test made up | `--to made-up` | none |" in dialects.markdown()
