@@ -38,7 +38,15 @@ OTHER_RANKS_WAIT_SECONDS = 2.0
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=HELP)
+class InOrderOfUse(click.Group):
+    """Lists its commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, as they were added."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrderOfUse, context_settings=HELP)
 @click.version_option(__version__, prog_name="sd3tune")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -46,15 +54,15 @@ def cli(context: click.Context) -> None:
 
     \b
     First time here?
-      sd3tune doctor                            can this machine train, and if not, what to do
-      sd3tune demo DIR                          tiny models, photographs and configuration files
-      sd3tune dataset DIR/config/config.json    what was understood of the images and captions
-      sd3tune train DIR/config/config.json      a first run, end to end, in minutes on a CPU
+      sd3tune doctor                          can this machine train?
+      sd3tune demo DIR                        tiny models, photographs, settings
+      sd3tune dataset DIR/config/config.json  how images and captions are read
+      sd3tune train DIR/config/config.json    a first run, in minutes on a CPU
     """
     surroundings.find_working_directory(context.invoked_subcommand)
 
 
-for module in (doctor, plan, train, dataset, demo, inspect, export, cache, image):
+for module in (doctor, demo, dataset, plan, train, inspect, export, cache, image):
     cli.add_command(module.command)
 verbosity.add_options(cli)
 

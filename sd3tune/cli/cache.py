@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sd3tune.encode.store import Built
 
 
-@click.group("cache")
+@click.group("cache", short_help="Encoded images and captions on the disk.")
 def command() -> None:
     """Encoded images and captions: what is there, fill it, check it, clear it.
 
@@ -26,10 +26,10 @@ def command() -> None:
     nothing stale is ever used, and folders may be shared between runs.
 
     \b
-      sd3tune cache info  my/config.json        entries, bytes, what is missing
-      sd3tune cache build my/config.json        encode what is missing, and stop there
-      sd3tune cache prune my/config.json        remove what this run does not want
-      sd3tune cache verify my/output/cache      read every byte and compare checksums
+      sd3tune cache info  my/config.json     entries, bytes, what is missing
+      sd3tune cache build my/config.json     encode what is missing
+      sd3tune cache prune my/config.json     remove what this run does not want
+      sd3tune cache verify my/output/cache   read every byte, compare checksums
     """
 
 

@@ -23,7 +23,7 @@ MOST_REJECTED = 8  # files that are named, of each dataset
 MOST_CAPTIONS = 3
 
 
-@click.command("dataset")
+@click.command("dataset", short_help="How images and captions are understood.")
 @CONFIG_AND_OVERRIDES
 @JSON
 @click.option("--decode", is_flag=True, help="decode every image too: finds files broken inside")

@@ -32,7 +32,7 @@ GPUS = click.option(
 NETWORK = click.option("--network", metavar="NAME", help="the engine's network, as in docker run")
 
 
-@click.group("image")
+@click.group("image", short_help="Container images on this host: build, run, check.")
 def command() -> None:
     """Container images on this host: build, run, check. Clouds start them themselves.
 
@@ -40,11 +40,11 @@ def command() -> None:
     devices, groups, shared memory. The working directory becomes /workspace.
 
     \b
-      sd3tune image check                              would a container train here?
-      sd3tune image build                              from the repository
-      sd3tune image run doctor                         what it sees inside
-      sd3tune image run train config/config.json       train; Ctrl-C saves
-      sd3tune image run --print train my/config.json   the same as a `docker run` command
+      sd3tune image check                           would a container train here?
+      sd3tune image build                           from the repository
+      sd3tune image run doctor                      what it sees inside
+      sd3tune image run train my/config.json        train; Ctrl-C saves
+      sd3tune image run --print train my/config.json   print `docker run …`
     """
 
 
@@ -133,7 +133,7 @@ def run(arguments: tuple[str, ...], vendor: str | None, only_print: bool, **opti
       sd3tune image run train config/config.json
       sd3tune image run --gpus 0,1 train config/config.json --nproc 2
       sd3tune image run --cpu --workspace demo train config/config.json
-      eval "$(sd3tune image run --print bash)"     a shell inside, with the same access
+      eval "$(sd3tune image run --print bash)"    a shell with the same access
     """
     from sd3tune.containers import engine, foreground
     from sd3tune.containers.container_spec import docker_command

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST = 100  # characters of a metadata value
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="What a file is, and which programs read it.")
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
 @JSON
 def command(path: Path, as_json: bool) -> None:

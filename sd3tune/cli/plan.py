@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sd3tune.plan.resolve import Plan
 
 
-@click.command("plan")
+@click.command("plan", short_help="What a run would do, need and refuse.")
 @CONFIG_AND_OVERRIDES
 @JSON
 @click.option(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sd3tune.train.run import Outcome
 
 
-@click.command("train")
+@click.command("train", short_help="Train, and write the result, checkpoints and pictures.")
 @CONFIG_AND_OVERRIDES
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option(
