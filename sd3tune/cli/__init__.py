@@ -2,8 +2,8 @@
 the command. Nothing is decided here.
 
 Logs go to stderr, data to stdout. Exit codes: 0 done, 1 the user or the machine has to change
-something, 2 a bug in sd3tune or a misspelt command, 75 another process of the run is gone, 129, 130
-and 143 stopped by SIGHUP, SIGINT and SIGTERM after saving, if there was anything to save.
+something, 2 a bug in sd3tune, 75 another process of the run is gone, 129, 130 and 143 stopped by
+SIGHUP, SIGINT and SIGTERM after saving, if there was anything to save.
 """
 
 import os
@@ -73,9 +73,11 @@ def main() -> None:
     escaping.prepare()
     messages.set_verbosity("normal")
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="sd3tune", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
+    except click.exceptions.NoArgsIsHelpError as e:  # `sd3tune` or `sd3tune cache` alone
+        echo(e.format_message())
     except click.ClickException as e:
         words.show_error(e.format_message(), f"`{_help_command(e)}` lists what there is")
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""`sd3tune dataset`: what was understood of the images and captions."""
+"""`sd3tune dataset`: how images and captions are understood."""
 
 from collections import Counter
 from pathlib import Path
@@ -42,10 +42,10 @@ MOST_CAPTIONS = 3
 def command(
     arguments: tuple[str, ...], as_json: bool, decode: bool, sheet: Path | None, images: int
 ) -> None:
-    """What was understood of the datasets: sizes, crops, captions, buckets, refused files.
+    """Show how the datasets are understood: sizes, crops, captions, buckets, refused files.
 
     CONFIG is config/config.json unless given. Only headers are read, unless --decode is given; no
-    model is loaded. The contact sheet shows originals with their crop drawn in, masks in red.
+    model is loaded. The contact sheet shows each original with its crop, and masks in red.
 
     \b
       sd3tune dataset

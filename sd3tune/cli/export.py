@@ -48,7 +48,7 @@ def command(
 
     SOURCE is an adapter file of any dialect, a checkpoint, or the output folder of a run. From a
     diffusers model folder, --to comfyui writes the transformer as one file. Nothing is dropped:
-    what a program has no form for is an error that says what helps.
+    a part that the dialect cannot hold is an error, with a hint.
 
     \b
       sd3tune export output --to comfyui

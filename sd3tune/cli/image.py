@@ -48,7 +48,9 @@ def command() -> None:
     """
 
 
-@command.command(context_settings={"show_default": True})
+@command.command(
+    context_settings={"show_default": True}, short_help="Build the image from the repository."
+)
 @VENDOR
 @IMAGE
 @click.option(
@@ -89,7 +91,9 @@ def build(
     words.show([f"built {tag}, {size / 10**9:.2f} GB unpacked"])
 
 
-@command.command(context_settings={"allow_interspersed_args": False})
+@command.command(
+    context_settings={"allow_interspersed_args": False}, short_help="Run a command in a container."
+)
 @click.argument("arguments", nargs=-1, metavar="COMMAND...", required=True, type=click.UNPROCESSED)
 @VENDOR
 @IMAGE
@@ -99,7 +103,7 @@ def build(
               type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="becomes /workspace: configuration, images, results")  # fmt: skip
 @click.option("--env", "variables", multiple=True, metavar="NAME[=VALUE]",
-              help="a variable of the container; HF_TOKEN goes along by itself")  # fmt: skip
+              help="a variable of the container; HF_TOKEN is passed without being named")  # fmt: skip
 @click.option(
     "--mount",
     "mounts",
@@ -127,7 +131,7 @@ def run(arguments: tuple[str, ...], vendor: str | None, only_print: bool, **opti
     """Run a command of sd3tune in a container: output, exit code and signals are those of sd3tune.
 
     SIGTERM or Ctrl-C make a training run finish its step and save, as without a container. Weights
-    come from, and go to, this host's Hugging Face folder. Options stand before COMMAND.
+    are read from this host's Hugging Face folder, and downloaded to it. Options go before COMMAND.
 
     \b
       sd3tune image run train config/config.json
@@ -151,7 +155,7 @@ def run(arguments: tuple[str, ...], vendor: str | None, only_print: bool, **opti
     sys.exit(foreground.run(client, described))
 
 
-@command.command()
+@command.command(short_help="Would a container train on this host?")
 @VENDOR
 @IMAGE
 @GPUS
@@ -175,7 +179,7 @@ def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) 
     sys.exit(0 if can_train(found) else 1)
 
 
-@command.command("stop-pod")
+@command.command("stop-pod", short_help="Stop the rented machine this runs on.")
 @click.option("--after", "code", default=0, help="exit code of the run that ended")
 def stop_pod(code: int) -> None:
     """Stop the RunPod or Vast.ai machine this runs on, as SD3TUNE_STOP_POD says.
