@@ -103,7 +103,7 @@ def build(
               type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="becomes /workspace: configuration, images, results")  # fmt: skip
 @click.option("--env", "variables", multiple=True, metavar="NAME[=VALUE]",
-              help="a variable of the container; HF_TOKEN is passed without being named")  # fmt: skip
+              help="a variable of the container; HF_TOKEN is always passed")  # fmt: skip
 @click.option(
     "--mount",
     "mounts",
