@@ -17,12 +17,12 @@ from sd3tune import quant
 from sd3tune.demo import tiny, tokenizers
 from sd3tune.plan.memory import stored
 from sd3tune.plan.resolve import Plan
-from sd3tune.prepare import prepare
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train.begin import begin
 from tests.cpu.adapted import QUANTISING, gradients, quantised, question, with_adapter
+from tests.this_machine import prepared_here
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONTEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -189,7 +189,7 @@ def test_what_was_kept_is_what_was_made_bit_for_bit(
 @pytest.fixture(scope="module")
 def quantising(demo: Path) -> Plan:
     words = ("base_model_precision=int8-quanto", "validation_disable=true")
-    return prepare(demo / "config" / "config.json", words, None).plan
+    return prepared_here(demo / "config" / "config.json", *words).plan
 
 
 def other(plan: Plan, **values: str) -> Plan:

@@ -12,7 +12,7 @@ from sd3tune.errors import PlanError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.length import scaled_rate
 from sd3tune.plan.memory import GIB, stored
-from sd3tune.prepare import prepare
+from sd3tune.prepare import this_run
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
 from tests.plans import LARGE, MEDIUM, plan
@@ -221,7 +221,7 @@ def test_the_stable_recipes_of_examples_plan_without_a_warning(name: str, tmp_pa
         Image.new("RGB", (1024, 1024)).save(project / "images" / f"{i}.png")
         (project / "images" / f"{i}.txt").write_text("a red bicycle")
     for chip in ("h200", "rtx4090", "mi300x", "rx7900xtx"):
-        made = prepare(project / "config" / "config.json", (), chip).plan
+        made = this_run(project / "config" / "config.json", (), chip).plan
         assert made.model.name.endswith(name.removeprefix("sd3.5-"))
         assert made.value("optimizer") == "adamw_bf16" and made.value("trainable_dtype") == "bf16"
         assert all("untested on hardware" in w for w in made.warnings)

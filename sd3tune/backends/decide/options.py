@@ -83,6 +83,7 @@ _AXES: dict[str, Options] = {
                 native_bf16,
                 reference_stays_exact,
                 smoke("matmul_bf16"),
+                smoke("autocast_bf16"),
             ),
             "native bf16: float32's range, so no loss scaling",
             level=bf16_level,
@@ -93,6 +94,7 @@ _AXES: dict[str, Options] = {
                 never_on("mps", NO_AUTOCAST_ON_APPLE),
                 vendors("cuda", "rocm"),
                 smoke("matmul_fp16"),
+                smoke("autocast_fp16"),
             ),
             "no native bf16 here: fp16 with float32 adapter weights and loss scaling; SD3 in fp16 "
             "may overflow after thousands of steps (huggingface/diffusers#8599)",
