@@ -39,7 +39,7 @@ from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.processes.environment import ALONE, Processes, processes
 from sd3tune.report import metrics
-from sd3tune.report.progress import say, stage
+from sd3tune.report.progress import say, stage, warn
 from sd3tune.sd3 import finite, models, variants
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
@@ -207,7 +207,7 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
             found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
         for name in used.keys() - named:
             for warning in used[name].warnings():
-                say(f"warning: dataset `{name}`: {warning}")
+                warn(f"dataset `{name}`: {warning}")
         named |= used.keys()
         discoveries[d.id] = found if longest is None else within(found, longest, d)
     datasets = replace(datasets, notes=(*datasets.notes, *run_folders.notes(sources)))

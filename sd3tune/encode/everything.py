@@ -18,7 +18,7 @@ from sd3tune.load import variant
 from sd3tune.plan.resolve import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
-from sd3tune.report.progress import say
+from sd3tune.report.progress import warn
 from sd3tune.sd3 import weights
 
 SET_ASIDE = "set_aside.json"  # in output_dir
@@ -61,7 +61,7 @@ def report(prepared: Prepared, late: int) -> None:
         else:
             path.unlink(missing_ok=True)
     if late:
-        say(f"warning: {late} files could not be decoded and are left out; {path} says why")
+        warn(f"{late} files could not be decoded and are left out; {path} says why")
 
 
 def hub(plan: Plan) -> dict[str, str]:

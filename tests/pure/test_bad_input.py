@@ -204,11 +204,11 @@ def test_a_machine_can_be_planned_for_from_what_its_doctor_printed(
 RUN = ["run", "--vendor", "cuda", "--print"]
 IMAGE_CASES: dict[str, tuple[list[str], str, str]] = {
     # name: (words after `image`, in the error, in the hint)
-    "a card that is none": ([*RUN, "--gpus", "abc", "doctor"], "--gpus abc: `abc` is no NVIDIA card", "--gpus 0,1"),
-    "no card": ([*RUN, "--gpus", "", "doctor"], "--gpus : `` is no NVIDIA card", "--cpu"),
-    "a card without a number": ([*RUN, "--gpus", "0,,1", "doctor"], "--gpus 0,,1: `` is no NVIDIA card", "--gpus 0,1"),
-    "a card twice": ([*RUN, "--gpus", "1,1", "doctor"], "or is there twice", "--gpus 0,1"),
-    "a card of AMD's that is none": (["run", "--vendor", "rocm", "--print", "--gpus", "0:1", "doctor"], "`0:1` is no AMD card", "--gpus 0,1"),
+    "a card that is none": ([*RUN, "--gpus", "abc", "doctor"], "--gpus abc: `abc` does not name an NVIDIA card", "--gpus 0,1"),
+    "no card": ([*RUN, "--gpus", "", "doctor"], "--gpus : `` does not name an NVIDIA card", "--cpu"),
+    "a card without a number": ([*RUN, "--gpus", "0,,1", "doctor"], "--gpus 0,,1: `` does not name an NVIDIA card", "--gpus 0,1"),
+    "a card twice": ([*RUN, "--gpus", "1,1", "doctor"], "`1` is named twice", "--gpus 0,1"),
+    "a card of AMD's that is none": (["run", "--vendor", "rocm", "--print", "--gpus", "0:1", "doctor"], "`0:1` does not name an AMD card", "--gpus 0,1"),
     "a card that is none, to check": (["check", "--vendor", "cuda", "--gpus", "abc"], "--gpus abc", "--cpu"),
     "a folder that is not there": ([*RUN, "--mount", "nowhere:/x", "doctor"], "--mount nowhere:/x", "an existing folder"),
     "a folder to nowhere": ([*RUN, "--mount", "photos", "doctor"], "--mount photos", "--mount /data/images:/images"),
