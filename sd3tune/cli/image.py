@@ -168,7 +168,7 @@ def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) 
     host_image.cards(kind, options["gpus"])  # what is wrong in the words themselves is said at once
     _say(choice)
     make = partial(_container, kind, ("doctor",), image=tag, **options)
-    lines = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
+    lines = list(checking(tag, make, host_image.needs_toolkit(kind) and not options["cpu"]))
     echo(checked_json(lines) if as_json else checked(lines))
     sys.exit(1 if any(line.status == "FAIL" for line in lines) else 0)
 

@@ -59,6 +59,11 @@ class Access:
     seccomp: str | None = None
 
 
+def needs_toolkit(kind: Kind) -> bool:
+    """Whether the engine reaches the cards through the NVIDIA Container Toolkit."""
+    return kind == "cuda"
+
+
 def cards(kind: Kind, word: str) -> tuple[str, ...]:
     """`all` (none by name) or N,N, each once. Raises ContainerError."""
     if word == "all":

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 
 from sd3tune.backends.decide.chips import Chip
-from sd3tune.backends.observe.facts import Facts, Gpu, Machine, TorchReport
+from sd3tune.backends.observe.facts import MAKERS, Facts, Gpu, Machine, TorchReport
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
-NAMES = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple", "cpu": "CPU"}
 HOT_CELSIUS = 90
 # What a card does when idle or at its power limit is its business; these cost speed.
 HARMFUL = ("thermal", "slowdown", "brake", "prochot", "hbm", "socket")
@@ -38,24 +37,17 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
 def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
     known = {p.id for p in facts.problems}
     for survey in machine.surveys:
-        name = NAMES[survey.vendor]
+        name = MAKERS[survey.vendor]
         for problem in survey.problems:
             if problem.id not in known:
                 yield of(problem, name, survey.source or "survey")
-        if survey.driver and survey.vendor != "cpu":
-            runtime = (
-                f", offers {_runtime(survey.vendor, survey.runtime)}" if survey.runtime else ""
-            )
-            words = f"{survey.driver}{runtime}"
+        if survey.driver:
+            words = f"{survey.driver}, offers {survey.offers}" if survey.runtime else survey.driver
             source = survey.source or "survey"
             yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
         for gpu in survey.gpus:
             yield from accelerator(gpu)
     yield from _chosen(machine, facts)
-
-
-def _runtime(vendor: str, version: str) -> str:
-    return {"cuda": f"CUDA {version}", "rocm": f"ROCm {version}"}.get(vendor, version)
 
 
 def accelerator(gpu: Gpu) -> Iterator[Finding]:
@@ -102,12 +94,12 @@ def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
 
 def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     names = ", ".join(f"{d.torch_device} {d.name}" for d in facts.devices)
-    if facts.vendor != "cpu":
+    if facts.accelerated:
         yield Finding("device.chosen", "ok", "trains on", names, "torch and survey joined")
         yield from _usable(facts)
         if facts.untested_on_hardware:
             yield Finding(
-                "device.untested", "warn", NAMES[facts.vendor],
+                "device.untested", "warn", MAKERS[facts.vendor],
                 "sd3tune is untested on this hardware: rules come from documents and recordings",
                 "docs/reference/hardware.md",
                 "sd3tune doctor --report, and attach the file to an issue of the project",
@@ -116,7 +108,7 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     container = machine.host.container
     if any(p.severity == "fail" for p in facts.problems):
         return  # said, with its fix
-    if any(s.vendor != "cpu" and s.gpus for s in machine.surveys):
+    if any(s.gpus for s in machine.surveys):
         return  # a card torch cannot use: said, with its fix, among the problems
     if any(lack.blocks for lack in machine.host.lacks):
         return  # said, with its fix, of the container

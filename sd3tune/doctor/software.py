@@ -81,15 +81,14 @@ def _disk(host: Host) -> Finding:
 def _container(host: Host) -> Iterator[Finding]:
     """What it was not given, with the words of `docker run` that are missing; in one of sd3tune's
     images all of them together, ready to be pasted."""
-    from sd3tune.backends.observe import container
+    from sd3tune.backends.observe import container, this_machine
 
     if host.shm_bytes is not None and not any(lack.id == "shm" for lack in host.lacks):
         words = f"/dev/shm has {host.shm_bytes / 2**20:.0f} MiB"
         yield Finding("container.shm", "ok", "shared memory", words, "statvfs")
     for lack in host.lacks:
-        status: Status = (
-            "FAIL" if lack.blocks and os.environ.get("SD3TUNE_BACKEND") != "cpu" else "warn"
-        )
+        blocks = lack.blocks and not this_machine.cpu_is_asked_for(os.environ)
+        status: Status = "FAIL" if blocks else "warn"
         fix = container.fix(host, host.lacks)
         yield Finding(f"container.{lack.id}", status, "container", lack.message, "/dev", fix)
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from sd3tune.backends.kernels import devices
 from sd3tune.errors import HardwareError, PeerLost
 from sd3tune.processes.environment import ALONE, Processes
 
@@ -38,8 +39,7 @@ class World:
         """Each value summed over the processes, in float64 on the CPU and float32 elsewhere."""
         if self.size == 1:
             return values
-        kind = torch.float64 if self.device.type == "cpu" else torch.float32
-        t = torch.tensor(values, dtype=kind, device=self.device)
+        t = torch.tensor(values, dtype=devices.dtype_of_sums(self.device), device=self.device)
         torch.distributed.all_reduce(t)
         return tuple(t.tolist())
 
@@ -123,7 +123,7 @@ def replicated(model: Any, world: World) -> Any:
     there is one. All start alike: seeds are the run's, so nothing is sent around first."""
     if world.size == 1:
         return model
-    ids = None if world.device.type == "cpu" else [world.device]
+    ids = devices.device_ids(world.device)
     return nn.parallel.DistributedDataParallel(
         model, device_ids=ids, forward_sync_buffers=False, init_sync=False
     )
