@@ -35,28 +35,50 @@ def refusal(key: str, **asked: str) -> PlanError:
 
 
 @pytest.mark.parametrize(
-    "key, precision, base, scaler, fp8, backend",
+    "key, precision, base, scaler, fp8",
     [
-        ("mi300x", "bf16", "bf16", "off", "float8_e4m3fnuz", "nccl"),
-        ("rx7900xtx", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("h200", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("rtx4090", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("rtx3060", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("t4", "fp16", "fp16", "on", "float8_e4m3fn", "nccl"),
-        ("v100", "fp16", "fp16", "on", "float8_e4m3fn", "nccl"),
-        ("m1", "no", "fp32", "off", "none", "none"),
-        ("m3-max", "no", "bf16", "off", "none", "none"),
+        ("mi300x", "bf16", "bf16", "off", "float8_e4m3fnuz"),
+        ("rx7900xtx", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("h200", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("rtx4090", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("rtx3060", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("t4", "fp16", "fp16", "on", "float8_e4m3fn"),
+        ("v100", "fp16", "fp16", "on", "float8_e4m3fn"),
+        ("m1", "no", "fp32", "off", "none"),
+        ("m3-max", "no", "bf16", "off", "none"),
     ],
 )
-def test_precision_follows_the_chip(key, precision, base, scaler, fp8, backend) -> None:  # type: ignore[no-untyped-def]
+def test_precision_follows_the_chip(key, precision, base, scaler, fp8) -> None:  # type: ignore[no-untyped-def]
     got = chosen(key)
     assert got["mixed_precision"] == precision
     assert got["base_model_default_dtype"] == base
     assert got["trainable_dtype"] == "fp32"
     assert got["grad_scaler"] == scaler
     assert got["fp8_dtype"] == fp8
-    assert got["distributed_backend"] == backend
     assert got["pin_memory"] == ("off" if key.startswith("m1") or key == "m3-max" else "on")
+
+
+@pytest.mark.parametrize(
+    "key, backend", [("h200", "nccl"), ("t4", "nccl"), ("mi300x", "nccl"), ("m3-max", None)]
+)
+def test_one_process_has_no_collective_library_and_several_have_the_card_s(
+    key: str, backend: str | None
+) -> None:
+    assert chosen(key)["distributed_backend"] == "none"
+    if backend is None:
+        with pytest.raises(PlanError, match="a Mac has one GPU"):
+            decide_all(on(key), Request(processes=2))
+        return
+    assert decide_all(on(key), Request(processes=2))[0]["distributed_backend"].value == backend
+
+
+@pytest.mark.parametrize(
+    "key, level",
+    [("h200", "native"), ("rtx4090", "native"), ("t4", "storage"), ("rtx3060", "storage"),
+     ("rx7900xtx", "storage")],
+)  # fmt: skip
+def test_fp8_is_arithmetic_only_where_the_chip_has_it(key: str, level: str) -> None:
+    assert capabilities(on(key))["fp8_dtype"]["float8_e4m3fn"] == (level, ())
 
 
 @pytest.mark.parametrize("key", APPLE)

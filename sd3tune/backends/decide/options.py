@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sd3tune.backends.decide.optimizers import OPTIMIZERS, TRAINABLE
 from sd3tune.backends.decide.option import Level, Option
+from sd3tune.backends.decide.probes import fp8_products
 from sd3tune.backends.decide.rules import (
     BNB,
     Request,
@@ -23,6 +24,7 @@ from sd3tune.backends.decide.rules import (
     never_on,
     not_full,
     package,
+    several,
     sm_at_least,
     sm_in,
     smoke,
@@ -58,6 +60,11 @@ def bf16_level(f: Facts) -> Level:
 def fp8_level(f: Facts) -> Level:
     """quanto keeps fp8 weights and multiplies in the base dtype on every chip."""
     return "none" if f.vendor == "mps" else "storage"
+
+
+def flavour_level(f: Facts) -> Level:
+    """Chips without fp8 products keep weights in it and multiply in another dtype."""
+    return "native" if fp8_products(f) else "storage"
 
 
 def weight_precisions(*, sized: bool, transformer: bool = False) -> tuple[Option, ...]:
@@ -365,20 +372,23 @@ AXES: dict[str, tuple[Option, ...]] = {
                 vendors("rocm"),
                 gfx_in("gfx942"),
             ),
-            "CDNA3's own flavour of fp8",
-            level=lambda f: "native",
+            "CDNA3's own flavour of fp8, for weights that fp8-quanto keeps",
+            level=flavour_level,
         ),
         Option(
             "float8_e4m3fn",
             (never_on("mps", "MPS has no fp8 arithmetic"),),
-            "the OCP flavour of fp8",
+            "the OCP flavour of fp8, for weights that fp8-quanto keeps",
+            level=flavour_level,
         ),
         Option("none", (), "no fp8 on this device"),
     ),
     "distributed_backend": (
-        Option("nccl", (vendors("cuda", "rocm"),), "NCCL, or RCCL under the same name"),
-        Option("gloo", (never_on("mps", "a Mac has one GPU"),), "the CPU's collective library"),
-        Option("none", (alone,), "one device only"),
+        Option("nccl", (vendors("cuda", "rocm"), several), "NCCL, or RCCL under the same name"),
+        Option(
+            "gloo", (never_on("mps", "a Mac has one GPU"), several), "the CPU's collective library"
+        ),
+        Option("none", (alone,), "one process trains"),
     ),
     "deterministic": (
         Option("off", (), "faster kernels may add in another order on each run"),
