@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.chips import Chip
 from sd3tune.backends.observe.facts import MAKERS, Facts, Gpu, Machine, TorchReport
 from sd3tune.doctor.finding import Finding, Status, of
@@ -138,20 +139,27 @@ def _usable(facts: Facts) -> Iterator[Finding]:
 
 
 def catalogued(chip: Chip) -> list[Finding]:
-    """What documents say of a chip; nothing was measured."""
+    """What documents say of a chip; nothing was measured. Figures that nobody compared with the
+    document are `skip`, and say so."""
     rates = {"fp32": chip.fp32_flops, "bf16": chip.bf16_flops, "fp16": chip.fp16_flops,
              "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
-    words = ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate)
-    source = chip.sources[0]
+    speed = chip.bandwidth_bytes_per_second
+    figures = {
+        "memory": f"{chip.memory_bytes / GIB:.0f} GiB",
+        "bandwidth": f"{speed / 1e9:.0f} GB/s" if speed else "",
+        "rates": ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate),
+    }
+    names = {"rates": "dense rates"}
+    status: Status = "ok" if chip.checked else "skip"
+    doubt = "" if chip.checked else ", entered from memory and not checked against the source"
     found = [
-        Finding("catalog.memory", "ok", "memory", f"{chip.memory_bytes / GIB:.0f} GiB", source)
+        Finding(f"catalog.{key}", status, names.get(key, key), words + doubt, chip.sources[0])
+        for key, words in figures.items()
+        if words
     ]
-    if chip.bandwidth_bytes_per_second:
-        speed = f"{chip.bandwidth_bytes_per_second / 1e9:.0f} GB/s"
-        found.append(Finding("catalog.bandwidth", "ok", "bandwidth", speed, source))
-    if words:
-        found.append(Finding("catalog.rates", "ok", "dense rates", words, source))
-    found += [Finding("catalog.note", "ok", "note", note, source) for note in chip.notes]
-    who = f"{chip.name}, {chip.arch.name}"
-    who += ": from documents, not measured; sd3tune is untested on hardware of this kind"
-    return [Finding("catalog.chip", "ok", "chip", who, "catalogue"), *found]
+    found += [Finding("catalog.note", "ok", "note", note, chip.sources[0]) for note in chip.notes]
+    what = f"{chip.name}, {chip.arch.name}"
+    what += ": from documents, not measured"
+    if chips.facts(chip).untested_on_hardware:
+        what += "; sd3tune is untested on hardware of this kind"
+    return [Finding("catalog.chip", "ok", "chip", what, "catalogue"), *found]

@@ -13,6 +13,7 @@ from sd3tune.backends.decide.decisions import capabilities, decide, decide_all
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.doctor import hardware
 from sd3tune.errors import ConfigError, PlanError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "capabilities.json"
@@ -223,6 +224,30 @@ def test_names_are_forgiven_their_spelling_and_near_misses_are_named() -> None:
     with pytest.raises(ConfigError) as e:
         chips.chip("rtx4900")
     assert "rtx4090" in e.value.hint
+
+
+MADE_UP = "x9|Made Up 9|sm_90|48|1000|50|100|100|200|200|-|{}|madeup9 nine"
+
+
+def test_a_chip_is_one_row() -> None:
+    (chip,) = chips.read(MADE_UP.format("-"))
+    assert (chip.key, chip.vendor, chip.memory_bytes) == ("x9", "cuda", 48 * 2**30)
+    assert chip.also_called == ("madeup9", "nine") and chip.int8_ops == 200e12
+    assert capabilities(chips.facts(chip))["mixed_precision"]["bf16"] == ("native", ())
+    assert chips.chip("H100 SXM").key == "h100" and chips.chip("a6000").key == "rtxa6000"
+
+
+def test_figures_are_ok_only_where_they_were_compared_with_their_document() -> None:
+    def figures(checked: str) -> set[str]:
+        (chip,) = chips.read(MADE_UP.format(checked))
+        found = [
+            f for f in hardware.catalogued(chip) if f.id not in ("catalog.chip", "catalog.note")
+        ]
+        assert len(found) == 3
+        return {f"{f.status}{', not checked' if 'not checked' in f.fact else ''}" for f in found}
+
+    assert figures("2026-11-27") == {"ok"}
+    assert figures("-") == {"skip, not checked"}
 
 
 def test_the_catalogue_is_sane() -> None:

@@ -64,6 +64,8 @@ def fp8_level(f: Facts) -> Level:
 
 def flavour_level(f: Facts) -> Level:
     """Chips without fp8 products keep weights in it and multiply in another dtype."""
+    if f.vendor == "mps":
+        return "none"
     return "native" if fp8_products(f) else "storage"
 
 
@@ -373,7 +375,6 @@ AXES: dict[str, tuple[Option, ...]] = {
                 gfx_in("gfx942"),
             ),
             "CDNA3's own flavour of fp8, for weights that fp8-quanto keeps",
-            level=flavour_level,
         ),
         Option(
             "float8_e4m3fn",
