@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.chips import Chip
 from sd3tune.backends.observe.facts import MAKERS, Facts, Gpu, Machine, TorchReport
+from sd3tune.doctor import software
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
@@ -29,10 +30,22 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
         build = (report.cuda and f"CUDA {report.cuda}") or (report.hip and f"ROCm {report.hip}")
         words = f"{report.version}, built for {build or ('MPS' if report.mps_built else 'CPU')}"
         yield Finding("torch.import", "ok", "torch", words, how)
+        yield from _unsupported(report.version)
     if device:
         met = (p for p in facts.problems if not p.id.startswith("container."))  # said of the host
         yield from (of(p, "torch", "survey and torch compared") for p in met)
         yield from (Finding(n.id, "ok", "setting", n.message, n.source) for n in facts.notes)
+
+
+def _unsupported(version: str) -> Iterator[Finding]:
+    """A version outside the range that sd3tune's own metadata asks for."""
+    wanted = software.wanted("torch")
+    if wanted is None or wanted.specifier.contains(version, prereleases=True):
+        return
+    yield Finding(
+        "torch.version", "warn", "torch", f"{version} is installed, tested with {wanted.specifier}",
+        "importlib.metadata", f"SD3TUNE_TORCH='torch{wanted.specifier}' bash scripts/setup",
+    )  # fmt: skip
 
 
 def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sd3tune.backends.decide import chips
 from sd3tune.backends.observe import imports
+from sd3tune.backends.observe.facts import TorchReport
+from sd3tune.doctor import hardware
 
 Attempt = Callable[..., dict[str, object]]
 
@@ -64,3 +67,17 @@ def test_what_is_not_installed_is_said_so() -> None:
     answer = imports.attempt("nobodys-distribution", {"nobodys-distribution": "x:"})
     assert answer["words"] == "it is not installed"
     assert answer["fix"] == "pip install 'nobodys-distribution'"
+
+
+@pytest.mark.parametrize(
+    "version, status",
+    [("2.13.0+cpu", "ok"), ("2.15.1", "ok"), ("2.12.9", "warn"), ("2.16.0", "warn")],
+)
+def test_a_pytorch_outside_the_range_is_warned_about(version: str, status: str) -> None:
+    """The range is 2.13 to 2.15, as the project's metadata says."""
+    report = TorchReport(version=version, imported=True)
+    found = list(hardware.torch(report, chips.facts(chips.chip("h100")), device=False))
+    assert {f.status for f in found if f.id == "torch.version"} == ({status} - {"ok"})
+    for f in found:
+        if f.id == "torch.version":
+            assert version in f.fact and ">=2.13" in f.fact and ">=2.13" in f.fix

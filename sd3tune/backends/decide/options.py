@@ -7,6 +7,7 @@ behind the rules come from: docs/reference/hardware.md.
 
 from collections.abc import Callable
 
+from sd3tune.backends.decide import attention_options as attention
 from sd3tune.backends.decide.optimizers import OPTIMIZERS, TRAINABLE
 from sd3tune.backends.decide.option import Level, Option
 from sd3tune.backends.decide.probes import fp8_products
@@ -26,7 +27,6 @@ from sd3tune.backends.decide.rules import (
     package,
     several,
     sm_at_least,
-    sm_in,
     smoke,
     tool,
     vendors,
@@ -38,19 +38,9 @@ NO_AUTOCAST_ON_APPLE = (
 )
 INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
 
-# The chips AMD builds flash kernels for by default (AOTriton; hardware.md note 6).
-AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
-SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 QUANTO = package("optimum-quanto", "0.2.7")
 # Its other kernels have a Python form; unpacking on MPS has none (quanto 0.2.7 extensions/mps).
 UNPACKED = compiles_on("mps", "quanto compiles its unpacking of 4 and 2 bits for MPS")
-# The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.
-# In SD3 the second attention of SD3.5 medium's blocks has views, diffusers' concatenation leaves
-# the others whole. A copy costs less than the scores. Look again at torch 2.17.
-VIEWS_ON_MPS = (
-    "MPS has multiplied views wrongly without a word "
-    "(pytorch/pytorch#163597, #181133, #193487, #197636)"
-)
 
 
 def bf16_level(f: Facts) -> Level:
@@ -159,12 +149,6 @@ def reference_stays_exact(f: Facts, r: Request) -> str | None:
     return "the CPU is the reference: float32 unless asked"
 
 
-def half_dtype(f: Facts, r: Request) -> str | None:
-    if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
-        return None
-    return "its kernels take fp16 and bf16 only, this run computes in fp32"
-
-
 AXES: dict[str, tuple[Option, ...]] = {
     "mixed_precision": (
         Option(
@@ -246,56 +230,7 @@ AXES: dict[str, tuple[Option, ...]] = {
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
-    "attention_mechanism": (
-        Option(
-            "diffusers",
-            (smoke("attention_diffusers"), fits("diffusers")),
-            "PyTorch's scaled_dot_product_attention, with the fastest of its kernels that trains "
-            "here",
-        ),
-        Option(
-            "native-flash",
-            (
-                never_on("mps", "MPS has no flash kernel with a backward"),
-                sm_at_least(80, "flash attention has no kernel"),
-                gfx_in(*AOTRITON),
-                smoke("attention_native-flash"),
-            ),
-            "flash kernels only",
-            auto=False,
-        ),
-        Option(
-            "native-efficient",
-            (
-                vendors("cuda", "rocm"),
-                gfx_in(*AOTRITON),
-                smoke("attention_native-efficient"),
-            ),
-            "memory-efficient kernels only",
-            auto=False,
-        ),
-        Option(
-            "cudnn",
-            (
-                vendors("cuda"),
-                sm_at_least(80, "cuDNN attention has no kernel"),
-                smoke("attention_cudnn"),
-            ),
-            "cuDNN kernels only",
-            auto=False,
-        ),
-        Option(
-            "native-math",
-            (smoke("attention_native-math"), fits("native-math")),
-            "the definition, written out: slow, memory grows with the square of the tokens",
-        ),
-        Option(
-            "sliced",
-            (smoke("attention_sliced"),),
-            "the definition, a slice of queries at a time: no score is kept, each is computed "
-            "again for the gradient; untested on hardware",
-        ),
-    ),
+    "attention_mechanism": attention.TRAINING,
     "base_model_precision": weight_precisions(sized=True, transformer=True),
     "text_encoder_1_precision": weight_precisions(sized=False),
     "text_encoder_2_precision": weight_precisions(sized=False),
@@ -320,26 +255,8 @@ AXES: dict[str, tuple[Option, ...]] = {
             auto=False,
         ),
     ),
-    "attention_no_grad": (
-        Option(
-            "sageattention",
-            (
-                vendors("cuda"),
-                sm_in(*SAGE_SM),
-                elsewhere(package("sageattention", "2.1.1"), "rocm", "mps", "cpu"),
-                half_dtype,
-                lambda f, r: None if r.head_dim <= 128 else "its heads end at 128",
-                smoke("attention_sageattention"),
-            ),
-            "8-bit attention for sampling only: it has no backward",
-            level=lambda f: "forward_only",
-        ),
-        Option("as-training", (), "the kernels that also train"),
-    ),
-    "attention_inputs": (
-        Option("views", (never_on("mps", VIEWS_ON_MPS),), "read where the projections left them"),
-        Option("contiguous", (), "query, key and value are copied into one piece first"),
-    ),
+    "attention_no_grad": attention.SAMPLING,
+    "attention_inputs": attention.INPUTS,
     "dynamo_backend": (
         Option("no", (), "compiling pays only in runs of hours"),
         Option(
