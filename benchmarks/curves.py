@@ -44,7 +44,8 @@ def planned(path: Path, words: tuple[str, ...]) -> Any:
     """The plan for this machine, which is asked once: that takes seconds."""
     from sd3tune.backends.observe import probing
     from sd3tune.config.config import Config
-    from sd3tune.prepare import observe, prepare
+    from sd3tune.devices import observe
+    from sd3tune.prepare import prepare
 
     if not MACHINE:
         MACHINE.append(observe())

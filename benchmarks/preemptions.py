@@ -38,9 +38,10 @@ from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.demo import write
+from sd3tune.devices import observe
 from sd3tune.errors import Sd3tuneError
 from sd3tune.formats import manifest
-from sd3tune.prepare import observe, prepare
+from sd3tune.prepare import prepare
 from sd3tune.train.run import train
 
 INTERVAL, DISK_BYTES = 3, 400 * 2**20

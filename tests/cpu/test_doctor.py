@@ -127,4 +127,4 @@ def test_a_package_that_does_not_load_fails_doctor_and_refuses_plan_and_train_al
             capture_output=True, text=True, env=os.environ | environ,
         )  # fmt: skip
         assert done.returncode == 1 and f"error: {failures[0]['fact']}\n" in done.stderr
-        assert f"hint: {failures[0]['fix']}" in done.stderr
+        assert f"hint: {failures[0]['fix']}\n" in done.stderr
