@@ -174,7 +174,8 @@ def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) 
     host_image.cards(kind, options["gpus"])  # a value that cannot be understood is refused first
     _say(choice)
     make = partial(container, kind, ("doctor",), RunOptions(image=tag, **options))
-    found = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
+    toolkit = host_image.needs_toolkit(kind) and not options["cpu"]
+    found = list(checking(tag, make, toolkit))
     echo(document(found)) if as_json else words.show(lines(found))
     sys.exit(0 if can_train(found) else 1)
 

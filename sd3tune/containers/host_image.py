@@ -59,6 +59,11 @@ class Access:
     seccomp: str | None = None
 
 
+def needs_toolkit(kind: Kind) -> bool:
+    """Whether the engine reaches the cards through the NVIDIA Container Toolkit."""
+    return kind == "cuda"
+
+
 def cards(kind: Kind, word: str) -> tuple[str, ...]:
     """The cards of `--gpus`: () for `all`, else each of N,N once. Raises ContainerError."""
     if word == "all":
