@@ -165,6 +165,21 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
         assert len(HubRows(found).names()) == count
 
 
+def test_a_hub_dataset_is_read_from_its_split(tmp_path: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    from sd3tune.data.hub_rows import HubRows
+
+    for split, count in (("train", 1), ("test", 2)):
+        pictures = [Image.new("RGB", (64, 64))] * count
+        rows = datasets.Dataset.from_dict({"image": pictures, "caption": ["a square"] * count})
+        rows.to_parquet(str(tmp_path / "hub" / f"{split}.parquet"))
+    asked = dataset(tmp_path, instance_data_dir=None, type="huggingface", split="test",
+                    dataset_name=str(tmp_path / "hub"), caption_strategy="huggingface")  # fmt: skip
+    assert len(HubRows(asked).names()) == 2
+
+
 LISTED = """<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
 <Name>pictures</Name><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated><Contents>
 <Key>set/a.png</Key><Size>1000</Size><ETag>"x"</ETag><LastModified>2026-01-01T00:00:00Z</LastModified>
