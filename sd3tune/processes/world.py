@@ -110,7 +110,9 @@ def _meet(processes: Processes, backend: str) -> None:
     if processes.store is None:
         torch.distributed.init_process_group(backend, timeout=PATIENCE)
         return
-    store = torch.distributed.FileStore(processes.store, processes.size)
+    store = torch.distributed.FileStore(  # type: ignore[attr-defined]  # documented, not in __all__
+        processes.store, processes.size
+    )
     store.set_timeout(PATIENCE)
     torch.distributed.init_process_group(
         backend, store=store, rank=processes.rank, world_size=processes.size, timeout=PATIENCE

@@ -7,6 +7,7 @@ import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
+from sd3tune.tables import loss_types, optimizers
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -20,6 +21,16 @@ MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 def test_the_reference_of_settings_is_current() -> None:
     path = ROOT / "docs" / "reference" / "settings.md"
     assert path.read_text() == document(), "python -m sd3tune.config.document > " + str(path)
+
+
+def test_the_table_of_optimizers_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
+    assert optimizers.markdown() in page, "python -m sd3tune.tables.optimizers"
+
+
+def test_the_table_of_losses_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "flow.md").read_text()
+    assert f"| `loss_type` | |\n|-|-|\n{loss_types.markdown()}\n" in page
 
 
 def test_every_setting_is_explained() -> None:
