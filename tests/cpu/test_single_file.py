@@ -208,7 +208,7 @@ def test_a_file_of_a_released_shape_takes_its_text_encoders_from_its_repository(
     shapes = {"sd3-medium": SD3_MEDIUM, "sd3.5-medium": SD35_MEDIUM, "sd3.5-large": SD35_LARGE}
     for name, shape in shapes.items():
         header = _header_of(shape)
-        monkeypatch.setattr("sd3tune.sd3.header.read", lambda path, h=header: h)
+        monkeypatch.setattr("sd3tune.filesystem.safetensors_header.read", lambda path, h=header: h)
         found = models.find("somewhere.safetensors")
         assert (found.name, found.transformer) == (name, shape)
         assert name.replace("sd3", "stable-diffusion-3") in found.source.base

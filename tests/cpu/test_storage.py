@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sd3tune.data.s3 import S3Bucket
+from sd3tune.encode.everything import make_output, report
 from sd3tune.errors import DataError
-from sd3tune.train.run import make_output, report
 from tests.cpu.conftest import Project
 from tests.datasets import dataset
 from tests.loopback import Handler, sends, serving

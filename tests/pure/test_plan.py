@@ -139,7 +139,7 @@ def test_every_decision_has_value_reason_source_and_rejected_in_json() -> None:
     assert document["schema"] == 1 and document["measured"] is False
     for axis, decision in document["decisions"].items():
         assert set(decision) == {"value", "source", "reason", "rejected"}, axis
-        assert decision["source"] in ("user", "auto") and decision["reason"]
+        assert decision["source"] in ("user", "default", "auto") and decision["reason"]
     memory = document["memory"]
     parts = ("weights", "adapter", "gradients", "optimizer", "activations", "workspace")
     assert sum(memory[f"{p}_bytes"] for p in parts) == memory["training_bytes"]
