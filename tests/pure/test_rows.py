@@ -219,7 +219,7 @@ def test_an_added_dataset_type_has_its_keys_its_defaults_and_its_use(tmp_path: P
         plain = entry(id="e"), entry(dataset_type="portraits")
         images = listed(tmp_path, *plain).images
         assert [d.dataset_type for d in images] == ["image", "portraits"] and images[1].trained
-        assert images[1].cache_dir_vae == Path("o/cache/faces/d")
+        assert str(images[1].cache_dir_vae).endswith("/o/cache/faces/d")
         assert "`portraits`: faces to train on" in document()
         with pytest.raises(ConfigError, match="portraits stand on shelves"):
             listed(tmp_path, entry(dataset_type="portraits", type="local"))
