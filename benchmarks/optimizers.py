@@ -2,7 +2,7 @@
 
     python benchmarks/optimizers.py
 
-One adapter matrix of 16 x 512, twelve steps (tests/optimizers.py has the references). Below it,
+One adapter matrix of 16 x 512, twelve steps (tests/cpu/optimizers.py has the references). Below it,
 what bf16 weights and moments become of after 2000 steps, beside AdamW in float32.
 """
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.train.optim import build
-from tests.optimizers import REFERENCES, SHAPE, error, gradients, weights
+from tests.cpu.optimizers import REFERENCES, SHAPE, error, gradients, weights
 
 
 def milliseconds(name: str, steps: int = 50) -> float:

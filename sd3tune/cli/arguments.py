@@ -15,10 +15,10 @@ def prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     """Configuration, machine and dataset to a plan."""
     from sd3tune.cli import render
     from sd3tune.formats.beginning import refuse_unfit
-    from sd3tune.prepare import prepare
+    from sd3tune.prepare import this_run
 
     path, overrides = config_of(words)
-    made = prepare(path, overrides, chip)
+    made = this_run(path, overrides, chip)
     config = made.plan.config
     if config.init_lora is not None:
         lycoris = made.plan.lycoris is not None

@@ -53,7 +53,7 @@ def delta(name: str, module: Lora | Lycoris, base: Base | None) -> tuple[Tensor,
 def decomposed(weight: Tensor, added: Tensor, magnitude: Tensor) -> Tensor:
     """DoRA's difference: magnitude (out, 1) by rows, or (1, in) by columns, as LyCORIS also has."""
     whole = weight + added
-    lengths = whole.norm(dim=1 if magnitude.shape[0] == whole.shape[0] else 0, keepdim=True)
+    lengths: Tensor = whole.norm(dim=1 if magnitude.shape[0] == whole.shape[0] else 0, keepdim=True)
     return magnitude * whole / lengths.clamp(min=torch.finfo(whole.dtype).tiny) - weight
 
 

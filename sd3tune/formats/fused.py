@@ -7,6 +7,7 @@ shift of an AdaLN projection the other way round, rows change halves.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,15 +118,15 @@ def fuse_differences(
 ) -> dict[str, tuple[Tensor | None, Tensor | None]]:
     """Differences of weight (out, in) and bias (out,) by the original's names; a third that is not
     there is zero."""
-    groups: dict[str, dict[int, tuple[str, Tensor | None, Tensor | None]]] = {}
+    groups: dict[str, dict[int, tuple[Tensor | None, Tensor | None]]] = {}
     for name, (weight, bias) in modules.items():
         place = dialects.place(name)
         assert place is not None, name
-        groups.setdefault(place.original, {})[place.part or 0] = (name, weight, bias)
+        groups.setdefault(place.original, {})[place.part or 0] = (weight, bias)
     found = {}
     for original, parts in groups.items():
         names = dialects.modules(original)
-        columns = [[parts[i][k] if i in parts else None for i in range(len(names))] for k in (1, 2)]
+        columns = [[parts[i][k] if i in parts else None for i in range(len(names))] for k in (0, 1)]
         weight, bias = (_stacked(column) for column in columns)
         if weight is not None and weight.ndim == 2 and dialects.swaps(names[0], *weight.shape):
             weight, bias = swapped(weight), None if bias is None else swapped(bias)
@@ -145,7 +146,8 @@ def _turned(name: str, module: Lora) -> Lora:
     if not dialects.swaps(name, module.up.shape[0], module.down.shape[1]):
         return module
     rows = {k: v for k in ("up", "magnitude", "bias") if (v := getattr(module, k)) is not None}
-    return replace(module, **{k: swapped(v) for k, v in rows.items()})
+    changed: dict[str, Any] = {k: swapped(v) for k, v in rows.items()}
+    return replace(module, **changed)
 
 
 def swapped(rows: Tensor) -> Tensor:

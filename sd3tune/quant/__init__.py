@@ -58,7 +58,7 @@ def dequantised(linear: Any) -> Tensor:
     Code that adds to a quantised weight must start here: peft's generic layer "merges" into
     quanto's tensors without an error and without an effect.
     """
-    weight = linear.weight
+    weight: Tensor = linear.weight
     if is_nf4(weight):
         from sd3tune.quant import bnb
 

@@ -6,7 +6,7 @@ Every class but one is a library's. Whether it works on this machine was decided
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     path = [p for p in optimizer.state if "ax" in optimizer.state[p]]
     trained = [(p, p.detach().clone()) for p in [*path, *(p for g in groups for p in g["params"])]]
     if groups:
-        optimizer.eval()
+        cast("Any", optimizer).eval()
     for p in path:
         p.data.copy_(optimizer.state[p]["ax"])
     try:

@@ -29,7 +29,7 @@ from sd3tune.train.run import train
 from tests.cpu import comfyui
 from tests.cpu.conftest import Project
 
-CLOSE = {"rtol": 0, "atol": 1e-5}
+CLOSE: Any = {"rtol": 0, "atol": 1e-5}
 
 
 class Tiny:
@@ -42,19 +42,20 @@ class Tiny:
         self.pipe = StableDiffusion3Pipeline.from_pretrained(folder, **nothing)
         self.model = self.pipe.transformer
         self.clean = copy.deepcopy(self.model)
-        self.state = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.state: dict[str, Tensor] = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.original = to_original(self.state, prefix="")
 
     def ask(self, model: Any) -> Tensor:
         dice = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            return model(
+            answer: Tensor = model(
                 hidden_states=torch.randn(2, 16, 16, 24, generator=dice),
                 timestep=torch.tensor([900.0, 120.0]),
                 encoder_hidden_states=torch.randn(2, 20, 96, generator=dice),
                 pooled_projections=torch.randn(2, 80, generator=dice),
                 return_dict=False,
             )[0]
+        return answer
 
     def with_weights(self, state: dict[str, Tensor]) -> Tensor:
         model = copy.deepcopy(self.clean)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from sd3tune.train.begin import begin, recipe_of
 from sd3tune.train.clip import clip
 from sd3tune.train.optim import averaged, build, set_rate
 from sd3tune.train.step import train_step
+from tests.cpu.batches import WORDS, batch
 from tests.cpu.conftest import Train
-from tests.cpu.test_step import WORDS, batch
-from tests.optimizers import REFERENCES, error, gradients, weights
+from tests.cpu.optimizers import REFERENCES, error, gradients, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers", "ignore:The .grad attribute")
 
@@ -48,7 +49,12 @@ def test_the_update_is_the_paper_s(name: str) -> None:
     assert error(name) <= REFERENCES[name][1]
 
 
-def made(name: str, seed: int = 1, **options: object) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+def grad_of(p: Tensor) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
+def made(name: str, seed: int = 1, **options: Any) -> tuple[nn.Parameter, torch.optim.Optimizer]:
     dtype = torch.bfloat16 if name == "adamw_bf16" else torch.float32
     p = nn.Parameter(weights(seed).to(dtype))
     return p, build(name, [p], 1e-2, options)
@@ -93,7 +99,7 @@ def test_state_weighs_what_the_plan_says(name: str) -> None:
 
 
 # Another value than the default, and what else must be set for it to matter.
-VALUES: dict[str, object] = {
+VALUES: dict[str, Any] = {
     "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "weight_decay": 0.5, "amsgrad": True, "momentum": 0.5,
     "dampening": 0.5, "nesterov": True, "decoupled_weight_decay": True, "momentum_decay": 0.5,
     "alpha": 0.3, "centered": True, "lr_decay": 0.5, "initial_accumulator_value": 1.0, "rho": 0.5,
@@ -104,7 +110,7 @@ VALUES: dict[str, object] = {
     "max_precondition_dim": 8, "correct_bias": False, "normalize_gradient": True, "t_alpha": 10,
     "t_beta3": 10, "prodigy_steps": 3,
 }  # fmt: skip
-WITH: dict[str, dict[str, object]] = {
+WITH: dict[str, dict[str, Any]] = {
     "nesterov": {"momentum": 0.5}, "dampening": {"momentum": 0.5},
     "decoupled_weight_decay": {"weight_decay": 0.5}, "decouple_lr": {"weight_decay": 0.5},
     "decouple_wd": {"weight_decay": 0.5}, 
@@ -123,7 +129,7 @@ def test_every_option_changes_the_update(name: str, option: str) -> None:
     if name == "prodigy" and option != "d0":
         others = others | {"d0": 1e-2}
 
-    def after(**options: object) -> Tensor:
+    def after(**options: Any) -> Tensor:
         p, optimizer = made(name, **options)
         for i, g in enumerate(given):
             set_rate(optimizer, 0.2 if i < 5 else 0.5)
@@ -147,7 +153,7 @@ def test_one_beta_leaves_the_others_at_the_optimizer_s_own() -> None:
 # adamw_bf16
 
 
-def bf16(lr: float = 1e-4, **options: object) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+def bf16(lr: float = 1e-4, **options: Any) -> tuple[nn.Parameter, torch.optim.Optimizer]:
     p = nn.Parameter(weights(1).bfloat16() * 10)
     return p, build("adamw_bf16", [p], lr, options)
 
@@ -224,7 +230,7 @@ def test_an_adapter_of_bf16_weights_trains_in_the_step(prepared) -> None:  # typ
     assert {p.dtype for p in state.trainable} == {torch.bfloat16}
     before = [p.detach().clone() for p in state.trainable]
     seen = set()
-    state.optimizer.register_step_pre_hook(lambda *_: seen.add(state.trainable[0].grad.dtype))
+    state.optimizer.register_step_pre_hook(lambda *_: seen.add(grad_of(state.trainable[0]).dtype))
     for _ in range(2):
         taken = train_step(state, [batch(1, 2), batch(3)], recipe_of(plan))
     assert taken.loss > 0 and seen == {torch.float32}
@@ -272,7 +278,7 @@ def test_the_step_clips_by_the_method_asked_for(prepared) -> None:  # type: igno
     state = begin(plan, ALONE_ON_CPU)
     largest: list[float] = []
     state.optimizer.register_step_pre_hook(
-        lambda *_: largest.append(max(p.grad.abs().max().item() for p in state.trainable))
+        lambda *_: largest.append(max(grad_of(p).abs().max().item() for p in state.trainable))
     )
     train_step(state, [batch(1, 2)], recipe_of(plan))
     assert largest == pytest.approx([1e-4])
@@ -282,7 +288,7 @@ def test_the_step_clips_by_the_method_asked_for(prepared) -> None:  # type: igno
 
 
 def test_prodigy_keeps_the_step_size_it_found() -> None:
-    def found(**options: object) -> list[float]:
+    def found(**options: Any) -> list[float]:
         p, optimizer = made("prodigy", **options)
         sizes = []
         for g in gradients(2, 12):

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from sd3tune import load as planned
 from sd3tune import quant
-from sd3tune.demo import tiny
+from sd3tune.demo import tiny, tokenizers
 from sd3tune.plan.memory import stored
 from sd3tune.plan.resolve import Plan
-from sd3tune.prepare import prepare
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train.begin import begin
 from tests.cpu.adapted import QUANTISING, gradients, quantised, question, with_adapter
+from tests.this_machine import prepared_here
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONTEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -130,6 +130,7 @@ def test_float32_reaches_bfloat16_weights(scheme: str) -> None:
     quant.apply(block, scheme)
     linear, x = block.transformer_blocks[0], torch.randn(8, 256, requires_grad=True)
     y = linear(x)
+    assert isinstance(linear.bias, torch.Tensor)
     want = x.detach() @ quant.dequantised(linear).float().t() + linear.bias.float()
     assert float((y.detach().float() - want).norm() / want.norm()) < 0.01
     y.float().square().sum().backward()
@@ -159,7 +160,7 @@ def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", QUANTISING)
 def test_nothing_frozen_wants_a_gradient_and_t5_keeps_its_output_projections(scheme: str) -> None:
     assert not any(p.requires_grad for p in quantised(scheme).parameters())
-    encoder = tiny.t5_encoder(tiny.tokenizers.t5())
+    encoder = tiny.t5_encoder(tokenizers.t5())
     quant.apply(encoder, scheme, which=quant.TEXT_ENCODER)
     kinds = {n.rpartition(".")[2]: type(m).__name__ for n, m in encoder.named_modules()}
     assert kinds["wo"] == "Linear" and kinds["wi_0"] in ("QLinear", "Linear4bit")
@@ -188,7 +189,7 @@ def test_what_was_kept_is_what_was_made_bit_for_bit(
 @pytest.fixture(scope="module")
 def quantising(demo: Path) -> Plan:
     words = ("base_model_precision=int8-quanto", "validation_disable=true")
-    return prepare(demo / "config" / "config.json", words, None).plan
+    return prepared_here(demo / "config" / "config.json", *words).plan
 
 
 def other(plan: Plan, **values: str) -> Plan:

@@ -22,10 +22,10 @@ from sd3tune.formats.convert import export
 from sd3tune.formats.identify import look
 from sd3tune.sd3 import models, single, weights
 from sd3tune.sd3.original import to_original
-from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Source, Transformer
+from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Model, Source, Transformer
 from sd3tune.train.run import train
 from tests.cpu.conftest import Project
-from tests.cpu.test_variants import built
+from tests.cpu.weightless import built
 
 
 def ldm_vae(vae: Any) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def test_a_single_file_is_the_folder_s_model(
 ) -> None:
     folder, file = str(demo / "models" / name), checkpoint(name)
     found = models.find(folder, str(file))
-    assert found == models.Model(
+    assert found == Model(
         found.name, Source(folder, str(file), str(file)), *_rest(models.find(folder))
     )
     bare = tmp_path / "bare.safetensors"  # without prefix, without VAE
@@ -114,7 +114,7 @@ def test_a_single_file_is_the_folder_s_model(
     assert weights.transformer(found.source, "bf16").dtype == torch.bfloat16
 
 
-def _rest(model: models.Model) -> tuple[Any, ...]:
+def _rest(model: Model) -> tuple[Any, ...]:
     return model.transformer, model.text_encoders, model.vae
 
 

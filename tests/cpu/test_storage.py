@@ -14,7 +14,7 @@ from sd3tune.data.s3 import S3Bucket
 from sd3tune.encode.everything import make_output, report
 from sd3tune.errors import DataError
 from tests.cpu.conftest import Project
-from tests.datasets import dataset
+from tests.image_folders import dataset
 from tests.loopback import Handler, sends, serving
 
 boto3 = pytest.importorskip("boto3")

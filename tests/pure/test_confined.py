@@ -2,9 +2,6 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +15,10 @@ from sd3tune.data.folder import Folder
 from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.filesystem import opening
-from tests.datasets import captions, dataset, found, picture, reasons
+from tests.commands import sd3tune
+from tests.image_folders import captions, dataset, found, picture, reasons
 from tests.loopback import sends, serving
+from tests.special_files import socket_at
 
 LEAVES = "leaves `{}`; allowed_roots can name other folders"
 
@@ -170,8 +169,7 @@ def test_the_warning_is_said_once_by_the_command(images: Path, tmp_path: Path) -
     (tmp_path / "config" / "config.json").write_text(json.dumps(config))
     entries = [{"id": "i", "instance_data_dir": "images"}]
     (tmp_path / "config" / "multidatabackend.json").write_text(json.dumps(entries))
-    command = [sys.executable, "-m", "sd3tune", "dataset", "config/config.json"]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    answer = sd3tune("dataset", "config/config.json", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert answer.stderr.count("warning: dataset `i`: 1 image is behind links that leave") == 1
 
@@ -266,12 +264,3 @@ def test_a_file_of_any_length_is_not_read_whole(images: Path) -> None:
     with pytest.raises(DataError, match="it holds 2,147,483,649 bytes, and 2,147,483,648 are"):
         found(images)
     assert opening.opened("/proc/self/environ", 100).read() == b""
-
-
-def socket_at(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets are short
-    try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
-    finally:
-        os.chdir(here)

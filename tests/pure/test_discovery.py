@@ -18,7 +18,7 @@ from sd3tune.data.discover import discover
 from sd3tune.data.folder import Folder
 from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
-from tests.datasets import captions, dataset, found, picture, reasons
+from tests.image_folders import captions, dataset, found, picture, reasons
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def server(images: Path) -> Iterator[str]:
             *args, directory=str(images)
         )
 
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_address[1]}"
     running.shutdown()

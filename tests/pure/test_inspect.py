@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sd3tune.cli import artefacts
 from sd3tune.errors import ModelError
 from sd3tune.formats.identify import look
-from tests import safetensors
+from tests import safetensors_files
 
 LORA = ("lora_A.weight", "lora_B.weight")
 KOHYA = ("lora_down.weight", "lora_up.weight")
@@ -20,7 +21,7 @@ def lora(path: Path, name: str, parts: tuple[str, str] = LORA, width: int = 1536
     down, up = parts
     shapes = {f"{name}.{down}": [rank, width], f"{name}.{up}": [rows * width, rank]}
     numbers = {} if alpha is None else {f"{name}.alpha": alpha}
-    return safetensors.write(path, shapes | (extra or {}), numbers, metadata)
+    return safetensors_files.write(path, shapes | (extra or {}), numbers, metadata)
 
 
 MODULE = "transformer_blocks.3.attn.to_q"
@@ -52,7 +53,7 @@ SAID = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 4})}
     ],
 )  # fmt: skip
 def test_who_reads_which_dialect(
-    name: str, options: dict, diffusers: str, comfyui: str, scale: str, tmp_path: Path
+    name: str, options: dict[str, Any], diffusers: str, comfyui: str, scale: str, tmp_path: Path
 ) -> None:
     seen = look(lora(tmp_path / "a.safetensors", name, **options)).adapter
     assert seen is not None and seen.readers["sd3tune"].reads == "yes"
@@ -75,7 +76,7 @@ def test_who_reads_which_dialect(
     ],
 )
 def test_the_model_is_guessed_from_shapes(
-    name: str, options: dict, model: str, tmp_path: Path
+    name: str, options: dict[str, Any], model: str, tmp_path: Path
 ) -> None:
     seen = look(lora(tmp_path / "a.safetensors", name, **options)).adapter
     assert seen is not None and seen.model == model
@@ -95,13 +96,13 @@ def test_every_algorithm_is_named(tmp_path: Path) -> None:
     }  # fmt: skip
     for kind, parts in kinds.items():
         shapes = {f"{name}.{part}": shape for part, shape in parts.items()}
-        seen = look(safetensors.write(tmp_path / f"{kind}.safetensors", shapes)).adapter
+        seen = look(safetensors_files.write(tmp_path / f"{kind}.safetensors", shapes)).adapter
         assert seen is not None and seen.algorithms == {kind: 1}
         assert seen.readers["diffusers"].reads == "no"
         reads = {"full": "wrong", "ia3": "unknown"}.get(kind, "yes")
         assert seen.readers["ComfyUI"].reads == reads
     both = {f"{name}.lokr_w1": [8, 8], f"{name}.lokr_w2": [8, 8], f"{name}.dora_scale": [64, 1]}
-    seen = look(safetensors.write(tmp_path / "dora", both)).adapter
+    seen = look(safetensors_files.write(tmp_path / "dora", both)).adapter
     assert seen is not None and seen.algorithms == {"lokr with DoRA": 1}
 
 
@@ -163,5 +164,5 @@ def test_a_file_cut_short_and_a_place_without_anything_are_errors(tmp_path: Path
 def test_a_header_of_a_hundred_and_twenty_eight_bytes_is_no_pickle(tmp_path: Path) -> None:
     for padding in range(200):
         path = tmp_path / "a.safetensors"
-        safetensors.write(path, {"x" * (padding + 1): [2]})
+        safetensors_files.write(path, {"x" * (padding + 1): [2]})
         assert look(path).kind == "other"

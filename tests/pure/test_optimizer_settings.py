@@ -83,7 +83,7 @@ def test_options_and_betas_reach_the_optimizer_as_set(tmp_path: Path) -> None:
 
 def refusal(chip: str, optimizer: str, **asked: Any) -> PlanError:
     with pytest.raises(PlanError) as e:
-        decide_all(chips.facts(chips.chip(chip)), Request(optimizer=optimizer, **asked))  # type: ignore[arg-type]
+        decide_all(chips.facts(chips.chip(chip)), Request(optimizer=optimizer, **asked))
     return e.value
 
 

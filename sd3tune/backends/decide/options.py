@@ -36,7 +36,7 @@ NO_AUTOCAST_ON_APPLE = (
     "mixed_precision is `no` on Apple: autocast on MPS is not proven to train SD3"
 )
 
-# The chips AMD builds flash kernels for by default (AOTriton; hardware.md note 6).
+# The chips AMD builds flash kernels for by default (docs/reference/hardware.md, "AMD").
 AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 # The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.
@@ -83,6 +83,7 @@ _AXES: dict[str, Options] = {
                 native_bf16,
                 reference_stays_exact,
                 smoke("matmul_bf16"),
+                smoke("autocast_bf16"),
             ),
             "native bf16: float32's range, so no loss scaling",
             level=bf16_level,
@@ -93,6 +94,7 @@ _AXES: dict[str, Options] = {
                 never_on("mps", NO_AUTOCAST_ON_APPLE),
                 vendors("cuda", "rocm"),
                 smoke("matmul_fp16"),
+                smoke("autocast_fp16"),
             ),
             "no native bf16 here: fp16 with float32 adapter weights and loss scaling; SD3 in fp16 "
             "may overflow after thousands of steps (huggingface/diffusers#8599)",

@@ -102,24 +102,49 @@ def gfx_in(*known: str) -> Rule:
     return rule
 
 
-def package(name: str, lowest: str, extra: str = "") -> Rule:
-    """extra: of sd3tune, where no vendor's own extra brings it."""
-    how = f": pip install 'sd3tune[{extra}]'" if extra else ""
+@dataclass(frozen=True)
+class Package:
+    """A rule: a distribution is installed in this version or a newer one, and can be imported where
+    that was tried. extra: of sd3tune, where no vendor's own extra brings it."""
 
-    def rule(f: Facts, r: Request) -> str | None:
-        have = f.packages.get(name)
+    name: str
+    lowest: str
+    extra: str = ""
+
+    def __call__(self, f: Facts, r: Request) -> str | None:
+        have = f.packages.get(self.name)
         if have is None:
-            return f"the package {name} is not installed{how}"
-        if version(have) < version(lowest):
-            return f"needs {name} {lowest} or newer, {have} is installed"
-        return None
+            how = f": pip install 'sd3tune[{self.extra}]'" if self.extra else ""
+            return f"the package {self.name} is not installed{how}"
+        if version(have) < version(self.lowest):
+            return f"needs {self.name} {self.lowest} or newer, {have} is installed"
+        imported = f.smoke.get(f"import_{self.name}", "ok")
+        return None if imported == "ok" else f"{self.name} cannot be imported: {imported}"
 
-    return rule
+
+package = Package
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A rule that is not asked of vendors that another rule excludes: installing something would
+    be no use."""
+
+    rule: Rule
+    vendors: tuple[Vendor, ...]
+
+    def __call__(self, f: Facts, r: Request) -> str | None:
+        return None if f.vendor in self.vendors else self.rule(f, r)
 
 
 def elsewhere(rule: Rule, *never: Vendor) -> Rule:
-    """Not asked of vendors that another rule excludes: installing something would be no use."""
-    return lambda f, r: None if f.vendor in never else rule(f, r)
+    """`rule`, except on the vendors named."""
+    return Elsewhere(rule, never)
+
+
+def inner(rule: Rule) -> Rule:
+    """The rule inside `elsewhere`; any other is its own."""
+    return rule.rule if isinstance(rule, Elsewhere) else rule
 
 
 def tool(name: str, why: str) -> Rule:
@@ -145,14 +170,19 @@ def compiles_on(vendor: Vendor, why: str) -> Rule:
     return rule
 
 
-def smoke(probe: str) -> Rule:
-    """A probe that was run here and failed removes the option; one that was not run does not."""
+@dataclass(frozen=True)
+class Smoke:
+    """A rule: the probe did not fail on this device. One that was not run refuses nothing here;
+    admission.py runs those that a choice rests on."""
 
-    def rule(f: Facts, r: Request) -> str | None:
-        result = f.smoke.get(probe, "ok")
+    probe: str  # a row of probes.py
+
+    def __call__(self, f: Facts, r: Request) -> str | None:
+        result = f.smoke.get(self.probe, "ok")
         return None if result == "ok" else f"its probe failed on this device: {result}"
 
-    return rule
+
+smoke = Smoke
 
 
 def asks(axis: str, *values: str) -> Rule:
@@ -187,8 +217,8 @@ def one_memory(f: Facts) -> str | None:
 
 
 def native_bf16(f: Facts, r: Request) -> str | None:
-    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also says yes to emulation
-    (T4, V100), so the chip is asked, not torch (hardware.md 0.4)."""
+    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also returns True for emulation
+    (T4, V100), so this looks at the chip (docs/reference/hardware.md, "NVIDIA")."""
     device = f.weakest
     if f.vendor == "cuda":
         rule = sm_at_least(80, "bf16 is emulated on this chip")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from sd3tune.adapters.trained import Trained, take
 from sd3tune.data.batch import Batch
 from sd3tune.train.state import TrainState
+from tests.cpu import batches
 
 
 class Everything(Trained):
@@ -65,17 +67,8 @@ class Known(nn.Module):
 
 def batch(*ids: int, size: int = 8, **more: Any) -> Batch:
     """Images that are functions of their ids; `pooled` holds the id."""
-
-    def noise(i: int, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=torch.Generator().manual_seed(i))
-
-    return Batch(
-        ids,
-        torch.stack([noise(i, 16, size, size) for i in ids]),
-        torch.stack([noise(i, 10, 96) for i in ids]),
-        torch.tensor([[float(i)] for i in ids]),
-        **more,
-    )
+    named = torch.tensor([[float(i)] for i in ids])
+    return replace(batches.batch(*ids, size=size), pooled=named, **more)
 
 
 def curved(z: Tensor, t: Tensor, pooled: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Datasets for tests: image files of a few bytes, and their settings."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from PIL import Image
 
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data.discover import Discovery, discover
+from sd3tune.data.headers import formats
 from sd3tune.data.sources import source_of
 
 
@@ -14,6 +16,14 @@ def picture(path: Path, size: tuple[int, int] = (96, 64), colour: Any = "white")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
     return path
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    """The bytes of its file, also in the formats that are optional."""
+    formats()
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
 
 
 def dataset(folder: Path, **more: Any) -> ImageDataset:

@@ -50,7 +50,7 @@ def lion(betas: tuple[float, float] = (0.9, 0.99), decay: float = 0.01) -> Refer
 
 
 def sgd(w: Tensor, gradients: Sequence[Tensor], lr: float) -> Tensor:
-    return w - lr * sum(gradients)  # type: ignore[no-any-return]
+    return w - lr * sum(gradients)
 
 
 def radam(
