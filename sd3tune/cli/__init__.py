@@ -22,6 +22,7 @@ from sd3tune.cli.image import image
 from sd3tune.errors import ConfigError, Sd3tuneError
 from sd3tune.escaping import ReaderGone, echo, one_line, sentence
 from sd3tune.report import stopping, streams
+from sd3tune.tables import architectures
 
 AFTER_SECONDS = 2.0  # an error of all processes is said once: their launcher ends the others
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -233,9 +234,9 @@ def dataset(
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "--model",
-    default="sd3.5-medium",
+    default=architectures.DEFAULT.name,
     show_default=True,
-    type=click.Choice(["sd3-medium", "sd3.5-medium", "sd3.5-large"]),
+    type=click.Choice(list(architectures.ARCHITECTURES)),
     help="which of the tiny models the configuration trains",
 )
 @click.option("--force", is_flag=True, help="write everything again over an older demo")

@@ -40,13 +40,9 @@ from sd3tune.config.settings.text import TextSettings
 from sd3tune.config.settings.validation import ValidationSettings
 from sd3tune.decision import AUTO, DEFAULT, Provenance
 from sd3tune.errors import ConfigError
+from sd3tune.tables.architectures import ARCHITECTURES
+from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
 
-FLAVOURS = {
-    None: "stabilityai/stable-diffusion-3.5-medium",
-    "medium": "stabilityai/stable-diffusion-3.5-medium",
-    "large": "stabilityai/stable-diffusion-3.5-large",
-    "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
-}
 # What may stand where a path may.
 WORDS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 LENGTHS = ("max_train_steps", "num_train_epochs")
@@ -141,8 +137,9 @@ class Config(
             place = path.absolute().parent / "lycoris_config.json"
             values.setdefault("lycoris_config", str(place))
         flavour = values.get("model_flavour")
-        if "pretrained_model_name_or_path" not in values and flavour in tuple(FLAVOURS):
-            values["pretrained_model_name_or_path"] = FLAVOURS[flavour]
+        if "pretrained_model_name_or_path" not in values:
+            row = ARCHITECTURES.get(flavour or "", DEFAULT_MODEL)  # a wrong name is refused below
+            values["pretrained_model_name_or_path"] = row.repository
         for name in (*PATHS, *MODELS, "resume_from_checkpoint"):
             if isinstance(values.get(name), str):
                 by_hand = name in said

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.sd3.variants import CLIP_TOKENS, Source
+from sd3tune.sd3.variants import CLIP_TOKENS, ModelSource
 from sd3tune.sd3.weights import DTYPES, reading
 
 COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -35,7 +35,7 @@ class TextEncoders:
     @classmethod
     def load(
         cls,
-        source: str | Source,
+        source: str | ModelSource,
         *,
         dtype: str,
         t5_tokens: int,
@@ -46,7 +46,7 @@ class TextEncoders:
         """From a diffusers folder or hub id, on the CPU. Raises ModelError."""
         from diffusers import StableDiffusion3Pipeline
 
-        source = Source.of(source).base
+        source = ModelSource.of(source).base
         with reading("text encoders", source):
             pipe = StableDiffusion3Pipeline.from_pretrained(
                 source,

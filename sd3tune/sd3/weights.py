@@ -19,7 +19,7 @@ from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.sd3 import configs, single
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
-from sd3tune.sd3.variants import Source
+from sd3tune.sd3.variants import ModelSource
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLES, SAMPLE_BYTES = 16, 2**20
@@ -50,13 +50,13 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
         ) from e
 
 
-def local(source: str | Source, **where: Any) -> Source:
+def local(source: str | ModelSource, **where: Any) -> ModelSource:
     """The same with its base on this disk: itself, or the hub's cache after downloading what is
     missing there. A transformer or VAE that is elsewhere is not downloaded a second time.
 
     where: revision and variant, as from_pretrained takes them. Raises ModelError.
     """
-    source = Source.of(source)
+    source = ModelSource.of(source)
     if Path(source.base).is_dir():
         return source
     from diffusers import StableDiffusion3Pipeline
@@ -71,15 +71,15 @@ def local(source: str | Source, **where: Any) -> Source:
         )
     configs.check_folder(Path(found), [p for p in configs.PARTS if p not in elsewhere])
     transformer, vae = (found if p == source.base else p for p in (source.transformer, source.vae))
-    return Source(found, transformer, vae, source.subfolder)
+    return ModelSource(found, transformer, vae, source.subfolder)
 
 
-def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
+def transformer(source: str | ModelSource, dtype: str, **where: Any) -> Any:
     """The denoiser, frozen, in `dtype`, on the CPU. where: as from_pretrained takes it, for a
     transformer that is in the base."""
     from diffusers import SD3Transformer2DModel
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     setting = MODEL if source.transformer == source.base else TRANSFORMER
     with reading("transformer", source.transformer, setting):
         if is_file(source.transformer):
@@ -109,11 +109,11 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def blank_transformer(source: str | Source) -> Any:
+def blank_transformer(source: str | ModelSource) -> Any:
     """The denoiser's shape without weights, on the meta device."""
     from diffusers import SD3Transformer2DModel
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     with reading("transformer", source.transformer), torch.device("meta"):
         if is_file(source.transformer):
             config = single.contents(safetensors_header.read(Path(source.transformer))).config
@@ -123,11 +123,11 @@ def blank_transformer(source: str | Source) -> Any:
         return SD3Transformer2DModel.from_config(config).eval()
 
 
-def vae(source: str | Source, dtype: str, **where: Any) -> Any:
+def vae(source: str | ModelSource, dtype: str, **where: Any) -> Any:
     """The autoencoder, frozen, in `dtype`, on the CPU."""
     from diffusers import AutoencoderKL
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     with reading("vae", source.vae):
         if is_file(source.vae):
             model = _vae_of_file(Path(source.vae), DTYPES[dtype])
@@ -177,14 +177,14 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Ten
         return {name[len(prefix) :]: f.get_tensor(name).to(dtype) for name in names}
 
 
-def identity(source: str | Source, component: str) -> str:
+def identity(source: str | ModelSource, component: str) -> str:
     """A short name for what a component holds: changes when its weights or its config change.
 
     Large files are sampled (sixteen megabytes spread over the file and its header), since a T5 of
     nine gigabytes would take longer to hash than to use; training touches every weight. Of a single
     file all of the component's tensors are read.
     """
-    source = Source.of(source)
+    source = ModelSource.of(source)
     place = {"transformer": source.transformer, "vae": source.vae}.get(component, source.base)
     if is_file(place):
         return _identity_in_file(Path(place), component)
@@ -192,7 +192,7 @@ def identity(source: str | Source, component: str) -> str:
         return _identity_in_folder(source, Path(place), component)
 
 
-def _identity_in_folder(source: Source, folder: Path, component: str) -> str:
+def _identity_in_folder(source: ModelSource, folder: Path, component: str) -> str:
     component = source.subfolder if component == "transformer" else component
     h = blake2b(digest_size=16)
     for file in sorted((folder / component).rglob("*")):

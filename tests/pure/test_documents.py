@@ -30,7 +30,7 @@ def test_the_table_of_optimizers_is_current() -> None:
 
 def test_the_table_of_losses_is_current() -> None:
     page = (ROOT / "docs" / "concepts" / "flow.md").read_text()
-    assert f"| `loss_type` | |\n|-|-|\n{loss_types.markdown()}\n" in page
+    assert f"| `loss_type` | loss |\n|-|-|\n{loss_types.markdown()}\n" in page
 
 
 def test_every_setting_is_explained() -> None:
