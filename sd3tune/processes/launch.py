@@ -23,7 +23,7 @@ from sd3tune import start
 from sd3tune.errors import PeerLost
 from sd3tune.filesystem.temporary import private_folder
 from sd3tune.processes.environment import LAUNCHER, RESTARTS, SAVE_SECONDS, STORE
-from sd3tune.report.progress import say
+from sd3tune.report.messages import error, warn
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -46,7 +46,8 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     Raises HardwareError when no folder for temporary files is writable."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
+    # The agent logs each process that ended with a traceback; what matters is said here.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     start.leave_working_directory()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -67,15 +68,16 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
         if why is None:
             return code
         if restarts < most:
-            say(f"warning: {why}; all are started again from the newest checkpoint "
-                f"({restarts + 1} of {most})")  # fmt: skip
+            again = f"{restarts + 1} of {most}"
+            warn(f"{why}; all are started again from the newest checkpoint ({again})")
     if not most:
-        say(f"error: {why}",
-            "hint: start the command again on every machine: it continues from the newest "
-            "checkpoint")  # fmt: skip
+        hint = "start the command again on every machine: it continues from the newest checkpoint"
+        error(str(why), hint)
         return code
-    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time",
-        "hint: the lines above say more; `dmesg` shows whether memory ran out")  # fmt: skip
+    error(
+        f"{why}, for the {MOST_RESTARTS + 1}th time",
+        "the lines above say more; `dmesg` shows whether memory ran out",
+    )
     return code
 
 

@@ -170,13 +170,13 @@ def test_what_a_report_says_of_its_probes_is_what_a_plan_for_it_decides_from(
     project: Project,
     tmp_path: Path,
 ) -> None:
-    from sd3tune.cli import render
+    from sd3tune.cli import doctor as doctor_command
     from sd3tune.prepare import this_run
 
     project.picture("a.png", 1), project.picture("b.png", 2)
     report = doctor.diagnose(*machine("rtx4090"), Device("matmul_bf16", "attention_native-flash"))
     path = tmp_path / "sent.json"
-    path.write_text(render.doctor_json(report))
+    path.write_text(doctor_command.document(report))
     plan = this_run(project.write(), (), str(path)).plan
     assert plan.decisions["mixed_precision"] == report.decisions["mixed_precision"]
     assert plan.facts.origin == "recorded"

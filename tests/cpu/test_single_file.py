@@ -19,7 +19,7 @@ from sd3tune.demo import MODELS
 from sd3tune.errors import ModelError
 from sd3tune.filesystem.safetensors_header import Entry, Header, read
 from sd3tune.formats.convert import export
-from sd3tune.formats.identify import look
+from sd3tune.formats.identify import identify
 from sd3tune.sd3 import models, single, weights
 from sd3tune.sd3.original import to_original
 from sd3tune.sd3.variants import (
@@ -238,7 +238,7 @@ def test_a_model_exported_as_one_file_is_read_back(demo: Path, tmp_path: Path) -
     state = weights.transformer(models.find(str(folder), str(file)).source, "fp32").state_dict()
     expected = weights.transformer(str(folder), "fp32").state_dict()
     assert all(torch.equal(state[k], expected[k]) for k in expected)
-    assert look(file).facts["model"] == "sd3.5-large (tiny)"
+    assert identify(file).facts["model"] == "sd3.5-large (tiny)"
     assert read(file).metadata["modelspec.architecture"] == "stable-diffusion-v3.5-large"
 
 

@@ -54,8 +54,9 @@ TORCH_FREE = [
     "backends/decide",
     "processes/environment.py",
 ]
-TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single dialects".split()]
-TORCH_FREE += [f"formats/{name}.py" for name in "keys alpha seen stamp identify manifest".split()]
+TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single module_names".split()]
+FORMATS = "key_names scale adapter_description readers file_metadata identify manifest"
+TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
@@ -124,7 +125,7 @@ def test_nothing_is_imported_before_the_working_directory_is_off_the_path() -> N
 
 def test_the_command_line_answers_without_torch() -> None:
     code = (
-        "import sys, sd3tune, sd3tune.cli, sd3tune.cli.render, sd3tune.doctor, sd3tune.prepare;"
+        "import sys, sd3tune.cli.decision_lines, sd3tune.doctor, sd3tune.prepare;"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -15,7 +15,7 @@ from sd3tune import doctor
 from sd3tune.backends.decide.admission import recorded
 from sd3tune.backends.observe import raw_answers, recorded_machine
 from sd3tune.backends.observe.facts import Facts
-from sd3tune.cli import render
+from sd3tune.cli import doctor as doctor_command
 from sd3tune.doctor import report
 from sd3tune.doctor.private import FORMS, Private, vocabulary
 from tests import recordings
@@ -61,7 +61,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         answers["commands"].update(PLANTED[name])
         seen = recordings.observed(answers, tmp_path, monkeypatch)
         made = doctor.diagnose(*seen, recorded({}))
-        read: dict[str, Any] = json.loads(render.doctor_json(made))
+        read: dict[str, Any] = json.loads(doctor_command.document(made))
         return read
 
     return make

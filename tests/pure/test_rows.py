@@ -19,7 +19,7 @@ from sd3tune.config.document import document
 from sd3tune.data.discover import discover
 from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import ConfigError, PlanError
-from sd3tune.formats.stamp import modelspec
+from sd3tune.formats.file_metadata import modelspec
 from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import kind

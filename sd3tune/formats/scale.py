@@ -4,6 +4,7 @@ diffusers and peft say it beside the tensors (rank, alpha, patterns, rsLoRA); ev
 tensor `.alpha`. A file that says nothing means alpha = rank. No torch here.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from sd3tune.errors import ModelError
 from sd3tune.filesystem import opening
 from sd3tune.filesystem.safetensors_header import Header
 
+LOG = logging.getLogger(__name__)
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
 BESIDE = "adapter_config.json"  # peft's
 LARGEST = 1e6  # an alpha: people write 1 to 1024
@@ -24,16 +26,16 @@ MOST_PATTERNS, MOST_REPETITIONS = 2000, 3
 
 
 @dataclass(frozen=True)
-class Said:
+class DeclaredScale:
     """peft's LoraConfig as far as it changes the scale."""
 
     alpha: float | None = None  # None: alpha = rank
     patterns: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     rslora: bool = False
 
-    def scale(self, module: str, rank: int) -> float:
-        """Of the module's update. peft's rules: patterns match the end of a name, first one wins;
-        rsLoRA divides by the root of the rank (Kalajdzievski 2023)."""
+    def of(self, module: str, rank: int) -> float:
+        """What the module's update is multiplied by. peft's rules: patterns match the end of a
+        name, the first one wins; rsLoRA divides by the root of the rank (Kalajdzievski 2023)."""
         matching = (a for p, a in self.patterns.items() if p.match(module))
         alpha = next(matching, self.alpha)
         if alpha is None:
@@ -41,8 +43,9 @@ class Said:
         return alpha / (sqrt(rank) if self.rslora else rank)
 
 
-def said(path: Path, metadata: Mapping[str, str]) -> Said | None:
-    """What the file's metadata, or peft's adapter_config.json beside it, says; None: nothing."""
+def declared(path: Path, metadata: Mapping[str, str]) -> DeclaredScale | None:
+    """What the file's metadata, or peft's adapter_config.json beside it, declares; None: nothing.
+    Raises ModelError when it cannot be understood."""
     beside = path.parent / BESIDE
     if KEY in metadata:
         data = _object(metadata[KEY], f"`{path}`: its metadata `{KEY}`")
@@ -51,12 +54,13 @@ def said(path: Path, metadata: Mapping[str, str]) -> Said | None:
         data = _object(_beside(beside), f"`{beside}`")
     else:
         return None
+    LOG.debug(f"{path}: alpha from {KEY if KEY in metadata else beside}")
     try:
         patterns = data.get("alpha_pattern") or {}
         if len(patterns) > MOST_PATTERNS:
             raise ValueError
         alpha = data.get("lora_alpha")
-        return Said(
+        return DeclaredScale(
             None if alpha is None else _number(alpha),
             {_pattern(k): _number(v) for k, v in patterns.items()},
             bool(data.get("use_rslora")),
@@ -92,10 +96,10 @@ def _beside(path: Path) -> str:
         raise _unreadable(f"`{path}`") from None
 
 
-def is_untold(prefix: str, has_alpha: bool, header: Header) -> bool:
-    """A state dict without prefix, as a checkpoint holds it: its alpha is known to the run alone.
-    In every other dialect silence means alpha = rank."""
-    return prefix == "" and not has_alpha and said(header.path, header.metadata) is None
+def is_unknown(prefix: str, has_alpha: bool, header: Header) -> bool:
+    """Whether nothing says what alpha is: in a state dict without prefix, as a checkpoint holds it,
+    where only the run knows. In every other dialect a file without alpha means alpha = rank."""
+    return prefix == "" and not has_alpha and declared(header.path, header.metadata) is None
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

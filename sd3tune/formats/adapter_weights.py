@@ -12,7 +12,7 @@ Base: TypeAlias = Callable[[str], Tensor]  # diffusers' module -> its frozen wei
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraWeights:
     """W + alpha / rank up down (Hu et al. 2021, equation 3); with a magnitude, DoRA: each row of
     that brought to the length the magnitude says (Liu et al. 2024, equation 5)."""
 
@@ -30,7 +30,7 @@ class Lora:
     def scale(self) -> float:
         return self.alpha / self.rank
 
-    def folded(self) -> "Lora":
+    def folded(self) -> "LoraWeights":
         """The same with alpha = rank, the scale in `up` (and in the bias beside it)."""
         if self.alpha == self.rank:
             return self
@@ -41,7 +41,7 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class Lycoris:
+class LycorisWeights:
     """Tensors of lycoris-lora under its own names, without `alpha`; a plain difference of weights
     is its algorithm "full": `diff` (out, in) and `diff_b` (out,)."""
 
@@ -54,9 +54,12 @@ class Lycoris:
         return "dora_scale" in self.tensors
 
 
+ModuleWeights: TypeAlias = LoraWeights | LycorisWeights
+
+
 @dataclass(frozen=True)
 class AdapterFile:
     """What a file holds. metadata: text that travels with it, as `modelspec.title`."""
 
-    modules: Mapping[str, Lora | Lycoris]
+    modules: Mapping[str, ModuleWeights]
     metadata: Mapping[str, str] = field(default_factory=dict)

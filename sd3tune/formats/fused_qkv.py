@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from sd3tune.errors import ModelError
-from sd3tune.formats.deltas import delta
-from sd3tune.formats.parts import Lora, Lycoris
-from sd3tune.sd3 import dialects
-from sd3tune.sd3.dialects import QKV
+from sd3tune.formats.adapter_weights import LoraWeights, LycorisWeights, ModuleWeights
+from sd3tune.formats.weight_deltas import delta
+from sd3tune.sd3 import module_names
+from sd3tune.sd3.module_names import QKV
 
 
-def split(original: str, module: Lora | Lycoris) -> dict[str, Lora | Lycoris]:
+def split(original: str, module: ModuleWeights) -> dict[str, ModuleWeights]:
     """A module of the original layout as diffusers' modules. Raises ModelError for what cannot be
     split without the base model."""
-    names = dialects.modules(original)
-    if isinstance(module, Lora):
+    names = module_names.diffusers_names(original)
+    if isinstance(module, LoraWeights):
         if len(names) == 1:
             return {names[0]: _turned(names[0], module)}
         ups = module.up.chunk(QKV)
@@ -44,7 +44,7 @@ def split(original: str, module: Lora | Lycoris) -> dict[str, Lora | Lycoris]:
             if (keep := kept[i]).any()
         }
     outputs, inputs = _size(module)
-    if len(names) == 1 and not dialects.swaps(names[0], outputs, inputs):
+    if len(names) == 1 and not module_names.swaps(names[0], outputs, inputs):
         return {names[0]: module}
     return _split_difference(original, names, module)
 
@@ -57,8 +57,8 @@ def _ranks_of(ups: Sequence[Tensor], part: int) -> Tensor:
 
 
 def _split_difference(
-    original: str, names: Sequence[str], module: Lycoris
-) -> dict[str, Lora | Lycoris]:
+    original: str, names: Sequence[str], module: LycorisWeights
+) -> dict[str, ModuleWeights]:
     try:
         weight, bias = delta(original, module, None)
     except ModelError as e:
@@ -66,22 +66,22 @@ def _split_difference(
             f"`{original}`: {module.algorithm} of a fused or swapped matrix cannot be split",
             hint="ComfyUI reads the file as it is; diffusers' layout has no such module",
         ) from e
-    found: dict[str, Lora | Lycoris] = {}
+    found: dict[str, ModuleWeights] = {}
     for i, name in enumerate(names):
         whole = {"diff": weight if weight.ndim else None, "diff_b": bias}
         rows = {k: v.chunk(len(names))[i] for k, v in whole.items() if v is not None}
-        if dialects.swaps(name, *_size(module)):
+        if module_names.swaps(name, *_size(module)):
             rows = {k: swapped(v) for k, v in rows.items()}
-        found[name] = Lycoris("full", {k: v.contiguous() for k, v in rows.items()})
+        found[name] = LycorisWeights("full", {k: v.contiguous() for k, v in rows.items()})
     return found
 
 
-def fuse(modules: Mapping[str, Lora]) -> dict[str, Lora]:
+def fuse(modules: Mapping[str, LoraWeights]) -> dict[str, LoraWeights]:
     """diffusers' plain LoRA modules by the original's names. Scales that differ within one fused
     matrix are folded, alpha = joint rank; equal ones stay as alpha."""
-    groups: dict[str, dict[int | None, tuple[str, Lora]]] = {}
+    groups: dict[str, dict[int | None, tuple[str, LoraWeights]]] = {}
     for name, module in modules.items():
-        place = dialects.place(name)
+        place = module_names.original_of(name)
         assert place is not None, name
         groups.setdefault(place.original, {})[place.part] = (name, module)
     found = {}
@@ -93,7 +93,7 @@ def fuse(modules: Mapping[str, Lora]) -> dict[str, Lora]:
     return found
 
 
-def _joined(parts: Mapping[int, Lora]) -> Lora:
+def _joined(parts: Mapping[int, LoraWeights]) -> LoraWeights:
     scales = {m.scale for m in parts.values()}
     if len(scales) > 1:
         parts = {i: m.folded() for i, m in parts.items()}
@@ -110,7 +110,7 @@ def _joined(parts: Mapping[int, Lora]) -> Lora:
     alpha = float(rank) * (scales.pop() if len(scales) == 1 else 1.0)
     down = torch.cat([m.down for m in parts.values()])
     has_bias = any(m.bias is not None for m in parts.values())
-    return Lora(down, up, alpha, bias=bias if has_bias else None)
+    return LoraWeights(down, up, alpha, bias=bias if has_bias else None)
 
 
 def fuse_differences(
@@ -120,15 +120,15 @@ def fuse_differences(
     there is zero."""
     groups: dict[str, dict[int, tuple[Tensor | None, Tensor | None]]] = {}
     for name, (weight, bias) in modules.items():
-        place = dialects.place(name)
+        place = module_names.original_of(name)
         assert place is not None, name
         groups.setdefault(place.original, {})[place.part or 0] = (weight, bias)
     found = {}
     for original, parts in groups.items():
-        names = dialects.modules(original)
+        names = module_names.diffusers_names(original)
         columns = [[parts[i][k] if i in parts else None for i in range(len(names))] for k in (0, 1)]
         weight, bias = (_stacked(column) for column in columns)
-        if weight is not None and weight.ndim == 2 and dialects.swaps(names[0], *weight.shape):
+        if weight is not None and weight.ndim == 2 and module_names.swaps(names[0], *weight.shape):
             weight, bias = swapped(weight), None if bias is None else swapped(bias)
         found[original] = (weight, bias)
     return found
@@ -141,9 +141,9 @@ def _stacked(column: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat([torch.zeros_like(like) if t is None else t for t in column])
 
 
-def _turned(name: str, module: Lora) -> Lora:
+def _turned(name: str, module: LoraWeights) -> LoraWeights:
     """Its own inverse."""
-    if not dialects.swaps(name, module.up.shape[0], module.down.shape[1]):
+    if not module_names.swaps(name, module.up.shape[0], module.down.shape[1]):
         return module
     rows = {k: v for k in ("up", "magnitude", "bias") if (v := getattr(module, k)) is not None}
     changed: dict[str, Any] = {k: swapped(v) for k, v in rows.items()}
@@ -155,7 +155,7 @@ def swapped(rows: Tensor) -> Tensor:
     return torch.cat(rows.chunk(2)[::-1])
 
 
-def _size(module: Lycoris) -> tuple[int, int]:
+def _size(module: LycorisWeights) -> tuple[int, int]:
     """Rows and columns of the weight it changes, as far as its own tensors tell: (0, 0) if not."""
     t = module.tensors
     if "diff" in t:

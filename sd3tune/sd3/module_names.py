@@ -60,26 +60,28 @@ _BLOCK = re.compile(r"(transformer_blocks|joint_blocks)([._])(\d+)\2(.+)")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where diffusers' module lives in the original layout."""
+class OriginalName:
+    """The original name of a diffusers module."""
 
     original: str
     part: int | None = None  # 0, 1, 2: the third of a fused matrix that it is
 
 
-def place(module: str) -> Place | None:
-    """None for what is no module of SD3 in diffusers' naming."""
+def original_of(module: str) -> OriginalName | None:
+    """The original name of a module that diffusers names `module`; None for what is not a module of
+    SD3."""
     if module in _WITHOUT:
-        return Place(_WITHOUT[module])
+        return OriginalName(_WITHOUT[module])
     found = _BLOCK.fullmatch(module)
     if found is None or found[1] != "transformer_blocks" or found[4] not in _WITHIN:
         return None
     original, part = _WITHIN[found[4]]
-    return Place(f"joint_blocks.{found[3]}.{original}", part)
+    return OriginalName(f"joint_blocks.{found[3]}.{original}", part)
 
 
-def modules(original: str) -> tuple[str, ...]:
-    """Diffusers' names of an original module: three for a fused one, none for a stranger."""
+def diffusers_names(original: str) -> tuple[str, ...]:
+    """diffusers' names of an original module: three for a fused one, none for what is not a module
+    of SD3."""
     if original in OUTSIDE:
         return (OUTSIDE[original],)
     found = _BLOCK.fullmatch(original)
@@ -99,7 +101,8 @@ def swaps(module: str, outputs: int, inputs: int) -> bool:
 
 
 def unflattened(flat: str) -> str | None:
-    """The module, in either naming, whose dots were written as underscores; None for a stranger."""
+    """The module, in either naming, whose dots were written as underscores; None for what is
+    not a module of SD3."""
     if flat in _FLAT:
         return _FLAT[flat]
     found = _BLOCK.fullmatch(flat)
@@ -108,6 +111,7 @@ def unflattened(flat: str) -> str | None:
 
 
 def flattened(module: str) -> str:
+    """The module with underscores for dots."""
     return module.replace(".", "_")
 
 

@@ -9,27 +9,27 @@ import torch
 from torch import Tensor
 
 from sd3tune.errors import ModelError
-from sd3tune.formats.parts import Base, Lora, Lycoris
+from sd3tune.formats.adapter_weights import Base, LoraWeights, LycorisWeights, ModuleWeights
 
 NEEDS_BASE = ("oft", "glora")
 
 
-def needs_base(module: Lora | Lycoris) -> bool:
-    if isinstance(module, Lora):
+def needs_base(module: ModuleWeights) -> bool:
+    if isinstance(module, LoraWeights):
         return module.magnitude is not None
     return module.dora or module.algorithm in NEEDS_BASE
 
 
-def check(name: str, module: Lycoris) -> None:
+def check(name: str, module: LycorisWeights) -> None:
     """Whether its tensors fit together, by their shapes, where that can be told without the frozen
     weight. Raises what arithmetic raises."""
     tucker = any(part.endswith(("_t1", "_t2")) for part in module.tensors)
     if module.algorithm in ("loha", "lokr") and not module.dora and not tucker:
         shapes = {part: t.to("meta") for part, t in module.tensors.items()}
-        _lycoris(name, Lycoris(module.algorithm, shapes, module.alpha), None)
+        _lycoris(name, LycorisWeights(module.algorithm, shapes, module.alpha), None)
 
 
-def delta(name: str, module: Lora | Lycoris, base: Base | None) -> tuple[Tensor, Tensor | None]:
+def delta(name: str, module: ModuleWeights, base: Base | None) -> tuple[Tensor, Tensor | None]:
     """(out, in) to add to the weight, and (out,) to add to the bias or None.
 
     Raises ModelError when the frozen weight is needed and `base` is None.
@@ -42,7 +42,7 @@ def delta(name: str, module: Lora | Lycoris, base: Base | None) -> tuple[Tensor,
                 hint="give the model it was trained on: --model FOLDER",
             )
         weight = base(name).float()
-    if isinstance(module, Lora):
+    if isinstance(module, LoraWeights):
         added = module.scale * (module.up.float() @ module.down.float())
         if module.magnitude is not None and weight is not None:
             added = decomposed(weight, added, module.magnitude.float().unsqueeze(1))
@@ -57,7 +57,9 @@ def decomposed(weight: Tensor, added: Tensor, magnitude: Tensor) -> Tensor:
     return magnitude * whole / lengths.clamp(min=torch.finfo(whole.dtype).tiny) - weight
 
 
-def _lycoris(name: str, module: Lycoris, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _lycoris(
+    name: str, module: LycorisWeights, weight: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     t = {part: value.float() for part, value in module.tensors.items()}
     match module.algorithm:
         case "full":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.filesystem import safetensors_header
-from sd3tune.formats import keys, seen
+from sd3tune.formats import key_names
+from sd3tune.formats.adapter_description import describe
 
 
 def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
@@ -15,7 +16,7 @@ def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
     the run's LoRA. Raises ModelError for a file that is not an adapter of SD3, and ConfigError for
     one of another kind than the run trains."""
     found = safetensors_header.read(path)
-    modules = keys.group(found.tensors).modules.values()
+    modules = key_names.group(found.tensors).modules.values()
     if not modules:
         raise ModelError(
             f"`init_lora={path}` is not an adapter of SD3's transformer",
@@ -23,7 +24,7 @@ def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
         )
     if lycoris:
         return
-    verdict = seen.see(found).readers["sd3tune"]
+    verdict = describe(found).readers["sd3tune"]
     if verdict.reads == "no":
         raise ModelError(
             f"`init_lora={path}` cannot be read: {verdict.reason}",

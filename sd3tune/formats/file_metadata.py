@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from sd3tune import __version__
 from sd3tune.tables.architectures import ARCHITECTURES
+from sd3tune.tables.dialects import DIALECTS
 
 if TYPE_CHECKING:
-    from sd3tune.formats.parts import Lora, Lycoris
+    from sd3tune.formats.adapter_weights import LoraWeights, ModuleWeights
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for in a folder
 SPEC = "1.0.1"
@@ -21,7 +22,6 @@ SPEC = "1.0.1"
 OWN = ("format", "lora_adapter_metadata", "sd3tune_version", "sd3tune_dialect", "lora_rank",
        "lora_alpha", "modelspec.implementation", "modelspec.hash_sha256", "sshs_model_hash",
        "sshs_legacy_hash")  # fmt: skip
-IMPLEMENTATIONS = {"kohya": "https://github.com/Stability-AI/sd3.5"}  # whose names these are
 
 
 def modelspec(
@@ -40,12 +40,13 @@ def modelspec(
     }
 
 
-def described(modules: "Mapping[str, Lora | Lycoris]", dialect: str) -> dict[str, str]:
-    """What follows from the tensors: rank and alpha where all modules agree, who wrote it."""
+def described(modules: "Mapping[str, ModuleWeights]", dialect: str) -> dict[str, str]:
+    """What follows from the tensors, as metadata: rank and alpha where all modules agree, and who
+    wrote the file."""
     found = {
         "sd3tune_version": __version__,
         "sd3tune_dialect": dialect,
-        "modelspec.implementation": IMPLEMENTATIONS.get(dialect, "diffusers"),
+        "modelspec.implementation": DIALECTS[dialect].implementation,
     }
     ranks = {getattr(m, "rank", None) for m in modules.values()}
     alphas = {getattr(m, "alpha", None) for m in modules.values()}
@@ -56,7 +57,7 @@ def described(modules: "Mapping[str, Lora | Lycoris]", dialect: str) -> dict[str
     return found
 
 
-def peft_config(modules: "Mapping[str, Lora]") -> str:
+def peft_config(modules: "Mapping[str, LoraWeights]") -> str:
     """The LoraConfig that diffusers loads the tensors with: alpha = rank everywhere."""
     ranks = {name: m.rank for name, m in modules.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
