@@ -12,6 +12,7 @@ from PIL import Image
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.decisions import capabilities, decide_all
+from sd3tune.backends.decide.probes import probes
 from sd3tune.backends.decide.rules import RULES, Request
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
@@ -26,6 +27,7 @@ from sd3tune.sd3.variants import kind
 from sd3tune.tables import loss_types, needs, optimizers
 from sd3tune.tables.architectures import ARCHITECTURES, Architecture
 from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
+from sd3tune.tables.libraries import LIBRARIES, Library
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
@@ -124,6 +126,20 @@ def test_an_added_scheme_is_refused_where_its_needs_are_not_met(scheme: None) ->
         plan("a100-80gb", base_model_precision="made-up-int8")
     with pytest.raises(PlanError, match="weights that are trained cannot be quantised"):
         plan("h200", base_model_precision="made-up-int8", model_type="full")
+
+
+# Libraries
+
+
+def test_an_added_library_is_assumed_of_chips_and_probed() -> None:
+    ours = Library("made-up", "json: loads", "2", assumed="1.0", on=("cuda",))
+    needy = Optimizer("made-up-adam", "json:loads", 1.0, "", "made up", needs=(ours.needed(),))
+    with LIBRARIES.extended(ours), OPTIMIZERS.extended(needy):
+        assert probes()["import_made-up"].observer == "imports"
+        assert chips.facts(chips.chip("h200")).packages["made-up"] == "1.0"
+        assert "made-up" not in chips.facts(chips.chip("mi300x")).packages
+        table = capabilities(chips.facts(chips.chip("h200")))["optimizer"]
+        assert table["made-up-adam"][1] == ("needs made-up 2 or newer, 1.0 is installed",)
 
 
 # Losses
@@ -262,6 +278,7 @@ def test_an_added_architecture_is_named_found_described_and_planned() -> None:
 
 
 TABLES: dict[str, Table[Any]] = {
+    "libraries": LIBRARIES,
     "optimizers": OPTIMIZERS,
     "schemes": SCHEMES,
     "loss types": LOSS_TYPES,

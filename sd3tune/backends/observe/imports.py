@@ -11,23 +11,7 @@ from importlib import import_module, metadata
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-IMPORTS = {  # distribution -> module and what is taken from it
-    "diffusers": "diffusers: AutoencoderKL SD3Transformer2DModel StableDiffusion3Pipeline "
-    "FlowMatchEulerDiscreteScheduler",
-    "transformers": "transformers: CLIPTextModelWithProjection T5EncoderModel CLIPTokenizer "
-    "T5TokenizerFast",
-    "peft": "peft: LoraConfig get_peft_model_state_dict",
-    "accelerate": "accelerate: init_empty_weights",
-    "safetensors": "safetensors.torch: load_file",
-    "huggingface_hub": "huggingface_hub: snapshot_download",
-    "sentencepiece": "sentencepiece:",
-    "optimum-quanto": "optimum.quanto:",
-    "bitsandbytes": "bitsandbytes.optim:",
-    "torch-optimi": "optimi:",
-    "pytorch-optimizer": "pytorch_optimizer:",
-    "torchao": "torchao.optim:",
-    "lycoris-lora": "lycoris:",
-}
+from sd3tune.tables.libraries import LIBRARIES
 
 
 def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
@@ -43,7 +27,7 @@ def attempt(distribution: str) -> dict[str, object]:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return {"ok": False, "words": "it is not installed", "fix": install(distribution)}
-    module, _, names = IMPORTS[distribution].partition(":")
+    module, _, names = LIBRARIES[distribution].imports.partition(":")
     try:
         loaded = import_module(module)
         for name in names.split():
@@ -79,7 +63,7 @@ def remedy(distribution: str, error: BaseException) -> str:
     root = cause(error)
     if isinstance(root, ModuleNotFoundError) and root.name is not None:
         missing = root.name.partition(".")[0]
-        if missing != IMPORTS[distribution].partition(":")[0].partition(".")[0]:
+        if missing != LIBRARIES[distribution].imports.partition(":")[0].partition(".")[0]:
             return f"pip install '{wanted_by(distribution, missing) or missing}'"
     # --no-deps: pip would replace PyTorch by the build of its own index.
     return install(distribution).replace("install", "install --force-reinstall --no-deps", 1)
