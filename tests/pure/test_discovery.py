@@ -282,7 +282,7 @@ def test_columns_of_a_hub_dataset_that_are_not_used_may_be_missing(tmp_path: Pat
     assert got.captions == ("a wall",) and got.mask == got.name  # rows are paired by number
     columns = settings.huggingface.model_copy(update={"image_column": "number"})
     wrong = settings.model_copy(update={"huggingface": columns})
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="does not hold images"):
         discover(wrong, source_of(wrong))
 
 
