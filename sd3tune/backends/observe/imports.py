@@ -6,6 +6,7 @@ only when its class is named.
 
 import re
 import time
+from collections.abc import Mapping
 from importlib import import_module, metadata
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -35,7 +36,7 @@ def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
     return {probe: attempt(probe.removeprefix("import_")) for probe in probes}
 
 
-def attempt(distribution: str) -> dict[str, object]:
+def attempt(distribution: str, imports: Mapping[str, str] = IMPORTS) -> dict[str, object]:
     """A ProbeAnswer as JSON data: the version that was imported, or what went wrong and what would
     mend it."""
     started = time.perf_counter()
@@ -43,13 +44,13 @@ def attempt(distribution: str) -> dict[str, object]:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return {"ok": False, "words": "it is not installed", "fix": install(distribution)}
-    module, _, names = IMPORTS[distribution].partition(":")
+    module, _, names = imports[distribution].partition(":")
     try:
         loaded = import_module(module)
         for name in names.split():
             getattr(loaded, name)
     except Exception as e:  # whatever loading a library raises is the finding
-        return {"ok": False, "words": sentence(e), "fix": remedy(distribution, e),
+        return {"ok": False, "words": sentence(e), "fix": remedy(distribution, module, e),
                 "seconds": time.perf_counter() - started}  # fmt: skip
     return {"ok": True, "words": version, "seconds": time.perf_counter() - started}
 
@@ -74,12 +75,12 @@ def cause(error: BaseException) -> BaseException:
     return found
 
 
-def remedy(distribution: str, error: BaseException) -> str:
+def remedy(distribution: str, module: str, error: BaseException) -> str:
     """A command: installs the module that is missing, or the package itself again."""
     root = cause(error)
     if isinstance(root, ModuleNotFoundError) and root.name is not None:
         missing = root.name.partition(".")[0]
-        if missing != IMPORTS[distribution].partition(":")[0].partition(".")[0]:
+        if missing != module.partition(".")[0]:
             return f"pip install '{wanted_by(distribution, missing) or missing}'"
     # --no-deps: pip would replace PyTorch by the build of its own index.
     return install(distribution).replace("install", "install --force-reinstall --no-deps", 1)
