@@ -124,6 +124,8 @@ UNLIKE = {("optimi-sgd", "dampening"): True, ("optimi-ranger", "decouple_wd"): F
 FAMILIES = [n for n in OPTIONS if not n.startswith("ao-") and "8bit" not in n and "paged" not in n]
 
 
+# On purpose: one step, to see that the option changes it.
+@pytest.mark.filterwarnings("ignore:You are using weight_decay up to:UserWarning")
 @pytest.mark.parametrize(
     "name, option", [(n, o) for n in FAMILIES if n != "torch-adamw" for o in sorted(OPTIONS[n])]
 )
