@@ -20,8 +20,8 @@ def picture(path: Path, size: tuple[int, int] = (96, 64), colour: Any = "white")
 def shown(path: Path) -> Image.Image:
     """The image of a file, which is closed again."""
     with Image.open(path) as image:
-        image.load()
-        return image.copy()
+        whole: Image.Image = image.copy()
+        return whole
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
