@@ -258,7 +258,8 @@ def test_a_hub_dataset_gives_images_captions_and_sizes(images: Path, tmp_path: P
     assert [(s.captions, s.size) for s in got.samples] == [(("a wall",), (96, 64)),
                                                           (("a cat",), (96, 64))]  # fmt: skip
     assert [r.reason for r in got.rejected] == ["cannot be read: the row has no image"]
-    assert Image.open(source.open(got.samples[1].name)).format == "JPEG"
+    with source.open(got.samples[1].name) as file, Image.open(file) as image:
+        assert image.format == "JPEG"
     wrong = settings.model_copy(update={"huggingface": settings.huggingface.model_copy(
         update={"image_column": "picture"})})  # fmt: skip
     with pytest.raises(DataError, match="no column `picture`"):
