@@ -9,9 +9,10 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data import run_folders
-from sd3tune.data.discover import Discovery, Sample, discover, source_of, within
-from sd3tune.data.sources import Source
-from sd3tune.report.progress import say, stage
+from sd3tune.data.discover import Discovery, Sample, discover, within
+from sd3tune.data.sources import Source, source_of
+from sd3tune.report.messages import say, warn
+from sd3tune.report.progress import stage
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Discovered:
     named: set[str] = set()
     discoveries = {}
     for d in datasets.all:
-        if d.dataset_type == "image" and d.probability <= 0:
+        if d.trained and d.probability <= 0:
             continue
         masks = sources[d.conditioning_data] if d.conditioning_data else None
         used = {name: sources[name] for name in (d.id, d.conditioning_data) if name}
@@ -63,7 +64,7 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Discovered:
             found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
         for name in used.keys() - named:
             for warning in used[name].warnings():
-                say(f"warning: dataset `{name}`: {warning}")
+                warn(f"dataset `{name}`: {warning}")
         named |= used.keys()
         discoveries[d.id] = found if longest is None else within(found, longest, d)
     datasets = replace(datasets, notes=(*datasets.notes, *run_folders.notes(sources)))

@@ -15,8 +15,9 @@ from sd3tune.backends.decide.probes import IMPORT
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.listing import load_datasets
+from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
+from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import (
     Rejected,
     check_minimum,
@@ -32,7 +33,7 @@ from sd3tune.plan.resolve import Plan, resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.report import metrics
-from sd3tune.report.progress import say
+from sd3tune.report.messages import say
 from sd3tune.sd3 import finite, models, variants
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
@@ -80,8 +81,8 @@ def this_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> P
     chip: another machine, as `elsewhere` takes it. What is wrong with the settings and the datasets
     is said before any device is asked.
     """
-    config = Config.load(path, overrides)
-    found, model = read(config)
+    config, datasets = load_run(path, overrides)
+    found, model = read(config, datasets)
     processes = asked_for(config)
     if chip is not None:
         facts = devices.elsewhere(chip)
@@ -100,17 +101,16 @@ def prepare(
 
     run_probes: None takes the answers in `facts.smoke`, and asks no device.
     """
-    found, model = read(config)
+    found, model = read(config, load_datasets(config.data_backend_config, config))
     return planned(found, model, facts, processes, run_probes)
 
 
-def read(config: Config) -> tuple[Discovered, variants.Model]:
+def read(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
     refuse_missing_files(config)
-    datasets = load_datasets(config.data_backend_config, config)
     model = model_of(config)
     return look(config, datasets, model.transformer.longest_side), model
 
@@ -171,10 +171,9 @@ def planned(
     for dataset in found.datasets.all:
         if dataset.id not in discoveries:
             continue
-        own = dataset.id in found.datasets.asked_vae_batch
-        asked = own or "vae_batch_size" in config.model_fields_set
+        asked = found.datasets.source(dataset.id, "vae_batch_size").by == "user"
         check_vae_batch(discoveries[dataset.id], dataset, asked)
-        if dataset.dataset_type == "image":
+        if dataset.trained:
             discoveries[dataset.id] = check_minimum(
                 discoveries[dataset.id],
                 dataset,

@@ -1,4 +1,4 @@
-"""A picture of what a dataset becomes: originals with their crop drawn in, and masks in red."""
+"""The contact sheet: the images of a dataset with their crop, and masks in red."""
 
 import math
 import unicodedata
@@ -18,11 +18,12 @@ from sd3tune.urls import redacted, shown_url
 
 CELL, LABEL, GAP = 240, 46, 10  # pixels
 BACK, INK, FRAME, MASK = "#f4f2ee", "#222222", "#e0341b", (224, 52, 27)
-SHADE = 0.45  # how much of what is cut off stays visible
+SHADE = 0.45  # visibility of the part that is cropped off
 
 
 def chosen(groups: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
-    """One of each group (dataset and bucket) in turn, so that rare buckets are seen too."""
+    """At most `most` samples, one of each group (dataset and bucket) in turn, so that rare buckets
+    are shown too."""
     turns = (s for turn in zip_longest(*groups) for s in turn if s is not None)
     picked = list(islice(turns, most))
     return sorted(picked, key=lambda s: (s.dataset, s.geometry.bucket, s.name))
@@ -34,7 +35,7 @@ def draw(
     sources: Mapping[str, Source],
     masks: Mapping[str, Source],
 ) -> None:
-    """Writes the sheet. masks: of a dataset's images, by its id."""
+    """Writes the contact sheet. sources, masks: dataset id -> where its images and masks are."""
     columns = min(len(samples), max(4, math.isqrt(len(samples))))  # about as wide as high
     rows = math.ceil(len(samples) / columns)
     size = columns * (CELL + GAP) + GAP, rows * (CELL + LABEL + GAP) + GAP
@@ -59,26 +60,28 @@ def _encoded(sheet: Image.Image, suffix: str) -> memoryview:
 
 
 def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:
-    """The whole image, small; bright where it is kept."""
+    """The whole image, reduced; the part outside the crop is dimmed."""
     try:
         image = rgb(decoded(source.read(s.name)))
     except (Unusable, OSError) as e:
         return _words(redacted(str(e)))
     scale = CELL / max(s.geometry.resized)
-    small = tuple(max(1, round(n * scale)) for n in s.geometry.resized)
-    image = image.resize(small, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(n * scale)) for n in s.geometry.resized)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
     if s.mask is not None and masks is not None:
         image = _masked(image, s.mask, masks)
-    (left, top), (width, height) = s.geometry.crop, s.geometry.bucket
-    box = [round(n * scale) for n in (left, top, left + width, top + height)]
+    (x, y), (width, height) = s.geometry.crop, s.geometry.bucket
+    edges = (x, y, x + width, y + height)
+    left, top, right, bottom = (round(n * scale) for n in edges)
     dark = Image.blend(image, Image.new("RGB", image.size, BACK), 1 - SHADE)
-    dark.paste(image.crop(tuple(box)), (box[0], box[1]))
-    ImageDraw.Draw(dark).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=FRAME, width=2)
+    dark.paste(image.crop((left, top, right, bottom)), (left, top))
+    frame = (left, top, right - 1, bottom - 1)
+    ImageDraw.Draw(dark).rectangle(frame, outline=FRAME, width=2)
     return dark
 
 
 def _masked(image: Image.Image, name: str, masks: Source) -> Image.Image:
-    """Red where the mask is black: what the loss does not see."""
+    """The image with red where the mask is black: the loss ignores that part."""
     try:
         mask = rgb(decoded(masks.read(name))).getchannel(0).resize(image.size)
     except (Unusable, OSError):
@@ -100,8 +103,9 @@ def _label(pen: ImageDraw.ImageDraw, s: Sample, at: tuple[int, int]) -> None:
         pen.text((at[0], at[1] + 14 * i), _fitting(line, font), fill=INK, font=font)
 
 
-def _fitting(line: str, font: ImageFont.FreeTypeFont) -> str:
-    """No wider than a cell, in letters that the font has: ASCII; accents are left out."""
+def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The line cut to the width of a cell, in ASCII, because the font has no other letters; accents
+    are dropped."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", line) if not unicodedata.combining(c))
     text = plain.encode("ascii", "replace").decode()
     while font.getlength(text) > CELL:

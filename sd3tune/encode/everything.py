@@ -19,7 +19,7 @@ from sd3tune.plan.changes import changes
 from sd3tune.plan.resolve import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
-from sd3tune.report.progress import say
+from sd3tune.report.messages import say, warn
 from sd3tune.sd3 import weights
 
 SET_ASIDE, PLAN_CHANGES = "set_aside.json", "plan_changes.json"  # in output_dir
@@ -65,7 +65,7 @@ def report(prepared: Prepared, late: int, changed: Sequence[str]) -> None:
                 path.unlink(missing_ok=True)
     if late:
         where = output / SET_ASIDE
-        say(f"warning: {late} files could not be decoded and are left out; {where} says why")
+        warn(f"{late} files could not be decoded and are left out; {where} says why")
     for line in changed:
         say(f"plan changed: {line}")
 

@@ -4,11 +4,11 @@ What the settings add to the paper's loss (masks, rollouts, other distances) is 
 the equations are sd3/flow.py's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from sd3tune.adapters.trained import Trained
 from sd3tune.data.batch import Batch
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import Denoiser
+from sd3tune.tables.loss_types import LOSS_TYPES
+from sd3tune.tables.table import load
 from sd3tune.train.levels import Levels
 from sd3tune.train.noise import another, dice, draw, perturbation
 from sd3tune.train.rollout import Rollout, Shown, rolled
@@ -34,7 +36,7 @@ class Recipe:
     grad_clip_method: str = "norm"
     masked: float = 1.0  # share of the batches with masks whose loss is weighed by them
     mask_share: bool = False  # the loss of those is divided by the mask's sum
-    loss_type: Literal["l2", "huber", "smooth_l1"] = "l2"
+    loss_type: str = "l2"
     huber_c: float = 0.1
     huber_schedule: str = "snr"
     perturbation: float = 0.0  # input_perturbation
@@ -78,10 +80,12 @@ def losses(trained: Trained, batch: Batch, recipe: Recipe, step: int, called: An
 
 
 def distance(recipe: Recipe, s: Tensor) -> flow.Change:
-    if recipe.loss_type == "l2":
-        return flow.l2
-    c = flow.huber_width(s, recipe.huber_c, recipe.huber_schedule)
-    return partial(flow.huber if recipe.loss_type == "huber" else flow.smooth_l1, c=c)
+    """What each latent's error counts, as the row of `loss_type` says. s: noise levels (B,)."""
+    row = LOSS_TYPES[recipe.loss_type]
+    change: Callable[..., Tensor] = load(row.distance)
+    if not row.bends:
+        return change
+    return partial(change, c=flow.huber_width(s, recipe.huber_c, recipe.huber_schedule))
 
 
 def shown(

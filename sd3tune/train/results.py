@@ -15,7 +15,7 @@ from torch import Tensor
 from sd3tune.data.order import Schedule
 from sd3tune.errors import CheckpointError
 from sd3tune.filesystem import disk
-from sd3tune.formats import stamp
+from sd3tune.formats import file_metadata
 from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan
 from sd3tune.processes.world import World
@@ -84,7 +84,7 @@ def about(plan: Plan, state: TrainState) -> dict[str, str]:
     """Metadata of the file."""
     c = plan.config
     kind = "" if c.model_type == "full" else "lycoris" if plan.lycoris else "lora"
-    facts = stamp.modelspec(
+    facts = file_metadata.modelspec(
         plan.model.name, title=c.output_dir.name, resolution=default_size(plan)[0], kind=kind
     )
     return facts | {"sd3tune_step": str(state.step)}

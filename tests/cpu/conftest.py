@@ -22,6 +22,7 @@ from tests.this_machine import prepared_here
 
 torch.set_num_threads(1)
 Train = Callable[..., Outcome]
+Prepare = Callable[..., Prepared]
 
 
 @pytest.fixture(scope="session")

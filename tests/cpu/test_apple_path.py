@@ -8,22 +8,15 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from sd3tune.backends.decide import chips
-from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.decision import AUTO, Decision
 from sd3tune.demo import MODELS
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.train.run import Outcome, train
+from tests.cpu.macs import SHORT, mac
 
 GUARD = "attention_inputs"
-
-
-def mac(chip: str) -> Facts:
-    """A Mac in all that is decided, whose device is called `cpu`: the tensors must be somewhere."""
-    facts = chips.facts(chips.chip(chip))
-    return replace(facts, devices=(replace(facts.weakest, torch_device="cpu"),))
 
 
 @pytest.fixture
@@ -60,10 +53,6 @@ def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     monkeypatch.setattr(attention, "scaled_dot_product_attention", spy("ours"))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy("theirs"))
     return seen
-
-
-SHORT = ("max_train_steps=6", "lr_warmup_steps=0", "lr_scheduler=constant",
-         "base_model_precision=int8-quanto", "base_model_default_dtype=fp32")  # fmt: skip
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from sd3tune.data.shards import contents
 from sd3tune.encode import store
 from sd3tune.encode.caches import Caches
 from sd3tune.errors import DataError
+from sd3tune.sd3 import latents
 from sd3tune.sd3.text import packed, unpacked
 from tests.cpu.conftest import Project
 
@@ -257,7 +258,7 @@ def test_too_little_memory_for_the_vae_means_halves_and_then_tiles(
             raise error
         return pixels, -pixels
 
-    monkeypatch.setattr(image_latents.sd3_latents, "encode", encode)
+    monkeypatch.setattr(latents, "encode", encode)
     pixels = torch.arange(2.0).reshape(2, 1, 1, 1)
     mean, std = image_latents._sparing(vae, pixels)
     assert torch.equal(mean, pixels) and torch.equal(std, -pixels)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def state_with(folder: Path, change: Any) -> None:
 
 
 # With their checksums, and still not a state of this run.
-UNFIT = {
+UNFIT: dict[str, Callable[[Path], object]] = {
     "weights": lambda f: transposed(f, "trained.safetensors", ""),
     "moments": lambda f: transposed(f, "optimizer.safetensors", "exp_avg"),
     "average": lambda f: transposed(f, "ema.safetensors", ""),
@@ -241,7 +242,7 @@ def test_a_checkpoint_of_before_continues_and_its_run_gets_a_name(
 class Second(World):
     """The second process of a run whose first one has answered."""
 
-    main = False  # type: ignore[assignment]
+    main = False
     answer: Any = None
 
     def gathered(self, items: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Doctor, plan and trainer decide alike on a machine where a probe fails."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from sd3tune import doctor
 from sd3tune.backends.decide.admission import ProbeRunner
 from sd3tune.backends.decide.probes import ProbeAnswer
 from sd3tune.backends.observe import probing
-from sd3tune.backends.observe.facts import Facts
+from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
 from sd3tune.config.config import Config
 from sd3tune.decision import Decision
 from sd3tune.errors import HardwareError
@@ -22,6 +22,8 @@ from tests.cpu.conftest import Project
 
 LARGE = "stabilityai/stable-diffusion-3.5-large"
 WRONG = "Wrong: the result is off by 3.1e-01 of its largest value"
+
+Recorded = Callable[[str], tuple[Machine, TorchReport, Facts]]  # a machine of tests/machines
 
 
 class Device:
@@ -42,7 +44,7 @@ def silent(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return lambda name: recordings.observed(recordings.load(name), tmp_path / "root", monkeypatch)
 
 
@@ -66,8 +68,14 @@ def planned(project: Project, facts: Facts, run: ProbeRunner, *words: str) -> Pl
     ],
 )
 def test_one_failing_probe_changes_the_same_decision_for_doctor_plan_and_trainer(
-    name: str, failing: str, axis: str, value: str, machine, project: Project, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+    name: str,
+    failing: str,
+    axis: str,
+    value: str,
+    machine: Recorded,
+    project: Project,
+    tmp_path: Path,
+) -> None:
     project.picture("a.png", 1), project.picture("b.png", 2)
     seen, torch, facts = machine(name)
     kept = tmp_path / "kept"
@@ -89,7 +97,9 @@ def said(decisions: Mapping[str, Decision[str]]) -> str:
     return "\n".join(reasons)
 
 
-def test_where_int8_and_bf16_fail_nobody_takes_them(machine, project: Project, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_where_int8_and_bf16_fail_nobody_takes_them(
+    machine: Recorded, project: Project, tmp_path: Path
+) -> None:
     """SD3.5 large on an RTX 3060: it fits with quantised weights only. Doctor knew that its int8
     products are wrong, and the trainer, which had not asked, took them."""
     project.picture("a.png", 1)
@@ -116,7 +126,9 @@ def test_where_int8_and_bf16_fail_nobody_takes_them(machine, project: Project, t
     assert level == "storage" and WRONG in why[0]
 
 
-def test_the_option_that_is_taken_after_a_failure_is_probed_too(machine, project: Project) -> None:  # type: ignore[no-untyped-def]
+def test_the_option_that_is_taken_after_a_failure_is_probed_too(
+    machine: Recorded, project: Project
+) -> None:
     project.picture("a.png", 1), project.picture("b.png", 2)
     *_, facts = machine("cpu-only")
     device = Device("attention_diffusers")
@@ -128,8 +140,8 @@ def test_the_option_that_is_taken_after_a_failure_is_probed_too(machine, project
 
 
 def test_only_probes_that_decide_are_run_where_nothing_is_quantised(
-    machine,
-    project: Project,  # type: ignore[no-untyped-def]
+    machine: Recorded,
+    project: Project,
 ) -> None:
     project.picture("a.png", 1), project.picture("b.png", 2)
     *_, facts = machine("cpu-only")
@@ -141,8 +153,8 @@ def test_only_probes_that_decide_are_run_where_nothing_is_quantised(
 
 
 def test_a_device_that_multiplies_wrongly_is_refused_with_doctor_s_sentence(
-    machine,
-    project: Project,  # type: ignore[no-untyped-def]
+    machine: Recorded,
+    project: Project,
 ) -> None:
     project.picture("a.png", 1), project.picture("b.png", 2)
     seen, torch, facts = machine("h100")
@@ -155,17 +167,17 @@ def test_a_device_that_multiplies_wrongly_is_refused_with_doctor_s_sentence(
 
 
 def test_what_a_report_says_of_its_probes_is_what_a_plan_for_it_decides_from(
-    machine,
+    machine: Recorded,
     project: Project,
-    tmp_path: Path,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
 ) -> None:
-    from sd3tune.cli import render
+    from sd3tune.cli import doctor as doctor_command
     from sd3tune.prepare import this_run
 
     project.picture("a.png", 1), project.picture("b.png", 2)
     report = doctor.diagnose(*machine("rtx4090"), Device("matmul_bf16", "attention_native-flash"))
     path = tmp_path / "sent.json"
-    path.write_text(render.doctor_json(report))
+    path.write_text(doctor_command.document(report))
     plan = this_run(project.write(), (), str(path)).plan
     assert plan.decisions["mixed_precision"] == report.decisions["mixed_precision"]
     assert plan.facts.origin == "recorded"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sd3tune.data.s3 import Bucket
+from sd3tune.data.s3 import S3Bucket
+from sd3tune.encode.everything import make_output, report
 from sd3tune.errors import DataError
-from sd3tune.train.run import make_output, report
 from tests.cpu.conftest import Project
-from tests.datasets import dataset
+from tests.image_folders import dataset
 from tests.loopback import Handler, sends, serving
 
 boto3 = pytest.importorskip("boto3")
@@ -125,7 +125,7 @@ def test_the_report_of_a_run_shows_no_query_of_an_address(project: Project) -> N
                             "allow_private_hosts": True, "max_download_seconds": 20}  # fmt: skip
         prepared = project.prepare()
         make_output(prepared.plan.config.output_dir)
-        report(prepared, 0)
+        report(prepared, 0, ())
     text = (prepared.plan.config.output_dir / "set_aside.json").read_text()
     assert "secret" not in text
     assert {row["path"] for row in json.loads(text)} == {f"{gone.address}/{i}.png" for i in (0, 1)}
@@ -139,7 +139,7 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
     from PIL import Image
 
     from sd3tune.config.datasets.image_dataset import ImageDataset
-    from sd3tune.data.sources import HubRows
+    from sd3tune.data.hub_rows import HubRows
 
     picture = Image.new("RGB", (64, 64))
     for name, count in (("one", 1), ("three", 3)):
@@ -165,6 +165,21 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
         assert len(HubRows(found).names()) == count
 
 
+def test_a_hub_dataset_is_read_from_its_split(tmp_path: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    from sd3tune.data.hub_rows import HubRows
+
+    for split, count in (("train", 1), ("test", 2)):
+        pictures = [Image.new("RGB", (64, 64))] * count
+        rows = datasets.Dataset.from_dict({"image": pictures, "caption": ["a square"] * count})
+        rows.to_parquet(str(tmp_path / "hub" / f"{split}.parquet"))
+    asked = dataset(tmp_path, instance_data_dir=None, type="huggingface", split="test",
+                    dataset_name=str(tmp_path / "hub"), caption_strategy="huggingface")  # fmt: skip
+    assert len(HubRows(asked).names()) == 2
+
+
 LISTED = """<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
 <Name>pictures</Name><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated><Contents>
 <Key>set/a.png</Key><Size>1000</Size><ETag>"x"</ETag><LastModified>2026-01-01T00:00:00Z</LastModified>
@@ -186,7 +201,7 @@ def test_a_bucket_that_sends_more_than_it_listed_is_not_read_on(tmp_path: Path) 
     with serving(endless) as server:
         bucket = {"type": "aws", "aws_bucket_name": "pictures", "aws_data_prefix": "set/",
                   "aws_endpoint_url": server.address, "instance_data_dir": None}  # fmt: skip
-        source = Bucket(dataset(tmp_path / "x", **bucket, **KEYS))
+        source = S3Bucket(dataset(tmp_path / "x", **bucket, **KEYS))
         assert source.names() == ["a.png"]
         for use in (source.read, source.caption, lambda name: source.open(name).read(100)):
             with pytest.raises(OSError, match="sends more than the 1000 bytes it should have"):

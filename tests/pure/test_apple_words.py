@@ -4,18 +4,20 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sd3tune import devices
 from sd3tune.backends.decide import chips
 from sd3tune.backends.observe.facts import Facts, to_json
+from sd3tune.config.config import Config
 from sd3tune.errors import HardwareError, PlanError
 from sd3tune.plan.memory import GIB
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes.environment import Processes
 from sd3tune.sd3.models import find
-from tests.pure.test_plan import LARGE, MEDIUM, Config, plan, samples
+from tests.plans import LARGE, MEDIUM, plan, samples
 from tests.recordings import facts_of
 
 
@@ -31,9 +33,9 @@ def mac(chip: str, gigabytes: int) -> Facts:
     return replace(facts, devices=(device,), ram_bytes=total)
 
 
-def on(facts: Facts, model: str = MEDIUM, side: int = 512, **settings: object):  # type: ignore[no-untyped-def]
+def on(facts: Facts, model: str = MEDIUM, side: int = 512, **settings: Any):  # type: ignore[no-untyped-def]
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    return resolve(Config(**values), facts, find(model), samples(20, (side, side)))  # type: ignore[arg-type]
+    return resolve(Config(**values), facts, find(model), samples(20, (side, side)))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def on(facts: Facts, model: str = MEDIUM, side: int = 512, **settings: object): 
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_setting_and_nothing_to_install_that_would_not_help(
-    settings: dict[str, object], message: str, hint: str
+    settings: dict[str, Any], message: str, hint: str
 ) -> None:
     with pytest.raises(PlanError) as e:
         plan("m2", side=512, **settings)
@@ -132,9 +134,13 @@ def test_under_rosetta_one_problem_is_said_once_and_no_mps_is_promised(
     ],
 )  # fmt: skip
 def test_a_size_that_is_too_large_is_refused_with_the_one_that_is_right(
-    chip: str, model: str, side: int, settings: dict[str, object], words: str
+    chip: str, model: str, side: int, settings: dict[str, Any], words: str
 ) -> None:
-    given = {"train_batch_size": 1, "vae_batch_size": 1, "attention_mechanism": "diffusers"}
+    given: dict[str, Any] = {
+        "train_batch_size": 1,
+        "vae_batch_size": 1,
+        "attention_mechanism": "diffusers",
+    }
     with pytest.raises(PlanError) as e:
         plan(chip, model, side=side, **(given | settings))
     assert words in str(e.value)

@@ -10,63 +10,14 @@ import pytest
 from PIL import Image
 
 from sd3tune import cli
-
-CONFIG: dict[str, Any] = {
-    "model_type": "lora",
-    "model_family": "sd3",
-    "pretrained_model_name_or_path": "stabilityai/stable-diffusion-3.5-medium",
-    "output_dir": "output",
-    "max_train_steps": 10,
-    "train_batch_size": 1,
-}
-IMAGES: dict[str, Any] = {"id": "photos", "type": "local", "instance_data_dir": "photos"}
-TEXT: dict[str, Any] = {"id": "text", "dataset_type": "text_embeds", "default": True}
-
-
-class Project:
-    """A folder with a valid configuration, ready to be spoilt."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "config").mkdir()
-        (root / "photos").mkdir()
-        Image.new("RGB", (640, 480)).save(root / "photos" / "a_red_wall.png")
-        self.config(**{})
-        self.datasets(IMAGES, TEXT)
-
-    def config(self, **changes: Any) -> None:
-        kept = {k: v for k, v in (CONFIG | changes).items() if v is not ...}
-        self.write("config/config.json", json.dumps(kept, indent=1))
-
-    def datasets(self, *entries: Any) -> None:
-        self.write("config/multidatabackend.json", json.dumps(list(entries), indent=1))
-
-    def image(self, **changes: Any) -> None:
-        self.datasets({k: v for k, v in (IMAGES | changes).items() if v is not ...}, TEXT)
-
-    def write(self, name: str, text: str | bytes) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-
-    def empty_photos(self) -> None:
-        (self.root / "photos" / "a_red_wall.png").unlink()
-
-    def files(self) -> dict[str, bytes]:
-        return {str(p): p.read_bytes() for p in sorted(self.root.rglob("*")) if p.is_file()}
+from tests.commands import exit_code
+from tests.projects import IMAGES, TEXT, Project
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.chdir(tmp_path)
     return Project(tmp_path)
-
-
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
-    with pytest.raises(SystemExit) as e:
-        cli.main()
-    return int(e.value.code or 0)
 
 
 def refused(
@@ -76,7 +27,7 @@ def refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(words, monkeypatch) == 1
+    assert exit_code(words, monkeypatch) == 1
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == "" and len(lines) == 2, err
@@ -92,25 +43,25 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "wrong type": (lambda p: p.config(learning_rate="fast"), [], "`learning_rate=fast` must be a number", "rate"),
     "bool for a number": (lambda p: p.config(lora_rank=True), [], "`lora_rank=true`", "update"),
     "fraction for a count": (lambda p: p.config(lora_rank=1.5), [], "`lora_rank=1.5` must be a whole", "update"),
-    "more processes than any machine has": (lambda p: p.config(num_processes=99999999), [], "`num_processes=99999999` must be at most 1024", ""),
+    "more processes than any machine has": (lambda p: p.config(num_processes=99999999), [], "`num_processes=99999999` must be at most 1024", "one for each device"),
     "below its limit": (lambda p: p.config(lora_rank=0), [], "`lora_rank=0` must be at least 1", "16"),
     "not a number": (lambda p: p.write("config/config.json", '{"output_dir":"o","max_train_steps":1,"learning_rate":NaN}'), [], "learning_rate", "rate"),
     "not a choice": (lambda p: p.config(mixed_precision="fp8"), [], "`mixed_precision=fp8` must be one of", "Autocast"),
     "known and unsupported": (lambda p: p.config(push_to_hub=True), [], "`push_to_hub=true` is not supported yet", "leave it out"),
-    "torchao's weights": (lambda p: p.config(base_model_precision="int8-torchao"), [], "`base_model_precision=int8-torchao` is refused: torchao", "use base_model_precision=int8-quanto"),
-    "sdnq's weights": (lambda p: p.config(text_encoder_3_precision="uint4-sdnq"), [], "`text_encoder_3_precision=uint4-sdnq` is refused", "use text_encoder_3_precision=int4-quanto"),
+    "torchao's weights": (lambda p: p.config(base_model_precision="int8-torchao"), [], "`base_model_precision=int8-torchao` is not supported: torchao", "use base_model_precision=int8-quanto"),
+    "sdnq's weights": (lambda p: p.config(text_encoder_3_precision="uint4-sdnq"), [], "`text_encoder_3_precision=uint4-sdnq` is not supported", "use text_encoder_3_precision=int4-quanto"),
     "precision nobody has": (lambda p: p.config(base_model_precision="int3"), [], "`base_model_precision=int3` must be one of", "Quantisation"),
-    "quantised while loading": (lambda p: p.config(quantize_via="pipeline"), [], "`quantize_via=pipeline` is refused", "use quantize_via=accelerator"),
-    "quantised activations": (lambda p: p.config(quantize_activations=True), [], "`quantize_activations=true` is refused", "base_model_precision"),
-    "half a block checkpointed": (lambda p: p.config(gradient_checkpointing_backend="unsloth-ffn"), [], "`gradient_checkpointing_backend=unsloth-ffn` is refused", "use gradient_checkpointing_backend=unsloth"),
-    "another program's offloading": (lambda p: p.config(ramtorch=True), [], "`ramtorch=true` is not built in", "blocks_to_swap"),
+    "quantised while loading": (lambda p: p.config(quantize_via="pipeline"), [], "`quantize_via=pipeline` is not supported", "use quantize_via=accelerator"),
+    "quantised activations": (lambda p: p.config(quantize_activations=True), [], "`quantize_activations=true` is not supported", "base_model_precision"),
+    "half a block checkpointed": (lambda p: p.config(gradient_checkpointing_backend="unsloth-ffn"), [], "`gradient_checkpointing_backend=unsloth-ffn` is not supported", "use gradient_checkpointing_backend=unsloth"),
+    "another program's offloading": (lambda p: p.config(ramtorch=True), [], "`ramtorch=true` is not supported", "blocks_to_swap"),
     "every block beyond the last": (lambda p: p.config(gradient_checkpointing_interval=25), ["--on", "h200"], "there are 24 blocks", "gradient_checkpointing=false"),
     "more blocks than there are": (lambda p: p.config(blocks_to_swap=25), ["--on", "h200"], "`blocks_to_swap=25`: there are 24 blocks", "at most 24"),
     "swapped and not checkpointed": (lambda p: p.config(blocks_to_swap=2, gradient_checkpointing=False), [], "blocks_to_swap=2 needs every block checkpointed", "gradient_checkpointing=true"),
     "swapped and trained": (lambda p: p.config(blocks_to_swap=2, model_type="full"), [], "blocks_to_swap=2 goes with model_type=lora", "remove one"),
     "swapped and sharded": (lambda p: p.config(blocks_to_swap=2, fsdp_enable=True), [], "blocks_to_swap=2 and fsdp_enable=true are both set", "remove one"),
     "swapped and compiled": (lambda p: p.config(blocks_to_swap=2, dynamo_backend="inductor"), [], "blocks_to_swap=2 and dynamo_backend=inductor are both set", "remove one"),
-    "an interval of nothing": (lambda p: p.config(gradient_checkpointing_interval=2, gradient_checkpointing=False), [], "gradient_checkpointing_interval=2 goes with gradient_checkpointing=true", "change"),
+    "an interval of nothing": (lambda p: p.config(gradient_checkpointing_interval=2, gradient_checkpointing=False), [], "gradient_checkpointing_interval=2 goes with gradient_checkpointing=true", "leave out gradient_checkpointing_interval"),
     "swapped within one memory": (lambda p: p.config(blocks_to_swap=2), ["--on", "m3-max"], "share one memory", "base_model_precision"),
     "quantised on Apple's GPU": (lambda p: p.config(quantize_via="accelerator"), ["--on", "m3-max"], "`quantize_via=accelerator` cannot run", "cpu"),
     "fp8 on Apple": (lambda p: p.config(base_model_precision="fp8-quanto"), ["--on", "m3-max"], "MPS has no fp8", "int8-quanto"),
@@ -123,16 +74,16 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "pissa on quantised weights": (lambda p: p.config(lora_init_type="pissa", base_model_precision="int8-quanto"), [], "`lora_init_type=pissa` takes part of the weights", "leave `base_model_precision` out"),
     "no such checkpoint": (lambda p: p.config(resume_from_checkpoint="checkpoint-7"), [], "there is no such folder", "latest"),
     "dora for others of split weights": (lambda p: p.config(fsdp_enable=True, use_dora=True, lora_format="comfyui"), [], "lora_format=comfyui of DoRA needs the weights in one place", "sd3tune export"),
-    "too many machines": (lambda p: p.config(num_machines=2, machine_rank=2), [], "machine_rank=2 must be below num_machines=2", ""),
+    "too many machines": (lambda p: p.config(num_machines=2, machine_rank=2), [], "machine_rank=2 must be below num_machines=2", "machines are numbered from 0"),
     "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training", "no backward"),
     "missing key": (lambda p: p.config(output_dir=...), [], "`output_dir` is missing", "checkpoints"),
     "no length": (lambda p: p.config(max_train_steps=...), [], "neither max_train_steps nor num_train_epochs", "set one"),
     "two lengths": (lambda p: p.config(num_train_epochs=2), [], "are both set", "set one"),
-    "warm-up too long": (lambda p: p.config(lr_warmup_steps=10), [], "lr_warmup_steps=10 must be below max_train_steps=10", ""),
-    "picture size": (lambda p: p.config(validation_resolution="1000x1000"), [], "`1000x1000`", ""),
+    "warm-up too long": (lambda p: p.config(lr_warmup_steps=10), [], "lr_warmup_steps=10 must be below max_train_steps=10", "lower lr_warmup_steps"),
+    "picture size": (lambda p: p.config(validation_resolution="1000x1000"), [], "sides are not multiples of 16", "use validation_resolution=992x992"),
     "skipped block beyond the last": (lambda p: p.config(validation_guidance_skip_layers=[7, 24]), ["--on", "h200"], "block 24 does not exist", "0 to 23"),
     "pictures beyond the positions": (lambda p: p.config(validation_resolution="8192x64"), ["--on", "h200"], "8192x64 is beyond the positions", "6144"),
-    "skip layers as words": (lambda p: p.config(validation_guidance_skip_layers="seven"), [], "block numbers", ""),
+    "skip layers as words": (lambda p: p.config(validation_guidance_skip_layers="seven"), [], "block numbers", "as [7, 8, 9]"),
     "target that matches nothing": (lambda p: p.config(peft_lora_target_modules=["to_x"]), ["--on", "h200"], "`to_x` matches no linear layer", "to_q"),
     "invalid JSON": (lambda p: p.write("config/config.json", '{\n "output_dir" "x"\n}'), [], "config.json:2:15` is not JSON", "comma"),
     "the same key twice": (lambda p: p.write("config/config.json", '{"seed": 1, "seed": 2}'), [], "sets `seed` twice", "remove"),
@@ -163,9 +114,9 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "maximum without target": (lambda p: p.image(maximum_image_size=2048), [], "needs target_downsample_size", "both"),
     "megapixels as pixels": (lambda p: p.image(resolution=1024, resolution_type="area"), [], "would be megapixels", "pixel_area"),
     "instance prompt missing": (lambda p: p.image(caption_strategy="instanceprompt"), [], "needs an instance_prompt", "add one"),
-    "dataset not an object": (lambda p: p.datasets("photos"), [], "entry 1 is a str", "object"),
+    "dataset not an object": (lambda p: p.datasets("photos"), [], "entry 1 is text, not an object", "object"),
     "fewer images than a step": (lambda p: p.config(train_batch_size=2, gradient_accumulation_steps=3), ["--on", "h200"], "= 6", "repeats=5"),
-    "model that is nowhere": (lambda p: p.config(pretrained_model_name_or_path="./models/x"), [], "models/x` is no folder", "diffusers folder"),
+    "model that is nowhere": (lambda p: p.config(pretrained_model_name_or_path="./models/x"), [], "models/x` is not a folder", "diffusers folder"),
     "model of another family": (lambda p: p.write("m/transformer/config.json", '{"_class_name": "FluxTransformer2DModel"}'), ["pretrained_model_name_or_path=m"], "FluxTransformer2DModel", "Stable Diffusion 3"),
     "word that is no setting": (lambda p: None, ["faster"], "`faster` is not KEY=VALUE", "learning_rate=1e-4"),
     "unknown chip": (lambda p: None, ["--on", "rtx4900"], "unknown chip `rtx4900`", "rtx4090"),
@@ -203,7 +154,7 @@ def test_train_refuses_the_same_before_it_looks_at_the_machine(
 ) -> None:
     project.config(lora_ranc=8)
     before = project.files()
-    assert run(["train", "config/config.json"], monkeypatch) == 1
+    assert exit_code(["train", "config/config.json"], monkeypatch) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert project.files() == before
 
@@ -253,11 +204,11 @@ def test_a_machine_can_be_planned_for_from_what_its_doctor_printed(
 RUN = ["run", "--vendor", "cuda", "--print"]
 IMAGE_CASES: dict[str, tuple[list[str], str, str]] = {
     # name: (words after `image`, in the error, in the hint)
-    "a card that is none": ([*RUN, "--gpus", "abc", "doctor"], "--gpus abc: `abc` is no NVIDIA card", "--gpus 0,1"),
-    "no card": ([*RUN, "--gpus", "", "doctor"], "--gpus : `` is no NVIDIA card", "--cpu"),
-    "a card without a number": ([*RUN, "--gpus", "0,,1", "doctor"], "--gpus 0,,1: `` is no NVIDIA card", "--gpus 0,1"),
-    "a card twice": ([*RUN, "--gpus", "1,1", "doctor"], "or is there twice", "--gpus 0,1"),
-    "a card of AMD's that is none": (["run", "--vendor", "rocm", "--print", "--gpus", "0:1", "doctor"], "`0:1` is no AMD card", "--gpus 0,1"),
+    "a card that is none": ([*RUN, "--gpus", "abc", "doctor"], "--gpus abc: `abc` does not name an NVIDIA card", "--gpus 0,1"),
+    "no card": ([*RUN, "--gpus", "", "doctor"], "--gpus : `` does not name an NVIDIA card", "--cpu"),
+    "a card without a number": ([*RUN, "--gpus", "0,,1", "doctor"], "--gpus 0,,1: `` does not name an NVIDIA card", "--gpus 0,1"),
+    "a card twice": ([*RUN, "--gpus", "1,1", "doctor"], "`1` is named twice", "--gpus 0,1"),
+    "a card of AMD's that is none": (["run", "--vendor", "rocm", "--print", "--gpus", "0:1", "doctor"], "`0:1` does not name an AMD card", "--gpus 0,1"),
     "a card that is none, to check": (["check", "--vendor", "cuda", "--gpus", "abc"], "--gpus abc", "--cpu"),
     "a folder that is not there": ([*RUN, "--mount", "nowhere:/x", "doctor"], "--mount nowhere:/x", "an existing folder"),
     "a folder to nowhere": ([*RUN, "--mount", "photos", "doctor"], "--mount photos", "--mount /data/images:/images"),

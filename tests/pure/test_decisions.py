@@ -248,16 +248,3 @@ def test_figures_are_ok_only_where_they_were_compared_with_their_document() -> N
 
     assert figures("2026-11-27") == {"ok"}
     assert figures("-") == {"skip, not checked"}
-
-
-def test_the_catalogue_is_sane() -> None:
-    for chip in chips.CHIPS:
-        assert chip.sources and chip.memory_bytes >= 8 * 2**30
-        sm = chip.arch.sm
-        if sm is not None:
-            assert (chip.bf16_flops is None) == (sm < 80), chip.key
-            assert (chip.fp8_flops is None) == (sm < 89), chip.key
-        if chip.vendor == "mps":
-            assert chips.facts(chip).weakest.usable_bytes < chip.memory_bytes  # type: ignore[operator]
-        if chip.bf16_flops and chip.fp16_flops:
-            assert chip.bf16_flops == chip.fp16_flops

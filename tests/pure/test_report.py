@@ -15,7 +15,7 @@ from sd3tune import doctor
 from sd3tune.backends.decide.admission import recorded
 from sd3tune.backends.observe import raw_answers, recorded_machine
 from sd3tune.backends.observe.facts import Facts
-from sd3tune.cli import render
+from sd3tune.cli import doctor as doctor_command
 from sd3tune.doctor import report
 from sd3tune.doctor.private import FORMS, Private, vocabulary
 from tests import recordings
@@ -61,7 +61,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         answers["commands"].update(PLANTED[name])
         seen = recordings.observed(answers, tmp_path, monkeypatch)
         made = doctor.diagnose(*seen, recorded({}))
-        read: dict[str, Any] = json.loads(render.doctor_json(made))
+        read: dict[str, Any] = json.loads(doctor_command.document(made))
         return read
 
     return make
@@ -227,7 +227,7 @@ def test_words_of_ours_and_figures_stay(
 def test_a_folder_that_is_not_there_is_the_user_s_to_mend(tmp_path: Path) -> None:
     from sd3tune.errors import ConfigError
 
-    said = {"torch": None, "facts": {"packages": {}, "tools": {}}, "version": "0",
+    said: dict[str, Any] = {"torch": None, "facts": {"packages": {}, "tools": {}}, "version": "0",
             "machine": {"host": {"os": "Linux"}}}  # fmt: skip
     with pytest.raises(ConfigError, match=r"cannot be written: No such file"):
         report.write(said, tmp_path / "nowhere" / "report.json")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from sd3tune.backends.observe.facts import Facts, Vendor
 from sd3tune.decision import Provenance
+from sd3tune.tables.needs import Need
 
 Rule = Callable[["Facts", "Request"], "str | None"]
 
@@ -146,10 +147,6 @@ def inner(rule: Rule) -> Rule:
     return rule.rule if isinstance(rule, Elsewhere) else rule
 
 
-# Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
-BNB = package("bitsandbytes", "0.50")
-
-
 def tool(name: str, why: str) -> Rule:
     """Unknown (a catalogued chip, say) is not a failure: nobody looked."""
     return lambda f, r: f"{why}, and there is none" if f.tools.get(name) is False else None
@@ -226,8 +223,8 @@ def one_memory(f: Facts) -> str | None:
 
 
 def native_bf16(f: Facts, r: Request) -> str | None:
-    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also says yes to emulation
-    (T4, V100), so the chip is asked, not torch (hardware.md 0.4)."""
+    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also returns True for emulation
+    (T4, V100), so this looks at the chip (docs/reference/hardware.md, "NVIDIA")."""
     device = f.weakest
     if f.vendor == "cuda":
         rule = sm_at_least(80, "bf16 is emulated on this chip")
@@ -255,3 +252,33 @@ def native_bf16(f: Facts, r: Request) -> str | None:
     if f.native_bf16_cpu is None:
         return "whether this CPU has bf16 in hardware is unknown: torch was not started"
     return "bf16 is emulated on this CPU (no AVX512-BF16 or AMX) and 5 to 40 times slower than fp32"
+
+
+def whole_weights(f: Facts, r: Request) -> str | None:
+    """Seen with one gloo process: these optimizers call kernels or sums that DTensor refuses."""
+    return "it cannot step weights that are split over processes; use adamw" if r.sharded else None
+
+
+def float32_weights(f: Facts, r: Request) -> str | None:
+    """The weights of a model that is trained whole may be bf16."""
+    bf16 = r.model_type == "full" and r.base_model_default_dtype == "bf16"
+    return "in bf16 an update below 1/256 of a weight is lost" if bf16 else None
+
+
+# Kind of need, as the rows of `sd3tune/tables` state it -> the rule of its arguments.
+RULES: Mapping[str, Callable[..., Rule]] = {
+    "package": package,
+    "never_on": never_on,
+    "smoke": smoke,
+    "sm_at_least": sm_at_least,
+    "compiles_on": compiles_on,
+    "asks": asks,
+    "native_bf16": lambda: native_bf16,
+    "whole_weights": lambda: whole_weights,
+    "float32_weights": lambda: float32_weights,
+}
+
+
+def rule_of(need: Need) -> Rule:
+    """The rule that says whether a row's need is met."""
+    return elsewhere(RULES[need.kind](*need.arguments), *need.not_on)

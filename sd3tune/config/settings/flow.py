@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sd3tune.config import flow
-from sd3tune.config.fields import Flag, Number, Settings, Whole
+from sd3tune.config import values
+from sd3tune.config.fields import Flag, Number, OneOf, Settings, Whole
+from sd3tune.tables.loss_types import LOSS_TYPES
 
 
 class FlowSettings(Settings):
@@ -24,19 +25,19 @@ class FlowSettings(Settings):
     """Its alpha; larger means more noise."""
     flow_beta_schedule_beta: Number = Field(2.0, gt=0)
     """Its beta; larger means less noise."""
-    flow_cubic_schedule_weights: Annotated[tuple[float, ...], BeforeValidator(flow.weights)] = ()
+    flow_cubic_schedule_weights: Annotated[tuple[float, ...], BeforeValidator(values.weights)] = ()
     """Weights as [1, 3, 2]: how often levels of the first, second and last third are drawn,
     smoothed by a monotone cubic."""
-    flow_custom_timesteps: Annotated[tuple[float, ...], BeforeValidator(flow.timesteps)] = ()
+    flow_custom_timesteps: Annotated[tuple[float, ...], BeforeValidator(values.timesteps)] = ()
     """The only timesteps there are, as [250, 500, 750] or as levels up to 1; not shifted."""
     flow_timesteps_mode: Literal["fixed-list", "round-robin"] = "fixed-list"
     """`fixed-list` draws from flow_custom_timesteps; `round-robin` takes the next one each step."""
     flow_sigmoid_scale: Number = Field(1.0, gt=0)
     """Width of the logit-normal distribution."""
-    loss_type: Literal["l2", "huber", "smooth_l1"] = "l2"
-    """`l2`: square of the error. `huber`, `smooth_l1`: straight for errors beyond huber_c."""
+    loss_type: Annotated[str, OneOf(LOSS_TYPES, explained=True)] = "l2"
+    """How the error of each latent is counted."""
     huber_c: Number = Field(0.1, gt=0)
-    """Where they turn from square to straight."""
+    """Where `huber` and `smooth_l1` turn from square to straight."""
     huber_schedule: Literal["snr", "exponential", "constant"] = "snr"
     """`constant`: huber_c. `exponential`: from 1 without noise to huber_c in noise. `snr`: from
     huber_c without noise to 1 in noise."""
