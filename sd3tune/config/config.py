@@ -22,13 +22,9 @@ from sd3tune.config.problems import COMMAND_LINE, Location, Problems, known_sett
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance
 from sd3tune.errors import ConfigError, Problem
+from sd3tune.tables.architectures import ARCHITECTURES
+from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
 
-FLAVOURS = {
-    None: "stabilityai/stable-diffusion-3.5-medium",
-    "medium": "stabilityai/stable-diffusion-3.5-medium",
-    "large": "stabilityai/stable-diffusion-3.5-large",
-    "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
-}
 # What may stand where a path may.
 WORDS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
@@ -125,8 +121,9 @@ def _derive(values: dict[str, Any], sources: dict[str, Provenance], path: Path) 
         if wanted and name not in values:
             values[name], sources[name] = str(folder / file), DEFAULT
     flavour = values.get("model_flavour")
-    if "pretrained_model_name_or_path" not in values and flavour in tuple(FLAVOURS):
-        values["pretrained_model_name_or_path"] = FLAVOURS[flavour]
+    if "pretrained_model_name_or_path" not in values:
+        row = ARCHITECTURES.get(flavour or "", DEFAULT_MODEL)  # a wrong name is refused elsewhere
+        values["pretrained_model_name_or_path"] = row.repository
         sources["pretrained_model_name_or_path"] = _following("model_flavour", sources)
     if values.get("lr_scheduler") == "constant" and values.get("lr_warmup_steps", 0) != 0:
         values["lr_scheduler"] = "constant_with_warmup"  # as SimpleTuner reads it

@@ -12,15 +12,16 @@ from sd3tune.errors import ModelError
 from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.sd3 import configs, single
 from sd3tune.sd3.variants import (
-    REPOSITORIES,
     TEXT_ENCODERS,
     VAE,
     Model,
-    Source,
+    ModelSource,
     Transformer,
     from_config,
     kind,
+    shape_of,
 )
+from sd3tune.tables.architectures import ARCHITECTURES, of_repository
 
 MODEL = "pretrained_model_name_or_path"
 TRANSFORMER = "pretrained_transformer_model_name_or_path"
@@ -44,16 +45,16 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
         _refuse_odd_name(folder)
         shape = folder_shape(folder, "transformer", MODEL)
         configs.check_folder(folder)
-        return Model(kind(shape), Source.of(source), shape, *_sizes(source))
-    if source in REPOSITORIES:
-        name, shape = REPOSITORIES[source]
-        return Model(name, Source.of(source), shape, TEXT_ENCODERS, VAE)
+        return Model(kind(shape), ModelSource.of(source), shape, *_sizes(source))
+    if (row := of_repository(source)) is not None:
+        return Model(row.name, ModelSource.of(source), shape_of(row), TEXT_ENCODERS, VAE)
     if (config := _hub_config(source, "transformer")) is not None:
         shape = from_config(config, f"{MODEL}={source}")
-        return Model(kind(shape), Source.of(source), shape, TEXT_ENCODERS, VAE)
+        return Model(kind(shape), ModelSource.of(source), shape, TEXT_ENCODERS, VAE)
     raise ModelError(
         f"`{MODEL}={source}` is not a folder or file here, and not a model that sd3tune knows",
-        hint=f"give a diffusers folder, a safetensors file, or one of {', '.join(REPOSITORIES)}",
+        hint="give a diffusers folder, a safetensors file, or one of "
+        + ", ".join(row.repository for row in ARCHITECTURES.rows),
     )
 
 
@@ -74,13 +75,13 @@ def is_file(source: str) -> bool:
 def _from_file(source: str) -> Model:
     held = single.contents(safetensors_header.read(Path(source)))
     name = kind(held.shape)
-    base = next((r for r, (known, _) in REPOSITORIES.items() if known == name), None)
+    base = ARCHITECTURES[name].repository if name in ARCHITECTURES else None
     if base is None:
         raise ModelError(
             f"`{MODEL}={source}` is a {name}, and no repository has text encoders for it",
             hint=f"set {MODEL} to the folder with its text encoders and {TRANSFORMER}={source}",
         )
-    where = Source(base, source, source if held.vae else base)
+    where = ModelSource(base, source, source if held.vae else base)
     return Model(name, where, held.shape, TEXT_ENCODERS, VAE)
 
 
@@ -95,7 +96,7 @@ def _composed(source: str, transformer: str, subfolder: str) -> Model:
     if not Path(source).is_dir() and source.count("/") != 1:
         raise ModelError(f"`{MODEL}={source}` is not a folder here and not a repository",
                          hint="it must hold text encoders and tokenizers")  # fmt: skip
-    where = Source(source, transformer, source, subfolder)
+    where = ModelSource(source, transformer, source, subfolder)
     if is_file(transformer):
         held = single.contents(safetensors_header.read(Path(transformer)))
         shape, where = held.shape, replace(where, vae=transformer if held.vae else source)
@@ -113,8 +114,8 @@ def _composed(source: str, transformer: str, subfolder: str) -> Model:
 
 
 def _repository_shape(repository: str, subfolder: str) -> Transformer:
-    if repository in REPOSITORIES and subfolder == "transformer":
-        return REPOSITORIES[repository][1]
+    if (row := of_repository(repository)) is not None and subfolder == "transformer":
+        return shape_of(row)
     if (config := _hub_config(repository, subfolder)) is not None:
         return from_config(config, f"{TRANSFORMER}={repository}")
     raise ModelError(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.sd3.variants import CLIP_TOKENS, Source
+from sd3tune.sd3.variants import CLIP_TOKENS, ModelSource
 from sd3tune.sd3.weights import DTYPES, reading
 
 COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -36,7 +36,7 @@ class TextEncoders:
     @classmethod
     def load(
         cls,
-        source: str | Source,
+        source: str | ModelSource,
         *,
         dtype: str,
         t5_tokens: int,
@@ -51,7 +51,7 @@ class TextEncoders:
         """
         from diffusers import StableDiffusion3Pipeline
 
-        source = Source.of(source).base
+        source = ModelSource.of(source).base
         with reading("text encoders", source):
             pipe = StableDiffusion3Pipeline.from_pretrained(
                 source,

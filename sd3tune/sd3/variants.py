@@ -1,4 +1,4 @@
-"""The shapes of the three SD3 architectures, and parameter counts without loading weights.
+"""What follows from the sizes of an architecture: parameters, counted without loading weights.
 
 The counts follow diffusers' SD3Transformer2DModel (0.42); tests compare them with the model built
 on the meta device. This module imports no torch, so that `plan` answers quickly.
@@ -10,6 +10,8 @@ from typing import Any
 
 from sd3tune.errors import ModelError
 from sd3tune.sd3.linears import Linear, linears
+from sd3tune.tables import architectures
+from sd3tune.tables.architectures import ARCHITECTURES, Architecture
 
 PATCH = 2  # a token is PATCH x PATCH latent pixels
 VAE_SCALE = 8  # image pixels per latent pixel, along one side
@@ -90,7 +92,7 @@ class Transformer:
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """The sources of the parts of a model. Each is a diffusers folder or a hub id; transformer and
     VAE may also be a single safetensors file."""
 
@@ -100,9 +102,9 @@ class Source:
     subfolder: str = "transformer"  # where the transformer is in its folder or repository
 
     @classmethod
-    def of(cls, place: "str | Source") -> "Source":
+    def of(cls, place: "str | ModelSource") -> "ModelSource":
         """A model whose parts are all in one folder or repository."""
-        return place if isinstance(place, Source) else cls(place, place, place)
+        return place if isinstance(place, ModelSource) else cls(place, place, place)
 
     def __str__(self) -> str:
         if self.transformer == self.base:
@@ -116,25 +118,24 @@ class Model:
     """The model of a run: the sources of its weights, and their sizes."""
 
     name: str  # "sd3.5-medium", or "sd3.5-medium (tiny)" for another size of that architecture
-    source: Source
+    source: ModelSource
     transformer: Transformer
     text_encoders: tuple[int, int, int]  # parameters of CLIP-L, CLIP-G, T5; 0: the model lacks it
     vae: int
 
 
-SD3_MEDIUM = Transformer(24, 24, 64, 0, False, 4096, 2048, 192)
-SD35_MEDIUM = Transformer(24, 24, 64, 13, True, 4096, 2048, 384)
-SD35_LARGE = Transformer(38, 38, 64, 0, True, 4096, 2048, 192)
+def shape_of(row: Architecture) -> Transformer:
+    """The shape of a released model."""
+    return Transformer(**row.sizes)
+
+
+SD3_MEDIUM = shape_of(architectures.SD3_MEDIUM)
+SD35_MEDIUM = shape_of(architectures.SD35_MEDIUM)
+SD35_LARGE = shape_of(architectures.SD35_LARGE)
 
 # CLIPTextModelWithProjection of CLIP-L and OpenCLIP-G, T5-v1.1-XXL's encoder, the 16-channel VAE.
 TEXT_ENCODERS = (123_650_304, 694_659_840, 4_762_310_656)
 VAE = 83_819_683
-
-REPOSITORIES = {
-    "stabilityai/stable-diffusion-3-medium-diffusers": ("sd3-medium", SD3_MEDIUM),
-    "stabilityai/stable-diffusion-3.5-medium": ("sd3.5-medium", SD35_MEDIUM),
-    "stabilityai/stable-diffusion-3.5-large": ("sd3.5-large", SD35_LARGE),
-}
 
 # Largest numbers in a transformer's config.json, several times those of the released models: a
 # damaged file is refused before anything is built from it.
@@ -198,10 +199,14 @@ def tokens(width: int, height: int) -> int:
 
 
 def kind(shape: Transformer) -> str:
-    """Name of the released model with that shape, or "… (tiny)" for another size."""
-    for name, known in REPOSITORIES.values():
-        if shape == known:
-            return name
-    if not shape.qk_norm:
-        return "sd3-medium (tiny)"
-    return "sd3.5-medium (tiny)" if shape.dual_layers else "sd3.5-large (tiny)"
+    """The released model of that shape, or "… (tiny)" of its architecture: the one with the same
+    norms and, where there is one, with as much of a second attention."""
+    rows = {row.name: shape_of(row) for row in ARCHITECTURES.rows}
+    if (
+        released := next((name for name, known in rows.items() if known == shape), None)
+    ) is not None:
+        return released
+    alike = {name: known for name, known in rows.items() if known.qk_norm == shape.qk_norm}
+    dual = [name for name, known in alike.items()
+            if (known.dual_layers > 0) == (shape.dual_layers > 0)]  # fmt: skip
+    return f"{(dual or list(alike))[0]} (tiny)"

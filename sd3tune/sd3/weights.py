@@ -19,7 +19,7 @@ from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.sd3 import configs, single
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
-from sd3tune.sd3.variants import Source
+from sd3tune.sd3.variants import ModelSource
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLES, SAMPLE_BYTES = 16, 2**20
@@ -50,13 +50,13 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
         ) from e
 
 
-def local(source: str | Source, **where: Any) -> Source:
+def local(source: str | ModelSource, **where: Any) -> ModelSource:
     """The source with its base on this disk: a folder as it is, or the folder in the hub's cache
     after downloading. A transformer or VAE with another source is not downloaded from the base.
 
     where: revision and variant, as in from_pretrained. Raises ModelError.
     """
-    source = Source.of(source)
+    source = ModelSource.of(source)
     if Path(source.base).is_dir():
         return source
     from diffusers import StableDiffusion3Pipeline
@@ -71,15 +71,15 @@ def local(source: str | Source, **where: Any) -> Source:
         )
     configs.check_folder(Path(found), [p for p in configs.PARTS if p not in elsewhere])
     transformer, vae = (found if p == source.base else p for p in (source.transformer, source.vae))
-    return Source(found, transformer, vae, source.subfolder)
+    return ModelSource(found, transformer, vae, source.subfolder)
 
 
-def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
+def transformer(source: str | ModelSource, dtype: str, **where: Any) -> Any:
     """The transformer, frozen, in `dtype`, on the CPU. where: revision and variant, used if the
     transformer comes from the base. Raises ModelError."""
     from diffusers import SD3Transformer2DModel
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     setting = MODEL if source.transformer == source.base else TRANSFORMER
     with reading("transformer", source.transformer, setting):
         if is_file(source.transformer):
@@ -110,11 +110,11 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def blank_transformer(source: str | Source) -> Any:
+def blank_transformer(source: str | ModelSource) -> Any:
     """The transformer without weights, on the meta device."""
     from diffusers import SD3Transformer2DModel
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     with reading("transformer", source.transformer), torch.device("meta"):
         if is_file(source.transformer):
             config = single.contents(safetensors_header.read(Path(source.transformer))).config
@@ -124,11 +124,11 @@ def blank_transformer(source: str | Source) -> Any:
         return SD3Transformer2DModel.from_config(config).eval()
 
 
-def vae(source: str | Source, dtype: str, **where: Any) -> Any:
+def vae(source: str | ModelSource, dtype: str, **where: Any) -> Any:
     """The VAE, frozen, in `dtype`, on the CPU. Raises ModelError."""
     from diffusers import AutoencoderKL
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     with reading("vae", source.vae):
         if is_file(source.vae):
             model = _vae_of_file(Path(source.vae), DTYPES[dtype])
@@ -178,14 +178,14 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Ten
         return {name[len(prefix) :]: f.get_tensor(name).to(dtype) for name in names}
 
 
-def identity(source: str | Source, component: str) -> str:
+def identity(source: str | ModelSource, component: str) -> str:
     """A hash that changes when the weights or the config of a component change; part of cache keys.
 
     Of large files, sixteen samples of one MiB are hashed, spread over file and header: hashing a T5
     of nine gigabytes would take longer than using it, and training changes every weight. Of a
     single file all tensors of the component are read.
     """
-    source = Source.of(source)
+    source = ModelSource.of(source)
     place = {"transformer": source.transformer, "vae": source.vae}.get(component, source.base)
     if is_file(place):
         return _identity_in_file(Path(place), component)
@@ -193,7 +193,7 @@ def identity(source: str | Source, component: str) -> str:
         return _identity_in_folder(source, Path(place), component)
 
 
-def _identity_in_folder(source: Source, folder: Path, component: str) -> str:
+def _identity_in_folder(source: ModelSource, folder: Path, component: str) -> str:
     component = source.subfolder if component == "transformer" else component
     h = blake2b(digest_size=16)
     for file in sorted((folder / component).rglob("*")):

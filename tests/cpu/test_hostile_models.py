@@ -18,7 +18,7 @@ from sd3tune.adapters import full
 from sd3tune.errors import ModelError
 from sd3tune.sd3 import weights
 from sd3tune.sd3.text import TextEncoders
-from sd3tune.sd3.variants import Source
+from sd3tune.sd3.variants import ModelSource
 from tests.cpu.hostile import MODEL, PLAN, said
 
 
@@ -270,7 +270,7 @@ def test_what_a_model_links_to_is_not_copied_beside_the_result(own: Path, tmp_pa
     (secret / "key").write_text("precious")
     (own / MODEL / "tokenizer" / "more").symlink_to(secret)
     os.mkfifo(own / MODEL / "tokenizer" / "pipe")
-    source = Source.of(str(own / MODEL))
+    source = ModelSource.of(str(own / MODEL))
     model = weights.transformer(source, "fp32")
     trained = full.attach(model, source, dtype=torch.float32)
     result = trained.write(tmp_path / "out", trained.values(), {})

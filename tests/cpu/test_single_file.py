@@ -22,7 +22,14 @@ from sd3tune.formats.convert import export
 from sd3tune.formats.identify import identify
 from sd3tune.sd3 import models, single, weights
 from sd3tune.sd3.original import to_original
-from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Model, Source, Transformer
+from sd3tune.sd3.variants import (
+    SD3_MEDIUM,
+    SD35_LARGE,
+    SD35_MEDIUM,
+    Model,
+    ModelSource,
+    Transformer,
+)
 from sd3tune.train.run import train
 from tests.cpu.conftest import Project
 from tests.cpu.weightless import built
@@ -83,7 +90,7 @@ def test_a_single_file_is_the_folder_s_model(
     folder, file = str(demo / "models" / name), checkpoint(name)
     found = models.find(folder, str(file))
     assert found == Model(
-        found.name, Source(folder, str(file), str(file)), *_rest(models.find(folder))
+        found.name, ModelSource(folder, str(file), str(file)), *_rest(models.find(folder))
     )
     bare = tmp_path / "bare.safetensors"  # without prefix, without VAE
     prefix = single.TRANSFORMER[0]
@@ -126,7 +133,7 @@ def test_training_on_a_single_file_is_training_on_the_folder(
         project.picture(f"{seed}.png", seed)
     folder, file = project.config["pretrained_model_name_or_path"], checkpoint("sd3.5-medium")
     prepared = project.prepare(f"pretrained_transformer_model_name_or_path={file}")
-    assert prepared.plan.model.source == Source(folder, str(file), str(file))
+    assert prepared.plan.model.source == ModelSource(folder, str(file), str(file))
     of_file = train(prepared, ())
     config = prepared.plan.config.model_copy(update={"output_dir": project.root / "again"})
     plan = replace(prepared.plan, model=models.find(folder), config=config)

@@ -22,7 +22,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     def go(text: str, names: str = "") -> dict[str, object]:
         (tmp_path / "strange_library.py").write_text(text)
         monkeypatch.delitem(sys.modules, "strange_library", raising=False)
-        return imports.attempt("peft", {"peft": f"strange_library: {names}"})
+        return imports.attempt("peft", f"strange_library: {names}")
 
     return go
 
@@ -64,7 +64,7 @@ def test_a_broken_installation_is_installed_again_without_another_pytorch(attemp
 
 
 def test_what_is_not_installed_is_said_so() -> None:
-    answer = imports.attempt("nobodys-distribution", {"nobodys-distribution": "x:"})
+    answer = imports.attempt("nobodys-distribution", "x:")
     assert answer["words"] == "it is not installed"
     assert answer["fix"] == "pip install 'nobodys-distribution'"
 

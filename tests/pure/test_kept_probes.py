@@ -14,7 +14,7 @@ import pytest
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.admission import probes_of
 from sd3tune.backends.decide.options import AXES
-from sd3tune.backends.decide.probes import ESSENTIAL, PROBES, ProbeAnswer
+from sd3tune.backends.decide.probes import ProbeAnswer, essential, probes
 from sd3tune.backends.observe import child, kept_answers, probing
 from sd3tune.backends.observe.facts import Facts
 
@@ -227,8 +227,8 @@ def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -
 
 def test_every_probe_has_a_row_and_every_row_decides_or_informs() -> None:
     named = {name for axis in AXES.values() for option in axis for name in probes_of(option)}
-    assert named <= set(PROBES)
-    idle = {p.name for p in PROBES.values() if p.name not in named and p.name not in ESSENTIAL}
+    assert named <= set(probes())
+    idle = {p.name for p in probes().values() if p.name not in named and p.name not in essential()}
     assert {n for n in idle if not n.startswith("import_")} == {
         "matmul_int8", "matmul_fp8", "bandwidth",
     }  # fmt: skip

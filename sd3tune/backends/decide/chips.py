@@ -14,6 +14,7 @@ from difflib import get_close_matches
 
 from sd3tune.backends.observe.facts import Arch, Device, Facts, Family, Vendor
 from sd3tune.errors import ConfigError
+from sd3tune.tables.libraries import LIBRARIES
 
 GIB = 2**30
 NVIDIA, AMD, APPLE = "https://www.nvidia.com", "https://www.amd.com", "https://support.apple.com"
@@ -29,15 +30,6 @@ MAC = f"{APPLE}/specs (technical specifications of the Macs with this chip)"
 
 # What sd3tune installs for a vendor: `--on` assumes it, since nobody can look.
 ASSUMED_TORCH = "2.13.0"
-COMMON = {"diffusers": "0.42.1", "transformers": "5.23.0", "peft": "0.21.2", "accelerate": "1.15.0",
-          "optimum-quanto": "0.2.7", "torch-optimi": "0.3.3",
-          "pytorch-optimizer": "4.1.0"}  # fmt: skip
-ASSUMED_PACKAGES: dict[Vendor, dict[str, str]] = {
-    "cuda": COMMON | {"bitsandbytes": "0.50.2", "triton": "3.7.0"},
-    "rocm": COMMON | {"bitsandbytes": "0.50.2", "triton": "3.7.0"},
-    "mps": COMMON,
-    "cpu": COMMON | {"bitsandbytes": "0.50.2"},
-}
 ASSUMED_BUILD: dict[Vendor, tuple[str, str]] = {  # PyTorch build; CUDA, ROCm or macOS version
     "cuda": ("cu130", "13.0"),
     "rocm": ("rocm7.2", "7.2"),
@@ -171,7 +163,7 @@ def facts(chip: Chip) -> Facts:
         torch_build=build,
         runtime=runtime,
         ram_bytes=chip.memory_bytes if chip.vendor == "mps" else None,
-        packages=ASSUMED_PACKAGES[chip.vendor],
+        packages=_assumed_packages(chip.vendor),
         origin="catalog",
     )
 
@@ -230,3 +222,9 @@ def _source(name: str, arch: str) -> str:
 
 
 CHIPS = read(TABLE)
+
+
+def _assumed_packages(vendor: Vendor) -> dict[str, str]:
+    """The packages and versions that sd3tune installs for a vendor."""
+    versions = {row.name: row.assumed for row in LIBRARIES.rows if row.assumed and vendor in row.on}
+    return versions | ({"triton": "3.7.0"} if vendor in ("cuda", "rocm") else {})

@@ -6,29 +6,12 @@ only when its class is named.
 
 import re
 import time
-from collections.abc import Mapping
 from importlib import import_module, metadata
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-IMPORTS = {  # distribution -> module and what is taken from it
-    "diffusers": "diffusers: AutoencoderKL SD3Transformer2DModel StableDiffusion3Pipeline "
-    "FlowMatchEulerDiscreteScheduler",
-    "transformers": "transformers: CLIPTextModelWithProjection T5EncoderModel CLIPTokenizer "
-    "T5TokenizerFast",
-    "peft": "peft: LoraConfig get_peft_model_state_dict",
-    "accelerate": "accelerate: init_empty_weights",
-    "safetensors": "safetensors.torch: load_file",
-    "huggingface_hub": "huggingface_hub: snapshot_download",
-    "sentencepiece": "sentencepiece:",
-    "optimum-quanto": "optimum.quanto:",
-    "bitsandbytes": "bitsandbytes.optim:",
-    "torch-optimi": "optimi:",
-    "pytorch-optimizer": "pytorch_optimizer:",
-    "torchao": "torchao.optim:",
-    "lycoris-lora": "lycoris:",
-}
+from sd3tune.tables.libraries import LIBRARIES
 
 
 def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
@@ -36,15 +19,15 @@ def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
     return {probe: attempt(probe.removeprefix("import_")) for probe in probes}
 
 
-def attempt(distribution: str, imports: Mapping[str, str] = IMPORTS) -> dict[str, object]:
+def attempt(distribution: str, imports: str | None = None) -> dict[str, object]:
     """A ProbeAnswer as JSON data: the version that was imported, or what went wrong and what would
-    mend it."""
+    mend it. imports: as in a row of LIBRARIES, whose own they are by default."""
     started = time.perf_counter()
     try:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return {"ok": False, "words": "it is not installed", "fix": install(distribution)}
-    module, _, names = imports[distribution].partition(":")
+    module, _, names = (imports or LIBRARIES[distribution].imports).partition(":")
     try:
         loaded = import_module(module)
         for name in names.split():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.backends.decide.admission import ProbeRunner
-from sd3tune.backends.decide.probes import PROBES, ProbeAnswer
+from sd3tune.backends.decide.probes import ProbeAnswer, probes
 from sd3tune.backends.observe import child, kept_answers
 from sd3tune.backends.observe.facts import Facts
 
@@ -67,8 +67,9 @@ def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dic
     """The probes of each observer in a child of their own, side by side. Never raises, and answers
     for every name. ask: starts a child, as child.ask does."""
     groups: dict[str, list[str]] = {}
+    known = probes()
     for name in names:
-        groups.setdefault(PROBES[name].observer, []).append(name)
+        groups.setdefault(known[name].observer, []).append(name)
     device = facts.weakest.torch_device
     with ThreadPoolExecutor(max(len(groups), 1)) as pool:
         pending = [pool.submit(_group, ask, o, device, some) for o, some in groups.items()]
