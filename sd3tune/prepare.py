@@ -34,7 +34,9 @@ from sd3tune.data.sources import Source
 from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
 from sd3tune.filesystem import temporary
 from sd3tune.formats import manifest
-from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.plan import Plan
+from sd3tune.plan.resolve import resolve
 from sd3tune.processes.environment import ALONE, Processes, processes
 from sd3tune.report import metrics
 from sd3tune.report.progress import say, stage
@@ -129,7 +131,7 @@ def refuse_missing_files(config: Config) -> None:
         finite.check(config.init_lora)
     metrics.refuse_strangers(config.output_dir / metrics.FILE)
     asked = config.resume_from_checkpoint
-    if asked in ("latest", "never") or checkpoint_folder(config) is not None:
+    if asked in ("latest", "never") or checkpoint_folder(asked, config.output_dir) is not None:
         return
     name = Path(asked).name
     lineages = (manifest.lineage(f).named for f in manifest.folders(config.output_dir))
@@ -141,9 +143,10 @@ def refuse_missing_files(config: Config) -> None:
     )
 
 
-def checkpoint_folder(config: Config) -> Path | None:
-    """The one that is asked for by its path, or by its path or name in output_dir."""
-    path, output = Path(config.resume_from_checkpoint), config.output_dir
+def checkpoint_folder(asked: str, output: Path) -> Path | None:
+    """The checkpoint that resume_from_checkpoint names: by its path, or by its path or name in
+    output_dir."""
+    path = Path(asked)
     below = output / path.parent.name / path.name  # `earlier-1/checkpoint-500`
     return next((p for p in (path, below, output / path.name) if p.is_dir()), None)
 
@@ -194,14 +197,9 @@ def say_contact(dataset: str, host: str) -> None:
 def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = ALONE) -> Prepared:
     """Decides, and checks the sizes of the datasets against the decisions."""
     config = found.config
+    lycoris = load_lycoris(config.lycoris_config) if config.lycoris_config else None
     plan = resolve(
-        config,
-        facts,
-        model,
-        found.samples,
-        found.datasets.images,
-        who,
-        load_lycoris(config.lycoris_config) if config.lycoris_config else None,
+        RunInputs(config, facts, model, found.samples, found.datasets.images, who, lycoris)
     )
     discoveries = dict(found.discoveries)
     for dataset in found.datasets.all:

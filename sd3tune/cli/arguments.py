@@ -21,7 +21,7 @@ def prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
     made = prepare(path, overrides, chip)
     config = made.plan.config
     if config.init_lora is not None:
-        lycoris = made.plan.lycoris is not None
+        lycoris = made.plan.trained.lycoris is not None
         refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
     if made.plan.processes.main:
         notes = render.notes(made.datasets.notes)

@@ -12,7 +12,7 @@ from sd3tune import __version__
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.observe.facts import to_json
 from sd3tune.escaping import page, sentence
-from sd3tune.plan.describe import decision, describe
+from sd3tune.plan.describe import decision, decisions, describe
 from sd3tune.plan.memory import gib
 from sd3tune.urls import shown_url
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sd3tune.demo import Written
     from sd3tune.doctor import Report
     from sd3tune.encode.store import Built
-    from sd3tune.plan.resolve import Plan
+    from sd3tune.plan.plan import Plan
     from sd3tune.train.run import Outcome
 
 SHOWN = (  # what decides a run, in the order people ask
@@ -114,8 +114,8 @@ def doctor_json(report: "Report") -> str:
 
 
 def plan(plan: "Plan") -> str:
-    m = plan.memory
-    room = plan.device.usable_bytes or plan.device.total_bytes
+    m, device = plan.memory.estimate, plan.hardware.device
+    room = device.usable_bytes or device.total_bytes
     parts = {
         "weights": m.weights,
         "adapter": m.adapter,
@@ -124,7 +124,7 @@ def plan(plan: "Plan") -> str:
         "activations, estimated": m.activations,
         "workspace, estimated": m.workspace,
     }
-    lines = [*_decisions(plan.decisions), "", "memory while training"]
+    lines = [*_decisions(decisions(plan)), "", "memory while training"]
     lines += [f"  {name:<24}{gib(amount):>10}" for name, amount in parts.items()]
     has = f"of {gib(room)}" if room else "of unknown"
     lines.append(f"  {'total':<24}{gib(m.training):>10}  {has}")

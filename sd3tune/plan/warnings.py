@@ -2,13 +2,65 @@
 
 from collections.abc import Iterator
 
+from sd3tune.config import flow
 from sd3tune.config.config import Config
+from sd3tune.errors import ConfigError
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.sd3.variants import Model
 
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5
 
 
-def of_optimisation(config: Config, model: Model, optimizer: str, peak: float) -> Iterator[str]:
+def warnings(inputs: RunInputs, optimizer: OptimizerPlan) -> tuple[str, ...]:
+    """Sentences for the user, printed with the plan and kept in every checkpoint."""
+    config, name, peak = inputs.config, optimizer.name.value, optimizer.peak_rate.value
+    return (
+        *_of_optimisation(config, inputs.model, name, peak),
+        *flow.doubtful(config),
+        *flow.idle(config, inputs.datasets),
+        *_of_pictures_and_machine(inputs),
+    )
+
+
+def refuse_impossible_training(inputs: RunInputs) -> None:
+    """Raises ConfigError for regularisation images where no base model can be asked."""
+    full, sharded = inputs.config.model_type == "full", inputs.config.fsdp_enable
+    held = next((d.id for d in inputs.datasets if d.is_regularisation_data), None)
+    if full and held is not None:
+        raise ConfigError(
+            f"dataset `{held}`: is_regularisation_data needs the model as it was, and "
+            "model_type=full keeps no copy of it",
+            hint="set model_type=lora, or leave the dataset out",
+        )
+    if sharded and held is not None:
+        raise ConfigError(
+            f"dataset `{held}`: is_regularisation_data takes a pass more, and with fsdp_enable all "
+            "processes must run the same number of them",
+            hint="leave out fsdp_enable, or the dataset",
+        )
+
+
+def _of_pictures_and_machine(inputs: RunInputs) -> Iterator[str]:
+    config, facts, lycoris = inputs.config, inputs.facts, inputs.lycoris
+    if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
+        yield (
+            "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "
+            "guidance at all then)"
+        )
+    if lycoris is not None and lycoris.dora_wd:
+        yield (
+            "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "
+            "something else; `sd3tune export --to comfyui` writes what it draws right"
+        )
+    if config.fsdp_enable and inputs.processes.size == 1:
+        yield "fsdp_enable=true changes nothing: there is one process to hold the weights"
+    if facts.untested_on_hardware:
+        kind = f"hardware of this kind ({facts.vendor})"
+        yield f"sd3tune is untested on {kind}; please report what you see"
+
+
+def _of_optimisation(config: Config, model: Model, optimizer: str, peak: float) -> Iterator[str]:
     """peak: the learning rate after lr_scale."""
     large = model.transformer.parameters > LARGE
     if large and optimizer == "optimi-stableadamw" and peak >= 4e-5:

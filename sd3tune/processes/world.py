@@ -69,7 +69,7 @@ ALONE_ON_CPU = World(ALONE, torch.device("cpu"))
 
 
 @contextmanager
-def join(processes: Processes, device: torch.device, backend: str) -> Iterator[World]:
+def join(processes: Processes, device: torch.device, backend: str | None) -> Iterator[World]:
     """Raises HardwareError when the processes do not find each other."""
     if processes.size == 1:
         yield World(processes, device)
@@ -99,7 +99,7 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
         torch.distributed.destroy_process_group()
 
 
-def _meet(processes: Processes, backend: str) -> None:
+def _meet(processes: Processes, backend: str | None) -> None:
     """On one machine through a file that only this user can open: torch's TCP store listens on all
     interfaces, and unpickles what anybody writes into it."""
     if processes.store is None:
@@ -140,9 +140,9 @@ def sharded(model: Any, world: World, *, reshard: bool) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
 
 
-def unsynchronised(called: Any, last: bool) -> AbstractContextManager[None]:
+def unsynchronised(wrapped: Any, last: bool) -> AbstractContextManager[None]:
     """Gradients of all but the last accumulated batch stay where they are."""
-    if last or not isinstance(called, nn.parallel.DistributedDataParallel):
+    if last or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
         return nullcontext()
-    context: AbstractContextManager[None] = called.no_sync()
+    context: AbstractContextManager[None] = wrapped.no_sync()
     return context

@@ -11,11 +11,11 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from sd3tune.backends.decide import chips
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.files.prompts import load_prompts
-from sd3tune.decision import AUTO, Decision
 from sd3tune.demo import MODELS
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.train.run import Outcome, train
+from tests.plans import decided
 
 GUARD = "attention_inputs"
 
@@ -38,8 +38,7 @@ def on_mac(
         made = planned(made, made.plan.model, mac(chip))
         plan = made.plan
         if guard is not None:
-            other = Decision(guard, AUTO, "for comparison")
-            plan = replace(plan, decisions={**plan.decisions, GUARD: other})
+            plan = decided(plan, "attention", inputs=guard)
         return train(replace(made, plan=plan), load_prompts(plan.config))
 
     return go
@@ -72,11 +71,11 @@ def test_the_demo_trains_with_a_mac_s_decisions_and_the_guard_changes_nothing(
 ) -> None:
     made = prepared(*SHORT)
     plan = planned(made, made.plan.model, mac("m3-max")).plan
-    decided = {name: plan.value(name) for name in ("mixed_precision", "base_model_precision", GUARD,
-               "pin_memory", "grad_scaler", "quantize_via", "distributed_backend")}  # fmt: skip
-    assert decided == {"mixed_precision": "no", "base_model_precision": "int8-quanto",
-                       GUARD: "contiguous", "pin_memory": "off", "grad_scaler": "off",
-                       "quantize_via": "cpu", "distributed_backend": "none"}  # fmt: skip
+    precision = plan.precision
+    assert precision.autocast.value is None and precision.transformer.value == "int8-quanto"
+    assert precision.grad_scaler.value is False and precision.quantize_via.value == "cpu"
+    assert plan.attention.inputs.value == "contiguous"
+    assert plan.hardware.pin_memory.value is False and plan.parallel.backend.value is None
     guarded = on_mac("guarded", *SHORT)
     plain = on_mac("plain", *SHORT, guard="views")
     assert guarded.noise == plain.noise and guarded.step == plain.step == 6

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from sd3tune.train.begin import recipe_of
-from sd3tune.train.losses import Losses, losses
+from sd3tune.train.losses import Losses, Recipe, losses
 from tests.known import Known, batch, curved
 from tests.pure.test_plan import plan
 
@@ -55,7 +54,7 @@ def outcome(settings: dict[str, object], step: int = 15) -> Losses:
     mask = torch.zeros(40, 1, 2, 2)
     mask[..., 0] = 1
     one = batch(*range(40), size=2, mask=mask)
-    return losses(Known(curved).trained, one, recipe_of(plan("h100-sxm", **settings)), step)
+    return losses(Known(curved).trained, one, Recipe.of(plan("h100-sxm", **settings)), step)
 
 
 def described(settings: dict[str, object]) -> str:

@@ -7,15 +7,15 @@ import pytest
 
 from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
-from sd3tune.train.guard import LOWERED, Guard, share
-from sd3tune.train.levels import Levels
+from sd3tune.plan.objective import LossPlan
+from sd3tune.train.guard import LOWERED, Guard, rate_share
 from sd3tune.train.losses import Recipe
 from sd3tune.train.run import guard_of
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Taken, train_step
 from tests.known import Known, batch, curved
 
-RECIPE = Recipe(seed=0, levels=Levels(), max_grad_norm=0.0, autocast=None, attention="diffusers")
+RECIPE = Recipe(0, LossPlan(), autocast=None, attention="diffusers", max_grad_norm=0.0)
 NAMES = {1: "photos/a.png", 2: "photos/b.png", 3: "photos/c.png"}
 
 
@@ -25,7 +25,7 @@ def guard(action: str) -> Guard:
 
 def calm(state: TrainState, how: Guard, steps: int = 25) -> None:
     for _ in range(steps):
-        state.optimizer.param_groups[0]["lr"] = 1e-4 * share(state)
+        state.optimizer.param_groups[0]["lr"] = 1e-4 * rate_share(state)
         train_step(state, [batch(1), batch(2)], RECIPE, how)
 
 
@@ -35,7 +35,7 @@ def spiking() -> list[Batch]:
 
 
 def taken(state: TrainState, how: Guard) -> Taken:
-    state.optimizer.param_groups[0]["lr"] = 1e-4 * share(state)
+    state.optimizer.param_groups[0]["lr"] = 1e-4 * rate_share(state)
     return train_step(state, spiking(), RECIPE, how)
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from sd3tune.train.schedules import Schedule
+from sd3tune.plan.learning_rate import LearningRate
 
 TOTAL, WARMUP = 1000, 100
 
 
 def rates(name: str, steps: range = range(TOTAL + 1), **settings: float) -> list[float]:
     values = {"peak": 1e-4, "total": TOTAL, "warmup": WARMUP, "end": 4e-7} | settings
-    schedule = Schedule(name, **values)  # type: ignore[arg-type]
-    return [schedule(step) for step in steps]
+    rate = LearningRate(name, **values)  # type: ignore[arg-type]
+    return [rate.at(step) for step in steps]
 
 
 def theirs(name: str, **settings: float) -> list[float]:
