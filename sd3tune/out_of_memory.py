@@ -13,9 +13,10 @@ from sd3tune.backends.decide.rules import one_memory
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.data.batch import Batch
 from sd3tune.errors import HardwareError, Sd3tuneError
-from sd3tune.plan.memory import STORED, Load, estimate, gib
+from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.plan.plan import Plan
 from sd3tune.sd3.variants import VAE_SCALE
+from sd3tune.tables.schemes import SCHEMES
 
 MARK = "while "
 MOST = 4  # pieces of advice
@@ -100,10 +101,11 @@ def _changes(plan: Plan, load: Load) -> dict[str, Load]:
         changes["attention_mechanism=sliced"] = replace(load, scores=False, slices=True)
     precision = plan.precision.transformer
     refused = {r.name for r in precision.rejected}
-    current = STORED.get(precision.value, float("inf"))
-    for name in ("int8-quanto", "nf4-bnb", "int4-quanto"):
-        if name not in refused and STORED[name] < current:
-            changes[f"base_model_precision={name}"] = replace(load, precision=name)
+    current = SCHEMES[precision.value].stored_bytes or float("inf")
+    for scheme in SCHEMES.rows:
+        size = scheme.stored_bytes
+        if scheme.auto and size is not None and scheme.name not in refused and size < current:
+            changes[f"base_model_precision={scheme.name}"] = replace(load, precision=scheme.name)
             break
     if one_memory(plan.facts) is None:
         if load.interval and not load.inputs_on_host:

@@ -5,14 +5,15 @@ The only part of planning that looks at the world; what it saw goes to `resolve`
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from sd3tune.backends.decide import chips
-from sd3tune.backends.observe import child, recorded_machine, this_machine
-from sd3tune.backends.observe.facts import Facts
+from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
+from sd3tune.backends.decide.probes import IMPORT
+from sd3tune.backends.observe import probing, recorded_machine, this_machine
+from sd3tune.backends.observe.facts import Facts, TorchReport
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.datasets.listing import Datasets, load_datasets
@@ -25,15 +26,15 @@ from sd3tune.data.discover import (
     check_minimum,
     check_vae_batch,
     discover,
-    source_of,
     within,
     without,
 )
 from sd3tune.data.order import Schedule, schedule
-from sd3tune.data.sources import Source
+from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
 from sd3tune.filesystem import temporary
 from sd3tune.formats import manifest
+from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
@@ -42,8 +43,7 @@ from sd3tune.report import metrics
 from sd3tune.report.progress import say, stage
 from sd3tune.sd3 import finite, models, variants
 
-SECONDS = 120.0
-KERNEL = {"native": "diffusers", "sageattention": "diffusers"}  # what trains under that name
+PROBING = "probing the device (about 10 s, once per machine and set of packages)"
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Prepared(Found):
     """A plan, and the datasets it was made for."""
 
     plan: Plan
+    run_probes: ProbeRunner  # for another plan of the same run
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -104,22 +105,49 @@ class Prepared(Found):
                 )
             discoveries[name] = kept
         left = Found(self.config, self.datasets, self.sources, discoveries)
-        return planned(left, self.plan.model, self.plan.facts, self.plan.processes)
+        plan = self.plan
+        return planned(left, plan.model, plan.facts, plan.processes, self.run_probes)
 
 
-def prepare(path: Path, overrides: Sequence[str], chip: str | None) -> Prepared:
-    """Raises Sd3tuneError. chip: another machine than this one, as `elsewhere` takes it."""
+def this_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> Prepared:
+    """The plan of a configuration file for this machine. Raises Sd3tuneError.
+
+    chip: another machine, as `elsewhere` takes it. What is wrong with the settings and the datasets
+    is said before any device is asked.
+    """
     config = Config.load(path, overrides)
+    found, model = read(config)
+    who = asked_for(config)
+    if chip is not None:
+        facts = elsewhere(chip)
+        return planned(found, model, facts, who, recorded(facts.smoke))
+    run_probes = probing.on_this_machine(several=who.size > 1, before=partial(say, PROBING))
+    return planned(found, model, observe(who), who, run_probes)
+
+
+def prepare(
+    config: Config,
+    facts: Facts,
+    processes: Processes = ALONE,
+    run_probes: ProbeRunner | None = None,
+) -> Prepared:
+    """The plan of a loaded configuration for a machine with these facts. Raises Sd3tuneError.
+
+    run_probes: None takes the answers in `facts.smoke`, and asks no device.
+    """
+    found, model = read(config)
+    return planned(found, model, facts, processes, run_probes)
+
+
+def read(config: Config) -> tuple[Found, variants.Model]:
+    """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
     refuse_missing_files(config)
     datasets = load_datasets(config.data_backend_config, config)
     model = model_of(config)
-    found = look(config, datasets, model.transformer.longest_side)
-    who = asked_for(config)
-    facts = elsewhere(chip) if chip else observe(config, who)
-    return planned(found, model, facts, who)
+    return look(config, datasets, model.transformer.longest_side), model
 
 
 def refuse_missing_files(config: Config) -> None:
@@ -171,7 +199,7 @@ def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
     named: set[str] = set()
     discoveries = {}
     for d in datasets.all:
-        if d.dataset_type == "image" and d.probability <= 0:
+        if d.trained and d.probability <= 0:
             continue
         masks = sources[d.conditioning_data] if d.conditioning_data else None
         used = {name: sources[name] for name in (d.id, d.conditioning_data) if name}
@@ -194,13 +222,21 @@ def say_contact(dataset: str, host: str) -> None:
     say(f"contacts {host} for dataset `{dataset}`")
 
 
-def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = ALONE) -> Prepared:
-    """Decides, and checks the sizes of the datasets against the decisions."""
+def planned(
+    found: Found,
+    model: variants.Model,
+    facts: Facts,
+    who: Processes = ALONE,
+    run_probes: ProbeRunner | None = None,
+) -> Prepared:
+    """Admits the device, decides, and checks the sizes of the datasets against the decisions.
+
+    run_probes: as in `prepare`. Which probes are needed depends on the datasets too: weights are
+    quantised where large images would not fit beside them.
+    """
+    run = recorded(facts.smoke) if run_probes is None else run_probes
+    plan = admitted_plan(found, model, facts, who, run)
     config = found.config
-    lycoris = load_lycoris(config.lycoris_config) if config.lycoris_config else None
-    plan = resolve(
-        RunInputs(config, facts, model, found.samples, found.datasets.images, who, lycoris)
-    )
     discoveries = dict(found.discoveries)
     for dataset in found.datasets.all:
         if dataset.id not in discoveries:
@@ -208,7 +244,7 @@ def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = 
         own = dataset.id in found.datasets.asked_vae_batch
         asked = own or "vae_batch_size" in config.model_fields_set
         check_vae_batch(discoveries[dataset.id], dataset, asked)
-        if dataset.dataset_type == "image":
+        if dataset.trained:
             discoveries[dataset.id] = check_minimum(
                 discoveries[dataset.id],
                 dataset,
@@ -217,9 +253,31 @@ def planned(found: Found, model: variants.Model, facts: Facts, who: Processes = 
                 processes=who.size,
                 oversubscribe=config.allow_dataset_oversubscription,
             )
-    made = Prepared(config, found.datasets, found.sources, discoveries, plan)
+    made = Prepared(config, found.datasets, found.sources, discoveries, plan, run)
     _ = made.schedule
     return made
+
+
+def admitted_plan(
+    found: Found, model: variants.Model, facts: Facts, who: Processes, run: ProbeRunner
+) -> Plan:
+    """Raises HardwareError where nothing can train, PlanError and ConfigError as `resolve` does."""
+    config = found.config
+    lycoris = load_lycoris(config.lycoris_config) if config.lycoris_config else None
+
+    def decide(facts: Facts) -> Plan:
+        images = found.datasets.images
+        return resolve(RunInputs(config, facts, model, found.samples, images, who, lycoris))
+
+    needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
+    admitted = admit(facts, decide, chosen, run, also=needed)
+    refuse_broken(admitted.facts)
+    return admitted.decided
+
+
+def chosen(plan: Plan) -> dict[str, str]:
+    """The option of each axis."""
+    return {axis: decision.value for axis, decision in decisions(plan).items()}
 
 
 def asked_for(config: Config) -> Processes:
@@ -231,45 +289,42 @@ def asked_for(config: Config) -> Processes:
 
 
 def elsewhere(name: str) -> Facts:
-    """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file."""
+    """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file. Raises
+    ConfigError for another name, HardwareError for a machine that cannot train."""
     if name.endswith(".json"):
         there = recorded_machine.facts(Path(name))
-        _refuse_broken(there)
+        refuse_broken(there)
         return there
     return chips.facts(chips.chip(name))
 
 
-def _refuse_broken(facts: Facts) -> None:
-    """A device that cannot be used is an error, and never a silent run on the CPU."""
+def refuse_broken(facts: Facts) -> None:
+    """A device that cannot be used is an error, and never a silent run on the CPU. Raises
+    HardwareError."""
     if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
         hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
         raise HardwareError(broken.message, hint=hint)
 
 
-def observe(config: Config, who: Processes = ALONE) -> Facts:
-    """This machine, with the attention of the run admitted or not: its gradients must match math
-    attention on this device before it may train."""
+def observe(who: Processes = ALONE) -> Facts:
+    """This machine, with as many devices as there are processes. No probe is run. Raises
+    HardwareError where nothing can train."""
     temporary.refuse_none()  # children answer through files
-    mechanism = config.attention_mechanism or "diffusers"
-    names = [f"attention_{KERNEL.get(mechanism, mechanism)}"]
-    if mechanism in ("diffusers", "sageattention"):  # what may be chosen instead
-        names.append("attention_sliced")
-    with ThreadPoolExecutor(1) as pool:
-        admission = pool.submit(child.ask, "probes", ["auto", *names], timeout_seconds=SECONDS)
-        _, torch, facts = this_machine.observe()
-        answer = admission.result()
+    _, torch, facts = this_machine.observe()
+    return usable(torch, facts, who)
+
+
+def usable(torch: TorchReport, facts: Facts, who: Processes) -> Facts:
+    """One device for each process of this machine, in the order in which the user has them.
+    Raises HardwareError where PyTorch is missing or broken, or there are fewer devices."""
     if torch.version is None or torch.error is not None:
         words = f"cannot be imported: {torch.error}" if torch.error else "is not installed"
         hint = "bash scripts/setup installs it; `sd3tune doctor` looks further"
         raise HardwareError(f"PyTorch {words}", hint=hint)
-    _refuse_broken(facts)
-    # A process for each device, as the user ordered them; the CPU takes any number.
-    shared = facts.vendor == "cpu"
-    if not shared and len(facts.devices) < who.local_size:
+    refuse_broken(facts)
+    if facts.takes_any_number_of_processes:
+        return replace(facts, devices=facts.devices[:1])
+    if len(facts.devices) < who.local_size:
         words = f"{who.local_size} processes, and {len(facts.devices)} devices on this machine"
         raise HardwareError(words, hint=f"start {len(facts.devices)} or fewer with --nproc")
-    facts = replace(facts, devices=facts.devices[: 1 if shared else who.local_size])
-    nothing = {"ok": False, "words": answer.error}
-    results = {name: (answer.data or {}).get(name) or nothing for name in names}
-    smoke = {name: "ok" if r["ok"] else str(r["words"]) for name, r in results.items()}
-    return replace(facts, smoke=smoke)
+    return replace(facts, devices=facts.devices[: who.local_size])

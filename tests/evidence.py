@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent
 SHOWN = 3  # tests named for a setting
 # Settings whose tests spell them otherwise: as options of a command, or short in a table.
 ELSEWHERE = {
-    "aspect_bucket_rounding": "pure/test_data_buckets.py::test_worked_examples",
+    "aspect_bucket_rounding": "pure/test_data_buckets.py::test_worked_examples_give_their_buckets",
     "aws_access_key_id": "cpu/test_storage.py::test_images_and_captions_in_a_bucket_are_trained_on",
     "aws_region_name": "cpu/test_storage.py::test_images_and_captions_in_a_bucket_are_trained_on",
     "checkpoints_rolling_total_limit":

@@ -3,9 +3,7 @@
 `write` makes them and says for each name either None (it is trained on) or a part of the reason.
 """
 
-import io
 import os
-import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 from sd3tune.data.headers import formats
+from tests.image_folders import encoded
+from tests.special_files import socket_at
 
 Make = Callable[[Path], object]
 
@@ -23,13 +23,6 @@ Make = Callable[[Path], object]
 def noise(size: tuple[int, int] = (128, 96)) -> Image.Image:
     values = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(values)
-
-
-def data(image: Image.Image, format: str, **options: Any) -> bytes:
-    formats()
-    out = io.BytesIO()
-    image.save(out, format, **options)
-    return out.getvalue()
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -43,7 +36,7 @@ def raw(content: bytes) -> Make:
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> Make:
-    return raw(data(image, format, **options))
+    return raw(encoded(image, format, **options))
 
 
 def turned(value: int) -> Make:
@@ -52,24 +45,15 @@ def turned(value: int) -> Make:
     return saved(noise(), "JPEG", exif=exif)
 
 
-def lying_socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets are short
-    try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
-    finally:
-        os.chdir(here)
-
-
 def cases() -> dict[str | bytes, tuple[Make, str | None]]:
-    jpeg, png = data(noise(), "JPEG"), data(noise(), "PNG")
+    jpeg, png = encoded(noise(), "JPEG"), encoded(noise(), "PNG")
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 5000, zip=True)
     flipped = bytearray(png)
     flipped[len(png) // 2] ^= 255
-    apng = data(noise(), "PNG", save_all=True, append_images=[noise((128, 96)).rotate(90)])
-    gif = data(noise(), "GIF", save_all=True, append_images=[noise().rotate(180)])
+    apng = encoded(noise(), "PNG", save_all=True, append_images=[noise((128, 96)).rotate(90)])
+    gif = encoded(noise(), "GIF", save_all=True, append_images=[noise().rotate(180)])
     found: dict[str | bytes, tuple[Make, str | None]] = {
         # nothing is wrong with these, however odd
         "plain.png": (raw(png), None),
@@ -118,7 +102,7 @@ def cases() -> dict[str | bytes, tuple[Make, str | None]]:
         # what no header betrays
         "truncated.jpg": (raw(jpeg[: len(jpeg) // 2]), "cannot be decoded"),
         "truncated.png": (raw(png[: len(png) // 2]), "cannot be decoded"),
-        "truncated.webp": (raw(data(noise(), "WEBP")[:900]), ""),
+        "truncated.webp": (raw(encoded(noise(), "WEBP")[:900]), ""),
         "flipped bits.png": (raw(bytes(flipped)), "cannot be decoded"),
         "no pixels behind it.png": (raw(png_of(128, 96)), "cannot be decoded"),
         # what the header says
@@ -143,7 +127,7 @@ def cases() -> dict[str | bytes, tuple[Make, str | None]]:
         "circle.png": (lambda p: p.symlink_to("circle.png"), "cannot be read"),
         "pipe.png": (os.mkfifo, "not a regular file"),
         "endless.png": (lambda p: p.symlink_to("/dev/zero"), "not a regular file"),
-        "socket.png": (lying_socket, "not a regular file"),
+        "socket.png": (socket_at, "not a regular file"),
         b"latin \xe9.png": (raw(png), "not UTF-8"),
         "___.png": (raw(png), "leaves no caption"),
     }

@@ -12,9 +12,8 @@ from torch import Tensor
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError
 from sd3tune.formats import adapter_files
-from sd3tune.formats.dialect import Dialect, size_bytes
-from sd3tune.formats.parts import AdapterFile
-from sd3tune.formats.parts import Lora as Part
+from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
+from sd3tune.formats.writers import size_bytes
 from sd3tune.quant import dequantised
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -39,10 +38,10 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Lora(Trained):
+class LoraAdapter(Trained):
     """peft's adapter inside diffusers' transformer."""
 
-    dialect: Dialect = "diffusers"  # of the files it writes
+    dialect: str = "diffusers"  # of the files it writes, a name of tables/dialects.py
     start: Mapping[str, Tensor] = field(default_factory=dict)  # what SHIFTING took
 
     @contextmanager
@@ -90,7 +89,7 @@ class Lora(Trained):
         state = tensors(self.model)
         for name, module in adapter.modules.items():
             _fits(name, module, own, where)
-            assert isinstance(module, Part)
+            assert isinstance(module, LoraWeights)
             down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
             rank = module.rank  # what is left of a larger one stays as it was drawn, times zero
             state[down][:rank] = module.down.to(state[down])
@@ -111,8 +110,8 @@ def attach(
     *,
     dtype: torch.dtype,
     seed: int,
-    dialect: Dialect = "diffusers",
-) -> Lora:
+    dialect: str = "diffusers",
+) -> LoraAdapter:
     """Adds a trainable adapter on every linear whose name ends in a target.
 
     The model starts unchanged. Everything else must be frozen before. Raises ConfigError when
@@ -140,7 +139,7 @@ def attach(
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    made = Lora(transformer, dialect)
+    made = LoraAdapter(transformer, dialect)
     return replace(made, start=take(made)) if shape.init in SHIFTING else made
 
 
@@ -158,7 +157,7 @@ def tensors(transformer: Any, *, keep: bool = True) -> dict[str, Tensor]:
     return copies(state, keep=keep)
 
 
-def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, Part]:
+def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, LoraWeights]:
     """By module. rsLoRA's scale is said as an alpha."""
     alpha = scale_of(config) * config.r
     found = {}
@@ -166,15 +165,17 @@ def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, Part]:
         name, _, kind = key.partition(".lora_A.")
         if kind:
             magnitude = state.get(f"{name}.{MAGNITUDE}")
-            found[name] = Part(state[key], state[f"{name}.lora_B.weight"], alpha, magnitude)
+            found[name] = LoraWeights(state[key], state[f"{name}.lora_B.weight"], alpha, magnitude)
     return found
 
 
-def less(now: Mapping[str, Part], begun: Mapping[str, Part]) -> dict[str, Part]:
+def less(
+    now: Mapping[str, LoraWeights], begun: Mapping[str, LoraWeights]
+) -> dict[str, LoraWeights]:
     """B A - B0 A0 as one adapter of twice the rank: the difference from the weights as released,
     of which SHIFTING had taken B0 A0 away."""
     return {
-        name: Part(
+        name: LoraWeights(
             torch.cat([one.down, begun[name].down]),
             torch.cat([one.up, -begun[name].up], dim=1),
             2 * one.alpha,
@@ -183,14 +184,14 @@ def less(now: Mapping[str, Part], begun: Mapping[str, Part]) -> dict[str, Part]:
     }
 
 
-def shapes(module: Part) -> tuple[int, int]:
+def shapes(module: LoraWeights) -> tuple[int, int]:
     """Inputs and outputs of the layer it is for."""
     return int(module.down.shape[1]), int(module.up.shape[0])
 
 
-def _fits(name: str, module: object, own: Mapping[str, Part], where: str) -> None:
+def _fits(name: str, module: object, own: Mapping[str, LoraWeights], where: str) -> None:
     """Raises ConfigError for a layer of another adapter that this one cannot take over."""
-    if not isinstance(module, Part):
+    if not isinstance(module, LoraWeights):
         words, hint = f"`{name}` is no LoRA", "set lora_type=lycoris"
     elif name not in own:
         words = f"`{name}` is not among peft_lora_target_modules"

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from sd3tune.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -90,23 +93,22 @@ def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
             parameter.copy_(like(state[name], parameter))
 
 
-def is_split(t: Tensor) -> bool:
+def is_split(t: Tensor) -> "TypeGuard[DTensor]":
     """Whether its parts lie on several processes."""
     return hasattr(t, "full_tensor")  # DTensor's, and nobody else's
 
 
 def whole(t: Tensor) -> Tensor:
     """The values, also of what is split over several processes (all must ask)."""
-    found: Tensor = t.full_tensor() if is_split(t) else t
-    return found.detach()
+    return (t.full_tensor() if is_split(t) else t).detach()
 
 
 def like(values: Tensor, parameter: Tensor) -> Tensor:
     """`values`, cut into shards as `parameter` is."""
-    mesh = getattr(parameter, "device_mesh", None)
-    if mesh is None:
+    if not is_split(parameter):
         return values
     from torch.distributed.tensor import distribute_tensor
 
-    placements = parameter.placements
-    return distribute_tensor(values.to(parameter.device), mesh, placements)
+    return distribute_tensor(
+        values.to(parameter.device), parameter.device_mesh, parameter.placements
+    )

@@ -1,17 +1,21 @@
-"""`sd3tune image`: parse, call one function, print."""
+"""`sd3tune image`: build, run and check the container images on this host."""
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sd3tune.escaping import echo, one_line
+from sd3tune.cli import words
+from sd3tune.cli.arguments import JSON
+from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
+    from sd3tune.containers.check import Line
     from sd3tune.containers.host_image import Choice, Kind
     from sd3tune.containers.run import Container
 
@@ -30,8 +34,8 @@ GPUS = click.option(
 NETWORK = click.option("--network", metavar="NAME", help="the engine's network, as in docker run")
 
 
-@click.group()
-def image() -> None:
+@click.group("image")
+def command() -> None:
     """Container images on this host: build, run, check. Clouds start them themselves.
 
     The image is chosen for the card of this host, and gets what that vendor's containers need:
@@ -46,7 +50,7 @@ def image() -> None:
     """
 
 
-@image.command(context_settings={"show_default": True})
+@command.command(context_settings={"show_default": True})
 @VENDOR
 @IMAGE
 @click.option(
@@ -84,11 +88,11 @@ def build(
     _say(choice)
     building.build(asked)
     size = building.size_bytes(engine.connect(), tag)
-    echo(one_line(f"built {tag}, {size / 10**9:.2f} GB unpacked"))
+    words.show([f"built {tag}, {size / 10**9:.2f} GB unpacked"])
 
 
-@image.command(context_settings={"allow_interspersed_args": False})
-@click.argument("words", nargs=-1, metavar="COMMAND...", required=True, type=click.UNPROCESSED)
+@command.command(context_settings={"allow_interspersed_args": False})
+@click.argument("arguments", nargs=-1, metavar="COMMAND...", required=True, type=click.UNPROCESSED)
 @VENDOR
 @IMAGE
 @GPUS
@@ -121,7 +125,7 @@ def build(
 )
 @NETWORK
 @click.option("--print", "only_print", is_flag=True, help="print the `docker run` command instead")
-def run(words: tuple[str, ...], **options: Any) -> None:
+def run(arguments: tuple[str, ...], **options: Any) -> None:
     """Run a command of sd3tune in a container: output, exit code and signals are those of sd3tune.
 
     SIGTERM or Ctrl-C make a training run finish its step and save, as without a container. Weights
@@ -141,7 +145,7 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     choice = _choice(options.pop("vendor"))
     info = client.info() if client else {}
     terminal = (sys.stdout if client else sys.stdin).isatty()
-    container = _container(choice.kind, words, info, terminal=terminal, **options)
+    container = _container(choice.kind, arguments, info, terminal=terminal, **options)
     _say(choice)
     if client is None:
         echo(running.words_of(container))
@@ -149,17 +153,16 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     sys.exit(running.run(client, container))
 
 
-@image.command()
+@command.command()
 @VENDOR
 @IMAGE
 @GPUS
 @CPU
 @NETWORK
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+@JSON
 def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) -> None:
     """Engine, toolkit, image, and what the image's own doctor sees in a container. Exit code 1 when
     a container could not train here."""
-    from sd3tune.cli.image_words import checked, checked_json
     from sd3tune.containers import host_image
     from sd3tune.containers.check import check as checking
 
@@ -168,12 +171,12 @@ def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) 
     host_image.cards(kind, options["gpus"])  # what is wrong in the words themselves is said at once
     _say(choice)
     make = partial(_container, kind, ("doctor",), image=tag, **options)
-    lines = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
-    echo(checked_json(lines) if as_json else checked(lines))
-    sys.exit(1 if any(line.status == "FAIL" for line in lines) else 0)
+    found = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
+    echo(document(found)) if as_json else words.show(lines(found))
+    sys.exit(0 if can_train(found) else 1)
 
 
-@image.command("stop-pod")
+@command.command("stop-pod")
 @click.option("--after", "code", default=0, help="exit code of the run that ended")
 def stop_pod(code: int) -> None:
     """Stop the RunPod or Vast.ai machine this runs on, as SD3TUNE_STOP_POD says.
@@ -186,6 +189,23 @@ def stop_pod(code: int) -> None:
     echo(stop(code))
 
 
+def can_train(found: "Sequence[Line]") -> bool:
+    """Whether nothing is in the way of training in a container."""
+    return not any(line.status == "FAIL" for line in found)
+
+
+def lines(found: "Sequence[Line]") -> list[words.Line]:
+    """What was checked, and the verdict."""
+    shown = [part for line in found for part in words.status_lines(line)]
+    return [*shown, "", f"a container can{'' if can_train(found) else 'not'} train here"]
+
+
+def document(found: "Sequence[Line]") -> str:
+    """`image check --json`."""
+    content = {"can_train": can_train(found), "lines": [asdict(line) for line in found]}
+    return words.document("image check", content)
+
+
 def _choice(vendor: str | None) -> "Choice":
     from sd3tune.backends.observe import machine
     from sd3tune.containers.host_image import choose
@@ -194,14 +214,14 @@ def _choice(vendor: str | None) -> "Choice":
 
 
 def _say(choice: "Choice") -> None:
-    from sd3tune.report.progress import say
+    from sd3tune.report.messages import say
 
     say(f"image for {choice.kind} ({choice.reason})")
 
 
 def _container(
     kind: "Kind",
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     info: Mapping[str, Any],
     *,
     image: str | None,
@@ -228,7 +248,7 @@ def _container(
     more = running.folders(mounts)
     return running.Container(
         image=image or f"sd3tune:{kind}",
-        words=words,
+        words=arguments,
         access=host_image.Access() if cpu else host_image.access(kind, cards, info),
         environment=ours | theirs,
         outer=outer,

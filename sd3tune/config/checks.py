@@ -8,7 +8,8 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from sd3tune.config import flow, optimizers
+from sd3tune.config import flow
+from sd3tune.config.optimizer_options import check as check_optimizer_options
 
 if TYPE_CHECKING:
     from sd3tune.config.config import Config
@@ -257,7 +258,7 @@ def cross(c: "Config") -> None:
         )
     if c.lr_scale_sqrt and not c.lr_scale:
         raise ValueError("lr_scale_sqrt=true without lr_scale=true scales nothing; set lr_scale")
-    optimizers.check(c)
+    check_optimizer_options(c)
     _blocks(c)
 
 

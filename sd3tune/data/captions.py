@@ -11,14 +11,14 @@ from pathlib import Path, PurePosixPath
 from random import Random
 from typing import TYPE_CHECKING
 
-from sd3tune.data.tables import Table, row
+from sd3tune.data.image_tables import ImageTable, row
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import opening
 from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.datasets.image_dataset import ImageDataset, Shuffle
-    from sd3tune.data.sources import HubRows, Source
+    from sd3tune.data.sources import Source
 
 LIST_BYTES = 16 * 2**20  # of a caption_filter_list
 Change = Callable[[str], str]
@@ -34,7 +34,7 @@ class NoCaption(Exception):
 class Captions:
     """The captions of one dataset's images."""
 
-    def __init__(self, dataset: "ImageDataset", source: "Source", table: Table | None) -> None:
+    def __init__(self, dataset: "ImageDataset", source: "Source", table: ImageTable | None) -> None:
         self.dataset, self._source, self._table = dataset, source, table
         self._changes = changes(dataset)
 
@@ -62,8 +62,7 @@ class Captions:
             return self._from_file(str(PurePosixPath(name).with_suffix(".txt")))
         if strategy == "huggingface":
             columns = self.dataset.huggingface
-            rows: HubRows = self._source  # type: ignore[assignment]  # settings see to it
-            found = row(rows.text(name), columns).captions
+            found = row(self._source.cells(name), columns).captions
             if not found:
                 raise NoCaption(f"its row has no {' or '.join(columns.caption_column)}")
             return found

@@ -67,7 +67,7 @@ def rgb(image: Image.Image) -> Image.Image:
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             image = _eight_bit(image)
         if image.mode == "LAB":
-            return _converted(image, ImageCms.createProfile("LAB"))
+            return _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
         if image.info.get("icc_profile") and image.mode in ("RGB", "RGBA", "CMYK", "L"):
             image = _to_srgb(image)
         if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
@@ -128,7 +128,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return converted
 
 
-def _converted(image: Image.Image, profile: object) -> Image.Image:
+def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     found = ImageCms.profileToProfile(image, profile, SRGB, outputMode="RGB")
     if found is None:
         raise ValueError("no conversion")

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -17,22 +17,32 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from sd3tune.data import image_tables
+from sd3tune.data.folder import stamp
 from sd3tune.data.headers import NoMemory, Unusable, size_of
 from sd3tune.data.roots import Roots
-from sd3tune.data.sources import IMAGE_BYTES, stamp
+from sd3tune.data.sources import IMAGE_BYTES, Source, Tell
 from sd3tune.filesystem import opening
 from sd3tune.urls import is_url, shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.datasets.storage import Stored
 
-Tell = Callable[[str], None]
 DRAFT = re.compile(r"\.part-[0-9a-f]{32}")
 MOST_HOSTS = 50  # named one by one
 
 
-class Rows:
+def open_source(dataset: "Stored", tell: Tell, own: Sequence[Path]) -> Source:
+    """type=csv. Reads the table. Raises DataError."""
+    assert dataset.csv is not None  # settings see to it
+    names = image_tables.read(dataset.csv, f"dataset `{dataset.id}`").rows
+    return Rows(dataset, list(names), dataset.fetched_dir, tell)
+
+
+class Rows(Source):
     """tell: hears of hosts that others redirect to, before they are contacted."""
+
+    has_files = False
 
     def __init__(self, dataset: "Stored", names: Sequence[str], keep: Path, tell: Tell) -> None:
         assert dataset.csv is not None
@@ -65,13 +75,6 @@ class Rows:
             path = self._path(name)
         return opening.opened(path, IMAGE_BYTES)
 
-    def read(self, name: str) -> bytes:
-        with self.open(name) as f:
-            return f.read()
-
-    def caption(self, name: str) -> bytes:
-        raise FileNotFoundError(f"rows have no {name}")  # settings see to it
-
     def contacts(self) -> list[str]:
         from sd3tune.data.download import Failed, host_of
 
@@ -85,9 +88,6 @@ class Rows:
         named = [f"{host} {why}" for host, _ in hosts.most_common(MOST_HOSTS)]
         more = len(hosts) - len(named)
         return [*named, f"{more} more hosts {why}"] if more > 0 else named
-
-    def warnings(self) -> list[str]:
-        return []
 
     def _path(self, name: str) -> str:
         """Of a file on this disk, which is fetched when it is not there yet. Raises OSError."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets
-from sd3tune.data.sources import Folder, Source
+from sd3tune.data.sources import Source
 from sd3tune.errors import ConfigError
 
 PICTURES = "validation_images"  # in output_dir
@@ -49,7 +49,7 @@ def refuse_as_image(config: Config, datasets: Datasets, sheet: Path) -> None:
 def notes(sources: Mapping[str, Source]) -> Iterator[str]:
     """A sentence for each folder that was left out."""
     for name, source in sources.items():
-        for path in source.left_out if isinstance(source, Folder) else ():
+        for path in source.left_out:
             yield f"dataset `{name}`: {path} is left out: a run writes there"
 
 

@@ -1,13 +1,15 @@
 """Objects of an S3-compatible store, listed and read, never written."""
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from io import BufferedReader
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from sd3tune.data import objects
-from sd3tune.data.sources import CAPTION_BYTES, IMAGE_BYTES
+from sd3tune.data.sources import CAPTION_BYTES, IMAGE_BYTES, Source, Tell
 from sd3tune.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +19,12 @@ SESSION_TOKENS = ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 HEADER_BYTES = 64 * 1024  # enough for the header of nearly every image
 
 
-class Bucket:
+def open_source(dataset: "Stored", tell: Tell, own: Sequence[Path]) -> Source:
+    """type=aws."""
+    return S3Bucket(dataset)
+
+
+class S3Bucket(Source):
     """Objects of an S3-compatible store below a prefix, through s3fs."""
 
     def __init__(self, dataset: "Stored") -> None:
@@ -132,9 +139,6 @@ class Bucket:
         parts = urlsplit(named)
         source = "aws_endpoint_url" if self._dataset.aws_endpoint_url else "aws_bucket_name"
         return [f"{parts.netloc.rpartition('@')[2]} ({source})"]
-
-    def warnings(self) -> list[str]:
-        return []
 
     def _asked(self, question: Any) -> Any:
         try:

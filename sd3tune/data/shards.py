@@ -100,7 +100,7 @@ def digest(entry: Entry) -> str:
     h = blake2b(digest_size=16)
     for name, tensor in sorted(entry.items()):
         h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        h.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b"")
+        h.update(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
     return h.hexdigest()
 
 

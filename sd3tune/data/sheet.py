@@ -65,15 +65,17 @@ def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:
     except (Unusable, OSError) as e:
         return _words(redacted(str(e)))
     scale = CELL / max(s.geometry.resized)
-    small = tuple(max(1, round(n * scale)) for n in s.geometry.resized)
-    image = image.resize(small, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(n * scale)) for n in s.geometry.resized)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
     if s.mask is not None and masks is not None:
         image = _masked(image, s.mask, masks)
-    (left, top), (width, height) = s.geometry.crop, s.geometry.bucket
-    box = [round(n * scale) for n in (left, top, left + width, top + height)]
+    (x, y), (width, height) = s.geometry.crop, s.geometry.bucket
+    edges = (x, y, x + width, y + height)
+    left, top, right, bottom = (round(n * scale) for n in edges)
     dark = Image.blend(image, Image.new("RGB", image.size, BACK), 1 - SHADE)
-    dark.paste(image.crop(tuple(box)), (box[0], box[1]))
-    ImageDraw.Draw(dark).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=FRAME, width=2)
+    dark.paste(image.crop((left, top, right, bottom)), (left, top))
+    frame = (left, top, right - 1, bottom - 1)
+    ImageDraw.Draw(dark).rectangle(frame, outline=FRAME, width=2)
     return dark
 
 
@@ -100,7 +102,7 @@ def _label(pen: ImageDraw.ImageDraw, s: Sample, at: tuple[int, int]) -> None:
         pen.text((at[0], at[1] + 14 * i), _fitting(line, font), fill=INK, font=font)
 
 
-def _fitting(line: str, font: ImageFont.FreeTypeFont) -> str:
+def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """No wider than a cell, in letters that the font has: ASCII; accents are left out."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", line) if not unicodedata.combining(c))
     text = plain.encode("ascii", "replace").decode()

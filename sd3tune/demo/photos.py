@@ -83,7 +83,8 @@ def _picture(path: Path, photo: Photo) -> Image.Image:
         width, height = image.size
         left, top, right, bottom = photo.box
         box = (left * width, top * height, right * width, bottom * height)
-        image = image.crop(tuple(int(edge) for edge in box))
+        left, top, right, bottom = (int(edge) for edge in box)
+        image = image.crop((left, top, right, bottom))
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     return image
 

@@ -82,7 +82,7 @@ class LossPlan:
     """The loss of an image. The defaults are the paper's."""
 
     levels: NoiseLevels = field(default_factory=NoiseLevels)
-    kind: Literal["l2", "huber", "smooth_l1"] = "l2"
+    kind: str = "l2"  # loss_type
     huber_c: float = 0.1
     huber_schedule: str = "snr"
     masked: float = 1.0  # share of the batches with masks whose loss is weighed by them

@@ -15,8 +15,8 @@ from sd3tune.plan import products
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.sd3.variants import tokens
+from sd3tune.tables.schemes import SCHEMES
 
-PRECISIONS = ("no_change", "int8-quanto", "nf4-bnb", "int4-quanto", "int2-quanto", "fp8-quanto")
 BATCHES = (4, 3, 2, 1)  # tried in this order when the batch size is left open
 WHOLE = ("diffusers", "native-math")  # attention that may be chosen, and may write out its scores
 
@@ -86,7 +86,7 @@ class Sizes:
             return {}
         encoders = axis == "text_encoder_3_precision"
         found = {}
-        for precision in PRECISIONS:
+        for precision in SCHEMES:
             amount = self.encoding(r, precision) if encoders else self.training(r, precision)
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.

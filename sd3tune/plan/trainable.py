@@ -26,7 +26,7 @@ class LoraPlan:
     dora: bool
     rslora: bool
     init: Literal["default", "gaussian", "pissa", "olora"]
-    dialect: Literal["diffusers", "comfyui", "kohya"]  # of the file that is written
+    dialect: str  # of the file that is written
 
 
 @dataclass(frozen=True)

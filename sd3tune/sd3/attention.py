@@ -64,7 +64,7 @@ class JointAttention:
             text = _project(attn, encoder_hidden_states, names, norms)
             q, k, v = (torch.cat(pair, dim=1) for pair in zip((q, k, v), text, strict=True))
         out = self.kernel(q, k, v).flatten(2, 3).to(q.dtype)
-        image = attn.to_out[1](attn.to_out[0](out[:, :image_tokens]))
+        image: Tensor = attn.to_out[1](attn.to_out[0](out[:, :image_tokens]))
         if encoder_hidden_states is None:
             return image
         words = out[:, image_tokens:]
@@ -75,15 +75,16 @@ class ContiguousJointAttention(JointAttention):
     """PyTorch's attention of copies in one piece."""
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        pieces = (t.transpose(1, 2).contiguous() for t in (q, k, v))
-        return scaled_dot_product_attention(*pieces).transpose(1, 2)
+        q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 class SlicedJointAttention(JointAttention):
     """Ours, of copies in one piece; without gradients too, so that no product is too large."""
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return sliced.attention(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return sliced.attention(q, k, v).transpose(1, 2)
 
 
 class DispatchedJointAttention(JointAttention):
@@ -101,7 +102,8 @@ class DispatchedJointAttention(JointAttention):
 
         if torch.is_grad_enabled():
             raise RuntimeError(f"{self.backend} attention has no backward: sampling only")
-        return dispatch_attention_fn(q, k, v, backend=self.backend)
+        out: Tensor = dispatch_attention_fn(q, k, v, backend=self.backend)
+        return out
 
 
 def _project(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.errors import ModelError
-from sd3tune.sd3 import dialects
+from sd3tune.sd3 import module_names
 from sd3tune.sd3.single import TRANSFORMER
 
 
@@ -18,7 +18,7 @@ def to_original(state: Mapping[str, Tensor], prefix: str = TRANSFORMER[0]) -> di
     dual = [int(n.split(".")[1]) for n in state if n.endswith(".attn2.to_q.weight")]
     qk_norm = any(name.endswith(".attn.norm_q.weight") for name in state)
     left, found = dict(state), {}
-    for original in dialects.originals(len(blocks), dual, qk_norm):
+    for original in module_names.originals(len(blocks), dual, qk_norm):
         names = _tensors_of(original)
         if missing := next((n for n in names if n not in left), None):
             raise ModelError(
@@ -33,15 +33,15 @@ def to_original(state: Mapping[str, Tensor], prefix: str = TRANSFORMER[0]) -> di
 
 
 def _tensors_of(original: str) -> tuple[str, ...]:
-    if original == dialects.TABLE[0]:
-        return (dialects.TABLE[1],)
+    if original == module_names.TABLE[0]:
+        return (module_names.TABLE[1],)
     module, ending = original.rsplit(".", 1)
-    return tuple(f"{name}.{ending}" for name in dialects.modules(module))
+    return tuple(f"{name}.{ending}" for name in module_names.diffusers_names(module))
 
 
 def _halves(name: str, value: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     module = name.rsplit(".", 1)[0]
     weight = state.get(f"{module}.weight")
-    if weight is None or weight.ndim != 2 or not dialects.swaps(module, *weight.shape):
+    if weight is None or weight.ndim != 2 or not module_names.swaps(module, *weight.shape):
         return value
     return torch.cat(value.chunk(2)[::-1])

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from sd3tune.errors import ModelError
 from sd3tune.filesystem.safetensors_header import Header
-from sd3tune.sd3.dialects import originals
+from sd3tune.sd3.module_names import originals
 from sd3tune.sd3.variants import LIMITS, PATCH, Transformer
 
 TRANSFORMER = ("model.diffusion_model.", "")  # the second: nothing but the transformer

@@ -22,7 +22,7 @@ from sd3tune.data.seeds import seed_of
 DROPPED = 16  # bits that float32 has and bf16 has not
 
 
-class AdamWBF16(torch.optim.Optimizer):  # type: ignore[misc]
+class AdamWBF16(torch.optim.Optimizer):
     """Decoupled weight decay regularisation, arXiv:1711.05101, algorithm 2.
 
     State: two bf16 moments a weight. The random bits are a function of the step and the place of
@@ -41,7 +41,7 @@ class AdamWBF16(torch.optim.Optimizer):  # type: ignore[misc]
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
 
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no closure: one evaluation a step
         dice: dict[torch.device, torch.Generator] = {}
         with torch.no_grad():
             for group in self.param_groups:

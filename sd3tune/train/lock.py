@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sd3tune.data.sources import OUTPUT_MARK
+from sd3tune.data.folder import OUTPUT_MARK
 from sd3tune.errors import DiskError
 from sd3tune.filesystem import disk
 from sd3tune.report.progress import say

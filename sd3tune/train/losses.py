@@ -4,7 +4,7 @@ What the settings add to the paper's loss (masks, rollouts, other distances) is 
 the equations are sd3/flow.py's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,8 @@ from sd3tune.plan.plan import Plan
 from sd3tune.sd3 import distances, flow
 from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.sd3.weights import DTYPES
+from sd3tune.tables.loss_types import LOSS_TYPES
+from sd3tune.tables.table import load
 from sd3tune.train.noise import Points, another, dice, draw, draw_levels, perturbation
 from sd3tune.train.rollout import offsets, roll_out
 
@@ -102,11 +104,12 @@ def network_input(at: Points, recipe: Recipe) -> Tensor:
 
 
 def distance(loss: LossPlan, s: Tensor) -> distances.Distance:
-    """loss_type, with the width of the Huber losses at each image's level."""
-    if loss.kind == "l2":
-        return distances.l2
-    c = distances.huber_width(s, loss.huber_c, loss.huber_schedule)
-    return partial(distances.huber if loss.kind == "huber" else distances.smooth_l1, c=c)
+    """What each latent's error counts, as the row of `loss_type` says. s: noise levels (B,)."""
+    row = LOSS_TYPES[loss.kind]
+    change: Callable[..., Tensor] = load(row.distance)
+    if not row.bends:
+        return change
+    return partial(change, c=distances.huber_width(s, loss.huber_c, loss.huber_schedule))
 
 
 def without_adapter(trained: Trained, z: Tensor, t: Tensor, condition: Any) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.encode.everything import SET_ASIDE
 from sd3tune.filesystem import disk
-from sd3tune.formats import stamp
+from sd3tune.formats import file_metadata
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
 from sd3tune.train.optim import averaged
@@ -95,7 +95,7 @@ def _into_place(draft: Path, folder: Path) -> None:
 def about(plan: Plan, state: TrainState) -> dict[str, str]:
     """Metadata of the file."""
     kind = plan.trained.kind.value
-    facts = stamp.modelspec(
+    facts = file_metadata.modelspec(
         plan.model.name,
         title=plan.output_dir.name,
         resolution=plan.data.square,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sd3tune import cli
+from tests.commands import exit_code
 
 MODEL = "models/sd3.5-medium"
 PLAN = ["plan", "config/config.json", "--on", "rtx4090"]
@@ -12,12 +12,7 @@ def said(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, list[str]]:
     """Exit code, and lines of stderr that are errors or hints."""
-    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as e:
-        code = int(e.code or 0)
+    code = exit_code(words, monkeypatch)
     err = capsys.readouterr().err
     assert "Traceback" not in err and code in (0, 1), err
     lines = [x for x in err.splitlines() if x.startswith(("error: ", "hint: "))]

@@ -8,22 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from sd3tune.backends.decide import chips
-from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.demo import MODELS
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.train.run import Outcome, train
+from tests.cpu.macs import SHORT, mac
 from tests.plans import decided
-
-GUARD = "attention_inputs"
-
-
-def mac(chip: str) -> Facts:
-    """A Mac in all that is decided, whose device is called `cpu`: the tensors must be somewhere."""
-    facts = chips.facts(chips.chip(chip))
-    return replace(facts, devices=(replace(facts.weakest, torch_device="cpu"),))
 
 
 @pytest.fixture
@@ -59,10 +50,6 @@ def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     monkeypatch.setattr(attention, "scaled_dot_product_attention", spy("ours"))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy("theirs"))
     return seen
-
-
-SHORT = ("max_train_steps=6", "lr_warmup_steps=0", "lr_scheduler=constant",
-         "base_model_precision=int8-quanto", "base_model_default_dtype=fp32")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -122,7 +109,7 @@ def test_the_guarded_processor_is_right_on_views_forward_and_backward(
 
     def ask(dtype: torch.dtype, inputs: str) -> list[torch.Tensor]:
         model = weights.transformer(str(demo / "models" / name), "fp32").to(dtype)
-        attention.place(model, inputs, "diffusers")
+        attention.use_processors(model, inputs, "diffusers")
         given = [t.to(dtype).requires_grad_() for t in (z, words, pooled)]
         out = model(*given, torch.tensor([400.0]).to(dtype), return_dict=False)[0]
         return [out, *torch.autograd.grad(out.square().mean(), given)]

@@ -16,7 +16,7 @@ from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.demo import tiny
 from sd3tune.errors import PlanError
 from sd3tune.plan.plan import Plan
-from sd3tune.prepare import prepare
+from sd3tune.prepare import this_run
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant.parts import parts
 from sd3tune.train import checkpointing, offload
@@ -24,6 +24,7 @@ from sd3tune.train.begin import begin
 from tests.cpu.adapted import SCHEMES, gradients, model_of, question
 from tests.cpu.conftest import Train
 from tests.plans import decided
+from tests.this_machine import prepared_here
 
 SWAP, ON = "blocks_to_swap=1", "gradient_checkpointing=true"
 
@@ -31,7 +32,7 @@ SWAP, ON = "blocks_to_swap=1", "gradient_checkpointing=true"
 @pytest.fixture(scope="module")
 def checkpointed(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     words = (f"output_dir={tmp_path_factory.mktemp('output')}", ON, "validation_disable=true")
-    return prepare(demo / "config" / "config.json", words, None).plan
+    return prepared_here(demo / "config" / "config.json", *words).plan
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -65,7 +66,7 @@ def test_only_the_inputs_of_blocks_are_moved_to_the_host() -> None:
 
     class Counting(torch.autograd.graph.saved_tensors_hooks):
         def __init__(self) -> None:
-            super().__init__(lambda t: moved.append(tuple(t.shape)) or t, lambda t: t)  # type: ignore[func-returns-value]
+            super().__init__(lambda t: moved.append(tuple(t.shape)) or t, lambda t: t)
 
     checkpointing.checkpoint_blocks(model, 1, Counting)
     gradients(model)
@@ -171,10 +172,10 @@ def test_every_kind_of_adapter_works_on_swapped_blocks(
 def test_one_memory_cannot_be_saved_by_moving_things_within_it(demo: Path) -> None:
     config = demo / "config" / "config.json"
     with pytest.raises(PlanError, match=r"blocks_to_swap=1.*share one memory"):
-        prepare(config, (SWAP, ON), "m3-max")
+        this_run(config, (SWAP, ON), "m3-max")
     with pytest.raises(PlanError, match=r"unsloth.*host memory is the device's"):
-        prepare(config, ("gradient_checkpointing_backend=unsloth", ON), "m3-max")
-    plan = prepare(config, (SWAP, ON), "rtx4090").plan
+        this_run(config, ("gradient_checkpointing_backend=unsloth", ON), "m3-max")
+    plan = this_run(config, (SWAP, ON), "rtx4090").plan
     assert "untested on hardware" in plan.memory.blocks_to_swap.reason
 
 

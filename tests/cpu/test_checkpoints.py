@@ -31,7 +31,7 @@ KINDS = {
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    found = {}
+    found: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
         found |= {f"{file.name}:{n}": t for n, t in load_file(file).items()}
     return found
@@ -64,7 +64,7 @@ def test_whatever_is_trained_resumes_bit_for_bit(
 def test_checkpoints_are_kept_by_steps_by_epochs_and_for_a_while(
     run: Train, tmp_path: Path
 ) -> None:
-    words = ("max_train_steps=5", "lr_warmup_steps=0", "train_batch_size=2")
+    words: tuple[str, ...] = ("max_train_steps=5", "lr_warmup_steps=0", "train_batch_size=2")
     run(*words, "checkpoint_step_interval=2", "checkpointing_rolling_steps=3")
     output = tmp_path / "output"
     names = sorted(p.name for p in output.glob("checkpoint-*"))

@@ -1,8 +1,6 @@
 """Runs over datasets of every kind, and what `dataset` and `cache` say of them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,8 @@ from sd3tune.data.order import Share
 from sd3tune.dataset_inspection import draw_sheet, inspect
 from sd3tune.errors import DataError
 from sd3tune.train.run import train
+from tests.commands import sd3tune
 from tests.cpu.conftest import Project
-
-
-def sd3tune(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sd3tune", *words]
-    return subprocess.run(command, cwd=project.root, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -95,7 +89,7 @@ def test_json_says_what_becomes_of_each_image(everything: Project) -> None:
         del everything.dataset[key]
     everything.dataset["resolution"] = 1024
     everything.write()
-    answer = sd3tune(everything, "dataset", "config/config.json", "--json")
+    answer = sd3tune("dataset", "config/config.json", "--json", cwd=everything.root)
     assert answer.returncode == 0, answer.stderr
     document = json.loads(answer.stdout)
     images: dict[str, Any] = {Path(i["path"]).name: i for i in document["images"]
@@ -122,40 +116,42 @@ def test_json_says_what_becomes_of_each_image(everything: Project) -> None:
 
 def test_the_words_and_the_sheet(everything: Project) -> None:
     everything.write()
-    answer = sd3tune(everything, "dataset", "config/config.json", "--sheet", "sheets/one.png")
+    answer = sd3tune(
+        "dataset", "config/config.json", "--sheet", "sheets/one.png", cwd=everything.root
+    )
     assert answer.returncode == 0, answer.stderr
     for words in ("d (image): 6 images, 12 with repeats", "eval (eval)", "picture number 0"):
         assert words in answer.stdout
     assert Image.open(everything.root / "sheets" / "one.png").size[0] > 900
-    bad = sd3tune(everything, "dataset", "config/config.json", "--sheet", "one.nothing")
+    bad = sd3tune("dataset", "config/config.json", "--sheet", "one.nothing", cwd=everything.root)
     assert bad.returncode == 1 and bad.stderr.splitlines()[-2].startswith("error: the contact")
 
 
 @pytest.mark.slow
 def test_caches_are_built_told_of_checked_and_pruned_by_command(everything: Project) -> None:
     config = str(everything.write())
-    told = json.loads(sd3tune(everything, "cache", "info", config, "--json").stdout)
+    told = json.loads(sd3tune("cache", "info", config, "--json", cwd=everything.root).stdout)
     assert all(c["entries"] == 0 and c["missing"] == c["wanted"] for c in told["caches"])
     assert not (everything.root / "cache").exists()
-    built = sd3tune(everything, "cache", "build", config)
+    built = sd3tune("cache", "build", config, cwd=everything.root)
     assert built.returncode == 0 and "0 missing" in built.stdout, built.stderr
-    told = json.loads(sd3tune(everything, "cache", "info", config, "--json").stdout)
+    told = json.loads(sd3tune("cache", "info", config, "--json", cwd=everything.root).stdout)
     assert all(c["missing"] == c["unused"] == 0 for c in told["caches"])
     captions = next(c for c in told["caches"] if c["kind"] == "captions")
     assert captions["bytes_per_entry"] < told["padded_float32_bytes_per_caption"] / 2
     (everything.images / "0.txt").write_text("other words")
-    sd3tune(everything, "cache", "build", config)
-    counted = sd3tune(everything, "cache", "prune", config, "--dry-run").stdout
+    sd3tune("cache", "build", config, cwd=everything.root)
+    counted = sd3tune("cache", "prune", config, "--dry-run", cwd=everything.root).stdout
     assert [line.split()[0] for line in counted.splitlines()].count("1") == 1
-    assert " removed" in sd3tune(everything, "cache", "prune", config).stdout
-    checked = sd3tune(everything, "cache", "verify", "cache", "output")
+    assert " removed" in sd3tune("cache", "prune", config, cwd=everything.root).stdout
+    checked = sd3tune("cache", "verify", "cache", "output", cwd=everything.root)
     assert checked.returncode == 0 and "0 files damaged" in checked.stdout
     shard = next((everything.root / "cache").rglob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    checked = sd3tune(everything, "cache", "verify", "cache")
+    checked = sd3tune("cache", "verify", "cache", cwd=everything.root)
     assert checked.returncode == 1 and str(shard) in checked.stdout.replace(
         "cache/", f"{everything.root}/cache/", 1)  # fmt: skip
-    assert sd3tune(everything, "cache", "verify", "config").returncode == 1
+    assert sd3tune("cache", "verify", "config", cwd=everything.root).returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ def bytes_in(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def test_a_run_needs_no_temporary_folder_and_little_more_than_its_checkpoint(
-    prepared,  # type: ignore[no-untyped-def]
+def test_a_run_needs_no_temporary_folder_and_little_more_than_its_checkpoint(  # type: ignore[no-untyped-def]
+    prepared,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -90,8 +90,8 @@ def test_what_stands_in_the_way_is_named_before_anything_is_loaded(
     assert not list((tmp_path / "output").glob("checkpoint-*"))
 
 
-def test_metrics_that_cannot_be_written_cost_no_finished_step(
-    prepared,  # type: ignore[no-untyped-def]
+def test_metrics_that_cannot_be_written_cost_no_finished_step(  # type: ignore[no-untyped-def]
+    prepared,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

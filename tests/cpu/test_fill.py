@@ -16,6 +16,7 @@ from sd3tune.data.shards import contents
 from sd3tune.encode import store
 from sd3tune.encode.caches import Caches
 from sd3tune.errors import DataError
+from sd3tune.sd3 import latents
 from sd3tune.sd3.text import packed, unpacked
 from tests.cpu.conftest import Project
 
@@ -172,7 +173,7 @@ def test_masks_are_kept_with_the_geometry_of_their_images(project: Project) -> N
         "dataset `m`: resolution not used: masks take everything else from their images",
     )
     caches = Caches.of(prepared)
-    from sd3tune.encode.image_latents import fingerprint
+    from sd3tune.encode.file_digests import fingerprint
 
     fingerprint(caches, prepared.dataset("d"), prepared.samples)
     for s in prepared.samples:
@@ -187,7 +188,8 @@ def test_masks_are_kept_with_the_geometry_of_their_images(project: Project) -> N
 
 
 def test_each_epoch_has_crops_of_its_own_and_the_old_ones_go(project: Project) -> None:
-    from sd3tune.encode.image_latents import fill_epoch, fingerprint
+    from sd3tune.encode.file_digests import fingerprint
+    from sd3tune.encode.image_latents import fill_epoch
 
     for i in range(4):
         project.picture(f"{i}.png", i, (256, 96))
@@ -210,7 +212,8 @@ def test_each_epoch_has_crops_of_its_own_and_the_old_ones_go(project: Project) -
 
 
 def test_a_file_that_changes_between_its_digest_and_its_pixels_is_noticed(project: Project) -> None:
-    from sd3tune.encode.image_latents import encode, fingerprint
+    from sd3tune.encode.file_digests import fingerprint
+    from sd3tune.encode.image_latents import encode
 
     for i in range(3):
         project.picture(f"{i}.png", i)
@@ -257,7 +260,7 @@ def test_too_little_memory_for_the_vae_means_halves_and_then_tiles(
             raise error
         return pixels, -pixels
 
-    monkeypatch.setattr(image_latents.sd3_latents, "encode", encode)
+    monkeypatch.setattr(latents, "encode", encode)
     pixels = torch.arange(2.0).reshape(2, 1, 1, 1)
     mean, std = image_latents._sparing(vae, pixels)
     assert torch.equal(mean, pixels) and torch.equal(std, -pixels)
@@ -327,7 +330,8 @@ def test_an_image_of_two_datasets_is_encoded_once(project: Project) -> None:
 
 
 def test_new_crops_of_one_dataset_leave_those_of_another_in_its_folder(project: Project) -> None:
-    from sd3tune.encode.image_latents import fill_epoch, fingerprint
+    from sd3tune.encode.file_digests import fingerprint
+    from sd3tune.encode.image_latents import fill_epoch
 
     two_of_one_folder(project, crop=True, vae_cache_clear_each_epoch=True)
     project.build()

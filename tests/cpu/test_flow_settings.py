@@ -1,11 +1,13 @@
 """Every setting of noise levels, loss and rollout reaches the loss: from the configuration on."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from sd3tune.train.losses import Losses, Recipe, losses
-from tests.known import Known, batch, curved
-from tests.pure.test_plan import plan
+from tests.cpu.known import Known, batch, curved
+from tests.plans import plan
 
 S = "scheduled_sampling_"
 ROLLOUT = {f"{S}max_step_offset": 30, f"{S}probability": 1.0}
@@ -13,7 +15,7 @@ RAMP = {f"{S}max_step_offset": 30, f"{S}ramp_steps": 20}
 HUBER = {"loss_type": "huber"}
 LIST = {"flow_custom_timesteps": [100, 300, 500, 700, 900]}
 
-CHANGES = [  # what is set, and with what the outcome must differ
+CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [  # a setting, and what it must differ from
     ({"flow_schedule_shift": 1.0}, {}),
     ({"flow_schedule_auto_shift": True}, {}),
     ({"flow_use_uniform_schedule": True}, {}),
@@ -50,21 +52,19 @@ CHANGES = [  # what is set, and with what the outcome must differ
 ]
 
 
-def outcome(settings: dict[str, object], step: int = 15) -> Losses:
+def outcome(settings: dict[str, Any], step: int = 15) -> Losses:
     mask = torch.zeros(40, 1, 2, 2)
     mask[..., 0] = 1
     one = batch(*range(40), size=2, mask=mask)
     return losses(Known(curved).trained, one, Recipe.of(plan("h100-sxm", **settings)), step)
 
 
-def described(settings: dict[str, object]) -> str:
+def described(settings: dict[str, Any]) -> str:
     return " ".join(f"{k}={v}" for k, v in settings.items())
 
 
 @pytest.mark.parametrize("settings, others", CHANGES, ids=[described(s) for s, _ in CHANGES])
-def test_each_setting_changes_the_loss(
-    settings: dict[str, object], others: dict[str, object]
-) -> None:
+def test_each_setting_changes_the_loss(settings: dict[str, Any], others: dict[str, Any]) -> None:
     changed, before = outcome(settings), outcome(others)
     assert not torch.allclose(changed.each, before.each)
 

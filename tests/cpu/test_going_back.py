@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def state_with(folder: Path, change: Any) -> None:
 
 
 # With their checksums, and still not a state of this run.
-UNFIT = {
+UNFIT: dict[str, Callable[[Path], object]] = {
     "weights": lambda f: transposed(f, "trained.safetensors", ""),
     "moments": lambda f: transposed(f, "optimizer.safetensors", "exp_avg"),
     "average": lambda f: transposed(f, "ema.safetensors", ""),
@@ -241,7 +242,7 @@ def test_a_checkpoint_of_before_continues_and_its_run_gets_a_name(
 class Second(World):
     """The second process of a run whose first one has answered."""
 
-    main = False  # type: ignore[assignment]
+    main = False
     answer: Any = None
 
     def gathered(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -261,10 +262,10 @@ def test_a_run_that_its_launcher_starts_again_does_not_start_afresh(
     run: Train, prepared: Any
 ) -> None:
     run(*WORDS, "max_train_steps=2")
-    config = prepared(*WORDS, "max_train_steps=3", "resume_from_checkpoint=never").config
-    again = beginning(config, restarted=True)
-    assert again.folder == config.output_dir / "checkpoint-2"
-    assert beginning(config, restarted=False).folder is None
+    output = prepared(*WORDS, "max_train_steps=3").plan.output_dir
+    again = beginning("never", output, restarted=True)
+    assert again.folder == output / "checkpoint-2"
+    assert beginning("never", output, restarted=False).folder is None
 
 
 @pytest.mark.parametrize("taken", ["checkpoint-1", ".checkpoint-1.tmp"])

@@ -13,7 +13,7 @@ from sd3tune.train.losses import Recipe
 from sd3tune.train.run import guard_of
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Taken, train_step
-from tests.known import Known, batch, curved
+from tests.cpu.known import Known, batch, curved
 
 RECIPE = Recipe(0, LossPlan(), autocast=None, attention="diffusers", max_grad_norm=0.0)
 NAMES = {1: "photos/a.png", 2: "photos/b.png", 3: "photos/c.png"}

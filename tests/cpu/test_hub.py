@@ -1,12 +1,11 @@
 """A model from the hub's cache, offline: the layout huggingface_hub writes."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import sd3tune
 
 
 @pytest.mark.slow
@@ -16,10 +15,9 @@ def test_a_repository_in_the_cache_trains_without_a_network(demo: Path, tmp_path
     shutil.copytree(demo / "models" / "sd3-medium", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    command = [sys.executable, "-m", "sd3tune", "train", str(demo / "config" / "config.json"),
+    done = sd3tune("train", str(demo / "config" / "config.json"),
                "pretrained_model_name_or_path=somebody/tiny", f"output_dir={tmp_path / 'out'}",
-               "max_train_steps=11", "validation_disable=true"]  # fmt: skip
-    environ = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+               "max_train_steps=11", "validation_disable=true",
+               HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").exists()

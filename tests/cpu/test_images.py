@@ -11,15 +11,9 @@ from PIL import Image, ImageCms
 from sd3tune.data import pixel_tensors
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.headers import NoMemory, Unusable, formats, size_of
+from tests.image_folders import encoded
 
 WHOLE = Geometry((64, 64), (0, 0), (64, 64), 1.0)
-
-
-def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    formats()  # registers the optional ones
-    out = io.BytesIO()
-    image.save(out, format, **options)
-    return out.getvalue()
 
 
 def load(data: bytes, size: tuple[int, int] = (64, 64), shape: Geometry = WHOLE) -> torch.Tensor:
@@ -31,7 +25,7 @@ def test_orientation_is_applied_to_size_and_pixels() -> None:
     image.paste("white", (0, 0, 48, 64))  # left half
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned right: the left half comes up
-    data = saved(image, exif=exif)
+    data = encoded(image, exif=exif)
     assert size_of(io.BytesIO(data), "x.png") == (64, 96)
     pixels = load(data, (64, 96), Geometry((64, 96), (0, 0), (64, 96), 0.67))
     assert pixels.shape == (3, 96, 64)
@@ -52,7 +46,7 @@ def test_orientation_is_applied_to_size_and_pixels() -> None:
 def test_every_mode_and_format_becomes_white_rgb(mode: str, colour: Any, format: str) -> None:
     if format in ("HEIF", "JXL") and format not in formats():
         pytest.skip(f"no decoder for {format} here")
-    data = saved(Image.new(mode, (64, 64), colour), format)
+    data = encoded(Image.new(mode, (64, 64), colour), format)
     assert size_of(io.BytesIO(data), "x") == (64, 64)
     assert load(data).min() > 0.98
 
@@ -64,7 +58,7 @@ def test_memory_that_ran_out_says_nothing_about_the_file(
     def fail(*args: Any, **more: Any) -> None:
         raise MemoryError
 
-    data = saved(Image.new("RGB", (64, 64)))
+    data = encoded(Image.new("RGB", (64, 64)))
     monkeypatch.setattr(f"PIL.{step}", fail)
     with pytest.raises(NoMemory, match="more memory than there is"):
         load(data)
@@ -73,14 +67,14 @@ def test_memory_that_ran_out_says_nothing_about_the_file(
 def test_transparency_of_palettes_and_of_the_first_frame_is_laid_over_white() -> None:
     palette = Image.new("P", (64, 64), 0)
     palette.putpalette([0, 0, 0, 255, 0, 0])
-    assert load(saved(palette, transparency=0)).min() > 0.99
+    assert load(encoded(palette, transparency=0)).min() > 0.99
     frames = [Image.new("RGB", (64, 64), c) for c in ("white", "black")]
-    animated = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert load(animated).min() > 0.99
 
 
 def test_a_dark_16_bit_picture_stays_dark() -> None:
-    data = saved(Image.new("I;16", (64, 64), 200))
+    data = encoded(Image.new("I;16", (64, 64), 200))
     assert load(data).max() < -0.99
 
 
@@ -88,16 +82,16 @@ def test_a_colour_profile_is_converted() -> None:
     image = Image.new("RGB", (64, 64), (200, 80, 40))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    want = load(saved(image))
-    assert (load(saved(image, icc_profile=srgb)) - want).abs().max() < 0.02
+    want = load(encoded(image))
+    assert (load(encoded(image, icc_profile=srgb)) - want).abs().max() < 0.02
     # a profile of another space, or none at all, says nothing about the pixels
-    assert torch.equal(load(saved(image, icc_profile=lab)), want)
-    assert torch.equal(load(saved(image, icc_profile=b"nothing of the kind")), want)
+    assert torch.equal(load(encoded(image, icc_profile=lab)), want)
+    assert torch.equal(load(encoded(image, icc_profile=b"nothing of the kind")), want)
 
 
 def test_the_crop_is_the_one_that_was_planned() -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
-    data = saved(Image.fromarray(np.stack([ramp] * 3, -1)))
+    data = encoded(Image.fromarray(np.stack([ramp] * 3, -1)))
     shape = Geometry((256, 64), (100, 0), (64, 64), 1.0)
     got = ((load(data, (256, 64), shape)[0, 0] + 1) * 127.5).round()
     assert got.tolist() == list(range(100, 164))
@@ -116,35 +110,35 @@ def noise(size: tuple[int, int] = (64, 64)) -> Image.Image:
 
 def test_a_truncated_picture_is_refused_when_it_is_decoded() -> None:
     with pytest.raises(Unusable, match="cannot be decoded"):
-        load(saved(noise())[:3000])
+        load(encoded(noise())[:3000])
 
 
 def test_a_size_that_was_only_said_is_checked() -> None:
     with pytest.raises(Unusable, match="it is 64x64, and 65x64 was said"):
-        load(saved(noise()), (65, 64))
+        load(encoded(noise()), (65, 64))
 
 
 @pytest.mark.parametrize("style", [(0, 0), (37, 11), (128, 64)])
 def test_a_mask_is_cut_like_its_image(style: tuple[int, int]) -> None:
     """One picture as image and as mask: the mask's cells are the image's averages there."""
     picture = noise((96, 64)).resize((960, 640), Image.Resampling.NEAREST)
-    data = saved(picture)
+    data = encoded(picture)
     shape = Geometry((192, 128), style, (64, 64), 1.0)
     red = (load(data, (960, 640), shape)[0] + 1) * 127.5
     cells = red.reshape(8, 8, 8, 8).mean(dim=(1, 3))
     mask = pixel_tensors.load_mask(data, (960, 640), shape, "mask")
     assert mask.shape == (1, 8, 8) and (mask[0].float() - cells).abs().max() <= 0.5 + 1e-3
-    small = pixel_tensors.load_mask(saved(picture.resize((480, 320))), (960, 640), shape, "mask")
+    small = pixel_tensors.load_mask(encoded(picture.resize((480, 320))), (960, 640), shape, "mask")
     assert (small.float() - mask.float()).abs().mean() < 8  # another size, the same shape
 
 
 def test_segmentation_is_black_or_white_before_it_is_averaged() -> None:
     grey = Image.new("RGB", (64, 64), (120, 120, 120))
     grey.paste((130, 130, 130), (0, 0, 32, 64))
-    mask = pixel_tensors.load_mask(saved(grey), (64, 64), WHOLE, "segmentation")
+    mask = pixel_tensors.load_mask(encoded(grey), (64, 64), WHOLE, "segmentation")
     assert mask[0, 0].tolist() == [255] * 4 + [0] * 4
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(Unusable, match="another shape than 64x64"):
-        pixel_tensors.load_mask(saved(noise((64, 128))), (64, 64), WHOLE, "mask")
+        pixel_tensors.load_mask(encoded(noise((64, 128))), (64, 64), WHOLE, "mask")

@@ -7,27 +7,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from sd3tune.encode import store
 from sd3tune.prepare import Prepared
 from tests.cpu.conftest import Project
+from tests.cpu.forks import forked
 
 IMAGES, KILLS = 96, 20
-
-
-def forked(work: Callable[[], object]) -> int:
-    """A child process that does it; torch is loaded already, so a kill hits the work itself."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return child
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from sd3tune.sd3.variants import tokens
 from sd3tune.train import cubic
 from sd3tune.train.noise import draw, draw_levels
 from tests.cpu.conftest import Project
-from tests.known import batch
+from tests.cpu.known import batch
 
 U = (torch.arange(20_000) + 0.5) / 20_000
 MANY = batch(*range(3000), size=2)
@@ -108,7 +108,7 @@ def test_auto_shift_is_the_same_in_training_and_in_pictures(width: int, height: 
     pictures = scheduler(None)
     pictures.set_timesteps(sigmas=[0.9, 0.5, 0.2], mu=mu)
     one = batch(1, 2, 3, size=2)
-    one = type(one)(one.ids, torch.zeros(3, 16, height // 8, width // 8), *[one.pooled] * 2)
+    one = type(one)(one.ids, torch.zeros(3, 16, height // 8, width // 8), one.pooled, one.pooled)
     how = NoiseLevels(shift=None, uniform=True)
     trained = draw_levels(how, 0, 0, one, torch.tensor([0.9, 0.5, 0.2]))
     torch.testing.assert_close(pictures.sigmas[:3], trained, rtol=1e-5, atol=0)

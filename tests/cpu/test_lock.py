@@ -133,8 +133,8 @@ def test_a_folder_that_was_removed_and_taken_by_another_run_is_not_written_to(
         claim.release()
 
 
-def test_a_run_that_ends_gives_the_lock_back_whatever_it_ended_with(
-    prepared,  # type: ignore[no-untyped-def]
+def test_a_run_that_ends_gives_the_lock_back_whatever_it_ended_with(  # type: ignore[no-untyped-def]
+    prepared,
     output: Path,
 ) -> None:
     (output / "metrics.jsonl").mkdir()

@@ -8,7 +8,7 @@ from sd3tune.plan.objective import LossPlan
 from sd3tune.sd3 import distances, flow
 from sd3tune.train.losses import Recipe, losses
 from sd3tune.train.noise import another, draw, perturbation
-from tests.known import Known, batch, curved
+from tests.cpu.known import Known, batch, curved
 
 
 def recipe(**changes: object) -> Recipe:
@@ -27,7 +27,8 @@ def test_huber_widths_are_the_recorded_ones(schedule: str, s: float, want: float
 
 
 def bent(d: np.ndarray, c: np.ndarray) -> np.ndarray:
-    return np.sqrt(d * d + c * c) - c
+    loss: np.ndarray = np.sqrt(d * d + c * c) - c
+    return loss
 
 
 @pytest.mark.parametrize("kind", ["l2", "huber", "smooth_l1"])

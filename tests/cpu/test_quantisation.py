@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from sd3tune import load as planned
 from sd3tune import quant
-from sd3tune.demo import tiny
+from sd3tune.demo import tiny, tokenizers
 from sd3tune.plan.memory import stored
 from sd3tune.plan.plan import Plan
-from sd3tune.prepare import prepare
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train.begin import begin
-from tests.cpu.adapted import gradients, quantised, question, with_adapter
+from tests.cpu.adapted import QUANTISING, gradients, quantised, question, with_adapter
 from tests.plans import decided
+from tests.this_machine import prepared_here
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONTEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -79,7 +79,7 @@ def dequantised_copy(small: Any) -> Any:
 ERRORS: dict[str, tuple[float, float]] = {}
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_gradients_are_those_of_the_dequantised_weights(scheme: str) -> None:
     small = quantised(scheme)
     reference = with_adapter(dequantised_copy(small))
@@ -100,7 +100,7 @@ LIMITS = {"int8-quanto": 0.002, "fp8-quanto": 0.01, "int4-quanto": 0.03, "nf4-bn
           "int2-quanto": 0.12}  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_outputs_stay_close_and_adaln_layers_would_cost_most(scheme: str) -> None:
     def answer(which: quant.Patterns | None) -> Tensor:
         model = quantised("no_change").eval()
@@ -122,7 +122,7 @@ def test_outputs_stay_close_and_adaln_layers_would_cost_most(scheme: str) -> Non
     assert everything > 1.5 * ours
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_float32_reaches_bfloat16_weights(scheme: str) -> None:
     """What layer norm hands over under autocast, to weights that TinyGemm would have refused."""
     torch.manual_seed(0)
@@ -131,6 +131,7 @@ def test_float32_reaches_bfloat16_weights(scheme: str) -> None:
     quant.apply(block, scheme)
     linear, x = block.transformer_blocks[0], torch.randn(8, 256, requires_grad=True)
     y = linear(x)
+    assert isinstance(linear.bias, torch.Tensor)
     want = x.detach() @ quant.dequantised(linear).float().t() + linear.bias.float()
     assert float((y.detach().float() - want).norm() / want.norm()) < 0.01
     y.float().square().sum().backward()
@@ -145,7 +146,7 @@ def test_fp8_takes_the_flavour_of_the_chip(flavour: str) -> None:
     assert linear.weight._data.dtype == getattr(torch, flavour)
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
     block = nn.Module()
     block.transformer_blocks = nn.ModuleList([nn.Linear(512, 512, dtype=torch.bfloat16)])
@@ -157,17 +158,17 @@ def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
     assert made.after == pytest.approx(reckoned, rel=0.02) and made.after < made.before
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_nothing_frozen_wants_a_gradient_and_t5_keeps_its_output_projections(scheme: str) -> None:
     assert not any(p.requires_grad for p in quantised(scheme).parameters())
-    encoder = tiny.t5_encoder(tiny.tokenizers.t5())
+    encoder = tiny.t5_encoder(tokenizers.t5())
     quant.apply(encoder, scheme, which=quant.TEXT_ENCODER)
     kinds = {n.rpartition(".")[2]: type(m).__name__ for n, m in encoder.named_modules()}
     assert kinds["wo"] == "Linear" and kinds["wi_0"] in ("QLinear", "Linear4bit")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_what_was_kept_is_what_was_made_bit_for_bit(
     scheme: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
@@ -189,7 +190,7 @@ def test_what_was_kept_is_what_was_made_bit_for_bit(
 @pytest.fixture(scope="module")
 def quantising(demo: Path) -> Plan:
     words = ("base_model_precision=int8-quanto", "validation_disable=true")
-    return prepare(demo / "config" / "config.json", words, None).plan
+    return prepared_here(demo / "config" / "config.json", *words).plan
 
 
 def test_a_second_start_reads_what_the_first_quantised(

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from sd3tune.train.losses import Recipe, losses
 from sd3tune.train.noise import draw
 from sd3tune.train.rollout import offsets, roll
 from sd3tune.train.step import train_step
-from tests.known import Known, batch, curved
+from tests.cpu.known import Known, batch, curved
 
 ALWAYS = Rollout(20, probability=1.0)
 
@@ -121,7 +122,7 @@ def test_reflexflow_s_loss_is_its_equations_in_float64(masked: bool) -> None:
         s, pooled = float(found.levels[i]), float(one.pooled[i])
         m = mask[i].double().numpy() if masked else np.ones((1, 8, 8))
 
-        def field(z, t, p=pooled):  # type: ignore[no-untyped-def]
+        def field(z: np.ndarray, t: float, p: float = pooled) -> Any:
             return np.tanh(z) * t / 500 + 0.1 * p
 
         zr = euler(field, x0, e, s, away[i])

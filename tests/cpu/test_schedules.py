@@ -20,7 +20,7 @@ def rates(name: str, steps: range = range(TOTAL + 1), **settings: float) -> list
 def theirs(name: str, **settings: float) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
     made = get_scheduler(name, optimizer, num_warmup_steps=WARMUP, num_training_steps=TOTAL,
-                         **settings)  # type: ignore[arg-type]  # fmt: skip
+                         **settings)  # fmt: skip
     found = []
     for _ in range(TOTAL + 1):
         found.append(optimizer.param_groups[0]["lr"])

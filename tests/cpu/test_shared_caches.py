@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sd3tune import cli, quant
+from sd3tune import quant
 from sd3tune.data import digests, shards, sqlite_files
 from sd3tune.data.cache import INDEX, TABLES, TensorCache, shard_name
 from sd3tune.data.digests import Known, KnownFiles
@@ -23,6 +23,7 @@ from sd3tune.filesystem import cachedir
 from sd3tune.quant import store as quantised
 from sd3tune.report.progress import stage
 from sd3tune.sample.pictures import keep
+from tests.commands import exit_code
 from tests.cpu.conftest import Project
 from tests.nobody import as_nobody
 
@@ -53,20 +54,11 @@ def files(folder: Path) -> Files:
     return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
-    try:
-        cli.main()
-    except SystemExit as e:
-        return int(e.code or 0)
-    return 0
-
-
 def test_verify_repairs_nothing_in_a_model_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(model(tmp_path / "model"))
-    assert run(["cache", "verify", "--repair", str(tmp_path)], monkeypatch) == 1
+    assert exit_code(["cache", "verify", "--repair", str(tmp_path)], monkeypatch) == 1
     assert "error: no sd3tune cache below" in capsys.readouterr().err
     assert files(tmp_path / "model") == before
 
@@ -267,8 +259,11 @@ def test_a_pipe_or_device_in_the_place_of_a_database_counts_as_absent(
 ) -> None:
     put(TensorCache(tmp_path), "k")
     place = tmp_path / name
-    make = {"pipe": lambda: os.mkfifo(place), "device": lambda: place.symlink_to("/dev/zero"),
-            "folder": place.mkdir}  # fmt: skip
+    make: dict[str, Callable[[], object]] = {
+        "pipe": lambda: os.mkfifo(place),
+        "device": lambda: place.symlink_to("/dev/zero"),
+        "folder": place.mkdir,
+    }
     make[kind]()
     assert TensorCache(tmp_path).has("k") and KnownFiles(tmp_path, "d").files == {}
 
@@ -291,7 +286,7 @@ def test_an_entry_of_another_kind_is_one_error(project: Project) -> None:
     project.build()
     prepared = project.prepare()
     from sd3tune.encode.caches import Caches
-    from sd3tune.encode.image_latents import fingerprint
+    from sd3tune.encode.file_digests import fingerprint
 
     caches = Caches.of(prepared)
     (dataset,) = prepared.datasets.all
@@ -320,7 +315,9 @@ def test_pruning_by_a_configuration_leaves_a_model_that_its_folders_name(
     project.build()
     before = files(model(project.root / "cache/vae/epoch"))
     strangers = files(project.root / "cache/vae")
-    assert run(["cache", "prune", str(project.write())], monkeypatch) == 0, capsys.readouterr()
+    assert exit_code(["cache", "prune", str(project.write())], monkeypatch) == 0, (
+        capsys.readouterr()
+    )
     assert files(project.root / "cache/vae/epoch") == before
     assert files(project.root / "cache/vae").keys() == strangers.keys()
 

@@ -19,13 +19,13 @@ from sd3tune.demo import MODELS
 from sd3tune.errors import ModelError
 from sd3tune.filesystem.safetensors_header import Entry, Header, read
 from sd3tune.formats.convert import export
-from sd3tune.formats.identify import look
+from sd3tune.formats.identify import identify
 from sd3tune.sd3 import models, single, weights
 from sd3tune.sd3.original import to_original
-from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Source, Transformer
+from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Model, Source, Transformer
 from sd3tune.train.run import train
 from tests.cpu.conftest import Project
-from tests.cpu.test_variants import built
+from tests.cpu.weightless import built
 
 
 def ldm_vae(vae: Any) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def test_a_single_file_is_the_folder_s_model(
 ) -> None:
     folder, file = str(demo / "models" / name), checkpoint(name)
     found = models.find(folder, str(file))
-    assert found == models.Model(
+    assert found == Model(
         found.name, Source(folder, str(file), str(file)), *_rest(models.find(folder))
     )
     bare = tmp_path / "bare.safetensors"  # without prefix, without VAE
@@ -114,7 +114,7 @@ def test_a_single_file_is_the_folder_s_model(
     assert weights.transformer(found.source, "bf16").dtype == torch.bfloat16
 
 
-def _rest(model: models.Model) -> tuple[Any, ...]:
+def _rest(model: Model) -> tuple[Any, ...]:
     return model.transformer, model.text_encoders, model.vae
 
 
@@ -207,7 +207,7 @@ def test_a_file_of_a_released_shape_takes_its_text_encoders_from_its_repository(
     shapes = {"sd3-medium": SD3_MEDIUM, "sd3.5-medium": SD35_MEDIUM, "sd3.5-large": SD35_LARGE}
     for name, shape in shapes.items():
         header = _header_of(shape)
-        monkeypatch.setattr("sd3tune.sd3.header.read", lambda path, h=header: h)
+        monkeypatch.setattr("sd3tune.filesystem.safetensors_header.read", lambda path, h=header: h)
         found = models.find("somewhere.safetensors")
         assert (found.name, found.transformer) == (name, shape)
         assert name.replace("sd3", "stable-diffusion-3") in found.source.base
@@ -230,7 +230,7 @@ def test_a_model_exported_as_one_file_is_read_back(demo: Path, tmp_path: Path) -
     state = weights.transformer(models.find(str(folder), str(file)).source, "fp32").state_dict()
     expected = weights.transformer(str(folder), "fp32").state_dict()
     assert all(torch.equal(state[k], expected[k]) for k in expected)
-    assert look(file).facts["model"] == "sd3.5-large (tiny)"
+    assert identify(file).facts["model"] == "sd3.5-large (tiny)"
     assert read(file).metadata["modelspec.architecture"] == "stable-diffusion-v3.5-large"
 
 

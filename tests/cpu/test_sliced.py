@@ -22,7 +22,7 @@ from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.sd3.variants import CLIP_TOKENS, SD35_MEDIUM
 from sd3tune.train.run import Outcome, train
-from tests.cpu.test_apple_path import SHORT, mac
+from tests.cpu.macs import SHORT, mac
 
 ROOT = Path(__file__).parents[2]
 Attend = Callable[..., Tensor]
@@ -111,7 +111,7 @@ def test_the_sliced_processor_is_right_in_every_architecture(
 
     def ask(dtype: torch.dtype, mechanism: str) -> list[Tensor]:
         model = weights.transformer(str(demo / "models" / name), "fp32").to(dtype)
-        attention.place(model, "views", mechanism)
+        attention.use_processors(model, "views", mechanism)
         leaves = [t.to(dtype).requires_grad_() for t in given]
         out = model(*leaves, torch.tensor([400.0]).to(dtype), return_dict=False)[0]
         return [out, *torch.autograd.grad(out.square().mean(), leaves)]
@@ -127,7 +127,12 @@ def test_a_mac_trains_the_demo_with_it_as_without(
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2**30)
     calls: list[int] = []
     real = sliced.attention
-    monkeypatch.setattr(sliced, "attention", lambda *qkv: calls.append(1) or real(*qkv, 5000))
+
+    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return real(q, k, v, 5000)
+
+    monkeypatch.setattr(sliced, "attention", counted)
     words = (*SHORT, "validation_disable=false", "validation_prompt=a bicycle",
              "validation_num_inference_steps=1")  # fmt: skip
 

@@ -15,20 +15,7 @@ from sd3tune.train.begin import begin
 from sd3tune.train.losses import Recipe, losses
 from sd3tune.train.noise import draw
 from sd3tune.train.step import train_step
-
-WORDS = ("max_train_steps=4", "lr_scheduler=constant", "lr_warmup_steps=0")
-
-
-def batch(*ids: int) -> Batch:
-    def noise(i: int, *shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=torch.Generator().manual_seed(i))
-
-    return Batch(
-        ids,
-        torch.stack([noise(i, 16, 8, 8) for i in ids]),
-        torch.stack([noise(i, 10, 96) for i in ids]),
-        torch.stack([noise(i, 80) for i in ids]),
-    )
+from tests.cpu.batches import WORDS, batch
 
 
 @pytest.mark.parametrize(
@@ -81,7 +68,8 @@ def test_gradients_are_clipped_by_their_norm(prepared) -> None:  # type: ignore[
     seen = {}
 
     def look(optimizer: object, *rest: object) -> None:
-        seen["norm"] = math.sqrt(sum(float(p.grad.square().sum()) for p in state.trainable))
+        gradients = [p.grad for p in state.trainable if p.grad is not None]
+        seen["norm"] = math.sqrt(sum(float(g.square().sum()) for g in gradients))
 
     state.optimizer.register_step_pre_hook(look)
     taken = train_step(state, [batch(1, 2)], Recipe.of(plan))
@@ -133,6 +121,6 @@ def test_regularisation_aims_at_what_the_model_said_without_its_adapter(prepared
     with torch.no_grad():
         for p in state.trainable:
             assert p.grad is not None
-            p -= 10 * p.grad
+            p.sub_(10 * p.grad)
     after = losses(state.trained, kept, recipe, 0).each.sum()
     assert after < 0.99 * before

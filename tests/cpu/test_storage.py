@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sd3tune.data.s3 import Bucket
+from sd3tune.data.s3 import S3Bucket
 from sd3tune.encode.everything import make_output, report
 from sd3tune.errors import DataError
 from tests.cpu.conftest import Project
-from tests.datasets import dataset
+from tests.image_folders import dataset
 from tests.loopback import Handler, sends, serving
 
 boto3 = pytest.importorskip("boto3")
@@ -139,7 +139,7 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
     from PIL import Image
 
     from sd3tune.config.datasets.image_dataset import ImageDataset
-    from sd3tune.data.sources import HubRows
+    from sd3tune.data.hub_rows import HubRows
 
     picture = Image.new("RGB", (64, 64))
     for name, count in (("one", 1), ("three", 3)):
@@ -186,7 +186,7 @@ def test_a_bucket_that_sends_more_than_it_listed_is_not_read_on(tmp_path: Path) 
     with serving(endless) as server:
         bucket = {"type": "aws", "aws_bucket_name": "pictures", "aws_data_prefix": "set/",
                   "aws_endpoint_url": server.address, "instance_data_dir": None}  # fmt: skip
-        source = Bucket(dataset(tmp_path / "x", **bucket, **KEYS))
+        source = S3Bucket(dataset(tmp_path / "x", **bucket, **KEYS))
         assert source.names() == ["a.png"]
         for use in (source.read, source.caption, lambda name: source.open(name).read(100)):
             with pytest.raises(OSError, match="sends more than the 1000 bytes it should have"):

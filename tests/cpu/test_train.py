@@ -31,7 +31,8 @@ def test_each_architecture_learns_and_diffusers_loads_what_it_learned(
     outcome = run(
         f"pretrained_model_name_or_path={model}", *SHORT, "max_train_steps=40", "lora_alpha=24"
     )
-    assert outcome.loss_after is not None and outcome.loss_after < outcome.loss_before * 0.995
+    assert outcome.loss_after is not None and outcome.loss_before is not None
+    assert outcome.loss_after < outcome.loss_before * 0.995
     assert outcome.adapter is not None
     keys = list(load_file(outcome.adapter))
     assert all(k.startswith("transformer.") and "lora_" in k for k in keys)
@@ -67,9 +68,9 @@ def by_hand(pipe, model: Path, folder: Path, question):  # type: ignore[no-untyp
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
+def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(  # type: ignore[no-untyped-def]
     run: Train, prepared, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+) -> None:
     words = (*SHORT, "lora_dropout=0.2", "gradient_accumulation_steps=2", "lr_scheduler=cosine",
              "scheduled_sampling_max_step_offset=1", "scheduled_sampling_ramp_steps=8",
              "input_perturbation=0.1", "input_perturbation_steps=10")  # fmt: skip
@@ -132,7 +133,8 @@ def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) ->
 )
 def test_every_precision_trains_and_shrinks_the_blocks(precision: str, run: Train) -> None:
     outcome = run(f"base_model_precision={precision}", *SHORT, "max_train_steps=30")
-    assert outcome.loss_after is not None and outcome.loss_after < outcome.loss_before
+    assert outcome.loss_after is not None and outcome.loss_before is not None
+    assert outcome.loss_after < outcome.loss_before
 
 
 def test_quantised_text_encoders_stay_close(prepared) -> None:  # type: ignore[no-untyped-def]

@@ -85,7 +85,12 @@ def test_every_variant_of_lora_begins_as_the_model_and_is_what_diffusers_loads(
     folder = demo / "models" / "sd3.5-medium"
     model = SD3Transformer2DModel.from_pretrained(folder, subfolder="transformer")
     base = answer(model)
-    usual = {"rank": 4, "alpha": 4.0, "dropout": 0.0, "targets": ("to_q", "to_v", "to_out.0")}
+    usual: dict[str, Any] = {
+        "rank": 4,
+        "alpha": 4.0,
+        "dropout": 0.0,
+        "targets": ("to_q", "to_v", "to_out.0"),
+    }
     made = lora.attach(model.requires_grad_(False), lora.Shape(**usual | options),
                        dtype=torch.float32, seed=1)  # fmt: skip
     torch.testing.assert_close(answer(model), base, rtol=0, atol=2e-5)
@@ -209,13 +214,15 @@ def test_lycoris_trains_beside_quantised_weights(
     file.write_text(json.dumps({"algo": "lokr", "factor": 4, "linear_dim": 4}))
     outcome = run(*SHORT, "lora_type=lycoris", f"lycoris_config={file}",
                   f"base_model_precision={precision}")  # fmt: skip
-    assert outcome.loss_after is not None and outcome.loss_after < outcome.loss_before
+    assert outcome.loss_after is not None and outcome.loss_before is not None
+    assert outcome.loss_after < outcome.loss_before
     assert outcome.adapter is not None and (outcome.output / "lycoris_config.json").is_file()
 
 
 def test_full_training_leaves_a_pipeline_that_diffusers_loads(run: Train) -> None:
     outcome = run("max_train_steps=8", "lr_warmup_steps=0", "model_type=full", "learning_rate=1e-3")
-    assert outcome.loss_after is not None and outcome.loss_after < 0.995 * outcome.loss_before
+    assert outcome.loss_after is not None and outcome.loss_before is not None
+    assert outcome.loss_after < 0.995 * outcome.loss_before
     assert outcome.adapter == outcome.output / "pipeline"
     pipe = StableDiffusion3Pipeline.from_pretrained(outcome.adapter)
     saved = load_file(outcome.output / "checkpoint-8" / "trained.safetensors")
@@ -233,7 +240,8 @@ def test_whole_weights_have_no_model_as_it_was(prepared: Any) -> None:
 @pytest.mark.parametrize("variant", ["use_dora=true", "use_rslora=true", "lora_init_type=pissa"])
 def test_variants_train_through_the_real_command(variant: str, run: Train) -> None:
     outcome = run(*SHORT, variant)
-    assert outcome.loss_after is not None and outcome.loss_after < outcome.loss_before
+    assert outcome.loss_after is not None and outcome.loss_before is not None
+    assert outcome.loss_after < outcome.loss_before
 
 
 def test_init_lora_begins_where_another_run_ended(
@@ -261,9 +269,9 @@ class One(Trained):
 
 
 def averaged(values: list[float], **options: Any) -> tuple[list[float], list[float | None]]:
-    One.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    One.__abstractmethods__ = frozenset()
     model = nn.ParameterDict({"x": nn.Parameter(torch.tensor([values[0]]))})
-    usual = {"decay": 0.995, "warmup": 0, "interval": 1, "device": "cpu"}
+    usual: dict[str, Any] = {"decay": 0.995, "warmup": 0, "interval": 1, "device": "cpu"}
     ema = Ema.of(One(model), **usual | options)
     found, decays = [], []
     for step, value in enumerate(values, 1):

@@ -1,15 +1,15 @@
 """`sd3tune image` as it is typed, with an engine of a page (tests/fakes/engine.py)."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from sd3tune import cli
 from sd3tune.containers.run import FORWARDED
+from tests.commands import exit_code
 from tests.fakes.engine import Engine, listening
+from tests.special_files import socket_at
 
 Said = tuple[int, str, str]
 Say = Callable[..., Said]
@@ -33,12 +33,7 @@ def say(
     """The command line: exit code, stdout, stderr."""
 
     def run(*words: str) -> Said:
-        monkeypatch.setattr("sys.argv", ["sd3tune", "image", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as e:
-            code = int(e.code or 0)
+        code = exit_code(["image", *words], monkeypatch)
         out, err = capfdbinary.readouterr()
         return code, out.decode(), err.decode()
 
@@ -62,6 +57,5 @@ def start(elsewhere: None, public: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def silent(public: Path) -> str:
     """A socket whose engine has gone."""
     path = public / "engine.sock"
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(str(path))
+    socket_at(path)
     return f"unix://{path}"

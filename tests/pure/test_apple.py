@@ -1,17 +1,21 @@
 """Macs from recorded answers: what doctor finds, what a plan chooses and refuses there."""
 
+import platform
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sd3tune.backends.decide import chips, limits
 from sd3tune.backends.decide.decisions import capabilities
-from sd3tune.backends.observe import mps_settings, sysctl, this_machine
+from sd3tune.backends.observe import mps_settings, system, this_machine
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.backends.observe.torch_report import from_answer
+from sd3tune.config.config import Config
 from sd3tune.doctor import hardware, software
 from sd3tune.doctor.finding import Finding
 from sd3tune.errors import PlanError
@@ -21,7 +25,7 @@ from sd3tune.plan.memory import GIB
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.sd3.models import find
-from tests.pure.test_plan import LARGE, MEDIUM, Config, plan, samples
+from tests.plans import LARGE, MEDIUM, plan, samples
 from tests.recordings import facts_of, load, machine_of
 
 Find = Callable[[str], dict[str, Finding]]
@@ -154,9 +158,9 @@ def test_watermarks_are_judged_as_the_allocator_does(
 def test_a_compiler_that_only_offers_to_be_installed_is_none(
     answer: str | None, there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sysctl.platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(sysctl.system, "run", lambda command: answer)
-    monkeypatch.setattr(this_machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(system, "run", lambda command: answer)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert this_machine.tools()["c++"] is there
 
 
@@ -170,9 +174,9 @@ def test_levels_that_are_compiled_need_xcode_s_tools_and_int8_does_not(
     assert not table["int8-quanto"][1]
 
 
-def on_mac(name: str, facts: Callable[[str], Facts], model: str, **settings: object) -> Plan:
+def on_mac(name: str, facts: Callable[[str], Facts], model: str, **settings: Any) -> Plan:
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    return resolve(RunInputs(Config(**values), facts(name), find(model), samples()))  # type: ignore[arg-type]
+    return resolve(RunInputs(Config(**values), facts(name), find(model), samples()))
 
 
 def test_a_batch_of_sixteen_at_1024_pixels_is_refused_with_the_batch_that_is_right(
@@ -225,7 +229,7 @@ def test_the_vae_s_attention_is_limited_too() -> None:
 
 
 def test_pictures_that_would_be_wrong_are_refused_before_training() -> None:
-    whole = {"attention_mechanism": "diffusers"}
+    whole: dict[str, Any] = {"attention_mechanism": "diffusers"}
     with pytest.raises(PlanError, match=r"1280x1280, two at a time .* on Apple M3 Max") as e:
         plan("m3-max", LARGE, validation_resolution="1280x1280", validation_guidance=4.0, **whole)
     assert "leave attention_mechanism out" in e.value.hint
@@ -266,7 +270,7 @@ def test_memory_counts_the_scores_that_attention_writes_out() -> None:
     ],
 )  # fmt: skip
 def test_sliced_attention_is_chosen_where_all_scores_do_not_fit_or_are_too_many(
-    chip: str, model: str, settings: dict[str, object], attention: str, precision: str, why: str
+    chip: str, model: str, settings: dict[str, Any], attention: str, precision: str, why: str
 ) -> None:
     """Before weights are quantised for the scores' sake, and with the reason."""
     facts = chips.facts(chips.chip(chip.removesuffix("-16")))
@@ -274,7 +278,7 @@ def test_sliced_attention_is_chosen_where_all_scores_do_not_fit_or_are_too_many(
         device = replace(facts.weakest, total_bytes=16 * GIB, usable_bytes=int(11.2 * GIB))
         facts = replace(facts, devices=(device,), ram_bytes=16 * GIB)
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    made = resolve(RunInputs(Config(**values), facts, find(model), samples()))  # type: ignore[arg-type]
+    made = resolve(RunInputs(Config(**values), facts, find(model), samples()))
     decision = made.attention.training
     assert (decision.value, made.precision.transformer.value) == (attention, precision)
     room = made.hardware.device.usable_bytes
@@ -297,12 +301,12 @@ def test_slices_that_failed_their_probe_here_are_not_chosen() -> None:
     facts = chips.facts(chips.chip("m4"))
     facts = replace(facts, smoke={"attention_sliced": "Wrong: dk is off by 3e-1"})
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
-    made = resolve(RunInputs(Config(**values), facts, find(LARGE), samples()))  # type: ignore[arg-type]
+    made = resolve(RunInputs(Config(**values), facts, find(LARGE), samples()))
     assert made.attention.training.value == "diffusers"
     assert made.precision.transformer.value == "int8-quanto"
     ultra = replace(chips.facts(chips.chip("m3-ultra")), smoke=facts.smoke)
     with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Ultra"):
-        too_many = Config(train_batch_size=16, **values)  # type: ignore[arg-type]
+        too_many = Config(train_batch_size=16, **values)
         resolve(RunInputs(too_many, ultra, find(MEDIUM), samples()))
 
 

@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sd3tune import prepare
 from sd3tune.backends.decide import chips
+from sd3tune.backends.observe import recorded_machine
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.config import Config
 from sd3tune.errors import HardwareError, PlanError
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import GIB
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes.environment import Processes
 from sd3tune.sd3.models import find
-from tests.pure.test_plan import LARGE, MEDIUM, Config, plan, samples
+from tests.plans import LARGE, MEDIUM, plan, samples
 from tests.recordings import facts_of
 
 
@@ -31,9 +34,9 @@ def mac(chip: str, gigabytes: int) -> Facts:
     return replace(facts, devices=(device,), ram_bytes=total)
 
 
-def on(facts: Facts, model: str = MEDIUM, side: int = 512, **settings: object):  # type: ignore[no-untyped-def]
+def on(facts: Facts, model: str = MEDIUM, side: int = 512, **settings: Any):  # type: ignore[no-untyped-def]
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    return resolve(RunInputs(Config(**values), facts, find(model), samples(20, (side, side))))  # type: ignore[arg-type]
+    return resolve(RunInputs(Config(**values), facts, find(model), samples(20, (side, side))))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,7 @@ def on(facts: Facts, model: str = MEDIUM, side: int = 512, **settings: object): 
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_setting_and_nothing_to_install_that_would_not_help(
-    settings: dict[str, object], message: str, hint: str
+    settings: dict[str, Any], message: str, hint: str
 ) -> None:
     with pytest.raises(PlanError) as e:
         plan("m2", side=512, **settings)
@@ -105,7 +108,7 @@ def test_a_plan_for_a_reported_mac_that_cannot_train_is_refused_as_there(
     name: str, facts: Callable[[str], Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = facts(name)
-    monkeypatch.setattr(prepare.recorded_machine, "facts", lambda path: there)
+    monkeypatch.setattr(recorded_machine, "facts", lambda path: there)
     with pytest.raises(HardwareError) as e:
         prepare.elsewhere("sent.json")
     assert str(e.value) == next(p.message for p in there.problems if p.severity == "fail")
@@ -131,9 +134,13 @@ def test_under_rosetta_one_problem_is_said_once_and_no_mps_is_promised(
     ],
 )  # fmt: skip
 def test_a_size_that_is_too_large_is_refused_with_the_one_that_is_right(
-    chip: str, model: str, side: int, settings: dict[str, object], words: str
+    chip: str, model: str, side: int, settings: dict[str, Any], words: str
 ) -> None:
-    given = {"train_batch_size": 1, "vae_batch_size": 1, "attention_mechanism": "diffusers"}
+    given: dict[str, Any] = {
+        "train_batch_size": 1,
+        "vae_batch_size": 1,
+        "attention_mechanism": "diffusers",
+    }
     with pytest.raises(PlanError) as e:
         plan(chip, model, side=side, **(given | settings))
     assert words in str(e.value)

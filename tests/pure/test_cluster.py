@@ -119,7 +119,7 @@ def test_a_broken_task_is_refused(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", [p for p in MANIFESTS if pods(p)], ids=lambda p: p.stem)
 def test_pods_get_the_time_the_memory_and_the_names_that_a_run_needs(path: Path) -> None:
-    from sd3tune.processes.launch import SAVE_SECONDS
+    from sd3tune.processes.environment import SAVE_SECONDS
 
     (pod,) = pods(path)
     container, claims = pod["containers"][0], documents(CLUSTER / "kubernetes" / "claims.yaml")

@@ -11,7 +11,7 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.config.flow import idle
 from sd3tune.errors import ConfigError
-from tests.pure.test_plan import plan
+from tests.plans import plan
 
 S = "scheduled_sampling_"
 ON = {f"{S}max_step_offset": 4, f"{S}probability": 0.5}
@@ -125,7 +125,7 @@ def test_a_dataset_s_offset_belongs_to_logit_normal_levels_and_to_training(tmp_p
     entry = {"id": "d", "instance_data_dir": str(tmp_path), "timestep_sampling_offset": -0.5}
     path.write_text(json.dumps([entry]))
     plain = {"output_dir": str(tmp_path), "data_backend_config": str(path), "max_train_steps": 1}
-    config, beta = Config(**plain), Config(**plain, flow_use_beta_schedule=True)  # type: ignore[arg-type]
+    config, beta = Config(**plain), Config(**plain, flow_use_beta_schedule=True)
     (dataset,) = load_datasets(path, config).images
     assert dataset.timestep_sampling_offset == -0.5
     assert idle(config, [dataset]) == []

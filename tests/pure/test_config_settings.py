@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sd3tune.config import refused
 from sd3tune.config.config import Config
 from sd3tune.errors import ConfigError
+from sd3tune.tables.schemes import SCHEMES
 
 LAYERS = "validation_guidance_skip_layers"
 Load = Callable[..., Config]
@@ -206,9 +206,9 @@ NAMES_OF_6_1 = """
 @pytest.mark.parametrize("name", NAMES_OF_6_1)
 def test_every_known_precision_is_refused_with_one_that_exists(name: str) -> None:
     with pytest.raises(ValueError, match=r"is refused: .*; use (\S+)") as e:
-        refused.precision(name)
+        SCHEMES.check(name)
     nearest = str(e.value).rpartition("; use ")[2]
-    assert refused.precision(nearest) == nearest
+    assert SCHEMES.check(nearest) == nearest
     assert nearest in (
         "no_change",
         "int8-quanto",

@@ -2,23 +2,23 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
-from sd3tune.data import sources, tables
+from sd3tune.data import image_tables, sources
 from sd3tune.data.digests import Known, KnownFiles
-from sd3tune.data.discover import Discovery, discover, source_of
-from sd3tune.data.sources import Folder
+from sd3tune.data.discover import Discovery, discover
+from sd3tune.data.folder import Folder
+from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.filesystem import opening
-from tests.datasets import captions, dataset, found, picture, reasons
+from tests.commands import sd3tune
+from tests.image_folders import captions, dataset, found, picture, reasons
 from tests.loopback import sends, serving
+from tests.special_files import socket_at
 
 LEAVES = "leaves `{}`; allowed_roots can name other folders"
 
@@ -169,8 +169,7 @@ def test_the_warning_is_said_once_by_the_command(images: Path, tmp_path: Path) -
     (tmp_path / "config" / "config.json").write_text(json.dumps(config))
     entries = [{"id": "i", "instance_data_dir": "images"}]
     (tmp_path / "config" / "multidatabackend.json").write_text(json.dumps(entries))
-    command = [sys.executable, "-m", "sd3tune", "dataset", "config/config.json"]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    answer = sd3tune("dataset", "config/config.json", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert answer.stderr.count("warning: dataset `i`: 1 image is behind links that leave") == 1
 
@@ -208,7 +207,7 @@ def test_a_line_of_a_table_has_an_end(images: Path) -> None:
     with path.open("wb") as f:
         f.write(b"filename,caption\n")
         f.truncate(64 * 2**20)
-    with pytest.raises(DataError, match=f"a line is longer than {tables.LINE_CHARACTERS}"):
+    with pytest.raises(DataError, match=f"a line is longer than {image_tables.LINE_CHARACTERS}"):
         found(images, caption_strategy="csv", csv={"path": path})
 
 
@@ -217,7 +216,7 @@ def test_cells_that_are_no_caption_for_their_length_are_left_out(images: Path) -
     parquet = pytest.importorskip("pyarrow.parquet")
     picture(images / "b.png")
     path = images / "t.parquet"
-    text = ["x" * (tables.TEXT_CHARACTERS + 1), "short"]
+    text = ["x" * (image_tables.TEXT_CHARACTERS + 1), "short"]
     parquet.write_table(pa.table({"filename": ["a.png", "b.png"], "caption": text}), path)
     got = found(images, caption_strategy="parquet", parquet={"path": path})
     assert captions(got) == {"b.png": ("short",)}
@@ -265,12 +264,3 @@ def test_a_file_of_any_length_is_not_read_whole(images: Path) -> None:
     with pytest.raises(DataError, match="it holds 2,147,483,649 bytes, and 2,147,483,648 are"):
         found(images)
     assert opening.opened("/proc/self/environ", 100).read() == b""
-
-
-def socket_at(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets are short
-    try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
-    finally:
-        os.chdir(here)

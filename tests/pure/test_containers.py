@@ -46,7 +46,8 @@ CAPABLE = "--gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility"
 GROUPS = "--group-add video --group-add render --ipc=host"
 BOTH = f"--device=/dev/kfd --device=/dev/dri {GROUPS}"
 CUDA, ROCM, OTHER = "cuda", "rocm", None
-Environ, Files = dict[str, str], tuple[str, ...]
+Environ = dict[str, str]
+Files = tuple[str, ...]
 
 
 def visible(value: str) -> Environ:
@@ -184,6 +185,7 @@ CDI = {"DiscoveredDevices": [{"ID": "nvidia.com/gpu=0"}, {"ID": "nvidia.com/gpu=
 def test_what_the_engine_offers_is_read_from_what_it_says() -> None:
     assert host_image.has_cdi(CDI) and not host_image.has_runtime(CDI)
     assert host_image.has_runtime({"Runtimes": {"runc": {}, "nvidia": {}}})
+    nothing: dict[str, Any]
     for nothing in ({}, {"DiscoveredDevices": None, "Runtimes": None}, {"Runtimes": {"runc": {}}},
                     {"DiscoveredDevices": [{"ID": "amd.com/gpu=0"}, {}]}):  # fmt: skip
         assert not host_image.has_cdi(nothing) and not host_image.has_runtime(nothing)

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sd3tune.data import buckets
-from tests.samples import Asked
+from tests.samples import asked
 
-AREA, SQUARE = Asked(), Asked(crop=True)
-PIXEL, HALF = Asked(resolution_type="pixel"), Asked(resolution=512)
+AREA, SQUARE = asked(), asked(crop=True)
+PIXEL, HALF = asked(resolution_type="pixel"), asked(resolution=512)
 
 
 @pytest.mark.parametrize(
-    "size, asked, bucket, resized, aspect",
+    "size, wanted, bucket, resized, aspect",
     [
         ((1024, 1024), AREA, (1024, 1024), (1024, 1024), 1.0),
         ((4000, 3000), AREA, (1152, 896), (1194, 896), 1.29),
@@ -34,8 +34,8 @@ PIXEL, HALF = Asked(resolution_type="pixel"), Asked(resolution=512)
         ((6000, 2000), HALF, (896, 320), (960, 320), 2.8),
     ],
 )
-def test_worked_examples(size, asked, bucket, resized, aspect) -> None:  # type: ignore[no-untyped-def]
-    got = buckets.geometry(size, asked, "x")
+def test_worked_examples_give_their_buckets(size, wanted, bucket, resized, aspect) -> None:  # type: ignore[no-untyped-def]
+    got = buckets.geometry(size, wanted, "x")
     assert (got.bucket, got.resized, got.aspect) == (bucket, resized, aspect)
 
 
@@ -60,38 +60,39 @@ def test_square_crops_at_the_centre(size, resized, crop) -> None:  # type: ignor
     "size, crop", [((4000, 3000), (384, 160)), ((1280, 768), (501, 96)), ((500, 500), (256, 256))]
 )
 def test_downsampling_first_leaves_more_to_cut(size, crop) -> None:  # type: ignore[no-untyped-def]
-    asked = Asked(crop=True, maximum_image_size=2048, target_downsample_size=1536)
-    got = buckets.geometry(size, asked, "x")
+    wanted = asked(crop=True, maximum_image_size=2048, target_downsample_size=1536)
+    got = buckets.geometry(size, wanted, "x")
     assert (got.bucket, got.crop) == ((1024, 1024), crop)
 
 
 def test_the_closest_aspect_is_taken() -> None:
-    aspects = tuple((a, 0.2) for a in (0.5, 0.75, 1, 1.33, 1.78))
-    asked = Asked(crop=True, crop_aspect="closest", crop_aspect_buckets=aspects)
-    got = buckets.geometry((6000, 2000), asked, "x")
+    aspects = [0.5, 0.75, 1.0, 1.33, 1.78]
+    wanted = asked(crop=True, crop_aspect="closest", crop_aspect_buckets=aspects)
+    got = buckets.geometry((6000, 2000), wanted, "x")
     assert (got.bucket, got.resized, got.crop) == ((1344, 768), (2304, 768), (480, 0))
-    assert buckets.geometry((2000, 2000), asked, "x").bucket == (1024, 1024)
-    assert buckets.geometry((1000, 1999), asked, "x").bucket == (704, 1472)
+    assert buckets.geometry((2000, 2000), wanted, "x").bucket == (1024, 1024)
+    assert buckets.geometry((1000, 1999), wanted, "x").bucket == (704, 1472)
 
 
 def test_random_aspects_come_up_by_their_weights() -> None:
-    asked = Asked(crop=True, crop_aspect="random", crop_aspect_buckets=((1.0, 0.8), (1.5, 0.2)))
-    got = [buckets.geometry((900, 900), asked, f"image {i}").bucket for i in range(1000)]
+    weighted = [{"aspect": 1.0, "weight": 0.8}, {"aspect": 1.5, "weight": 0.2}]
+    wanted = asked(crop=True, crop_aspect="random", crop_aspect_buckets=weighted)
+    got = [buckets.geometry((900, 900), wanted, f"image {i}").bucket for i in range(1000)]
     assert 0.76 < got.count((1024, 1024)) / 1000 < 0.84 and len(set(got)) == 2
-    assert buckets.geometry((900, 900), asked, "image 1").bucket == got[1]
+    assert buckets.geometry((900, 900), wanted, "image 1").bucket == got[1]
 
 
 def test_a_face_is_in_the_middle_of_its_crop_where_the_image_allows() -> None:
-    asked = Asked(crop=True, crop_style="face")
-    crops = [buckets.geometry((4000, 2000), asked, "x", focus).crop
+    wanted = asked(crop=True, crop_style="face")
+    crops = [buckets.geometry((4000, 2000), wanted, "x", focus).crop
              for focus in ((0.5, 0.5), (0.3, 0.5), (0.01, 0.9), (0.99, 0.1), None)]  # fmt: skip
     assert crops == [(512, 0), (102, 0), (0, 0), (1024, 0), (512, 0)]
 
 
 def test_aspects_and_enlargements_beyond_the_limits_are_turned_away() -> None:
     def why(size: tuple[int, int], **limits: float) -> str:
-        asked = Asked(**limits)  # type: ignore[arg-type]
-        return buckets.unwanted(size, buckets.geometry(size, asked, "x"), asked) or ""
+        wanted = asked(**limits)
+        return buckets.unwanted(size, buckets.geometry(size, wanted, "x"), wanted) or ""
 
     assert why((4000, 3000), minimum_aspect_ratio=1.29, maximum_aspect_ratio=1.29) == ""
     assert "1.29 is below minimum_aspect_ratio=1.3" in why((4000, 3000), minimum_aspect_ratio=1.3)
@@ -113,25 +114,26 @@ def test_half_rounds_to_even_and_nothing_falls_below_one_unit() -> None:
 )
 def test_the_resized_image_always_covers_its_bucket(size, crop, aspect, style, resolution) -> None:  # type: ignore[no-untyped-def]
     kind, value = resolution
-    asked = Asked(crop, aspect, style, value, kind)
-    got = buckets.geometry(size, asked, "some image")
+    wanted = asked(crop=crop, crop_aspect=aspect, crop_style=style, resolution=value,
+                   resolution_type=kind)  # fmt: skip
+    got = buckets.geometry(size, wanted, "some image")
     (left, top), (width, height) = got.crop, got.bucket
     assert width % 64 == 0 and height % 64 == 0
     assert left >= 0 and top >= 0
     assert left + width <= got.resized[0] and top + height <= got.resized[1]
-    assert got == buckets.geometry(size, asked, "some image")
+    assert got == buckets.geometry(size, wanted, "some image")
 
 
 def test_random_crops_differ_between_images() -> None:
-    asked = Asked(crop=True, crop_style="random")
-    crops = {buckets.geometry((4000, 3000), asked, f"image {i}").crop for i in range(50)}
+    wanted = asked(crop=True, crop_style="random")
+    crops = {buckets.geometry((4000, 3000), wanted, f"image {i}").crop for i in range(50)}
     assert len(crops) > 30
 
 
 def test_small_images_are_turned_away_by_area_and_by_edge() -> None:
-    assert buckets.too_small((400, 400), Asked(minimum_image_size=512)) is not None
-    assert buckets.too_small((1000, 300), Asked(minimum_image_size=512)) is None
-    square = Asked(crop=True, minimum_image_size=512)
+    assert buckets.too_small((400, 400), asked(minimum_image_size=512)) is not None
+    assert buckets.too_small((1000, 300), asked(minimum_image_size=512)) is None
+    square = asked(crop=True, minimum_image_size=512)
     assert "300" in (buckets.too_small((1000, 300), square) or "")
-    assert buckets.too_small((1000, 300), Asked(resolution_type="pixel", minimum_image_size=512))
-    assert buckets.too_small((10, 10), Asked()) is None
+    assert buckets.too_small((1000, 300), asked(resolution_type="pixel", minimum_image_size=512))
+    assert buckets.too_small((10, 10), asked()) is None

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
-from sd3tune.data import tables
+from sd3tune.data import image_tables
 from sd3tune.data.captions import shuffled
 from sd3tune.data.digests import Known, KnownFiles
-from sd3tune.data.discover import discover, source_of
-from sd3tune.data.sources import Folder
+from sd3tune.data.discover import discover
+from sd3tune.data.folder import Folder
+from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
-from tests.datasets import captions, dataset, found, picture, reasons
+from tests.image_folders import captions, dataset, found, picture, reasons
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_sizes_that_are_none_are_read_from_the_header(images: Path, tmp_path: Pa
 
 def test_cells_that_are_no_text_are_no_captions(images: Path) -> None:
     nan = float("nan")
-    assert tables.texts([nan, None, b"a wall", b"\xff", {"a": 1}, 7, "x\ny\0"]) == [
+    assert image_tables.texts([nan, None, b"a wall", b"\xff", {"a": 1}, 7, "x\ny\0"]) == [
         "a wall", "7", "x y"]  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def server(images: Path) -> Iterator[str]:
             *args, directory=str(images)
         )
 
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_address[1]}"
     running.shutdown()

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from sd3tune.data.addresses import public
-from sd3tune.data.discover import Discovery, discover, source_of
-from tests.datasets import dataset
+from sd3tune.data.discover import Discovery, discover
+from sd3tune.data.sources import source_of
+from tests.image_folders import dataset
 from tests.loopback import Answer, Handler, sends, serving
 
 PUBLIC = "93.184.215.14"
@@ -33,7 +34,7 @@ def fetched(folder: Path, *urls: str, told: list[str] | None = None, **more: Any
     base = {"instance_data_dir": None, "type": "csv", "caption_strategy": "csv",
             "csv": {"path": path}, "csv_cache_dir": folder / "kept"}  # fmt: skip
     settings = dataset(folder / "x", **(base | {"allow_private_hosts": True} | more))
-    return discover(settings, source_of(settings, [].append if told is None else told.append))
+    return discover(settings, source_of(settings, ([] if told is None else told).append))
 
 
 def reason(folder: Path, answer: Answer, *, name: str = "/a.png", **more: Any) -> str:

@@ -134,7 +134,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str], list[str], int]] = {
 
 
 @pytest.mark.parametrize("case", TABLE)
-def test_what_is_started(case: str, place: Place) -> None:
+def test_the_entrypoint_starts_what_was_asked_for(case: str, place: Place) -> None:
     words, environ, started, code = TABLE[case]
     found, err = place.run(*words, **environ)
     assert place.started() == started and found == code and place.written() == []

@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import socket
 import stat
 import struct
 import subprocess
@@ -24,9 +23,10 @@ from sd3tune.backends.observe import recorded_machine
 from sd3tune.backends.observe.facts import to_json
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.filesystem import cachedir, drafts, opening, safetensors_header
-from sd3tune.formats import alpha
+from sd3tune.formats import scale
 from sd3tune.sd3 import finite, models
-from tests import safetensors
+from tests import safetensors_files
+from tests.special_files import socket_at
 
 LORA = "transformer.transformer_blocks.0.attn.to_q.lora_{}.weight"
 
@@ -98,7 +98,9 @@ def test_a_damaged_header_is_never_an_adapter(
 
 def test_nothing_passes_that_the_library_refuses(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    good = safetensors.write(path, {"a": [2, 3], "b": []}, {"c": 2.0}, {"k": "v"}).read_bytes()
+    good = safetensors_files.write(
+        path, {"a": [2, 3], "b": []}, {"c": 2.0}, {"k": "v"}
+    ).read_bytes()
     assert safetensors_header.read(path).tensors["a"].shape == (2, 3)
     passed = 0
     for at in range(8, len(good) - 30, 3):  # every few bytes, one changed
@@ -131,17 +133,8 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "a folder": Path.mkdir,
     "a link to nothing": lambda p: p.symlink_to("nowhere"),
     "a link to itself": lambda p: p.symlink_to(p.name),
-    "a socket": lambda p: listening(p),
+    "a socket": socket_at,
 }
-
-
-def listening(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets are short
-    try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
-    finally:
-        os.chdir(here)
 
 
 @pytest.mark.parametrize("kind", SPOILT)
@@ -252,15 +245,15 @@ def test_an_alpha_that_makes_no_sense_is_refused(
 ) -> None:
     shapes = {LORA.format("A"): [4, 1536], LORA.format("B"): [1536, 4]}
     about = {"lora_adapter_metadata": json.dumps(SAYINGS[case])}
-    path = safetensors.write(tmp_path / "a.safetensors", shapes, metadata=about)
+    path = safetensors_files.write(tmp_path / "a.safetensors", shapes, metadata=about)
     assert "alpha cannot be understood" in refused(["inspect", str(path)], monkeypatch, capsys)
 
 
 def test_a_pattern_means_what_peft_means() -> None:
-    said = alpha.said(Path("a"), {"lora_adapter_metadata": json.dumps(
+    said = scale.declared(Path("a"), {"lora_adapter_metadata": json.dumps(
         {"lora_alpha": 2, "alpha_pattern": {"attn.to_q": 4, r".*\.to_k": 6}})})  # fmt: skip
     assert said is not None
-    assert [said.scale(f"b.attn.{n}", 2) for n in ("to_q", "to_k", "to_v")] == [2, 3, 1]
+    assert [said.of(f"b.attn.{n}", 2) for n in ("to_q", "to_k", "to_v")] == [2, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +272,7 @@ def test_what_export_refuses_inspect_does_not_call_readable(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = safetensors.write(tmp_path / "a.safetensors", shapes, numbers)
+    path = safetensors_files.write(tmp_path / "a.safetensors", shapes, numbers)
     monkeypatch.setattr("sys.argv", ["sd3tune", "inspect", str(path)])
     cli.main()
     lines = capsys.readouterr().out.splitlines()
@@ -291,7 +284,7 @@ def test_an_alpha_tensor_of_nan_is_refused(
 ) -> None:
     shapes = {LORA.format("A"): [4, 1536], LORA.format("B"): [1536, 4]}
     key = "transformer.transformer_blocks.0.attn.to_q.alpha"
-    path = safetensors.write(tmp_path / "a.safetensors", shapes, {key: math.nan})
+    path = safetensors_files.write(tmp_path / "a.safetensors", shapes, {key: math.nan})
     assert f"`{key}` is nan" in refused(["inspect", str(path)], monkeypatch, capsys)
 
 
@@ -429,7 +422,7 @@ def test_text_has_one_kind_of_line_end_and_a_limit(tmp_path: Path) -> None:
     path.write_bytes(b"a\r\nb\rc\n")
     assert opening.text(path) == "a\nb\nc\n"
     os.truncate(path, opening.MAX_TEXT_BYTES + 1)
-    with pytest.raises(OSError, match="67,108,864 are the most"):
+    with pytest.raises(OSError, match="the limit is 67,108,864"):
         opening.text(path)
 
 
@@ -457,7 +450,7 @@ def test_what_peft_says_beside_a_file_is_read_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shapes = {LORA.format("A"): [4, 1536], LORA.format("B"): [1536, 4]}
-    path = safetensors.write(tmp_path / "adapter_model.safetensors", shapes)
+    path = safetensors_files.write(tmp_path / "adapter_model.safetensors", shapes)
     os.mkfifo(tmp_path / "adapter_config.json")
     said = refused(["inspect", str(path)], monkeypatch, capsys)
     assert "adapter_config.json` cannot be understood" in said

@@ -18,7 +18,7 @@ FINDINGS = [
 ]
 FAILED = {"status": "FAIL", "name": "driver", "fact": "too old", "fix": "update"}
 LABELS = {"org.opencontainers.image.version": sd3tune.__version__}
-TOOLKIT = {"Runtimes": {"nvidia": {}}}
+TOOLKIT: dict[str, Any] = {"Runtimes": {"nvidia": {}}}
 CDI = {"DiscoveredDevices": [{"ID": "nvidia.com/gpu=all"}], "SecurityOptions": ["name=rootless"]}
 CHECK = ("check", "--vendor", "cuda")
 

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from sd3tune import cli
-from sd3tune.data.sources import Folder
+from sd3tune.data.folder import Folder
 from sd3tune.dataset_inspection import inspect
 from sd3tune.errors import ConfigError
 from sd3tune.prepare import Found
-from tests.pure.test_bad_input import IMAGES, TEXT, Project
+from tests.projects import IMAGES, TEXT, Project
 
 Look = Callable[..., Found]
 

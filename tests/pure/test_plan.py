@@ -3,41 +3,21 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from sd3tune.backends.decide import chips
-from sd3tune.config.config import Config
-from sd3tune.data.buckets import Geometry
-from sd3tune.data.discover import Sample
 from sd3tune.errors import PlanError
 from sd3tune.plan.describe import describe
-from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import GIB, stored
 from sd3tune.plan.optimisation import scaled_rate
-from sd3tune.plan.plan import Plan
-from sd3tune.plan.resolve import resolve
-from sd3tune.prepare import prepare
+from sd3tune.prepare import this_run
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import REPOSITORIES, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
+from tests.plans import LARGE, MEDIUM, plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-MEDIUM, LARGE = "stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"
-
-
-def samples(count: int = 20, size: tuple[int, int] = (1024, 1024)) -> list[Sample]:
-    shape = Geometry(size, (0, 0), size, 1.0)
-    return [Sample("d", Path(f"{i}.png"), f"{i}.png", size, ("x",), shape, i) for i in range(count)]
-
-
-def plan(
-    chip: str, model: str = MEDIUM, count: int = 20, side: int = 1024, **settings: object
-) -> Plan:
-    values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    values = {k: v for k, v in values.items() if v is not None}
-    facts = chips.facts(chips.chip(chip))
-    return resolve(RunInputs(Config(**values), facts, find(model), samples(count, (side, side))))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +109,7 @@ def test_few_images_get_a_batch_they_can_fill() -> None:
     assert plan("h200", count=5, gradient_accumulation_steps=2).batch_size == 2
 
 
-def test_epochs_become_steps() -> None:
+def test_epochs_are_counted_in_steps() -> None:
     made = plan("h200", num_train_epochs=3, max_train_steps=None, train_batch_size=4,
                 gradient_accumulation_steps=2, count=21)  # fmt: skip
     assert made.steps == 3 * 3  # 21 images: 6 batches, 3 steps an epoch
@@ -169,16 +149,16 @@ def test_stableadamw_at_a_rate_that_diverged_is_warned_about() -> None:
     assert not any("diverged" in w for w in calm.warnings)
 
 
-def warned(*, model: str = LARGE, **settings: object) -> str:
+def warned(*, model: str = LARGE, **settings: Any) -> str:
     return "\n".join(plan("h200", model, **settings).warnings)
 
 
 def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> None:
-    risky = {"optimizer": "optimi-stableadamw", "learning_rate": 4e-5}
+    risky: dict[str, Any] = {"optimizer": "optimi-stableadamw", "learning_rate": 4e-5}
     assert "4e-05 with StableAdamW" in warned(**risky)
     assert "StableAdamW" not in warned(model=MEDIUM, **risky)
     assert "StableAdamW" not in warned(**risky | {"optimizer": "adamw"})
-    scaled = {"learning_rate": 1e-5, "lr_scale": True, "train_batch_size": 4}
+    scaled: dict[str, Any] = {"learning_rate": 1e-5, "lr_scale": True, "train_batch_size": 4}
     assert "4e-05 with StableAdamW" in warned(**risky | scaled)
     for high in (0, 2.0):
         assert f"max_grad_norm={high:g}" in warned(max_grad_norm=high)
@@ -200,7 +180,7 @@ def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> N
         ),
     ],
 )
-def test_what_will_disappoint_is_said(settings: dict[str, object], words: str) -> None:
+def test_what_will_disappoint_is_said(settings: dict[str, Any], words: str) -> None:
     assert words in warned(model=MEDIUM, **settings)
     calm = {"learning_rate": 1.0, "lr_num_cycles": 2, "lr_scheduler": "constant_with_warmup"}
     calm |= {"optimizer": "adamw_bf16"} if "gradient_precision" in settings else {}
@@ -209,7 +189,11 @@ def test_what_will_disappoint_is_said(settings: dict[str, object], words: str) -
 
 
 def test_the_learning_rate_is_scaled_by_the_images_of_a_step() -> None:
-    asked = {"learning_rate": 1e-5, "train_batch_size": 2, "gradient_accumulation_steps": 8}
+    asked: dict[str, Any] = {
+        "learning_rate": 1e-5,
+        "train_batch_size": 2,
+        "gradient_accumulation_steps": 8,
+    }
     assert plan("h200", **asked).optimizer.rate.peak == 1e-5
     made = plan("h200", **asked, lr_scale=True)
     assert made.optimizer.rate.peak == pytest.approx(1.6e-4)
@@ -237,11 +221,10 @@ def test_the_stable_recipes_of_examples_plan_without_a_warning(name: str, tmp_pa
         Image.new("RGB", (1024, 1024)).save(project / "images" / f"{i}.png")
         (project / "images" / f"{i}.txt").write_text("a red bicycle")
     for chip in ("h200", "rtx4090", "mi300x", "rx7900xtx"):
-        made = prepare(project / "config" / "config.json", (), chip).plan
+        made = this_run(project / "config" / "config.json", (), chip).plan
         assert made.model.name.endswith(name.removeprefix("sd3.5-"))
-        assert (
-            made.optimizer.name.value == "adamw_bf16" and made.precision.trainable.value == "bf16"
-        )
+        assert made.optimizer.name.value == "adamw_bf16"
+        assert made.precision.trainable.value == "bf16"
         assert all("untested on hardware" in w for w in made.warnings)
 
 
@@ -277,7 +260,7 @@ def test_every_block_that_is_swapped_leaves_the_device_but_one() -> None:
 
 
 def test_fewer_forgetful_blocks_keep_more_and_inputs_on_the_host_keep_less() -> None:
-    def kept(**settings: object) -> int:
+    def kept(**settings: Any) -> int:
         return plan("h200", LARGE, train_batch_size=1, **settings).memory.estimate.activations
 
     every, second, off = (
@@ -301,14 +284,14 @@ def test_fewer_forgetful_blocks_keep_more_and_inputs_on_the_host_keep_less() -> 
     ],
 )
 def test_quantised_transformers_are_kept_where_making_them_takes_minutes(
-    chip: str, precision: str, settings: dict[str, object], folder: Path | None
+    chip: str, precision: str, settings: dict[str, Any], folder: Path | None
 ) -> None:
     made = plan(chip, base_model_precision=precision, **settings)
     assert made.memory.quantised_cache.value == folder
 
 
 def test_a_card_that_is_too_small_hears_of_swapping_and_swapping_makes_it_fit() -> None:
-    tight: dict[str, object] = {"base_model_precision": "int8-quanto", "train_batch_size": 1}
+    tight: dict[str, Any] = {"base_model_precision": "int8-quanto", "train_batch_size": 1}
     with pytest.raises(PlanError):
         plan("rtx4070tisuper", LARGE, **{**tight, "base_model_precision": "no_change"})
     with pytest.raises(PlanError) as e:

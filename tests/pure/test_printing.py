@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sd3tune import cli
 from sd3tune.escaping import one_line, page, printable
 from sd3tune.report.progress import say, stage
-from tests import safetensors
+from tests import safetensors_files
+from tests.commands import exit_code
 
 TITLE, CLIPBOARD, CLEAR = "\x1b]0;owned\x07", "\x1b]52;c;Zm9v\x07", "\x1b[2J"
 BIDI = "\u202egpj.exe\u2066\u200f"
@@ -41,15 +41,6 @@ def controls(text: str) -> set[str]:
     harmless = {"\n", "\u200c", "\u200d"}
     kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return {c for c in text if unicodedata.category(c) in kinds} - harmless
-
-
-def main(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["sd3tune", *words])
-    try:
-        cli.main()
-    except SystemExit as e:
-        return int(e.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,7 +86,7 @@ def test_names_and_captions_of_a_dataset_are_printed_without_their_controls(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(words, monkeypatch) == 0
+    assert exit_code(words, monkeypatch) == 0
     shown = "".join(capsys.readouterr())
     assert "no picture\\x1b]0;owned\\x07" in shown or "caption \\x1b]52" in shown
     assert not controls(shown) and not any(x.startswith("error") for x in shown.splitlines())
@@ -104,7 +95,7 @@ def test_names_and_captions_of_a_dataset_are_printed_without_their_controls(
 def test_json_stays_json_and_keeps_the_names(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["dataset", "--json"], monkeypatch) == 0
+    assert exit_code(["dataset", "--json"], monkeypatch) == 0
     out = capsys.readouterr().out
     assert not controls(out) and out.isascii()
     assert any(TITLE in text for text in texts(json.loads(out)))
@@ -123,14 +114,14 @@ def test_metadata_of_an_adapter_makes_no_line_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = f"transformer.transformer_blocks.0.attn.to_q.lora_{{}}.weight{TITLE}"
-    file = safetensors.write(
+    file = safetensors_files.write(
         tmp_path / f"a{TITLE}\nread by.safetensors",
         {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": [4, 1536],
          "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": [1536, 4],
          key.format("A"): [1]},
         metadata={f"x{CLEAR}\n  sd3tune: yes": BIDI, "base_model": f"a{CLEAR}\nerror: evil"},
     )  # fmt: skip
-    assert main(["inspect", str(file)], monkeypatch) == 0
+    assert exit_code(["inspect", str(file)], monkeypatch) == 0
     out = capsys.readouterr().out
     assert not controls(out) and "x\\x1b[2J" in out and "a\\x1b[2J" in out
     assert not [x for x in out.splitlines() if x.startswith("error")]
@@ -151,7 +142,7 @@ def test_errors_are_two_lines_whatever_they_quote(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["plan", *words], monkeypatch) == 1
+    assert exit_code(["plan", *words], monkeypatch) == 1
     err = capsys.readouterr().err
     assert not controls(err)
     assert [line.split(":")[0] for line in err.splitlines()] == ["error", "hint"]
@@ -160,7 +151,7 @@ def test_errors_are_two_lines_whatever_they_quote(
 def test_a_misspelt_option_is_escaped_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", f"--{CLEAR}\nhint: evil"], monkeypatch) == 1
+    assert exit_code(["plan", f"--{CLEAR}\nhint: evil"], monkeypatch) == 1
     err = capsys.readouterr().err
     assert not controls(err) and len(err.splitlines()) == 2
 
@@ -187,7 +178,7 @@ def test_bars_take_brackets_as_they_are(
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_of_few_characters_gets_escapes(encoding: str, tmp_path: Path) -> None:
-    file = safetensors.write(
+    file = safetensors_files.write(
         tmp_path / "क.safetensors",
         {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": [4, 1536],
          "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": [1536, 4]},

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -85,8 +86,8 @@ def test_any_position_and_any_number_of_processes_give_the_same_run(  # type: ig
         assert len({(s.dataset, s.geometry.bucket) for s in chosen}) == 1
 
 
-def made_until(made: Schedule, position: int, rank: int, processes: int, end: int) -> list:  # type: ignore[type-arg]
-    found = []
+def made_until(made: Schedule, position: int, rank: int, processes: int, end: int) -> list[Any]:
+    found: list[Any] = []
     for item in made(position, rank, processes):
         if item[0] >= end:
             return found

@@ -3,8 +3,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,13 @@ import pytest
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.config.files.placeholders import looks_secret
-from sd3tune.data.discover import Rejected, discover, source_of
+from sd3tune.data.discover import Rejected, discover
 from sd3tune.data.sheet import draw
+from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.urls import redacted, shown_url
-from tests.datasets import dataset, found, picture
+from tests.commands import sd3tune
+from tests.image_folders import dataset, found, picture
 from tests.loopback import sends, serving
 
 SECRET = "hf_do_not_tell_anybody"
@@ -49,11 +49,6 @@ def write(entries: list[dict[str, Any]], **settings: Any) -> Path:
 def load(*entries: dict[str, Any], **settings: Any) -> Any:
     config = Config.load(write(list(entries), **settings))
     return load_datasets(config.data_backend_config, config)
-
-
-def sd3tune(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sd3tune", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_no_request_carries_a_token_that_a_datasets_file_asks_for(project: Path) -> None:

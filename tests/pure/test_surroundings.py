@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pure.test_bad_input import Project
+from tests.projects import Project
 
 SD3TUNE = f"{sys.executable} -m sd3tune"
 HERE = str(Path(__file__).parents[2])

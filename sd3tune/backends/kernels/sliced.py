@@ -18,11 +18,12 @@ from sd3tune.backends.decide.limits import SLICE_VALUES
 
 def attention(q: Tensor, k: Tensor, v: Tensor, most: int = SLICE_VALUES) -> Tensor:
     """(B, heads, tokens, head_dim) each. most: scores alive in one matrix."""
-    out: Tensor = _Sliced.apply(q.contiguous(), k.contiguous(), v.contiguous(), most)
+    inputs = (q.contiguous(), k.contiguous(), v.contiguous())
+    out: Tensor = _Sliced.apply(*inputs, most)  # type: ignore[no-untyped-call]
     return out
 
 
-class _Sliced(torch.autograd.Function):  # type: ignore[misc]
+class _Sliced(torch.autograd.Function):
     """softmax(q k' / sqrt(d)) v"""
 
     @staticmethod

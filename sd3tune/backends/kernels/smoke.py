@@ -92,11 +92,12 @@ def attention(device: torch.device, name: str, dtype: torch.dtype | None = None)
     for what, g, w in zip(("the output", "dq", "dk", "dv"), got, want, strict=True):
         if g is None:
             raise Wrong(f"{what} is missing: this kernel has no backward")
+        assert w is not None, what  # the definition has every gradient
         worst = max(worst, close(g, w, what))
     return f"forward and backward match, error {worst:.0e} in {str(dtype).removeprefix('torch.')}"
 
 
-def _attention_gradients(flat: list[Tensor], attend: Callable[..., Tensor]) -> list[Tensor]:
+def _attention_gradients(flat: list[Tensor], attend: Callable[..., Tensor]) -> list[Tensor | None]:
     leaves = [t.clone().requires_grad_() for t in flat[:3]]
     q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, heads, tokens, head_dim), not contiguous
     out = attend(q, k, v)

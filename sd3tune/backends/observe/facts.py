@@ -263,6 +263,16 @@ class Facts:
         return self.vendor in UNTESTED and self.weakest.arch.name not in TRAINED_ON
 
     @property
+    def accelerated(self) -> bool:
+        """There is an accelerator: the device that trains is not the CPU."""
+        return self.vendor != "cpu"
+
+    @property
+    def takes_any_number_of_processes(self) -> bool:
+        """Processes may share the one device; accelerators take one process each."""
+        return not self.accelerated
+
+    @property
     def weakest(self) -> Device:
         """The device that decides for all: a run must work on each of them."""
         return min(self.devices, key=lambda d: (d.arch.sm or 0, d.total_bytes or 0))

@@ -88,7 +88,7 @@ def _count() -> int:
 def _device(index: int) -> TorchDevice:
     import torch
 
-    p = torch.cuda.get_device_properties(index)
+    p: Any = torch.cuda.get_device_properties(index)  # its type lacks the PCI address
     gfx = str(getattr(p, "gcnArchName", "")).split(":")[0]  # "gfx942:sramecc+:xnack-"
     bus = None
     if hasattr(p, "pci_bus_id"):

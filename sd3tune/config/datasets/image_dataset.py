@@ -11,7 +11,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from sd3tune.config import checks
 from sd3tune.config.datasets.storage import Columns, Stored
-from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
+from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Whole
+from sd3tune.tables.dataset_types import DATASET_TYPES
+from sd3tune.tables.storages import STORAGES
 
 LARGEST_AREA, SMALLEST_PIXEL = 20, 512  # megapixels, pixels: limits of maximum_image_size
 OVERRIDE = "SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE"
@@ -37,9 +39,8 @@ class Shuffle(Settings):
 class ImageDataset(Stored):
     """Images with captions."""
 
-    dataset_type: Literal["image", "eval"] = "image"
-    """Images to train on (`image`), or to measure the evaluation loss on and never train
-    (`eval`)."""
+    dataset_type: Annotated[str, OneOf(DATASET_TYPES, explained=True)] = "image"
+    """What the entry is for; the last two have settings of their own, below."""
     crop: Flag = False
     """Cut images to crop_aspect; off, they keep their aspect in the nearest bucket."""
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
@@ -153,6 +154,15 @@ class ImageDataset(Stored):
     strict: Flag = False
     """A file that cannot be used is an error instead of a line in the report."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether these images are trained on, not only measured."""
+        return DATASET_TYPES[self.dataset_type].use == "train"
+
+    @property
+    def fetched_dir(self) -> Path:
+        return self.csv_cache_dir or self.cache_dir_vae / "fetched"
+
     @model_validator(mode="after")
     def fits_together(self) -> "ImageDataset":
         self.check_storage()
@@ -174,12 +184,14 @@ class ImageDataset(Stored):
                 raise ValueError(
                     f"end_{what}={last} comes before start_{what}={first}; nothing would be drawn"
                 )
-        if self.is_regularisation_data and self.dataset_type == "eval":
-            raise ValueError("is_regularisation_data is about training, dataset_type=eval is not; "
-                             "leave one of them out")  # fmt: skip
-        if self.timestep_sampling_offset and self.dataset_type == "eval":
-            raise ValueError("timestep_sampling_offset is about training, evaluation has noise "
-                             "levels of its own; leave it out of dataset_type=eval")  # fmt: skip
+        if self.is_regularisation_data and not self.trained:
+            raise ValueError("is_regularisation_data is about training, dataset_type="
+                             f"{self.dataset_type} is not; leave one of them out")  # fmt: skip
+        if self.timestep_sampling_offset and not self.trained:
+            raise ValueError(
+                "timestep_sampling_offset is about training, evaluation has noise levels of its "
+                f"own; leave it out of dataset_type={self.dataset_type}"
+            )
         return self
 
     def check_sizes(self) -> None:
@@ -237,18 +249,18 @@ class ImageDataset(Stored):
                 raise ValueError(f"{name}={value} needs a table; add {value}: {{path, …}}")
             if value == "huggingface" and self.type != "huggingface":
                 raise ValueError(f"{name}=huggingface needs type=huggingface; change one of them")
-        if self.caption_strategy == "filename" and self.type == "huggingface":
-            raise ValueError("caption_strategy=filename needs files, type=huggingface has rows; "
-                             "use caption_strategy=huggingface")  # fmt: skip
+        storage = STORAGES[self.type]
+        if self.caption_strategy in storage.without:
+            raise ValueError(
+                f"caption_strategy={self.caption_strategy} needs files, type={self.type} has rows; "
+                f"use caption_strategy={storage.captions}"
+            )
         columns = {"parquet": self.parquet, "csv": self.csv}.get(self.metadata_backend)
         if columns is not None and not columns.width_column:
             raise ValueError(
                 f"metadata_backend={self.metadata_backend} needs width_column and height_column; "
                 "add them, or use metadata_backend=discovery"
             )
-        if self.caption_strategy == "textfile" and self.type in ("huggingface", "csv"):
-            raise ValueError(f"caption_strategy=textfile needs files, type={self.type} has rows; "
-                             f"use caption_strategy={self.type}")  # fmt: skip
 
 
 class Masks(Stored):

@@ -22,6 +22,9 @@ from sd3tune.config.files.reading import read_json, without_dashes
 from sd3tune.config.names import LENGTH, notes_on
 from sd3tune.config.names import REASONS as OF_THE_RUN
 from sd3tune.errors import ConfigError
+from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
+from sd3tune.tables.storages import STORAGES, owners
+from sd3tune.tables.table import load
 
 _WHY = {
     "is not supported: latents and captions are always encoded before training": """
@@ -43,32 +46,7 @@ ALIASES = {
 }
 CSV_KEYS = {"csv_file": "path", "csv_url_column": "filename_column",
             "csv_caption_column": "caption_column"}  # fmt: skip
-INHERITED = (
-    "resolution",
-    "resolution_type",
-    "minimum_image_size",
-    "maximum_image_size",
-    "target_downsample_size",
-    "aspect_bucket_rounding",
-    "aspect_bucket_alignment",
-    "caption_strategy",
-    "caption_dropout_probability",
-    "vae_batch_size",
-    "write_batch_size",
-    "strict",
-)
 NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
-KINDS: dict[str, type[ImageDataset] | type[Masks] | type[TextEmbeds]] = {
-    "image": ImageDataset,
-    "eval": ImageDataset,
-    "conditioning": Masks,
-    "text_embeds": TextEmbeds,
-}
-NOT_FOR_SD3 = (
-    "image_embeds", "conditioning_image_embeds", "distillation_cache", "caption", "grounding",
-    "video", "audio",
-)  # fmt: skip
-STORAGE = ("local", "aws", "huggingface", "csv")
 ENVIRONMENT = Allowed(
     paths=PATHS,
     either=("dataset_name",),
@@ -116,16 +94,16 @@ def load_datasets(path: Path, config: Config) -> Datasets:
         name = _named(entry, path, number, seen)
         if entry.get("vae_batch_size") is not None:
             asked.add(name)
-        made.append(_made(_kind(entry, path, name), entry, path, name, config, notes))
+        made.append(_made(_type_of(entry, path, name), entry, path, name, config, notes))
     images = [d for d in made if isinstance(d, ImageDataset)]
     texts = [d for d in made if isinstance(d, TextEmbeds)]
     masks = {d.id: d for d in made if isinstance(d, Masks)}
     folders_exist([*images, *masks.values()], path)
     text = _text(texts, path, config)
     found = Datasets(
-        images=tuple(_some([d for d in images if d.dataset_type == "image"], path)),
+        images=tuple(_some([d for d in images if d.trained], path)),
         text=text,
-        evals=tuple(d for d in images if d.dataset_type == "eval"),
+        evals=tuple(d for d in images if not d.trained),
         masks=masks,
         texts={t.id: t for t in texts} | {text.id: text},
         notes=tuple(notes),
@@ -176,32 +154,36 @@ def _named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) ->
     return name
 
 
-def _kind(entry: Mapping[str, Any], path: Path, name: str) -> Any:
-    """The class of an entry; says why other kinds and stores cannot be."""
+def _type_of(entry: Mapping[str, Any], path: Path, name: str) -> DatasetType:
+    """The row of an entry's dataset_type. Raises ConfigError, also for a storage that this type
+    cannot have."""
     kind = entry.get("dataset_type", "image")
-    if not isinstance(kind, str) or kind not in KINDS:
-        why = "is not for SD3 images" if kind in NOT_FOR_SD3 else "is not known"
+    if not isinstance(kind, str) or kind not in DATASET_TYPES:
+        why = DATASET_TYPES.refused.get(str(kind), "is not known")
         raise ConfigError(
             f"`{path}`: dataset `{name}`: `dataset_type={shown(kind)}` {why}",
-            hint=f"dataset_type is {', '.join(KINDS)}; disabled=true skips a dataset",
+            hint=f"dataset_type is {', '.join(DATASET_TYPES)}; disabled=true skips a dataset",
         )
-    store = entry.get("type", "local")
-    text = kind == "text_embeds"
-    if store not in STORAGE or (text and store != "local"):
-        why = "is not supported: encoded captions are kept on a local disk" if text else (
-            "is not supported")  # fmt: skip
-        known = "local" if text else ", ".join(STORAGE)
+    row, store = DATASET_TYPES[kind], entry.get("type", "local")
+    possible = row.storages or tuple(STORAGES)
+    if store not in possible:
+        why = "is not supported" + (f": {row.why_only}" if row.why_only else "")
         raise ConfigError(
             f"`{path}`: dataset `{name}`: `type={shown(store)}` {why}",
-            hint=f"type is {known}; disabled=true skips a dataset",
+            hint=f"type is {', '.join(possible)}; disabled=true skips a dataset",
         )
-    return KINDS[kind]
+    return row
 
 
 def _made(
-    kind: Any, entry: dict[str, Any], path: Path, name: str, config: Config, notes: list[str]
+    row: DatasetType,
+    entry: dict[str, Any],
+    path: Path,
+    name: str,
+    config: Config,
+    notes: list[str],
 ) -> Any:
-    whose = f": dataset `{name}`"
+    kind, whose = load(row.settings), f": dataset `{name}`"
     words = {
         "id": name,
         "model_family": config.model_family,
@@ -218,18 +200,15 @@ def _made(
     values.pop("hash_filenames", None)
     values = _csv(values, path, whose)
     notes += [f"dataset `{name}`: {note}" for note in notes_on(values)]
-    if kind is Masks:  # existing files give them the keys of their images
+    if row.use == "mask":  # existing files give them the keys of their images
         idle = [k for k in values if k not in kind.model_fields and k in ImageDataset.model_fields]
         values = {k: v for k, v in values.items() if k not in idle}
         if idle:
             why = "masks take everything else from their images"
             notes.append(f"dataset `{name}`: {', '.join(sorted(idle))} not used: {why}")
-    others = [k for k in (ImageDataset, Masks, TextEmbeds) if k is not kind]
-    foreign = {f: f"belongs to {_called(k)}" for k in others for f in k.model_fields}
-    foreign |= {f: RUN for f in Config.model_fields if f not in foreign}
-    values = refuse_unknown(values, kind, path, {}, OF_THE_RUN | foreign | REASONS, whose)
+    values = refuse_unknown(values, kind, path, {}, _foreign(kind), whose)
     values = {k: v for k, v in values.items() if k not in FOLDERS or v != ""}
-    values = _defaults(kind, name, config, values) | values
+    values = _defaults(row, name, config, values) | values
     values = placed(values, path, f"`{path}`{whose}")
     try:
         made = kind.model_validate(values)
@@ -240,15 +219,20 @@ def _made(
     return made
 
 
+def _foreign(kind: Any) -> dict[str, str]:
+    """Keys that are known and not this entry's -> whose they are, or why they are refused."""
+    foreign: dict[str, str] = {}
+    for row in DATASET_TYPES.rows:
+        if (other := load(row.settings)) is not kind:
+            foreign |= dict.fromkeys(other.model_fields, f"belongs to {row.called}")
+    foreign |= {key: RUN for key in Config.model_fields if key not in foreign}
+    return OF_THE_RUN | foreign | REASONS
+
+
 def _idle(dataset: ImageDataset) -> list[str]:
     if dataset.crop and dataset.target_downsample_size and not dataset.maximum_image_size:
         return ["target_downsample_size not used: it needs maximum_image_size"]
     return []
-
-
-def _called(kind: Any) -> str:
-    names = {ImageDataset: "an image dataset", Masks: "a conditioning dataset"}
-    return names.get(kind, "a text_embeds entry")
 
 
 def _csv(values: dict[str, Any], path: Path, whose: str) -> dict[str, Any]:
@@ -264,20 +248,18 @@ def _csv(values: dict[str, Any], path: Path, whose: str) -> dict[str, Any]:
     return rest | {"csv": {CSV_KEYS[k]: v for k, v in old.items()}}
 
 
-def _defaults(kind: Any, name: str, config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
-    cache = config.output_dir / "cache"
-    if kind is Masks:
-        fetched = {"csv_cache_dir": str(cache / "masks" / name)}
-        return fetched if values.get("type") == "csv" else {}
-    if kind is TextEmbeds:
-        return {
-            "cache_dir": str(cache / "text" / "sd3"),
-            "write_batch_size": config.write_batch_size,
-        }
-    found = {key: getattr(config, key) for key in INHERITED}
-    if values.get("type") in ("huggingface", "csv") and "caption_strategy" not in values:
-        found["caption_strategy"] = values["type"]
-    return found | {"cache_dir_vae": str(cache / "vae" / "sd3" / name)}
+def _defaults(
+    row: DatasetType, name: str, config: Config, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What an entry has where it says nothing: from config.json, and folders below output_dir."""
+    store, cache = values.get("type", "local"), config.output_dir / "cache"
+    found = {key: getattr(config, key) for key in row.inherited}
+    if "caption_strategy" in found and STORAGES[store].captions:
+        found["caption_strategy"] = STORAGES[store].captions
+    for key, folder in row.folders.items():
+        if store in owners().get(key, (store,)):
+            found[key] = str(cache / folder.format(id=name))
+    return found
 
 
 def _some(images: list[ImageDataset], path: Path) -> list[ImageDataset]:

@@ -4,12 +4,13 @@ Docstrings are the help and the reference.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from sd3tune.config import checks
-from sd3tune.config.fields import Count, Flag, Settings
+from sd3tune.config.fields import Count, Flag, OneOf, Settings
+from sd3tune.tables.storages import STORAGES, owners
 
 
 class Columns(Settings):
@@ -63,8 +64,8 @@ class Stored(Settings):
 
     id: str = Field(min_length=1)
     """Name of the dataset, unique in the file."""
-    type: Literal["local", "aws", "huggingface", "csv"] = "local"
-    """A `local` folder, an S3 bucket (`aws`), a `huggingface` dataset, or the rows of a `csv`."""
+    type: Annotated[str, OneOf(STORAGES, explained=True)] = "local"
+    """Where the files are."""
     instance_data_dir: Path | None = None
     """local: the folder, searched with its sub-folders, never written to. csv: where relative
     paths start."""
@@ -108,19 +109,22 @@ class Stored(Settings):
     max_download_seconds: Count = 120
     """csv: seconds for a fetched file, redirects and tries included."""
 
+    @property
+    def fetched_dir(self) -> Path:
+        """Where images behind http(s) addresses are kept."""
+        assert self.csv_cache_dir is not None  # load_datasets sets it for masks
+        return self.csv_cache_dir
+
     def check_storage(self) -> None:
         """Each kind of storage has its own keys. Raises ValueError."""
-        needs = {"local": "instance_data_dir", "aws": "aws_bucket_name",
-                 "huggingface": "dataset_name", "csv": "csv"}[self.type]  # fmt: skip
-        if not getattr(self, needs):
-            words = "csv_file" if needs == "csv" else needs
-            raise ValueError(f"type={self.type} needs {words}; add it")
+        storage = STORAGES[self.type]
+        if not getattr(self, storage.key):
+            written = storage.key_as_written or storage.key
+            raise ValueError(f"type={self.type} needs {written}; add it")
         if self.type == "csv" and self.csv and not self.csv.identifier_includes_extension:
             raise ValueError("csv.identifier_includes_extension=false leaves no file to open with "
                              "type=csv; write whole names in the table")  # fmt: skip
-        owners = {"instance_data_dir": ("local", "csv"), "dataset_name": ("huggingface",),
-                  "aws_bucket_name": ("aws",), "csv_cache_dir": ("csv",)}  # fmt: skip
-        for key, kinds in owners.items():
+        for key, kinds in owners().items():
             if getattr(self, key) and self.type not in kinds:
                 raise ValueError(
                     f"{key} belongs to type={' or '.join(kinds)}, this dataset has type={self.type}"

@@ -1,11 +1,12 @@
 """The adapter that is trained."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sd3tune.config.fields import Count, Flag, Number, Settings, Words
+from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Words
+from sd3tune.tables.dialects import DIALECTS
 
 
 class AdapterSettings(Settings):
@@ -27,8 +28,9 @@ class AdapterSettings(Settings):
     """How the adapter begins: `pissa` and `olora` take part of the weights, and need them whole."""
     init_lora: Path | None = None
     """An adapter file of any dialect to begin with; a smaller rank than lora_rank is fine."""
-    lora_format: Literal["diffusers", "comfyui", "kohya"] = "diffusers"
-    """Dialect of the file that is written; `sd3tune export` writes the others. LyCORIS has one."""
+    lora_format: Annotated[str, OneOf(DIALECTS)] = "diffusers"
+    """Dialect of the file that is written; `sd3tune export` writes the others. LyCORIS has one
+    dialect."""
     lycoris_config: Path | None = None
     """JSON of algorithm, rank and targets for lora_type=lycoris. Left out: lycoris_config.json
     beside the configuration file."""

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from sd3tune.config import flow
-from sd3tune.config.fields import Flag, Number, Settings, Whole
+from sd3tune.config.fields import Flag, Number, OneOf, Settings, Whole
+from sd3tune.tables.loss_types import LOSS_TYPES
 
 
 class FlowSettings(Settings):
@@ -33,10 +34,10 @@ class FlowSettings(Settings):
     """`fixed-list` draws from flow_custom_timesteps; `round-robin` takes the next one each step."""
     flow_sigmoid_scale: Number = Field(1.0, gt=0)
     """Width of the logit-normal distribution."""
-    loss_type: Literal["l2", "huber", "smooth_l1"] = "l2"
-    """`l2`: square of the error. `huber`, `smooth_l1`: straight for errors beyond huber_c."""
+    loss_type: Annotated[str, OneOf(LOSS_TYPES, explained=True)] = "l2"
+    """How the error of each latent is counted."""
     huber_c: Number = Field(0.1, gt=0)
-    """Where they turn from square to straight."""
+    """Where `huber` and `smooth_l1` turn from square to straight."""
     huber_schedule: Literal["snr", "exponential", "constant"] = "snr"
     """`constant`: huber_c. `exponential`: from 1 without noise to huber_c in noise. `snr`: from
     huber_c without noise to 1 in noise."""

@@ -34,7 +34,7 @@ class OptimisationSettings(Settings):
     lr_num_cycles: Count = 1
     """Half waves of `cosine_with_restarts`: it jumps back to the peak between them."""
     optimizer: Optimizer | None = None
-    """One of docs/concepts/optimisation.md. Left out: adamw."""
+    """Explained in docs/concepts/optimisation.md. Left out: adamw."""
     optimizer_config: Annotated[str, AfterValidator(checks.options)] = ""
     """Options of the optimizer as `weight_decay=0.01,eps=1e-6`."""
     optimizer_beta1: Number | None = Field(None, ge=0, lt=1)

@@ -1,0 +1,41 @@
+"""`sd3tune demo`: tiny models, photographs and configuration files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sd3tune.cli import words
+
+if TYPE_CHECKING:
+    from sd3tune.demo import Written
+
+
+@click.command("demo")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--model",
+    default="sd3.5-medium",
+    show_default=True,
+    type=click.Choice(["sd3-medium", "sd3.5-medium", "sd3.5-large"]),
+    help="which of the tiny models the configuration trains",
+)
+@click.option("--force", is_flag=True, help="write everything again over an older demo")
+def command(folder: Path, model: str, force: bool) -> None:
+    """Write tiny SD3 models, captioned photographs and configuration files to DIR.
+
+    The models have the real architectures and random weights: they train, save and sample through
+    the code path of the 8B model, and their pictures are noise.
+    """
+    from sd3tune.demo import write
+
+    words.show(lines(write(folder, model=model, force=force)))
+
+
+def lines(written: "Written") -> list[words.Line]:
+    """What was written, and the command to go on with."""
+    return [
+        *(f"wrote  {path}" for path in written.paths),
+        "",
+        f"next   {written.next_command}",
+    ]
