@@ -9,8 +9,9 @@ from sd3tune.data.batch import Batch
 from sd3tune.encode.caches import Caches
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import autocast, denoiser
-from sd3tune.train.losses import Recipe, evaluating
 from sd3tune.train.noise import draw
+from sd3tune.train.predicting import evaluating
+from sd3tune.train.recipe import Recipe
 
 IMAGES = 8
 # As the network sees them. A shift says how often levels are visited, not what a level is: left

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from sd3tune.data.discover import Sample
 from sd3tune.errors import Diverged
 from sd3tune.plan.objective import SpikeAction
+from sd3tune.plan.plan import Plan
 from sd3tune.train.state import TrainState
 
 WINDOW = 100  # losses remembered; their median is what a loss is compared with
@@ -33,6 +35,12 @@ class Guard:
     action: SpikeAction = "none"
     factor: float = 5.0
     name: Callable[[int], str] = str
+
+    @classmethod
+    def of(cls, plan: Plan, samples: Sequence[Sample]) -> "Guard":
+        """The plan's guard, which names images by their paths."""
+        paths = {s.id: s.path for s in samples}
+        return cls(plan.loss.spike_action, plan.loss.spike_factor, paths.__getitem__)
 
     def refuse_bad_numbers(
         self, state: TrainState, loss: float, grad_norm: float, seen: Sequence[Seen]

@@ -1,7 +1,8 @@
 """Checkpoints on the way: when one is due, what is written, and which older ones go."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from sd3tune.data.order import Schedule
-from sd3tune.errors import CheckpointError
+from sd3tune.errors import CheckpointError, Diverged
 from sd3tune.filesystem import disk
 from sd3tune.plan.describe import describe
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
+from sd3tune.report.progress import say
 from sd3tune.train import checkpoint
+from sd3tune.train.lock import Claim
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.pruning import Verified, prune
 from sd3tune.train.results import about, versions
@@ -99,3 +102,21 @@ def epoch_ends(schedule: Schedule, epochs: int, per_step: int) -> Callable[[Trai
         return schedule.begin(position)[0] // epochs if position > 0 else 0
 
     return lambda state: finished(state.position) > finished(state.position - per_step)
+
+
+@contextmanager
+def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
+    """Saves the last finished step when something else than the training itself fails: a disk, an
+    image, memory, or this program. Not what diverged, nor what is split over processes, where the
+    others are not at the same step."""
+    try:
+        yield
+    except (CheckpointError, Diverged):
+        raise
+    except Exception:
+        if keeper.world.size == 1 and not keeper.state.updating:
+            with suppress(Exception):  # the first failure is the one to report
+                claim.renew()
+                if (folder := keeper.save()) is not None:
+                    say(f"saved    {folder}; the same command continues from there")
+        raise

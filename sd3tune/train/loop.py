@@ -12,8 +12,8 @@ from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.processes.world import World
 from sd3tune.train.guard import Guard, rate_share
 from sd3tune.train.interrupt import Interrupt
-from sd3tune.train.losses import Recipe
 from sd3tune.train.optim import set_rate
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import train_step
 from sd3tune.train.step_log import StepLog

@@ -4,8 +4,7 @@ What the settings add to the paper's loss (masks, rollouts, other distances) is 
 the equations are sd3/flow.py's.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,38 +15,14 @@ from torch import Tensor
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.batch import Batch
 from sd3tune.plan.objective import LossPlan
-from sd3tune.plan.plan import Plan
 from sd3tune.sd3 import distances, flow
 from sd3tune.sd3.condition import autocast, denoiser
-from sd3tune.sd3.weights import DTYPES
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.table import load
 from sd3tune.train.noise import Points, another, dice, draw, draw_levels, perturbation
+from sd3tune.train.predicting import evaluating, without_adapter
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.rollout import offsets, roll_out
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a step is taken: what the plan decided, and nothing that changes."""
-
-    seed: int
-    loss: LossPlan
-    autocast: torch.dtype | None
-    attention: str
-    max_grad_norm: float  # 0: no clipping
-    clip_method: str = "norm"
-
-    @classmethod
-    def of(cls, plan: Plan) -> "Recipe":
-        dtype = plan.precision.autocast.value
-        return cls(
-            seed=plan.seed,
-            loss=plan.loss,
-            autocast=None if dtype is None else DTYPES[dtype],
-            attention=plan.attention.training.value,
-            max_grad_norm=plan.optimizer.max_grad_norm,
-            clip_method=plan.optimizer.clip_method,
-        )
 
 
 @dataclass(frozen=True)
@@ -110,21 +85,3 @@ def distance(loss: LossPlan, s: Tensor) -> distances.Distance:
     if not row.bends:
         return change
     return partial(change, c=distances.huber_width(s, loss.huber_c, loss.huber_schedule))
-
-
-def without_adapter(trained: Trained, z: Tensor, t: Tensor, condition: Any) -> Tensor:
-    """What the model predicted before it was adapted: the target on regularisation images."""
-    with evaluating(trained, adapter=False):
-        return denoiser(trained.model)(z, t, condition)
-
-
-@contextmanager
-def evaluating(trained: Trained, *, adapter: bool = True) -> Iterator[None]:
-    """Dropout off, and with adapter=False the adapter too; as before afterwards."""
-    training = trained.model.training
-    trained.model.eval()
-    try:
-        with nullcontext() if adapter else trained.off():
-            yield
-    finally:
-        trained.model.train(training)

@@ -16,7 +16,7 @@ from sd3tune.filesystem import disk
 from sd3tune.formats import manifest
 from sd3tune.formats.manifest import Named
 from sd3tune.plan.plan import Plan
-from sd3tune.prepare import checkpoint_folder
+from sd3tune.preflight import checkpoint_folder
 from sd3tune.processes.world import World
 from sd3tune.report import metrics
 from sd3tune.report.progress import say

@@ -4,8 +4,7 @@ prepare device -> encode captions, drop encoders -> encode images, drop VAE -> l
 quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from sd3tune.config.files.prompts import Prompt
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.everything import downloaded, filled, make_output
 from sd3tune.encode.image_latents import fill_epoch
-from sd3tune.errors import CheckpointError, Diverged
-from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
@@ -30,28 +27,14 @@ from sd3tune.train.begin import begin
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
-from sd3tune.train.keeper import Keeper
+from sd3tune.train.keeper import Keeper, saved_on_failure
 from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Job, every, loop
-from sd3tune.train.losses import Recipe
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.results import METRICS, pictured, refuse_in_the_way, versions, write
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left behind."""
-
-    step: int
-    steps: int
-    loss_before: float | None  # of the base model on the fixed evaluation batches
-    loss_after: float | None  # None: stopped, and whoever stopped it may not wait
-    adapter: Path | None
-    pictures: tuple[Path, ...]
-    output: Path
-    signal: int | None = None  # stopped by it, after saving
-    noise: int = 0  # digest of all noise drawn: equal for any number of processes, after any resume
 
 
 @dataclass(frozen=True)
@@ -131,7 +114,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     ]
     job = Job(
         recipe=run.recipe,
-        guard=guard_of(run.caches.prepared),
+        guard=Guard.of(plan, run.caches.prepared.samples),
         rate=plan.optimizer.rate,
         steps=plan.steps,
         accumulation=plan.data.accumulation.value,
@@ -144,28 +127,9 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         stage("train", plan.steps) as bar,
     ):
         bar.begin(state.step)
-        metrics = Metrics(plan.output_dir / METRICS, state.step)
-        log = StepLog(metrics, bar, lambda: memory_in_use(plan), world)
+        log = StepLog(plan, Metrics(plan.output_dir / METRICS, state.step), bar, world)
         loop(state, batches, job, chores, interrupt, log)
     keeper.save()
-
-
-@contextmanager
-def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
-    """Saves the last finished step when something else than the training itself fails: a disk, an
-    image, memory, or this program. Not what diverged, nor what is split over processes, where the
-    others are not at the same step."""
-    try:
-        yield
-    except (CheckpointError, Diverged):
-        raise
-    except Exception:
-        if keeper.world.size == 1 and not keeper.state.updating:
-            with suppress(Exception):  # the first failure is the one to report
-                claim.renew()
-                if (folder := keeper.save()) is not None:
-                    say(f"saved    {folder}; the same command continues from there")
-        raise
 
 
 def finish(run: Run, loss_after: float) -> Outcome:
@@ -196,15 +160,3 @@ def stopped(run: Run, signal: int) -> Outcome:
         state.step, plan.steps, state.loss_before, None, None, (), plan.output_dir, signal,
         state.noise,
     )  # fmt: skip
-
-
-def guard_of(prepared: Prepared) -> Guard:
-    """The plan's guard, which names images by their paths."""
-    loss, paths = prepared.plan.loss, {s.id: s.path for s in prepared.samples}
-    return Guard(loss.spike_action, loss.spike_factor, paths.__getitem__)
-
-
-def memory_in_use(plan: Plan) -> str:
-    """Of the device, for people; empty where nobody knows."""
-    amount = backends.module(plan.facts.vendor).used_bytes(plan.hardware.device.index)
-    return "" if amount is None else gib(amount)

@@ -13,7 +13,8 @@ from sd3tune.plan.objective import SpikeAction
 from sd3tune.processes.world import ALONE_ON_CPU, World, unsynchronised
 from sd3tune.train.clip import clip
 from sd3tune.train.guard import BAD_NUMBERS, Guard, Seen
-from sd3tune.train.losses import Losses, Recipe, losses
+from sd3tune.train.losses import Losses, losses
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
 
 

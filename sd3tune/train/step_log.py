@@ -1,13 +1,16 @@
 """What is recorded of every step: a line in metrics.jsonl, and the progress bar."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from sd3tune import backends
 from sd3tune.adapters.trained import whole
 from sd3tune.data.batch import Batch
+from sd3tune.plan.memory import gib
+from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
 from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Stage, say
@@ -20,11 +23,11 @@ SPIKE = {"skip": "update skipped", "lower": "learning rate halved for a while"}
 
 @dataclass(frozen=True)
 class StepLog:
-    """used: memory of the device in use, as words."""
+    """Where the numbers of a step go."""
 
+    plan: Plan
     metrics: Metrics
     bar: Stage
-    used: Callable[[], str]
     world: World
 
     def write(
@@ -47,7 +50,7 @@ class StepLog:
             if taken.spike is not None:
                 say(f"warning: step {state.step}: loss {taken.loss:g} is a spike, "
                     f"{SPIKE[taken.spike]}")  # fmt: skip
-        line = f"loss {taken.loss:.4f}  {seconds:.2f} s/step  {self.used()}"
+        line = f"loss {taken.loss:.4f}  {seconds:.2f} s/step  {memory_in_use(self.plan)}"
         self.bar.advance(1, f"{line}  grad {taken.grad_norm:.3f}")
 
 
@@ -55,6 +58,12 @@ def weight_norm(state: TrainState) -> float:
     """Of everything that trains."""
     with torch.no_grad():
         return float(whole(nn.utils.get_total_norm(state.trainable)))
+
+
+def memory_in_use(plan: Plan) -> str:
+    """Of the device, as "3.1 GiB"; empty where nobody knows."""
+    amount = backends.module(plan.facts.vendor).used_bytes(plan.hardware.device.index)
+    return "" if amount is None else gib(amount)
 
 
 def tokens_of(batch: Batch) -> int:

@@ -12,7 +12,8 @@ from sd3tune.config.files.prompts import load_prompts
 from sd3tune.demo import MODELS
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
-from sd3tune.train.run import Outcome, train
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.run import train
 from tests.cpu.macs import SHORT, mac
 from tests.plans import decided
 

@@ -15,9 +15,9 @@ from sd3tune.errors import CheckpointError, DiskError
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
-from sd3tune.train.keeper import Keeper
+from sd3tune.train.keeper import Keeper, saved_on_failure
 from sd3tune.train.lock import claimed
-from sd3tune.train.run import saved_on_failure, train
+from sd3tune.train.run import train
 from tests.cpu.conftest import Train
 from tests.disks import small_disk
 

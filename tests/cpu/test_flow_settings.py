@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from sd3tune.train.losses import Losses, Recipe, losses
+from sd3tune.train.losses import Losses, losses
+from sd3tune.train.recipe import Recipe
 from tests.cpu.known import Known, batch, curved
 from tests.plans import plan
 

@@ -9,8 +9,7 @@ from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
 from sd3tune.plan.objective import LossPlan
 from sd3tune.train.guard import LOWERED, Guard, rate_share
-from sd3tune.train.losses import Recipe
-from sd3tune.train.run import guard_of
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Taken, train_step
 from tests.cpu.known import Known, batch, curved
@@ -168,6 +167,6 @@ def test_a_skipped_spike_leaves_the_scaler_in_order() -> None:
 def test_images_are_named_by_their_paths(prepared) -> None:  # type: ignore[no-untyped-def]
     made = prepared("loss_spike_action=stop", "loss_spike_factor=7", "max_train_steps=2",
                     "lr_warmup_steps=0")  # fmt: skip
-    found, sample = guard_of(made), made.samples[0]
+    found, sample = Guard.of(made.plan, made.samples), made.samples[0]
     assert (found.action, found.factor) == ("stop", 7.0)
     assert found.name(sample.id) == sample.path and sample.path.endswith((".png", ".jpg"))

@@ -6,8 +6,9 @@ import torch
 
 from sd3tune.plan.objective import LossPlan
 from sd3tune.sd3 import distances, flow
-from sd3tune.train.losses import Recipe, losses
+from sd3tune.train.losses import losses
 from sd3tune.train.noise import another, draw, perturbation
+from sd3tune.train.recipe import Recipe
 from tests.cpu.known import Known, batch, curved
 
 

@@ -17,8 +17,8 @@ from sd3tune.train import optim_state, state_files
 from sd3tune.train.adamw_bf16 import rounded
 from sd3tune.train.begin import begin
 from sd3tune.train.clip import clip
-from sd3tune.train.losses import Recipe
 from sd3tune.train.optim import averaged, build, set_rate
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.step import train_step
 from tests.cpu.batches import WORDS, batch
 from tests.cpu.conftest import Train

@@ -12,8 +12,9 @@ from sd3tune.errors import Diverged
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import flow
 from sd3tune.train.begin import begin
-from sd3tune.train.losses import Recipe, losses
+from sd3tune.train.losses import losses
 from sd3tune.train.noise import draw
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.step import train_step
 from tests.cpu.batches import WORDS, batch
 
