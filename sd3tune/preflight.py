@@ -10,8 +10,8 @@ from sd3tune.sd3 import finite
 
 
 def refuse_missing_files(config: Config) -> None:
-    """Raises ConfigError for an init_lora that is not there or holds bad numbers, CheckpointError for
-    a resume_from_checkpoint that is not there, and what metrics.refuse_strangers raises."""
+    """Raises ConfigError for an init_lora that is missing or holds bad numbers, CheckpointError for
+    a resume_from_checkpoint that is missing, and what metrics.refuse_strangers raises."""
     if config.init_lora is not None:
         if not config.init_lora.exists():
             words = f"`init_lora={config.init_lora}`: there is no such file"
