@@ -11,7 +11,7 @@ from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
 from sd3tune.quant import store
 from sd3tune.quant.parts import stored_bytes
-from sd3tune.report.progress import say
+from sd3tune.report.progress import say, warn
 from sd3tune.sd3 import weights
 
 
@@ -26,7 +26,7 @@ def transformer(plan: Plan, device: torch.device) -> Any:
     model = weights.transformer(plan.model.source, precision.base.value, **variant(plan))
     quantise(model, precision.transformer.value, quant.TRANSFORMER, plan, device)
     if path is not None and (why := store.save(model, path)) is not None:
-        say(f"warning: the quantised transformer was not kept at {path}: {why}")
+        warn(f"the quantised transformer was not kept at {path}: {why}")
     return model
 
 
@@ -37,7 +37,7 @@ def read(plan: Plan, path: Path) -> Any:
     started, scheme = time.perf_counter(), plan.precision.transformer.value
     model = weights.blank_transformer(plan.model.source)
     if not store.load(model, path, scheme, quant.TRANSFORMER, fp8_format(plan)):
-        say(f"warning: {path} is damaged; the transformer is quantised again")
+        warn(f"{path} is damaged; the transformer is quantised again")
         return None
     size, seconds = gib(stored_bytes(model)), time.perf_counter() - started
     say(f"quantised {scheme}: {size} of weights, read from {path} in {seconds:.1f} s")

@@ -78,7 +78,7 @@ def _swapped(inputs: RunInputs) -> Decision[int]:
             f"`{name}={count}`: there are {layers} blocks", hint=f"use at most {layers}"
         )
     shared = one_memory(facts)
-    if shared is not None and facts.vendor != "cpu":
+    if shared is not None and facts.accelerated:
         raise PlanError(
             f"`{name}={count}` cannot run on {facts.weakest.name}: {shared}",
             hint=f"leave `{name}` out; base_model_precision makes the weights smaller",

@@ -93,6 +93,12 @@ class LossPlan:
     spike_action: SpikeAction = "none"
     spike_factor: float = 5.0  # times the median of recent losses
 
+    def perturbation_at(self, step: int) -> float:
+        """How much more noise the input gets than the target knows of, after `step` steps: the
+        whole perturbation (arXiv:2301.11706), or fading linearly over perturbation_steps."""
+        fading = self.perturbation_steps
+        return self.perturbation * max(0.0, 1 - step / fading) if fading else self.perturbation
+
 
 def loss_plan(c: Config) -> LossPlan:
     return LossPlan(

@@ -25,14 +25,13 @@ from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.plan import ModelFiles, Plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
-from sd3tune.plan.warnings import refuse_impossible_training, warnings
+from sd3tune.plan.warnings import warnings
 
 
 def resolve(inputs: RunInputs) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     config, model, size = inputs.config, inputs.model, inputs.processes.size
     refuse_impossible_pictures(config, model)
-    refuse_impossible_training(inputs)
     products.refuse(inputs, attention_asked(config) or "sliced")
     trained = trained_plan(inputs)
     sizes = Sizes(inputs, trained.count)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sd3tune.tables import needs
+from sd3tune.tables import libraries, needs
 from sd3tune.tables.needs import Need
 from sd3tune.tables.table import Table
 
@@ -90,7 +90,7 @@ OPTIMI_OPTIONS = "beta1 beta2 weight_decay decouple_lr"
 
 
 def _optimi(name: str, kind: str, size: float, options: str, about: str, **fixed: Any) -> Optimizer:
-    needed = (needs.package("torch-optimi", "0.3.3"),)
+    needed = (libraries.OPTIMI.needed(),)
     return Optimizer(f"optimi-{name}", f"optimi:{kind}", size, options, about, fixed, needed)
 
 
@@ -116,7 +116,7 @@ OPTIMI = (
             "torch-optimi's SGD"),
 )  # fmt: skip
 
-COLLECTION = needs.package("pytorch-optimizer", "4.1")
+COLLECTION = libraries.COLLECTION.needed()
 PYTORCH_OPTIMIZER = (
     Optimizer("prodigy", "pytorch_optimizer:Prodigy", 16.0,
               f"{ADAM} beta3 d0 d_coef growth_rate bias_correction safeguard_warmup "
@@ -135,8 +135,7 @@ PYTORCH_OPTIMIZER = (
               DECAYED | {"max_precondition_dim": 256}, (COLLECTION, needs.WHOLE_WEIGHTS)),
 )  # fmt: skip
 
-# Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
-BITSANDBYTES = needs.package("bitsandbytes", "0.50").except_on("mps")
+BITSANDBYTES = libraries.BITSANDBYTES.needed().except_on("mps")
 
 
 def _bitsandbytes(
@@ -192,7 +191,7 @@ TORCHAO_NEEDS = (
     needs.never_on("mps", "torchao's low-bit state is unverified on MPS; use adamw"),
     # Its import crashed there at Triton's autotuning: unknown is off.
     needs.never_on("rocm", "torchao is unverified on ROCm; use bnb-adamw8bit"),
-    needs.package("torchao", "0.18", "torchao").except_on("mps", "rocm"),
+    libraries.TORCHAO.needed().except_on("mps", "rocm"),
 )
 
 

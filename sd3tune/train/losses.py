@@ -19,7 +19,7 @@ from sd3tune.sd3 import distances, flow
 from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.table import load
-from sd3tune.train.noise import Points, another, dice, draw, draw_levels, perturbation
+from sd3tune.train.noise import Points, another, dice, draw, draw_levels
 from sd3tune.train.predicting import evaluating, without_adapter
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.rollout import offsets, roll_out
@@ -72,8 +72,8 @@ def terms_of(trained: Trained, at: Points, recipe: Recipe) -> flow.Terms:
 
 def network_input(at: Points, recipe: Recipe) -> Tensor:
     """The path's point, or one with more noise than the target knows of (input_perturbation)."""
-    eps, loss = at.eps, recipe.loss
-    if more := perturbation(loss.perturbation, loss.perturbation_steps, at.step):
+    eps = at.eps
+    if more := recipe.loss.perturbation_at(at.step):
         eps = eps + more * another(recipe.seed, at.step, at.batch, "perturbation")
     return flow.add_noise(at.batch.latents, eps, at.s)
 

@@ -65,12 +65,6 @@ def dice(seed: int, step: int, image: int, label: str) -> float:
     return seed_of(seed, step, image, label) / 2**63
 
 
-def perturbation(strength: float, steps: int, step: int) -> float:
-    """How much more noise the input gets than the target knows of, after `step` steps: the whole
-    strength (arXiv:2301.11706), or with `steps` fading linearly to none."""
-    return strength * max(0.0, 1 - step / steps) if steps else strength
-
-
 def draw_levels(how: NoiseLevels, seed: int, step: int, batch: Batch, u: Tensor) -> Tensor:
     """Noise levels (B,) float32 on the CPU, as the network sees them. u (B,): of `draw`."""
     if how.listed:

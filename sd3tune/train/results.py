@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sd3tune.data.run_folders import PICTURES
-from sd3tune.encode.everything import SET_ASIDE
+from sd3tune.encode.everything import PLAN_CHANGES, SET_ASIDE
 from sd3tune.filesystem import disk
 from sd3tune.formats import file_metadata
 from sd3tune.plan.plan import Plan
@@ -57,8 +57,9 @@ def refuse_in_the_way(output: Path) -> None:
     """What could not be written after hours is refused before. Raises DiskError."""
     with disk.explained("write", output / METRICS):
         (output / METRICS).open("ab").close()
-    if (output / SET_ASIDE).is_dir():
-        raise disk.refusal("write", output / SET_ASIDE, IsADirectoryError(errno.EISDIR, ""))
+    for path in (output / SET_ASIDE, output / PLAN_CHANGES):
+        if path.is_dir():
+            raise disk.refusal("write", path, IsADirectoryError(errno.EISDIR, ""))
     for folder in (output / PICTURES, output / LAST):
         if folder.exists() and not folder.is_dir():
             raise disk.refusal("write in", folder, NotADirectoryError(errno.ENOTDIR, ""))

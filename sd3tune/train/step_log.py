@@ -13,7 +13,7 @@ from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
 from sd3tune.report.metrics import Metrics
-from sd3tune.report.progress import Stage, say
+from sd3tune.report.progress import Stage, warn
 from sd3tune.sd3.variants import PATCH
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Taken
@@ -48,8 +48,7 @@ class StepLog:
             }
             self.metrics.write(state.step, numbers, [(s.level, s.loss) for s in taken.seen])
             if taken.spike is not None:
-                say(f"warning: step {state.step}: loss {taken.loss:g} is a spike, "
-                    f"{SPIKE[taken.spike]}")  # fmt: skip
+                warn(f"step {state.step}: loss {taken.loss:g} is a spike, {SPIKE[taken.spike]}")
         line = f"loss {taken.loss:.4f}  {seconds:.2f} s/step  {memory_in_use(self.plan)}"
         self.bar.advance(1, f"{line}  grad {taken.grad_norm:.3f}")
 

@@ -1,5 +1,6 @@
 """A row that is added to a table is built, applied and stored by the code that reads the table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from sd3tune import quant
 from sd3tune.demo import tiny
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
+from sd3tune.sd3.models import find
+from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
@@ -86,3 +89,12 @@ def test_every_reference_of_a_row_leads_to_something(reference: str) -> None:
     if reference.startswith("torchao"):
         pytest.importorskip("torchao")
     assert callable(load(reference))
+
+
+def test_the_demo_makes_an_added_architecture(tmp_path: Path) -> None:
+    small = replace(
+        ARCHITECTURES["sd3.5-large"], name="sd3.5-small", aliases=(), tiny={"num_layers": 1}
+    )
+    with ARCHITECTURES.extended(small):
+        tiny.write(tmp_path / "model", "sd3.5-small")
+        assert find(str(tmp_path / "model")).transformer.layers == 1

@@ -7,7 +7,7 @@ import torch
 from sd3tune.plan.objective import LossPlan
 from sd3tune.sd3 import distances, flow
 from sd3tune.train.losses import losses
-from sd3tune.train.noise import another, draw, perturbation
+from sd3tune.train.noise import another, draw
 from sd3tune.train.recipe import Recipe
 from tests.cpu.known import Known, batch, curved
 
@@ -88,8 +88,9 @@ def test_input_perturbation_adds_noise_that_the_target_does_not_know() -> None:
 
 
 def test_input_perturbation_fades_over_its_steps() -> None:
-    assert [perturbation(0.2, 10, s) for s in (0, 5, 10, 20)] == pytest.approx([0.2, 0.1, 0, 0])
-    assert perturbation(0.2, 0, 10_000) == 0.2
+    fading = LossPlan(perturbation=0.2, perturbation_steps=10)
+    assert [fading.perturbation_at(s) for s in (0, 5, 10, 20)] == pytest.approx([0.2, 0.1, 0, 0])
+    assert LossPlan(perturbation=0.2).perturbation_at(10_000) == 0.2
     faded = losses(
         Known(curved).trained, batch(1), recipe(perturbation=0.2, perturbation_steps=4), 4
     )

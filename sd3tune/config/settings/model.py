@@ -1,8 +1,9 @@
 """Which model is trained, and what of it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from sd3tune.config.fields import Settings
+from sd3tune.config.fields import OneOf, Settings
+from sd3tune.tables.architectures import ARCHITECTURES
 
 
 class ModelSettings(Settings):
@@ -14,8 +15,8 @@ class ModelSettings(Settings):
     """What is trained: `lora`, a small adapter beside frozen weights, or `full`, the weights."""
     lora_type: Literal["standard", "lycoris"] = "standard"
     """`standard` is LoRA through peft; `lycoris` what lycoris_config says."""
-    model_flavour: Literal["medium", "large", "sd3-medium"] | None = None
-    """SD3.5 `medium` (2.2 B parameters) or `large` (8.1 B), or `sd3-medium` (2.0 B)."""
+    model_flavour: Annotated[str, OneOf(ARCHITECTURES, explained=True)] | None = None
+    """Which released model; `medium` and `large` are those of SD3.5."""
     pretrained_model_name_or_path: str = ""
     """A diffusers folder, a Hugging Face repository, or one safetensors file in the original
     layout. Left out: as model_flavour says."""
