@@ -21,8 +21,9 @@ from sd3tune.data.discover import (
     check_vae_batch,
     without,
 )
+from sd3tune.discovered import Discovered, look
 from sd3tune.errors import DataError, Sd3tuneError
-from sd3tune.prepare import Found, look, model_of
+from sd3tune.prepare import model_of
 from sd3tune.report.progress import stage
 from sd3tune.urls import shown_url
 
@@ -49,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Inspection:
-    found: Found
+    found: Discovered
     datasets: tuple[Seen, ...]
     notes: tuple[str, ...]
 
@@ -77,7 +78,7 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
     asked = {d.id for d in drawn if datasets.source(d.id, "vae_batch_size").by == "user"}
     seen = [_seen(d, discoveries[d.id], config, longest, d.id in asked) for d in drawn]
     return Inspection(
-        Found(config, datasets, found.sources, discoveries), tuple(seen), tuple(notes)
+        Discovered(config, datasets, found.sources, discoveries), tuple(seen), tuple(notes)
     )
 
 
@@ -120,7 +121,7 @@ def _seen(
     return Seen(settings, discovery, tuple(buckets), tuple(problems))
 
 
-def _undecodable(found: Found, name: str) -> list[Rejected]:
+def _undecodable(found: Discovered, name: str) -> list[Rejected]:
     """Decodes every image of a dataset; those that cannot be, with the reason."""
     from sd3tune.data import pixels
     from sd3tune.data.headers import Unusable

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 import click
 
 from sd3tune.cli import words
+from sd3tune.tables import architectures
 
 if TYPE_CHECKING:
     from sd3tune.demo import Written
 
 
-@click.command("demo")
+@click.command("demo", short_help="Write tiny models, photographs and configuration.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "--model",
-    default="sd3.5-medium",
+    default=architectures.DEFAULT.name,
     show_default=True,
-    type=click.Choice(["sd3-medium", "sd3.5-medium", "sd3.5-large"]),
+    type=click.Choice(list(architectures.ARCHITECTURES)),
     help="which of the tiny models the configuration trains",
 )
 @click.option("--force", is_flag=True, help="write everything again over an older demo")

@@ -21,14 +21,10 @@ from sd3tune.config.names import notes_on
 from sd3tune.config.problems import COMMAND_LINE, Location, Problems, known_settings, validated
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
+from sd3tune.tables.architectures import ARCHITECTURES
+from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
 
-FLAVOURS = {
-    None: "stabilityai/stable-diffusion-3.5-medium",
-    "medium": "stabilityai/stable-diffusion-3.5-medium",
-    "large": "stabilityai/stable-diffusion-3.5-large",
-    "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
-}
 # Values of path settings that are not paths.
 NOT_PATHS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
@@ -56,7 +52,7 @@ class Reading:
 
     settings: AllSettings  # wrong values and missing ones left at their defaults
     wrong: frozenset[str]  # the names of those
-    problems: tuple[Problem, ...]
+    problems: tuple[ErrorAndHint, ...]
 
 
 class Config(AllSettings):
@@ -110,7 +106,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     settings._sources, settings._notes = sources, tuple(notes_on(asked))
     for problem in rules.problems(settings, wrong):
         what = f"{location.of()}: {problem.message}"
-        problems.add(Problem(what, problem.hint))
+        problems.add(ErrorAndHint(what, problem.hint))
     order = [*(k for k in file.values if k not in words.values), "", *words.values]
     return Reading(settings, wrong, (*problems.ordered(order), *typed.ordered()))
 
@@ -125,8 +121,9 @@ def _derive(values: dict[str, Any], sources: dict[str, Provenance], path: Path) 
         if wanted and name not in values:
             values[name], sources[name] = str(folder / file), DEFAULT
     flavour = values.get("model_flavour")
-    if "pretrained_model_name_or_path" not in values and flavour in tuple(FLAVOURS):
-        values["pretrained_model_name_or_path"] = FLAVOURS[flavour]
+    if "pretrained_model_name_or_path" not in values:
+        row = ARCHITECTURES.get(flavour or "", DEFAULT_MODEL)  # a wrong name is refused elsewhere
+        values["pretrained_model_name_or_path"] = row.repository
         sources["pretrained_model_name_or_path"] = _following("model_flavour", sources)
     if values.get("lr_scheduler") == "constant" and values.get("lr_warmup_steps", 0) != 0:
         values["lr_scheduler"] = "constant_with_warmup"  # as SimpleTuner reads it

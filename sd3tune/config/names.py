@@ -38,11 +38,6 @@ INVERTED = {
 SPELLINGS = {
     "lr_scheduler": {"cosine_with_warmup": "cosine"},
     "caption_strategy": {"instance_prompt": "instanceprompt"},
-    "model_flavour": {
-        "3.5-medium": "medium",
-        "3.5-large": "large",
-        "3.0-medium": "sd3-medium",
-    },
 }
 
 STORED_LENGTH = "cache entries are stored to their true length instead"

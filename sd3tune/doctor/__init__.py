@@ -90,7 +90,7 @@ def diagnose(
         findings.append(Finding("probes", "skip", "probes", why, "doctor"))
         run_probes = recorded({})
     elif not depth.device:
-        answers |= run_probes(facts, probing.IMPORTS)
+        answers |= run_probes(facts, probing.imports())
         findings.append(Finding("probes", "skip", "probes", "not asked for", "doctor"))
         run_probes = recorded({})
     else:

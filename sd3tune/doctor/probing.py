@@ -7,13 +7,17 @@ from sd3tune.backends.decide import admission
 from sd3tune.backends.decide.admission import ProbeRunner, probes_of
 from sd3tune.backends.decide.decisions import decide_all, why_not
 from sd3tune.backends.decide.options import AXES
-from sd3tune.backends.decide.probes import ESSENTIAL, IMPORT, PROBES, ProbeAnswer
+from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, essential, probes
 from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.doctor.finding import Finding, of
 
 SLOW_SECONDS = 5.0
-IMPORTS = tuple(name for name in ESSENTIAL if name.startswith(IMPORT))  # need no device
+
+
+def imports() -> list[str]:
+    """The essential probes that need no device: packages without which nothing trains."""
+    return [name for name in essential() if name.startswith(IMPORT)]
 
 
 def offered(facts: Facts) -> list[str]:
@@ -21,17 +25,18 @@ def offered(facts: Facts) -> list[str]:
     open_ = replace(facts, smoke={})
     _, decided = decide_all(open_, Request())
     options = (o for axis in AXES.values() for o in axis if not why_not(o, open_, decided))
-    probes = (name for option in options for name in probes_of(option))
-    informing = (p.name for p in PROBES.values() if p.informs(facts))
-    names = dict.fromkeys((*ESSENTIAL, *probes, *informing))
-    return [n for n in names if n in ESSENTIAL or not n.startswith(IMPORT)]
+    resting = (name for option in options for name in probes_of(option))
+    informing = (p.name for p in probes().values() if p.informs(facts))
+    needed = essential()
+    names = dict.fromkeys((*needed, *resting, *informing))
+    return [n for n in names if n in needed or not n.startswith(IMPORT)]
 
 
 def slow(facts: Facts, names: Sequence[str]) -> list[str]:
     """Those that take long on a CPU, where they decide nothing that is chosen by itself."""
     if facts.accelerated:
         return []
-    return [n for n in names if PROBES[n].seconds_on_cpu > SLOW_SECONDS]
+    return [n for n in names if probes()[n].seconds_on_cpu > SLOW_SECONDS]
 
 
 def remembering(run: ProbeRunner, answers: dict[str, ProbeAnswer]) -> ProbeRunner:
@@ -70,7 +75,7 @@ def _finding(facts: Facts, name: str, answer: ProbeAnswer) -> Finding:
     if answer.ok:
         return Finding(f"probe.{name}", "ok", name, answer.words, source)
     problem = admission.problem(facts, name, answer)
-    if PROBES[name].essential:  # the sentence with which plan and train refuse
+    if probes()[name].essential:  # the sentence with which plan and train refuse
         return of(problem, name.removeprefix(IMPORT), source)
     fix = "nothing to do: sd3tune does not use it here; see what it chose instead below"
     return Finding(problem.id, "warn", name, answer.words, source, fix)

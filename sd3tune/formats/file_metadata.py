@@ -1,4 +1,4 @@
-"""What an adapter file says about itself beside its tensors.
+"""The metadata of an adapter file, in its Safetensors header.
 
 `modelspec.*` is Stability's model metadata 1.0.1, as SwarmUI and others read it; the architecture
 names are theirs. No date: the same adapter gives the same bytes. No torch here.
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sd3tune import __version__
+from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.dialects import DIALECTS
 
 if TYPE_CHECKING:
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for in a folder
 SPEC = "1.0.1"
-ARCHITECTURES = {
-    "sd3-medium": "stable-diffusion-v3-medium",
-    "sd3.5-medium": "stable-diffusion-v3.5-medium",
-    "sd3.5-large": "stable-diffusion-v3.5-large",
-}
-# Said anew in each file, or about the bytes of the file it was read from.
+# Not carried over when a file is converted: written afresh, or about the bytes of the old file.
 OWN = ("format", "lora_adapter_metadata", "sd3tune_version", "sd3tune_dialect", "lora_rank",
        "lora_alpha", "modelspec.implementation", "modelspec.hash_sha256", "sshs_model_hash",
        "sshs_legacy_hash")  # fmt: skip
@@ -36,7 +32,7 @@ def modelspec(
     family = model.removesuffix(" (tiny)")
     return {
         "modelspec.sai_model_spec": SPEC,
-        "modelspec.architecture": "/".join(filter(None, (ARCHITECTURES[family], kind))),
+        "modelspec.architecture": "/".join(filter(None, (ARCHITECTURES[family].modelspec, kind))),
         "modelspec.title": title,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "base_model": model,

@@ -7,7 +7,7 @@ and the workspace are estimates and are labelled so wherever they are shown.
 
 from dataclasses import dataclass
 
-from sd3tune.backends.decide.limits import SLICE_VALUES
+from sd3tune.backends.decide.limits import SLICE_VALUES, WORKSPACE_BYTES
 from sd3tune.sd3.variants import CLIP_TOKENS, Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
@@ -21,12 +21,10 @@ TEXT_SHARES = (0.69, 0.91, 0.76)
 KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
 PASSING_SCORES = 2
 SLICED_FLOATS = 10  # beside two slices of scores, per token and hidden unit: copies and gradients
-# Estimates: contexts, cuBLAS workspaces, allocator slack.
-WORKSPACE_BYTES = {"cuda": int(0.8 * GIB), "rocm": GIB, "mps": GIB // 2, "cpu": GIB // 4}
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on the device while training, and while encoding text."""
 
     weights: int
@@ -75,7 +73,7 @@ class Load:
     slices: bool = False  # or those of a slice of the queries at a time
 
 
-def estimate(model: Model, load: Load) -> Memory:
+def estimate(model: Model, load: Load) -> MemoryEstimate:
     shape = model.transformer
     parts = load.processes if load.sharded else 1
     trained = load.trained // parts
@@ -84,7 +82,7 @@ def estimate(model: Model, load: Load) -> Memory:
     # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
     gathered = 2 * own // shape.layers if parts > 1 else 0
     copies = 2 if load.processes > 1 and parts == 1 else 1
-    return Memory(
+    return MemoryEstimate(
         weights=own // parts + gathered,
         adapter=0 if load.full else trained * per_value,
         gradients=trained * per_value * copies,

@@ -23,11 +23,6 @@ class Need:
         return replace(self, not_on=vendors)
 
 
-def package(name: str, lowest: str, extra: str = "") -> Need:
-    """A Python package from that version on. extra: of sd3tune, which installs it."""
-    return Need("package", (name, lowest, extra))
-
-
 def never_on(vendor: Vendor, why: str) -> Need:
     return Need("never_on", (vendor, why))
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sd3tune.tables import needs
+from sd3tune.tables import libraries, needs
 from sd3tune.tables.needs import Need, Vendor
-from sd3tune.tables.optimizers import BITSANDBYTES
 from sd3tune.tables.table import Table
 
 Level = Literal["native", "emulated", "storage", "forward_only", "needs_build", "none", "unknown"]
@@ -51,7 +50,7 @@ class Scheme:
 
 
 INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
-QUANTO = needs.package("optimum-quanto", "0.2.7")
+QUANTO = libraries.QUANTO.needed()
 # Its other kernels have a Python form; unpacking on MPS has none (quanto 0.2.7 extensions/mps).
 UNPACKED = needs.compiler_on("mps", "quanto compiles its unpacking of 4 and 2 bits for MPS")
 
@@ -95,7 +94,7 @@ NF4 = Scheme(
     "4-bit NormalFloat: half a byte a weight, for about 1 % error",
     (
         needs.never_on("mps", INT_ONLY_ON_APPLE),
-        BITSANDBYTES,
+        libraries.BITSANDBYTES.needed().except_on("mps"),
         needs.sm_at_least(70, "bitsandbytes has no 4-bit kernel"),
     ),
     auto=True,

@@ -1,5 +1,6 @@
 """A row that is added to a table is built, applied and stored by the code that reads the table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ from sd3tune import quant
 from sd3tune.demo import tiny
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
+from sd3tune.sd3.models import find
+from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.storages import STORAGES
 from sd3tune.tables.table import load
-from sd3tune.train.begin import begin, recipe_of
+from sd3tune.train.begin import begin
 from sd3tune.train.losses import distance
 from sd3tune.train.optim import build
 from tests.cpu.adapted import question
@@ -63,7 +66,7 @@ def l3(d: Tensor) -> Tensor:
 def test_an_added_loss_is_what_the_trainer_takes(prepared: Prepare) -> None:
     ours = LossType("made-up-l3", f"{__name__}:l3", "made up", "|d|³")
     with LOSS_TYPES.extended(ours):
-        change = distance(recipe_of(prepared("loss_type=made-up-l3").plan), torch.tensor([0.5]))
+        change = distance(prepared("loss_type=made-up-l3").plan.loss, torch.tensor([0.5]))
     assert change(torch.tensor([-2.0])).item() == 8.0
 
 
@@ -86,3 +89,12 @@ def test_every_reference_of_a_row_leads_to_something(reference: str) -> None:
     if reference.startswith("torchao"):
         pytest.importorskip("torchao")
     assert callable(load(reference))
+
+
+def test_the_demo_makes_an_added_architecture(tmp_path: Path) -> None:
+    small = replace(
+        ARCHITECTURES["sd3.5-large"], name="sd3.5-small", aliases=(), tiny={"num_layers": 1}
+    )
+    with ARCHITECTURES.extended(small):
+        tiny.write(tmp_path / "model", "sd3.5-small")
+        assert find(str(tmp_path / "model")).transformer.layers == 1

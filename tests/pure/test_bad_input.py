@@ -116,7 +116,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "instance prompt missing": (lambda p: p.image(caption_strategy="instanceprompt"), [], "needs an instance_prompt", "add one"),
     "dataset not an object": (lambda p: p.datasets("photos"), [], "entry 1 is text, not an object", "object"),
     "fewer images than a step": (lambda p: p.config(train_batch_size=2, gradient_accumulation_steps=3), ["--on", "h200"], "= 6", "repeats=5"),
-    "model that is nowhere": (lambda p: p.config(pretrained_model_name_or_path="./models/x"), [], "models/x` is no folder", "diffusers folder"),
+    "model that is nowhere": (lambda p: p.config(pretrained_model_name_or_path="./models/x"), [], "models/x` is not a folder", "diffusers folder"),
     "model of another family": (lambda p: p.write("m/transformer/config.json", '{"_class_name": "FluxTransformer2DModel"}'), ["pretrained_model_name_or_path=m"], "FluxTransformer2DModel", "Stable Diffusion 3"),
     "word that is no setting": (lambda p: None, ["faster"], "`faster` is not KEY=VALUE", "learning_rate=1e-4"),
     "unknown chip": (lambda p: None, ["--on", "rtx4900"], "unknown chip `rtx4900`", "rtx4090"),
@@ -168,7 +168,8 @@ def test_the_unspoilt_project_plans(
     assert plan["decisions"]["mixed_precision"]["value"] == "bf16"
     assert plan["measured"] is False
     assert plan["decisions"]["train_batch_size"] | {"rejected": []} == {
-        "value": 1, "source": "user", "reason": "set in the configuration", "rejected": []
+        "value": 1, "source": "user", "file": "config/config.json", "key": "train_batch_size",
+        "reason": "set in the configuration", "rejected": [],
     }  # fmt: skip
 
 
@@ -204,11 +205,11 @@ def test_a_machine_can_be_planned_for_from_what_its_doctor_printed(
 RUN = ["run", "--vendor", "cuda", "--print"]
 IMAGE_CASES: dict[str, tuple[list[str], str, str]] = {
     # name: (words after `image`, in the error, in the hint)
-    "a card that is none": ([*RUN, "--gpus", "abc", "doctor"], "--gpus abc: `abc` is no NVIDIA card", "--gpus 0,1"),
-    "no card": ([*RUN, "--gpus", "", "doctor"], "--gpus : `` is no NVIDIA card", "--cpu"),
-    "a card without a number": ([*RUN, "--gpus", "0,,1", "doctor"], "--gpus 0,,1: `` is no NVIDIA card", "--gpus 0,1"),
-    "a card twice": ([*RUN, "--gpus", "1,1", "doctor"], "or is there twice", "--gpus 0,1"),
-    "a card of AMD's that is none": (["run", "--vendor", "rocm", "--print", "--gpus", "0:1", "doctor"], "`0:1` is no AMD card", "--gpus 0,1"),
+    "a card that is none": ([*RUN, "--gpus", "abc", "doctor"], "--gpus abc: `abc` does not name an NVIDIA card", "--gpus 0,1"),
+    "no card": ([*RUN, "--gpus", "", "doctor"], "--gpus : `` does not name an NVIDIA card", "--cpu"),
+    "a card without a number": ([*RUN, "--gpus", "0,,1", "doctor"], "--gpus 0,,1: `` does not name an NVIDIA card", "--gpus 0,1"),
+    "a card twice": ([*RUN, "--gpus", "1,1", "doctor"], "`1` is named twice", "--gpus 0,1"),
+    "a card of AMD's that is none": (["run", "--vendor", "rocm", "--print", "--gpus", "0:1", "doctor"], "`0:1` does not name an AMD card", "--gpus 0,1"),
     "a card that is none, to check": (["check", "--vendor", "cuda", "--gpus", "abc"], "--gpus abc", "--cpu"),
     "a folder that is not there": ([*RUN, "--mount", "nowhere:/x", "doctor"], "--mount nowhere:/x", "an existing folder"),
     "a folder to nowhere": ([*RUN, "--mount", "photos", "doctor"], "--mount photos", "--mount /data/images:/images"),
@@ -263,7 +264,7 @@ def test_a_hugging_face_folder_that_cannot_be_made_is_two_lines(
     words = ["image", *RUN, "doctor"]
     for folder in ("config/config.json/hub", "config/config.json", "~no_such_user_here/hub"):
         monkeypatch.setenv("HF_HOME", folder)
-        refused(words, f"`{folder}` cannot be made", "export HF_HOME", monkeypatch, capsys)
+        refused(words, f"`{folder}` cannot be created", "export HF_HOME", monkeypatch, capsys)
 
 
 def test_a_mode_of_stopping_that_is_none_is_two_lines(

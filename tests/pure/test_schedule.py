@@ -2,14 +2,17 @@
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sd3tune.data.order import Schedule, Share
+from sd3tune.config.config import Config
+from sd3tune.data.order import Schedule, Share, schedule
 from sd3tune.errors import DataError
+from tests.image_folders import dataset
 from tests.samples import many
 
 SIZES = [(64, 64), (128, 64), (64, 128)]
@@ -71,9 +74,9 @@ def test_any_position_and_any_number_of_processes_give_the_same_run(  # type: ig
         shares.append(Share(f"d{i}", many(counts, f"d{i}"), batch, weight, (first, last),
                             (before, end if end and end > before else None)))  # fmt: skip
     made = Schedule(shares, 5, per_step)
-    whole = list(islice(made(), position + 24))
+    whole = list(islice(made.batches_from(), position + 24))
     assert [place for place, _, _ in whole] == list(range(position + 24))
-    assert list(islice(made(position), 24)) == whole[position:]
+    assert list(islice(made.batches_from(position), 24)) == whole[position:]
     parts = [
         item
         for rank in range(processes)
@@ -88,7 +91,7 @@ def test_any_position_and_any_number_of_processes_give_the_same_run(  # type: ig
 
 def made_until(made: Schedule, position: int, rank: int, processes: int, end: int) -> list[Any]:
     found: list[Any] = []
-    for item in made(position, rank, processes):
+    for item in made.batches_from(position, rank, processes):
         if item[0] >= end:
             return found
         found.append(item)
@@ -131,10 +134,19 @@ def test_windows_open_and_close() -> None:
     assert names == [{"a"}, {"a", "b"}, {"b"}]
 
 
+def test_a_dataset_is_drawn_until_its_last_step() -> None:
+    folders = [dataset(Path("a"), id="a", end_step=3), dataset(Path("b"), id="b", start_step=2)]
+    samples = many({(64, 64): 4}, "a") + many({(64, 64): 4}, "b")
+    config = Config(output_dir="o", data_backend_config="d", max_train_steps=9)
+    made = schedule(samples, folders, config, batch_size=1)
+    active = {s.name: [step for step in range(6) if s.active(0, step)] for s in made.shares}
+    assert active == {"a": [0, 1, 2], "b": [2, 3, 4, 5]}
+
+
 def test_a_gap_in_the_windows_is_an_error_that_says_where() -> None:
     made = Schedule([Share("a", many({(64, 64): 4}, "a"), 1, epochs=(1, 2))], 0)
     with pytest.raises(DataError, match="no dataset is active in epoch 3, after step 12"):
-        list(islice(made(), 13))
+        list(islice(made.batches_from(), 13))
 
 
 def test_steps_of_epochs_round_each_epoch_up() -> None:

@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 
 from sd3tune.backends.decide.option import Option
 from sd3tune.backends.decide.options import AXES
-from sd3tune.backends.decide.probes import ESSENTIAL, IMPORT, PROBES, ProbeAnswer
+from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, probes
+from sd3tune.backends.decide.probes import essential as essential_probes
 from sd3tune.backends.decide.rules import Package, Smoke, inner
 from sd3tune.backends.observe.facts import Facts, Problem
 
@@ -49,7 +50,7 @@ def admit(
     An essential probe that failed becomes a problem of the facts, with severity `fail`, and ends
     the search: nothing trains there.
     """
-    essential = [*ESSENTIAL, *also]
+    essential = [*essential_probes(), *also]
     asked: set[str] = set()
     answers: dict[str, ProbeAnswer] = {}
     admitted = replace(facts, smoke={})
@@ -82,7 +83,7 @@ def probes_of(option: Option) -> list[str]:
     if names := [rule.probe for rule in rules if isinstance(rule, Smoke)]:
         return names
     imports = [IMPORT + rule.name for rule in rules if isinstance(rule, Package)]
-    return [name for name in imports if name in PROBES]
+    return [name for name in imports if name in probes()]
 
 
 def problems(

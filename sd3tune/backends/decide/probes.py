@@ -9,15 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.tables.libraries import LIBRARIES
+from sd3tune.tables.schemes import quantising
 
 IMPORT = "import_"  # and a distribution: the probe that imports it
-SCHEMES = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb")
 KERNELS = ("diffusers", "native-flash", "native-efficient", "cudnn", "native-math", "sliced")
-# Distributions without which nothing trains, and those that some options need.
-TRAINER = ("diffusers", "transformers", "peft", "accelerate", "safetensors", "huggingface_hub",
-           "sentencepiece")  # fmt: skip
-OPTIONAL = ("optimum-quanto", "bitsandbytes", "torch-optimi", "pytorch-optimizer", "torchao",
-            "lycoris-lora")  # fmt: skip
 # Chips that multiply in eight bits (docs/reference/hardware.md).
 NATIVE_FP8_SM, NATIVE_FP8_GFX = 89, ("gfx942", "gfx950", "gfx1200", "gfx1201")
 NATIVE_INT8_SM = 75
@@ -62,25 +58,31 @@ def int8_products(f: Facts) -> bool:
     return f.vendor in ("cuda", "rocm") and (sm is None or sm >= NATIVE_INT8_SM)
 
 
-PROBES: dict[str, Probe] = {
-    probe.name: probe
-    for probe in (
-        Probe("matmul_fp32", "probes", essential=True),
-        Probe("optimizer_adamw", "probes", essential=True),
-        Probe("matmul_bf16", "probes"),
-        Probe("matmul_fp16", "probes"),
-        Probe("autocast_bf16", "probes"),
-        Probe("autocast_fp16", "probes"),
-        *(Probe(f"attention_{kernel}", "probes") for kernel in KERNELS),
-        Probe("attention_sageattention", "probes"),
-        Probe("compile_inductor", "probes", seconds_on_cpu=30.0),
-        Probe("matmul_int8", "probes", informs=int8_products),
-        Probe("matmul_fp8", "probes", informs=fp8_products),
-        Probe("bandwidth", "probes", informs=lambda f: True),
-        *(Probe(f"linear_{scheme}", "quant") for scheme in SCHEMES),
-        Probe("optimizer_bnb", "quant"),
-        *(Probe(IMPORT + name, "imports", essential=True) for name in TRAINER),
-        *(Probe(IMPORT + name, "imports") for name in OPTIONAL),
-    )
-}
-ESSENTIAL = tuple(p.name for p in PROBES.values() if p.essential)
+_FIXED = (
+    Probe("matmul_fp32", "probes", essential=True),
+    Probe("optimizer_adamw", "probes", essential=True),
+    Probe("matmul_bf16", "probes"),
+    Probe("matmul_fp16", "probes"),
+    Probe("autocast_bf16", "probes"),
+    Probe("autocast_fp16", "probes"),
+    *(Probe(f"attention_{kernel}", "probes") for kernel in KERNELS),
+    Probe("attention_sageattention", "probes"),
+    Probe("compile_inductor", "probes", seconds_on_cpu=30.0),
+    Probe("matmul_int8", "probes", informs=int8_products),
+    Probe("matmul_fp8", "probes", informs=fp8_products),
+    Probe("bandwidth", "probes", informs=lambda f: True),
+    Probe("optimizer_bnb", "quant"),
+)
+
+
+def probes() -> dict[str, Probe]:
+    """Every probe: the fixed ones, one for each quantisation scheme and one for each library, as
+    their tables are now."""
+    schemes = (Probe(f"linear_{row.name}", "quant") for row in quantising())
+    imports = (Probe(IMPORT + row.name, "imports", row.essential) for row in LIBRARIES.rows)
+    return {probe.name: probe for probe in (*_FIXED, *schemes, *imports)}
+
+
+def essential() -> list[str]:
+    """The probes without which nothing trains."""
+    return [probe.name for probe in probes().values() if probe.essential]

@@ -10,12 +10,12 @@ from sd3tune.config import rules
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
 from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
-from sd3tune.config.files.written import Written
+from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported, notes_on
 from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import Provenance
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
 from sd3tune.tables.storages import STORAGES, owners
 from sd3tune.tables.table import load
@@ -30,7 +30,7 @@ ENVIRONMENT = Allowed(
 
 
 @dataclass(frozen=True)
-class Entry:
+class DatasetEntry:
     """dataset: None where something is wrong in it."""
 
     dataset: Dataset | None
@@ -57,8 +57,12 @@ def named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) -> 
 
 
 def read(
-    written: Written, name: str, config: AllSettings, wrong: frozenset[str], problems: Problems
-) -> Entry:
+    written: WrittenSettings,
+    name: str,
+    config: AllSettings,
+    wrong: frozenset[str],
+    problems: Problems,
+) -> DatasetEntry:
     """What the entry of that id asks for. wrong: settings of the run without a usable value. Raises
     ConfigError when the entry is of a kind that sd3tune does not have."""
     row = _type_of(written, name)
@@ -80,7 +84,7 @@ def read(
     dataset = kind.model_validate(defaults | right)
     unusable = own.settings | (wrong & (defaults.keys() - asked.keys()))
     for problem in _contradictions(dataset, config, unusable):
-        own.add(Problem(f"{location.of()}: {problem.message}", problem.hint))
+        own.add(ErrorAndHint(f"{location.of()}: {problem.message}", problem.hint))
     for problem in own.ordered(values):
         problems.add(problem)
     if isinstance(dataset, ImageDataset):
@@ -89,10 +93,10 @@ def read(
     sources |= {"csv" if k in CSV_KEYS else k: s for k, s in written.sources().items() if
                 written.values[k] is not None}  # fmt: skip
     complete = None if own.ordered() else dataset
-    return Entry(complete, sources, tuple(f"dataset `{name}`: {note}" for note in notes))
+    return DatasetEntry(complete, sources, tuple(f"dataset `{name}`: {note}" for note in notes))
 
 
-def _type_of(written: Written, name: str) -> DatasetType:
+def _type_of(written: WrittenSettings, name: str) -> DatasetType:
     """The row of an entry's dataset_type. Raises ConfigError, also for a storage that this type
     cannot have."""
     kind, storage = written.values.get("dataset_type", "image"), written.values.get("type", "local")
@@ -115,7 +119,7 @@ def _type_of(written: Written, name: str) -> DatasetType:
 
 
 def _filled(
-    written: Written, name: str, config: AllSettings, location: Location, problems: Problems
+    written: WrittenSettings, name: str, config: AllSettings, location: Location, problems: Problems
 ) -> dict[str, Any]:
     """The keys that are not null, with their placeholders filled in."""
     placeholders = {
@@ -138,7 +142,7 @@ def _without_hashing(
     if asked.get("hash_filenames") is False:
         what = "entries of a cache are named by a hash of their content"
         what = f"{location.of()}: `hash_filenames=false` is not supported: {what}"
-        problems.add(Problem(what, "leave it out"))
+        problems.add(ErrorAndHint(what, "leave it out"))
     return {k: v for k, v in asked.items() if k != "hash_filenames"}
 
 
@@ -149,7 +153,7 @@ def _csv(asked: Mapping[str, Any], location: Location, problems: Problems) -> di
         return dict(asked)
     if "csv" in asked:
         what = f"{location.of()}: `csv` and `{next(iter(flat))}` are both set"
-        problems.add(Problem(what, "keep one of them"))
+        problems.add(ErrorAndHint(what, "keep one of them"))
     rest = {k: v for k, v in asked.items() if k not in CSV_KEYS}
     return {"csv": {CSV_KEYS[k]: v for k, v in flat.items()}} | rest
 
@@ -187,7 +191,9 @@ def _defaults(
     return defaults
 
 
-def _contradictions(dataset: Dataset, config: AllSettings, unusable: Set[str]) -> Iterator[Problem]:
+def _contradictions(
+    dataset: Dataset, config: AllSettings, unusable: Set[str]
+) -> Iterator[ErrorAndHint]:
     if not isinstance(dataset, TextEmbeds):
         keys = {"type", *owners(), *(storage.key for storage in STORAGES.rows)}
         if keys.isdisjoint(unusable):

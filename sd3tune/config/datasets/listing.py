@@ -11,16 +11,16 @@ from typing import Any
 
 from sd3tune.config import values
 from sd3tune.config.datasets import entries
-from sd3tune.config.datasets.entries import Entry
+from sd3tune.config.datasets.entries import DatasetEntry
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.paths import folders_exist
 from sd3tune.config.files.reading import JSON_NAMES, read_json, without_dashes
-from sd3tune.config.files.written import Written
+from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import DATASET_ALIASES
 from sd3tune.config.problems import Problems, shown
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def load_datasets(path: Path, config: AllSettings) -> Datasets:
 
 def read_datasets(
     path: Path, config: AllSettings, wrong: frozenset[str] = frozenset()
-) -> tuple[Datasets, tuple[Problem, ...]]:
+) -> tuple[Datasets, tuple[ErrorAndHint, ...]]:
     """The datasets without a problem, and all problems. wrong: settings of the run that have a
     problem of their own; rules that depend on them are not asked. Raises ConfigError when the file
     cannot be read."""
     problems = Problems()
     document = read_json(path, list, "list of datasets")
-    made: list[Entry] = []
+    made: list[DatasetEntry] = []
     seen: set[str] = set()
     disabled = 0
     for number, entry in enumerate(document, 1):
@@ -88,7 +88,7 @@ def read_datasets(
     return datasets, problems.ordered()
 
 
-def _written(entry: Any, path: Path, number: int, problems: Problems) -> Written:
+def _written(entry: Any, path: Path, number: int, problems: Problems) -> WrittenSettings:
     """An entry under today's names. Raises ConfigError when it is not an object."""
     if not isinstance(entry, dict):
         held = JSON_NAMES.get(type(entry), "a number or null")
@@ -97,13 +97,13 @@ def _written(entry: Any, path: Path, number: int, problems: Problems) -> Written
             hint="every dataset is an object { } with an id",
         )
     written = without_dashes(entry, path, problems)
-    today = Written(written.file)
+    today = WrittenSettings(written.file)
     for old, value in written.values.items():
         name = DATASET_ALIASES.get(old, old)
         if name in today.values:
             other = next(o for o in entry if o != name and DATASET_ALIASES.get(o) == name)
             what = f"`{path}`: entry {number}: `{other}` sets `{name}` a second time"
-            problems.add(Problem(what, "remove one of the two"))
+            problems.add(ErrorAndHint(what, "remove one of the two"))
         else:
             today.set(name, value, written.keys[old])
     return today
@@ -118,7 +118,9 @@ def _flag(value: Any, path: Path, number: int) -> bool:
         ) from None
 
 
-def _listed(entries: list[Entry], path: Path, config: AllSettings, problems: Problems) -> Datasets:
+def _listed(
+    entries: list[DatasetEntry], path: Path, config: AllSettings, problems: Problems
+) -> Datasets:
     images = [e.dataset for e in entries if isinstance(e.dataset, ImageDataset)]
     texts = [e.dataset for e in entries if isinstance(e.dataset, TextEmbeds)]
     masks = {e.dataset.id: e.dataset for e in entries if isinstance(e.dataset, Masks)}
@@ -143,7 +145,7 @@ def _default_text(
     if len(defaults) > 1:
         names = " and ".join(f"`{t.id}`" for t in defaults[:2])
         what = f"`{path}`: {names} are both the default text_embeds"
-        problems.add(Problem(what, "keep default on one"))
+        problems.add(ErrorAndHint(what, "keep default on one"))
     if defaults or texts:
         return (defaults or texts)[0]
     return TextEmbeds(
@@ -166,7 +168,7 @@ def _some_are_drawn(datasets: Datasets, path: Path, problems: Problems) -> None:
         hint = "leave out start_epoch and start_step in one of them"
     else:
         return
-    problems.add(Problem(what, hint))
+    problems.add(ErrorAndHint(what, hint))
 
 
 def _names_exist(datasets: Datasets, path: Path, problems: Problems) -> None:
@@ -181,7 +183,7 @@ def _names_exist(datasets: Datasets, path: Path, problems: Problems) -> None:
                     f"`{path}`: dataset `{dataset.id}`: `{key}={shown(name)}` names no enabled "
                     f"dataset of dataset_type={kind}"
                 )
-                problems.add(Problem(what, f"the ids of dataset_type={kind}: {names}"))
+                problems.add(ErrorAndHint(what, f"the ids of dataset_type={kind}: {names}"))
 
 
 def _caches_apart(datasets: Datasets, path: Path, problems: Problems) -> None:
@@ -194,4 +196,4 @@ def _caches_apart(datasets: Datasets, path: Path, problems: Problems) -> None:
                 f"`{path}`: dataset `{dataset.id}`: `cache_dir_vae={dataset.cache_dir_vae}` is "
                 f"also the cache_dir of `{texts[dataset.cache_dir_vae]}`"
             )
-            problems.add(Problem(what, "give each a folder of its own"))
+            problems.add(ErrorAndHint(what, "give each a folder of its own"))

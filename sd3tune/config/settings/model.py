@@ -1,8 +1,9 @@
 """The model, and which of its weights are trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from sd3tune.config.fields import Settings
+from sd3tune.config.fields import OneOf, Settings
+from sd3tune.tables.architectures import ARCHITECTURES
 
 
 class ModelSettings(Settings):
@@ -15,8 +16,8 @@ class ModelSettings(Settings):
     transformer."""
     lora_type: Literal["standard", "lycoris"] = "standard"
     """`standard`: LoRA through peft. `lycoris`: the algorithm that lycoris_config names."""
-    model_flavour: Literal["medium", "large", "sd3-medium"] | None = None
-    """SD3.5 `medium` (2.2 B parameters) or `large` (8.1 B), or `sd3-medium` (2.0 B)."""
+    model_flavour: Annotated[str, OneOf(ARCHITECTURES, explained=True)] | None = None
+    """Which released model; `medium` and `large` are those of SD3.5."""
     pretrained_model_name_or_path: str = ""
     """A diffusers folder, a Hugging Face repository, or one safetensors file in the original
     layout. Left out: as model_flavour says."""
