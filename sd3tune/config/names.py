@@ -20,6 +20,7 @@ class Unsupported:
 
     @property
     def each(self) -> dict[str, "Unsupported"]:
+        """This row under each of its names."""
         return dict.fromkeys(self.names.split(), self)
 
 

@@ -24,6 +24,7 @@ class Idle:
     hint: str
 
     def rows(self) -> tuple[Rule[AllSettings], ...]:
+        """A rule for each of the settings."""
         return tuple(self._row(name) for name in self.names.split())
 
     def _row(self, name: str) -> Rule[AllSettings]:
@@ -45,10 +46,12 @@ def model_is_local(c: AllSettings) -> bool:
 
 
 def rollout(c: AllSettings) -> int:
+    """Not 0 with scheduled sampling."""
     return c.scheduled_sampling_max_step_offset
 
 
 def of_rollout(names: str) -> str:
+    """The settings' names in full."""
     return " ".join(f"scheduled_sampling_{name}" for name in names.split())
 
 
