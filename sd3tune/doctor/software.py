@@ -10,7 +10,7 @@ from sd3tune.backends.observe.facts import Host
 from sd3tune.doctor.finding import Finding, Status
 
 GIB = 2**30
-OLDEST, NEWEST = (3, 10), (3, 13)
+OLDEST, NEWEST = (3, 11), (3, 13)
 DISK_BYTES = 40 * GIB  # SD3.5 large with its encoders is 27 GB
 
 
@@ -48,7 +48,7 @@ def _python(host: Host) -> Finding:
     if OLDEST <= version <= NEWEST:
         return Finding("host.python", "ok", "python", host.python, sys.executable)
     return Finding(
-        "host.python", "FAIL", "python", f"{host.python}; tested with 3.10 to 3.13",
+        "host.python", "FAIL", "python", f"{host.python}; tested with 3.11 to 3.13",
         sys.executable, "install Python 3.12 and run scripts/setup again",
     )  # fmt: skip
 

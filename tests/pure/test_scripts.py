@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [ROOT / "scripts" / n for n in ("setup", "demo", "test")] + [ROOT / ".ci" / "run"]
+SCRIPTS = [
+    path
+    for path in [*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci" / "run"]
+    if "bash" in path.read_text().splitlines()[0]
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
