@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from sd3tune.tables.schemes import SCHEMES
+
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "lora": (),
     "dora": ("use_dora=true",),
@@ -26,7 +28,6 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "oft": ("lora_type=lycoris", "lycoris_config=diag-oft"),
     "full": ("model_type=full", "learning_rate=1e-3"),
 }
-PRECISIONS = ("no_change", "int8-quanto", "fp8-quanto", "int4-quanto", "nf4-bnb", "int2-quanto")
 MACHINE: list[Any] = []
 USUAL = ("validation_disable=true", "lr_warmup_steps=0", "lr_scheduler=constant",
          "learning_rate=3e-3", "resume_from_checkpoint=never")  # fmt: skip
@@ -41,19 +42,16 @@ def curve(output: Path) -> list[float]:
 
 
 def planned(path: Path, words: tuple[str, ...]) -> Any:
-    """As `prepare` does it, with the machine asked once: that takes seconds."""
-    from sd3tune import prepare as preparing
+    """The plan for this machine, which is asked once: that takes seconds."""
+    from sd3tune.backends.observe import probing
     from sd3tune.config.config import Config
-    from sd3tune.config.datasets.listing import load_datasets
-    from sd3tune.sd3 import models
+    from sd3tune.devices import observe
+    from sd3tune.prepare import prepare
 
-    config = Config.load(path, words)
-    datasets = load_datasets(config.data_backend_config, config)
-    model = models.find(config.pretrained_model_name_or_path)
-    found = preparing.look(config, datasets, model.transformer.longest_side)
     if not MACHINE:
-        MACHINE.append(preparing.observe(config))
-    return preparing.planned(found, model, MACHINE[0])
+        MACHINE.append(observe())
+    config = Config.load(path, words)
+    return prepare(config, MACHINE[0], run_probes=probing.on_this_machine())
 
 
 def main() -> None:
@@ -75,7 +73,7 @@ def main() -> None:
             (root / algo).write_text(json.dumps(config))
         for name, words in ADAPTERS.items():
             words = tuple(w.replace("lycoris_config=", f"lycoris_config={root}/") for w in words)
-            for precision in PRECISIONS[:1] if name == "full" else PRECISIONS:
+            for precision in ("no_change",) if name == "full" else SCHEMES:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
                 output = root / f"{name}-{precision}"
                 asked = (*USUAL, f"max_train_steps={steps}", f"output_dir={output}", *words)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sd3tune.plan.memory import state_bytes
-from sd3tune.train.optim import KINDS, build
+from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.train.optim import build
 from tests.cpu.optimizers import REFERENCES, SHAPE, error, gradients, weights
 
 
@@ -64,11 +64,11 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, PyTorch {torch.__version__}, one thread")
     print(f"{'optimizer':<26}{'class':<34}{'bytes':>6}{'error':>9}{'allowed':>9}{'ms':>8}")
-    for name, (library, kind, _) in KINDS.items():
-        if find_spec(library.split(".")[0]) is None:
+    for name, optimizer in OPTIMIZERS.items():
+        if find_spec(optimizer.build.partition(":")[0].split(".")[0]) is None:
             continue
-        row = f"{name:<26}{library.removeprefix('sd3tune.train.') + '.' + kind:<34}"
-        row += f"{state_bytes(name):>6.2f}{error(name):>9.0e}{REFERENCES[name][1]:>9.0e}"
+        row = f"{name:<26}{optimizer.library:<34}{optimizer.state_bytes:>6.2f}"
+        row += f"{error(name):>9.0e}{REFERENCES[name][1]:>9.0e}"
         print(f"{row}{milliseconds(name):>8.2f}")
     import optimi
 

@@ -26,6 +26,7 @@ from sd3tune.demo import tiny
 from sd3tune.quant import store
 from sd3tune.quant.parts import stored_bytes
 from sd3tune.sd3.weights import DTYPES
+from sd3tune.tables.schemes import SCHEMES
 
 SHAPE = {**tiny.SHAPES["sd3.5-medium"], "num_layers": 2}
 
@@ -96,7 +97,7 @@ def main() -> None:
     print(f"{'':<12}{'MiB':>7}{'output':>9}{'gradient':>10}{'quantise':>10}{'write':>8}{'read':>8}"
           f"{'forward':>9}{'+backward':>11}")  # fmt: skip
     plain: tuple[Tensor, Tensor, float, float] | None = None
-    for scheme in ("no_change", *quant.SCHEMES):
+    for scheme in SCHEMES:
         model = built(heads, dtype)
         made = quant.apply(model, scheme, device=device)
         write, read = disk(model, scheme, heads, dtype)

@@ -11,12 +11,19 @@ import pytest
 # Two threads on a busy two-core machine are five times slower per step than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Answers of probes are kept here: for the session, and not among the user's.
+CACHE = tempfile.mkdtemp(prefix="sd3tune-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHE
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite tests/golden from this run"
     )
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from typing import Any
 from PIL import Image
 
 from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.data.discover import Discovery, discover, source_of
+from sd3tune.data.discover import Discovery, discover
 from sd3tune.data.headers import formats
+from sd3tune.data.sources import source_of
 
 
 def picture(path: Path, size: tuple[int, int] = (96, 64), colour: Any = "white") -> Path:

@@ -16,7 +16,7 @@ import pytest
 
 from sd3tune.backends import mps
 from sd3tune.backends.observe import machine, system, this_machine
-from sd3tune.backends.observe.facts import Facts, Machine, Survey
+from sd3tune.backends.observe.facts import Facts, Machine, Survey, TorchReport
 from sd3tune.backends.observe.torch_report import from_answer
 from tests.fakes import amd, nvml
 
@@ -28,30 +28,35 @@ def names() -> list[str]:
     return sorted(p.stem for p in FOLDER.glob("*.json"))
 
 
-def load(name: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
     recorded: dict[str, Any] = data.get("recording", data)
     return recorded
 
 
 def machine_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """What machine.survey would say there, without child processes."""
-    recorded = load(name)
+    return observed(load(name), tmp_path, monkeypatch)[0]
+
+
+def facts_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Facts:
+    return observed(load(name), tmp_path, monkeypatch)[2]
+
+
+def observed(
+    recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Machine, TorchReport, Facts]:
+    """As this_machine.observe returns it, from the answers of a recording."""
     play(recorded, tmp_path, monkeypatch)
     found: list[Survey] = [
         vendor.survey(tmp_path)
         for vendor in machine.VENDORS.values()
         if vendor.present(tmp_path) is not None
     ]
-    return Machine(machine.host(tmp_path), tuple(found))
-
-
-def facts_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Facts:
-    recorded = load(name)
-    seen = machine_of(name, tmp_path, monkeypatch)
-    torch = from_answer(recorded["torch"])
+    seen, torch = Machine(machine.host(tmp_path), tuple(found)), from_answer(recorded["torch"])
     packages, environ = recorded["packages"], recorded["environ"]
-    return this_machine.join(seen, torch, packages, recorded.get("tools", {}), environ)
+    facts = this_machine.join(seen, torch, packages, recorded.get("tools", {}), environ)
+    return seen, torch, facts
 
 
 def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

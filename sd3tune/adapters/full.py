@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the transformer moves, and there is no adapter."""
+"""Full fine-tuning: every weight of the transformer is trained, without an adapter."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from sd3tune.adapters.trained import Trained, copies
 from sd3tune.errors import PlanError
 from sd3tune.filesystem import opening
 from sd3tune.sd3 import weights
-from sd3tune.sd3.variants import Source
+from sd3tune.sd3.variants import ModelSource
 
 FOLDER = "pipeline"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
@@ -25,7 +25,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
 class Full(Trained):
     """The transformer itself."""
 
-    source: Source  # the model it began as
+    source: ModelSource  # the model it began as
     keeps_base: ClassVar[bool] = False
     light: ClassVar[bool] = False
 
@@ -37,7 +37,7 @@ class Full(Trained):
         yield
 
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """The table of positions too, which is no parameter."""
+        """Every weight, and the table of positions, which is not a parameter."""
         return copies(self.model.state_dict(), keep=keep)
 
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
@@ -65,7 +65,7 @@ class Full(Trained):
             shutil.copy(index, place)
 
 
-def attach(transformer: Any, source: Source, *, dtype: torch.dtype) -> Full:
+def attach(transformer: Any, source: ModelSource, *, dtype: torch.dtype) -> Full:
     """Every weight is trained, in `dtype`."""
     return Full(transformer.to(dtype).requires_grad_(True), source)
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError
 from sd3tune.formats import adapter_files
-from sd3tune.formats.dialect import Dialect, size_bytes
-from sd3tune.formats.parts import AdapterFile
-from sd3tune.formats.parts import Lora as Part
+from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
+from sd3tune.formats.writers import size_bytes
 from sd3tune.quant import dequantised
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -39,10 +38,10 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Lora(Trained):
+class LoraAdapter(Trained):
     """peft's adapter inside diffusers' transformer."""
 
-    dialect: Dialect = "diffusers"  # of the files it writes
+    dialect: str = "diffusers"  # of the files it writes, a name of tables/dialects.py
     start: Mapping[str, Tensor] = field(default_factory=dict)  # what SHIFTING took
 
     @contextmanager
@@ -81,8 +80,8 @@ class Lora(Trained):
         return folder / FILE
 
     def begin_with(self, adapter: AdapterFile, where: str) -> int:
-        """Takes over the values of another adapter of the same update; how many layers it has.
-        Raises ConfigError for one that this one cannot hold."""
+        """Begins with the values of another adapter; returns the number of its layers. Raises
+        ConfigError for an adapter that this one cannot hold."""
         from peft import set_peft_model_state_dict
 
         config = self.model.peft_config[NAME]
@@ -90,7 +89,7 @@ class Lora(Trained):
         state = tensors(self.model)
         for name, module in adapter.modules.items():
             _fits(name, module, own, where)
-            assert isinstance(module, Part)
+            assert isinstance(module, LoraWeights)
             down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
             rank = module.rank  # what is left of a larger one stays as it was drawn, times zero
             state[down][:rank] = module.down.to(state[down])
@@ -111,8 +110,8 @@ def attach(
     *,
     dtype: torch.dtype,
     seed: int,
-    dialect: Dialect = "diffusers",
-) -> Lora:
+    dialect: str = "diffusers",
+) -> LoraAdapter:
     """Adds a trainable adapter on every linear whose name ends in a target.
 
     The model starts unchanged. Everything else must be frozen before. Raises ConfigError when
@@ -140,12 +139,12 @@ def attach(
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    made = Lora(transformer, dialect)
+    made = LoraAdapter(transformer, dialect)
     return replace(made, start=take(made)) if shape.init in SHIFTING else made
 
 
 def scale_of(config: Any) -> float:
-    """What B A is multiplied by."""
+    """The scale of B A: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     root: float = config.r**0.5 if config.use_rslora else config.r
     return float(config.lora_alpha / root)
 
@@ -158,23 +157,25 @@ def tensors(transformer: Any, *, keep: bool = True) -> dict[str, Tensor]:
     return copies(state, keep=keep)
 
 
-def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, Part]:
-    """By module. rsLoRA's scale is said as an alpha."""
+def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, LoraWeights]:
+    """LoRA modules by name, from peft's state. The scale of rsLoRA is expressed as an alpha."""
     alpha = scale_of(config) * config.r
     found = {}
     for key in state:
         name, _, kind = key.partition(".lora_A.")
         if kind:
             magnitude = state.get(f"{name}.{MAGNITUDE}")
-            found[name] = Part(state[key], state[f"{name}.lora_B.weight"], alpha, magnitude)
+            found[name] = LoraWeights(state[key], state[f"{name}.lora_B.weight"], alpha, magnitude)
     return found
 
 
-def less(now: Mapping[str, Part], begun: Mapping[str, Part]) -> dict[str, Part]:
+def less(
+    now: Mapping[str, LoraWeights], begun: Mapping[str, LoraWeights]
+) -> dict[str, LoraWeights]:
     """B A - B0 A0 as one adapter of twice the rank: the difference from the weights as released,
     of which SHIFTING had taken B0 A0 away."""
     return {
-        name: Part(
+        name: LoraWeights(
             torch.cat([one.down, begun[name].down]),
             torch.cat([one.up, -begun[name].up], dim=1),
             2 * one.alpha,
@@ -183,15 +184,15 @@ def less(now: Mapping[str, Part], begun: Mapping[str, Part]) -> dict[str, Part]:
     }
 
 
-def shapes(module: Part) -> tuple[int, int]:
-    """Inputs and outputs of the layer it is for."""
+def shapes(module: LoraWeights) -> tuple[int, int]:
+    """(in, out) of the layer that the module adapts."""
     return int(module.down.shape[1]), int(module.up.shape[0])
 
 
-def _fits(name: str, module: object, own: Mapping[str, Part], where: str) -> None:
+def _fits(name: str, module: object, own: Mapping[str, LoraWeights], where: str) -> None:
     """Raises ConfigError for a layer of another adapter that this one cannot take over."""
-    if not isinstance(module, Part):
-        words, hint = f"`{name}` is no LoRA", "set lora_type=lycoris"
+    if not isinstance(module, LoraWeights):
+        words, hint = f"`{name}` is not a LoRA", "set lora_type=lycoris"
     elif name not in own:
         words = f"`{name}` is not among peft_lora_target_modules"
         hint = f"add `{name.split('.', 2)[-1]}` to them"
@@ -201,8 +202,8 @@ def _fits(name: str, module: object, own: Mapping[str, Part], where: str) -> Non
     elif (module.magnitude is None) != (own[name].magnitude is None):
         words, hint = f"`{name}` differs in use_dora", "set use_dora as the file has it"
     elif (got := shapes(module)) != (wanted := shapes(own[name])):
-        words = f"`{name}` is of a layer of {got[0]} to {got[1]}, this model's of {wanted[0]} to "
-        words, hint = f"{words}{wanted[1]}", "take an adapter of this model"
+        words = f"`{name}` fits a layer of {got[0]} to {got[1]} features, and this model's has "
+        words, hint = f"{words}{wanted[0]} to {wanted[1]}", "use an adapter of this model"
     else:
         return
     raise ConfigError(f"`init_lora={where}`: {words}", hint=hint)

@@ -4,7 +4,6 @@ The library keeps what it adapts in class attributes, which would leak from one 
 next, and takes presets by name only; both are set right around the one call that reads them.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import drafts
 from sd3tune.formats import adapter_files
+from sd3tune.report.quiet import quiet_logger
 from sd3tune.sd3 import finite
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -68,8 +68,8 @@ class LycorisAdapter(Trained):
         return folder / FILE
 
     def begin_with(self, path: Path) -> int:
-        """Takes over a file of the same configuration; how many layers it has. Raises ConfigError
-        where it differs."""
+        """Begins with a file of the same configuration; returns the number of its layers. Raises
+        ConfigError where the configurations differ."""
         from safetensors.torch import load_file
 
         finite.check(path)
@@ -96,7 +96,7 @@ def attach(transformer: Any, config: Lycoris, *, dtype: torch.dtype, seed: int) 
             "lora_type=lycoris needs lycoris-lora, which is not installed",
             hint="pip install lycoris-lora",
         ) from None
-    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
+    quiet_logger("LyCORIS")
     torch.manual_seed(seed)
     options = config.model_dump(exclude={"multiplier", "apply_preset"})
     if config.bypass_mode is None:  # the library knows quanto's layers, and not bitsandbytes' own

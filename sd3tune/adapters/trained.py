@@ -1,7 +1,7 @@
-"""What a run trains, behind one small interface: an adapter beside frozen weights, or the weights.
+"""What a run trains, behind one interface: an adapter beside frozen weights, or all the weights.
 
-lora.py, lycoris.py and full.py each make one. Everything above asks for names, tensors, "as if it
-were not there", and files; nobody asks which it is.
+lora.py, lycoris.py and full.py each have one implementation. The trainer asks it for parameters by
+name, for the model without the adapter, and for files, and never for its kind.
 """
 
 from abc import ABC, abstractmethod
@@ -58,8 +58,9 @@ def take(trained: Trained, *, keep: bool = True) -> dict[str, Tensor]:
 
 
 def copies(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
-    """Copies on the CPU. keep=False: of a process that only takes part in putting together what is
-    split over several, one tensor after the other: one copy of a model on a machine is enough."""
+    """Copies on the CPU, by name. Tensors that are split over processes are gathered one after the
+    other, which every process takes part in. keep=False: join the all-gather but discard the
+    result; only rank 0 keeps a CPU copy, since one copy of a model on a machine is enough."""
     found = {}
     for name, tensor in tensors.items():
         value = whole(tensor)
@@ -95,7 +96,7 @@ def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
 
 def is_split(t: Tensor) -> "TypeGuard[DTensor]":
     """Whether its parts lie on several processes."""
-    return hasattr(t, "full_tensor")  # DTensor's, and nobody else's
+    return hasattr(t, "full_tensor")  # only DTensor has it
 
 
 def whole(t: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ def _compared(found: Survey, torch: TorchReport, environ: Mapping[str, str]) -> 
 
 
 def _macos(macos: str | None, torch: TorchReport) -> list[Problem]:
-    # The wheel of 2.15 is tagged for macOS 14, installs there, and has no MPS (hardware.md).
+    # The wheel of 2.15 is tagged for macOS 14, installs there, and has no MPS
+    # (docs/reference/hardware.md, "Apple: versions and memory").
     newer = version(torch.version) >= (2, 15)
     floor = 15 if newer else 14
     if macos is not None and version(macos) < (floor,):

@@ -1,37 +1,83 @@
-"""Words of a command line to what commands work on: the configuration file, and a plan."""
+"""What several commands take: the configuration with its overrides, and `--json`."""
 
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sd3tune.escaping import echo, one_line
+import click
+
+from sd3tune.cli import words
+from sd3tune.escaping import sentence
+from sd3tune.report.messages import say, warn
+from sd3tune.tables.table import Table
 
 if TYPE_CHECKING:
+    from sd3tune.data.discover import Rejected
     from sd3tune.prepare import Prepared
 
+LOG = logging.getLogger(__name__)
 CONFIG = Path("config/config.json")
+MOST_REJECTED = 5  # files that are named, of each dataset
+CONFIG_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 
 
-def prepared(words: tuple[str, ...], chip: str | None) -> "Prepared":
-    """Configuration, machine and dataset to a plan."""
-    from sd3tune.cli import render
-    from sd3tune.formats.beginning import refuse_unfit
-    from sd3tune.prepare import prepare
+class RowName(click.ParamType[str]):
+    """The name of a row of a table, or one of its aliases: the help lists the names as the table
+    is when it is asked."""
 
-    path, overrides = config_of(words)
-    made = prepare(path, overrides, chip)
-    config = made.plan.config
+    name = "name"
+
+    def __init__(self, table: Table[Any]) -> None:
+        self._table = table
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self._table)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self._table:
+            self.fail(f"{value!r} is not one of {self._table.listed()}.", param, ctx)
+        return str(self._table[value].name)
+
+
+def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The configuration file, and each KEY=VALUE that overrides it."""
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).exists()):
+        return Path(arguments[0]), arguments[1:]
+    return CONFIG, arguments
+
+
+def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
+    """The plan for a configuration on this machine, or on `chip`; prints on stderr what is left out
+    of the datasets. Raises Sd3tuneError."""
+    from sd3tune.formats.initial_adapter import refuse_unfit
+    from sd3tune.prepare import this_run
+
+    path, overrides = config_of(arguments)
+    LOG.debug(f"configuration {path}, overridden by {' '.join(overrides) or 'nothing'}")
+    started = time.perf_counter()
+    ready = this_run(path, overrides, chip)
+    LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
+    config = ready.plan.config
     if config.init_lora is not None:
-        lycoris = made.plan.lycoris is not None
+        lycoris = ready.plan.trained.lycoris is not None
         refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
-    if made.plan.processes.main:
-        notes = render.notes(made.datasets.notes)
-        for line in [*notes, *render.set_aside(made.discoveries)]:
-            echo(one_line(line), err=True)
-    return made
+    say(*words.notes(ready.datasets.notes))
+    for name, discovery in ready.discoveries.items():
+        if discovery.rejected:
+            warn_of_rejected(name, discovery.rejected)
+    return ready
 
 
-def config_of(words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The file, and the words that override it."""
-    if words and ("=" not in words[0] or Path(words[0]).exists()):
-        return Path(words[0]), words[1:]
-    return CONFIG, words
+def warn_of_rejected(dataset: str, rejected: "Sequence[Rejected]") -> None:
+    """Files that will not be trained on, with their reasons."""
+    count = len(rejected)
+    details = [f"  {sentence(r.path)}: {sentence(r.reason)}" for r in rejected[:MOST_REJECTED]]
+    if count > MOST_REJECTED:
+        reasons = Counter(r.reason for r in rejected[MOST_REJECTED:]).most_common(3)
+        why = "; ".join(f"{n} x {sentence(reason)}" for reason, n in reasons)
+        details.append(f"  and {count - MOST_REJECTED} more: {why}")
+    warn(f"dataset `{dataset}`: {count} file{'s' * (count > 1)} set aside", *details)

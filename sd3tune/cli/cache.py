@@ -1,79 +1,86 @@
-"""`sd3tune cache`: parse, call one function, print."""
+"""`sd3tune cache`: encoded images and captions on the disk."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sd3tune.cli import arguments
+from sd3tune.cli import words
+from sd3tune.cli.arguments import CONFIG, CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.escaping import echo
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-@click.group()
-def cache() -> None:
-    """Encoded images and captions: what is there, fill it, check it, clear it.
+    from sd3tune.data.shards import Damage
+    from sd3tune.encode.store import Built
+
+
+@click.group("cache", short_help="Encoded images and captions on the disk.")
+def command() -> None:
+    """Show, fill, prune and check the caches of encoded images and captions.
 
     Entries are named by a hash of their content and of everything that changes the result, so
-    nothing stale is ever used, and folders may be shared between runs.
+    nothing stale is ever used, and runs may share a folder.
 
     \b
-      sd3tune cache info  my/config.json        entries, bytes, what is missing
-      sd3tune cache build my/config.json        encode what is missing, and stop there
-      sd3tune cache prune my/config.json        remove what this run does not want
-      sd3tune cache verify my/output/cache      read every byte and compare checksums
+      sd3tune cache info  my/config.json     entries, bytes, what is missing
+      sd3tune cache build my/config.json     encode what is missing
+      sd3tune cache prune my/config.json     remove what this run does not need
+      sd3tune cache verify my/output/cache   read every byte, compare checksums
     """
 
 
-@cache.command()
-@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-def info(words: tuple[str, ...], as_json: bool) -> None:
-    """Entries, bytes, what a run of CONFIG would still have to encode, and what it does not use."""
-    from sd3tune.cli import render
-
-    prepared = arguments.prepared(words, None)
+@command.command(short_help="Entries, bytes, and what is missing.")
+@CONFIG_AND_OVERRIDES
+@JSON
+def info(arguments: tuple[str, ...], as_json: bool) -> None:
+    """Show entries, bytes, what a run of CONFIG would have to encode, and what it does not use."""
+    ready = prepared(arguments)
     from sd3tune.encode import store
 
-    found = store.info(prepared)
-    echo(render.cache_json(found) if as_json else render.cache(found))
+    built = store.info(ready)
+    echo(document(built)) if as_json else words.show(lines(built))
 
 
-@cache.command()
-@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-def build(words: tuple[str, ...], as_json: bool) -> None:
-    """Encode what CONFIG needs and is missing. Can be stopped and resumed; two can run at once."""
-    from sd3tune.cli import render
+@command.command()
+@CONFIG_AND_OVERRIDES
+@JSON
+def build(arguments: tuple[str, ...], as_json: bool) -> None:
+    """Encode what CONFIG needs and is missing. The command can be stopped and started again, and
+    several can run at once."""
     from sd3tune.report import stopping, streams
 
     streams.outlive()
     stopping.stop_when_told()
-    prepared = arguments.prepared(words, None)
+    ready = prepared(arguments)
     from sd3tune.encode import store
 
-    found = store.build(prepared)
-    echo(render.cache_json(found) if as_json else render.cache(found))
+    built = store.build(ready)
+    echo(document(built)) if as_json else words.show(lines(built))
 
 
-@cache.command()
-@click.argument("words", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
+@command.command(short_help="Remove entries that no CONFIG needs.")
+@click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="count, and remove nothing")
-def prune(words: tuple[str, ...], dry_run: bool) -> None:
-    """Remove entries that none of the CONFIGs wants, from the folders they name.
+def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
+    """Remove the entries that none of the CONFIGs needs from the folders they name.
 
     When several runs share a folder, give all of their configurations.
     """
-    from sd3tune.cli import render
-
-    configs = [w for w in words if "=" not in w or Path(w).exists()] or [str(arguments.CONFIG)]
-    overrides = tuple(w for w in words if w not in configs)
-    prepared = [arguments.prepared((name, *overrides), None) for name in configs]
+    configs = [a for a in arguments if "=" not in a or Path(a).exists()] or [str(CONFIG)]
+    overrides = tuple(a for a in arguments if a not in configs)
+    ready = [prepared((config, *overrides)) for config in configs]
     from sd3tune.encode import store
 
-    echo(render.pruned(store.prune(prepared, dry_run=dry_run), dry_run=dry_run))
+    label = "unused" if dry_run else "removed"
+    pruned = store.prune(ready, dry_run=dry_run)
+    words.show(f"{count:>8} {label}  {folder}" for folder, count in pruned)
 
 
-@cache.command()
+@command.command()
 @click.argument(
     "folders",
     nargs=-1,
@@ -81,12 +88,59 @@ def prune(words: tuple[str, ...], dry_run: bool) -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR...",
 )
-@click.option("--repair", is_flag=True, help="remove damaged files: the next run makes them anew")
+@click.option("--repair", is_flag=True, help="remove damaged files; the next run encodes them anew")
 def verify(folders: tuple[Path, ...], repair: bool) -> None:
     """Read every byte below DIR and compare checksums. Exit code 1 when something is damaged."""
-    from sd3tune.cli import render
     from sd3tune.encode import store
 
     whole, damaged = store.verify(folders, repair=repair)
-    echo(render.verified(whole, damaged, repaired=repair))
+    words.show(verified(whole, damaged, repaired=repair))
     sys.exit(1 if damaged and not repair else 0)
+
+
+def lines(built: "Built") -> list[words.Line]:
+    """Each cache folder: entries, bytes, what this run wants and what it does not use."""
+    from sd3tune.plan.memory import gib
+
+    shown: list[words.Line] = []
+    for held in built.held:
+        each = f", {held.bytes_per_entry:,} bytes each" if held.entries else ""
+        if held.kind == "captions" and held.entries:
+            factor = built.padded_bytes / held.bytes_per_entry
+            each += f" ({built.padded_bytes:,} as padded float32, {factor:.1f} times as much)"
+        unusable = f"; {held.problems} known to be unusable" if held.problems else ""
+        shown += [
+            f"{held.kind:<9} {held.folder}",
+            f"  {held.entries} entries in {held.shards} files, {gib(held.size_bytes)}{each}",
+            f"  this run wants {held.wanted}, {held.missing} missing; {held.unused} unused"
+            + unusable,
+        ]
+    return [*shown, f"{built.seconds:.1f} s"]
+
+
+def document(built: "Built") -> str:
+    """`cache info --json` and `cache build --json`."""
+    caches = [
+        asdict(held)
+        | {
+            "folder": str(held.folder),
+            "unused": held.unused,
+            "bytes_per_entry": held.bytes_per_entry,
+        }
+        for held in built.held
+    ]
+    content = {
+        "seconds": round(built.seconds, 3),
+        "padded_float32_bytes_per_caption": built.padded_bytes,
+        "caches": caches,
+    }
+    return words.document("cache", content)
+
+
+def verified(whole: int, damaged: "Sequence[Damage]", *, repaired: bool) -> list[words.Line]:
+    """Damaged files with their reasons, and a count."""
+    shown: list[words.Line] = [f"{d.path}: {d.reason} ({d.entries} entries)" for d in damaged]
+    count = f"{whole} entries whole, {len(damaged)} files damaged"
+    if damaged:
+        count += ", removed" if repaired else "; --repair removes them"
+    return [*shown, count]

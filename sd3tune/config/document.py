@@ -1,18 +1,26 @@
 """The reference of all settings, from the table itself: `python -m sd3tune.config.document`."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sd3tune.config.config import Config
-from sd3tune.config.datasets import listing
-from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, Shuffle, TextEmbeds
+from sd3tune.config.datasets.image_dataset import Shuffle
 from sd3tune.config.datasets.storage import Columns, HubColumns
-from sd3tune.config.names import ALIASES, REASONS
+from sd3tune.config.fields import OneOf
+from sd3tune.config.names import (
+    ALIASES,
+    CSV_KEYS,
+    DATASET_ALIASES,
+    DATASET_UNSUPPORTED,
+    UNSUPPORTED,
+)
+from sd3tune.tables.dataset_types import DATASET_TYPES
+from sd3tune.tables.table import load
 
-OF_DATASETS = listing.ALIASES
-CSV_OBJECT = {old: f"csv.{new}" for old, new in listing.CSV_KEYS.items()}
+CSV_OBJECT = {old: f"csv.{new}" for old, new in CSV_KEYS.items()}
 ABOUT = (
     "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
@@ -24,20 +32,19 @@ def document() -> str:
     """docs/reference/settings.md; a test compares the two."""
     lines = ["# Settings", "", ABOUT, ""]
     lines += table("config/config.json", Config)
-    lines += table("config/multidatabackend.json: images", ImageDataset)
-    lines += table("config/multidatabackend.json: masks", Masks)
-    lines += table("config/multidatabackend.json: cached captions", TextEmbeds)
+    for settings, title in {row.settings: row.title for row in DATASET_TYPES.rows}.items():
+        lines += table(f"config/multidatabackend.json: {title}", load(settings))
     lines += table("`csv` and `parquet` of a dataset", Columns)
     lines += table("`huggingface` of a dataset", HubColumns)
     lines += table("`caption_shuffle` of a dataset", Shuffle)
-    names = ALIASES | OF_DATASETS | CSV_OBJECT
+    names = ALIASES | DATASET_ALIASES | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
     lines += ["## Known and refused", "", "Unless they are switched off.", ""]
-    for where, reasons in (("config.json", REASONS), ("datasets", listing.REASONS)):
+    for where, rows in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
         lines += [f"In {where}:", ""]
-        for reason in dict.fromkeys(reasons.values()):
-            listed = ", ".join(f"`{name}`" for name, why in reasons.items() if why == reason)
-            lines += [f"* {reason}: {listed}", ""]
+        for row in rows:
+            listed = ", ".join(f"`{name}`" for name in row.names.split())
+            lines += [f"* {row.reason}: {listed}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -59,7 +66,25 @@ def default(field: FieldInfo) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
+    text = " ".join((field.description or "").split())
+    for kind in (*field.metadata, *_metadata(field.annotation)):
+        if isinstance(kind, OneOf):
+            text += f" {names(kind)}."
+    return text.replace("|", "\\|")
+
+
+def names(kind: OneOf) -> str:
+    """The rows of a table, as a sentence without its full stop."""
+    if kind.explained:
+        return "; ".join(f"`{row.name}`: {row.about}" for row in kind.table.rows)
+    return f"One of {', '.join(f'`{name}`' for name in kind.table)}"
+
+
+def _metadata(kind: Any) -> Iterator[Any]:
+    """What `Annotated` says about a type, or about a part of a union."""
+    yield from getattr(kind, "__metadata__", ())
+    for part in get_args(kind):
+        yield from _metadata(part)
 
 
 if __name__ == "__main__":

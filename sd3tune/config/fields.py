@@ -1,36 +1,72 @@
 """The types of settings, and their base class."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
-from sd3tune.config import checks, optimizers, refused
+from sd3tune.config import values
+from sd3tune.config.names import supported
+from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.tables.schemes import SCHEMES
+from sd3tune.tables.table import Table
 
-Precision = Annotated[
-    Literal["no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"],
-    BeforeValidator(refused.precision),
-]
-QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(refused.quantize_via)]
+
+@dataclass(frozen=True)
+class OneOf:
+    """The type of a setting whose value is the name of a table's row, as the table is when the
+    setting is read: `Annotated[str, OneOf(TABLE)]`. Docs list the names, and with `explained` what
+    each row is about."""
+
+    table: Table[Any]
+    explained: bool = False
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.table.check, handler(source))
+
+
+Precision = Annotated[str, OneOf(SCHEMES)]
+QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(supported("quantize_via"))]
 CheckpointingBackend = Annotated[
-    Literal["torch", "unsloth"], BeforeValidator(refused.checkpointing_backend)
+    Literal["torch", "unsloth"], BeforeValidator(supported("gradient_checkpointing_backend"))
 ]
-Optimizer = Annotated[str, AfterValidator(optimizers.known)]
+Optimizer = Annotated[str, OneOf(OPTIMIZERS)]
 Attention = Literal[
     "diffusers", "native", "native-math", "native-flash", "native-efficient", "cudnn",
     "sliced", "sageattention",
 ]  # fmt: skip
-Flag = Annotated[bool, BeforeValidator(checks.flag)]
-Whole = Annotated[int, BeforeValidator(checks.whole), Field(lt=2**63)]  # what torch can hold
-Number = Annotated[float, BeforeValidator(checks.number)]
+Flag = Annotated[bool, BeforeValidator(values.flag)]
+Whole = Annotated[int, BeforeValidator(values.whole), Field(lt=2**63)]  # what torch can hold
+Number = Annotated[float, BeforeValidator(values.number)]
 Count = Annotated[Whole, Field(ge=1)]
-Words = Annotated[tuple[str, ...] | None, BeforeValidator(checks.words)]
-Layers = Annotated[tuple[int, ...] | None, BeforeValidator(checks.layers)]
-Sizes = Annotated[tuple[tuple[int, int], ...], BeforeValidator(checks.sizes)]
+Words = Annotated[tuple[str, ...] | None, BeforeValidator(values.words)]
+Layers = Annotated[tuple[int, ...] | None, BeforeValidator(values.layers)]
+Sizes = Annotated[tuple[tuple[int, int], ...], BeforeValidator(values.sizes)]
 
 
 class Settings(BaseModel):
-    """Frozen, strict about names, documented by its docstrings."""
+    """Frozen, strict about names, documented by its docstrings.
+
+    Of a class with several topics as bases the settings stand in the order of the bases, first to
+    last. pydantic alone would list those of the last base first.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        fields, inherited = cls.__pydantic_fields__, [base for base in cls.__bases__
+                                                      if issubclass(base, Settings)]  # fmt: skip
+        order = dict.fromkeys(name for base in inherited for name in base.model_fields)
+        order |= dict.fromkeys(fields)  # its own come last
+        if list(order) != list(fields):
+            found = dict(fields)
+            fields.clear()
+            fields.update({name: found[name] for name in order})
+            cls.model_rebuild(force=True)

@@ -11,22 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from sd3tune.data import faces, pixels, tables
+from sd3tune.data import faces, image_tables, pixels
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
 from sd3tune.data.captions import Captions, NoCaption
-from sd3tune.data.digests import Memory
+from sd3tune.data.digests import KnownFiles
 from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, size_of, suffix_of
-from sd3tune.data.rows import Rows, Tell
-from sd3tune.data.s3 import Bucket
-from sd3tune.data.sources import Folder, HubRows, Source
+from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import DataError
 from sd3tune.urls import redacted
 
 if TYPE_CHECKING:
-    from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
+    from sd3tune.config.datasets.image_dataset import ImageDataset
 
 Tick = Callable[[], None]
 
@@ -65,29 +63,6 @@ class Discovery:
     rejected: tuple[Rejected, ...]
 
 
-def source_of(
-    dataset: "ImageDataset | Masks",
-    tell: Tell = lambda host: None,
-    own: Sequence[Path] = (),
-) -> Source:
-    """Opens nothing yet but a table. tell: hears of hosts that others redirect to. own: folders
-    that this run writes to; a folder of images leaves them out where they lie in it."""
-    if dataset.type == "aws":
-        return Bucket(dataset)
-    if dataset.type == "huggingface":
-        return HubRows(dataset)
-    if dataset.type == "csv":
-        assert dataset.csv is not None
-        names = tables.read(dataset.csv, f"dataset `{dataset.id}`").rows
-        keep = dataset.csv_cache_dir  # masks have no latents of their own: load_datasets sets it
-        if keep is None and dataset.dataset_type != "conditioning":
-            keep = dataset.cache_dir_vae / "fetched"
-        assert keep is not None
-        return Rows(dataset, list(names), keep, tell)
-    assert dataset.instance_data_dir is not None
-    return Folder(dataset.instance_data_dir, dataset.allowed_roots, own)
-
-
 def discover(
     dataset: "ImageDataset",
     source: Source,
@@ -99,7 +74,7 @@ def discover(
 
     Raises DataError when there is none.
     """
-    look = Look(dataset, source, masks)
+    look = SampleReader(dataset, source, masks)
     samples: list[Sample] = []
     rejected: list[Rejected] = list(look.no_images)
     for found in _mapped(look.at, look.names, source.ahead):
@@ -123,12 +98,12 @@ def discover(
     return Discovery(tuple(samples), tuple(rejected))
 
 
-class Look:
+class SampleReader:
     """Looks at one file after the other."""
 
     def __init__(self, dataset: "ImageDataset", source: Source, masks: Source | None) -> None:
         self.dataset, self.source = dataset, source
-        self.known = Memory(dataset.cache_dir_vae, dataset.id)
+        self.known = KnownFiles(dataset.cache_dir_vae, dataset.id)
         trusted = {"metadata", "aspect"} & set(dataset.skip_file_discovery)
         self._trusts_sizes = bool(trusted)
         listed = bool(trusted) or dataset.preserve_data_backend_cache
@@ -183,8 +158,8 @@ class Look:
                 return entry.size
         if self._trusts_sizes and name in self.known.files:
             return self.known[name].width, self.known[name].height
-        if isinstance(self.source, HubRows) and self.dataset.huggingface.width_column:
-            found = tables.row(self.source.text(name), self.dataset.huggingface).size
+        if self.dataset.huggingface.width_column and (cells := self.source.cells(name)):
+            found = image_tables.row(cells, self.dataset.huggingface).size
             if found is not None:
                 return found
         try:
@@ -215,25 +190,23 @@ class Look:
     def _remembered(self) -> list[str]:
         """Names of the last discovery, where listing them again costs anything. A cache may come
         with a shared folder: no name in it leads out of the dataset."""
-        if not isinstance(self.source, (Folder, Bucket)):
+        if not self.source.has_files:
             return []
         names = sorted(self.known.files)
         return [n for n in names if not n.startswith("/") and ".." not in n.split("/")]
 
     def _listed(self, source: Source, what: str = "") -> Sequence[str]:
         """Every name. A folder that cannot be listed is set aside with all that is in it."""
-        if not isinstance(source, Folder):
-            return source.names()
         names, lost = source.listed()
         for e in lost:
             why = f"{what}this folder cannot be listed: {e.strerror or e}"
-            path = e.filename or source.root
+            path = e.filename or source.where("")
             self.no_images.append(Rejected(self.dataset.id, os.fsdecode(path), why))
         return names
 
     def _images(self, names: Iterable[str]) -> list[str]:
         """Names that may be images; those that surely are not are set aside."""
-        if not isinstance(self.source, (Folder, Bucket)):
+        if not self.source.has_files:
             return list(names)
         images = []
         for name in names:
@@ -245,9 +218,9 @@ class Look:
                 self.no_images.append(Rejected(self.dataset.id, self.source.where(name), why))
         return images
 
-    def _table(self, backend: str) -> tables.Table | None:
+    def _table(self, backend: str) -> image_tables.ImageTable | None:
         columns = {"csv": self.dataset.csv, "parquet": self.dataset.parquet}.get(backend)
-        return tables.read(columns, f"dataset `{self.dataset.id}`") if columns else None
+        return image_tables.read(columns, f"dataset `{self.dataset.id}`") if columns else None
 
 
 def _mapped(
@@ -270,7 +243,7 @@ def _stem(name: str) -> str:
 def _by_name(masks: Source, names: Sequence[str]) -> Mapping[str, str]:
     """Paired by relative path, with or without suffix: masks in sub-folders belong to images there.
     Rows are paired by their number."""
-    if not isinstance(masks, HubRows):
+    if not masks.numbered:
         names = [name for name in names if suffix_of(name) in SUFFIXES]
     return {_stem(name): name for name in names} | {name: name for name in names}
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import opening
+from sd3tune.tables.architectures import ARCHITECTURES
 
-MODELS = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
+MODELS = tuple(ARCHITECTURES)
 MARK = ".sd3tune-demo"
 
 

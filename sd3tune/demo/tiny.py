@@ -1,4 +1,4 @@
-"""The three SD3 architectures at a thousandth of their size, with random weights.
+"""The SD3 architectures at a thousandth of their size, with random weights.
 
 Structure as released: SD3 has absolute positions only, SD3.5 medium a second attention in its
 first blocks, query-key norms and a larger table of positions, SD3.5 large the norms alone. They
@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.demo import tokenizers
+from sd3tune.tables.architectures import ARCHITECTURES
 
 # Layers = heads = width / 64, as in the released models: other programs infer one from another.
 HEAD_DIM, CLIP_L, CLIP_G, T5 = 64, 32, 48, 96
-SHAPES: dict[str, dict[str, Any]] = {
-    "sd3-medium": {"num_layers": 2, "pos_embed_max_size": 32},
-    "sd3.5-medium": {
-        "num_layers": 3,
-        "pos_embed_max_size": 48,
-        "qk_norm": "rms_norm",
-        "dual_attention_layers": (0, 1),
-    },
-    "sd3.5-large": {"num_layers": 3, "pos_embed_max_size": 32, "qk_norm": "rms_norm"},
-}
+SHAPES = {row.name: dict(row.tiny) for row in ARCHITECTURES.rows}
 
 
 def write(folder: Path, name: str, seed: int = 0) -> None:
@@ -37,7 +29,7 @@ def pipeline(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     first, second, third = tokenizers.clip(), tokenizers.clip(), tokenizers.t5()
     return StableDiffusion3Pipeline(
-        transformer=transformer(SHAPES[name]),
+        transformer=transformer(dict(ARCHITECTURES[name].tiny)),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(),
         text_encoder=clip_encoder(first, CLIP_L, "quick_gelu"),

@@ -5,14 +5,18 @@ choose comes from the same table the trainer uses, so that doctor, plan and trai
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded, smoke_of
 from sd3tune.backends.decide.decisions import capabilities, decide_all
 from sd3tune.backends.decide.option import Level
+from sd3tune.backends.decide.probes import ProbeAnswer
 from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
 from sd3tune.decision import Decision
 from sd3tune.doctor.finding import Finding
+from sd3tune.errors import PlanError
 
 Table = dict[str, dict[str, tuple[Level, tuple[str, ...]]]]
 
@@ -25,7 +29,7 @@ class Report:
     facts: Facts
     decisions: dict[str, Decision[str]]
     capabilities: Table
-    seconds: float
+    seconds: float = 0.0
     machine: Machine | None = None
     torch: TorchReport | None = None
     chip: str | None = None
@@ -40,26 +44,65 @@ class Report:
         return "fail" if "FAIL" in statuses else "warn" if "warn" in statuses else "ok"
 
 
+@dataclass(frozen=True)
+class Depth:
+    """How far to look. quick: nothing runs on the device and torch is not started. device=False:
+    the software only, as in an image build on a host without the card. deep: slow probes too."""
+
+    quick: bool = False
+    device: bool = True
+    deep: bool = False
+
+
+WHOLE = Depth()
+
+
 def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> Report:
-    """This machine. quick: nothing runs on the device and torch is not started. device=False: the
-    software only, as in an image build on a host without the card. deep: slow probes too."""
-    from sd3tune.backends.observe import this_machine
-    from sd3tune.doctor import hardware, probing, software
+    """This machine. Every probe runs anew, and its answer is kept for plan and train."""
+    from sd3tune.backends.observe import probing, this_machine
 
     started = time.perf_counter()
     machine, torch, facts = this_machine.observe(import_torch=not quick)
+    depth = Depth(quick=quick, device=device, deep=deep)
+    run_probes = probing.on_this_machine(anew=True)
+    made = diagnose(machine, torch, facts, run_probes, depth)
+    return replace(made, seconds=time.perf_counter() - started)
+
+
+def diagnose(
+    machine: Machine,
+    torch: TorchReport,
+    facts: Facts,
+    run_probes: ProbeRunner,
+    depth: Depth = WHOLE,
+) -> Report:
+    """What was observed and what the probes come to, as findings, and the decisions of a run whose
+    configuration asks for nothing."""
+    from sd3tune.doctor import hardware, probing, software
+
     findings = [*software.host(machine.host), *software.packages(), *software.hub()]
-    findings += hardware.torch(torch, facts, device=device)
-    if device:
+    findings += hardware.torch(torch, facts, device=depth.device)
+    if depth.device:
         findings += hardware.accelerators(machine, facts)
-    if quick or not device or torch.error or torch.version is None:
-        why = "torch is not usable" if torch.error or torch.version is None else "not asked for"
+    answers: dict[str, ProbeAnswer] = {}
+    if depth.quick or torch.error or torch.version is None:
+        why = "not asked for" if depth.quick else "torch is not usable"
         findings.append(Finding("probes", "skip", "probes", why, "doctor"))
+        run_probes = recorded({})
+    elif not depth.device:
+        answers |= run_probes(facts, probing.imports())
+        findings.append(Finding("probes", "skip", "probes", "not asked for", "doctor"))
+        run_probes = recorded({})
     else:
-        found, smoke = probing.run(facts, deep=deep)
-        findings += found
-        facts = replace(facts, smoke=smoke)
-    return _report(findings, facts, started, machine=machine, torch=torch)
+        names = probing.offered(facts)
+        left = [] if depth.deep else probing.slow(facts, names)
+        answers |= run_probes(facts, [n for n in names if n not in left])
+        findings += map(probing.skipped, left)
+    made = _decided(facts, run_probes, answers)
+    probed = probing.findings(facts, answers)
+    said = {f.id for f in probed}  # a package that is missing, with what needs it
+    found = [*(f for f in findings if f.id not in said), *probed, *made.findings]
+    return replace(made, findings=tuple(found), machine=machine, torch=torch)
 
 
 def consult(name: str) -> Report:
@@ -69,20 +112,30 @@ def consult(name: str) -> Report:
 
     started = time.perf_counter()
     chip = chips.chip(name)
-    findings = hardware.catalogued(chip)
-    return _report(findings, chips.facts(chip), started, chip=chip.key)
-
-
-def _report(
-    findings: list[Finding],
-    facts: Facts,
-    started: float,
-    *,
-    machine: Machine | None = None,
-    torch: TorchReport | None = None,
-    chip: str | None = None,
-) -> Report:
-    decisions, _ = decide_all(facts, Request())
+    made = _decided(chips.facts(chip), recorded({}), {})
+    findings = (*hardware.catalogued(chip), *made.findings)
     seconds = time.perf_counter() - started
-    table = capabilities(facts)
-    return Report(tuple(findings), facts, decisions, table, seconds, machine, torch, chip)
+    return replace(made, findings=findings, chip=chip.key, seconds=seconds)
+
+
+def _decided(facts: Facts, run: ProbeRunner, answers: dict[str, ProbeAnswer]) -> Report:
+    """The decisions, or a finding where one of them is impossible. answers: of probes that have
+    run, to which those are added that the decisions need besides."""
+    from sd3tune.doctor import probing
+
+    def decide(facts: Facts) -> dict[str, Decision[str]]:
+        return decide_all(facts, Request())[0]
+
+    try:
+        admitted = admit(facts, decide, chosen, probing.remembering(run, answers))
+        known = replace(admitted.facts, smoke=smoke_of(answers))
+        return Report((), known, admitted.decided, capabilities(known))
+    except PlanError as e:
+        known = replace(facts, smoke=smoke_of(answers))
+        finding = Finding("choices", "FAIL", "choices", str(e), "table of options", e.hint)
+        return Report((finding,), known, {}, {})
+
+
+def chosen(decisions: Mapping[str, Decision[str]]) -> dict[str, str]:
+    """The option of each axis."""
+    return {axis: decision.value for axis, decision in decisions.items()}

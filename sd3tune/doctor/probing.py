@@ -1,84 +1,81 @@
-"""Runs the known-answer programs that apply to a device, in child processes side by side."""
+"""Runs every probe that says something about this machine, for the findings of doctor."""
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from sd3tune.backends.decide.decisions import capabilities
-from sd3tune.backends.observe import child
+from sd3tune.backends.decide import admission
+from sd3tune.backends.decide.admission import ProbeRunner, probes_of
+from sd3tune.backends.decide.decisions import decide_all, why_not
+from sd3tune.backends.decide.options import AXES
+from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, essential, probes
+from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Facts
-from sd3tune.doctor.finding import Finding
+from sd3tune.doctor.finding import Finding, of
 
-SECONDS = 120.0
-ALWAYS = ("matmul_fp32", "optimizer_adamw", "bandwidth", "attention_native-math")
-# Probe -> the option it stands for: run where the rules offer the option.
-OFFERED = {
-    "matmul_bf16": ("mixed_precision", "bf16"),
-    "autocast_bf16": ("mixed_precision", "bf16"),
-    "matmul_fp16": ("mixed_precision", "fp16"),
-    "autocast_fp16": ("mixed_precision", "fp16"),
-    "attention_diffusers": ("attention_mechanism", "diffusers"),
-    "attention_native-flash": ("attention_mechanism", "native-flash"),
-    "attention_native-efficient": ("attention_mechanism", "native-efficient"),
-    "attention_cudnn": ("attention_mechanism", "cudnn"),
-    "attention_sliced": ("attention_mechanism", "sliced"),
-    "attention_sageattention": ("attention_no_grad", "sageattention"),
-}
-COMPILING = {"compile_inductor": ("dynamo_backend", "inductor")}  # seconds on a card, more on a CPU
-SCHEMES = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb")
-QUANTISED = {f"linear_{s}": ("base_model_precision", s) for s in SCHEMES} | {
-    "optimizer_bnb": ("optimizer", "bnb-adamw8bit")
-}
-NATIVE_FP8_SM, NATIVE_FP8_GFX = 89, ("gfx942", "gfx950", "gfx1200", "gfx1201")
+SLOW_SECONDS = 5.0
 
 
-def run(facts: Facts, *, deep: bool = False) -> tuple[list[Finding], dict[str, str]]:
-    """A finding per probe, and for the rules: probe id -> "ok" or what went wrong."""
-    table = capabilities(facts)
-
-    def offered(choices: Mapping[str, tuple[str, str]]) -> list[str]:
-        return [name for name, (axis, option) in choices.items() if not table[axis][option][1]]
-
-    device = facts.weakest.torch_device
-    core = [*ALWAYS, *offered(OFFERED), *_claimed(facts)]
-    compiling = offered(COMPILING)
-    if deep or facts.vendor != "cpu":
-        core += compiling
-    asked = {"probes": core, "quant": offered(QUANTISED)}
-    with ThreadPoolExecutor(len(asked)) as pool:
-        pending = {
-            room: pool.submit(child.ask, room, [device, *names], timeout_seconds=SECONDS)
-            for room, names in asked.items()
-            if names
-        }
-        answers = {room: answer.result() for room, answer in pending.items()}
-    findings, smoke = [], {}
-    for room, answer in answers.items():
-        for name in asked[room]:
-            result = (answer.data or {}).get(name) or {"ok": False, "words": answer.error}
-            findings.append(_finding(name, result))
-            smoke[name] = "ok" if result["ok"] else str(result["words"])
-    for name in set(compiling) - set(core):
-        why = "takes half a minute on a CPU; `sd3tune doctor --deep` runs it"
-        findings.append(Finding(f"probe.{name}", "skip", name, why, "doctor"))
-    return findings, smoke
+def imports() -> list[str]:
+    """The essential probes that need no device: packages without which nothing trains."""
+    return [name for name in essential() if name.startswith(IMPORT)]
 
 
-def _claimed(facts: Facts) -> list[str]:
-    """Products in eight bits, where the chip claims them in hardware."""
-    arch = facts.weakest.arch
-    fp8 = (arch.sm or 0) >= NATIVE_FP8_SM or arch.gfx in NATIVE_FP8_GFX
-    int8 = facts.vendor in ("cuda", "rocm") and (arch.sm is None or arch.sm >= 75)
-    return ["matmul_fp8"] * fp8 + ["matmul_int8"] * int8
+def offered(facts: Facts) -> list[str]:
+    """The essential probes, and those of every option that the rules offer here."""
+    open_ = replace(facts, smoke={})
+    _, decided = decide_all(open_, Request())
+    options = (o for axis in AXES.values() for o in axis if not why_not(o, open_, decided))
+    resting = (name for option in options for name in probes_of(option))
+    informing = (p.name for p in probes().values() if p.informs(facts))
+    needed = essential()
+    names = dict.fromkeys((*needed, *resting, *informing))
+    return [n for n in names if n in needed or not n.startswith(IMPORT)]
 
 
-def _finding(name: str, result: Mapping[str, Any]) -> Finding:
-    source = f"computed in {result['seconds']:.2f} s" if "seconds" in result else "child process"
-    if result["ok"]:
-        return Finding(f"probe.{name}", "ok", name, str(result["words"]), source)
-    fatal = name in ALWAYS
-    fix = "reinstall PyTorch for this machine: bash scripts/setup"
-    if not fatal:
-        fix = "nothing to do: sd3tune does not use it here; see what it chose instead below"
-    status = "FAIL" if fatal else "warn"
-    return Finding(f"probe.{name}", status, name, str(result["words"]), source, fix)  # type: ignore[arg-type]
+def slow(facts: Facts, names: Sequence[str]) -> list[str]:
+    """Those that take long on a CPU, where they decide nothing that is chosen by itself."""
+    if facts.accelerated:
+        return []
+    return [n for n in names if probes()[n].seconds_on_cpu > SLOW_SECONDS]
+
+
+def remembering(run: ProbeRunner, answers: dict[str, ProbeAnswer]) -> ProbeRunner:
+    """The same runner, which asks for no probe twice. answers: those that are known, and grow."""
+
+    def answered(facts: Facts, names: Sequence[str]) -> dict[str, ProbeAnswer]:
+        if missing := [n for n in names if n not in answers]:
+            answers.update(run(facts, missing))
+        return {n: answers[n] for n in names if n in answers}
+
+    return answered
+
+
+def findings(facts: Facts, answers: Mapping[str, ProbeAnswer]) -> list[Finding]:
+    """A line for each probe that computes; one for all packages that can be imported."""
+    computed = {n: a for n, a in answers.items() if not n.startswith(IMPORT)}
+    imported = {n.removeprefix(IMPORT): a for n, a in answers.items() if n.startswith(IMPORT)}
+    found = [_finding(facts, name, answer) for name, answer in computed.items()]
+    good = [f"{name} {a.words}" for name, a in imported.items() if a.ok]
+    if good:
+        found.insert(0, Finding("software.imports", "ok", "imports", ", ".join(good), "import"))
+    for name, answer in imported.items():
+        if not answer.ok:
+            found.append(_finding(facts, IMPORT + name, answer))
+    return found
+
+
+def skipped(name: str) -> Finding:
+    why = "takes half a minute on a CPU; `sd3tune doctor --deep` runs it"
+    return Finding(f"probe.{name}", "skip", name, why, "doctor")
+
+
+def _finding(facts: Facts, name: str, answer: ProbeAnswer) -> Finding:
+    seconds = answer.seconds
+    source = "child process" if seconds is None else f"computed in {seconds:.2f} s"
+    if answer.ok:
+        return Finding(f"probe.{name}", "ok", name, answer.words, source)
+    problem = admission.problem(facts, name, answer)
+    if probes()[name].essential:  # the sentence with which plan and train refuse
+        return of(problem, name.removeprefix(IMPORT), source)
+    fix = "nothing to do: sd3tune does not use it here; see what it chose instead below"
+    return Finding(problem.id, "warn", name, answer.words, source, fix)

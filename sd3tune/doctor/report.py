@@ -6,7 +6,7 @@ and our tests take it as it is.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,10 @@ def bundle(
     environ: Mapping[str, str],
     private: Private,
     root: Path = Path("/"),
+    build: Callable[[], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Everything, cleaned."""
+    """The document, without what names its owner. build: how PyTorch was built, in its own words;
+    None asks it in a child process."""
     torch = doctor["torch"] or {}
     document = {
         **doctor,
@@ -61,7 +63,7 @@ def bundle(
             "packages": packages(),
             "environment": {n: environ[n] for n in ENVIRONMENT if n in environ},
             "nvidia_smi": raw_answers.nvidia_details(root),
-            "torch": details() if torch.get("imported") else {},
+            "torch": (build or details)() if torch.get("imported") else {},
         },
         "recording": recording(doctor, environ, root),
     }

@@ -1,5 +1,5 @@
-"""Files that somebody else may have put where sd3tune reads or writes: what is opened, and how.
+"""Reading and writing files in folders that other people can write to.
 
-Everything here raises OSError (or ValueError for what is not JSON) with a reason for people; the
-caller names the setting.
+The functions raise OSError (or ValueError for text that is not JSON) with a reason that a user can
+understand; the caller adds the name of the setting.
 """

@@ -1,6 +1,6 @@
-"""The mark of a folder whose files sd3tune may remove: a CACHEDIR.TAG that names it.
+"""The mark of a folder whose files sd3tune may remove: a CACHEDIR.TAG that names sd3tune.
 
-Format: https://bford.info/cachedir/; backup programs leave such folders out.
+Format: https://bford.info/cachedir/. Backup programs skip such folders.
 """
 
 import os
@@ -15,6 +15,7 @@ FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def is_marked(folder: Path) -> bool:
+    """Whether the folder has a CACHEDIR.TAG that sd3tune wrote."""
     try:
         lines = opening.text(folder / TAG).splitlines()
     except (OSError, ValueError):
@@ -23,7 +24,7 @@ def is_marked(folder: Path) -> bool:
 
 
 def mark(folder: Path) -> None:
-    """A tag of another program is left as it is. Raises OSError."""
+    """Writes the tag; an existing tag, also of another program, stays unchanged. Raises OSError."""
     try:
         descriptor = os.open(folder / TAG, FLAGS, 0o666)
     except FileExistsError:
@@ -33,6 +34,6 @@ def mark(folder: Path) -> None:
 
 
 def unmark(folder: Path) -> None:
-    """Before an empty cache folder is removed."""
+    """Removes sd3tune's tag, so that an empty cache folder can be removed."""
     if is_marked(folder):
         (folder / TAG).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
-"""What a disk refuses, in words: which path, what was being done, why, and what helps.
+"""Errors of the file system as messages: the path, the operation, the cause, and what to do.
 
-Full, over quota, read-only, gone and forbidden are told apart, since each is mended otherwise.
+Full, over quota, read-only, missing and forbidden are distinguished, because each needs another
+remedy.
 """
 
 import errno
@@ -11,15 +12,15 @@ from pathlib import Path
 
 from sd3tune.errors import DiskError
 
-# errno -> (why, what to do)
+# errno -> (cause, what to do)
 _FULL = "the disk is full", "free some space there, or choose a folder on a larger disk"
 _GONE = (
-    "it is not there: it was removed, or its disk is not mounted any more",
-    "mount or make the folder again",
+    "it does not exist: it was removed, or its disk is not mounted any more",
+    "mount the disk or create the folder again",
 )
 _BROKEN = (
     "the disk does not answer (input/output error)",
-    "look at `dmesg` and at the disk's health",
+    "check `dmesg` and the health of the disk",
 )
 _FORBIDDEN = "permission is denied", "choose a folder you may write to, or change its owner"
 _OPEN = "too many files are open", "raise the limit with `ulimit -n 4096`"
@@ -54,11 +55,11 @@ REASONS: dict[int, tuple[str, str]] = {
     errno.EISDIR: ("it is a folder", "move that folder away"),
     errno.ELOOP: ("it is a symbolic link that is not followed", "remove the link"),
 }
-OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors ends what the system told it
+OS_ERROR = re.compile(r"\(os error (\d+)\)")  # the end of safetensors' message for a system error
 
 
 def number(error: BaseException) -> int | None:
-    """The errno of an OSError, or of the one that safetensors wrapped in words."""
+    """The errno of an OSError, or of the one that safetensors put into its message; else None."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if isinstance(error, FileNotFoundError):  # safetensors' own, without a number
@@ -68,7 +69,7 @@ def number(error: BaseException) -> int | None:
 
 
 def reason(error: Exception) -> tuple[str, str]:
-    """Why, and what to do, each in words that follow a path."""
+    """The cause and the remedy, as text that follows a path."""
     known = REASONS.get(number(error) or 0)
     if known is not None:
         return known
@@ -77,15 +78,15 @@ def reason(error: Exception) -> tuple[str, str]:
 
 
 def refusal(what: str, path: Path | str, error: Exception, *, then: str = "") -> DiskError:
-    """An error to raise. what: "write", "make", ...; then: what is kept, a sentence without its
-    full stop."""
+    """The error to raise. what: the operation, such as "write"; then: what was kept, a sentence
+    without its full stop."""
     why, remedy = reason(error)
     return DiskError(f"cannot {what} `{path}`: {why}", hint=f"{remedy}; {then}" if then else remedy)
 
 
 @contextmanager
 def explained(what: str, path: Path | str, *, then: str = "") -> Iterator[None]:
-    """Raises DiskError in the place of what the system or safetensors raises."""
+    """Turns an OSError or SafetensorError inside the block into a DiskError."""
     from safetensors import SafetensorError
 
     try:

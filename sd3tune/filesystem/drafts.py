@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all, written by one process at a time.
+"""Atomic writes: a file is complete or absent, and one process at a time writes it.
 
-Writers lock the draft they write and rename it when it is done. The lock of a writer that was
-killed is gone with it, and its draft is written over by the next. In a folder that others can write
-to, a draft may be a link to somebody's file: it is opened without following links, and only when it
-is a regular file with one name.
+A writer locks a draft (the unfinished file) and renames it when it is complete. The operating
+system releases the lock of a killed writer, and the next writer overwrites its draft. In a folder
+that other people can write to, a draft could be a link to another file. It is therefore opened
+without following links, and only if it is a regular file with one name (no hard links).
 """
 
 import errno
@@ -21,8 +21,8 @@ FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @contextmanager
 def drafted(draft: Path, final: Path | None = None, *, wait: bool = False) -> Iterator[int | None]:
-    """A locked descriptor of `draft`; None while another process has it (wait: until it has not),
-    or once `final` is there. Raises OSError."""
+    """A locked descriptor of `draft`. None if another process has locked it (with `wait`, waits
+    until it is released instead), or if `final` exists. Raises OSError."""
     descriptor = _locked(draft, final, wait)
     try:
         yield descriptor
@@ -36,7 +36,7 @@ def _locked(draft: Path, final: Path | None, wait: bool) -> int | None:
         descriptor = _opened(draft)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # What was locked may have been renamed or removed since it was opened.
+            # The locked file may have been renamed or removed since it was opened.
             if os.path.samestat(os.fstat(descriptor), os.lstat(draft)):
                 return descriptor
         except BlockingIOError:
@@ -69,9 +69,9 @@ def _planted(what: str, draft: Path) -> OSError:
 
 @contextmanager
 def drafted_by_name(draft: Path) -> Iterator[Path | None]:
-    """A file to be written by a library that opens it itself, alone in a new folder that only this
-    user can enter, while `draft` is locked; None while another process has the lock. Whatever is
-    left in the folder is removed: at the end, or, of a killed writer, by the next. Raises OSError.
+    """A path for a library that opens the file itself. The path lies in a new folder that only this
+    user can enter, and `draft` is locked meanwhile. None while another process has the lock. The
+    folder is removed at the end; after a kill, the next writer removes it. Raises OSError.
     """
     with drafted(draft) as lock:
         if lock is None:
@@ -94,7 +94,7 @@ def _remove_folder(folder: Path) -> None:
 
 
 def settle(written: Path, final: Path) -> None:
-    """`finish`, for a file written by its name."""
+    """Like `finish`, for a file that was written by its path."""
     descriptor = os.open(written, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         finish(written, final, descriptor)
@@ -103,7 +103,7 @@ def settle(written: Path, final: Path) -> None:
 
 
 def fill(descriptor: int, data: bytes | memoryview) -> None:
-    """The draft holds `data` and nothing else. Raises OSError."""
+    """Replaces the content of the draft by `data`. Raises OSError."""
     os.ftruncate(descriptor, 0)
     rest, at = memoryview(data), 0
     while at < len(rest):
@@ -111,7 +111,7 @@ def fill(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def finish(draft: Path, final: Path, descriptor: int) -> None:
-    """What was written becomes `final`, on disk before it has that name."""
+    """Renames the draft to `final`, after its content was synced to disk."""
     os.fsync(descriptor)
     draft.replace(final)
     folder = os.open(final.parent, os.O_RDONLY)
@@ -122,8 +122,9 @@ def finish(draft: Path, final: Path, descriptor: int) -> None:
 
 
 def write(path: Path, data: bytes | memoryview) -> None:
-    """The whole file, or the one that was there before. A link is replaced and not followed. Raises
-    OSError, also for what is not a file: root could replace /dev/null."""
+    """Writes `data` to `path` atomically: on failure the previous file stays. A link is replaced,
+    not followed. Raises OSError, also if `path` is not a regular file: root could replace
+    /dev/null."""
     _refuse_others(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
@@ -154,7 +155,7 @@ def _refuse_others(path: Path) -> None:
 
 
 def clear(draft: Path) -> None:
-    """Removes a draft whose writer is gone; a link or a folder of that name is left."""
+    """Removes a draft whose writer has ended; a link or a folder of that name stays."""
     with suppress(OSError), drafted(draft) as mine:
         if mine is not None:
             _remove_folder(draft.with_suffix(PARTS))

@@ -1,6 +1,6 @@
-"""Opening regular files only. Opening a pipe waits until somebody writes, and a device has no end.
+"""Opens regular files only: opening a pipe waits for a writer, and a device has no end.
 
-A link is followed: the hub's cache consists of them.
+Links are followed, because the hub's cache consists of links.
 """
 
 import errno
@@ -18,13 +18,13 @@ MAX_TEXT_BYTES = 64 * 2**20  # a tokenizer.json is some megabytes
 
 
 def size(path: Path) -> int:
-    """Bytes of a regular file that can be read. Raises OSError for anything else."""
+    """Size in bytes of a regular file that can be read. Raises OSError for anything else."""
     with opened(path) as f:
         return f.seek(0, os.SEEK_END)
 
 
 def is_regular(path: Path) -> bool:
-    """False too for what is not there or cannot be looked at."""
+    """Whether `path` is a regular file; False also if it does not exist or cannot be examined."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a name with a zero byte
@@ -32,17 +32,19 @@ def is_regular(path: Path) -> bool:
 
 
 def has_utf8_name(path: Path) -> bool:
-    """Libraries in other languages take no other names. Python holds other bytes as surrogates."""
+    """Whether the name is UTF-8. Libraries in other languages accept only such names; Python keeps
+    other bytes as surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in str(path))
 
 
 def opened(path: AnyPath, max_bytes: int | None = None) -> BinaryIO:
-    """For reading; the caller closes it. Raises OSError, also for more than `max_bytes`."""
-    # First: opening some devices alone does something.
+    """The file, opened for reading; the caller closes it. Raises OSError, also if the file has more
+    than `max_bytes`."""
+    # Checked before opening, because opening some devices has an effect.
     _checked(os.stat(path), path, max_bytes)  # noqa: PTH116  Path is slow by the hundred thousand
     descriptor = os.open(path, FLAGS)
     try:
-        # It may have been exchanged since.
+        # Checked again, because the file may have been replaced meanwhile.
         status = _checked(os.fstat(descriptor), path, max_bytes)
         if status.st_size:
             return os.fdopen(descriptor, "rb")
@@ -50,11 +52,11 @@ def opened(path: AnyPath, max_bytes: int | None = None) -> BinaryIO:
         os.close(descriptor)
         raise
     os.close(descriptor)
-    return BytesIO()  # /proc: its files say that they are empty, and show the kernel's memory
+    return BytesIO()  # files in /proc report size 0 and would show the kernel's memory
 
 
 def read_unlinked(path: str, max_bytes: int) -> bytes | None:
-    """The content of a small file; None for a link, which is not followed. Raises OSError."""
+    """The content of a small file; None if it is a link. Raises OSError."""
     here = os.lstat(path)
     if stat.S_ISLNK(here.st_mode):
         return None
@@ -71,19 +73,19 @@ def read_unlinked(path: str, max_bytes: int) -> bytes | None:
 
 
 def text(path: Path, encoding: str = "utf-8") -> str:
-    """Its line ends as \\n. Raises OSError, and UnicodeDecodeError."""
+    """The content as text, line ends as \\n. Raises OSError, and UnicodeDecodeError."""
     with opened(path, MAX_TEXT_BYTES) as f:
         words = f.read(MAX_TEXT_BYTES).decode(encoding)
     return words.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def json_of(path: Path) -> Any:
-    """Raises OSError, and ValueError for what is not JSON."""
+    """The JSON value in a file. Raises OSError, and ValueError if it is not JSON."""
     return parsed(text(path, "utf-8-sig"))
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The same for a file that must hold an object."""
+    """The JSON object in a file. Raises OSError, and ValueError if it is not a JSON object."""
     data = json_of(path)
     if not isinstance(data, dict):
         raise ValueError(f"it holds a {type(data).__name__}, not an object")
@@ -91,8 +93,8 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def parsed(words: str | bytes, *, unique: bool = False) -> Any:
-    """JSON of a stranger. unique: no object may name a key twice. Raises ValueError, for what is
-    nested too deeply as well."""
+    """Parses JSON from an untrusted source. unique: refuse objects that name a key twice. Raises
+    ValueError, also for JSON that is nested too deeply."""
     try:
         return json.loads(words, object_pairs_hook=_unique if unique else None)
     except RecursionError:
@@ -115,7 +117,7 @@ def _checked(status: os.stat_result, path: AnyPath, max_bytes: int | None = None
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file", os.fspath(path))
     if max_bytes is not None and status.st_size > max_bytes:
-        why = f"it holds {status.st_size:,} bytes, and {max_bytes:,} are the most"
+        why = f"it holds {status.st_size:,} bytes; the limit is {max_bytes:,}"
         raise OSError(errno.EFBIG, why, os.fspath(path))
     return status
 

@@ -1,7 +1,8 @@
-"""What a safetensors file says about itself, read without its weights: names, shapes, metadata.
+"""The header of a safetensors file, read without its weights: names, shapes, metadata.
 
-Format: https://github.com/huggingface/safetensors#format. Nothing passes that the library refuses;
-what it lets pass and nobody writes on purpose, as a tensor named twice, is refused too.
+Format: https://github.com/huggingface/safetensors#format. Everything that the library refuses is
+refused here. Some files that the library accepts are refused too, such as one that names a tensor
+twice, because no program writes them on purpose.
 """
 
 import math
@@ -21,7 +22,7 @@ NUMBERS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64,
         "I64": 64, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F8_E4M3": 8,
         "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # fmt: skip
-STRANGERS = {  # first bytes -> what it is, what to do
+STRANGERS = {  # first bytes of another format -> what the file is, what to do
     b"PK\x03\x04": ("a PyTorch pickle, which can run code", "convert it to safetensors first"),
     b"\x80": ("a pickle, which can run code", "convert it to safetensors first"),
     b"GGUF": ("a GGUF file", "take the safetensors file of the same model"),
@@ -32,7 +33,7 @@ STRANGERS = {  # first bytes -> what it is, what to do
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: safetensors' name of its type, its shape, its bytes within the file."""
+    """One tensor: its dtype as safetensors names it, its shape, and its bytes within the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -71,7 +72,7 @@ class Header:
 
 
 def read(path: Path) -> Header:
-    """Raises ModelError for anything but a whole safetensors file."""
+    """The header of a complete safetensors file. Raises ModelError for any other file."""
     try:
         with opening.opened(path) as f:
             size = opening.size(path)
@@ -99,7 +100,7 @@ def _text(path: Path, f: BinaryIO, size: int) -> bytes:
 
 
 def _judged(path: Path) -> None:
-    """By the library itself."""
+    """Lets the library check the file as well."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -118,7 +119,7 @@ def _header(path: Path, data: Any, room: int, start: int) -> Header:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata is not text")
     if len(data) > MOST_TENSORS:
-        raise ValueError(f"it names {len(data):,} tensors, and {MOST_TENSORS:,} are the most")
+        raise ValueError(f"it names {len(data):,} tensors; the limit is {MOST_TENSORS:,}")
     tensors = {name: _entry(name, entry, start) for name, entry in data.items()}
     at = start
     for name, entry in sorted(tensors.items(), key=lambda i: (i[1].begin, i[1].end)):
@@ -137,7 +138,7 @@ def _entry(name: str, entry: Any, start: int) -> Entry:
     if not (_counts(shape) and _counts(offsets) and len(offsets) == 2 and isinstance(dtype, str)):
         raise ValueError(f"`{name}` has an unusable dtype, shape or data_offsets")
     begin, end = offsets
-    # A type that only a newer safetensors knows was measured by that.
+    # For a dtype that only a newer safetensors knows, trust the stated length.
     bits = BITS[dtype] * math.prod(shape) if dtype in BITS else 8 * (end - begin)
     if begin > end or bits != 8 * (end - begin):
         raise ValueError(f"`{name}` is {dtype} {shape} in {end - begin:,} bytes")
@@ -151,7 +152,7 @@ def _counts(values: Any) -> bool:
 
 def _refuse_strangers(path: Path, start: bytes) -> None:
     for magic, (what, hint) in STRANGERS.items():
-        # A header of 128 bytes begins with 0x80 too, and then with zeros.
+        # A safetensors header of 128 bytes also begins with 0x80, but zeros follow.
         if start.startswith(magic) and start[4:8] != b"\0\0\0\0":
             raise ModelError(f"`{path}` is {what}", hint=hint)
 

@@ -1,7 +1,7 @@
-"""Folders for what processes of one run tell each other: private, and gone afterwards.
+"""Private temporary folders, through which the processes of one run exchange files.
 
-Not in the working directory, which is where Python's tempfile goes when nothing else can be written
-to: that may be a shared or slow file system, and it is the user's.
+The working directory is never used, although Python's tempfile falls back to it: it belongs to the
+user and may be a shared or slow file system.
 """
 
 import os
@@ -18,14 +18,14 @@ FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 @contextmanager
 def private_folder(purpose: str) -> Iterator[Path]:
-    """A new folder that only this user can enter (0700). Raises HardwareError where none can be
-    made."""
+    """A new folder that only this user can enter (0700), removed at the end. Raises HardwareError
+    if no such folder can be created."""
     with _made(f"sd3tune-{purpose}-") as folder:
         yield Path(folder)
 
 
 def refuse_none() -> None:
-    """Raises HardwareError where no such folder can be made."""
+    """Raises HardwareError if no such folder can be created."""
     with private_folder("look"):
         pass
 
@@ -38,15 +38,15 @@ def _made(prefix: str) -> "tempfile.TemporaryDirectory[str]":
             )
         except OSError:
             continue
-        try:  # a full disk has room for a folder and for nothing in it
+        try:  # on a full disk a folder can be created, but no file in it
             Path(made.name, "probe").write_bytes(bytes(4096))
             Path(made.name, "probe").unlink()
             return made
         except OSError:
             made.cleanup()
     raise HardwareError(
-        f"there is no folder for temporary files: {', '.join(_parents())} cannot be written to",
-        hint="export TMPDIR=FOLDER: one on this machine that you may write to, with a whole path",
+        f"no folder for temporary files is writable: tried {', '.join(_parents())}",
+        hint="export TMPDIR=FOLDER: an absolute path on this machine that you may write to",
     )
 
 

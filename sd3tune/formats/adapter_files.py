@@ -1,17 +1,10 @@
-"""Adapter files in and out, in the dialects that programs read. Zero modules, an unknown key or a
-tensor nobody can carry over is an error, never a silent drop.
+"""Reads and writes adapter files in the dialects of tables/dialects.py. A file without modules, an
+unknown key, or a tensor that the dialect cannot hold is an error: nothing is dropped silently.
 
-`read` takes any dialect; `write` takes one of:
-
-diffusers  `transformer.<module>.lora_A/lora_B.weight`, alpha = rank, the scale in lora_B. No
-           `.alpha`: diffusers refuses files with a key that lacks "lora".
-comfyui    the same names with `.alpha`; LyCORIS as lycoris-lora names it; what ComfyUI would
-           render wrong (DoRA) as full differences `.diff`.
-kohya      `lora_unet_<original module>`, query, key and value fused, `.alpha`; else as comfyui.
-
-Why these: docs/adr/0008-adapter-dialects.md.
+Why these dialects: docs/adr/0008-adapter-dialects.md.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,64 +14,73 @@ from torch import Tensor
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import drafts
 from sd3tune.filesystem.safetensors_header import Header
-from sd3tune.formats import alpha, deltas, fused, keys, stamp
-from sd3tune.formats.dialect import DIALECTS, Dialect, rendered
-from sd3tune.formats.keys import Named
-from sd3tune.formats.parts import AdapterFile, Base, Lora, Lycoris
+from sd3tune.formats import file_metadata, fused_qkv, key_names, scale, weight_deltas
+from sd3tune.formats.adapter_weights import (
+    AdapterFile,
+    Base,
+    LoraWeights,
+    LycorisWeights,
+    ModuleWeights,
+)
+from sd3tune.formats.key_names import FileKeys, ModuleKeys
+from sd3tune.formats.writers import rendered
 from sd3tune.sd3 import finite
 
-__all__ = ["DIALECTS", "AdapterFile", "Dialect", "read", "save", "write"]
+__all__ = ["AdapterFile", "read", "save", "write"]
+LOG = logging.getLogger(__name__)
 LORA_PARTS = {"down", "up", "alpha", "magnitude", "dora_scale", "up_bias"}
 
 
 def read(path: Path) -> AdapterFile:
-    """Any adapter file of SD3, under diffusers' module names. Raises ModelError."""
+    """The modules of any SD3 adapter file, by diffusers' names. Raises ModelError for a file that
+    is damaged, of another model, or of unknown alpha."""
     from safetensors.torch import load_file
 
     found = finite.check(path)
-    grouped = keys.group(found.tensors)
+    grouped = key_names.group(found.tensors)
     _refuse(path, grouped)
-    said = alpha.said(path, found.metadata)
+    declared = scale.declared(path, found.metadata)
     tensors = load_file(path)
-    modules: dict[str, Lora | Lycoris] = {}
+    modules: dict[str, ModuleWeights] = {}
     for named in grouped.modules.values():
-        if alpha.is_untold(named.prefix, "alpha" in named.parts, found):
+        if scale.is_unknown(named.prefix, "alpha" in named.parts, found):
             raise ModelError(
-                f"`{path}` says nowhere what its alpha is",
-                hint=f"give {stamp.FILE} beside it, which does",
+                f"`{path}` does not state its alpha",
+                hint=f"give {file_metadata.FILE} beside it, which states it",
             )
         with understood(path, named.module):
-            module = _module(found, named, tensors, said)
+            module = _module(found, named, tensors, declared)
             split = (
                 {named.module: module}
                 if named.layout == "diffusers"
-                else fused.split(named.module, module)
+                else fused_qkv.split(named.module, module)
             )
         if twice := modules.keys() & split.keys():
             hint = "the file mixes two adapters: write each to a file of its own"
             raise ModelError(f"`{path}` has `{min(twice)}` under two names", hint=hint)
         modules |= split
-    kept = {k: v for k, v in found.metadata.items() if k not in stamp.OWN}
+    kept = {k: v for k, v in found.metadata.items() if k not in file_metadata.OWN}
+    LOG.debug(f"{path}: {len(modules)} modules read from {len(found.tensors)} tensors")
     return AdapterFile(modules, kept)
 
 
 @contextmanager
 def understood(path: Path, module: str) -> Iterator[None]:
-    """Tensors of a stranger may be missing, empty or of any shape: whatever arithmetic says of them
-    becomes a ModelError."""
+    """Turns whatever arithmetic raises into a ModelError: in a file of another origin, tensors may
+    be missing, empty or of any shape."""
     try:
         yield
     except (ArithmeticError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as e:
         raise ModelError(
             f"`{path}`: the tensors of `{module}` do not fit together: {e or type(e).__name__}",
-            hint="the file is damaged, or of a kind sd3tune does not know",
+            hint="the file is damaged, or of a kind that sd3tune does not know",
         ) from None
 
 
 def write(
     path: Path,
     adapter: AdapterFile,
-    dialect: Dialect,
+    dialect: str,
     *,
     base: Base | None = None,
     rank: int | None = None,
@@ -86,79 +88,78 @@ def write(
     """Writes the file whole or not at all, the same bytes for the same adapter; returns sentences
     about what could not be kept exactly.
 
-    base: frozen weight (out, in) of a module; needed for DoRA in comfyui and kohya, and to turn
-    DoRA'd LyCORIS, OFT and GLoRA into anything else. rank: what the dialect has no exact and small
-    form for becomes a LoRA of that rank by a singular value decomposition. Raises ModelError when
-    something cannot be carried over.
+    dialect: a name of tables/dialects.py. base: frozen weight (out, in) of a module; needed for
+    DoRA in comfyui and kohya, and to turn DoRA'd LyCORIS, OFT and GLoRA into anything else. rank:
+    what the dialect has no exact and small form for becomes a LoRA of that rank by a singular value
+    decomposition. Raises ModelError when something cannot be carried over.
     """
     if not adapter.modules:
         raise ModelError(f"`{path}`: the adapter has no modules", hint="train something first")
     made = rendered(adapter.modules, dialect, base, rank)
-    if dialect == "diffusers":
-        ranked = {n: m for n, m in made.modules.items() if isinstance(m, Lora)}
-        about = {alpha.KEY: stamp.peft_config(ranked)}
-    else:
-        about = {}
-    described = stamp.described(made.modules, dialect)
-    save(path, made.tensors, dict(adapter.metadata) | described | about)
+    described = file_metadata.described(made.modules, dialect)
+    save(path, made.tensors, dict(adapter.metadata) | described | dict(made.metadata))
+    LOG.debug(f"{path}: {len(made.modules)} modules in the dialect {dialect}")
     return made.notes
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """A safetensors file, its metadata in order (the library's own order changes from run to run),
-    under its name only once it is on the disk."""
+def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Writes a safetensors file, which has its name only once it is on the disk. about: its
+    metadata, which is written in order (the library's own order changes from run to run)."""
     from safetensors.torch import save as serialised
 
     whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    data = stamp.ordered(serialised(whole), {"format": "pt"} | dict(metadata))
+    data = file_metadata.ordered(serialised(whole), {"format": "pt"} | dict(about))
     drafts.write(path, data)
 
 
-def _refuse(path: Path, grouped: keys.Grouped) -> None:
+def _refuse(path: Path, grouped: FileKeys) -> None:
     if grouped.unknown:
         more = f" and {len(grouped.unknown) - 1} more" if len(grouped.unknown) > 1 else ""
         raise ModelError(
-            f"`{path}`: `{grouped.unknown[0]}`{more} is no adapter of an SD3 transformer",
+            f"`{path}`: `{grouped.unknown[0]}`{more} is not a part of an SD3 adapter",
             hint="`sd3tune inspect` says what the file is",
         )
     if grouped.text_encoders:
         raise ModelError(
             f"`{path}` adapts text encoders too (`{grouped.text_encoders[0]}`)",
             hint="sd3tune trains and converts the transformer only: use the file as it is, or "
-            "take those keys out",
+            "remove these keys",
         )
     if not grouped.modules:
         raise ModelError(f"`{path}` is empty", hint="`sd3tune inspect` says what the file is")
 
 
 def _module(
-    found: Header, named: Named, tensors: Mapping[str, Tensor], said: alpha.Said | None
-) -> Lora | Lycoris:
+    found: Header,
+    named: ModuleKeys,
+    tensors: Mapping[str, Tensor],
+    declared: scale.DeclaredScale | None,
+) -> ModuleWeights:
     path = found.path
     parts = {part: tensors[key] for part, key in named.parts.items()}
     value = found.number(named.parts["alpha"]) if parts.pop("alpha", None) is not None else None
     if empty := next((named.parts[p] for p, t in parts.items() if not t.numel()), None):
         raise ModelError(f"`{path}`: tensor `{empty}` is empty", hint="the file is damaged")
     if {"down", "up"} <= parts.keys() <= LORA_PARTS and _by_rows(parts.get("dora_scale")):
-        return _lora(path, named, parts, value, said)
+        return _lora(path, named, parts, value, declared)
     if named.algorithm in ("lora", "incomplete"):
         raise ModelError(
             f"`{path}`: `{named.module}` has {', '.join(sorted(named.parts))} and cannot be "
             "understood from these",
             hint="the file is incomplete, or of a kind sd3tune does not know",
         )
-    module = Lycoris(named.algorithm, parts, value)
-    deltas.check(named.module, module)
+    module = LycorisWeights(named.algorithm, parts, value)
+    weight_deltas.check(named.module, module)
     return module
 
 
 def _lora(
     path: Path,
-    named: Named,
+    named: ModuleKeys,
     parts: Mapping[str, Tensor],
     value: float | None,
-    said: alpha.Said | None,
-) -> Lora:
+    declared: scale.DeclaredScale | None,
+) -> LoraWeights:
     down, up = parts["down"], parts["up"]
     rank = int(down.shape[0])
     if down.ndim != 2 or up.ndim != 2 or up.shape[1] != rank:
@@ -172,12 +173,12 @@ def _lora(
             hint="write the file again with the alpha that is meant",
         )
     if value is None:
-        value = (said or alpha.Said()).scale(named.module, rank) * rank
+        value = (declared or scale.DeclaredScale()).of(named.module, rank) * rank
     magnitude = parts.get("magnitude", parts.get("dora_scale"))
     flat = None if magnitude is None else magnitude.flatten()
-    return Lora(down, up, value, flat, parts.get("up_bias"))
+    return LoraWeights(down, up, value, flat, parts.get("up_bias"))
 
 
 def _by_rows(scale: Tensor | None) -> bool:
-    """DoRA by columns, which LyCORIS also has, is no peft LoRA."""
+    """Whether a DoRA magnitude is by rows, as in peft. LyCORIS also has it by columns."""
     return scale is None or scale.ndim < 2 or scale.shape[1] == 1

@@ -1,6 +1,6 @@
 """`sd3tune export`: an adapter in another program's dialect, or a transformer as one file.
 
-Nothing is dropped: what the other dialect has no form for is an error that says what would help.
+Nothing is dropped: a part that the dialect cannot hold is an error, with a hint.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from sd3tune.errors import ConfigError, ModelError
-from sd3tune.formats import adapter_files, stamp
-from sd3tune.formats.dialect import Dialect
-from sd3tune.formats.identify import look
-from sd3tune.formats.parts import Base
+from sd3tune.formats import adapter_files, file_metadata
+from sd3tune.formats.adapter_weights import Base
+from sd3tune.formats.identify import identify
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sd3 import models, variants, weights
 from sd3tune.sd3.original import to_original
+from sd3tune.tables.dialects import DIALECTS
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,21 @@ class Exported:
 
 def export(
     source: Path,
-    dialect: Dialect,
+    dialect: str,
     *,
     output: Path | None = None,
     model: str | None = None,
     rank: int | None = None,
     force: bool = False,
 ) -> Exported:
-    """source: an adapter file, a checkpoint or output folder that holds one, or a diffusers folder
-    of a model or transformer (comfyui: one file in the original layout).
+    """Writes `source` in a dialect. source: an adapter file, a checkpoint or output folder that
+    holds one, or a diffusers folder of a model or transformer, which comfyui takes as one file in
+    the original layout.
 
     model: the base an adapter was trained on, where its weights are needed. Raises Sd3tuneError.
     """
     if source.is_dir():
-        found = look(source)
+        found = identify(source)
         if found.kind in ("model folder", "transformer folder"):
             return _model(source, dialect, output, force)
         if found.facts.get("damage"):
@@ -52,6 +53,7 @@ def export(
                 hint="take the checkpoint before it",
             )
     file = _adapter_in(source)
+    dialect = DIALECTS[dialect].name  # of its aliases
     target = output or file.with_name(f"{file.stem}.{dialect}.safetensors")
     _check(target, file, force)
     adapter = adapter_files.read(file)
@@ -62,7 +64,8 @@ def export(
 
 
 def base_of(model: str) -> Base:
-    """Weights of a model by diffusers' module names; loaded when the first is asked for."""
+    """The frozen weights (out, in) of a model, by diffusers' module names. The model is loaded when
+    the first weight is read."""
     found = models.find(model)
     loaded: dict[str, Any] = {}
 
@@ -80,15 +83,15 @@ def base_of(model: str) -> Base:
 def _adapter_in(source: Path) -> Path:
     if not source.is_dir():
         return source
-    if (file := source / stamp.FILE).exists():
+    if (file := source / file_metadata.FILE).exists():
         return file
     raise ModelError(
-        f"`{source}` holds no {stamp.FILE}",
+        f"`{source}` holds no {file_metadata.FILE}",
         hint="give an adapter file, a checkpoint folder, or the output folder of a finished run",
     )
 
 
-def _model(source: Path, dialect: Dialect, output: Path | None, force: bool) -> Exported:
+def _model(source: Path, dialect: str, output: Path | None, force: bool) -> Exported:
     if dialect != "comfyui":
         raise ConfigError(
             f"`--to {dialect}` is for adapters, and `{source}` is a whole model",
@@ -100,8 +103,8 @@ def _model(source: Path, dialect: Dialect, output: Path | None, force: bool) -> 
     _check(target, source, force)
     name = variants.kind(models.folder_shape(folder, "."))
     tensors = to_original(weights.state(folder))
-    about = stamp.modelspec(name, title=source.name, resolution=1024, kind="")
-    implementation = {"modelspec.implementation": stamp.IMPLEMENTATIONS["kohya"]}
+    about = file_metadata.modelspec(name, title=source.name, resolution=1024, kind="")
+    implementation = {"modelspec.implementation": DIALECTS["kohya"].implementation}
     with _writing(target):
         adapter_files.save(target, tensors, about | implementation)
     return Exported(target, len(tensors), ())

@@ -13,29 +13,30 @@ from typing import Any
 from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import safetensors_header
 from sd3tune.filesystem.safetensors_header import Header
-from sd3tune.formats import keys, manifest, seen, stamp
-from sd3tune.formats.seen import Seen
+from sd3tune.formats import file_metadata, key_names, manifest
+from sd3tune.formats.adapter_description import AdapterDescription, describe, is_adapter
 from sd3tune.sd3 import configs, models, single
 from sd3tune.sd3.variants import kind
 
-UNTOLD = ("lora_adapter_metadata",)  # metadata that is shown as what it means
+NOT_SHOWN = ("lora_adapter_metadata",)  # metadata whose meaning is shown instead
 
 
 @dataclass(frozen=True)
-class Look:
-    """kind: `adapter`, `model file`, `checkpoint`, `model folder`, `transformer folder`, `output
-    folder` or `other`."""
+class Identified:
+    """A file or folder. kind: `adapter`, `model file`, `checkpoint`, `model folder`,
+    `transformer folder`, `output folder` or `other`."""
 
     path: Path
     kind: str
     summary: str
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON-ready, in the order to show
-    adapter: Seen | None = None
+    adapter: AdapterDescription | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def look(path: Path) -> Look:
-    """Raises ModelError for what is not there, damaged, or no safetensors file."""
+def identify(path: Path) -> Identified:
+    """What lies at `path`. Raises ModelError for what is not there, damaged, or not a safetensors
+    file."""
     if path.is_dir():
         return _folder(path)
     if not os.path.lexists(path):
@@ -43,19 +44,19 @@ def look(path: Path) -> Look:
         raise ModelError(f"`{path}` does not exist", hint=hint)
     found = safetensors_header.read(path)
     facts = _facts(found)
-    metadata = {k: v for k, v in found.metadata.items() if k not in UNTOLD}
-    if single.is_original(found.tensors) and not keys.group(found.tensors).modules:
+    metadata = {k: v for k, v in found.metadata.items() if k not in NOT_SHOWN}
+    if single.is_original(found.tensors) and not key_names.group(found.tensors).modules:
         return _original(found, facts, metadata)
-    if seen.is_adapter(found):
-        what = seen.see(found)
+    if is_adapter(found):
+        what = describe(found)
         kinds = ", ".join(what.algorithms) or "nothing sd3tune knows"
         summary = f"adapter ({kinds}) for {what.model}"
-        return Look(path, "adapter", summary, facts, what, metadata)
+        return Identified(path, "adapter", summary, facts, what, metadata)
     if any(n.startswith("transformer_blocks.0.") for n in found.tensors):
         summary = "an SD3 transformer in diffusers' layout: the weights of a transformer folder"
-        return Look(path, "model file", summary, facts, None, metadata)
-    return Look(path, "other", "tensors of no SD3 transformer and no adapter of one", facts, None,
-                metadata)  # fmt: skip
+        return Identified(path, "model file", summary, facts, None, metadata)
+    summary = "tensors of no SD3 transformer and no adapter of one"
+    return Identified(path, "other", summary, facts, None, metadata)
 
 
 def _facts(found: Header) -> dict[str, Any]:
@@ -70,17 +71,17 @@ def _facts(found: Header) -> dict[str, Any]:
     }
 
 
-def _original(found: Header, facts: dict[str, Any], metadata: dict[str, str]) -> Look:
+def _original(found: Header, facts: dict[str, Any], metadata: dict[str, str]) -> Identified:
     held = single.contents(found)
     parts = ["transformer", *(["vae"] if held.vae else []), *held.encoders]
     name = kind(held.shape)
     facts = {"model": name, "contains": parts, "prefix": held.prefix, "blocks": held.shape.layers,
              "width": held.shape.hidden} | facts  # fmt: skip
     summary = f"{name} in one file, original layout: {', '.join(parts)}"
-    return Look(found.path, "model file", summary, facts, None, metadata)
+    return Identified(found.path, "model file", summary, facts, None, metadata)
 
 
-def _folder(folder: Path) -> Look:
+def _folder(folder: Path) -> Identified:
     try:
         held = {p.name for p in folder.iterdir()}
     except OSError as e:
@@ -93,13 +94,13 @@ def _folder(folder: Path) -> Look:
     if "config.json" in held:
         return _transformer(folder)
     checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
-    if checkpoints or (folder / stamp.FILE).exists():
+    if checkpoints or (folder / file_metadata.FILE).exists():
         return _output(folder, checkpoints)
     hint = "give a .safetensors file, a checkpoint or a model folder"
     raise ModelError(f"`{folder}` holds nothing sd3tune knows", hint=hint)
 
 
-def _checkpoint(folder: Path) -> Look:
+def _checkpoint(folder: Path) -> Identified:
     wrong = manifest.damage(folder)
     try:
         step = manifest.facts(folder).step
@@ -109,12 +110,14 @@ def _checkpoint(folder: Path) -> Look:
     facts = {"step": step, "whole": wrong is None, "damage": wrong, "files": files}
     words = "whole" if wrong is None else f"damaged: {wrong}"
     at = "an unknown step" if step is None else f"step {step}"
-    adapter = folder / stamp.FILE
-    inside = look(adapter).adapter if wrong is None and adapter.exists() else None
-    return Look(folder, "checkpoint", f"checkpoint of sd3tune at {at}, {words}", facts, inside)
+    adapter = folder / file_metadata.FILE
+    inside = identify(adapter).adapter if wrong is None and adapter.exists() else None
+    return Identified(
+        folder, "checkpoint", f"checkpoint of sd3tune at {at}, {words}", facts, inside
+    )
 
 
-def _model(folder: Path) -> Look:
+def _model(folder: Path) -> Identified:
     parts = {}
     for name, (_, kept) in configs.parts_of(folder / configs.INDEX).items():
         files = sorted((folder / name).glob("*.safetensors"))
@@ -123,22 +126,27 @@ def _model(folder: Path) -> Look:
     try:
         name = models.find(str(folder)).name
     except Sd3tuneError as e:
-        return Look(folder, "model folder", f"diffusers folder of another model: {e}",
-                    {"components": parts})  # fmt: skip
-    return Look(folder, "model folder", f"{name} as a diffusers folder",
-                {"model": name, "components": parts})  # fmt: skip
+        return Identified(
+            folder, "model folder", f"diffusers folder of another model: {e}", {"components": parts}
+        )
+    return Identified(
+        folder,
+        "model folder",
+        f"{name} as a diffusers folder",
+        {"model": name, "components": parts},
+    )
 
 
-def _transformer(folder: Path) -> Look:
+def _transformer(folder: Path) -> Identified:
     shape = models.folder_shape(folder, ".")
     facts = {"model": kind(shape), "parameters": models.stored_parameters(folder)}
-    return Look(folder, "transformer folder", f"transformer of {kind(shape)}, diffusers' layout",
-                facts)  # fmt: skip
+    summary = f"transformer of {kind(shape)}, diffusers' layout"
+    return Identified(folder, "transformer folder", summary, facts)
 
 
-def _output(folder: Path, checkpoints: list[str]) -> Look:
-    adapter = folder / stamp.FILE
-    inside = look(adapter).adapter if adapter.exists() else None
+def _output(folder: Path, checkpoints: list[str]) -> Identified:
+    adapter = folder / file_metadata.FILE
+    inside = identify(adapter).adapter if adapter.exists() else None
     done = "finished" if inside else "not finished"
-    return Look(folder, "output folder", f"output of a run, {done}",
+    return Identified(folder, "output folder", f"output of a run, {done}",
                 {"checkpoints": checkpoints}, inside)  # fmt: skip

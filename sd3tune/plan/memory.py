@@ -7,19 +7,13 @@ and the workspace are estimates and are labelled so wherever they are shown.
 
 from dataclasses import dataclass
 
-from sd3tune.backends.decide.limits import SLICE_VALUES
+from sd3tune.backends.decide.limits import SLICE_VALUES, WORKSPACE_BYTES
 from sd3tune.sd3.variants import CLIP_TOKENS, Model, Transformer
+from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.tables.schemes import SCHEMES
 
 GIB = 2**30
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-# Stored bytes per quantised weight, scales included (groups of 128, or 64 for nf4).
-STORED = {
-    "int8-quanto": 1.0,
-    "fp8-quanto": 1.0,
-    "int4-quanto": 0.5 + 4 / 128,
-    "nf4-bnb": 0.5 + 1.03 / 64,
-    "int2-quanto": 0.25 + 4 / 128,
-}
 # Shares of CLIP-L, CLIP-G and T5-XXL that quant.TEXT_ENCODER means; embeddings, projections and
 # T5's `wo` stay as they are.
 TEXT_SHARES = (0.69, 0.91, 0.76)
@@ -27,56 +21,10 @@ TEXT_SHARES = (0.69, 0.91, 0.76)
 KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
 PASSING_SCORES = 2
 SLICED_FLOATS = 10  # beside two slices of scores, per token and hidden unit: copies and gradients
-# Estimates: contexts, cuBLAS workspaces, allocator slack.
-WORKSPACE_BYTES = {"cuda": int(0.8 * GIB), "rocm": GIB, "mps": GIB // 2, "cpu": GIB // 4}
-STATE_BYTES = {  # optimizer state per trained value, of an adapter of rank 16
-    "adamw": 8.0,
-    "adamw_bf16": 4.0,
-    "torch-adam": 8.0,
-    "torch-sgd": 0.0,
-    "torch-radam": 8.0,
-    "torch-nadam": 8.0,
-    "torch-rmsprop": 4.0,
-    "torch-adagrad": 4.0,
-    "torch-adadelta": 8.0,
-    "torch-adafactor": 0.27,  # a row and a column of each matrix
-    "torch-adamax": 8.0,
-    "torch-asgd": 4.0,
-    "optimi-stableadamw": 8.0,
-    "optimi-adamw": 8.0,
-    "optimi-lion": 4.0,
-    "optimi-radam": 8.0,
-    "optimi-ranger": 12.0,
-    "optimi-adan": 16.0,
-    "optimi-adam": 8.0,
-    "optimi-sgd": 0.0,
-    "prodigy": 16.0,
-    "adamw_schedulefree": 8.0,
-    "soap": 8.1,  # the rank's eigenbasis and statistics
-    "bnb-adagrad": 4.0,
-    "bnb-adam": 8.0,
-    "bnb-adamw": 8.0,
-    "bnb-lion": 4.0,
-    "bnb-ademamix": 12.0,
-    "bnb-adagrad8bit": 1.02,
-    "bnb-adam8bit": 2.03,
-    "bnb-adamw8bit": 2.03,
-    "bnb-lion8bit": 1.02,
-    "bnb-ademamix8bit": 3.05,
-    "ao-adamw8bit": 2.03,
-    "ao-adamw4bit": 1.06,
-    "ao-adamfp8": 2.03,
-    "ao-adamwfp8": 2.03,
-}
-
-
-def state_bytes(optimizer: str) -> float:
-    """Paged state is counted as if it stayed on the device."""
-    return STATE_BYTES[optimizer.removesuffix("-paged")]
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on the device while training, and while encoding text."""
 
     weights: int
@@ -125,7 +73,7 @@ class Load:
     slices: bool = False  # or those of a slice of the queries at a time
 
 
-def estimate(model: Model, load: Load) -> Memory:
+def estimate(model: Model, load: Load) -> MemoryEstimate:
     shape = model.transformer
     parts = load.processes if load.sharded else 1
     trained = load.trained // parts
@@ -134,11 +82,11 @@ def estimate(model: Model, load: Load) -> Memory:
     # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
     gathered = 2 * own // shape.layers if parts > 1 else 0
     copies = 2 if load.processes > 1 and parts == 1 else 1
-    return Memory(
+    return MemoryEstimate(
         weights=own // parts + gathered,
         adapter=0 if load.full else trained * per_value,
         gradients=trained * per_value * copies,
-        optimizer=int(trained * (state_bytes(load.optimizer) + 4 * load.ema)),
+        optimizer=int(trained * (OPTIMIZERS[load.optimizer].state_bytes + 4 * load.ema)),
         activations=activations(model, load),
         workspace=WORKSPACE_BYTES[load.vendor],
         text_encoders=sum(
@@ -162,9 +110,10 @@ def weights(shape: Transformer, load: Load) -> int:
 
 def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int:
     """Bytes of weights of which `quantisable` values are kept in `precision`."""
-    if precision == "no_change":
+    per_value = SCHEMES[precision].stored_bytes
+    if per_value is None:
         return parameters * BYTES[dtype]
-    return int((parameters - quantisable) * BYTES[dtype] + quantisable * STORED[precision])
+    return int((parameters - quantisable) * BYTES[dtype] + quantisable * per_value)
 
 
 def activations(model: Model, load: Load) -> int:

@@ -1,12 +1,12 @@
-"""`sd3tune train --nproc N`: a process for each device, started anew when one of them dies.
+"""`sd3tune train --nproc N`: one process per device; all are restarted when one of them is killed.
 
-torch's elastic agent starts, watches and stops them, exactly as torchrun does; what torchrun cannot
-tell apart is told apart here: a process that was killed, or lost another one, is worth starting
-again from the newest checkpoint, an error that will come again is not.
+torch's elastic agent starts, watches and stops the processes, as in torchrun. Unlike torchrun, this
+module distinguishes two kinds of failure. A process that was killed, or that lost another process,
+is restarted from the newest checkpoint. An error that would occur again ends the run.
 
-On one machine nothing listens beyond its loopback interface: launcher and processes meet through
-files in a private folder. torch's TCP store, which they would use otherwise, listens on all
-interfaces, asks nobody for a password, and unpickles what it is given.
+On one machine nothing listens beyond the loopback interface: launcher and processes meet through
+files in a private folder. torch's TCP store, the usual way, listens on all interfaces, needs no
+password, and unpickles what it receives.
 """
 
 import logging
@@ -23,7 +23,7 @@ from sd3tune import start
 from sd3tune.errors import PeerLost
 from sd3tune.filesystem.temporary import private_folder
 from sd3tune.processes.environment import LAUNCHER, RESTARTS, SAVE_SECONDS, STORE
-from sd3tune.report.progress import say
+from sd3tune.report.messages import error, warn
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -33,7 +33,7 @@ MOST_RESTARTS = 3
 
 @dataclass(frozen=True)
 class Machines:
-    """Where the processes meet."""
+    """The machines of a run, which of them this one is, and where the processes meet."""
 
     count: int = 1
     rank: int = 0
@@ -42,11 +42,12 @@ class Machines:
 
 
 def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
-    """Runs `sd3tune train WORDS` in so many processes on this machine; its exit code. Raises
-    HardwareError where there is no folder for temporary files."""
+    """Runs `sd3tune train WORDS` in `processes` processes on this machine; returns the exit code.
+    Raises HardwareError when no folder for temporary files is writable."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    logging.disable(logging.ERROR)  # the agent's; what matters of it is said here
+    # The agent logs each process that ended with a traceback; what matters is said here.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     start.leave_working_directory()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -55,33 +56,35 @@ def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     os.environ.pop(STORE, None)
     if machines.count == 1:
         _keep_to_this_machine()
-    # Launchers of several machines do not agree on attempts (seen: one waits for the other for
-    # ever), so there whoever started them starts all again.
+    # Launchers of several machines do not agree on attempts (observed: one waits for the other for
+    # ever). So with several machines the user or the scheduler starts all of them again.
     most = MOST_RESTARTS if machines.count == 1 else 0
     for restarts in range(most + 1):
         os.environ[RESTARTS] = str(restarts)
         try:
             code, why = _attempt(processes, machines, words)
-        except SignalException as e:  # while processes start, or are ended
+        except SignalException as e:  # a signal while processes start or end
             return 128 + int(e.sigval)
         if why is None:
             return code
         if restarts < most:
-            say(f"warning: {why}; all are started again from the newest checkpoint "
-                f"({restarts + 1} of {most})")  # fmt: skip
+            again = f"{restarts + 1} of {most}"
+            warn(f"{why}; all are started again from the newest checkpoint ({again})")
     if not most:
-        say(f"error: {why}",
-            "hint: start the command again on every machine: it continues from the newest "
-            "checkpoint")  # fmt: skip
+        hint = "start the command again on every machine: it continues from the newest checkpoint"
+        error(str(why), hint)
         return code
-    say(f"error: {why}, for the {MOST_RESTARTS + 1}th time",
-        "hint: the lines above say more; `dmesg` shows whether memory ran out")  # fmt: skip
+    error(
+        f"{why}, for the {MOST_RESTARTS + 1}th time",
+        "the lines above say more; `dmesg` shows whether memory ran out",
+    )
     return code
 
 
 def pass_hangups_on() -> None:
-    """SIGHUP ends the run once, however often a closing terminal sends it; the agent would begin to
-    end it again while processes save. Where `nohup` had it ignored, it stays ignored."""
+    """Makes the first SIGHUP end the run and ignores the following ones: a closing terminal sends
+    several, and the agent would interrupt the processes while they save. A SIGHUP that `nohup`
+    ignores stays ignored."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -93,7 +96,8 @@ def pass_hangups_on() -> None:
 
 
 def _attempt(processes: int, machines: Machines, words: Sequence[str]) -> tuple[int, str | None]:
-    """The exit code, and why another attempt is worth making."""
+    """Runs the processes once. Returns the exit code, and the reason for another attempt or
+    None."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
 
@@ -109,8 +113,8 @@ def _attempt(processes: int, machines: Machines, words: Sequence[str]) -> tuple[
 
 
 def _keep_to_this_machine() -> None:
-    """gloo and NCCL open ports of their own: on the loopback interface, unless the user chose one.
-    NCCL: untested on hardware."""
+    """Binds the ports of gloo and NCCL to the loopback interface, unless the user chose another
+    one. NCCL: untested on hardware."""
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torch 2.13: else a TCP store as well
     name = _loopback()
     if name is not None:
@@ -119,7 +123,7 @@ def _keep_to_this_machine() -> None:
 
 
 def _loopback() -> str | None:
-    """`lo` on Linux, `lo0` on macOS; None where there is none."""
+    """Name of the loopback interface: `lo` on Linux, `lo0` on macOS; None if it does not exist."""
     import psutil
 
     for name, addresses in psutil.net_if_addrs().items():
@@ -129,7 +133,8 @@ def _loopback() -> str | None:
 
 
 def _agent(processes: int, machines: Machines, folder: Path) -> "LaunchConfig":
-    """folder: a private one, for the launcher's own store on one machine, and its notes."""
+    """The configuration of torch's elastic agent. folder: private; it holds the agent's logs and,
+    on one machine, its store."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
@@ -153,14 +158,16 @@ def _agent(processes: int, machines: Machines, folder: Path) -> "LaunchConfig":
 
 
 def _verdict(codes: dict[int, int]) -> tuple[int, str | None]:
-    """The exit code, and why another attempt is worth making."""
-    # When one process ends, the others lose it (75) or are told to end by the agent (SIGTERM).
-    # One that left by itself after a SIGTERM (143) may have been told by the agent or by the user.
+    """From rank -> exit code: the exit code of the run, and the reason for another attempt or None.
+
+    When one process ends, the others lose their connection to it (75) or the agent sends them
+    SIGTERM. A process that saved and ended after a SIGTERM (143) got it from the agent or the user.
+    """
     told, after = 128 + signal.SIGTERM, (-signal.SIGTERM, PeerLost.exit_code)
     causes = {r: c for r, c in sorted(codes.items()) if c not in after} or codes
     rank, code = min(causes.items(), key=lambda cause: (cause[1] == told, cause[0]))
     if code < 0:
         return 128 - code, f"process {rank} was killed by signal {-code}"
     if code == PeerLost.exit_code:
-        return code, f"process {rank} lost another one"
+        return code, f"process {rank} lost another process"
     return code, None

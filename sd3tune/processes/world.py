@@ -1,7 +1,8 @@
-"""Several processes as one run: sums, agreement, and gradients that are those of the whole batch.
+"""Communication between the processes of one run: sums, agreement, and averaged gradients (DDP,
+FSDP2).
 
-One process is the special case in which nothing has to be said. The backend (nccl, gloo) is the
-plan's choice; who started the processes does not matter.
+A single process is the special case without communication. The plan chooses the backend (nccl,
+gloo). The launcher may be sd3tune, torchrun or accelerate.
 """
 
 import datetime
@@ -14,15 +15,19 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from sd3tune.backends.kernels import devices
 from sd3tune.errors import HardwareError, PeerLost
 from sd3tune.processes.environment import ALONE, Processes
 
 T = TypeVar("T")
-PATIENCE = datetime.timedelta(hours=2)  # rank 0 draws pictures while the others wait
+PATIENCE = datetime.timedelta(hours=2)  # the others wait while rank 0 samples pictures
 
 
 @dataclass(frozen=True)
 class World:
+    """This process among the processes of the run. Every process must call each method, in the same
+    order."""
+
     processes: Processes
     device: torch.device
 
@@ -35,16 +40,15 @@ class World:
         return self.processes.main
 
     def sum(self, *values: float) -> tuple[float, ...]:
-        """Each value summed over the processes, in float64 on the CPU and float32 elsewhere."""
+        """Sum of each value over the processes, in float64 on the CPU and float32 elsewhere."""
         if self.size == 1:
             return values
-        kind = torch.float64 if self.device.type == "cpu" else torch.float32
-        t = torch.tensor(values, dtype=kind, device=self.device)
+        t = torch.tensor(values, dtype=devices.dtype_of_sums(self.device), device=self.device)
         torch.distributed.all_reduce(t)
         return tuple(t.tolist())
 
     def largest(self, value: int) -> int:
-        """The same answer for all: a signal that one of them caught stops every one."""
+        """Maximum of `value` over the processes; used so that a signal caught by one stops all."""
         if self.size == 1:
             return value
         t = torch.tensor(value, device=self.device)
@@ -52,7 +56,7 @@ class World:
         return int(t.item())
 
     def gathered(self, items: tuple[T, ...]) -> tuple[T, ...]:
-        """Those of all processes, in the order of their ranks."""
+        """The items of all processes, in the order of their ranks."""
         if self.size == 1:
             return items
         found: list[tuple[T, ...]] = [()] * self.size
@@ -60,7 +64,7 @@ class World:
         return tuple(item for some in found for item in some)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Waits until every process has called this."""
         if self.size > 1:
             torch.distributed.barrier()
 
@@ -69,8 +73,9 @@ ALONE_ON_CPU = World(ALONE, torch.device("cpu"))
 
 
 @contextmanager
-def join(processes: Processes, device: torch.device, backend: str) -> Iterator[World]:
-    """Raises HardwareError when the processes do not find each other."""
+def join(processes: Processes, device: torch.device, backend: str | None) -> Iterator[World]:
+    """The world of this process while the block runs. Raises HardwareError when the processes
+    cannot connect to each other, PeerLost when another one disappears later."""
     if processes.size == 1:
         yield World(processes, device)
         return
@@ -81,8 +86,8 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
         if processes.store is not None:
             hint = "unset GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, and start the command again"
         raise HardwareError(
-            f"the {processes.size} processes of this run do not find each other over {backend}: "
-            f"{first_sentence(e)}",
+            f"the {processes.size} processes of this run cannot connect to each other over "
+            f"{backend}: {first_sentence(e)}",
             hint=hint,
         ) from None
     try:
@@ -99,9 +104,9 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
         torch.distributed.destroy_process_group()
 
 
-def _meet(processes: Processes, backend: str) -> None:
-    """On one machine through a file that only this user can open: torch's TCP store listens on all
-    interfaces, and unpickles what anybody writes into it."""
+def _meet(processes: Processes, backend: str | None) -> None:
+    """Connects the processes: on one machine through a file that only this user can open, because
+    torch's TCP store listens on all interfaces and unpickles what it receives."""
     if processes.store is None:
         torch.distributed.init_process_group(backend, timeout=PATIENCE)
         return
@@ -115,24 +120,27 @@ def _meet(processes: Processes, backend: str) -> None:
 
 
 def first_sentence(error: Exception) -> str:
-    """Of gloo's and NCCL's messages, which go on at length and begin with a place in their code."""
+    """The first sentence of a message of gloo or NCCL, without the source location in front. Their
+    messages are long."""
     line = str(error).splitlines()[0]
     return re.sub(r"^\[[^\]]*\] ", "", line).split(". ")[0]
 
 
 def replicated(model: Any, world: World) -> Any:
-    """What to call so that gradients are averaged over the processes (DDP); the model itself when
-    there is one. All start alike: seeds are the run's, so nothing is sent around first."""
+    """The model wrapped in DDP, which averages gradients over the processes; the model itself when
+    there is one process. All processes start with equal weights, because their seeds are the run's,
+    so DDP sends nothing at the start."""
     if world.size == 1:
         return model
-    ids = None if world.device.type == "cpu" else [world.device]
+    ids = devices.device_ids(world.device)
     return nn.parallel.DistributedDataParallel(
         model, device_ids=ids, forward_sync_buffers=False, init_sync=False
     )
 
 
 def sharded(model: Any, world: World, *, reshard: bool) -> None:
-    """FSDP2: each process keeps a part of every weight, gathered block by block when needed."""
+    """Applies FSDP2 in place: each process keeps a part of every weight and gathers one block at a
+    time. reshard: free gathered weights after the forward pass."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -142,9 +150,10 @@ def sharded(model: Any, world: World, *, reshard: bool) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
 
 
-def unsynchronised(called: Any, last: bool) -> AbstractContextManager[None]:
-    """Gradients of all but the last accumulated batch stay where they are."""
-    if last or not isinstance(called, nn.parallel.DistributedDataParallel):
+def unsynchronised(wrapped: Any, last: bool) -> AbstractContextManager[None]:
+    """A context in which DDP does not average gradients, for all accumulated batches but the
+    last."""
+    if last or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
         return nullcontext()
-    context: AbstractContextManager[None] = called.no_sync()
+    context: AbstractContextManager[None] = wrapped.no_sync()
     return context

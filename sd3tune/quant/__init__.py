@@ -6,16 +6,16 @@ which are a third of the parameters and the sensitive ones. Nothing here decides
 
 import time
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sd3tune.quant.parts import is_nf4, stored_bytes
+from sd3tune.quant.patterns import Patterns as Patterns
+from sd3tune.tables.schemes import SCHEMES
+from sd3tune.tables.table import load
 
-SCHEMES = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb")
-Patterns = tuple[tuple[str, ...], tuple[str, ...]]  # module names to include, to exclude
 TRANSFORMER: Patterns = (("transformer_blocks.*",), ("*norm1*",))
 # T5 keeps its output projections in float32 when the rest is half precision; so do we.
 TEXT_ENCODER: Patterns = (("*",), ("*.wo", "shared", "*embed*", "text_projection"))
@@ -44,37 +44,19 @@ def apply(
     at a time; every layer returns to where it was.
     """
     before, started = stored_bytes(module), time.perf_counter()
-    if scheme == "no_change":
+    row = SCHEMES[scheme]
+    if not row.quantises:
         return Shrunk(before, before, 0.0)
-    if scheme == "nf4-bnb":
-        from sd3tune.quant import bnb
-
-        bnb.nf4(module, names(module, which), device)
-    else:
-        from sd3tune.quant import quanto
-
-        quanto.quantise(module, scheme, which, fp8, device)
+    load(row.quantise)(module, row, which, fp8, device)
     module.requires_grad_(False)  # quanto's freeze() makes trainable parameters
     return Shrunk(before, stored_bytes(module), time.perf_counter() - started)
-
-
-def names(module: Any, which: Patterns) -> list[str]:
-    """The linears of `module` that `which` means, in order."""
-    include, exclude = which
-    return [
-        name
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear)
-        and any(fnmatch(name, p) for p in include)
-        and not any(fnmatch(name, p) for p in exclude)
-    ]
 
 
 def dequantised(linear: Any) -> Tensor:
     """The weight (out, in) that a linear multiplies by, in the dtype it computes in.
 
-    Whoever adds to a quantised weight starts here: peft's generic layer "merges" into quanto's
-    tensors without an error and without an effect.
+    Code that adds to a quantised weight must start here: peft's generic layer "merges" into
+    quanto's tensors without an error and without an effect.
     """
     weight: Tensor = linear.weight
     if is_nf4(weight):

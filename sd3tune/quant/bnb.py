@@ -4,18 +4,26 @@ diffusers' own BitsAndBytesConfig refuses to run without a GPU; replacing the li
 on every device that bitsandbytes has kernels for, the CPU included.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd3tune.quant.patterns import Patterns, matching
+from sd3tune.tables.schemes import Scheme
 
-def nf4(module: Any, names: Iterable[str], device: torch.device | None) -> None:
-    """Replaces the named nn.Linear in place by Linear4bit with double quantisation."""
+
+def quantise(
+    module: Any, scheme: Scheme, which: Patterns, fp8: str, device: torch.device | None
+) -> None:
+    """Replaces the linears that `which` matches in place by Linear4bit with double quantisation.
+
+    device: where a layer is quantised, one at a time; each returns to where it was. fp8: not used.
+    """
     from bitsandbytes.nn import Params4bit
 
-    for name in names:
+    for name in matching(module, which):
         linear = module.get_submodule(name)
         home = linear.weight.device
         small = _empty(linear, linear.weight.dtype)
@@ -28,22 +36,34 @@ def nf4(module: Any, names: Iterable[str], device: torch.device | None) -> None:
     _mark(module)
 
 
-def restore(module: Any, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
-    """The named linears of a module on the meta device as Linear4bit with the weights of `state`,
-    which is the state_dict of a module that `nf4` made. Raises KeyError."""
+def restore(
+    module: Any, scheme: Scheme, which: Patterns, fp8: str, state: Mapping[str, Tensor]
+) -> tuple[list[str], list[str]]:
+    """Gives a module on the meta device the weights of `state`, the state_dict of a module that
+    `quantise` made. Answers with the keys that are missing and those nobody expects, as
+    `load_state_dict` does. Raises KeyError."""
+    names = matching(module, which)
+    for name in names:
+        _put(module, name, _restored(module.get_submodule(name), name, state))
+    _mark(module)
+    done = tuple(f"{name}.weight" for name in names)
+    rest = {k: v for k, v in state.items() if not k.startswith(done)}
+    missing, unexpected = module.load_state_dict(rest, strict=False, assign=True)
+    return [k for k in missing if not k.startswith(done)], unexpected
+
+
+def _restored(linear: Any, name: str, state: Mapping[str, Tensor]) -> Any:
     from bitsandbytes.nn import Params4bit
 
-    for name in names:
-        prefix = f"{name}.weight"
-        parts = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(prefix + ".")}
-        weight = Params4bit.from_prequantized(state[prefix], parts, device="cpu")
-        small = _empty(module.get_submodule(name), weight.quant_state.dtype)
-        small.weight, small.quant_state = weight, weight.quant_state
-        weight.module = small
-        if small.bias is not None:
-            small.bias = torch.nn.Parameter(state[f"{name}.bias"], requires_grad=False)
-        _put(module, name, small)
-    _mark(module)
+    prefix = f"{name}.weight"
+    parts = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(prefix + ".")}
+    weight = Params4bit.from_prequantized(state[prefix], parts, device="cpu")
+    small = _empty(linear, weight.quant_state.dtype)
+    small.weight, small.quant_state = weight, weight.quant_state
+    weight.module = small
+    if small.bias is not None:
+        small.bias = torch.nn.Parameter(state[f"{name}.bias"], requires_grad=False)
+    return small
 
 
 def dequantised(weight: Any) -> Tensor:

@@ -13,21 +13,24 @@ diffusers' QuantoConfig is deprecated for 1.0 and cannot exclude norm1.linear. T
 Look again at quanto 0.2.8.
 """
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd3tune.quant.patterns import Patterns
+from sd3tune.tables.schemes import Scheme
+
 
 def quantise(
-    module: Any,
-    scheme: str,
-    which: tuple[tuple[str, ...], tuple[str, ...]],
-    fp8: str,
-    device: torch.device | None,
+    module: Any, scheme: Scheme, which: Patterns, fp8: str, device: torch.device | None
 ) -> None:
-    """In place; weights are frozen quantised tensors afterwards, each where it was."""
+    """In place; weights are frozen quantised tensors afterwards, each where it was.
+
+    device: where a layer is quantised, one at a time. fp8: torch's name of the chip's flavour.
+    """
     for part in replaced(module, scheme, which, fp8):
         home = part.weight.device
         with torch.no_grad():
@@ -35,21 +38,30 @@ def quantise(
             part.weight = torch.nn.Parameter(part.qweight.to(home), requires_grad=False)
 
 
-def replaced(
-    module: Any, scheme: str, which: tuple[tuple[str, ...], tuple[str, ...]], fp8: str
-) -> list[Any]:
-    """The linears that `which` means, replaced by quanto's, with their weights as they were."""
+def restore(
+    module: Any, scheme: Scheme, which: Patterns, fp8: str, state: Mapping[str, Tensor]
+) -> tuple[list[str], list[str]]:
+    """Gives a module on the meta device the weights of `state`, the state_dict of a module that
+    `quantise` made. Answers with the keys that are missing and those nobody expects, as
+    `load_state_dict` does."""
+    replaced(module, scheme, which, fp8)
+    # strict does not know the parts of quanto's weights; what is missing stays on meta
+    missing, unexpected = module.load_state_dict(dict(state), strict=False, assign=True)
+    return missing, unexpected
+
+
+def replaced(module: Any, scheme: Scheme, which: Patterns, fp8: str) -> list[Any]:
+    """The linears that `which` matches, replaced by quanto's, with their weights as they were."""
     import optimum.quanto as quanto
 
     without_kernels()
-    weights = {
-        "int8-quanto": quanto.qint8,
-        "int4-quanto": quanto.qint4,
-        "int2-quanto": quanto.qint2,
-        "fp8-quanto": quanto.qfloat8_e4m3fnuz if fp8.endswith("fnuz") else quanto.qfloat8_e4m3fn,
-    }[scheme]
+    weights = scheme.weights
+    if weights == "qfloat8":  # the chip's flavour of it
+        weights = "qfloat8_e4m3fnuz" if fp8.endswith("fnuz") else "qfloat8_e4m3fn"
     include, exclude = which
-    quanto.quantize(module, weights=weights, include=list(include), exclude=list(exclude))
+    quanto.quantize(
+        module, weights=getattr(quanto, weights), include=list(include), exclude=list(exclude)
+    )
     parts = [part for part in module.modules() if isinstance(part, quanto.QLinear)]
     for part in parts:
         part.register_forward_pre_hook(in_weight_dtype)

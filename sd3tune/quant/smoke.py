@@ -9,15 +9,7 @@ from torch import nn
 
 from sd3tune import quant
 from sd3tune.backends.kernels.smoke import Probe, Wrong, attempt
-
-# Largest error of a product relative to its norm, twice what was seen on the CPU (docs/reference).
-TOLERANCE = {
-    "int8-quanto": 0.015,
-    "fp8-quanto": 0.08,
-    "int4-quanto": 0.22,
-    "nf4-bnb": 0.25,
-    "int2-quanto": 1.1,
-}
+from sd3tune.tables.schemes import SCHEMES, quantising
 
 
 def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -49,7 +41,7 @@ def linear(device: torch.device, scheme: str) -> str:
     got = block.transformer_blocks[0](there)
     got.square().sum().backward()
     error = float((got.detach().cpu().double() - want).norm() / want.norm())
-    if not error < TOLERANCE[scheme]:
+    if not error < SCHEMES[scheme].tolerance:
         raise Wrong(f"the product is off by {error:.1%}")
     if there.grad is None or not torch.isfinite(there.grad).all():
         raise Wrong("no finite gradient reaches the input")
@@ -71,6 +63,6 @@ def optimizer(device: torch.device) -> str:
 
 
 PROBES: dict[str, Probe] = {
-    **{f"linear_{scheme}": partial(linear, scheme=scheme) for scheme in quant.SCHEMES},
+    **{f"linear_{row.name}": partial(linear, scheme=row.name) for row in quantising()},
     "optimizer_bnb": optimizer,
 }

@@ -21,20 +21,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sd3tune import quant
 from sd3tune.filesystem import drafts, opening
+from sd3tune.quant.patterns import Patterns
+from sd3tune.tables.schemes import SCHEMES
+from sd3tune.tables.table import load as load_reference
 
 FORMAT = "1"
 CHECKSUMS = "checksums"  # the one metadata key
 DRAFT = re.compile(r"[0-9a-f]{32}(\.\d+)?\.draft")  # with the number of a process: before 0.2
 OLD_SECONDS = 24 * 3600
-LIBRARY = {"nf4-bnb": "bitsandbytes"}  # of the others: optimum-quanto
 
 
-def place(folder: Path, identity: str, scheme: str, which: quant.Patterns, **how: str) -> Path:
+def place(folder: Path, identity: str, scheme: str, which: Patterns, **how: str) -> Path:
     """Where a quantised module is kept. identity: of the weights; how: everything else that
     changes a bit of the result (dtypes, the device of the arithmetic)."""
-    library = LIBRARY.get(scheme, "optimum-quanto")
+    library = SCHEMES[scheme].library
     asked = [FORMAT, identity, scheme, which, library, version(library), sorted(how.items())]
     name = blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
     return folder / f"{name}.safetensors"
@@ -69,7 +70,7 @@ def _clear(folder: Path) -> None:
                 drafts.clear(draft)
 
 
-def load(module: Any, path: Path, scheme: str, which: quant.Patterns, fp8: str) -> bool:
+def load(module: Any, path: Path, scheme: str, which: Patterns, fp8: str) -> bool:
     """Gives a module on the meta device the weights kept at `path`, on the CPU, frozen; False, and
     the module is of no use, when there is no whole file."""
     try:
@@ -86,23 +87,10 @@ def load(module: Any, path: Path, scheme: str, which: quant.Patterns, fp8: str) 
 
 
 def _restore(
-    module: Any, state: Mapping[str, Tensor], scheme: str, which: quant.Patterns, fp8: str
+    module: Any, state: Mapping[str, Tensor], scheme: str, which: Patterns, fp8: str
 ) -> None:
-    if scheme == "nf4-bnb":
-        from sd3tune.quant import bnb
-
-        names = quant.names(module, which)
-        bnb.restore(module, names, state)
-        done = tuple(f"{name}.weight" for name in names)
-        state = {k: v for k, v in state.items() if not k.startswith(done)}
-        missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
-        missing = [k for k in missing if not k.startswith(done)]
-    else:
-        from sd3tune.quant import quanto
-
-        quanto.replaced(module, scheme, which, fp8)
-        # strict does not know the parts of quanto's weights; what is missing stays on meta
-        missing, unexpected = module.load_state_dict(dict(state), strict=False, assign=True)
+    row = SCHEMES[scheme]
+    missing, unexpected = load_reference(row.restore)(module, row, which, fp8, state)
     if [k for k in missing if not k.endswith(".weight")] or unexpected:
         raise KeyError(f"{missing} {unexpected}")
 

@@ -29,14 +29,14 @@ BEGINNING = b'{"step": '  # of every row
 Row = dict[str, Any]
 
 
-class Line(NamedTuple):
+class MetricsLine(NamedTuple):
     text: bytes
     row: Row | None  # None: not a row of ours
     torn: bool  # the last line, cut off by a kill
 
 
 class Metrics:
-    """Appends the rows after `step`; the file keeps those up to it."""
+    """Appends the rows after `step`. Rows up to it stay in the file."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path, self._step = path, step
@@ -79,9 +79,9 @@ class Metrics:
         return total / count if count else None
 
 
-def lines(path: Path) -> Iterator[Line]:
-    """Of a file that may not be there; a longer line comes in pieces, none of them a row. Raises
-    OSError."""
+def lines(path: Path) -> Iterator[MetricsLine]:
+    """The lines of a file, none where it does not exist. A line that is longer than MAX_LINE_BYTES
+    comes in pieces, and none of them is a row. Raises OSError."""
     if not path.exists():
         return
     whole = True  # the text begins a line
@@ -90,7 +90,7 @@ def lines(path: Path) -> Iterator[Line]:
             ended = text.endswith(b"\n")
             last = not ended and len(text) < MAX_LINE_BYTES
             row = _row(text) if whole and (ended or last) else None
-            yield Line(text, row, last and row is None)
+            yield MetricsLine(text, row, last and row is None)
             whole = ended
 
 
@@ -100,7 +100,7 @@ def refuse_strangers(path: Path) -> None:
         return
     mode = path.lstat().st_mode
     if stat.S_ISREG(mode):
-        wrong = None if is_ours(path) else "holds no row of metrics"
+        wrong = None if is_ours(path) else "does not hold metrics"
     else:
         wrong = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a regular file"
     if wrong is not None:

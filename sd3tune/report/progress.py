@@ -4,8 +4,8 @@ Words carry the meaning; nothing here can fail a run, and stdout stays free for 
 """
 
 import contextlib
+import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,16 +21,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sd3tune.escaping import one_line, page
+from sd3tune.escaping import one_line
+from sd3tune.report.messages import LOGGER, say, warn
 from sd3tune.report.streams import speaks
-from sd3tune.urls import redacted
 
+__all__ = ["Heartbeat", "Stage", "say", "stage", "warn"]
 LINE_EVERY_SECONDS = 10.0
 
 
 class Heartbeat:
     """Touches the file that SD3TUNE_HEARTBEAT names, at most once a second, as work advances: a
-    container's health check looks at its age. One that cannot be written is none."""
+    container's health check looks at its age. A file that cannot be written is ignored."""
 
     def __init__(self) -> None:
         named = os.environ.get("SD3TUNE_HEARTBEAT")
@@ -45,14 +46,14 @@ class Heartbeat:
                 self._path.touch()
 
     def end(self) -> None:
-        """No run, no heartbeat: its age would look like a run that hangs."""
+        """Removes the file: after the run, its age would look like a run that hangs."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
 
 class Stage:
-    """One piece of work; total None: nobody knows how much there is."""
+    """Progress of one piece of work. total None: how much there is, is unknown."""
 
     def __init__(
         self, bar: Progress | None, task: TaskID | None, name: str, total: int | None
@@ -78,11 +79,11 @@ class Stage:
                 self._said = now
                 rate = "" if words else self._rate(now)
                 self._bar.update(self._task, completed=self.done, words=one_line(words or rate))
-        elif speaks() and (now - self._said >= LINE_EVERY_SECONDS or self.done == self.total):
+        elif now - self._said >= LINE_EVERY_SECONDS or self.done == self.total:
             self._said = now
             of = "" if self.total is None else f"/{self.total}"
             words = words or self._rate(now)
-            print(one_line(f"{self.name} {self.done}{of}  {words}{self._eta()}"), file=sys.stderr)
+            say(f"{self.name} {self.done}{of}  {words}{self._eta()}")
 
     def _rate(self, now: float) -> str:
         elapsed = now - self._started
@@ -100,7 +101,7 @@ class Stage:
 def stage(name: str, total: int | None) -> Iterator[Stage]:
     """`with stage("encode images", 120) as s: … s.advance(4)`"""
     console = Console(stderr=True)
-    if not (console.is_terminal and speaks()):
+    if not (console.is_terminal and speaks() and LOGGER.isEnabledFor(logging.INFO)):
         yield Stage(None, None, name, total)
         return
     columns = (
@@ -112,9 +113,3 @@ def stage(name: str, total: int | None) -> Iterator[Stage]:
     )
     with Progress(*columns, console=console) as bar:
         yield Stage(bar, bar.add_task(one_line(name), total=total, words=""), name, total)
-
-
-def say(*lines: str) -> None:
-    """For the human following the run. Each entry is one line, whatever names it holds."""
-    if speaks():
-        print(page(map(redacted, lines)), file=sys.stderr, flush=True)

@@ -1,19 +1,32 @@
-"""What libraries print at import and while loading says nothing to somebody who trains."""
+"""Libraries are quiet: what they print at import and while loading is of no use to somebody who
+trains. With `-v` they say what they want to."""
 
 import logging
 import os
 import warnings
 
+from sd3tune.report.messages import verbosity
+
 
 def quiet_libraries() -> None:
-    """Errors stay; call before diffusers, transformers, peft or bitsandbytes are imported."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    """Only errors are left. Call this before diffusers, transformers, peft or bitsandbytes are
+    imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loaders would warn
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers|transformers|peft")
+    if verbosity() != "verbose":
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        quiet_logger("bitsandbytes")
+        pattern = "diffusers|transformers|peft"
+        warnings.filterwarnings("ignore", category=FutureWarning, module=pattern)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    diffusers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()  # sd3tune draws its own
     transformers_logging.disable_progress_bar()
+
+
+def quiet_logger(name: str) -> None:
+    """Only errors of a library's logger, unless -v was given. A library that sets its own level at
+    import needs this afterwards."""
+    if verbosity() != "verbose":
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""Loading the parts of an SD3 model, one at a time, and naming what was loaded.
+"""Loads the parts of an SD3 model, one at a time, and identifies what was loaded.
 
-Only diffusers and transformers read weights here; single files go through diffusers' own
-conversion, with a configuration from their shapes, so that no hub is asked. Nothing is downloaded
-twice: the hub's cache is theirs. Loading errors become ModelError with what to do.
+diffusers and transformers read the weights. Single files are converted by diffusers' own code with
+a configuration from their shapes, without a request to the hub. Downloads go to the hub's cache,
+which the libraries share. Loading errors become ModelError with a hint.
 """
 
 import json
@@ -19,7 +19,7 @@ from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.sd3 import configs, single
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
-from sd3tune.sd3.variants import Source
+from sd3tune.sd3.variants import ModelSource
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLES, SAMPLE_BYTES = 16, 2**20
@@ -27,7 +27,7 @@ SAMPLES, SAMPLE_BYTES = 16, 2**20
 
 @contextmanager
 def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
-    """Turns what the libraries raise for missing or gated weights into one sentence."""
+    """Turns the errors of the libraries for missing, gated or damaged weights into ModelError."""
     named = f"`{place}`" if is_file(place) else f"`{setting}={place}`"
     try:
         yield
@@ -40,7 +40,7 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
         ) from e
     except Sd3tuneError:
         raise
-    except Exception as e:  # tokenizers raises that itself, and damaged files lead anywhere
+    except Exception as e:  # tokenizers raises plain Exception; damaged files can raise anything
         if is_out_of_memory(e):
             raise
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
@@ -50,13 +50,13 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
         ) from e
 
 
-def local(source: str | Source, **where: Any) -> Source:
-    """The same with its base on this disk: itself, or the hub's cache after downloading what is
-    missing there. A transformer or VAE that is elsewhere is not downloaded a second time.
+def local(source: str | ModelSource, **where: Any) -> ModelSource:
+    """The source with its base on this disk: a folder as it is, or the folder in the hub's cache
+    after downloading. A transformer or VAE with another source is not downloaded from the base.
 
-    where: revision and variant, as from_pretrained takes them. Raises ModelError.
+    where: revision and variant, as in from_pretrained. Raises ModelError.
     """
-    source = Source.of(source)
+    source = ModelSource.of(source)
     if Path(source.base).is_dir():
         return source
     from diffusers import StableDiffusion3Pipeline
@@ -71,15 +71,15 @@ def local(source: str | Source, **where: Any) -> Source:
         )
     configs.check_folder(Path(found), [p for p in configs.PARTS if p not in elsewhere])
     transformer, vae = (found if p == source.base else p for p in (source.transformer, source.vae))
-    return Source(found, transformer, vae, source.subfolder)
+    return ModelSource(found, transformer, vae, source.subfolder)
 
 
-def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
-    """The denoiser, frozen, in `dtype`, on the CPU. where: as from_pretrained takes it, for a
-    transformer that is in the base."""
+def transformer(source: str | ModelSource, dtype: str, **where: Any) -> Any:
+    """The transformer, frozen, in `dtype`, on the CPU. where: revision and variant, used if the
+    transformer comes from the base. Raises ModelError."""
     from diffusers import SD3Transformer2DModel
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     setting = MODEL if source.transformer == source.base else TRANSFORMER
     with reading("transformer", source.transformer, setting):
         if is_file(source.transformer):
@@ -96,7 +96,8 @@ def transformer(source: str | Source, dtype: str, **where: Any) -> Any:
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a transformer's folder as they are stored, all of its shards."""
+    """The tensors of all shards in a transformer's folder, as they are stored. Raises
+    ModelError."""
     from safetensors.torch import load_file
 
     found: dict[str, torch.Tensor] = {}
@@ -109,11 +110,11 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def blank_transformer(source: str | Source) -> Any:
-    """The denoiser's shape without weights, on the meta device."""
+def blank_transformer(source: str | ModelSource) -> Any:
+    """The transformer without weights, on the meta device."""
     from diffusers import SD3Transformer2DModel
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     with reading("transformer", source.transformer), torch.device("meta"):
         if is_file(source.transformer):
             config = single.contents(safetensors_header.read(Path(source.transformer))).config
@@ -123,11 +124,11 @@ def blank_transformer(source: str | Source) -> Any:
         return SD3Transformer2DModel.from_config(config).eval()
 
 
-def vae(source: str | Source, dtype: str, **where: Any) -> Any:
-    """The autoencoder, frozen, in `dtype`, on the CPU."""
+def vae(source: str | ModelSource, dtype: str, **where: Any) -> Any:
+    """The VAE, frozen, in `dtype`, on the CPU. Raises ModelError."""
     from diffusers import AutoencoderKL
 
-    source = Source.of(source)
+    source = ModelSource.of(source)
     with reading("vae", source.vae):
         if is_file(source.vae):
             model = _vae_of_file(Path(source.vae), DTYPES[dtype])
@@ -145,7 +146,7 @@ def _transformer_of_file(path: Path, dtype: torch.dtype) -> Any:
 
     held = single.contents(safetensors_header.read(path))
     state = _tensors(path, held.prefix, dtype)
-    if not held.prefix:  # of a file without prefix, the VAE and encoders are not the transformer's
+    if not held.prefix:  # then drop the VAE and the encoders, which the file may hold too
         state = {k: v for k, v in state.items() if not k.startswith((single.VAE, single.ENCODERS))}
     with init_empty_weights():
         model = SD3Transformer2DModel(**held.config)
@@ -169,7 +170,7 @@ def _vae_of_file(path: Path, dtype: torch.dtype) -> Any:
 
 
 def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Those below the prefix, without it."""
+    """The tensors whose names begin with the prefix, under their names without it."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as f:
@@ -177,14 +178,14 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Ten
         return {name[len(prefix) :]: f.get_tensor(name).to(dtype) for name in names}
 
 
-def identity(source: str | Source, component: str) -> str:
-    """A short name for what a component holds: changes when its weights or its config change.
+def identity(source: str | ModelSource, component: str) -> str:
+    """A hash that changes when the weights or the config of a component change; part of cache keys.
 
-    Large files are sampled (sixteen megabytes spread over the file and its header), since a T5 of
-    nine gigabytes would take longer to hash than to use; training touches every weight. Of a single
-    file all of the component's tensors are read.
+    Of large files, sixteen samples of one MiB are hashed, spread over file and header: hashing a T5
+    of nine gigabytes would take longer than using it, and training changes every weight. Of a
+    single file all tensors of the component are read.
     """
-    source = Source.of(source)
+    source = ModelSource.of(source)
     place = {"transformer": source.transformer, "vae": source.vae}.get(component, source.base)
     if is_file(place):
         return _identity_in_file(Path(place), component)
@@ -192,7 +193,7 @@ def identity(source: str | Source, component: str) -> str:
         return _identity_in_folder(source, Path(place), component)
 
 
-def _identity_in_folder(source: Source, folder: Path, component: str) -> str:
+def _identity_in_folder(source: ModelSource, folder: Path, component: str) -> str:
     component = source.subfolder if component == "transformer" else component
     h = blake2b(digest_size=16)
     for file in sorted((folder / component).rglob("*")):
@@ -221,7 +222,7 @@ def _identity_in_file(path: Path, component: str) -> str:
 
 
 def _meaning(file: Path) -> bytes:
-    if file.suffix == ".json":  # key order and the library's own version stamps do not count
+    if file.suffix == ".json":  # ignore key order and the versions that libraries write
         data = opening.json_of(file)
         if isinstance(data, dict):
             data = {

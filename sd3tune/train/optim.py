@@ -1,62 +1,18 @@
-"""Optimizers by the names of the vocabulary: one table, every class but one from a library.
+"""Builds the optimizer that the plan names, from its row in `sd3tune/tables/optimizers.py`.
 
-Whether a name works here was decided in the plan, and what may be set in config/optimizers.py.
+Every class but one is a library's. Whether it works on this machine was decided in the plan.
 """
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-TORCH, OPTIMI, COLLECTION = "torch.optim", "optimi", "pytorch_optimizer"
-BNB, TORCHAO = "bitsandbytes.optim", "torchao.optim"
-# Decay is 0.01 wherever it shrinks the weights themselves; the rest is the libraries' own default.
-DECAYED = {"weight_decay": 0.01}
-
-# Name -> library, class, arguments that make it that optimizer.
-KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "adamw": (TORCH, "AdamW", DECAYED),
-    "adamw_bf16": ("sd3tune.train.adamw_bf16", "AdamWBF16", DECAYED),
-    "torch-adam": (TORCH, "Adam", {}),
-    "torch-sgd": (TORCH, "SGD", {}),
-    "torch-radam": (TORCH, "RAdam", {}),
-    "torch-nadam": (TORCH, "NAdam", {}),
-    "torch-rmsprop": (TORCH, "RMSprop", {}),
-    "torch-adagrad": (TORCH, "Adagrad", {}),
-    "torch-adadelta": (TORCH, "Adadelta", {}),
-    "torch-adafactor": (TORCH, "Adafactor", {}),
-    "torch-adamax": (TORCH, "Adamax", {}),
-    "torch-asgd": (TORCH, "ASGD", {}),
-    "optimi-stableadamw": (OPTIMI, "StableAdamW", DECAYED),
-    "optimi-adamw": (OPTIMI, "AdamW", DECAYED),
-    "optimi-lion": (OPTIMI, "Lion", DECAYED),
-    "optimi-radam": (OPTIMI, "RAdam", {}),
-    "optimi-ranger": (OPTIMI, "Ranger", {}),
-    "optimi-adan": (OPTIMI, "Adan", {}),
-    "optimi-adam": (OPTIMI, "Adam", {}),
-    "optimi-sgd": (OPTIMI, "SGD", {}),
-    "prodigy": (COLLECTION, "Prodigy", {}),
-    "adamw_schedulefree": (COLLECTION, "ScheduleFreeAdamW", {}),
-    # Eigenbases of wide sides would be larger than the model: an adapter's rank is rotated only.
-    "soap": (COLLECTION, "SOAP", DECAYED | {"max_precondition_dim": 256}),
-    "bnb-adagrad": (BNB, "Adagrad", {}),
-    "bnb-adagrad8bit": (BNB, "Adagrad8bit", {}),
-    **{
-        f"bnb-{name}{bits}{'-paged' if paged else ''}": (BNB, f"{paged}{kind}{bits}", fixed)
-        for name, kind, fixed in (("adam", "Adam", {}), ("adamw", "AdamW", DECAYED),
-                                  ("lion", "Lion", DECAYED), ("ademamix", "AdEMAMix", DECAYED))
-        for bits in ("", "8bit")
-        for paged in ("", "Paged")
-    },
-    "ao-adamw8bit": (TORCHAO, "AdamW8bit", DECAYED),
-    "ao-adamw4bit": (TORCHAO, "AdamW4bit", DECAYED),
-    "ao-adamfp8": (TORCHAO, "AdamFp8", {}),
-    "ao-adamwfp8": (TORCHAO, "AdamWFp8", DECAYED),
-}  # fmt: skip
+from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.tables.table import load
 
 
 def build(
@@ -67,10 +23,14 @@ def build(
     *,
     gradients: str = "unmodified",
 ) -> torch.optim.Optimizer:
-    """options: `Config.optimizer_options`. gradients: `gradient_precision`, the format in which the
-    gradients of accumulated batches are added up."""
-    kind, fixed = _kind(name)
-    arguments = _with_betas(kind, fixed | dict(options))
+    """The optimizer of that name over the parameters.
+
+    lr: the first learning rate. options: as `Config.optimizer_options`. gradients:
+    `gradient_precision`, the format in which the gradients of accumulated batches are added up.
+    """
+    row = OPTIMIZERS[name]
+    kind = load(row.build)
+    arguments = _with_betas(kind, {**row.fixed, **options})
     patience = arguments.pop("prodigy_steps", None)
     if gradients == "fp32":
         for p in parameters:
@@ -78,18 +38,14 @@ def build(
     optimizer: torch.optim.Optimizer = kind(parameters, lr=lr, **arguments)
     if patience is not None:
         optimizer.register_step_pre_hook(lambda o, *_: _keep_step_size(o, patience))
-    if name.startswith("ao-"):
+    if row.compiles:
         _without_compiling(optimizer)
     return optimizer
 
 
-def _kind(name: str) -> tuple[Any, dict[str, Any]]:
-    library, kind, fixed = KINDS[name]
-    return getattr(import_module(library), kind), fixed
-
-
 def _with_betas(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """`beta1` and `beta2` as the tuple libraries take, the others of it at their default."""
+    """`beta1` and `beta2` as the tuple `betas`, where the library takes one. What is not set, and
+    every beta after the second, is the library's default."""
     known = inspect.signature(kind).parameters
     if "betas" not in known:
         return options

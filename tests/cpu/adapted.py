@@ -9,7 +9,8 @@ from sd3tune import quant
 from sd3tune.adapters import lora
 from sd3tune.demo import tiny
 
-SCHEMES = ("no_change", *quant.SCHEMES)
+QUANTISING = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb")
+SCHEMES = ("no_change", *QUANTISING)
 
 
 def model_of(scheme: str = "no_change", name: str = "sd3.5-medium") -> Any:

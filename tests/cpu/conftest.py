@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from sd3tune import prepare as preparing
-from sd3tune.backends.observe.facts import Facts
-from sd3tune.config.config import Config
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.data.cache import TensorCache
 from sd3tune.demo import write
 from sd3tune.encode import store
-from sd3tune.prepare import Prepared, prepare
-from sd3tune.processes.environment import ALONE, Processes
-from sd3tune.train.run import Outcome, train
+from sd3tune.prepare import Prepared
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.run import train
+from tests.this_machine import prepared_here
 
 torch.set_num_threads(1)
 Train = Callable[..., Outcome]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def machine_asked_once() -> Iterator[None]:
-    """What this machine is does not change between tests, and finding out starts three processes:
-    the real answer is kept by what was asked. Whole commands ask for themselves."""
-    real, known = preparing.observe, {}
-
-    def observe(config: Config, who: Processes = ALONE) -> Facts:
-        key = config.attention_mechanism, who
-        if key not in known:
-            known[key] = real(config, who)
-        return known[key]
-
-    preparing.observe = observe
-    yield
-    preparing.observe = real
+Prepare = Callable[..., Prepared]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +39,7 @@ def prepared(demo: Path, tmp_path: Path) -> Callable[..., Prepared]:
 
     def make(*words: str) -> Prepared:
         words = (f"output_dir={tmp_path / 'output'}", "validation_disable=true", *words)
-        return prepare(demo / "config" / "config.json", words, None)
+        return prepared_here(demo / "config" / "config.json", *words)
 
     return make
 
@@ -118,7 +100,7 @@ class Project:
         return folder / "config.json"
 
     def prepare(self, *words: str) -> Prepared:
-        return prepare(self.write(), words, None)
+        return prepared_here(self.write(), *words)
 
     def build(self, *words: str) -> dict[str, int]:
         """Fills the caches; how many entries were made in each."""

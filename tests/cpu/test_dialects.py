@@ -19,12 +19,13 @@ from torch import Tensor
 from sd3tune.demo import MODELS
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.formats import adapter_files
+from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights, LycorisWeights
 from sd3tune.formats.convert import base_of, export
-from sd3tune.formats.deltas import delta
-from sd3tune.formats.identify import look
-from sd3tune.formats.parts import AdapterFile, Lora, Lycoris
-from sd3tune.sd3 import dialects
+from sd3tune.formats.identify import identify
+from sd3tune.formats.weight_deltas import delta
+from sd3tune.sd3 import module_names
 from sd3tune.sd3.original import to_original
+from sd3tune.tables.dialects import DIALECTS
 from sd3tune.train.run import train
 from tests.cpu import comfyui
 from tests.cpu.conftest import Project
@@ -100,7 +101,7 @@ def random_lora(model: Tiny, ranks: tuple[int, ...] = (3, 4), alpha: float = 5.0
         rank = ranks[i % len(ranks)]
         down = torch.randn(rank, linear.in_features, generator=dice) / linear.in_features**0.5
         up = torch.randn(linear.out_features, rank, generator=dice) * 0.1
-        modules[name] = Lora(down, up, alpha + i % 2)
+        modules[name] = LoraWeights(down, up, alpha + i % 2)
     return AdapterFile(modules, {"modelspec.title": "test"})
 
 
@@ -108,7 +109,7 @@ def by_hand(model: Tiny, adapter: AdapterFile) -> Tensor:
     """Hu et al. 2021, equation 3, on the layers' own weights."""
     state = dict(model.state)
     for name, m in adapter.modules.items():
-        assert isinstance(m, Lora)
+        assert isinstance(m, LoraWeights)
         update = m.alpha / m.down.shape[0] * m.up.double() @ m.down.double()
         state[f"{name}.weight"] = (state[f"{name}.weight"].double() + update).float()
     return model.with_weights(state)
@@ -122,16 +123,16 @@ def test_every_name_is_where_diffusers_conversion_puts_it(name: str, tiny: Any) 
     assert all(torch.equal(back[k], model.state[k]) for k in back)
     rows = comfyui.numbered(model.original)
     for module, linear in model.linears().items():
-        place = dialects.place(module)
+        place = module_names.original_of(module)
         assert place is not None and f"{place.original}.weight" == rows[module][0]
         size = linear.out_features
         start = (place.part or 0) * size
         mine = torch.arange(start, start + size)
-        turned = dialects.swaps(module, *linear.weight.shape)
+        turned = module_names.swaps(module, *linear.weight.shape)
         assert torch.equal(rows[module][1], mine.roll(size // 2) if turned else mine)
-        assert module in dialects.modules(place.original)
-        assert dialects.unflattened(dialects.flattened(module)) == module
-        assert dialects.unflattened(dialects.flattened(place.original)) == place.original
+        assert module in module_names.diffusers_names(place.original)
+        assert module_names.unflattened(module_names.flattened(module)) == module
+        assert module_names.unflattened(module_names.flattened(place.original)) == place.original
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -142,7 +143,7 @@ def test_an_adapter_on_every_layer_means_the_same_to_diffusers_and_to_comfyui(
     adapter = random_lora(model)
     expected = by_hand(model, adapter)
     assert (expected - model.ask(model.clean)).abs().max() > 0.05
-    for dialect in adapter_files.DIALECTS:
+    for dialect in DIALECTS:
         assert adapter_files.write(tmp_path / f"{dialect}.safetensors", adapter, dialect) == ()
     torch.testing.assert_close(model.by_diffusers(tmp_path / "diffusers.safetensors"), expected,
                                **CLOSE)  # fmt: skip
@@ -157,14 +158,18 @@ def test_an_adapter_on_every_layer_means_the_same_to_diffusers_and_to_comfyui(
 def test_every_dialect_is_read_back_with_the_ranks_it_had(tiny: Any, tmp_path: Path) -> None:
     model = tiny("sd3.5-medium")
     adapter = random_lora(model)
-    for dialect in adapter_files.DIALECTS:
+    for dialect in DIALECTS:
         adapter_files.write(tmp_path / "a.safetensors", adapter, dialect)
         again = adapter_files.read(tmp_path / "a.safetensors")
         assert again.modules.keys() == adapter.modules.keys()
         assert again.metadata["modelspec.title"] == "test"
         for name, old in adapter.modules.items():
             new = again.modules[name]
-            assert isinstance(old, Lora) and isinstance(new, Lora) and new.rank == old.rank
+            assert (
+                isinstance(old, LoraWeights)
+                and isinstance(new, LoraWeights)
+                and new.rank == old.rank
+            )
             torch.testing.assert_close(
                 delta(name, new, None)[0], delta(name, old, None)[0], **CLOSE
             )
@@ -177,7 +182,7 @@ def test_a_fused_matrix_with_equal_scales_has_three_times_the_alpha(
     adapter = random_lora(model, ranks=(4,))
     block = "transformer_blocks.0.attn"
     three = {f"{block}.to_{x}": adapter.modules[f"{block}.to_{x}"] for x in "qkv"}
-    three = {n: Lora(m.down, m.up, 2.0) for n, m in three.items()}  # type: ignore[union-attr]
+    three = {n: LoraWeights(m.down, m.up, 2.0) for n, m in three.items()}  # type: ignore[union-attr]
     adapter_files.write(tmp_path / "a.safetensors", AdapterFile(three), "kohya")
     found = load_file(tmp_path / "a.safetensors")
     name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
@@ -188,7 +193,7 @@ def test_a_fused_matrix_with_equal_scales_has_three_times_the_alpha(
 def test_the_same_adapter_is_the_same_bytes(tiny: Any, tmp_path: Path) -> None:
     adapter = random_lora(tiny("sd3-medium"))
     adapter = AdapterFile(adapter.modules, {f"key{i}": str(i) for i in range(20)})
-    for dialect in adapter_files.DIALECTS:
+    for dialect in DIALECTS:
         adapter_files.write(tmp_path / "one", adapter, dialect)
         adapter_files.write(tmp_path / "two", adapter, dialect)
         assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -236,7 +241,7 @@ def test_what_peft_says_in_the_metadata_alone_reaches_comfyui(
         wrong = (model.by_comfyui(file) - expected).abs().max()
         assert wrong > 1e-3
     adapter = adapter_files.read(file)
-    for dialect in adapter_files.DIALECTS:
+    for dialect in DIALECTS:
         out = tmp_path / f"{dialect}.safetensors"
         adapter_files.write(out, adapter, dialect)
         read = model.by_diffusers if dialect == "diffusers" else model.by_comfyui
@@ -249,11 +254,12 @@ def test_dora_is_full_differences_for_comfyui_and_peft_s_own_for_diffusers(
     model = tiny("sd3.5-medium")
     file, expected = peft(model, tmp_path, r=4, lora_alpha=6, use_dora=True)
     adapter = adapter_files.read(file)
-    assert all(isinstance(m, Lora) and m.magnitude is not None for m in adapter.modules.values())
+    magnitudes = [m.magnitude for m in adapter.modules.values() if isinstance(m, LoraWeights)]
+    assert len(magnitudes) == len(adapter.modules) and None not in magnitudes
     with pytest.raises(ModelError, match="relative to the base model's weight") as e:
         adapter_files.write(tmp_path / "c.safetensors", adapter, "comfyui")
     assert "--model" in e.value.hint
-    for dialect in adapter_files.DIALECTS:
+    for dialect in DIALECTS:
         out = tmp_path / f"{dialect}.safetensors"
         adapter_files.write(out, adapter, dialect, base=model.base)
         if dialect == "diffusers":
@@ -270,8 +276,8 @@ def test_plain_lora_beside_dora_keeps_its_meaning_in_diffusers(tiny: Any, tmp_pa
     adapter = random_lora(model)
     name = "transformer_blocks.0.attn.to_q"
     m = adapter.modules[name]
-    assert isinstance(m, Lora)
-    modules = {**adapter.modules, name: Lora(m.down, m.up, m.alpha, torch.full((128,), 0.9))}
+    assert isinstance(m, LoraWeights)
+    modules = {**adapter.modules, name: LoraWeights(m.down, m.up, m.alpha, torch.full((128,), 0.9))}
     with pytest.raises(ModelError, match="beside DoRA"):
         adapter_files.write(tmp_path / "a.safetensors", AdapterFile(modules), "diffusers")
     adapter_files.write(
@@ -280,6 +286,24 @@ def test_plain_lora_beside_dora_keeps_its_meaning_in_diffusers(tiny: Any, tmp_pa
     adapter_files.write(tmp_path / "b.safetensors", AdapterFile(modules), "kohya", base=model.base)
     torch.testing.assert_close(model.by_diffusers(tmp_path / "a.safetensors"),
                                model.by_comfyui(tmp_path / "b.safetensors"), **CLOSE)  # fmt: skip
+
+
+def test_a_difference_beside_lora_in_one_fused_matrix_is_read_again(
+    tiny: Any, tmp_path: Path
+) -> None:
+    """comfyui has DoRA of the query as a difference of the fused matrix, which is zero for the key,
+    and LoRA of the key under a name of its own."""
+    model = tiny("sd3-medium")
+    adapter = random_lora(model)
+    name = "transformer_blocks.0.attn.to_q"
+    m = adapter.modules[name]
+    assert isinstance(m, LoraWeights)
+    dora = LoraWeights(m.down, m.up, m.alpha, torch.full((128,), 0.9))
+    mixed = AdapterFile({**adapter.modules, name: dora})
+    first, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    adapter_files.write(first, mixed, "comfyui", base=model.base)
+    adapter_files.write(again, adapter_files.read(first), "kohya")
+    torch.testing.assert_close(model.by_comfyui(again), model.by_comfyui(first), **CLOSE)
 
 
 LYCORIS = {
@@ -322,7 +346,7 @@ def lycoris(model: Tiny, kind: str, file: Path) -> tuple[dict[str, Tensor], Tens
     net.eval(), made.eval()
     merged = {}
     for module in made.loras:  # as its forward uses it: its own merging scales some kinds twice
-        name = str(dialects.unflattened(module.lora_name.removeprefix("lycoris_")))
+        name = str(module_names.unflattened(module.lora_name.removeprefix("lycoris_")))
         layer = net.get_submodule(name)
         with torch.no_grad():
             eye = torch.eye(layer.in_features)
@@ -420,12 +444,12 @@ def test_a_fused_dora_is_split_by_rows(tiny: Any, tmp_path: Path) -> None:
         (["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"], "cannot be understood"),
         (["text_encoder.text_model.x.lora_A.weight"], "text encoders too"),
         (["transformer_blocks.0.attn.to_q.lora_A.weight",
-          "transformer_blocks.0.attn.to_q.lora_B.weight"], "says nowhere what its alpha is"),
+          "transformer_blocks.0.attn.to_q.lora_B.weight"], "does not state its alpha"),
         (["lora_unet_joint_blocks_0_x_block_attn_proj.lora_down.weight",
           "lora_unet_joint_blocks_0_x_block_attn_proj.lora_up.weight",
           "transformer.transformer_blocks.0.attn.to_out.0.lora_A.weight",
           "transformer.transformer_blocks.0.attn.to_out.0.lora_B.weight"], "under two names"),
-        (["lora_unet_down_blocks_0_attentions_0_proj_in.alpha"], "is no adapter of an SD3"),
+        (["lora_unet_down_blocks_0_attentions_0_proj_in.alpha"], "is not a part of an SD3 adapter"),
     ],
 )  # fmt: skip
 def test_nothing_is_dropped_silently(keys: list[str], words: str, tmp_path: Path) -> None:
@@ -447,7 +471,7 @@ def test_an_alpha_of_zero_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     (tmp_path / "manifest.json").write_text('{"gone.safetensors": "0"}')
-    assert look(tmp_path).facts["whole"] is False
+    assert identify(tmp_path).facts["whole"] is False
     with pytest.raises(ModelError, match=r"is damaged: gone\.safetensors is missing"):
         export(tmp_path, "comfyui")
 
@@ -460,7 +484,7 @@ def test_an_adapter_without_modules_is_not_written(tmp_path: Path) -> None:
 
 def test_an_algorithm_nobody_converts_is_named(tmp_path: Path) -> None:
     block = {"oft_blocks": torch.zeros(2, 4, 8, 8)}
-    adapter = AdapterFile({"transformer_blocks.0.attn.to_q": Lycoris("oft", block, 0.0)})
+    adapter = AdapterFile({"transformer_blocks.0.attn.to_q": LycorisWeights("oft", block, 0.0)})
     with pytest.raises(ModelError, match="to_q` is oft"):
         adapter_files.write(
             tmp_path / "a", adapter, "diffusers", rank=4, base=lambda n: torch.zeros(64, 64)

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sd3tune.encode import store
 from sd3tune.prepare import Prepared
 from tests.cpu.conftest import Project

@@ -167,8 +167,14 @@ def test_the_environment_of_a_launcher_says_who_one_is() -> None:
     said = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     found = processes(said | {"TORCHELASTIC_RESTART_COUNT": "2"})
     assert found == Processes(3, 4, 1, 2, 2) and not found.main
-    for wrong in ({"RANK": "4"}, {"WORLD_SIZE": "x"}, {"LOCAL_RANK": "2"}):
-        with pytest.raises(ConfigError, match="describes no process of a run"):
+    for wrong, error in (
+        ({"RANK": "4"}, "RANK=4 must be below WORLD_SIZE=4"),
+        ({"RANK": "-1"}, "RANK=-1 must be 0 or more"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x is not a whole number"),
+        ({"LOCAL_RANK": "2"}, "LOCAL_RANK=2 must be below LOCAL_WORLD_SIZE=2"),
+        ({"LOCAL_WORLD_SIZE": "8"}, "LOCAL_WORLD_SIZE=8 must not be above WORLD_SIZE=4"),
+    ):
+        with pytest.raises(ConfigError, match=error):
             processes(said | wrong)
 
 
@@ -176,7 +182,7 @@ def test_the_environment_of_a_launcher_says_who_one_is() -> None:
     ("codes", "code", "again"),
     [
         ({0: -15, 1: -9}, 137, "process 1 was killed by signal 9"),
-        ({0: 75, 1: -15}, 75, "process 0 lost another one"),
+        ({0: 75, 1: -15}, 75, "process 0 lost another process"),
         ({0: 1, 1: -15}, 1, None),  # an error that would come again
         ({0: 75, 1: 2}, 2, None),
         ({0: -15}, 143, "process 0 was killed by signal 15"),

@@ -16,13 +16,14 @@ from sd3tune import load as planned
 from sd3tune import quant
 from sd3tune.demo import tiny, tokenizers
 from sd3tune.plan.memory import stored
-from sd3tune.plan.resolve import Plan
-from sd3tune.prepare import prepare
+from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train.begin import begin
-from tests.cpu.adapted import gradients, quantised, question, with_adapter
+from tests.cpu.adapted import QUANTISING, gradients, quantised, question, with_adapter
+from tests.plans import decided
+from tests.this_machine import prepared_here
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONTEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -78,7 +79,7 @@ def dequantised_copy(small: Any) -> Any:
 ERRORS: dict[str, tuple[float, float]] = {}
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_gradients_are_those_of_the_dequantised_weights(scheme: str) -> None:
     small = quantised(scheme)
     reference = with_adapter(dequantised_copy(small))
@@ -99,7 +100,7 @@ LIMITS = {"int8-quanto": 0.002, "fp8-quanto": 0.01, "int4-quanto": 0.03, "nf4-bn
           "int2-quanto": 0.12}  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_outputs_stay_close_and_adaln_layers_would_cost_most(scheme: str) -> None:
     def answer(which: quant.Patterns | None) -> Tensor:
         model = quantised("no_change").eval()
@@ -121,7 +122,7 @@ def test_outputs_stay_close_and_adaln_layers_would_cost_most(scheme: str) -> Non
     assert everything > 1.5 * ours
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_float32_reaches_bfloat16_weights(scheme: str) -> None:
     """What layer norm hands over under autocast, to weights that TinyGemm would have refused."""
     torch.manual_seed(0)
@@ -145,7 +146,7 @@ def test_fp8_takes_the_flavour_of_the_chip(flavour: str) -> None:
     assert linear.weight._data.dtype == getattr(torch, flavour)
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
     block = nn.Module()
     block.transformer_blocks = nn.ModuleList([nn.Linear(512, 512, dtype=torch.bfloat16)])
@@ -157,7 +158,7 @@ def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
     assert made.after == pytest.approx(reckoned, rel=0.02) and made.after < made.before
 
 
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_nothing_frozen_wants_a_gradient_and_t5_keeps_its_output_projections(scheme: str) -> None:
     assert not any(p.requires_grad for p in quantised(scheme).parameters())
     encoder = tiny.t5_encoder(tokenizers.t5())
@@ -167,7 +168,7 @@ def test_nothing_frozen_wants_a_gradient_and_t5_keeps_its_output_projections(sch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("scheme", quant.SCHEMES)
+@pytest.mark.parametrize("scheme", QUANTISING)
 def test_what_was_kept_is_what_was_made_bit_for_bit(
     scheme: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
@@ -189,13 +190,7 @@ def test_what_was_kept_is_what_was_made_bit_for_bit(
 @pytest.fixture(scope="module")
 def quantising(demo: Path) -> Plan:
     words = ("base_model_precision=int8-quanto", "validation_disable=true")
-    return prepare(demo / "config" / "config.json", words, None).plan
-
-
-def other(plan: Plan, **values: str) -> Plan:
-    """The same plan with other decisions."""
-    changed = {k: replace(plan.decisions[k], value=v) for k, v in values.items()}
-    return replace(plan, decisions={**plan.decisions, **changed})
+    return prepared_here(demo / "config" / "config.json", *words).plan
 
 
 def test_a_second_start_reads_what_the_first_quantised(
@@ -204,7 +199,7 @@ def test_a_second_start_reads_what_the_first_quantised(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plan = other(quantising, cache_dir_quantised=str(tmp_path / "quantised"))
+    plan = decided(quantising, "memory", quantised_cache=tmp_path / "quantised")
     first = planned.transformer(plan, CPU)
     assert "quantised int8-quanto: 18 MiB -> 11 MiB of weights" in capsys.readouterr().err
 
@@ -215,8 +210,7 @@ def test_a_second_start_reads_what_the_first_quantised(
     second = planned.transformer(plan, CPU)
     assert "11 MiB of weights, read from" in capsys.readouterr().err
     same(first, second)
-    config = plan.config.model_copy(update={"output_dir": tmp_path})
-    begin(replace(plan, config=config), ALONE_ON_CPU)  # and it takes an adapter
+    begin(replace(plan, output_dir=tmp_path), ALONE_ON_CPU)  # and it takes an adapter
 
 
 def test_no_other_run_reads_it(quantising: Plan) -> None:
@@ -229,14 +223,14 @@ def test_no_other_run_reads_it(quantising: Plan) -> None:
     sibling = replace(source, transformer=str(Path(source.transformer).parent / "sd3-medium"))
     paths = {
         at(quantising),
-        at(other(quantising, base_model_precision="int4-quanto")),
-        at(other(quantising, base_model_default_dtype="bf16")),
-        at(other(quantising, fp8_dtype="float8_e4m3fnuz")),
+        at(decided(quantising, "precision", transformer="int4-quanto")),
+        at(decided(quantising, "precision", base="bf16")),
+        at(decided(quantising, "precision", fp8_dtype="float8_e4m3fnuz")),
         at(replace(quantising, model=replace(quantising.model, source=sibling))),
     }
     assert len(paths) == 5 and None not in paths
-    assert at(other(quantising, cache_dir_quantised="none")) is None
-    assert at(other(quantising, mixed_precision="bf16")) == at(quantising)
+    assert at(decided(quantising, "memory", quantised_cache=None)) is None
+    assert at(decided(quantising, "precision", autocast="bf16")) == at(quantising)
 
 
 def same(ours: Any, theirs: Any) -> None:
@@ -246,9 +240,9 @@ def same(ours: Any, theirs: Any) -> None:
 def test_a_damaged_file_is_passed_over_and_made_again(
     quantising: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = other(quantising, cache_dir_quantised=str(tmp_path))
+    plan = decided(quantising, "memory", quantised_cache=tmp_path)
     first = planned.transformer(plan, CPU)
-    (path,) = Path(plan.value("cache_dir_quantised")).iterdir()
+    (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[-1000] ^= 4
@@ -264,7 +258,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     quantising: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    plan = other(quantising, cache_dir_quantised=str(tmp_path / "file" / "x"))
+    plan = decided(quantising, "memory", quantised_cache=tmp_path / "file" / "x")
     planned.transformer(plan, CPU)
     assert "warning: the quantised transformer was not kept" in capsys.readouterr().err
 

@@ -19,10 +19,17 @@ from sd3tune.demo import MODELS
 from sd3tune.errors import ModelError
 from sd3tune.filesystem.safetensors_header import Entry, Header, read
 from sd3tune.formats.convert import export
-from sd3tune.formats.identify import look
+from sd3tune.formats.identify import identify
 from sd3tune.sd3 import models, single, weights
 from sd3tune.sd3.original import to_original
-from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Model, Source, Transformer
+from sd3tune.sd3.variants import (
+    SD3_MEDIUM,
+    SD35_LARGE,
+    SD35_MEDIUM,
+    Model,
+    ModelSource,
+    Transformer,
+)
 from sd3tune.train.run import train
 from tests.cpu.conftest import Project
 from tests.cpu.weightless import built
@@ -83,7 +90,7 @@ def test_a_single_file_is_the_folder_s_model(
     folder, file = str(demo / "models" / name), checkpoint(name)
     found = models.find(folder, str(file))
     assert found == Model(
-        found.name, Source(folder, str(file), str(file)), *_rest(models.find(folder))
+        found.name, ModelSource(folder, str(file), str(file)), *_rest(models.find(folder))
     )
     bare = tmp_path / "bare.safetensors"  # without prefix, without VAE
     prefix = single.TRANSFORMER[0]
@@ -126,11 +133,10 @@ def test_training_on_a_single_file_is_training_on_the_folder(
         project.picture(f"{seed}.png", seed)
     folder, file = project.config["pretrained_model_name_or_path"], checkpoint("sd3.5-medium")
     prepared = project.prepare(f"pretrained_transformer_model_name_or_path={file}")
-    assert prepared.plan.model.source == Source(folder, str(file), str(file))
+    assert prepared.plan.model.source == ModelSource(folder, str(file), str(file))
     of_file = train(prepared, ())
-    config = prepared.plan.config.model_copy(update={"output_dir": project.root / "again"})
-    plan = replace(prepared.plan, model=models.find(folder), config=config)
-    of_folder = train(replace(prepared, plan=plan, config=config), ())
+    plan = replace(prepared.plan, model=models.find(folder), output_dir=project.root / "again")
+    of_folder = train(replace(prepared, plan=plan), ())
     assert of_file.loss_before == pytest.approx(of_folder.loss_before, rel=1e-5)
     assert of_file.loss_after == pytest.approx(of_folder.loss_after, rel=1e-5)
     assert len(project.entries("vae")) == 8  # of two identities
@@ -171,12 +177,12 @@ def test_identities_follow_the_file(checkpoint: Any, demo: Path, tmp_path: Path)
         (lambda t: t.pop("model.diffusion_model.joint_blocks.1.x_block.mlp.fc1.bias"),
          r"`joint_blocks.1.x_block.mlp.fc1.bias` is missing"),
         (lambda t: t.update({"model.diffusion_model.extra": torch.zeros(1)}),
-         "`extra` is no tensor of SD3"),
+         "`extra` is not a tensor of SD3"),
         (lambda t: t.update({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.scale_weight":
                              torch.zeros(1)}), "scaled fp8"),
-        (lambda t: t.update({"unet.x": torch.zeros(1)}), "`unet.x` is no tensor of SD3"),
+        (lambda t: t.update({"unet.x": torch.zeros(1)}), "`unet.x` is not a tensor of SD3"),
         (lambda t: [t.pop(k) for k in list(t) if "x_block.attn.qkv" in k],
-         "holds no SD3 transformer in the original layout"),
+         "does not contain an SD3 transformer in the original layout"),
     ],
     ids=["missing", "extra", "fp8", "stranger", "other"],
 )  # fmt: skip
@@ -198,7 +204,7 @@ def test_text_encoders_of_another_width_are_refused(
     for part in ("vae", "text_encoder_3"):
         (folder / part).mkdir(parents=True)
     (folder / "text_encoder_3" / "config.json").write_text('{"d_model": 4096}')
-    with pytest.raises(ModelError, match="of width 4096, the transformer takes 96"):
+    with pytest.raises(ModelError, match="of width 4096, but the transformer takes 96"):
         models.find(str(folder), str(checkpoint("sd3-medium")))
 
 
@@ -214,7 +220,7 @@ def test_a_file_of_a_released_shape_takes_its_text_encoders_from_its_repository(
         assert name.replace("sd3", "stable-diffusion-3") in found.source.base
         assert found.source.vae == found.source.base and "somewhere" in found.source.transformer
     monkeypatch.undo()
-    with pytest.raises(ModelError, match=r"sd3-medium \(tiny\), of which no repository"):
+    with pytest.raises(ModelError, match=r"sd3-medium \(tiny\), and no repository"):
         models.find(str(checkpoint("sd3-medium")))
 
 
@@ -231,7 +237,7 @@ def test_a_model_exported_as_one_file_is_read_back(demo: Path, tmp_path: Path) -
     state = weights.transformer(models.find(str(folder), str(file)).source, "fp32").state_dict()
     expected = weights.transformer(str(folder), "fp32").state_dict()
     assert all(torch.equal(state[k], expected[k]) for k in expected)
-    assert look(file).facts["model"] == "sd3.5-large (tiny)"
+    assert identify(file).facts["model"] == "sd3.5-large (tiny)"
     assert read(file).metadata["modelspec.architecture"] == "stable-diffusion-v3.5-large"
 
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from sd3tune.adapters import lora
-from sd3tune.formats.dialect import DIALECTS, Dialect
+from sd3tune.tables.dialects import DIALECTS
 from tests.cpu.adapted import quantised
 
 EVERYTHING = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "add_q_proj", "proj_out")
@@ -17,7 +17,7 @@ HEADER_BYTES = 40_000
 @pytest.mark.parametrize("targets", [EVERYTHING, ("to_k",)])
 @pytest.mark.parametrize("kind", ["plain", "dora", "pissa"])
 def test_the_file_of_an_adapter_is_as_large_as_foretold(
-    dialect: Dialect, targets: tuple[str, ...], kind: str, tmp_path: Path
+    dialect: str, targets: tuple[str, ...], kind: str, tmp_path: Path
 ) -> None:
     init: lora.Init = "pissa" if kind == "pissa" else "default"
     shape = lora.Shape(8, 8, 0, targets, dora=kind == "dora", init=init)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sd3tune.data.s3 import Bucket
+from sd3tune.data.s3 import S3Bucket
 from sd3tune.encode.everything import make_output, report
 from sd3tune.errors import DataError
 from tests.cpu.conftest import Project
@@ -124,9 +124,9 @@ def test_the_report_of_a_run_shows_no_query_of_an_address(project: Project) -> N
         project.dataset |= {"type": "csv", "caption_strategy": "csv", "csv": {"path": "t.csv"},
                             "allow_private_hosts": True, "max_download_seconds": 20}  # fmt: skip
         prepared = project.prepare()
-        make_output(prepared.plan.config.output_dir)
-        report(prepared, 0)
-    text = (prepared.plan.config.output_dir / "set_aside.json").read_text()
+        make_output(prepared.plan.output_dir)
+        report(prepared, 0, ())
+    text = (prepared.plan.output_dir / "set_aside.json").read_text()
     assert "secret" not in text
     assert {row["path"] for row in json.loads(text)} == {f"{gone.address}/{i}.png" for i in (0, 1)}
     assert {row["reason"] for row in json.loads(text)} == {
@@ -139,7 +139,7 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
     from PIL import Image
 
     from sd3tune.config.datasets.image_dataset import ImageDataset
-    from sd3tune.data.sources import HubRows
+    from sd3tune.data.hub_rows import HubRows
 
     picture = Image.new("RGB", (64, 64))
     for name, count in (("one", 1), ("three", 3)):
@@ -169,7 +169,7 @@ def test_a_hub_dataset_is_read_from_its_split(tmp_path: Path) -> None:
     import datasets
     from PIL import Image
 
-    from sd3tune.data.sources import HubRows
+    from sd3tune.data.hub_rows import HubRows
 
     for split, count in (("train", 1), ("test", 2)):
         pictures = [Image.new("RGB", (64, 64))] * count
@@ -201,7 +201,7 @@ def test_a_bucket_that_sends_more_than_it_listed_is_not_read_on(tmp_path: Path) 
     with serving(endless) as server:
         bucket = {"type": "aws", "aws_bucket_name": "pictures", "aws_data_prefix": "set/",
                   "aws_endpoint_url": server.address, "instance_data_dir": None}  # fmt: skip
-        source = Bucket(dataset(tmp_path / "x", **bucket, **KEYS))
+        source = S3Bucket(dataset(tmp_path / "x", **bucket, **KEYS))
         assert source.names() == ["a.png"]
         for use in (source.read, source.caption, lambda name: source.open(name).read(100)):
             with pytest.raises(OSError, match="sends more than the 1000 bytes it should have"):

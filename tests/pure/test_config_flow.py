@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
-from sd3tune.config.flow import idle
 from sd3tune.errors import ConfigError
 from tests.plans import plan
 
@@ -64,7 +64,7 @@ BAD = [
     ({"loss_type": "huber", "huber_c": 2}, "huber_c=2 must be at most 1 with huber_schedule=snr"),
     ({"huber_c": 0}, "`huber_c=0` must be above 0"),
     ({"input_perturbation": -1}, "`input_perturbation=-1` must be at least 0"),
-    ({"scheduled_sampling_max_step_offset": 4}, "rolls nothing out with scheduled_sampling_probability=0"),
+    ({"scheduled_sampling_max_step_offset": 4}, "with scheduled_sampling_probability=0 no image is rolled out"),
     (ON | {"scheduled_sampling_sampler": "unipc"}, "scheduled_sampling_sampler=unipc is not for flow matching"),
     (ON | {"scheduled_sampling_order": 2}, "scheduled_sampling_order=2 is not for flow matching"),
     (ON | {"fsdp_enable": True}, "scheduled_sampling_max_step_offset and fsdp_enable are both set"),
@@ -92,7 +92,7 @@ def test_defaults_of_the_vocabulary_that_files_spell_out_say_nothing(load: Any) 
         scheduled_sampling_sampler="unipc", scheduled_sampling_order=2, input_perturbation=0.0,
         scheduled_sampling_max_step_offset=0, scheduled_sampling_reflexflow=None,
     )  # fmt: skip
-    assert idle(spelled) == []
+    assert rules.warnings(spelled) == ()
 
 
 IDLE = [
@@ -127,10 +127,10 @@ def test_a_dataset_s_offset_belongs_to_logit_normal_levels_and_to_training(tmp_p
     config, beta = Config(**plain), Config(**plain, flow_use_beta_schedule=True)
     (dataset,) = load_datasets(path, config).images
     assert dataset.timestep_sampling_offset == -0.5
-    assert idle(config, [dataset]) == []
-    assert idle(beta, [dataset]) == [
-        "dataset `d`: timestep_sampling_offset has no effect: flow_use_beta_schedule draws the noise levels"
-    ]
+    assert rules.warnings(config, [dataset]) == ()
+    assert rules.warnings(beta, [dataset]) == (
+        "dataset `d`: timestep_sampling_offset has no effect: flow_use_beta_schedule draws the noise levels; leave one of them out",
+    )
     path.write_text(json.dumps([entry | {"dataset_type": "eval"}]))
     with pytest.raises(ConfigError, match="timestep_sampling_offset is about training"):
         load_datasets(path, config)

@@ -8,10 +8,11 @@ import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
-from sd3tune.data import sources, tables
-from sd3tune.data.digests import Known, Memory
-from sd3tune.data.discover import Discovery, discover, source_of
-from sd3tune.data.sources import Folder
+from sd3tune.data import image_tables, sources
+from sd3tune.data.digests import Known, KnownFiles
+from sd3tune.data.discover import Discovery, discover
+from sd3tune.data.folder import Folder
+from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.filesystem import opening
 from tests.commands import sd3tune
@@ -176,7 +177,7 @@ def test_the_warning_is_said_once_by_the_command(images: Path, tmp_path: Path) -
 def test_names_in_a_cache_that_came_along_do_not_lead_out(images: Path) -> None:
     private = images.parent / "elsewhere" / "private.png"
     names = ("a.png", "../elsewhere/private.png", str(private))
-    memory = Memory(images.parent / "cache", "d")
+    memory = KnownFiles(images.parent / "cache", "d")
     for name in names:
         memory.files[name] = Known(Folder(images).stamp(name), 96, 64, None)
     memory.write()
@@ -206,7 +207,7 @@ def test_a_line_of_a_table_has_an_end(images: Path) -> None:
     with path.open("wb") as f:
         f.write(b"filename,caption\n")
         f.truncate(64 * 2**20)
-    with pytest.raises(DataError, match=f"a line is longer than {tables.LINE_CHARACTERS}"):
+    with pytest.raises(DataError, match=f"a line is longer than {image_tables.LINE_CHARACTERS}"):
         found(images, caption_strategy="csv", csv={"path": path})
 
 
@@ -215,7 +216,7 @@ def test_cells_that_are_no_caption_for_their_length_are_left_out(images: Path) -
     parquet = pytest.importorskip("pyarrow.parquet")
     picture(images / "b.png")
     path = images / "t.parquet"
-    text = ["x" * (tables.TEXT_CHARACTERS + 1), "short"]
+    text = ["x" * (image_tables.TEXT_CHARACTERS + 1), "short"]
     parquet.write_table(pa.table({"filename": ["a.png", "b.png"], "caption": text}), path)
     got = found(images, caption_strategy="parquet", parquet={"path": path})
     assert captions(got) == {"b.png": ("short",)}
@@ -260,6 +261,6 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_waited_for(
 def test_a_file_of_any_length_is_not_read_whole(images: Path) -> None:
     with (images / "a.png").open("r+b") as f:
         f.truncate(sources.IMAGE_BYTES + 1)
-    with pytest.raises(DataError, match="it holds 2,147,483,649 bytes, and 2,147,483,648 are"):
+    with pytest.raises(DataError, match="it holds 2,147,483,649 bytes; the limit is 2,147,483,648"):
         found(images)
     assert opening.opened("/proc/self/environ", 100).read() == b""

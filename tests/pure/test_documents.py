@@ -1,12 +1,22 @@
-"""Documents made from the code are up to date, and links inside the repository lead somewhere."""
+"""Documents made from the code are up to date, and what the documents name exists."""
 
+import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
+from sd3tune.tables import loss_types, optimizers
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+HISTORY = [ROOT / "LOG.md", ROOT / "CHANGELOG.md"]  # name files as they were at the time
+FOLDERS = "sd3tune|tests|docs|scripts|examples|docker|benchmarks"
+# Paths under the repository, and those under the package that are written without `sd3tune/`.
+NAMED = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[\w-]+/[\w/-]+\.py)`")
+MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 
 
 def test_the_reference_of_settings_is_current() -> None:
@@ -14,14 +24,76 @@ def test_the_reference_of_settings_is_current() -> None:
     assert path.read_text() == document(), "python -m sd3tune.config.document > " + str(path)
 
 
+def test_the_table_of_optimizers_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
+    assert optimizers.markdown() in page, "python -m sd3tune.tables.optimizers"
+
+
+def test_the_table_of_losses_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "flow.md").read_text()
+    assert f"| `loss_type` | loss |\n|-|-|\n{loss_types.markdown()}\n" in page
+
+
 def test_every_setting_is_explained() -> None:
     assert all(field.description for field in Config.model_fields.values())
 
 
-def test_links_and_named_files_exist() -> None:
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *HISTORY], ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^):]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    text = "\n".join(line for line in page.read_text().splitlines() if "<!-- check" not in line)
+    for named in NAMED.findall(text):
+        if "NAME" not in named and not named.startswith("config/"):  # a user's own files
+            assert (ROOT / named).exists() or (ROOT / "sd3tune" / named).exists(), named
+    for module in MODULE.findall(text):
+        path = ROOT / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").exists(), module
+
+
+def test_the_tour_shows_the_rows_that_the_layer_test_checks() -> None:
+    layers = ast.parse((ROOT / "tests" / "pure" / "test_layers.py").read_text())
+    (rows,) = (ast.literal_eval(node.value) for node in layers.body if isinstance(node, ast.Assign)
+               and ast.unparse(node.targets[0]) == "ROWS")  # fmt: skip
+    section = (ROOT / "docs" / "tour.md").read_text().split("## Rooms and rows")[1].split("## ")[0]
+    shown: list[set[str]] = []
+    for number, rooms in re.findall(r"^\| (\d*) ?\| (`.*?) \|", section, re.M):
+        names = set(re.findall(r"`(\w+)(?:/|\.py)`", rooms))
+        shown = [*shown, names] if number else [*shown[:-1], shown[-1] | names]
+    assert shown == [set(row) for row in rows[:-1]]  # the last row is __main__
+
+
+def test_documents_that_the_code_names_exist_and_have_the_named_section() -> None:
+    cited = re.compile(r"(docs/[\w/.-]+\.md)(?:, \"([^\"]+)\")?")
     for source in (ROOT / "sd3tune").rglob("*.py"):
-        for named in re.findall(r"docs/[\w/.-]+\.md", source.read_text()):
-            assert (ROOT / named).exists(), f"{source.name}: {named}"
+        text = re.sub(r"\s*\n\s*#?\s*", " ", source.read_text())  # a heading may be split
+        assert not re.search(r"\.md (?:note )?\d", text), f"{source}: cite a heading, not a number"
+        for page, heading in cited.findall(text):
+            assert (ROOT / page).exists(), f"{source}: {page}"
+            if heading:
+                assert f"## {heading}\n" in (ROOT / page).read_text(), f"{source}: {heading}"
+
+
+def test_every_page_for_readers_is_linked_from_the_readme_or_a_page_it_links() -> None:
+    reached, left = set(), [ROOT / "README.md"]
+    while left:
+        page = left.pop()
+        reached.add(page)
+        targets = re.findall(r"\]\(([^):#]+)(?:#[\w-]*)?\)", page.read_text())
+        linked = {(page.parent / target).resolve() for target in targets}
+        linked |= {f for folder in linked if folder.is_dir() for f in folder.glob("*.md")}
+        left += [p for p in linked - reached if p.suffix == ".md" and p not in left]
+    assert set(PAGES) - reached == set()

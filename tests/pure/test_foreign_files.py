@@ -23,7 +23,7 @@ from sd3tune.backends.observe import recorded_machine
 from sd3tune.backends.observe.facts import to_json
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.filesystem import cachedir, drafts, opening, safetensors_header
-from sd3tune.formats import alpha
+from sd3tune.formats import scale
 from sd3tune.sd3 import finite, models
 from tests import safetensors_files
 from tests.special_files import socket_at
@@ -250,10 +250,10 @@ def test_an_alpha_that_makes_no_sense_is_refused(
 
 
 def test_a_pattern_means_what_peft_means() -> None:
-    said = alpha.said(Path("a"), {"lora_adapter_metadata": json.dumps(
+    said = scale.declared(Path("a"), {"lora_adapter_metadata": json.dumps(
         {"lora_alpha": 2, "alpha_pattern": {"attn.to_q": 4, r".*\.to_k": 6}})})  # fmt: skip
     assert said is not None
-    assert [said.scale(f"b.attn.{n}", 2) for n in ("to_q", "to_k", "to_v")] == [2, 3, 1]
+    assert [said.of(f"b.attn.{n}", 2) for n in ("to_q", "to_k", "to_v")] == [2, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_text_has_one_kind_of_line_end_and_a_limit(tmp_path: Path) -> None:
     path.write_bytes(b"a\r\nb\rc\n")
     assert opening.text(path) == "a\nb\nc\n"
     os.truncate(path, opening.MAX_TEXT_BYTES + 1)
-    with pytest.raises(OSError, match="67,108,864 are the most"):
+    with pytest.raises(OSError, match="the limit is 67,108,864"):
         opening.text(path)
 
 

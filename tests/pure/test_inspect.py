@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sd3tune.cli import artefacts
+from sd3tune.cli import inspect
 from sd3tune.errors import ModelError
-from sd3tune.formats.identify import look
+from sd3tune.formats.identify import identify
 from tests import safetensors_files
 
 LORA = ("lora_A.weight", "lora_B.weight")
@@ -55,7 +55,7 @@ SAID = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 4})}
 def test_who_reads_which_dialect(
     name: str, options: dict[str, Any], diffusers: str, comfyui: str, scale: str, tmp_path: Path
 ) -> None:
-    seen = look(lora(tmp_path / "a.safetensors", name, **options)).adapter
+    seen = identify(lora(tmp_path / "a.safetensors", name, **options)).adapter
     assert seen is not None and seen.readers["sd3tune"].reads == "yes"
     assert list(seen.scales) == [scale] and list(seen.ranks) == ["8"]
     for program, expected in (("diffusers", diffusers), ("ComfyUI", comfyui)):
@@ -78,7 +78,7 @@ def test_who_reads_which_dialect(
 def test_the_model_is_guessed_from_shapes(
     name: str, options: dict[str, Any], model: str, tmp_path: Path
 ) -> None:
-    seen = look(lora(tmp_path / "a.safetensors", name, **options)).adapter
+    seen = identify(lora(tmp_path / "a.safetensors", name, **options)).adapter
     assert seen is not None and seen.model == model
 
 
@@ -96,19 +96,19 @@ def test_every_algorithm_is_named(tmp_path: Path) -> None:
     }  # fmt: skip
     for kind, parts in kinds.items():
         shapes = {f"{name}.{part}": shape for part, shape in parts.items()}
-        seen = look(safetensors_files.write(tmp_path / f"{kind}.safetensors", shapes)).adapter
+        seen = identify(safetensors_files.write(tmp_path / f"{kind}.safetensors", shapes)).adapter
         assert seen is not None and seen.algorithms == {kind: 1}
         assert seen.readers["diffusers"].reads == "no"
         reads = {"full": "wrong", "ia3": "unknown"}.get(kind, "yes")
         assert seen.readers["ComfyUI"].reads == reads
     both = {f"{name}.lokr_w1": [8, 8], f"{name}.lokr_w2": [8, 8], f"{name}.dora_scale": [64, 1]}
-    seen = look(safetensors_files.write(tmp_path / "dora", both)).adapter
+    seen = identify(safetensors_files.write(tmp_path / "dora", both)).adapter
     assert seen is not None and seen.algorithms == {"lokr with DoRA": 1}
 
 
 def test_text_encoders_and_unknown_keys_are_counted(tmp_path: Path) -> None:
     extra = {"text_encoder.x.lora_A.weight": [2, 2], "transformer.nothing.lora_A.weight": [2, 2]}
-    seen = look(lora(tmp_path / "a.safetensors", f"transformer.{MODULE}", extra=extra)).adapter
+    seen = identify(lora(tmp_path / "a.safetensors", f"transformer.{MODULE}", extra=extra)).adapter
     assert seen is not None and seen.text_encoder_keys == 1
     assert seen.unknown_keys == ("transformer.nothing.lora_A.weight",)
     assert seen.readers["sd3tune"].reads == "no"
@@ -117,14 +117,15 @@ def test_text_encoders_and_unknown_keys_are_counted(tmp_path: Path) -> None:
 def test_words_and_json_say_the_same(tmp_path: Path) -> None:
     name = f"transformer.{MODULE}"
     metadata = SAID | {"modelspec.title": "grey cats", "long": "x" * 200}
-    found = look(lora(tmp_path / "a.safetensors", name, metadata=metadata))
-    text, data = artefacts.inspected(found), json.loads(artefacts.inspected_json(found))
+    found = identify(lora(tmp_path / "a.safetensors", name, metadata=metadata))
+    shown, data = inspect.lines(found), json.loads(inspect.document(found))
     assert data["kind"] == "adapter" and data["schema"] == 1
     assert data["adapter"]["readers"]["ComfyUI"]["reads"] == "wrong"
     for line in ("  rank         8", "  alpha/rank   0.5 (from the metadata alone)",
                  "  targets      attn.to_q", "  modelspec.title: grey cats",
                  "  diffusers    yes"):  # fmt: skip
-        assert line in text.splitlines()
+        assert line in shown
+    text = "\n".join(map(str, shown))
     assert "(200 characters)" in text and "lora_adapter_metadata" not in text
 
 
@@ -146,23 +147,23 @@ def test_what_is_no_safetensors_file_is_named(content: bytes, words: str, tmp_pa
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=words):
-        look(path)
+        identify(path)
 
 
 def test_a_file_cut_short_and_a_place_without_anything_are_errors(tmp_path: Path) -> None:
     path = lora(tmp_path / "a.safetensors", f"transformer.{MODULE}")
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ModelError, match="bytes long where its header says"):
-        look(path)
+        identify(path)
     with pytest.raises(ModelError, match="does not exist"):
-        look(tmp_path / "nothing.safetensors")
+        identify(tmp_path / "nothing.safetensors")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="holds nothing sd3tune knows"):
-        look(tmp_path / "empty")
+        identify(tmp_path / "empty")
 
 
 def test_a_header_of_a_hundred_and_twenty_eight_bytes_is_no_pickle(tmp_path: Path) -> None:
     for padding in range(200):
         path = tmp_path / "a.safetensors"
         safetensors_files.write(path, {"x" * (padding + 1): [2]})
-        assert look(path).kind == "other"
+        assert identify(path).kind == "other"

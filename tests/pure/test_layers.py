@@ -6,19 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["urls"],
     ["errors", "escaping", "start", "decision"],
+    ["tables"],
     ["filesystem"],
     ["report"],
     ["config", "backends"],
     ["processes", "sd3", "data", "quant"],
     ["plan", "formats"],
-    ["adapters", "sample"],
+    ["adapters", "discovered", "devices", "preflight"],
     ["prepare", "out_of_memory", "load"],
-    ["encode"],
+    ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "dataset_inspection"],
     ["cli"],
@@ -31,6 +34,7 @@ TORCH_FREE = [
     "decision.py",
     "filesystem",
     "escaping.py",
+    "tables",
     "report/stopping.py",
     "report/streams.py",
     "start.py",
@@ -39,7 +43,10 @@ TORCH_FREE = [
     "containers",
     "config",
     "plan",
+    "discovered.py",
+    "devices.py",
     "prepare.py",
+    "preflight.py",
     "dataset_inspection.py",
     "doctor",
     "demo/__init__.py",
@@ -52,9 +59,11 @@ TORCH_FREE = [
     "backends/decide",
     "processes/environment.py",
 ]
-TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single dialects".split()]
-TORCH_FREE += [f"formats/{name}.py" for name in "keys alpha seen stamp identify manifest".split()]
+TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single module_names".split()]
+FORMATS = "key_names scale adapter_description readers file_metadata identify manifest"
+TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
+BELOW_THE_PLAN = ("encode", "train", "sample", "load", "out_of_memory")
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -99,10 +108,83 @@ def test_rooms_import_only_what_stands_above_them() -> None:
                 assert RANK[other] < RANK[room(path)], f"{path.name} may not import {target}"
 
 
+def test_below_the_plan_nobody_reads_the_configuration() -> None:
+    """Neither `config.x` nor `plan.config.x`, and no decision by its name in a string."""
+    for path in FILES:
+        if room(path) in BELOW_THE_PLAN:
+            for node in ast.walk(ast.parse(path.read_text())):
+                assert not reads_settings(node), f"{path}: {ast.unparse(node)}"
+
+
+def reads_settings(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        owner = node.value
+        return getattr(owner, "id", getattr(owner, "attr", "")) == "config"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        texts = [a for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        return node.func.attr == "value" and bool(texts)
+    return False
+
+
+@pytest.mark.parametrize(
+    "line, reads",
+    [
+        ("plan.config.seed", True),
+        ("config.seed", True),
+        ("plan.value('seed')", True),
+        ("load_prompts(prepared.config)", False),
+        ("plan.seed + plan.data.steps.value", False),
+    ],
+)
+def test_reading_a_setting_is_recognised(line: str, reads: bool) -> None:
+    assert any(map(reads_settings, ast.walk(ast.parse(line)))) == reads
+
+
 def test_vendors_are_named_only_in_backends() -> None:
     for path in FILES:
         if room(path) != "backends":
             assert not [w for w in VENDOR_WORDS if w in path.read_text()], path
+
+
+def vendor_branches(source: str) -> list[str]:
+    """Comparisons that ask for a vendor by its name: `x.vendor == …`, `device.type in …`, and any
+    with the word "cuda", "rocm" or "mps"."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Compare | ast.match_case):
+            continue
+        parts = list(ast.walk(node.pattern if isinstance(node, ast.match_case) else node))
+        words = {p.value for p in parts if isinstance(p, ast.Constant)}
+        names = {ast.unparse(p) for p in parts if isinstance(p, ast.Attribute)}
+        asks = any(n.endswith(".vendor") or n.endswith("device.type") for n in names)
+        if asks or words & {"cuda", "rocm", "mps"}:
+            found.append(ast.unparse(node))
+    return found
+
+
+# What a container of each vendor's image is started with: its subject is the vendor.
+ABOUT_VENDORS = {"containers/host_image.py"}
+
+
+def test_no_branch_on_a_vendor_stands_outside_backends() -> None:
+    for path in FILES:
+        if room(path) != "backends" and str(path.relative_to(ROOT)) not in ABOUT_VENDORS:
+            assert not vendor_branches(path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "source, branches",
+    [
+        ("x = 1 if facts.vendor != 'cpu' else 2", 1),
+        ("if self.facts.vendor in SHARED: pass", 1),
+        ("if device.type == 'cpu' and kind == 'mps': pass", 2),
+        ("match kind:\n case 'cuda' | 'rocm': pass", 1),
+        ("if dataset.type == 'csv' or self.type not in kinds or via == 'cpu': pass", 0),
+        ("bytes = WORKSPACE_BYTES[load.vendor]", 0),
+    ],
+)
+def test_a_branch_on_a_vendor_is_seen(source: str, branches: int) -> None:
+    assert len(vendor_branches(source)) == branches
 
 
 def test_torch_is_loaded_only_where_it_is_needed() -> None:
@@ -122,7 +204,7 @@ def test_nothing_is_imported_before_the_working_directory_is_off_the_path() -> N
 
 def test_the_command_line_answers_without_torch() -> None:
     code = (
-        "import sys, sd3tune, sd3tune.cli, sd3tune.cli.render, sd3tune.doctor, sd3tune.prepare;"
+        "import sys, sd3tune.cli.decision_lines, sd3tune.doctor, sd3tune.prepare;"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

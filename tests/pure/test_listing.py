@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.data.discover import discover, source_of
-from sd3tune.data.sources import Folder
+from sd3tune.data.discover import discover
+from sd3tune.data.folder import Folder
+from sd3tune.data.sources import source_of
 from sd3tune.errors import DataError
 from tests.image_folders import captions, dataset, found, picture, reasons
 
@@ -58,7 +59,7 @@ def test_a_folder_removed_while_it_is_walked_is_set_aside(
             shutil.rmtree(path, ignore_errors=True)
         return stat(path)
 
-    monkeypatch.setattr("sd3tune.data.sources.os.stat", gone)
+    monkeypatch.setattr("sd3tune.data.folder.os.stat", gone)
     got = found(images)
     assert set(captions(got)) == {"z.png"}
     assert reasons(got) == {"b": "this folder cannot be listed: No such file or directory"}

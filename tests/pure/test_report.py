@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sd3tune import doctor
-from sd3tune.backends.observe import raw_answers, recorded_machine, this_machine
+from sd3tune.backends.decide.admission import recorded
+from sd3tune.backends.observe import raw_answers, recorded_machine
 from sd3tune.backends.observe.facts import Facts
-from sd3tune.backends.observe.torch_report import from_answer
-from sd3tune.cli import render
-from sd3tune.doctor import hardware, report, software
+from sd3tune.cli import doctor as doctor_command
+from sd3tune.doctor import report
 from sd3tune.doctor.private import FORMS, Private, vocabulary
 from tests import recordings
 
@@ -59,21 +59,19 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     def make(name: str) -> dict[str, Any]:
         answers = recordings.load(name)
         answers["commands"].update(PLANTED[name])
-        monkeypatch.setattr(recordings, "load", lambda name: answers)
-        machine = recordings.machine_of(name, tmp_path, monkeypatch)
-        torch = from_answer(answers["torch"])
-        facts = this_machine.join(machine, torch, answers["packages"], {}, answers["environ"])
-        found = [*software.host(machine.host), *software.hub()]
-        found += [
-            *hardware.torch(torch, facts, device=True),
-            *hardware.accelerators(machine, facts),
-        ]
-        made = doctor._report(found, facts, 0.0, machine=machine, torch=torch)
-        read: dict[str, Any] = json.loads(render.doctor_json(made))
+        seen = recordings.observed(answers, tmp_path, monkeypatch)
+        made = doctor.diagnose(*seen, recorded({}))
+        read: dict[str, Any] = json.loads(doctor_command.document(made))
         return read
 
-    monkeypatch.setattr(report, "details", lambda: {"config": "BLAS_INFO=accelerate"})
     return make
+
+
+def bundled(
+    said: dict[str, Any], environ: Mapping[str, str], private: Private, root: Path
+) -> dict[str, Any]:
+    """The report, with what a build of PyTorch for a Mac says of itself."""
+    return report.bundle(said, environ, private, root, lambda: {"config": "BLAS_INFO=accelerate"})
 
 
 NAMES = st.text(string.ascii_lowercase, min_size=3, max_size=12).filter(
@@ -121,7 +119,7 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
     ]
     fact = {"id": "x", "status": "FAIL", "name": "x", "source": str(home), "fix": ""}
     said = {**said, "findings": [*said["findings"], *({**fact, "fact": p} for p in planted)]}
-    text = json.dumps(report.bundle(said, environ, Private.of(environ, home, here), tmp_path))
+    text = json.dumps(bundled(said, environ, Private.of(environ, home, here), tmp_path))
     whole = text.lower()
     for secret in (token, password):
         assert secret not in text
@@ -143,7 +141,7 @@ def document_once(
     such a machine: who is called by one of them gives nothing away."""
     if name not in _documents:
         made = make(name)
-        anybody = json.dumps(report.bundle(made, {}, Private([]), root))
+        anybody = json.dumps(bundled(made, {}, Private([]), root))
         words = "<user> <host> <secret> <folder> <path> <environment> <working directory> <url>"
         ours = f"{words} {' '.join(FORMS)} {json.dumps(made)} {anybody}"
         _documents[name] = made, ours.lower()
@@ -152,7 +150,7 @@ def document_once(
 
 def cleaned(name: str, document: Callable[[str], dict[str, Any]], root: Path) -> dict[str, Any]:
     private = Private.of({"USER": "mariella"}, Path("/Users/mariella"), Path("/Users/mariella/x"))
-    return report.bundle(document(name), recordings.load(name)["environ"], private, root)
+    return bundled(document(name), recordings.load(name)["environ"], private, root)
 
 
 @pytest.mark.parametrize("name", list(PLANTED))
@@ -160,16 +158,14 @@ def test_a_report_is_a_machine_to_plan_for_and_a_recording_to_test_with(
     name: str, document: Callable[[str], dict[str, Any]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    real = recordings.load
     made = cleaned(name, document, tmp_path)
     path = tmp_path / "sent.json"
     path.write_text(json.dumps(made))
     there = recorded_machine.facts(path)
     assert there.origin == "recorded" and there.weakest.usable_bytes
-    monkeypatch.setattr(recordings, "load", real)
-    monkeypatch.setattr(recordings, "FOLDER", tmp_path)
-    assert recordings.load("sent")["provenance"].startswith("measured: sd3tune")
-    again = recordings.facts_of("sent", tmp_path / "root", monkeypatch)
+    sent = recordings.load("sent", tmp_path)
+    assert sent["provenance"].startswith("measured: sd3tune")
+    *_, again = recordings.observed(sent, tmp_path / "root", monkeypatch)
     assert decided(again) == decided(there), "joined again from the answers of its programs"
 
 
@@ -220,7 +216,7 @@ def test_words_of_ours_and_figures_stay(
 ) -> None:
     """A user called as a backend or a chip, and versions of three and of four numbers."""
     private = Private.of({"USER": "apple", "HOSTNAME": "m3"}, Path("/Users/apple"), Path("/"))
-    made = report.bundle(document("m3-max"), {}, private, tmp_path)
+    made = bundled(document("m3-max"), {}, private, tmp_path)
     assert made["facts"]["devices"][0]["arch"] == {"family": "apple", "name": "m3-max"}
     kept = "PyTorch 2.13.0 at 15.3.1, 0.5 GB/s, /dev/shm, https://huggingface.co/models, 12:30:45"
     assert private.text(kept) == kept

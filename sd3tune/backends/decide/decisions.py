@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sd3tune.backends.decide import limits
 from sd3tune.backends.decide.option import Level, Option
-from sd3tune.backends.decide.options import ALIASES, AXES
+from sd3tune.backends.decide.options import AXES, canonical
 from sd3tune.backends.decide.rules import Request, one_memory
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.decision import AUTO, Decision, Provenance, Rejected
@@ -33,8 +33,7 @@ def why_not(option: Option, facts: Facts, request: Request) -> tuple[str, ...]:
 
 def decide(axis: str, facts: Facts, request: Request) -> Decision[str]:
     """One axis. Raises PlanError when the user's value, or every value, is impossible here."""
-    asked = getattr(request, axis)
-    asked = ALIASES.get((axis, asked), asked)
+    asked = canonical(axis, getattr(request, axis))
     verdicts = {o.name: why_not(o, facts, request) for o in AXES[axis]}
     rejected = tuple(Rejected(name, why) for name, why in verdicts.items() if why)
     if asked is not None:

@@ -5,49 +5,34 @@ fp8 may be good for storage and not for arithmetic, a kernel may run forward onl
 behind the rules come from: docs/reference/hardware.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
-from sd3tune.backends.decide.optimizers import OPTIMIZERS, TRAINABLE
-from sd3tune.backends.decide.option import Level, Option
+from sd3tune.backends.decide import attention_options as attention
+from sd3tune.backends.decide.option import Axes, Level, Option, Options
+from sd3tune.backends.decide.probes import fp8_products
 from sd3tune.backends.decide.rules import (
-    BNB,
     Request,
-    Rule,
     alone,
     asks,
-    compiles_on,
-    elsewhere,
-    fits,
     gfx_in,
     native_bf16,
     never_on,
     not_full,
-    package,
+    several,
     sm_at_least,
-    sm_in,
     smoke,
     tool,
     vendors,
 )
+from sd3tune.backends.decide.tabled_options import TRAINABLE, optimizers, schemes, trains_bf16
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.tables.schemes import SCHEMES
+from sd3tune.tables.table import Table
 
 NO_AUTOCAST_ON_APPLE = (
     "mixed_precision is `no` on Apple: autocast on MPS is not proven to train SD3"
-)
-INT_ONLY_ON_APPLE = "only integer quanto levels are used on Apple"
-
-# The chips AMD builds flash kernels for by default (AOTriton; hardware.md note 6).
-AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
-SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
-QUANTO = package("optimum-quanto", "0.2.7")
-# Its other kernels have a Python form; unpacking on MPS has none (quanto 0.2.7 extensions/mps).
-UNPACKED = compiles_on("mps", "quanto compiles its unpacking of 4 and 2 bits for MPS")
-# The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.
-# In SD3 the second attention of SD3.5 medium's blocks has views, diffusers' concatenation leaves
-# the others whole. A copy costs less than the scores. Look again at torch 2.17.
-VIEWS_ON_MPS = (
-    "MPS has multiplied views wrongly without a word "
-    "(pytorch/pytorch#163597, #181133, #193487, #197636)"
 )
 
 
@@ -55,88 +40,16 @@ def bf16_level(f: Facts) -> Level:
     return "native" if native_bf16(f, Request()) is None else "emulated"
 
 
-def fp8_level(f: Facts) -> Level:
-    """quanto keeps fp8 weights and multiplies in the base dtype on every chip."""
-    return "none" if f.vendor == "mps" else "storage"
-
-
-def weight_precisions(*, sized: bool, transformer: bool = False) -> tuple[Option, ...]:
-    """The weight-only schemes. sized: of a model large enough to be quantised for want of room; of
-    the others only when asked. transformer: of the model that is trained."""
-    storage: Callable[[Facts], Level] = lambda f: "storage"  # noqa: E731
-    size = fits if sized else lambda name: lambda f, r: None
-    whole = transformer_rules if transformer else ()
-    return (
-        Option("no_change", (size("no_change"),), "weights keep their full precision"),
-        Option(
-            "int8-quanto",
-            (QUANTO, *whole, smoke("linear_int8-quanto"), size("int8-quanto")),
-            "8-bit integers: a byte a weight, for about 0.1 % error",
-            auto=sized,
-            level=storage,
-        ),
-        Option(
-            "nf4-bnb",
-            (
-                never_on("mps", INT_ONLY_ON_APPLE),
-                elsewhere(BNB, "mps"),
-                *whole,
-                sm_at_least(70, "bitsandbytes has no 4-bit kernel"),
-                smoke("linear_nf4-bnb"),
-                size("nf4-bnb"),
-            ),
-            "4-bit NormalFloat: half a byte a weight, for about 1 % error",
-            auto=sized,
-            level=storage,
-        ),
-        Option(
-            "int4-quanto",
-            (QUANTO, UNPACKED, *whole, smoke("linear_int4-quanto"), size("int4-quanto")),
-            "4-bit integers: half a byte a weight, for about 1 % error",
-            auto=sized,
-            level=packed_level,
-        ),
-        Option(
-            "int2-quanto",
-            (QUANTO, UNPACKED, *whole, smoke("linear_int2-quanto"), size("int2-quanto")),
-            "2-bit integers: a quarter of a byte a weight, and it shows",
-            auto=False,
-            level=packed_level,
-        ),
-        Option(
-            "fp8-quanto",
-            (
-                never_on("mps", f"MPS has no fp8; {INT_ONLY_ON_APPLE}"),
-                QUANTO,
-                *whole,
-                smoke("linear_fp8-quanto"),
-                size("fp8-quanto"),
-            ),
-            "8-bit floats: a byte a weight",
-            auto=False,
-            level=fp8_level,
-        ),
-    )
-
-
-def packed_level(f: Facts) -> Level:
-    return "needs_build" if f.vendor == "mps" else "storage"
-
-
-def unsharded(f: Facts, r: Request) -> str | None:
-    return "quantised weights cannot be split over processes (FSDP)" if r.sharded else None
-
-
-transformer_rules: tuple[Rule, ...] = (
-    not_full("weights that are trained cannot be quantised"),
-    unsharded,
-    lambda f, r: r.whole_weights,
-)
+def flavour_level(f: Facts) -> Level:
+    """Chips without fp8 products keep weights in it and multiply in another dtype."""
+    if f.vendor == "mps":
+        return "none"
+    return "native" if fp8_products(f) else "storage"
 
 
 def bf16_base(f: Facts, r: Request) -> str | None:
     """Weights in bf16 without autocast is the Apple way; elsewhere autocast goes with it."""
-    if r.model_type == "full" and r.optimizer not in (None, "adamw_bf16"):
+    if r.model_type == "full" and r.optimizer is not None and not trains_bf16(r):
         return f"{r.optimizer} trains float32 weights; adamw_bf16 trains bf16 ones"
     if r.mixed_precision == "bf16" or f.vendor == "mps":
         return None
@@ -150,13 +63,7 @@ def reference_stays_exact(f: Facts, r: Request) -> str | None:
     return "the CPU is the reference: float32 unless asked"
 
 
-def half_dtype(f: Facts, r: Request) -> str | None:
-    if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
-        return None
-    return "its kernels take fp16 and bf16 only, this run computes in fp32"
-
-
-AXES: dict[str, tuple[Option, ...]] = {
+_AXES: dict[str, Options] = {
     "mixed_precision": (
         Option(
             "bf16",
@@ -165,6 +72,7 @@ AXES: dict[str, tuple[Option, ...]] = {
                 native_bf16,
                 reference_stays_exact,
                 smoke("matmul_bf16"),
+                smoke("autocast_bf16"),
             ),
             "native bf16: float32's range, so no loss scaling",
             level=bf16_level,
@@ -175,6 +83,7 @@ AXES: dict[str, tuple[Option, ...]] = {
                 never_on("mps", NO_AUTOCAST_ON_APPLE),
                 vendors("cuda", "rocm"),
                 smoke("matmul_fp16"),
+                smoke("autocast_fp16"),
             ),
             "no native bf16 here: fp16 with float32 adapter weights and loss scaling; SD3 in fp16 "
             "may overflow after thousands of steps (huggingface/diffusers#8599)",
@@ -229,66 +138,17 @@ AXES: dict[str, tuple[Option, ...]] = {
         ),
         Option("fp32", (), "the VAE overflows in fp16, and is small"),
     ),
-    "optimizer": OPTIMIZERS,
+    "optimizer": optimizers,
     "trainable_dtype": TRAINABLE,
     "grad_scaler": (
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
-    "attention_mechanism": (
-        Option(
-            "diffusers",
-            (smoke("attention_diffusers"), fits("diffusers")),
-            "PyTorch's scaled_dot_product_attention, with the fastest of its kernels that trains "
-            "here",
-        ),
-        Option(
-            "native-flash",
-            (
-                never_on("mps", "MPS has no flash kernel with a backward"),
-                sm_at_least(80, "flash attention has no kernel"),
-                gfx_in(*AOTRITON),
-                smoke("attention_native-flash"),
-            ),
-            "flash kernels only",
-            auto=False,
-        ),
-        Option(
-            "native-efficient",
-            (
-                vendors("cuda", "rocm"),
-                gfx_in(*AOTRITON),
-                smoke("attention_native-efficient"),
-            ),
-            "memory-efficient kernels only",
-            auto=False,
-        ),
-        Option(
-            "cudnn",
-            (
-                vendors("cuda"),
-                sm_at_least(80, "cuDNN attention has no kernel"),
-                smoke("attention_cudnn"),
-            ),
-            "cuDNN kernels only",
-            auto=False,
-        ),
-        Option(
-            "native-math",
-            (smoke("attention_native-math"), fits("native-math")),
-            "the definition, written out: slow, memory grows with the square of the tokens",
-        ),
-        Option(
-            "sliced",
-            (smoke("attention_sliced"),),
-            "the definition, a slice of queries at a time: no score is kept, each is computed "
-            "again for the gradient; untested on hardware",
-        ),
-    ),
-    "base_model_precision": weight_precisions(sized=True, transformer=True),
-    "text_encoder_1_precision": weight_precisions(sized=False),
-    "text_encoder_2_precision": weight_precisions(sized=False),
-    "text_encoder_3_precision": weight_precisions(sized=True),
+    "attention_mechanism": attention.TRAINING,
+    "base_model_precision": lambda: schemes(sized=True, transformer=True),
+    "text_encoder_1_precision": lambda: schemes(sized=False),
+    "text_encoder_2_precision": lambda: schemes(sized=False),
+    "text_encoder_3_precision": lambda: schemes(sized=True),
     "quantize_via": (
         Option(
             "accelerator",
@@ -309,26 +169,8 @@ AXES: dict[str, tuple[Option, ...]] = {
             auto=False,
         ),
     ),
-    "attention_no_grad": (
-        Option(
-            "sageattention",
-            (
-                vendors("cuda"),
-                sm_in(*SAGE_SM),
-                elsewhere(package("sageattention", "2.1.1"), "rocm", "mps", "cpu"),
-                half_dtype,
-                lambda f, r: None if r.head_dim <= 128 else "its heads end at 128",
-                smoke("attention_sageattention"),
-            ),
-            "8-bit attention for sampling only: it has no backward",
-            level=lambda f: "forward_only",
-        ),
-        Option("as-training", (), "the kernels that also train"),
-    ),
-    "attention_inputs": (
-        Option("views", (never_on("mps", VIEWS_ON_MPS),), "read where the projections left them"),
-        Option("contiguous", (), "query, key and value are copied into one piece first"),
-    ),
+    "attention_no_grad": attention.SAMPLING,
+    "attention_inputs": attention.INPUTS,
     "dynamo_backend": (
         Option("no", (), "compiling pays only in runs of hours"),
         Option(
@@ -363,20 +205,22 @@ AXES: dict[str, tuple[Option, ...]] = {
                 vendors("rocm"),
                 gfx_in("gfx942"),
             ),
-            "CDNA3's own flavour of fp8",
-            level=lambda f: "native",
+            "CDNA3's own flavour of fp8, for weights that fp8-quanto keeps",
         ),
         Option(
             "float8_e4m3fn",
             (never_on("mps", "MPS has no fp8 arithmetic"),),
-            "the OCP flavour of fp8",
+            "the OCP flavour of fp8, for weights that fp8-quanto keeps",
+            level=flavour_level,
         ),
         Option("none", (), "no fp8 on this device"),
     ),
     "distributed_backend": (
-        Option("nccl", (vendors("cuda", "rocm"),), "NCCL, or RCCL under the same name"),
-        Option("gloo", (never_on("mps", "a Mac has one GPU"),), "the CPU's collective library"),
-        Option("none", (alone,), "one device only"),
+        Option("nccl", (vendors("cuda", "rocm"), several), "NCCL, or RCCL under the same name"),
+        Option(
+            "gloo", (never_on("mps", "a Mac has one GPU"), several), "the CPU's collective library"
+        ),
+        Option("none", (alone,), "one process trains"),
     ),
     "deterministic": (
         Option("off", (), "faster kernels may add in another order on each run"),
@@ -389,8 +233,21 @@ AXES: dict[str, tuple[Option, ...]] = {
         ),
     ),
 }
+AXES = Axes(_AXES)
 
-ALIASES = {
-    ("optimizer", "torch-adamw"): "adamw",
-    ("attention_mechanism", "native"): "diffusers",
+TABLES: Mapping[str, Table[Any]] = {
+    "optimizer": OPTIMIZERS,
+    "base_model_precision": SCHEMES,
+    "text_encoder_1_precision": SCHEMES,
+    "text_encoder_2_precision": SCHEMES,
+    "text_encoder_3_precision": SCHEMES,
 }
+ALIASES = {("attention_mechanism", "native"): "diffusers"}
+
+
+def canonical(axis: str, asked: str | None) -> str | None:
+    """The option's own name where the user wrote another name of it."""
+    table = TABLES.get(axis)
+    if table is not None and asked is not None and asked in table:
+        return str(table[asked].name)
+    return ALIASES.get((axis, asked or ""), asked)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from sd3tune.backends.observe.facts import Facts, Vendor
 from sd3tune.decision import Provenance
+from sd3tune.tables.needs import Need
 
 Rule = Callable[["Facts", "Request"], "str | None"]
 
@@ -101,28 +102,49 @@ def gfx_in(*known: str) -> Rule:
     return rule
 
 
-def package(name: str, lowest: str, extra: str = "") -> Rule:
-    """extra: of sd3tune, where no vendor's own extra brings it."""
-    how = f": pip install 'sd3tune[{extra}]'" if extra else ""
+@dataclass(frozen=True)
+class Package:
+    """A rule: a distribution is installed in this version or a newer one, and can be imported where
+    that was tried. extra: of sd3tune, where no vendor's own extra brings it."""
 
-    def rule(f: Facts, r: Request) -> str | None:
-        have = f.packages.get(name)
+    name: str
+    lowest: str
+    extra: str = ""
+
+    def __call__(self, f: Facts, r: Request) -> str | None:
+        have = f.packages.get(self.name)
         if have is None:
-            return f"the package {name} is not installed{how}"
-        if version(have) < version(lowest):
-            return f"needs {name} {lowest} or newer, {have} is installed"
-        return None
-
-    return rule
-
-
-def elsewhere(rule: Rule, *never: Vendor) -> Rule:
-    """Not asked of vendors that another rule excludes: installing something would be no use."""
-    return lambda f, r: None if f.vendor in never else rule(f, r)
+            how = f": pip install 'sd3tune[{self.extra}]'" if self.extra else ""
+            return f"the package {self.name} is not installed{how}"
+        if version(have) < version(self.lowest):
+            return f"needs {self.name} {self.lowest} or newer, {have} is installed"
+        imported = f.smoke.get(f"import_{self.name}", "ok")
+        return None if imported == "ok" else f"{self.name} cannot be imported: {imported}"
 
 
-# Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
-BNB = package("bitsandbytes", "0.50")
+package = Package
+
+
+@dataclass(frozen=True)
+class ExceptOn:
+    """A rule that is not asked of vendors that another rule excludes: installing something would
+    be no use."""
+
+    rule: Rule
+    vendors: tuple[Vendor, ...]
+
+    def __call__(self, f: Facts, r: Request) -> str | None:
+        return None if f.vendor in self.vendors else self.rule(f, r)
+
+
+def except_on(rule: Rule, *never: Vendor) -> Rule:
+    """`rule`, except on the vendors named."""
+    return ExceptOn(rule, never)
+
+
+def inner(rule: Rule) -> Rule:
+    """The rule inside `except_on`; any other is its own."""
+    return rule.rule if isinstance(rule, ExceptOn) else rule
 
 
 def tool(name: str, why: str) -> Rule:
@@ -148,14 +170,19 @@ def compiles_on(vendor: Vendor, why: str) -> Rule:
     return rule
 
 
-def smoke(probe: str) -> Rule:
-    """A probe that was run here and failed removes the option; one that was not run does not."""
+@dataclass(frozen=True)
+class Smoke:
+    """A rule: the probe did not fail on this device. One that was not run refuses nothing here;
+    admission.py runs those that a choice rests on."""
 
-    def rule(f: Facts, r: Request) -> str | None:
-        result = f.smoke.get(probe, "ok")
+    probe: str  # a row of probes.py
+
+    def __call__(self, f: Facts, r: Request) -> str | None:
+        result = f.smoke.get(self.probe, "ok")
         return None if result == "ok" else f"its probe failed on this device: {result}"
 
-    return rule
+
+smoke = Smoke
 
 
 def asks(axis: str, *values: str) -> Rule:
@@ -178,6 +205,12 @@ def alone(f: Facts, r: Request) -> str | None:
     return None if r.processes == 1 else f"{r.processes} processes train one model"
 
 
+def several(f: Facts, r: Request) -> str | None:
+    return (
+        "one process trains: it has nobody to exchange gradients with" if r.processes == 1 else None
+    )
+
+
 def fits(precision: str) -> Rule:
     return lambda f, r: r.too_big.get(precision)
 
@@ -190,8 +223,8 @@ def one_memory(f: Facts) -> str | None:
 
 
 def native_bf16(f: Facts, r: Request) -> str | None:
-    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also says yes to emulation
-    (T4, V100), so the chip is asked, not torch (hardware.md 0.4)."""
+    """bf16 arithmetic in hardware. `torch.cuda.is_bf16_supported()` also returns True for emulation
+    (T4, V100), so this looks at the chip (docs/reference/hardware.md, "NVIDIA")."""
     device = f.weakest
     if f.vendor == "cuda":
         rule = sm_at_least(80, "bf16 is emulated on this chip")
@@ -219,3 +252,33 @@ def native_bf16(f: Facts, r: Request) -> str | None:
     if f.native_bf16_cpu is None:
         return "whether this CPU has bf16 in hardware is unknown: torch was not started"
     return "bf16 is emulated on this CPU (no AVX512-BF16 or AMX) and 5 to 40 times slower than fp32"
+
+
+def whole_weights(f: Facts, r: Request) -> str | None:
+    """Seen with one gloo process: these optimizers call kernels or sums that DTensor refuses."""
+    return "it cannot step weights that are split over processes; use adamw" if r.sharded else None
+
+
+def float32_weights(f: Facts, r: Request) -> str | None:
+    """The weights of a model that is trained whole may be bf16."""
+    bf16 = r.model_type == "full" and r.base_model_default_dtype == "bf16"
+    return "in bf16 an update below 1/256 of a weight is lost" if bf16 else None
+
+
+# Kind of need, as the rows of `sd3tune/tables` state it -> the rule of its arguments.
+RULES: Mapping[str, Callable[..., Rule]] = {
+    "package": package,
+    "never_on": never_on,
+    "smoke": smoke,
+    "sm_at_least": sm_at_least,
+    "compiles_on": compiles_on,
+    "asks": asks,
+    "native_bf16": lambda: native_bf16,
+    "whole_weights": lambda: whole_weights,
+    "float32_weights": lambda: float32_weights,
+}
+
+
+def rule_of(need: Need) -> Rule:
+    """The rule that says whether a row's need is met."""
+    return except_on(RULES[need.kind](*need.arguments), *need.not_on)

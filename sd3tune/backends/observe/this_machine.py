@@ -13,14 +13,11 @@ from sd3tune import backends
 from sd3tune.backends.observe import container, sysctl
 from sd3tune.backends.observe.facts import Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
+from sd3tune.tables.libraries import LIBRARIES
 
 VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
-PACKAGES = (
-    "diffusers transformers peft accelerate huggingface_hub safetensors optimum-quanto "
-    "bitsandbytes sageattention torchao triton xformers kernels torch-optimi lycoris-lora "
-    "pytorch-optimizer "
-    "nvidia-ml-py amdsmi flash-attn"
-).split()
+# Beside the libraries of the table: what kernels are built from and what reads the hardware.
+ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
 TORCH_SECONDS, SURVEY_SECONDS = 60.0, 10.0
 
@@ -67,7 +64,7 @@ def join(
     if facts.devices and vendor != "cpu":
         return facts
     cpu: Facts = backends.module("cpu").facts(machine, torch, packages, tools, environ)
-    if environ.get("SD3TUNE_BACKEND") == "cpu":  # asked for, so not silent
+    if cpu_is_asked_for(environ):  # so not silent
         return cpu
     met = [p for survey in machine.surveys for p in survey.problems if p.severity == "fail"]
     if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
@@ -79,6 +76,11 @@ def join(
     if not any(p.severity == "fail" for p in (*facts.problems, *met)):
         met = [*met, *container.no_device(machine.host)]
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
+
+
+def cpu_is_asked_for(environ: Mapping[str, str]) -> bool:
+    """Whatever else this machine has."""
+    return environ.get("SD3TUNE_BACKEND") == "cpu"
 
 
 def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:
@@ -100,7 +102,7 @@ def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> 
 def packages() -> dict[str, str]:
     """Installed versions of everything a rule may ask for."""
     found = {}
-    for name in PACKAGES:
+    for name in (*LIBRARIES, *ALSO):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -1,33 +1,30 @@
-"""One dataset of config/multidatabackend.json: its keys, their types and the rules that join them.
+"""One dataset of config/multidatabackend.json: its keys and their types.
 
-A key that is accepted has an effect. Docstrings are the help and the reference.
+Docstrings are the help and the reference. Rules that join several keys are in config/rules.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from sd3tune.config import checks
+from sd3tune.config import values
 from sd3tune.config.datasets.storage import Columns, Stored
-from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
-
-LARGEST_AREA, SMALLEST_PIXEL = 20, 512  # megapixels, pixels: limits of maximum_image_size
-OVERRIDE = "SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE"
+from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Whole
+from sd3tune.tables.dataset_types import DATASET_TYPES
 
 
 class Shuffle(Settings):
-    """Captions made of tags, with the tags in other orders."""
+    """More captions, with their tags in another order."""
 
     enable: Flag = True
     """false switches it off."""
     count: Count = 1
     """Shuffled captions made from each."""
     seed: Whole = Field(0, ge=0)
-    """Same seed, same orders."""
+    """The same seed gives the same orders."""
     split_on: Literal["comma", "space", "period"] = "comma"
-    """What lies between tags."""
+    """What separates the tags."""
     position_start: Whole = Field(0, ge=0)
     """Tags at the front that stay where they are."""
     include_original: Flag = True
@@ -37,16 +34,15 @@ class Shuffle(Settings):
 class ImageDataset(Stored):
     """Images with captions."""
 
-    dataset_type: Literal["image", "eval"] = "image"
-    """Images to train on (`image`), or to measure the evaluation loss on and never train
-    (`eval`)."""
+    dataset_type: Annotated[str, OneOf(DATASET_TYPES, explained=True)] = "image"
+    """What the entry is for; the last two have settings of their own, below."""
     crop: Flag = False
-    """Cut images to crop_aspect; off, they keep their aspect in the nearest bucket."""
+    """Crop images to crop_aspect. Off: images keep their aspect, in the nearest bucket."""
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
     """`square`; `preserve` the aspect of each image; a `random` or the `closest` one of
     crop_aspect_buckets."""
     crop_aspect_buckets: Annotated[
-        tuple[tuple[float, float], ...], BeforeValidator(checks.aspects)
+        tuple[tuple[float, float], ...], BeforeValidator(values.aspects)
     ] = ()
     """Aspects as [0.75, 1.0, 1.5], or weighted as [{"aspect": 1.0, "weight": 0.7}, …]."""
     crop_style: Annotated[
@@ -60,20 +56,20 @@ class ImageDataset(Stored):
     resolution_type: Literal["pixel", "area", "pixel_area"]
     """`pixel_area`: edge of a square of that area. `area`: megapixels. `pixel`: shorter edge."""
     minimum_image_size: Number | None = Field(None, ge=0)
-    """Smaller images are set aside."""
+    """Smaller images are not used."""
     maximum_image_size: Number | None = Field(None, ge=0)
     """With target_downsample_size: crops are taken from images resized to that size first."""
     target_downsample_size: Number | None = Field(None, ge=0)
     """Size to which images are resized before they are cropped."""
     max_upscale_threshold: Number | None = Field(None, ge=0)
-    """Images that would be enlarged by more than this share are set aside: 0.25 allows a quarter.
+    """Images that would be enlarged by more than this share are not used: 0.25 allows a quarter.
     Left out: any enlargement."""
     minimum_aspect_ratio: Number | None = Field(None, ge=0)
-    """Images of narrower buckets (width / height) are set aside; 0 is none."""
+    """Images of narrower buckets (width / height) are not used. 0 is no limit."""
     maximum_aspect_ratio: Number | None = Field(None, gt=0)
-    """Images of wider buckets are set aside."""
+    """Images of wider buckets (width / height) are not used."""
     aspect_bucket_rounding: Whole = Field(2, ge=1, le=9)
-    """Decimals of an aspect ratio that tell buckets apart."""
+    """Decimals to which aspect ratios are rounded; each rounded ratio is a bucket."""
     aspect_bucket_alignment: Literal[64] = 64
     """Sides are multiples of 64 pixels for SD3."""
     caption_strategy: Annotated[
@@ -82,7 +78,7 @@ class ImageDataset(Stored):
     ] = "filename"
     """The file's name, a .txt beside it, instance_prompt, or a column of a table."""
     instance_prompt: str | None = None
-    """The caption of every image, or words put before each."""
+    """The caption of every image, or a text put before each caption."""
     only_instance_prompt: Flag = False
     """instance_prompt is the only caption."""
     prepend_instance_prompt: Flag = False
@@ -93,7 +89,7 @@ class ImageDataset(Stored):
     """{"enable": true, "count": 3, "seed": 0, "split_on": "comma", "position_start": 1}: more
     captions, with their tags in other orders."""
     caption_filter_list: Annotated[
-        tuple[str, ...] | Path | None, BeforeValidator(checks.filters)
+        tuple[str, ...] | Path | None, BeforeValidator(values.filters)
     ] = None
     """Texts or regular expressions removed from captions, `s/this/that/` to replace; a list, or a
     .txt or .json holding one."""
@@ -105,15 +101,14 @@ class ImageDataset(Stored):
         Literal["discovery", "parquet", "csv", "huggingface"],
         BeforeValidator(lambda v: "discovery" if v in ("json", "filesystem") else v),
     ] = "discovery"
-    """How sizes are found: from the files' headers, or from columns of a table."""
+    """Where image sizes are read: from the files' headers, or from columns of a table."""
     metadata_update_interval: Whole = Field(60, ge=60)
-    """Seconds between writes of what is known about files while they are read for the first
-    time."""
+    """Seconds between writes of the list of files while they are read for the first time."""
     cache_dir_vae: Path
     """Where encoded images are kept."""
     vae_cache_clear_each_epoch: Flag = False
-    """Take new random crops and aspects each epoch, and encode them."""
-    skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(checks.stages)] = ()
+    """Take new random crops and aspects in each epoch, and encode them."""
+    skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
     """`metadata` or `aspect`: use the files and sizes of the last discovery without looking.
     `vae`, `text`: encode nothing; what is not cached is an error when it is reached."""
     preserve_data_backend_cache: Flag = False
@@ -128,11 +123,11 @@ class ImageDataset(Stored):
     start_epoch: Count = 1
     """First epoch that draws from this dataset."""
     end_epoch: Count | None = None
-    """Last epoch that draws from it."""
+    """Last epoch that draws from this dataset."""
     start_step: Whole = Field(0, ge=0)
-    """Optimizer steps to be done before it is drawn from."""
+    """Optimizer steps before the dataset is drawn from."""
     end_step: Count | None = None
-    """Last optimizer step that draws from it."""
+    """Last optimizer step that draws from this dataset."""
     train_batch_size: Count | None = None
     """Images per forward pass of this dataset. Left out: the run's."""
     vae_batch_size: Count = 4
@@ -140,115 +135,29 @@ class ImageDataset(Stored):
     image_processing_batch_size: Count = 32
     """Images decoded ahead of the encoder."""
     write_batch_size: Count = 32
-    """Cache entries in a file; what an interruption can lose."""
+    """Cache entries in a file. An interruption loses at most so many."""
     is_regularisation_data: Flag = False
-    """Hold the model to what it says without the adapter on these images (prior preservation)."""
+    """Prior preservation: on these images the target is the prediction of the model without the
+    adapter."""
     timestep_sampling_offset: Number = 0.0
     """Added to the normal number behind each logit-normal noise level of these images: above 0
     means more noise (composition), below 0 less (detail)."""
-    conditioning_data: Annotated[str | None, BeforeValidator(checks.one_id)] = None
+    conditioning_data: Annotated[str | None, BeforeValidator(values.one_id)] = None
     """id of the dataset with a mask for each image."""
     text_embeds: str | None = None
     """id of the text_embeds entry that keeps these captions. Left out: the default one."""
     strict: Flag = False
-    """A file that cannot be used is an error instead of a line in the report."""
+    """A file that cannot be used is an error. Off: it is left out and reported."""
 
-    @model_validator(mode="after")
-    def fits_together(self) -> "ImageDataset":
-        self.check_storage()
-        self.check_sizes()
-        self.check_captions()
-        if self.crop_aspect in ("random", "closest") and not self.crop_aspect_buckets:
-            raise ValueError(
-                f"crop_aspect={self.crop_aspect} needs crop_aspect_buckets; "
-                "add them, as [0.75, 1.0, 1.5]"
-            )
-        low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
-        if low and high and low > high:
-            raise ValueError(
-                f"minimum_aspect_ratio={low:g} is above maximum_aspect_ratio={high:g}; swap them"
-            )
-        for what in ("epoch", "step"):
-            first, last = getattr(self, f"start_{what}"), getattr(self, f"end_{what}")
-            if last is not None and last < first + (what == "step"):
-                raise ValueError(
-                    f"end_{what}={last} comes before start_{what}={first}; nothing would be drawn"
-                )
-        if self.is_regularisation_data and self.dataset_type == "eval":
-            raise ValueError("is_regularisation_data is about training, dataset_type=eval is not; "
-                             "leave one of them out")  # fmt: skip
-        if self.timestep_sampling_offset and self.dataset_type == "eval":
-            raise ValueError("timestep_sampling_offset is about training, evaluation has noise "
-                             "levels of its own; leave it out of dataset_type=eval")  # fmt: skip
-        return self
+    @property
+    def trained(self) -> bool:
+        """Whether these images are trained on, not only measured."""
+        return DATASET_TYPES[self.dataset_type].use == "train"
 
-    def check_sizes(self) -> None:
-        kind = self.resolution_type
-        if self.maximum_image_size and not self.target_downsample_size:
-            raise ValueError(
-                f"maximum_image_size={self.maximum_image_size:g} needs target_downsample_size; "
-                "set both or neither"
-            )
-        if kind == "pixel_area" and self.resolution != int(self.resolution):
-            raise ValueError(
-                f"resolution={self.resolution:g} must be whole pixels with resolution_type="
-                "pixel_area; use resolution_type=area for megapixels"
-            )
-        if kind == "area" and self.resolution > 20:
-            raise ValueError(
-                f"resolution={self.resolution:g} would be megapixels with resolution_type=area; "
-                "use resolution_type=pixel_area for pixels"
-            )
-        if kind != "area" and self.resolution < 64:
-            raise ValueError(
-                f"resolution={self.resolution:g} is below 64 pixels; use resolution_type=area for "
-                "megapixels"
-            )
-        if kind == "area" and (self.minimum_image_size or 0) > 5:
-            raise ValueError(
-                f"minimum_image_size={self.minimum_image_size:g} would be megapixels with "
-                "resolution_type=area; use resolution_type=pixel_area for pixels"
-            )
-        for name in ("maximum_image_size", "target_downsample_size"):
-            value = getattr(self, name) or 0
-            if kind == "area" and value >= LARGEST_AREA and not os.environ.get(OVERRIDE):
-                raise ValueError(
-                    f"{name}={value:g} would be megapixels with resolution_type=area; "
-                    f"use resolution_type=pixel_area for pixels, or set {OVERRIDE}=1"
-                )
-            if kind == "pixel" and 0 < value < SMALLEST_PIXEL:
-                raise ValueError(
-                    f"{name}={value:g} is below {SMALLEST_PIXEL} pixels; use resolution_type=area "
-                    "for megapixels"
-                )
-
-    def check_captions(self) -> None:
-        needs = {
-            "caption_strategy=instanceprompt": self.caption_strategy == "instanceprompt",
-            "only_instance_prompt": self.only_instance_prompt,
-            "prepend_instance_prompt": self.prepend_instance_prompt,
-        }
-        for name, asked in needs.items():
-            if asked and not (self.instance_prompt or "").strip():
-                raise ValueError(f"{name} needs an instance_prompt; add one")
-        for name in ("caption_strategy", "metadata_backend"):
-            value = getattr(self, name)
-            if value in ("parquet", "csv") and getattr(self, value) is None:
-                raise ValueError(f"{name}={value} needs a table; add {value}: {{path, …}}")
-            if value == "huggingface" and self.type != "huggingface":
-                raise ValueError(f"{name}=huggingface needs type=huggingface; change one of them")
-        if self.caption_strategy == "filename" and self.type == "huggingface":
-            raise ValueError("caption_strategy=filename needs files, type=huggingface has rows; "
-                             "use caption_strategy=huggingface")  # fmt: skip
-        columns = {"parquet": self.parquet, "csv": self.csv}.get(self.metadata_backend)
-        if columns is not None and not columns.width_column:
-            raise ValueError(
-                f"metadata_backend={self.metadata_backend} needs width_column and height_column; "
-                "add them, or use metadata_backend=discovery"
-            )
-        if self.caption_strategy == "textfile" and self.type in ("huggingface", "csv"):
-            raise ValueError(f"caption_strategy=textfile needs files, type={self.type} has rows; "
-                             f"use caption_strategy={self.type}")  # fmt: skip
+    @property
+    def fetched_dir(self) -> Path:
+        """Where images behind http(s) addresses are kept."""
+        return self.csv_cache_dir or self.cache_dir_vae / "fetched"
 
 
 class Masks(Stored):
@@ -257,17 +166,12 @@ class Masks(Stored):
     dataset_type: Literal["conditioning"] = "conditioning"
     """Marks this entry as masks, used through conditioning_data."""
     conditioning_type: Literal["mask", "segmentation"] = "mask"
-    """`mask`: the red channel weighs the loss, black 0, white 1. `segmentation`: brighter than
-    middle grey is 1, the rest 0."""
-
-    @model_validator(mode="after")
-    def fits_together(self) -> "Masks":
-        self.check_storage()
-        return self
+    """`mask`: the loss is multiplied by the red channel, black 0, white 1. `segmentation`: brighter
+    than middle grey is 1, the rest 0."""
 
 
 class TextEmbeds(Settings):
-    """Where encoded captions are kept."""
+    """The cache of encoded captions."""
 
     id: str = Field(min_length=1)
     """Name of the entry, unique in the file."""
@@ -278,6 +182,6 @@ class TextEmbeds(Settings):
     default: Flag = False
     """The cache of validation prompts, and of every dataset that names no other."""
     cache_dir: Path
-    """Its folder."""
+    """Folder of the cache."""
     write_batch_size: Count = 32
-    """Captions in a file; what an interruption can lose."""
+    """Captions in a file. An interruption loses at most so many."""

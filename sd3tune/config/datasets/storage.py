@@ -3,26 +3,29 @@
 Docstrings are the help and the reference.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from sd3tune.config import checks
-from sd3tune.config.fields import Count, Flag, Settings
+from sd3tune.config import values
+from sd3tune.config.fields import Count, Flag, OneOf, Settings
+from sd3tune.errors import Problem
+from sd3tune.tables.storages import STORAGES, owners
 
 
 class Columns(Settings):
-    """Which columns of a table hold what."""
+    """The columns of a table."""
 
     path: Path
     """The .csv or .parquet file."""
     filename_column: str = "filename"
     """Path of the image, relative to the dataset."""
-    caption_column: Annotated[tuple[str, ...], BeforeValidator(checks.names)] = ("caption",)
+    caption_column: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("caption",)
     """The caption; several columns, or lists in one, are several captions."""
     fallback_caption_column: str | None = None
-    """Read where caption_column is empty."""
+    """Column that is read where caption_column is empty."""
     width_column: str | None = None
     """Width in pixels; with height_column and metadata_backend no header is read."""
     height_column: str | None = None
@@ -38,14 +41,14 @@ class Columns(Settings):
 
 
 class HubColumns(Settings):
-    """Which columns of a Hugging Face dataset hold what."""
+    """The columns of a Hugging Face dataset."""
 
     image_column: str = "image"
     """The image."""
-    caption_column: Annotated[tuple[str, ...], BeforeValidator(checks.names)] = ("caption",)
+    caption_column: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("caption",)
     """The caption; several columns, or lists in one, are several captions."""
     fallback_caption_column: str | None = None
-    """Read where caption_column is empty."""
+    """Column that is read where caption_column is empty."""
     width_column: str | None = None
     """Width in pixels; with height_column no header is read."""
     height_column: str | None = None
@@ -63,8 +66,8 @@ class Stored(Settings):
 
     id: str = Field(min_length=1)
     """Name of the dataset, unique in the file."""
-    type: Literal["local", "aws", "huggingface", "csv"] = "local"
-    """A `local` folder, an S3 bucket (`aws`), a `huggingface` dataset, or the rows of a `csv`."""
+    type: Annotated[str, OneOf(STORAGES, explained=True)] = "local"
+    """Where the files are."""
     instance_data_dir: Path | None = None
     """local: the folder, searched with its sub-folders, never written to. csv: where relative
     paths start."""
@@ -72,7 +75,7 @@ class Stored(Settings):
     """aws: the bucket."""
     aws_data_prefix: str = ""
     """aws: only keys below this prefix."""
-    aws_endpoint_url: Annotated[str | None, AfterValidator(checks.address)] = None
+    aws_endpoint_url: Annotated[str | None, AfterValidator(values.address)] = None
     """aws: the server, when it is not Amazon's, as http(s)://HOST:PORT."""
     aws_region_name: str | None = None
     """aws: the region."""
@@ -90,39 +93,43 @@ class Stored(Settings):
     revision: str | None = None
     """huggingface: branch, tag or commit."""
     huggingface: HubColumns = HubColumns()
-    """huggingface: which columns hold what."""
+    """huggingface: the names of the columns."""
     csv: Columns | None = None
-    """A .csv with captions or sizes: which columns hold what."""
+    """A .csv with captions or sizes, and the names of its columns."""
     csv_cache_dir: Path | None = None
     """csv: where images behind http(s) addresses are kept. Left out: beside the latents; masks in
     output_dir/cache/masks."""
     read_batch_size: Count = 25
     """Files read at a time from a bucket or over http."""
     allowed_roots: tuple[Path, ...] = ()
-    """Other folders that rows of tables, caption files and links may lead to. Without them, what
-    leaves the dataset is set aside; only images behind links are used, with a warning."""
+    """Other folders that rows of tables, caption files and links may lead to. Without them, files
+    outside the dataset are not used, except images behind links, with a warning."""
     allow_private_hosts: Flag = False
     """csv: fetch from this machine and private networks too, and through proxies."""
     max_download_mib: Count = 64
-    """csv: MiB of a fetched file; larger ones are set aside."""
+    """csv: largest fetched file in MiB; larger ones are not used."""
     max_download_seconds: Count = 120
     """csv: seconds for a fetched file, redirects and tries included."""
 
-    def check_storage(self) -> None:
-        """Each kind of storage has its own keys. Raises ValueError."""
-        needs = {"local": "instance_data_dir", "aws": "aws_bucket_name",
-                 "huggingface": "dataset_name", "csv": "csv"}[self.type]  # fmt: skip
-        if not getattr(self, needs):
-            words = "csv_file" if needs == "csv" else needs
-            raise ValueError(f"type={self.type} needs {words}; add it")
+    @property
+    def fetched_dir(self) -> Path:
+        """Where images behind http(s) addresses are kept."""
+        assert self.csv_cache_dir is not None  # load_datasets sets it for masks
+        return self.csv_cache_dir
+
+    def storage_problems(self) -> Iterator[Problem]:
+        """Each kind of storage has its own keys."""
+        storage = STORAGES[self.type]
+        if not getattr(self, storage.key):
+            written = storage.key_as_written or storage.key
+            yield Problem(f"type={self.type} needs {written}", "add it")
         if self.type == "csv" and self.csv and not self.csv.identifier_includes_extension:
-            raise ValueError("csv.identifier_includes_extension=false leaves no file to open with "
-                             "type=csv; write whole names in the table")  # fmt: skip
-        owners = {"instance_data_dir": ("local", "csv"), "dataset_name": ("huggingface",),
-                  "aws_bucket_name": ("aws",), "csv_cache_dir": ("csv",)}  # fmt: skip
-        for key, kinds in owners.items():
+            yield Problem(
+                "csv.identifier_includes_extension=false leaves no file to open with type=csv",
+                "write whole names in the table",
+            )
+        for key, kinds in owners().items():
             if getattr(self, key) and self.type not in kinds:
-                raise ValueError(
-                    f"{key} belongs to type={' or '.join(kinds)}, this dataset has type={self.type}"
-                    "; leave one of them out"
-                )
+                owner = " or ".join(kinds)
+                what = f"{key} belongs to type={owner}, this dataset has type={self.type}"
+                yield Problem(what, "leave one of them out")

@@ -1,21 +1,23 @@
-"""Which model is trained, and what of it."""
+"""The model, and which of its weights are trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from sd3tune.config.fields import Settings
+from sd3tune.config.fields import OneOf, Settings
+from sd3tune.tables.architectures import ARCHITECTURES
 
 
 class ModelSettings(Settings):
-    """Which model is trained, and what of it."""
+    """The model, and which of its weights are trained."""
 
     model_family: Literal["sd3"] = "sd3"
     """Always sd3: Stable Diffusion 3 and 3.5."""
     model_type: Literal["lora", "full"] = "lora"
-    """What is trained: `lora`, a small adapter beside frozen weights, or `full`, the weights."""
+    """`lora` trains a small adapter beside frozen weights, `full` trains all weights of the
+    transformer."""
     lora_type: Literal["standard", "lycoris"] = "standard"
-    """`standard` is LoRA through peft; `lycoris` what lycoris_config says."""
-    model_flavour: Literal["medium", "large", "sd3-medium"] | None = None
-    """SD3.5 `medium` (2.2 B parameters) or `large` (8.1 B), or `sd3-medium` (2.0 B)."""
+    """`standard`: LoRA through peft. `lycoris`: the algorithm that lycoris_config names."""
+    model_flavour: Annotated[str, OneOf(ARCHITECTURES, explained=True)] | None = None
+    """Which released model; `medium` and `large` are those of SD3.5."""
     pretrained_model_name_or_path: str = ""
     """A diffusers folder, a Hugging Face repository, or one safetensors file in the original
     layout. Left out: as model_flavour says."""
@@ -23,7 +25,8 @@ class ModelSettings(Settings):
     """The transformer alone from another folder, repository or safetensors file (which brings its
     VAE along when it holds one); text encoders stay those of pretrained_model_name_or_path."""
     pretrained_transformer_subfolder: str = "transformer"
-    """Where in that folder or repository it is; `.` is the folder itself."""
+    """Sub-folder of pretrained_transformer_model_name_or_path with the transformer; `.` is the
+    folder itself."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     variant: str | None = None

@@ -1,0 +1,112 @@
+"""Admission: the probes on which a run's choices rest are run, and nothing is chosen on a probe
+that was not. Doctor, plan and trainer call the same `admit`, so they tell one story.
+
+Nothing is run here: who calls says how a probe gets its answer (on this machine, from the disk,
+from a recording).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from sd3tune.backends.decide.option import Option
+from sd3tune.backends.decide.options import AXES
+from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, probes
+from sd3tune.backends.decide.probes import essential as essential_probes
+from sd3tune.backends.decide.rules import Package, Smoke, inner
+from sd3tune.backends.observe.facts import Facts, Problem
+
+# Answers of named probes. A name that is left out was not run, and nobody can run it: a chip from
+# the catalogue, say. Whoever could run it and got no answer returns one that is not ok.
+ProbeRunner = Callable[[Facts, Sequence[str]], Mapping[str, ProbeAnswer]]
+T = TypeVar("T")
+REINSTALL = "reinstall PyTorch for this machine: bash scripts/setup"
+
+
+@dataclass(frozen=True)
+class Admitted(Generic[T]):
+    """Facts whose `smoke` holds the probes that the choices rest on and no others, so that the
+    reasons do not depend on what else was tried on this machine; and what was decided from them.
+    """
+
+    facts: Facts
+    decided: T
+
+
+def admit(
+    facts: Facts,
+    decide: Callable[[Facts], T],
+    chosen: Callable[[T], Mapping[str, str]],
+    run: ProbeRunner,
+    also: Iterable[str] = (),
+) -> Admitted[T]:
+    """Decides, runs the probes of what was chosen, and decides again until every choice rests on
+    probes that were run.
+
+    decide: a pure function of the facts; its errors pass through.
+    chosen: of its result, the option of each axis.
+    also: probes that this run needs whatever is chosen.
+
+    An essential probe that failed becomes a problem of the facts, with severity `fail`, and ends
+    the search: nothing trains there.
+    """
+    essential = [*essential_probes(), *also]
+    asked: set[str] = set()
+    answers: dict[str, ProbeAnswer] = {}
+    admitted = replace(facts, smoke={})
+    decided = decide(admitted)
+    while new := [p for p in (*essential, *resting(chosen(decided))) if p not in asked]:
+        answers |= run(facts, list(dict.fromkeys(new)))
+        asked |= set(new)
+        admitted = replace(facts, smoke=smoke_of(answers))
+        if broken := problems(facts, answers, essential):
+            return Admitted(replace(admitted, problems=(*facts.problems, *broken)), decided)
+        decided = decide(admitted)
+    return Admitted(admitted, decided)
+
+
+def smoke_of(answers: Mapping[str, ProbeAnswer]) -> dict[str, str]:
+    """As rules read it: probe -> "ok" or what went wrong."""
+    return {name: "ok" if a.ok else a.words for name, a in answers.items()}
+
+
+def resting(chosen: Mapping[str, str]) -> list[str]:
+    """The probes of the chosen options. An axis or a value that is not in the table has none."""
+    options = (o for axis, value in chosen.items() for o in AXES.get(axis, ()) if o.name == value)
+    return list(dict.fromkeys(name for option in options for name in probes_of(option)))
+
+
+def probes_of(option: Option) -> list[str]:
+    """Those that its rules name. A probe of a kernel imports its package on the way; without one
+    the package is imported alone, since an installed package may be broken."""
+    rules = [inner(rule) for rule in option.rules]
+    if names := [rule.probe for rule in rules if isinstance(rule, Smoke)]:
+        return names
+    imports = [IMPORT + rule.name for rule in rules if isinstance(rule, Package)]
+    return [name for name in imports if name in probes()]
+
+
+def problems(
+    facts: Facts, answers: Mapping[str, ProbeAnswer], essential: Iterable[str]
+) -> list[Problem]:
+    """The essential probes that failed, as doctor prints them and a run is refused with them."""
+    failed = {n: a for n in dict.fromkeys(essential) if (a := answers.get(n)) and not a.ok}
+    return [problem(facts, name, answer) for name, answer in failed.items()]
+
+
+def problem(facts: Facts, name: str, answer: ProbeAnswer) -> Problem:
+    if name.startswith(IMPORT):
+        package = name.removeprefix(IMPORT)
+        words = f"the package {package} cannot be imported: {answer.words}"
+        return Problem(f"software.{package}", "fail", words, answer.fix or f"pip install {package}")
+    words = f"the probe {name} failed on {facts.weakest.name}: {answer.words}"
+    return Problem(f"probe.{name}", "fail", words, answer.fix or REINSTALL)
+
+
+def recorded(smoke: Mapping[str, str]) -> ProbeRunner:
+    """Answers that came with the facts of another machine; of the others nobody knows."""
+
+    def run(facts: Facts, names: Sequence[str]) -> dict[str, ProbeAnswer]:
+        return {n: ProbeAnswer(smoke[n] == "ok", smoke[n]) for n in names if n in smoke}
+
+    return run

@@ -1,0 +1,149 @@
+"""Answers of probes, kept on this disk: they hold until the device, its driver, a package or the
+probes themselves change.
+
+One file for each such state, in a folder that only this user can enter. A file that cannot be read,
+was made for another state or by somebody else counts as not there, and one that cannot be written
+is not kept: the probes run again.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sd3tune import __version__
+from sd3tune.backends.decide.probes import ProbeAnswer
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.filesystem import drafts, opening
+
+SCHEMA = 1
+STATES = 16  # files; the oldest beyond them are removed
+# An answer that did not come is kept this long, and only for the processes of one run.
+UNANSWERED_SECONDS = 600.0
+PACKAGE = Path(__file__).parents[2]
+SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
+# Beginnings of variables that change what a device computes or what Python imports.
+VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "PYTORCH_", "TORCH", "LD_LIBRARY_PATH", "PYTHONPATH",
+             "SD3TUNE_BACKEND")  # fmt: skip
+LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_")  # set by a launcher, and different in each process
+
+
+def folder(environ: Mapping[str, str]) -> Path | None:
+    """Below the user's cache folder; None where there is none."""
+    named = environ.get("XDG_CACHE_HOME", "")
+    try:
+        cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"  # noqa: PTH117
+    except RuntimeError:  # no home
+        return None
+    return cache / "sd3tune" / "probes"
+
+
+def state(facts: Facts, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Everything on which an answer depends, as JSON data."""
+    device = facts.weakest
+    return {
+        "device": [device.torch_device, device.name, device.arch.name, device.uuid],
+        "driver": facts.driver,
+        "runtime": facts.runtime,
+        "torch": [facts.torch, facts.torch_build],
+        "python": sys.version,
+        "packages": packages(),
+        "tools": dict(sorted(facts.tools.items())),
+        "environment": {n: v for n, v in sorted(environ.items())
+                        if n.startswith(VARIABLES) and not n.startswith(LAUNCHED)},
+        "sd3tune": [__version__, sources()],
+    }  # fmt: skip
+
+
+@cache
+def packages() -> str:
+    """A digest of everything that is installed, with versions: 0.1 s, so once a process."""
+    return digest(f"{d.name} {d.version}" for d in metadata.distributions())
+
+
+@cache
+def sources() -> str:
+    """A digest of the code that makes the answers."""
+    files = (path for room in SOURCES for path in (PACKAGE / room).rglob("*.py"))
+    return digest(f"{p.relative_to(PACKAGE)} {p.read_text('utf-8')}" for p in files)
+
+
+def digest(entries: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(sorted(entries)).encode()).hexdigest()
+
+
+def path_of(folder: Path, state: Mapping[str, Any]) -> Path:
+    return folder / (hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16] + ".json")
+
+
+def load(folder: Path | None, state: Mapping[str, Any], *, several: bool) -> dict[str, ProbeAnswer]:
+    """By probe. several: one run has several processes, which must decide alike, so what gave no
+    answer a moment ago is not tried again."""
+    if folder is None or not _ours(folder):
+        return {}
+    try:
+        document = opening.json_object(path_of(folder, state))
+        if document["schema"] != SCHEMA or document["state"] != json.loads(json.dumps(state)):
+            return {}
+        rows = {name: (_answer(row), float(row["at"])) for name, row in document["answers"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    young = time.time() - UNANSWERED_SECONDS
+    return {n: a for n, (a, at) in rows.items() if a.answered or (several and at > young)}
+
+
+def _answer(row: Mapping[str, Any]) -> ProbeAnswer:
+    """Raises KeyError and TypeError for another document."""
+    answer = ProbeAnswer(row["ok"], row["words"], row["seconds"], row["fix"], row["answered"])
+    texts = isinstance(answer.words, str) and isinstance(answer.fix, str)
+    flags = isinstance(answer.ok, bool) and isinstance(answer.answered, bool)
+    if not texts or not flags or not isinstance(answer.seconds, int | float | None):
+        raise TypeError("an answer of another shape")
+    return answer
+
+
+def store(
+    folder: Path | None, state: Mapping[str, Any], answers: Mapping[str, ProbeAnswer]
+) -> None:
+    """The file of this state, whole or not at all. Never raises."""
+    if folder is None:
+        return
+    now = time.time()
+    rows = {name: asdict(a) | {"at": now} for name, a in sorted(answers.items())}
+    document = {"schema": SCHEMA, "state": state, "answers": rows}
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _ours(folder):
+            drafts.write(path_of(folder, state), (json.dumps(document, indent=1) + "\n").encode())
+            files = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime)
+            for old in files[:-STATES]:
+                old.unlink(missing_ok=True)
+
+
+@contextmanager
+def turn(folder: Path | None) -> Iterator[None]:
+    """Of several processes one at a time, so that the others read its answers. Where nothing can be
+    locked all go at once."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            if folder is not None:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                held.enter_context(drafts.drafted(folder / ".lock", wait=True))
+        yield
+
+
+def _ours(folder: Path) -> bool:
+    """A folder of this user's that nobody else can write to."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022

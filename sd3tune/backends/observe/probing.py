@@ -1,0 +1,92 @@
+"""Gets the answers of probes: kept ones from the disk, the others from child processes with a time
+limit. Imports no torch; the children do."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sd3tune.backends.decide.admission import ProbeRunner
+from sd3tune.backends.decide.probes import ProbeAnswer, probes
+from sd3tune.backends.observe import child, kept_answers
+from sd3tune.backends.observe.facts import Facts
+
+Ask = Callable[..., child.Answer]
+TOGETHER_SECONDS = 120.0  # for all probes of one child, torch's start included
+ALONE_SECONDS = 60.0  # for one, after a child that ran several gave no answer
+
+
+def on_this_machine(
+    *,
+    anew: bool = False,
+    several: bool = False,
+    before: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
+    execute: ProbeRunner | None = None,
+) -> ProbeRunner:
+    """A runner that asks the disk first.
+
+    anew: every probe runs, and its answer replaces the kept one.
+    several: this is one of several processes of a run.
+    before: called when probes are about to run.
+    folder: of kept answers; None: the user's own.
+    execute: runs the probes; None: in child processes.
+    """
+    where = kept_answers.folder(os.environ) if folder is None else folder
+    return partial(_answers, execute or in_children, where, anew, several, before)
+
+
+def _answers(
+    execute: ProbeRunner,
+    folder: Path | None,
+    anew: bool,
+    several: bool,
+    before: Callable[[], None],
+    facts: Facts,
+    names: Sequence[str],
+) -> dict[str, ProbeAnswer]:
+    state = kept_answers.state(facts, os.environ)
+    load = partial(kept_answers.load, folder, state, several=several)
+    kept = {} if anew else load()
+    if all(name in kept for name in names):
+        return {name: kept[name] for name in names}
+    before()
+    with kept_answers.turn(folder):
+        known = load()  # another process may have run them meanwhile
+        missing = [n for n in names if anew or n not in known]
+        fresh = execute(facts, missing) if missing else {}
+        known |= fresh
+        keep = {n: a for n, a in known.items() if a.answered or several}
+        kept_answers.store(folder, state, keep)
+    return {name: known[name] for name in names}
+
+
+def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dict[str, ProbeAnswer]:
+    """The probes of each observer in a child of their own, side by side. Never raises, and answers
+    for every name. ask: starts a child, as child.ask does."""
+    groups: dict[str, list[str]] = {}
+    known = probes()
+    for name in names:
+        groups.setdefault(known[name].observer, []).append(name)
+    device = facts.weakest.torch_device
+    with ThreadPoolExecutor(max(len(groups), 1)) as pool:
+        pending = [pool.submit(_group, ask, o, device, some) for o, some in groups.items()]
+        return {name: answer for each in pending for name, answer in each.result().items()}
+
+
+def _group(ask: Ask, observer: str, device: str, names: Sequence[str]) -> dict[str, ProbeAnswer]:
+    """A probe that takes its child along takes the others' answers too: then each runs alone."""
+    answer = ask(observer, [device, *names], timeout_seconds=TOGETHER_SECONDS)
+    if answer.data is None and len(names) > 1:
+        alone = {n: ask(observer, [device, n], timeout_seconds=ALONE_SECONDS) for n in names}
+        return {name: _read(name, one) for name, one in alone.items()}
+    return {name: _read(name, answer) for name in names}
+
+
+def _read(name: str, answer: child.Answer) -> ProbeAnswer:
+    row: Mapping[str, Any] = (answer.data or {}).get(name) or {}
+    if not row:
+        return ProbeAnswer(False, answer.error or "it gave no answer", answered=False)
+    return ProbeAnswer(bool(row["ok"]), str(row["words"]), row.get("seconds"), row.get("fix", ""))

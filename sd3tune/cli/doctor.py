@@ -1,0 +1,115 @@
+"""`sd3tune doctor`: can this machine train, and what would sd3tune choose here?"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sd3tune.cli import words
+from sd3tune.cli.arguments import JSON
+from sd3tune.errors import ConfigError
+from sd3tune.escaping import echo
+
+if TYPE_CHECKING:
+    from sd3tune.doctor import Report
+
+
+@click.command("doctor", short_help="Can this machine train?")
+@JSON
+@click.option(
+    "--on",
+    "chip",
+    metavar="NAME",
+    help="a catalogued chip instead of this machine; `--on list` names them all",
+)
+@click.option("--quick", is_flag=True, help="look, but run nothing on the device (under a second)")
+@click.option("--deep", is_flag=True, help="slow probes too: torch.compile on a CPU")
+@click.option("--no-device", is_flag=True, help="check the software only: for image builds")
+@click.option(
+    "--report",
+    "bundle",
+    is_flag=False,
+    flag_value="sd3tune-report.json",
+    metavar="[FILE]",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="write a file without names or serial numbers that helps us with hardware like this",
+)
+def command(
+    as_json: bool, chip: str | None, quick: bool, no_device: bool, deep: bool, bundle: Path | None
+) -> None:
+    """Can this machine train, and what would sd3tune choose here?
+
+    Every line is `ok`, `warn`, `FAIL` or `skip`, with the measured fact and where it was read;
+    every warn and FAIL has a fix. Exit code 0 when training can start, 1 when it cannot.
+
+    \b
+      sd3tune doctor                 look at everything and compute on the device
+      sd3tune doctor --quick         look only
+      sd3tune doctor --on rtx4090    what a card you do not have could do
+      sd3tune doctor --report        what you can send us about this machine
+    """
+    from sd3tune.doctor import consult, examine
+
+    if chip and bundle:
+        raise ConfigError(
+            "`--report` describes this machine, and `--on` another one",
+            hint="leave out one of them",
+        )
+    if chip == "list":
+        from sd3tune.backends.decide import chips
+
+        echo("\n".join(chips.keys()))
+        return
+    report = consult(chip) if chip else examine(quick=quick, device=not no_device, deep=deep)
+    echo(document(report)) if as_json else words.show(lines(report))
+    if bundle:
+        from sd3tune.doctor.report import write
+
+        echo(write(json.loads(document(report)), bundle), err=True)
+    sys.exit(0 if report.can_train else 1)
+
+
+def lines(report: "Report") -> list[words.Line]:
+    """Findings, decisions and the verdict, as a terminal shows them."""
+    from sd3tune.cli.decision_lines import decision_lines
+
+    shown: list[words.Line] = []
+    if report.chip:
+        shown += [f"{report.chip}: from the catalogue, not measured on a device", ""]
+    for finding in report.findings:
+        shown += words.status_lines(finding, f" ({finding.source})")
+    shown += ["", "sd3tune would choose here"]
+    shown += decision_lines(report.decisions, report.capabilities)
+    count = {s: sum(f.status == s for f in report.findings) for s in ("FAIL", "warn")}
+    verdict = "training can start" if report.can_train else "training cannot start"
+    return [*shown, "", f"{verdict}: {count['FAIL']} FAIL, {count['warn']} warn"]
+
+
+def document(report: "Report") -> str:
+    """`doctor --json`; `doctor --report` and `plan --on FILE.json` begin with it."""
+    from sd3tune.backends.observe.facts import to_json
+    from sd3tune.plan.describe import decision
+
+    content = {
+        "verdict": report.verdict,
+        "can_train": report.can_train,
+        "measured": report.chip is None,
+        "chip": report.chip,
+        "seconds": round(report.seconds, 3),
+        "findings": [asdict(f) for f in report.findings],
+        "facts": to_json(report.facts),
+        "machine": to_json(report.machine) if report.machine else None,
+        "torch": to_json(report.torch) if report.torch else None,
+        "decisions": {axis: decision(d) for axis, d in report.decisions.items()},
+        "capabilities": {
+            axis: {
+                name: {"level": level, "usable": not why, "reasons": list(why)}
+                for name, (level, why) in options.items()
+            }
+            for axis, options in report.capabilities.items()
+        },
+    }
+    return words.document("doctor", content)

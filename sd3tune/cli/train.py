@@ -1,0 +1,114 @@
+"""`sd3tune train`: the start of every run. What happens after the plan is shown is in
+train/run.py."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from sd3tune.cli import plan, words
+from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
+from sd3tune.report import messages, stopping, streams
+
+if TYPE_CHECKING:
+    from sd3tune.train.outcome import Outcome
+
+
+@click.command("train", short_help="Train, and write the result, checkpoints and pictures.")
+@CONFIG_AND_OVERRIDES
+@click.option("--dry-run", is_flag=True, help="print the plan and stop")
+@click.option(
+    "--nproc",
+    type=click.IntRange(1),
+    metavar="N",
+    help="processes on this machine, one for each device (num_processes)",
+)
+@click.option(
+    "--resume",
+    metavar="latest|PATH|never",
+    help="checkpoint to continue from (resume_from_checkpoint)",
+)
+def command(
+    arguments: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str | None
+) -> None:
+    """Train as CONFIG says, and write the result, checkpoints and pictures to output_dir.
+
+    CONFIG is config/config.json unless given. Each KEY=VALUE overrides the file. A run that was
+    stopped continues from its newest whole checkpoint; with --resume never it starts afresh, and
+    earlier checkpoints are moved aside. Ctrl-C or SIGTERM finishes the step, saves and leaves with
+    exit code 130 or 143; a second one stops at once, and the last checkpoint stays valid. A
+    terminal that is closed (SIGHUP, 129) does the same, unless nohup is before the command. A log
+    that cannot be written any more (`| tee` ended, its disk is full) does not end training.
+
+    Only one run at a time can use an output_dir.
+
+    For several devices, use --nproc N, or start this command with torchrun or `accelerate launch
+    --multi_gpu`. When a process dies, all processes of the machine restart from the newest
+    checkpoint. With several machines, start the command again on each (docs/guides/devices.md).
+
+    \b
+      sd3tune train my/config.json max_train_steps=500 learning_rate=5e-5
+      sd3tune train my/config.json --nproc 4
+      torchrun --nproc-per-node 4 --no-python sd3tune train my/config.json
+    """
+    from sd3tune.processes.environment import end_with_launcher, processes
+
+    options = {"num_processes": nproc, "resume_from_checkpoint": resume}
+    arguments += tuple(f"{key}={value}" for key, value in options.items() if value is not None)
+    process = processes(os.environ)
+    if dry_run:
+        ready = prepared(arguments)
+        if process.main:
+            words.show(plan.lines(ready.plan))
+        return
+
+    streams.outlive()
+    stopping.stop_when_told()
+    if "WORLD_SIZE" not in os.environ:
+        launch_processes(arguments)
+    end_with_launcher(os.environ)
+    ready = prepared(arguments)
+    if process.main:
+        words.tell(plan.lines(ready.plan))
+
+    from sd3tune.config.files.prompts import load_prompts
+    from sd3tune.train.run import train
+
+    outcome = train(ready, load_prompts(ready.plan.config))
+    if process.main:
+        words.show(lines(outcome))
+    sys.exit(128 + outcome.signal if outcome.signal else 0)
+
+
+def launch_processes(arguments: tuple[str, ...]) -> None:
+    """Where the settings ask for several processes: starts them, waits, and exits with their code.
+    Where they ask for one, this process is the run, and nothing happens."""
+    from sd3tune.config.config import Config
+
+    config = Config.load(*config_of(arguments))
+    if config.num_processes * config.num_machines == 1:
+        return
+    from sd3tune.processes.launch import Machines, launch
+
+    machines = Machines(
+        config.num_machines, config.machine_rank, config.main_process_ip, config.main_process_port
+    )
+    flags = messages.FLAGS[messages.verbosity()]
+    sys.exit(launch(config.num_processes, machines, (*flags, *arguments)))
+
+
+def lines(outcome: "Outcome") -> list[words.Line]:
+    """What a run left behind."""
+    shown: list[words.Line] = [f"steps            {outcome.step} of {outcome.steps}"]
+    if outcome.loss_after is not None and outcome.loss_before is not None:
+        change = outcome.loss_after / outcome.loss_before - 1
+        shown.append(
+            f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
+            f"({change:+.1%}), same images and noise"
+        )
+    if outcome.adapter:
+        shown.append(f"result           {outcome.adapter}")
+    shown += [f"picture          {path}" for path in outcome.pictures]
+    shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
+    return [*shown, f"output           {outcome.output}"]

@@ -1,0 +1,40 @@
+"""Checks whether a run can begin with the file that init_lora names, from its header alone, so that
+`plan` refuses it before anything is encoded. Which layers the model has, and their widths, are
+checked when the adapter is attached. No torch here.
+"""
+
+from pathlib import Path
+
+from sd3tune.errors import ConfigError, ModelError
+from sd3tune.filesystem import safetensors_header
+from sd3tune.formats import key_names
+from sd3tune.formats.adapter_description import describe
+
+
+def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
+    """Refuses a file that the run cannot begin with. lycoris: the run trains a LyCORIS network,
+    whose file must have the same tensors. rank: of the run's LoRA. Raises ModelError for a file
+    that is not an adapter of SD3, and ConfigError for one of another kind than the run trains."""
+    found = safetensors_header.read(path)
+    modules = key_names.group(found.tensors).modules.values()
+    if not modules:
+        raise ModelError(
+            f"`init_lora={path}` is not an adapter of SD3's transformer",
+            hint=f"`sd3tune inspect {path}` says what the file is",
+        )
+    if lycoris:
+        return
+    verdict = describe(found).readers["sd3tune"]
+    if verdict.reads == "no":
+        raise ModelError(
+            f"`init_lora={path}` cannot be read: {verdict.reason}",
+            hint=f"`sd3tune inspect {path}` says what the file is",
+        )
+    if other := next((m for m in modules if m.algorithm != "lora"), None):
+        words = f"`init_lora={path}`: `{other.module}` is not a LoRA but {other.algorithm}"
+        raise ConfigError(words, hint="set lora_type=lycoris and its lycoris_config")
+    own = [m for m in modules if m.layout == "diffusers"]  # the others are split, and may shrink
+    largest = max(((found.tensors[m.parts["down"]].shape or (0,))[0] for m in own), default=0)
+    if largest > rank:
+        words = f"`init_lora={path}` has rank {largest}, this run lora_rank={rank}"
+        raise ConfigError(words, hint=f"set lora_rank={largest} or more")

@@ -1,0 +1,223 @@
+"""An adapter as the tensors of one dialect: what each program reads exactly, or an error. The rows
+of tables/dialects.py name these functions.
+
+What a program would render wrong becomes something it renders right: DoRA a full difference for
+ComfyUI, LyCORIS a LoRA for diffusers when a rank for it is given.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from sd3tune.errors import ModelError
+from sd3tune.formats import file_metadata, fused_qkv, scale
+from sd3tune.formats.adapter_weights import (
+    Base,
+    LoraWeights,
+    LycorisWeights,
+    Modules,
+    ModuleWeights,
+)
+from sd3tune.formats.low_rank import converted, with_magnitude
+from sd3tune.formats.weight_deltas import delta
+from sd3tune.sd3 import module_names
+from sd3tune.tables.dialects import DIALECTS, Dialect, Keys, Part
+from sd3tune.tables.table import load
+
+Difference = tuple[Tensor, Tensor | None]  # of weight (out, in) and of bias (out,)
+AS_THEY_ARE = ("loha", "lokr", "oft", "glora")  # LyCORIS that ComfyUI renders as lycoris-lora does
+
+
+@dataclass
+class Rendered:
+    """Tensors by key, the modules as they were written, metadata that belongs to them, and notes on
+    what could not be kept exactly."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    modules: dict[str, ModuleWeights] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+Writer: TypeAlias = Callable[[Dialect, Modules, Base | None, int | None], Rendered]
+
+
+def rendered(modules: Modules, dialect: str, base: Base | None, rank: int | None) -> Rendered:
+    """The adapter in a dialect of the table. Raises ModelError for what the dialect cannot hold,
+    and for tensors that do not fit together."""
+    row = DIALECTS[dialect]
+    writer: Writer = load(row.writer)
+    try:
+        return writer(row, modules, base, rank)
+    except (ArithmeticError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as e:
+        raise ModelError(
+            f"the tensors of this adapter do not fit together: {e or type(e).__name__}",
+            hint="`sd3tune inspect` says more; the file, or --model, is of another model",
+        ) from e
+
+
+def size_bytes(modules: Mapping[str, LoraWeights], dialect: str) -> int:
+    """Bytes of what `rendered` makes of LoRA, without making it; a little more where layers of a
+    fused matrix have no adapter."""
+    row = DIALECTS[dialect]
+    total, differences = 0, dict[str, int]()
+    for name, m in modules.items():
+        original = module_names.original_of(name)
+        copies = 1 if original is None or original.part is None else module_names.QKV
+        if m.magnitude is not None and row.dora == "difference" and original is not None:
+            numbers = m.up.shape[0] * m.down.shape[1] * copies
+            differences[original.original] = numbers * torch.float32.itemsize
+            continue
+        total += m.down.nbytes + m.up.nbytes * (copies if row.fused else 1)
+        total += 0 if m.magnitude is None else m.magnitude.nbytes
+    return total + sum(differences.values())
+
+
+def diffusers(row: Dialect, modules: Modules, base: Base | None, rank: int | None) -> Rendered:
+    """LoRA only, alpha = rank, with the LoraConfig that diffusers loads it with in the metadata."""
+    others = [name for name, m in modules.items() if isinstance(m, LycorisWeights)]
+    if others and rank is None:
+        name, module = others[0], modules[others[0]]
+        kind = module.algorithm if isinstance(module, LycorisWeights) else ""
+        raise ModelError(
+            f"diffusers' SD3 loader takes LoRA only, and `{name}` is {kind}",
+            hint="--to comfyui keeps it exactly; --rank N makes a LoRA of that rank, with a "
+            "stated error",
+        )
+    modules, notes = converted(modules, lambda m: isinstance(m, LycorisWeights), base, rank or 0)
+    plain = {name: m for name, m in modules.items() if isinstance(m, LoraWeights)}
+    dora = [name for name, m in plain.items() if m.magnitude is not None]
+    if dora and len(dora) < len(plain):
+        plain = {name: with_magnitude(name, m, base) for name, m in plain.items()}
+    bias = any(m.bias is not None for m in plain.values())
+    found = Rendered(notes=notes)
+    for name, module in plain.items():
+        m = module.folded()
+        if bias and m.bias is None:  # peft has it on every module or on none
+            m = replace(m, bias=m.up.new_zeros(m.up.shape[0]))
+        found.modules[name] = m
+        found.tensors |= _lora(row, name, m)
+    written = {n: m for n, m in found.modules.items() if isinstance(m, LoraWeights)}
+    return replace(found, metadata={scale.KEY: file_metadata.peft_config(written)})
+
+
+def comfyui(row: Dialect, modules: Modules, base: Base | None, rank: int | None) -> Rendered:
+    """Query, key and value apart; what ComfyUI would render wrong as whole differences."""
+    modules, notes = _for_comfyui(modules, base, rank)
+    found = Rendered(notes=notes)
+    differences: dict[str, Difference] = {}
+    for name, module in modules.items():
+        if isinstance(module, LoraWeights) and _plain(module):
+            found.tensors |= _lora(row, name, module)
+        elif isinstance(module, LycorisWeights) and _kept(module):
+            found.tensors |= _lycoris(row, name, module)
+        else:
+            differences[name] = delta(name, module, base)
+            continue
+        found.modules[name] = module
+    return _with_differences(row, found, differences)
+
+
+def kohya(row: Dialect, modules: Modules, base: Base | None, rank: int | None) -> Rendered:
+    """A fused matrix has one entry: either all that changes it is plain LoRA, or its difference."""
+    modules, notes = _for_comfyui(modules, base, rank)
+    groups: dict[str, dict[str, ModuleWeights]] = {}
+    for name, module in modules.items():
+        groups.setdefault(_original(name), {})[name] = module
+    found = Rendered(notes=notes)
+    differences: dict[str, Difference] = {}
+    for original, group in groups.items():
+        plain = {n: m for n, m in group.items() if isinstance(m, LoraWeights) and _plain(m)}
+        name, module = next(iter(group.items()))
+        if plain.keys() == group.keys():
+            joined = fused_qkv.fuse(plain)[original]
+            found.tensors |= _lora(row, original, joined)
+            found.modules[original] = joined
+        elif isinstance(module, LycorisWeights) and _kept(module) and _same(name):
+            found.tensors |= _lycoris(row, original, module)
+            found.modules[name] = module
+        else:
+            differences |= {n: delta(n, m, base) for n, m in group.items()}
+    return _with_differences(row, found, differences)
+
+
+def _for_comfyui(
+    modules: Modules, base: Base | None, rank: int | None
+) -> tuple[Modules, tuple[str, ...]]:
+    """With a rank, what would become whole differences is LoRA of that rank."""
+    if rank is None:
+        return modules, ()
+    return converted(modules, lambda m: not _plain(m) and not _kept(m), base, rank)
+
+
+def _original(name: str) -> str:
+    original = module_names.original_of(name)
+    if original is None:
+        raise ModelError(
+            f"`{name}` is not a module of an SD3 transformer", hint="use diffusers' names"
+        )
+    return original.original
+
+
+def _same(name: str) -> bool:
+    """The same matrix in both layouts, for certain."""
+    original = module_names.original_of(name)
+    adaln = name.endswith(("norm_out.linear", "norm1_context.linear"))
+    return original is not None and original.part is None and not adaln
+
+
+def _plain(module: ModuleWeights) -> bool:
+    return isinstance(module, LoraWeights) and module.magnitude is None and module.bias is None
+
+
+def _kept(module: ModuleWeights) -> bool:
+    """LyCORIS that ComfyUI reads under lycoris-lora's names. It divides DoRA by another length than
+    the paper, and loses what `full` adds to the bias of a query, key or value."""
+    if not isinstance(module, LycorisWeights):
+        return False
+    return module.algorithm in AS_THEY_ARE and not module.dora
+
+
+def _named(keys: Keys | None, module: str) -> str:
+    """The beginning of the keys of a module."""
+    assert keys is not None  # a writer writes what its row has keys for
+    return keys.prefix + (module_names.flattened(module) if keys.flat else module)
+
+
+def _lora(row: Dialect, name: str, m: LoraWeights) -> dict[str, Tensor]:
+    """The tensors of a LoRA, in the row's own endings."""
+    alpha = torch.tensor(m.alpha, dtype=torch.float32) if row.alpha == "tensor" else None
+    values: dict[Part, Tensor | None] = {
+        "down": m.down, "up": m.up, "up_bias": m.bias, "magnitude": m.magnitude, "alpha": alpha,
+    }  # fmt: skip
+    key = _named(row.keys, name)
+    return {f"{key}{row.ending(part)}": v for part, v in values.items() if v is not None}
+
+
+def _lycoris(row: Dialect, name: str, module: LycorisWeights) -> dict[str, Tensor]:
+    key = _named(row.lycoris, name)
+    found = {f"{key}.{part}": value for part, value in module.tensors.items()}
+    if module.alpha is not None:
+        found[f"{key}.alpha"] = torch.tensor(module.alpha, dtype=torch.float32)
+    return found
+
+
+def _with_differences(
+    row: Dialect, found: Rendered, differences: Mapping[str, Difference]
+) -> Rendered:
+    """Under the original's names, where ComfyUI has room for both weight and bias."""
+    parts = {name: (w if w.ndim else None, b) for name, (w, b) in differences.items()}
+    for original, (weight, bias) in fused_qkv.fuse_differences(parts).items():
+        key = _named(row.difference, original)
+        if weight is not None:
+            found.tensors[f"{key}.diff"] = weight
+        if bias is not None:
+            found.tensors[f"{key}.diff_b"] = bias
+    for name, (weight, bias) in parts.items():
+        both = {"diff": weight, "diff_b": bias}
+        kept = {k: v for k, v in both.items() if v is not None}
+        found.modules[name] = LycorisWeights("full", kept)
+    return found
