@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sd3tune.backends.decide.limits import SLICE_VALUES
 from sd3tune.backends.kernels import sliced
 
 
 @contextmanager
-def sampling(transformer: Any, name: str) -> Iterator[None]:
+def sampling_kernel(transformer: Any, name: str) -> Iterator[None]:
     """Attention for passes without gradients: `as-training` changes nothing."""
     if name != "sageattention":
         yield
@@ -32,8 +33,9 @@ def sampling(transformer: Any, name: str) -> Iterator[None]:
         transformer.set_attn_processor(before)
 
 
-def place(transformer: Any, inputs: str, mechanism: str) -> None:
-    """attention_inputs: `views` leaves diffusers' processors where they are."""
+def use_processors(transformer: Any, inputs: str, mechanism: str) -> None:
+    """Replaces diffusers' attention processors where they do not do. inputs: `attention_inputs` of
+    the plan, of which `views` leaves them. mechanism: the kernel that trains."""
     if mechanism == "sliced":
         transformer.set_attn_processor(SlicedJointAttention())
     elif inputs == "contiguous":
@@ -79,11 +81,15 @@ class ContiguousJointAttention(JointAttention):
 
 
 class SlicedJointAttention(JointAttention):
-    """Ours, of copies in one piece; without gradients too, so that no product is too large."""
+    """Ours, of copies in one piece; without gradients too, so that no product is too large. most:
+    scores of a slice."""
+
+    def __init__(self, most: int = SLICE_VALUES) -> None:
+        self.most = most
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return sliced.attention(q, k, v).transpose(1, 2)
+        return sliced.attention(q, k, v, self.most).transpose(1, 2)
 
 
 class DispatchedJointAttention(JointAttention):

@@ -220,6 +220,8 @@ def peft(model: Tiny, tmp_path: Path, **config: Any) -> tuple[Path, Tensor]:
     return tmp_path / "pytorch_lora_weights.safetensors", model.ask(net.eval())
 
 
+# peft 0.21 takes the biases of a LoRA for torn shards.
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. 18 LoRA tensor:UserWarning")
 @pytest.mark.parametrize(
     "config",
     [
