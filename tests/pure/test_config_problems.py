@@ -19,11 +19,7 @@ LEAST: dict[str, Any] = {"output_dir": "out", "max_train_steps": 10}
 IMAGES: dict[str, Any] = {"id": "a", "instance_data_dir": "photos"}
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("config").mkdir()
-    Path("photos").mkdir()
+pytestmark = pytest.mark.usefixtures("empty_project")
 
 
 def write(path: Path, document: Any) -> Path:
