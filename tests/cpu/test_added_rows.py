@@ -19,7 +19,7 @@ from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.storages import STORAGES
 from sd3tune.tables.table import load
-from sd3tune.train.begin import begin, recipe_of
+from sd3tune.train.begin import begin
 from sd3tune.train.losses import distance
 from sd3tune.train.optim import build
 from tests.cpu.adapted import question
@@ -66,7 +66,7 @@ def l3(d: Tensor) -> Tensor:
 def test_an_added_loss_is_what_the_trainer_takes(prepared: Prepare) -> None:
     ours = LossType("made-up-l3", f"{__name__}:l3", "made up", "|d|³")
     with LOSS_TYPES.extended(ours):
-        change = distance(recipe_of(prepared("loss_type=made-up-l3").plan), torch.tensor([0.5]))
+        change = distance(prepared("loss_type=made-up-l3").plan.loss, torch.tensor([0.5]))
     assert change(torch.tensor([-2.0])).item() == 8.0
 
 

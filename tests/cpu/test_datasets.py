@@ -13,6 +13,7 @@ from sd3tune.errors import DataError
 from sd3tune.train.run import train
 from tests.commands import sd3tune
 from tests.cpu.conftest import Project
+from tests.image_folders import shown
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_run_over_datasets_of_every_kind(everything: Project) -> None:
     outcome = train(prepared, [])
     assert outcome.step == 6 and outcome.loss_after is not None
     assert len(everything.entries("vae")) == 12 and len(everything.entries("other")) == 7
-    order = [b[2] for _, b in zip(range(6), prepared.schedule(), strict=False)]
+    order = [b[2] for _, b in zip(range(6), prepared.schedule.batches_from(), strict=False)]
     assert {b[0].dataset for b in order[:2]} == {"d"}
     assert {len(b) for b in order} == {2, 3}
     again = train(everything.prepare("max_train_steps=8"), [])
@@ -57,9 +58,9 @@ def test_a_run_over_datasets_of_every_kind(everything: Project) -> None:
 
 def test_the_order_after_a_resume_is_that_of_the_undisturbed_run(everything: Project) -> None:
     schedule = everything.prepare().schedule
-    whole = [chosen for _, (_, _, chosen) in zip(range(30), schedule(), strict=False)]
+    whole = [chosen for _, (_, _, chosen) in zip(range(30), schedule.batches_from(), strict=False)]
     for start in (1, 7, 19):
-        rest = [chosen for _, (_, _, chosen) in zip(range(30 - start), schedule(start),
+        rest = [chosen for _, (_, _, chosen) in zip(range(30 - start), schedule.batches_from(start),
                                                      strict=False)]  # fmt: skip
         assert rest == whole[start:]
     assert all(isinstance(s, Share) for s in schedule.shares)
@@ -122,7 +123,7 @@ def test_the_words_and_the_sheet(everything: Project) -> None:
     assert answer.returncode == 0, answer.stderr
     for words in ("d (image): 6 images, 12 with repeats", "eval (eval)", "picture number 0"):
         assert words in answer.stdout
-    assert Image.open(everything.root / "sheets" / "one.png").size[0] > 900
+    assert shown(everything.root / "sheets" / "one.png").size[0] > 900
     bad = sd3tune("dataset", "config/config.json", "--sheet", "one.nothing", cwd=everything.root)
     assert bad.returncode == 1 and bad.stderr.splitlines()[-2].startswith("error: the contact")
 
@@ -205,5 +206,5 @@ def test_a_sheet_of_many_is_about_as_wide_as_high(project: Project) -> None:
         project.picture(f"{i}.png", i, (64, 64))
     sheet = project.root / "sheet.png"
     draw_sheet(inspect(project.write(), [], decode=False), sheet, 100)
-    width, height = Image.open(sheet).size
+    width, height = shown(sheet).size
     assert 0.5 < width / height < 2

@@ -146,7 +146,7 @@ def test_metrics_of_an_earlier_run_are_moved_aside_and_those_of_strangers_refuse
     assert steps(output / "earlier-2" / "metrics.jsonl") == steps(output / "metrics.jsonl") == [1]
     (output / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     for asked in ("latest", "never"):
-        with pytest.raises(DiskError, match="holds no row of metrics"):
+        with pytest.raises(DiskError, match="does not hold metrics"):
             prepared(*WORDS, "max_train_steps=1", f"resume_from_checkpoint={asked}")
 
 
@@ -262,10 +262,10 @@ def test_a_run_that_its_launcher_starts_again_does_not_start_afresh(
     run: Train, prepared: Any
 ) -> None:
     run(*WORDS, "max_train_steps=2")
-    config = prepared(*WORDS, "max_train_steps=3", "resume_from_checkpoint=never").config
-    again = beginning(config, restarted=True)
-    assert again.folder == config.output_dir / "checkpoint-2"
-    assert beginning(config, restarted=False).folder is None
+    output = prepared(*WORDS, "max_train_steps=3").plan.output_dir
+    again = beginning("never", output, restarted=True)
+    assert again.folder == output / "checkpoint-2"
+    assert beginning("never", output, restarted=False).folder is None
 
 
 @pytest.mark.parametrize("taken", ["checkpoint-1", ".checkpoint-1.tmp"])

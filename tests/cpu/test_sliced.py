@@ -22,7 +22,8 @@ from sd3tune.plan.memory import Load, slices
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.sd3.variants import SD35_LARGE, SD35_MEDIUM, Transformer
-from sd3tune.train.run import Outcome, train
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.run import train
 from tests.cpu.macs import SHORT, mac
 
 ROOT = Path(__file__).parents[2]

@@ -173,7 +173,7 @@ BAD_NETWORKS = [
     ({"conv_dim": 4}, "no convolutions|convolutions, and SD3"),
     ({"linear_dim": "four"}, "`linear_dim=four` must be a whole number"),
     ({"apply_preset": {"target_module": ["UNet"]}}, "matches no linear layer"),
-    ({"apply_preset": {"target_name": ["("]}}, "is no regular expression"),
+    ({"apply_preset": {"target_name": ["("]}}, "is not a regular expression"),
     ({"apply_preset": {"module_algo_map": {"Attention": {"factr": 4}}}}, "Attention.factr"),
     ({"algo": "boft", "linear_dim": 2}, "boft cannot split"),
 ]
@@ -199,7 +199,7 @@ def test_what_takes_the_weights_apart_needs_them_whole(prepared: Any, tmp_path: 
     words = (*SHORT, "lora_type=lycoris", f"lycoris_config={file}")
     assert any("dora_wd" in warning for warning in prepared(*words).plan.warnings)
     for asked in (words, (*SHORT, "lora_init_type=olora")):
-        decision = prepared(*asked).plan.decisions["base_model_precision"]
+        decision = prepared(*asked).plan.precision.transformer
         refused = {r.name: " ".join(r.reasons) for r in decision.rejected}
         assert decision.value == "no_change" and "weights" in refused["int8-quanto"]
         with pytest.raises(PlanError, match="weights"):

@@ -13,7 +13,7 @@ from PIL import Image
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
 from sd3tune.data import image_tables
 from sd3tune.data.captions import shuffled
-from sd3tune.data.digests import Known, Memory
+from sd3tune.data.digests import Known, KnownFiles
 from sd3tune.data.discover import discover
 from sd3tune.data.folder import Folder
 from sd3tune.data.sources import source_of
@@ -71,7 +71,7 @@ def test_filters_remove_texts_and_expressions_and_replace(images: Path, tmp_path
         assert captions(got) == {"z.png": want}
     empty = found(images, caption_filter_list=["cat"])
     assert reasons(empty) == {"cat.jpg": "caption_filter_list leaves nothing of its caption"}
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a valid regular expression"):
         found(images, caption_filter_list=["s/(/x/"])
 
 
@@ -137,7 +137,7 @@ def test_parquet_rows_may_leave_the_suffix_out_and_hold_lists(images: Path, tmp_
     assert captions(got) == {"z.png": ("a wall", "a white wall"), "b/cat.jpg": ("a cat",)}
     assert {s.name: s.size for s in got.samples} == {"z.png": (96, 64), "b/cat.jpg": (10, 10)}
     path.write_bytes(b"no table")
-    with pytest.raises(DataError, match="no parquet file"):
+    with pytest.raises(DataError, match="not a parquet file"):
         found(images, caption_strategy="parquet", parquet=columns)
 
 
@@ -258,7 +258,8 @@ def test_a_hub_dataset_gives_images_captions_and_sizes(images: Path, tmp_path: P
     assert [(s.captions, s.size) for s in got.samples] == [(("a wall",), (96, 64)),
                                                           (("a cat",), (96, 64))]  # fmt: skip
     assert [r.reason for r in got.rejected] == ["cannot be read: the row has no image"]
-    assert Image.open(source.open(got.samples[1].name)).format == "JPEG"
+    with source.open(got.samples[1].name) as file, Image.open(file) as image:
+        assert image.format == "JPEG"
     wrong = settings.model_copy(update={"huggingface": settings.huggingface.model_copy(
         update={"image_column": "picture"})})  # fmt: skip
     with pytest.raises(DataError, match="no column `picture`"):
@@ -282,7 +283,7 @@ def test_columns_of_a_hub_dataset_that_are_not_used_may_be_missing(tmp_path: Pat
     assert got.captions == ("a wall",) and got.mask == got.name  # rows are paired by number
     columns = settings.huggingface.model_copy(update={"image_column": "number"})
     wrong = settings.model_copy(update={"huggingface": columns})
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="does not hold images"):
         discover(wrong, source_of(wrong))
 
 
@@ -316,7 +317,7 @@ def test_a_subset_is_fixed_and_strict_refuses_what_would_be_set_aside(images: Pa
 
 
 def remembered(folder: Path, *names: str) -> None:
-    memory = Memory(folder.parent / "cache", "d")
+    memory = KnownFiles(folder.parent / "cache", "d")
     for name in names:
         memory.files[name] = Known(Folder(folder).stamp(name), 32, 16, None)
     memory.write()

@@ -21,7 +21,9 @@ from sd3tune.data.discover import discover
 from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.formats.file_metadata import modelspec
-from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.plan import Plan
+from sd3tune.plan.resolve import resolve
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import kind
 from sd3tune.tables import loss_types, needs, optimizers
@@ -56,7 +58,9 @@ def config(**settings: Any) -> Config:
 
 
 def plan(chip: str, **settings: Any) -> Plan:
-    return resolve(config(**settings), chips.facts(chips.chip(chip)), find(MEDIUM), SAMPLES)
+    return resolve(
+        RunInputs(config(**settings), chips.facts(chips.chip(chip)), find(MEDIUM), SAMPLES)
+    )
 
 
 @pytest.fixture
@@ -100,9 +104,9 @@ def test_an_added_optimizer_is_an_option_with_its_rules_and_its_bytes(optimizer:
         sharded = Request(optimizer="made-up-sgd", sharded=True)
         decide_all(chips.facts(chips.chip("h200")), sharded)
     made = plan("h200", optimizer="made-up-gd")
-    assert made.decisions["optimizer"].value == "made-up-sgd"
-    assert "a test made up" in made.decisions["optimizer"].reason
-    ours, adamw = made.memory.optimizer, plan("h200").memory.optimizer
+    assert made.optimizer.name.value == "made-up-sgd"
+    assert "a test made up" in made.optimizer.name.reason
+    ours, adamw = made.memory.estimate.optimizer, plan("h200").memory.estimate.optimizer
     assert ours == pytest.approx(adamw * 3 / 8, rel=1e-6)
 
 
@@ -117,7 +121,7 @@ def test_an_added_scheme_is_taken_documented_and_planned(scheme: None) -> None:
     made = plan("h200", base_model_precision="made-up-int8")
     full, shape = plan("h200", base_model_precision="no_change"), made.model.transformer
     # bf16 is two bytes
-    saved = full.memory.weights - made.memory.weights
+    saved = full.memory.estimate.weights - made.memory.estimate.weights
     assert saved == pytest.approx(shape.quantisable * (2 - 0.125), rel=1e-6)
 
 
@@ -265,8 +269,8 @@ def test_an_added_architecture_is_named_found_described_and_planned() -> None:
         assert model.name == "sd3.5-small" and model.transformer.layers == 12
         stamped = modelspec(model.name, title="t", resolution=64)
         assert stamped["modelspec.architecture"] == "stable-diffusion-v3.5-small/lora"
-        made = resolve(config(), chips.facts(chips.chip("h200")), model, SAMPLES)
-        assert made.memory.weights < plan("h200").memory.weights / 3
+        made = resolve(RunInputs(config(), chips.facts(chips.chip("h200")), model, SAMPLES))
+        assert made.memory.estimate.weights < plan("h200").memory.estimate.weights / 3
         assert kind(model.transformer) == "sd3.5-small"
     with pytest.raises(
         ValueError, match=r"must be one of 'sd3-medium', 'sd3\.5-medium', 'sd3\.5-la"

@@ -9,12 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sd3tune.plan.resolve import Plan
-
 
 @dataclass(frozen=True)
-class Schedule:
-    """Rate of the update that follows `step` finished ones."""
+class LearningRate:
+    """name: lr_scheduler."""
 
     name: str
     peak: float
@@ -24,20 +22,8 @@ class Schedule:
     power: float = 1.0  # polynomial
     cycles: int = 1  # cosine_with_restarts
 
-    @classmethod
-    def of(cls, plan: Plan) -> "Schedule":
-        c = plan.config
-        return cls(
-            name=c.lr_scheduler,
-            peak=plan.learning_rate,
-            total=plan.steps,
-            warmup=c.lr_warmup_steps,
-            end=c.lr_end,
-            power=c.lr_power,
-            cycles=c.lr_num_cycles,
-        )
-
-    def __call__(self, step: int) -> float:
+    def at(self, step: int) -> float:
+        """The rate of the update that follows `step` finished ones."""
         if self.name == "constant":
             return self.peak
         if step < self.warmup:
@@ -51,15 +37,15 @@ def _half_wave(part: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * part))
 
 
-def _restarting(s: Schedule, done: float) -> float:
-    return 0.0 if done >= 1 else _half_wave(s.cycles * done % 1.0)
+def _restarting(rate: LearningRate, done: float) -> float:
+    return 0.0 if done >= 1 else _half_wave(rate.cycles * done % 1.0)
 
 
 # What is left of the way from end to peak when `done` (0 … 1) of the steps after warm-up are taken.
-SHAPES: dict[str, Callable[[Schedule, float], float]] = {
-    "constant_with_warmup": lambda s, done: 1.0,
-    "linear": lambda s, done: 1 - done,
-    "polynomial": lambda s, done: (1 - done) ** s.power,
-    "cosine": lambda s, done: _half_wave(done),
+SHAPES: dict[str, Callable[[LearningRate, float], float]] = {
+    "constant_with_warmup": lambda rate, done: 1.0,
+    "linear": lambda rate, done: 1 - done,
+    "polynomial": lambda rate, done: (1 - done) ** rate.power,
+    "cosine": lambda rate, done: _half_wave(done),
     "cosine_with_restarts": _restarting,
 }
