@@ -64,7 +64,7 @@ def ask(
 
 
 def _asked(path: Path, command: Sequence[str], timeout_seconds: float) -> Answer:
-    child = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
         stdin=subprocess.DEVNULL,
@@ -73,13 +73,13 @@ def _asked(path: Path, command: Sequence[str], timeout_seconds: float) -> Answer
         text=True,
         errors="replace",
         start_new_session=True,
-    )
-    try:
-        _, said = child.communicate(timeout=timeout_seconds)
-    except subprocess.TimeoutExpired:
-        return Answer(error=f"no answer in {timeout_seconds:g} s")
-    finally:
-        _end(child)
+    ) as child:
+        try:
+            _, said = child.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return Answer(error=f"no answer in {timeout_seconds:g} s")
+        finally:
+            _end(child)
     return _read(path, child.returncode, said)
 
 
