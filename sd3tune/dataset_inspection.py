@@ -15,7 +15,7 @@ from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.data.buckets import enlarged
 from sd3tune.data.discover import (
     Discovery,
-    Rejected,
+    RejectedFile,
     Sample,
     check_minimum,
     check_vae_batch,
@@ -122,7 +122,7 @@ def _seen(
     return Seen(settings, discovery, tuple(buckets), tuple(problems))
 
 
-def _undecodable(found: Found, name: str) -> list[Rejected]:
+def _undecodable(found: Found, name: str) -> list[RejectedFile]:
     """Decodes every image of a dataset; those that cannot be, with the reason."""
     from sd3tune.data import pixels
     from sd3tune.data.headers import Unusable
@@ -134,7 +134,7 @@ def _undecodable(found: Found, name: str) -> list[Rejected]:
             try:
                 pixels.rgb(pixels.decoded(source.read(s.name)))
             except (Unusable, OSError) as e:
-                bad.append(Rejected(name, s.path, str(e)))
+                bad.append(RejectedFile(name, s.path, str(e)))
             bar.advance()
     return bad
 

@@ -21,7 +21,7 @@ from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.data import run_folders
 from sd3tune.data.discover import (
     Discovery,
-    Rejected,
+    RejectedFile,
     Sample,
     check_minimum,
     check_vae_batch,
@@ -89,7 +89,7 @@ class Prepared(Found):
         made.begin(plan.steps * plan.batches_per_step - 1)  # refuses gaps
         return made
 
-    def without(self, bad: Sequence[Rejected]) -> "Prepared":
+    def without(self, bad: Sequence[RejectedFile]) -> "Prepared":
         """The same without files that turned out to be unusable, planned again."""
         if not bad:
             return self

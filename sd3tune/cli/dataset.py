@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sd3tune.config.datasets.image_dataset import ImageDataset
-    from sd3tune.data.discover import Rejected, Sample
+    from sd3tune.data.discover import RejectedFile, Sample
     from sd3tune.dataset_inspection import Inspection, Seen
 
 MOST_REJECTED = 8  # files that are named, of each dataset
@@ -120,7 +120,7 @@ def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[words.Line
     return shown
 
 
-def _rejected(rejected: "Sequence[Rejected]") -> list[words.Line]:
+def _rejected(rejected: "Sequence[RejectedFile]") -> list[words.Line]:
     """Reasons with their counts, and the first files."""
     if not rejected:
         return []

@@ -19,7 +19,7 @@ OTHERS = (
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Private(OSError):
+class PrivateAddress(OSError):
     """A host that only this machine or its network can reach."""
 
 
@@ -42,8 +42,8 @@ def public(address: str) -> bool:
 def addresses(host: str, port: int, *, private: bool) -> list[str]:
     """What `host` is called in digits, every spelling of IPv4 included.
 
-    Raises OSError when it has no address, Private when one of them is not public and `private` is
-    not allowed.
+    Raises OSError when it has no address, PrivateAddress when one of them is not public and
+    `private` is not allowed.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -53,5 +53,7 @@ def addresses(host: str, port: int, *, private: bool) -> list[str]:
     for address in digits:
         if not private and not public(address):
             spelt = host if host == address else f"{host} is {address}, which"
-            raise Private(f"{spelt} is not a public address; allow_private_hosts=true permits it")
+            raise PrivateAddress(
+                f"{spelt} is not a public address; allow_private_hosts=true permits it"
+            )
     return digits

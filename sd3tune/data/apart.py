@@ -42,12 +42,12 @@ class NoDecoder(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     memory_bytes: int
     seconds: int
 
     @classmethod
-    def of(cls, pixels: int, length: int) -> "Limits":
+    def of(cls, pixels: int, length: int) -> "ProcessLimits":
         """For an image of `pixels` in a file of `length` bytes."""
         seconds = pixels * SECONDS_PER_MEGAPIXEL + length * SECONDS_PER_MEGABYTE
         return cls(
@@ -59,12 +59,12 @@ class Limits:
 def size(data: bytes, pixels: int) -> Size:
     """Width and height as a viewer shows them. pixels: as the file says. Raises Refused and
     NoDecoder."""
-    return _asked(data, Limits.of(pixels, len(data)), whole=False)[0]
+    return _asked(data, ProcessLimits.of(pixels, len(data)), whole=False)[0]
 
 
 def pixels(data: bytes, count: int) -> tuple[Size, bytes]:
     """Its size, and 8-bit sRGB row by row. Raises Refused and NoDecoder."""
-    return _asked(data, Limits.of(count, len(data)), whole=True)
+    return _asked(data, ProcessLimits.of(count, len(data)), whole=True)
 
 
 class Decoder:
@@ -79,7 +79,7 @@ class Decoder:
             start_new_session=True,
         )  # fmt: skip
 
-    def ask(self, data: bytes, limits: Limits, whole: bool) -> tuple[Size, bytes]:
+    def ask(self, data: bytes, limits: ProcessLimits, whole: bool) -> tuple[Size, bytes]:
         """Its size, and its pixels if `whole`. Raises Refused and NoDecoder; then it is to be
         ended."""
         deadline = time.monotonic() + PATIENCE * limits.seconds
@@ -112,7 +112,7 @@ class Decoder:
             left -= len(part)
         return b"".join(parts)
 
-    def _died(self, limits: Limits) -> Exception:
+    def _died(self, limits: ProcessLimits) -> Exception:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
             return Refused(f"decoding it takes more than {limits.seconds} seconds")
@@ -132,7 +132,7 @@ _idle: list[Decoder] = []
 _turns = threading.BoundedSemaphore(MOST_DECODERS)
 
 
-def _asked(data: bytes, limits: Limits, *, whole: bool) -> tuple[Size, bytes]:
+def _asked(data: bytes, limits: ProcessLimits, *, whole: bool) -> tuple[Size, bytes]:
     with _turns:
         decoder = _taken()
         try:

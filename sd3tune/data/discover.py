@@ -46,7 +46,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectedFile:
     """A file that is not trained on; what a library said of it may hold a whole URL."""
 
     dataset: str
@@ -60,7 +60,7 @@ class Rejected:
 @dataclass(frozen=True)
 class Discovery:
     samples: tuple[Sample, ...]
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[RejectedFile, ...]
 
 
 def discover(
@@ -76,7 +76,7 @@ def discover(
     """
     look = SampleReader(dataset, source, masks)
     samples: list[Sample] = []
-    rejected: list[Rejected] = list(look.no_images)
+    rejected: list[RejectedFile] = list(look.no_images)
     for found in _mapped(look.at, look.names, source.ahead):
         tick()
         if isinstance(found, Sample):
@@ -107,7 +107,7 @@ class SampleReader:
         trusted = {"metadata", "aspect"} & set(dataset.skip_file_discovery)
         self._trusts_sizes = bool(trusted)
         listed = bool(trusted) or dataset.preserve_data_backend_cache
-        self.no_images: list[Rejected] = []
+        self.no_images: list[RejectedFile] = []
         remembered = self._remembered() if listed else []
         self.names = self._images(remembered or self._listed(source))
         self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
@@ -118,11 +118,11 @@ class SampleReader:
         if dataset.crop and dataset.crop_style == "face":
             faces.detector()
 
-    def at(self, name: str) -> Sample | Rejected:
+    def at(self, name: str) -> Sample | RejectedFile:
         try:
             return self._sample(name)
         except (Unusable, NoCaption) as e:
-            return Rejected(self.dataset.id, self.source.where(name), str(e))
+            return RejectedFile(self.dataset.id, self.source.where(name), str(e))
 
     def _sample(self, name: str) -> Sample:
         dataset = self.dataset
@@ -201,7 +201,7 @@ class SampleReader:
         for e in lost:
             why = f"{what}this folder cannot be listed: {e.strerror or e}"
             path = e.filename or source.where("")
-            self.no_images.append(Rejected(self.dataset.id, os.fsdecode(path), why))
+            self.no_images.append(RejectedFile(self.dataset.id, os.fsdecode(path), why))
         return names
 
     def _images(self, names: Iterable[str]) -> list[str]:
@@ -215,7 +215,7 @@ class SampleReader:
                 images.append(name)
             elif suffix not in COMPANIONS:
                 why = f"{suffix} is no suffix of an image" if suffix else "its name has no suffix"
-                self.no_images.append(Rejected(self.dataset.id, self.source.where(name), why))
+                self.no_images.append(RejectedFile(self.dataset.id, self.source.where(name), why))
         return images
 
     def _table(self, backend: str) -> image_tables.ImageTable | None:
@@ -224,8 +224,8 @@ class SampleReader:
 
 
 def _mapped(
-    look: Callable[[str], Sample | Rejected], names: Sequence[str], ahead: int
-) -> Iterator[Sample | Rejected]:
+    look: Callable[[str], Sample | RejectedFile], names: Sequence[str], ahead: int
+) -> Iterator[Sample | RejectedFile]:
     """In order; over a network, several at a time."""
     if ahead == 1:
         yield from map(look, names)
@@ -261,7 +261,7 @@ def in_epoch(
     return sample if refused else replace(sample, geometry=shape)
 
 
-def without(found: Discovery, bad: Sequence[Rejected]) -> Discovery:
+def without(found: Discovery, bad: Sequence[RejectedFile]) -> Discovery:
     """The same without samples that turned out to be unusable."""
     paths = {r.path for r in bad}
     kept = tuple(s for s in found.samples if s.path not in paths)
@@ -278,7 +278,7 @@ def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery
         return found
     words = "{}x{} becomes {}x{}, and the model ends at " + str(longest)
     rejected = [
-        Rejected(s.dataset, s.path, words.format(*s.size, *s.geometry.bucket)) for s in beyond
+        RejectedFile(s.dataset, s.path, words.format(*s.size, *s.geometry.bucket)) for s in beyond
     ]
     kept = tuple(s for s in found.samples if max(s.geometry.bucket) <= longest)
     if not kept:
@@ -334,7 +334,7 @@ def check_vae_batch(found: Discovery, dataset: "ImageDataset", asked: bool) -> N
         )
 
 
-def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejected]) -> str:
+def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[RejectedFile]) -> str:
     where = f"dataset `{dataset.id}`: "
     if dataset.instance_data_dir:
         where += f"instance_data_dir `{dataset.instance_data_dir}`"
@@ -347,7 +347,7 @@ def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejecte
     return f"{where} has no usable image: {words}"
 
 
-def _what_to_do(rejected: Sequence[Rejected]) -> str:
+def _what_to_do(rejected: Sequence[RejectedFile]) -> str:
     if not rejected:
         return f"put images there: {', '.join(sorted(SUFFIXES))}"
     if "caption" in rejected[0].reason:

@@ -16,7 +16,7 @@ from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data import pixel_tensors
 from sd3tune.data.cache import TensorCache
 from sd3tune.data.digests import Known, Memory
-from sd3tune.data.discover import Rejected, Sample
+from sd3tune.data.discover import RejectedFile, Sample
 from sd3tune.data.headers import NoMemory, Unusable
 from sd3tune.data.sources import Source
 from sd3tune.encode.caches import Caches
@@ -31,10 +31,10 @@ from sd3tune.sd3 import weights
 DECODERS = 4  # threads; Pillow decodes and resizes outside the interpreter's lock
 
 
-def fill_images(caches: Caches, device: torch.device) -> list[Rejected]:
+def fill_images(caches: Caches, device: torch.device) -> list[RejectedFile]:
     """Every image and mask, encoded once and kept; what cannot be decoded, with the reason."""
     prepared = caches.prepared
-    rejected: list[Rejected] = []
+    rejected: list[RejectedFile] = []
     for dataset in prepared.datasets.all:
         discovery = prepared.discoveries.get(dataset.id)
         if discovery is not None:
@@ -50,7 +50,7 @@ def fill_images(caches: Caches, device: torch.device) -> list[Rejected]:
             cache = caches.latents_of(s.dataset)
             why = cache.problem(caches.key(s)) or cache.problem(caches.mask_key(s) or "")
             if why is not None:
-                rejected.append(Rejected(s.dataset, s.path, why))
+                rejected.append(RejectedFile(s.dataset, s.path, why))
     for r in rejected:
         if prepared.dataset(r.dataset).strict:
             raise DataError(
@@ -96,7 +96,7 @@ class File:
 
 def fingerprint(
     caches: Caches, dataset: ImageDataset, samples: Sequence[Sample], *, keep: bool = True
-) -> list[Rejected]:
+) -> list[RejectedFile]:
     """The digest of every file's content, remembered under its stamp (keep): a file that was not
     touched is not read again. What cannot be read comes back."""
     unknown = []
@@ -116,7 +116,7 @@ def fingerprint(
         while some := list(islice(left, 16 * ahead)):
             for file, found in zip(some, pool.map(_read, some), strict=True):
                 if isinstance(found, str):
-                    rejected.append(Rejected(dataset.id, file.sample.path, found))
+                    rejected.append(RejectedFile(dataset.id, file.sample.path, found))
                 else:
                     file.memory.files[file.name] = found
                     caches.digests[file.owner, file.name] = found.digest or b""
