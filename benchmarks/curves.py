@@ -42,19 +42,16 @@ def curve(output: Path) -> list[float]:
 
 
 def planned(path: Path, words: tuple[str, ...]) -> Any:
-    """As `prepare` does it, with the machine asked once: that takes seconds."""
-    from sd3tune import prepare as preparing
+    """The plan for this machine, which is asked once: that takes seconds."""
+    from sd3tune.backends.observe import probing
     from sd3tune.config.config import Config
-    from sd3tune.config.datasets.listing import load_datasets
-    from sd3tune.sd3 import models
+    from sd3tune.devices import observe
+    from sd3tune.prepare import prepare
 
-    config = Config.load(path, words)
-    datasets = load_datasets(config.data_backend_config, config)
-    model = models.find(config.pretrained_model_name_or_path)
-    found = preparing.look(config, datasets, model.transformer.longest_side)
     if not MACHINE:
-        MACHINE.append(preparing.observe(config))
-    return preparing.planned(found, model, MACHINE[0])
+        MACHINE.append(observe())
+    config = Config.load(path, words)
+    return prepare(config, MACHINE[0], run_probes=probing.on_this_machine())
 
 
 def main() -> None:

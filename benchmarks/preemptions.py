@@ -34,13 +34,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from sd3tune import prepare as preparing
+from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.demo import write
+from sd3tune.devices import observe
 from sd3tune.errors import Sd3tuneError
 from sd3tune.formats import manifest
+from sd3tune.prepare import prepare
 from sd3tune.train.run import train
 
 INTERVAL, DISK_BYTES = 3, 400 * 2**20
@@ -69,13 +70,9 @@ class Run:
         return (*WORDS, f"output_dir={self.output}", f"max_train_steps={self.steps}")
 
     def prepare(self) -> Any:
-        """As prepare.py does, for a machine that was asked once: that takes seconds."""
+        """The plan for a machine that was asked once: that takes seconds."""
         config = Config.load(self.config, self.words())
-        preparing.refuse_missing_files(config)
-        model = preparing.model_of(config)
-        datasets = load_datasets(config.data_backend_config, config)
-        seen = preparing.look(config, datasets, model.transformer.longest_side)
-        return preparing.planned(seen, model, self.facts)
+        return prepare(config, self.facts, run_probes=probing.on_this_machine())
 
     def newest(self) -> int:
         """Step of the newest whole checkpoint."""
@@ -344,7 +341,7 @@ def main() -> None:
         root, said = disk or Path(parent), Path(parent) / "log"
         write(Path(parent) / "demo")
         config = Path(parent) / "demo" / "config" / "config.json"
-        facts = preparing.observe(Config.load(config))
+        facts = observe()
         with logged(said) as log:
             for name in ("first", "whole"):  # the first one fills the caches
                 undisturbed = Run(root / name / "output", config, dice, steps, facts)

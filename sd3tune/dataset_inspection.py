@@ -11,7 +11,7 @@ from typing import Any
 
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.config.datasets.listing import load_datasets
+from sd3tune.config.run_files import load_run
 from sd3tune.data.buckets import enlarged
 from sd3tune.data.discover import (
     Discovery,
@@ -21,8 +21,9 @@ from sd3tune.data.discover import (
     check_vae_batch,
     without,
 )
+from sd3tune.discovered import Discovered, look
 from sd3tune.errors import DataError, Sd3tuneError
-from sd3tune.prepare import Found, look, model_of
+from sd3tune.prepare import model_of
 from sd3tune.report.progress import stage
 from sd3tune.urls import shown_url
 
@@ -49,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Inspection:
-    found: Found
+    found: Discovered
     datasets: tuple[Seen, ...]
     notes: tuple[str, ...]
 
@@ -57,8 +58,7 @@ class Inspection:
 def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection:
     """decode: every pixel too, so that files broken behind their headers are found. Raises
     Sd3tuneError."""
-    config = Config.load(path, overrides)
-    datasets = load_datasets(config.data_backend_config, config)
+    config, datasets = load_run(path, overrides)
     notes = list(datasets.notes)
     longest = None
     try:
@@ -75,11 +75,10 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
     for d in datasets.all:
         if d.id not in discoveries:
             notes.append(f"dataset `{d.id}`: probability={d.probability:g}: it is never drawn from")
-    every = "vae_batch_size" in config.model_fields_set
-    asked = {d.id for d in drawn if every or d.id in datasets.asked_vae_batch}
+    asked = {d.id for d in drawn if datasets.source(d.id, "vae_batch_size").by == "user"}
     seen = [_seen(d, discoveries[d.id], config, longest, d.id in asked) for d in drawn]
     return Inspection(
-        Found(config, datasets, found.sources, discoveries), tuple(seen), tuple(notes)
+        Discovered(config, datasets, found.sources, discoveries), tuple(seen), tuple(notes)
     )
 
 
@@ -122,7 +121,7 @@ def _seen(
     return Seen(settings, discovery, tuple(buckets), tuple(problems))
 
 
-def _undecodable(found: Found, name: str) -> list[RejectedFile]:
+def _undecodable(found: Discovered, name: str) -> list[RejectedFile]:
     """Decodes every image of a dataset; those that cannot be, with the reason."""
     from sd3tune.data import pixels
     from sd3tune.data.headers import Unusable

@@ -10,7 +10,8 @@ By = Literal["user", "default", "auto"]
 @dataclass(frozen=True)
 class Provenance:
     """Who chose a value: `user` wrote it in `file` under `key`, `default` is the setting's own
-    default, `auto` was decided from the machine or the data."""
+    default, `auto` was decided from the machine, the data, or another setting (which `file` and
+    `key` then name)."""
 
     by: By
     file: str | None = None  # as shown: a path, or "the command line"

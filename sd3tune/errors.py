@@ -15,7 +15,18 @@ Sd3tuneError                    the user can act on it; the CLI prints message +
 Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from sd3tune.urls import redacted
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, and what to do about it: one line each."""
+
+    message: str
+    hint: str
 
 
 class Sd3tuneError(Exception):
@@ -30,8 +41,28 @@ class Sd3tuneError(Exception):
         super().__init__(redacted(message))
         self.hint = redacted(hint)
 
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything to print, in order; the first is the error's own message and hint."""
+        return (Problem(str(self), self.hint),)
 
-class ConfigError(Sd3tuneError): ...
+
+class ConfigError(Sd3tuneError):
+    """All problems of a configuration at once: `problems` holds the first and the others."""
+
+    def __init__(self, message: str, *, hint: str, others: Sequence[Problem] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.others = tuple(Problem(redacted(p.message), redacted(p.hint)) for p in others)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> "ConfigError":
+        """problems: one or more, in the order in which they are printed."""
+        first, *others = problems
+        return cls(first.message, hint=first.hint, others=others)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return (*super().problems, *self.others)
 
 
 class PlanError(Sd3tuneError): ...

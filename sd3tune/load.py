@@ -11,7 +11,7 @@ from sd3tune.plan.memory import gib
 from sd3tune.plan.resolve import Plan
 from sd3tune.quant import store
 from sd3tune.quant.parts import stored_bytes
-from sd3tune.report.progress import say
+from sd3tune.report.progress import say, warn
 from sd3tune.sd3 import weights
 
 NONE = "none"
@@ -29,7 +29,7 @@ def transformer(plan: Plan, device: torch.device) -> Any:
     )
     shrink(model, scheme, quant.TRANSFORMER, plan, device)
     if path is not None and (why := store.save(model, path)) is not None:
-        say(f"warning: the quantised transformer was not kept at {path}: {why}")
+        warn(f"the quantised transformer was not kept at {path}: {why}")
     return model
 
 
@@ -40,7 +40,7 @@ def read(plan: Plan, path: Path) -> Any:
     started, scheme = time.perf_counter(), plan.value("base_model_precision")
     model = weights.blank_transformer(plan.model.source)
     if not store.load(model, path, scheme, quant.TRANSFORMER, plan.value("fp8_dtype")):
-        say(f"warning: {path} is damaged; the transformer is quantised again")
+        warn(f"{path} is damaged; the transformer is quantised again")
         return None
     size, seconds = gib(stored_bytes(model)), time.perf_counter() - started
     say(f"quantised {scheme}: {size} of weights, read from {path} in {seconds:.1f} s")

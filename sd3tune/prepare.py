@@ -4,75 +4,43 @@ The only part of planning that looks at the world; what it saw goes to `resolve`
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from sd3tune.backends.decide import chips
+from sd3tune import devices
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
 from sd3tune.backends.decide.probes import IMPORT
-from sd3tune.backends.observe import probing, recorded_machine, this_machine
-from sd3tune.backends.observe.facts import Facts, TorchReport
+from sd3tune.backends.observe import probing
+from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
-from sd3tune.data import run_folders
+from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import (
-    Discovery,
     RejectedFile,
-    Sample,
     check_minimum,
     check_vae_batch,
-    discover,
-    within,
     without,
 )
 from sd3tune.data.order import Schedule, schedule
-from sd3tune.data.sources import Source, source_of
-from sd3tune.errors import CheckpointError, ConfigError, DataError, HardwareError
-from sd3tune.filesystem import temporary
+from sd3tune.discovered import Discovered, look
+from sd3tune.errors import CheckpointError, ConfigError, DataError
 from sd3tune.formats import manifest
 from sd3tune.plan.describe import describe
 from sd3tune.plan.resolve import Plan, resolve
-from sd3tune.processes.environment import ALONE, Processes, processes
+from sd3tune.processes import environment
+from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.report import metrics
-from sd3tune.report.progress import say, stage
+from sd3tune.report.messages import say
 from sd3tune.sd3 import finite, models, variants
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
 
 
 @dataclass(frozen=True)
-class Found:
-    """The datasets of a run as they are on their storage."""
-
-    config: Config
-    datasets: Datasets
-    sources: Mapping[str, Source]  # by dataset id, masks included
-    discoveries: Mapping[str, Discovery]  # by dataset id; without those that are never drawn
-
-    def dataset(self, name: str) -> ImageDataset:
-        return next(d for d in self.datasets.all if d.id == name)
-
-    @property
-    def samples(self) -> tuple[Sample, ...]:
-        """What is trained on."""
-        return self._of(self.datasets.images)
-
-    @property
-    def evals(self) -> tuple[Sample, ...]:
-        """What the evaluation loss is measured on, when there are datasets for it."""
-        return self._of(self.datasets.evals)
-
-    def _of(self, datasets: Sequence[ImageDataset]) -> tuple[Sample, ...]:
-        found = (self.discoveries[d.id] for d in datasets if d.id in self.discoveries)
-        return tuple(s for discovery in found for s in discovery.samples)
-
-
-@dataclass(frozen=True)
-class Prepared(Found):
+class Prepared(Discovered):
     """A plan, and the datasets it was made for."""
 
     plan: Plan
@@ -102,7 +70,7 @@ class Prepared(Found):
                     hint=f"look at `{kept.rejected[-1].path}` first",
                 )
             discoveries[name] = kept
-        left = Found(self.config, self.datasets, self.sources, discoveries)
+        left = Discovered(self.config, self.datasets, self.sources, discoveries)
         plan = self.plan
         return planned(left, plan.model, plan.facts, plan.processes, self.run_probes)
 
@@ -113,14 +81,14 @@ def this_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> P
     chip: another machine, as `elsewhere` takes it. What is wrong with the settings and the datasets
     is said before any device is asked.
     """
-    config = Config.load(path, overrides)
-    found, model = read(config)
-    who = asked_for(config)
+    config, datasets = load_run(path, overrides)
+    found, model = read(config, datasets)
+    processes = asked_for(config)
     if chip is not None:
-        facts = elsewhere(chip)
-        return planned(found, model, facts, who, recorded(facts.smoke))
-    run_probes = probing.on_this_machine(several=who.size > 1, before=partial(say, PROBING))
-    return planned(found, model, observe(who), who, run_probes)
+        facts = devices.elsewhere(chip)
+        return planned(found, model, facts, processes, recorded(facts.smoke))
+    run_probes = probing.on_this_machine(several=processes.size > 1, before=partial(say, PROBING))
+    return planned(found, model, devices.observe(processes), processes, run_probes)
 
 
 def prepare(
@@ -133,17 +101,16 @@ def prepare(
 
     run_probes: None takes the answers in `facts.smoke`, and asks no device.
     """
-    found, model = read(config)
+    found, model = read(config, load_datasets(config.data_backend_config, config))
     return planned(found, model, facts, processes, run_probes)
 
 
-def read(config: Config) -> tuple[Found, variants.Model]:
+def read(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
     refuse_missing_files(config)
-    datasets = load_datasets(config.data_backend_config, config)
     model = model_of(config)
     return look(config, datasets, model.transformer.longest_side), model
 
@@ -185,45 +152,11 @@ def model_of(config: Config) -> variants.Model:
     )
 
 
-def look(config: Config, datasets: Datasets, longest: int | None) -> Found:
-    """Discovers every dataset that is drawn from. longest: side in pixels where the model ends."""
-    run_folders.refuse_own_pictures(config, datasets)
-    written = run_folders.folders(config, datasets)
-    stored = {d.id: d for d in datasets.all} | dict(datasets.masks)
-    sources: dict[str, Source] = {
-        name: source_of(d, partial(say_contact, name), written) for name, d in stored.items()
-    }
-    named: set[str] = set()
-    discoveries = {}
-    for d in datasets.all:
-        if d.trained and d.probability <= 0:
-            continue
-        masks = sources[d.conditioning_data] if d.conditioning_data else None
-        used = {name: sources[name] for name in (d.id, d.conditioning_data) if name}
-        for name in used.keys() - named:  # before the first of them is asked
-            for host in used[name].contacts():
-                say_contact(name, host)
-        with stage(f"look at {d.id}", None) as bar:
-            found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
-        for name in used.keys() - named:
-            for warning in used[name].warnings():
-                say(f"warning: dataset `{name}`: {warning}")
-        named |= used.keys()
-        discoveries[d.id] = found if longest is None else within(found, longest, d)
-    datasets = replace(datasets, notes=(*datasets.notes, *run_folders.notes(sources)))
-    return Found(config, datasets, sources, discoveries)
-
-
-def say_contact(dataset: str, host: str) -> None:
-    """host: with the reason in brackets."""
-    say(f"contacts {host} for dataset `{dataset}`")
-
-
 def planned(
-    found: Found,
+    found: Discovered,
     model: variants.Model,
     facts: Facts,
-    who: Processes = ALONE,
+    processes: Processes = ALONE,
     run_probes: ProbeRunner | None = None,
 ) -> Prepared:
     """Admits the device, decides, and checks the sizes of the datasets against the decisions.
@@ -232,14 +165,13 @@ def planned(
     quantised where large images would not fit beside them.
     """
     run = recorded(facts.smoke) if run_probes is None else run_probes
-    plan = admitted_plan(found, model, facts, who, run)
+    plan = admitted_plan(found, model, facts, processes, run)
     config = found.config
     discoveries = dict(found.discoveries)
     for dataset in found.datasets.all:
         if dataset.id not in discoveries:
             continue
-        own = dataset.id in found.datasets.asked_vae_batch
-        asked = own or "vae_batch_size" in config.model_fields_set
+        asked = found.datasets.source(dataset.id, "vae_batch_size").by == "user"
         check_vae_batch(discoveries[dataset.id], dataset, asked)
         if dataset.trained:
             discoveries[dataset.id] = check_minimum(
@@ -247,7 +179,7 @@ def planned(
                 dataset,
                 train_batch_size=plan.batch_size,
                 gradient_accumulation_steps=config.gradient_accumulation_steps,
-                processes=who.size,
+                processes=processes.size,
                 oversubscribe=config.allow_dataset_oversubscription,
             )
     made = Prepared(config, found.datasets, found.sources, discoveries, plan, run)
@@ -256,7 +188,7 @@ def planned(
 
 
 def admitted_plan(
-    found: Found, model: variants.Model, facts: Facts, who: Processes, run: ProbeRunner
+    found: Discovered, model: variants.Model, facts: Facts, processes: Processes, run: ProbeRunner
 ) -> Plan:
     """Raises HardwareError where nothing can train, PlanError and ConfigError as `resolve` does."""
     config = found.config
@@ -264,11 +196,11 @@ def admitted_plan(
 
     def decide(facts: Facts) -> Plan:
         images = found.datasets.images
-        return resolve(config, facts, model, found.samples, images, who, lycoris)
+        return resolve(config, facts, model, found.samples, images, processes, lycoris)
 
     needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
     admitted = admit(facts, decide, chosen, run, also=needed)
-    refuse_broken(admitted.facts)
+    devices.refuse_broken(admitted.facts)
     return admitted.decided
 
 
@@ -280,48 +212,6 @@ def chosen(plan: Plan) -> dict[str, str]:
 def asked_for(config: Config) -> Processes:
     """Those that were started, or those that `sd3tune train` would start."""
     if "WORLD_SIZE" in os.environ:
-        return processes(os.environ)
+        return environment.processes(os.environ)
     return Processes(size=config.num_processes * config.num_machines,
                      local_size=config.num_processes)  # fmt: skip
-
-
-def elsewhere(name: str) -> Facts:
-    """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file. Raises
-    ConfigError for another name, HardwareError for a machine that cannot train."""
-    if name.endswith(".json"):
-        there = recorded_machine.facts(Path(name))
-        refuse_broken(there)
-        return there
-    return chips.facts(chips.chip(name))
-
-
-def refuse_broken(facts: Facts) -> None:
-    """A device that cannot be used is an error, and never a silent run on the CPU. Raises
-    HardwareError."""
-    if (broken := next((p for p in facts.problems if p.severity == "fail"), None)) is not None:
-        hint = f"{broken.fix}; SD3TUNE_BACKEND=cpu trains on the CPU instead"
-        raise HardwareError(broken.message, hint=hint)
-
-
-def observe(who: Processes = ALONE) -> Facts:
-    """This machine, with as many devices as there are processes. No probe is run. Raises
-    HardwareError where nothing can train."""
-    temporary.refuse_none()  # children answer through files
-    _, torch, facts = this_machine.observe()
-    return usable(torch, facts, who)
-
-
-def usable(torch: TorchReport, facts: Facts, who: Processes) -> Facts:
-    """One device for each process of this machine, in the order in which the user has them.
-    Raises HardwareError where PyTorch is missing or broken, or there are fewer devices."""
-    if torch.version is None or torch.error is not None:
-        words = f"cannot be imported: {torch.error}" if torch.error else "is not installed"
-        hint = "bash scripts/setup installs it; `sd3tune doctor` looks further"
-        raise HardwareError(f"PyTorch {words}", hint=hint)
-    refuse_broken(facts)
-    if facts.takes_any_number_of_processes:
-        return replace(facts, devices=facts.devices[:1])
-    if len(facts.devices) < who.local_size:
-        words = f"{who.local_size} processes, and {len(facts.devices)} devices on this machine"
-        raise HardwareError(words, hint=f"start {len(facts.devices)} or fewer with --nproc")
-    return replace(facts, devices=facts.devices[: who.local_size])

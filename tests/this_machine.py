@@ -7,7 +7,8 @@ from pathlib import Path
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.prepare import Prepared, asked_for, observe, prepare
+from sd3tune.devices import observe
+from sd3tune.prepare import Prepared, asked_for, prepare
 
 
 @cache

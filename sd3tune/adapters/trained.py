@@ -58,8 +58,9 @@ def take(trained: Trained, *, keep: bool = True) -> dict[str, Tensor]:
 
 
 def copies(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
-    """Copies on the CPU. keep=False: of a process that only takes part in putting together what is
-    split over several, one tensor after the other: one copy of a model on a machine is enough."""
+    """Copies on the CPU, by name. Tensors that are split over processes are gathered one after the
+    other, which every process takes part in. keep=False: join the all-gather but discard the
+    result; only rank 0 keeps a CPU copy, since one copy of a model on a machine is enough."""
     found = {}
     for name, tensor in tensors.items():
         value = whole(tensor)

@@ -24,6 +24,7 @@ from sd3tune.backends.observe.facts import (
     torch_cuda,
 )
 from sd3tune.backends.observe.nvml import COMPUTE_MODES, UNKNOWN, problem
+from sd3tune.backends.observe.torch_report import RANGE
 from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "cuda"
@@ -209,9 +210,7 @@ def _compared(
         built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
         name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
         words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        return [
-            Problem(name, "fail", words, "SD3TUNE_TORCH='torch>=2.13,<2.16' bash scripts/setup")
-        ]
+        return [Problem(name, "fail", words, f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup")]
     problems = _driver_age(found, torch, host)
     if torch.imported and not problems and len(torch.devices) < len(cards):
         problems.append(
@@ -224,7 +223,7 @@ def _compared(
     for chip in sorted(sm) if built_for else []:
         # Binaries of one major generation run on its later minors.
         if not any(b // 10 == chip // 10 and b <= chip for b in built_for):
-            fix = f"SD3TUNE_TORCH='torch>=2.13,<2.16 --index-url {CU126}' bash scripts/setup"
+            fix = f"SD3TUNE_TORCH='{RANGE} --index-url {CU126}' bash scripts/setup"
             words = f"this PyTorch has no kernels for sm_{chip}: it has {sorted(built_for)}"
             problems.append(Problem("torch.arch-not-in-build", "fail", words, fix))
     return problems

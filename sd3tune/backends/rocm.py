@@ -26,6 +26,7 @@ from sd3tune.backends.observe.facts import (
     Vendor,
     torch_cuda,
 )
+from sd3tune.backends.observe.torch_report import RANGE
 from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "rocm"
@@ -273,7 +274,7 @@ def _compared(
         problems.append(problem("visible-conflict", "fail", words, "unset CUDA_VISIBLE_DEVICES"))
     if torch.version is None or not found.gpus:
         return problems
-    fix = f"SD3TUNE_TORCH='torch>=2.13,<2.16 --index-url {WHEELS}' bash scripts/setup"
+    fix = f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}' bash scripts/setup"
     if torch.hip is None:
         name = "torch.wrong-vendor-build" if torch.cuda else "torch.cpu-build-beside-gpu"
         built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"

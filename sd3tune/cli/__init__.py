@@ -2,8 +2,8 @@
 the command. Nothing is decided here.
 
 Logs go to stderr, data to stdout. Exit codes: 0 done, 1 the user or the machine has to change
-something, 2 a bug in sd3tune or a misspelt command, 75 another process of the run is gone, 129, 130
-and 143 stopped by SIGHUP, SIGINT and SIGTERM after saving, if there was anything to save.
+something, 2 a bug in sd3tune, 75 another process of the run is gone, 129, 130 and 143 stopped by
+SIGHUP, SIGINT and SIGTERM after saving, if there was anything to save.
 """
 
 import os
@@ -38,7 +38,15 @@ OTHER_RANKS_WAIT_SECONDS = 2.0
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=HELP)
+class InOrderOfUse(click.Group):
+    """Lists its commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, as they were added."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrderOfUse, context_settings=HELP)
 @click.version_option(__version__, prog_name="sd3tune")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -46,15 +54,15 @@ def cli(context: click.Context) -> None:
 
     \b
     First time here?
-      sd3tune doctor                            can this machine train, and if not, what to do
-      sd3tune demo DIR                          tiny models, photographs and configuration files
-      sd3tune dataset DIR/config/config.json    what was understood of the images and captions
-      sd3tune train DIR/config/config.json      a first run, end to end, in minutes on a CPU
+      sd3tune doctor                          can this machine train?
+      sd3tune demo DIR                        tiny models, photographs, settings
+      sd3tune dataset DIR/config/config.json  how images and captions are read
+      sd3tune train DIR/config/config.json    a first run, in minutes on a CPU
     """
     surroundings.find_working_directory(context.invoked_subcommand)
 
 
-for module in (doctor, plan, train, dataset, demo, inspect, export, cache, image):
+for module in (doctor, demo, dataset, plan, train, inspect, export, cache, image):
     cli.add_command(module.command)
 verbosity.add_options(cli)
 
@@ -65,9 +73,11 @@ def main() -> None:
     escaping.prepare()
     messages.set_verbosity("normal")
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="sd3tune", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
+    except click.exceptions.NoArgsIsHelpError as e:  # `sd3tune` or `sd3tune cache` alone
+        echo(e.format_message())
     except click.ClickException as e:
         words.show_error(e.format_message(), f"`{_help_command(e)}` lists what there is")
         sys.exit(1)
@@ -79,7 +89,8 @@ def main() -> None:
     except Sd3tuneError as e:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(OTHER_RANKS_WAIT_SECONDS)
-        words.show_error(e, e.hint)
+        for problem in e.problems:
+            words.show_error(problem.message, problem.hint)
         sys.exit(e.exit_code)
     except ReaderGone:  # `sd3tune plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still holds

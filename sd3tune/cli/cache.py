@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from sd3tune.encode.store import Built
 
 
-@click.group("cache")
+@click.group("cache", short_help="Encoded images and captions on the disk.")
 def command() -> None:
-    """Encoded images and captions: what is there, fill it, check it, clear it.
+    """Show, fill, prune and check the caches of encoded images and captions.
 
     Entries are named by a hash of their content and of everything that changes the result, so
-    nothing stale is ever used, and folders may be shared between runs.
+    nothing stale is ever used, and runs may share a folder.
 
     \b
-      sd3tune cache info  my/config.json        entries, bytes, what is missing
-      sd3tune cache build my/config.json        encode what is missing, and stop there
-      sd3tune cache prune my/config.json        remove what this run does not want
-      sd3tune cache verify my/output/cache      read every byte and compare checksums
+      sd3tune cache info  my/config.json     entries, bytes, what is missing
+      sd3tune cache build my/config.json     encode what is missing
+      sd3tune cache prune my/config.json     remove what this run does not need
+      sd3tune cache verify my/output/cache   read every byte, compare checksums
     """
 
 
-@command.command()
+@command.command(short_help="Entries, bytes, and what is missing.")
 @CONFIG_AND_OVERRIDES
 @JSON
 def info(arguments: tuple[str, ...], as_json: bool) -> None:
-    """Entries, bytes, what a run of CONFIG would still have to encode, and what it does not use."""
+    """Show entries, bytes, what a run of CONFIG would have to encode, and what it does not use."""
     ready = prepared(arguments)
     from sd3tune.encode import store
 
@@ -49,7 +49,8 @@ def info(arguments: tuple[str, ...], as_json: bool) -> None:
 @CONFIG_AND_OVERRIDES
 @JSON
 def build(arguments: tuple[str, ...], as_json: bool) -> None:
-    """Encode what CONFIG needs and is missing. Can be stopped and resumed; two can run at once."""
+    """Encode what CONFIG needs and is missing. The command can be stopped and started again, and
+    several can run at once."""
     from sd3tune.report import stopping, streams
 
     streams.outlive()
@@ -61,11 +62,11 @@ def build(arguments: tuple[str, ...], as_json: bool) -> None:
     echo(document(built)) if as_json else words.show(lines(built))
 
 
-@command.command()
+@command.command(short_help="Remove entries that no CONFIG needs.")
 @click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="count, and remove nothing")
 def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
-    """Remove entries that none of the CONFIGs wants, from the folders they name.
+    """Remove the entries that none of the CONFIGs needs from the folders they name.
 
     When several runs share a folder, give all of their configurations.
     """
@@ -87,7 +88,7 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR...",
 )
-@click.option("--repair", is_flag=True, help="remove damaged files: the next run makes them anew")
+@click.option("--repair", is_flag=True, help="remove damaged files; the next run encodes them anew")
 def verify(folders: tuple[Path, ...], repair: bool) -> None:
     """Read every byte below DIR and compare checksums. Exit code 1 when something is damaged."""
     from sd3tune.encode import store

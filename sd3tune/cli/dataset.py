@@ -1,4 +1,4 @@
-"""`sd3tune dataset`: what was understood of the images and captions."""
+"""`sd3tune dataset`: how images and captions are understood."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,7 +23,7 @@ MOST_REJECTED = 8  # files that are named, of each dataset
 MOST_CAPTIONS = 3
 
 
-@click.command("dataset")
+@click.command("dataset", short_help="How images and captions are understood.")
 @CONFIG_AND_OVERRIDES
 @JSON
 @click.option("--decode", is_flag=True, help="decode every image too: finds files broken inside")
@@ -42,10 +42,10 @@ MOST_CAPTIONS = 3
 def command(
     arguments: tuple[str, ...], as_json: bool, decode: bool, sheet: Path | None, images: int
 ) -> None:
-    """What was understood of the datasets: sizes, crops, captions, buckets, refused files.
+    """Show how the datasets are understood: sizes, crops, captions, buckets, refused files.
 
     CONFIG is config/config.json unless given. Only headers are read, unless --decode is given; no
-    model is loaded. The contact sheet shows originals with their crop drawn in, masks in red.
+    model is loaded. The contact sheet shows each original with its crop, and masks in red.
 
     \b
       sd3tune dataset
@@ -88,7 +88,7 @@ def _dataset(seen: "Seen") -> list[words.Line]:
     repeats = f", {drawn} with repeats" if drawn != len(samples) else ""
     crop = f"crop {d.crop_aspect}, {d.crop_style}" if d.crop else "own aspect"
     shown: list[words.Line] = [
-        f"{d.id} ({d.dataset_type}): {len(samples)} images{repeats}, {_storage(d)}",
+        f"{d.id} ({d.dataset_type}): {len(samples)} images{repeats}, {STORAGES[d.type].place(d)}",
         f"  {crop}; resolution {d.resolution:g} {d.resolution_type}",
         f"  {'aspect':>8}  {'size':<11}{'images':>8}  {'enlarged':>8}",
     ]
@@ -98,11 +98,6 @@ def _dataset(seen: "Seen") -> list[words.Line]:
     shown += _captions(samples, d)
     shown += [f"  problem: {problem}" for problem in seen.problems]
     return shown + _rejected(seen.discovery.rejected)
-
-
-def _storage(d: "ImageDataset") -> str:
-    """Where the images are."""
-    return STORAGES[d.type].place(d)
 
 
 def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[words.Line]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sd3tune.demo import Written
 
 
-@click.command("demo")
+@click.command("demo", short_help="Write tiny models, photographs and configuration.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "--model",

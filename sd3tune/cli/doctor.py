@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sd3tune.doctor import Report
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Can this machine train?")
 @JSON
 @click.option(
     "--on",

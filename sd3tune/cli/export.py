@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sd3tune.formats.convert import Exported
 
 
-@click.command("export")
+@click.command("export", short_help="Write an adapter in the dialect of another program.")
 @click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
 @click.option(
     "--to",
@@ -48,12 +48,12 @@ def command(
 
     SOURCE is an adapter file of any dialect, a checkpoint, or the output folder of a run. From a
     diffusers model folder, --to comfyui writes the transformer as one file. Nothing is dropped:
-    what a program has no form for is an error that says what helps.
+    a part that the dialect cannot hold is an error, with a hint.
 
     \b
       sd3tune export output --to comfyui
-      sd3tune export dora.safetensors --to comfyui --model stabilityai/stable-diffusion-3.5-medium
-      sd3tune export lokr.safetensors --to diffusers --rank 32 --output lora.safetensors
+      sd3tune export dora.safetensors --to comfyui --model models/sd3.5-medium
+      sd3tune export lokr.safetensors --to diffusers --rank 32
     """
     from sd3tune.formats.convert import export
 

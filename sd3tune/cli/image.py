@@ -1,8 +1,7 @@
 """`sd3tune image`: build, run and check the container images on this host."""
 
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,8 @@ from sd3tune.cli.arguments import JSON
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
-    from sd3tune.containers.check import Line
-    from sd3tune.containers.host_image import Choice, Kind
-    from sd3tune.containers.run import Container
+    from sd3tune.containers.check import CheckLine
+    from sd3tune.containers.host_image import Choice
 
 VENDOR = click.option(
     "--vendor",
@@ -34,7 +32,7 @@ GPUS = click.option(
 NETWORK = click.option("--network", metavar="NAME", help="the engine's network, as in docker run")
 
 
-@click.group("image")
+@click.group("image", short_help="Container images on this host: build, run, check.")
 def command() -> None:
     """Container images on this host: build, run, check. Clouds start them themselves.
 
@@ -42,15 +40,17 @@ def command() -> None:
     devices, groups, shared memory. The working directory becomes /workspace.
 
     \b
-      sd3tune image check                              would a container train here?
-      sd3tune image build                              from the repository
-      sd3tune image run doctor                         what it sees inside
-      sd3tune image run train config/config.json       train; Ctrl-C saves
-      sd3tune image run --print train my/config.json   the same as a `docker run` command
+      sd3tune image check                           would a container train here?
+      sd3tune image build                           from the repository
+      sd3tune image run doctor                      what it sees inside
+      sd3tune image run train my/config.json        train; Ctrl-C saves
+      sd3tune image run --print train my/config.json   print `docker run …`
     """
 
 
-@command.command(context_settings={"show_default": True})
+@command.command(
+    context_settings={"show_default": True}, short_help="Build the image from the repository."
+)
 @VENDOR
 @IMAGE
 @click.option(
@@ -91,7 +91,9 @@ def build(
     words.show([f"built {tag}, {size / 10**9:.2f} GB unpacked"])
 
 
-@command.command(context_settings={"allow_interspersed_args": False})
+@command.command(
+    context_settings={"allow_interspersed_args": False}, short_help="Run a command in a container."
+)
 @click.argument("arguments", nargs=-1, metavar="COMMAND...", required=True, type=click.UNPROCESSED)
 @VENDOR
 @IMAGE
@@ -100,8 +102,8 @@ def build(
 @click.option("--workspace", default=".", show_default="working directory", metavar="DIR",
               type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="becomes /workspace: configuration, images, results")  # fmt: skip
-@click.option("--env", "given", multiple=True, metavar="NAME[=VALUE]",
-              help="a variable of the container; HF_TOKEN goes along by itself")  # fmt: skip
+@click.option("--env", "variables", multiple=True, metavar="NAME[=VALUE]",
+              help="a variable of the container; HF_TOKEN is always passed")  # fmt: skip
 @click.option(
     "--mount",
     "mounts",
@@ -125,35 +127,35 @@ def build(
 )
 @NETWORK
 @click.option("--print", "only_print", is_flag=True, help="print the `docker run` command instead")
-def run(arguments: tuple[str, ...], **options: Any) -> None:
+def run(arguments: tuple[str, ...], vendor: str | None, only_print: bool, **options: Any) -> None:
     """Run a command of sd3tune in a container: output, exit code and signals are those of sd3tune.
 
     SIGTERM or Ctrl-C make a training run finish its step and save, as without a container. Weights
-    come from, and go to, this host's Hugging Face folder. Options stand before COMMAND.
+    are read from this host's Hugging Face folder, and downloaded to it. Options go before COMMAND.
 
     \b
       sd3tune image run train config/config.json
       sd3tune image run --gpus 0,1 train config/config.json --nproc 2
       sd3tune image run --cpu --workspace demo train config/config.json
-      eval "$(sd3tune image run --print bash)"     a shell inside, with the same access
+      eval "$(sd3tune image run --print bash)"    a shell with the same access
     """
-    from sd3tune.containers import engine
-    from sd3tune.containers import run as running
+    from sd3tune.containers import engine, foreground
+    from sd3tune.containers.container_spec import docker_command
+    from sd3tune.containers.run_options import RunOptions, container
 
-    only_print = options.pop("only_print")
     client = None if only_print else engine.connect()
-    choice = _choice(options.pop("vendor"))
+    choice = _choice(vendor)
     info = client.info() if client else {}
     terminal = (sys.stdout if client else sys.stdin).isatty()
-    container = _container(choice.kind, arguments, info, terminal=terminal, **options)
+    described = container(choice.kind, arguments, RunOptions(terminal=terminal, **options), info)
     _say(choice)
     if client is None:
-        echo(running.words_of(container))
+        echo(docker_command(described))
         return
-    sys.exit(running.run(client, container))
+    sys.exit(foreground.run(client, described))
 
 
-@command.command()
+@command.command(short_help="Would a container train on this host?")
 @VENDOR
 @IMAGE
 @GPUS
@@ -165,18 +167,20 @@ def check(as_json: bool, vendor: str | None, image: str | None, **options: Any) 
     a container could not train here."""
     from sd3tune.containers import host_image
     from sd3tune.containers.check import check as checking
+    from sd3tune.containers.run_options import RunOptions, container
 
     choice = _choice(vendor)
     kind, tag = choice.kind, image or f"sd3tune:{choice.kind}"
-    host_image.cards(kind, options["gpus"])  # what is wrong in the words themselves is said at once
+    host_image.cards(kind, options["gpus"])  # a value that cannot be understood is refused first
     _say(choice)
-    make = partial(_container, kind, ("doctor",), image=tag, **options)
-    found = list(checking(tag, make, kind == "cuda" and not options["cpu"]))
+    make = partial(container, kind, ("doctor",), RunOptions(image=tag, **options))
+    toolkit = host_image.needs_toolkit(kind) and not options["cpu"]
+    found = list(checking(tag, make, toolkit))
     echo(document(found)) if as_json else words.show(lines(found))
     sys.exit(0 if can_train(found) else 1)
 
 
-@command.command("stop-pod")
+@command.command("stop-pod", short_help="Stop the rented machine this runs on.")
 @click.option("--after", "code", default=0, help="exit code of the run that ended")
 def stop_pod(code: int) -> None:
     """Stop the RunPod or Vast.ai machine this runs on, as SD3TUNE_STOP_POD says.
@@ -189,18 +193,18 @@ def stop_pod(code: int) -> None:
     echo(stop(code))
 
 
-def can_train(found: "Sequence[Line]") -> bool:
+def can_train(found: "Sequence[CheckLine]") -> bool:
     """Whether nothing is in the way of training in a container."""
     return not any(line.status == "FAIL" for line in found)
 
 
-def lines(found: "Sequence[Line]") -> list[words.Line]:
+def lines(found: "Sequence[CheckLine]") -> list[words.Line]:
     """What was checked, and the verdict."""
     shown = [part for line in found for part in words.status_lines(line)]
     return [*shown, "", f"a container can{'' if can_train(found) else 'not'} train here"]
 
 
-def document(found: "Sequence[Line]") -> str:
+def document(found: "Sequence[CheckLine]") -> str:
     """`image check --json`."""
     content = {"can_train": can_train(found), "lines": [asdict(line) for line in found]}
     return words.document("image check", content)
@@ -217,50 +221,3 @@ def _say(choice: "Choice") -> None:
     from sd3tune.report.messages import say
 
     say(f"image for {choice.kind} ({choice.reason})")
-
-
-def _container(
-    kind: "Kind",
-    arguments: tuple[str, ...],
-    info: Mapping[str, Any],
-    *,
-    image: str | None,
-    gpus: str,
-    cpu: bool,
-    network: str | None,
-    workspace: Path = Path(),
-    given: tuple[str, ...] = (),
-    mounts: tuple[str, ...] = (),
-    ports: tuple[str, ...] = (),
-    user: str | None = None,
-    shm_size: str = "16g",
-    terminal: bool = False,
-) -> "Container":
-    """info: what the engine says of itself; empty where it was not asked."""
-    from sd3tune.containers import host_image
-    from sd3tune.containers import run as running
-
-    cards = host_image.cards(kind, gpus)
-    token = running.token_file(os.environ)
-    known = {**os.environ, **({"HF_TOKEN": token.read_text().strip()} if token else {})}
-    ours = {"HF_HOME": running.HUB} | ({"SD3TUNE_BACKEND": "cpu"} if cpu else {})
-    theirs, outer = running.environment(running.FORWARDED, given, known)
-    more = running.folders(mounts)
-    return running.Container(
-        image=image or f"sd3tune:{kind}",
-        words=arguments,
-        access=host_image.Access() if cpu else host_image.access(kind, cards, info),
-        environment=ours | theirs,
-        outer=outer,
-        user=user or running.caller(info),
-        network=network,
-        ports=tuple(running.port(p) for p in ports),
-        shm=running.memory(shm_size),
-        terminal=terminal,
-        token_file=token if "HF_TOKEN" in outer else None,
-        mounts={
-            running.WORKSPACE: workspace.resolve(),
-            **running.shared_mounts(running.shared_hub(os.environ)),  # last: it makes folders
-            **more,
-        },
-    )

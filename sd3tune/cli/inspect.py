@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 LONGEST = 100  # characters of a metadata value
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="What a file is, and which programs read it.")
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
 @JSON
 def command(path: Path, as_json: bool) -> None:
-    """What a file is: an adapter of any dialect, a model, a checkpoint, and which programs read it.
+    """Show what a file is (adapter, model or checkpoint) and which programs read it.
 
-    PATH is a .safetensors file, a checkpoint folder, a model folder or an output folder. Headers
-    are read, not weights, except that every byte of a checkpoint is compared with its checksum.
+    PATH is a .safetensors file, a checkpoint folder, a model folder or an output folder. Only
+    headers are read, except for checkpoints, where every byte is compared with its checksum.
 
     \b
       sd3tune inspect somebodys_lora.safetensors

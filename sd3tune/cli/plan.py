@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sd3tune.plan.resolve import Plan
 
 
-@click.command("plan")
+@click.command("plan", short_help="What a run would do, need and refuse.")
 @CONFIG_AND_OVERRIDES
 @JSON
 @click.option(
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "machine whose `doctor --json` is in the file NAME.json",
 )
 def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None:
-    """What a run would do, need and refuse, before any weight is loaded or money spent.
+    """Show what a run would do, need and refuse, before any weight is loaded or money spent.
 
     CONFIG is config/config.json unless given. Each KEY=VALUE overrides the file.
 

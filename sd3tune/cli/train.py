@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sd3tune.train.run import Outcome
 
 
-@click.command("train")
+@click.command("train", short_help="Train, and write the result, checkpoints and pictures.")
 @CONFIG_AND_OVERRIDES
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def command(
     arguments: tuple[str, ...], dry_run: bool, nproc: int | None, resume: str | None
 ) -> None:
-    """Train as CONFIG says, and leave the result, checkpoints and pictures in output_dir.
+    """Train as CONFIG says, and write the result, checkpoints and pictures to output_dir.
 
     CONFIG is config/config.json unless given. Each KEY=VALUE overrides the file. A run that was
     stopped continues from its newest whole checkpoint; with --resume never it starts afresh, and
@@ -41,11 +41,11 @@ def command(
     terminal that is closed (SIGHUP, 129) does the same, unless nohup is before the command. A log
     that cannot be written any more (`| tee` ended, its disk is full) does not end training.
 
-    One output_dir has one run at a time.
+    Only one run at a time can use an output_dir.
 
-    Several devices: --nproc N here, or torchrun or `accelerate launch --multi_gpu` around this
-    command. When a process dies, all of one machine's start again from the newest checkpoint;
-    over several machines, start the command again on each (docs/guides/devices.md).
+    For several devices, use --nproc N, or start this command with torchrun or `accelerate launch
+    --multi_gpu`. When a process dies, all processes of the machine restart from the newest
+    checkpoint. With several machines, start the command again on each (docs/guides/devices.md).
 
     \b
       sd3tune train my/config.json max_train_steps=500 learning_rate=5e-5

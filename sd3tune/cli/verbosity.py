@@ -9,8 +9,8 @@ from sd3tune.report.messages import Verbosity
 def add_options(command: click.Command) -> None:
     """Adds both options to a command, and to every command below it."""
     command.params += (
-        _option("-v", "--verbose", "verbose", "also say which files are read, and what is kept; "
-                "libraries may warn"),
+        _option("-v", "--verbose", "verbose", "more detail: files that are read, settings that "
+                "override them, warnings of libraries"),
         _option("-q", "--quiet", "quiet", "only warnings, errors and the result"),
     )  # fmt: skip
     if isinstance(command, click.Group):

@@ -7,16 +7,20 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sd3tune.config.config import Config
-from sd3tune.config.datasets import listing
 from sd3tune.config.datasets.image_dataset import Shuffle
 from sd3tune.config.datasets.storage import Columns, HubColumns
 from sd3tune.config.fields import OneOf
-from sd3tune.config.names import ALIASES, REASONS
+from sd3tune.config.names import (
+    ALIASES,
+    CSV_KEYS,
+    DATASET_ALIASES,
+    DATASET_UNSUPPORTED,
+    UNSUPPORTED,
+)
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.table import load
 
-OF_DATASETS = listing.ALIASES
-CSV_OBJECT = {old: f"csv.{new}" for old, new in listing.CSV_KEYS.items()}
+CSV_OBJECT = {old: f"csv.{new}" for old, new in CSV_KEYS.items()}
 ABOUT = (
     "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
@@ -33,14 +37,14 @@ def document() -> str:
     lines += table("`csv` and `parquet` of a dataset", Columns)
     lines += table("`huggingface` of a dataset", HubColumns)
     lines += table("`caption_shuffle` of a dataset", Shuffle)
-    names = ALIASES | OF_DATASETS | CSV_OBJECT
+    names = ALIASES | DATASET_ALIASES | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
     lines += ["## Known and refused", "", "Unless they are switched off.", ""]
-    for where, reasons in (("config.json", REASONS), ("datasets", listing.REASONS)):
+    for where, rows in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
         lines += [f"In {where}:", ""]
-        for reason in dict.fromkeys(reasons.values()):
-            listed = ", ".join(f"`{name}`" for name, why in reasons.items() if why == reason)
-            lines += [f"* {reason}: {listed}", ""]
+        for row in rows:
+            listed = ", ".join(f"`{name}`" for name in row.names.split())
+            lines += [f"* {row.reason}: {listed}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from sd3tune.config import checks, refused
+from sd3tune.config import values
+from sd3tune.config.names import supported
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
 from sd3tune.tables.table import Table
@@ -28,27 +29,44 @@ class OneOf:
 
 
 Precision = Annotated[str, OneOf(SCHEMES)]
-QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(refused.quantize_via)]
+QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(supported("quantize_via"))]
 CheckpointingBackend = Annotated[
-    Literal["torch", "unsloth"], BeforeValidator(refused.checkpointing_backend)
+    Literal["torch", "unsloth"], BeforeValidator(supported("gradient_checkpointing_backend"))
 ]
 Optimizer = Annotated[str, OneOf(OPTIMIZERS)]
 Attention = Literal[
     "diffusers", "native", "native-math", "native-flash", "native-efficient", "cudnn",
     "sliced", "sageattention",
 ]  # fmt: skip
-Flag = Annotated[bool, BeforeValidator(checks.flag)]
-Whole = Annotated[int, BeforeValidator(checks.whole), Field(lt=2**63)]  # what torch can hold
-Number = Annotated[float, BeforeValidator(checks.number)]
+Flag = Annotated[bool, BeforeValidator(values.flag)]
+Whole = Annotated[int, BeforeValidator(values.whole), Field(lt=2**63)]  # what torch can hold
+Number = Annotated[float, BeforeValidator(values.number)]
 Count = Annotated[Whole, Field(ge=1)]
-Words = Annotated[tuple[str, ...] | None, BeforeValidator(checks.words)]
-Layers = Annotated[tuple[int, ...] | None, BeforeValidator(checks.layers)]
-Sizes = Annotated[tuple[tuple[int, int], ...], BeforeValidator(checks.sizes)]
+Words = Annotated[tuple[str, ...] | None, BeforeValidator(values.words)]
+Layers = Annotated[tuple[int, ...] | None, BeforeValidator(values.layers)]
+Sizes = Annotated[tuple[tuple[int, int], ...], BeforeValidator(values.sizes)]
 
 
 class Settings(BaseModel):
-    """Frozen, strict about names, documented by its docstrings."""
+    """Frozen, strict about names, documented by its docstrings.
+
+    Of a class with several topics as bases the settings stand in the order of the bases, first to
+    last. pydantic alone would list those of the last base first.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        fields, inherited = cls.__pydantic_fields__, [base for base in cls.__bases__
+                                                      if issubclass(base, Settings)]  # fmt: skip
+        order = dict.fromkeys(name for base in inherited for name in base.model_fields)
+        order |= dict.fromkeys(fields)  # its own come last
+        if list(order) != list(fields):
+            found = dict(fields)
+            fields.clear()
+            fields.update({name: found[name] for name in order})
+            cls.model_rebuild(force=True)

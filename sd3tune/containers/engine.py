@@ -4,6 +4,7 @@ The texts that are looked for were recorded from real engines, by us or in publi
 (docs/guides/images.md lists them).
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 from sd3tune.errors import ContainerError
 
+LOG = logging.getLogger(__name__)
 DEFAULT = "unix:///var/run/docker.sock"
 TOOLKIT = (
     "install NVIDIA's Container Toolkit (package nvidia-container-toolkit), then "
@@ -70,6 +72,7 @@ def connect() -> Any:
             "the Python package docker is not installed", hint="pip install 'sd3tune[docker]'"
         ) from None
     where = address()
+    LOG.debug(f"container engine at {where}")
     try:
         client = docker.DockerClient(base_url=where, version="auto", timeout=600)
         client.ping()

@@ -59,18 +59,23 @@ class Access:
     seccomp: str | None = None
 
 
+def needs_toolkit(kind: Kind) -> bool:
+    """Whether the engine reaches the cards through the NVIDIA Container Toolkit."""
+    return kind == "cuda"
+
+
 def cards(kind: Kind, word: str) -> tuple[str, ...]:
-    """`all` (none by name) or N,N, each once. Raises ContainerError."""
+    """The cards of `--gpus`: () for `all`, else each of N,N once. Raises ContainerError."""
     if word == "all":
         return ()
-    found = tuple(word.split(","))
-    wrong = [g for g in found if not re.fullmatch(CARD[kind], g, re.ASCII) or found.count(g) > 1]
-    if wrong:
-        raise ContainerError(
-            f"--gpus {word}: `{wrong[0]}` is no {NAMES[kind]} card, or is there twice",
-            hint="all, or numbers from 0: --gpus 0,1; without a card: --cpu",
-        )
-    return found
+    named = tuple(word.split(","))
+    hint = "give all, or numbers from 0, as in --gpus 0,1; without a card: --cpu"
+    if wrong := [card for card in named if not re.fullmatch(CARD[kind], card, re.ASCII)]:
+        what = f"--gpus {word}: `{wrong[0]}` does not name an {NAMES[kind]} card"
+        raise ContainerError(what, hint=hint)
+    if twice := [card for card in named if named.count(card) > 1]:
+        raise ContainerError(f"--gpus {word}: `{twice[0]}` is named twice", hint=hint)
+    return named
 
 
 def access(

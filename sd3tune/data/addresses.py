@@ -1,19 +1,21 @@
-"""Which addresses a table of URLs may make this machine connect to: public ones only.
+"""Checks that the URLs of a table lead to public addresses only.
 
-A table comes from somebody else. Without this check its URLs reach what only this machine can: its
-own services, the router, a cloud's metadata server that hands out credentials.
+A table often comes from other people. Without this check its URLs could reach hosts that only this
+machine can reach: its own services, the router, or a cloud's metadata server, which gives out
+credentials.
 """
 
 import ipaddress
 import socket
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in the last 32 bits
-# Not public, whatever the registries say. 192.0.0.0/24 is for protocols, and holds a cloud's
-# metadata server (Oracle's, 192.0.0.192); older versions of Python know a part of it only.
+# Treated as not public, although Python's ipaddress may call them global. 192.0.0.0/24 is for
+# protocols and contains Oracle's metadata server (192.0.0.192); older versions of Python know only
+# a part of it.
 OTHERS = (
     ipaddress.ip_network("192.0.0.0/24"),
-    ipaddress.ip_network("168.63.129.16/32"),  # Azure's, for its virtual machines alone
-    ipaddress.ip_network("192.88.99.0/24"),  # relays to IPv6, given up
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's internal address for its virtual machines
+    ipaddress.ip_network("192.88.99.0/24"),  # relays to IPv6, no longer in use
     ipaddress.ip_network("3fff::/20"),  # for documentation
 )
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -24,7 +26,7 @@ class PrivateAddress(OSError):
 
 
 def public(address: str) -> bool:
-    """Whether everybody on the internet can reach `address` (IPv4 or IPv6 digits)."""
+    """Whether `address` (numeric IPv4 or IPv6) is a public internet address."""
     ip: Address = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -40,10 +42,10 @@ def public(address: str) -> bool:
 
 
 def addresses(host: str, port: int, *, private: bool) -> list[str]:
-    """What `host` is called in digits, every spelling of IPv4 included.
+    """The numeric addresses of `host`; every spelling of an IPv4 address works.
 
-    Raises OSError when it has no address, PrivateAddress when one of them is not public and
-    `private` is not allowed.
+    Raises OSError if the host has no address, and PrivateAddress if one of its addresses is not
+    public and `private` is False.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -1,8 +1,9 @@
-"""Asks decoders in processes of their own, with limits on memory and time.
+"""Decodes images in separate processes, with limits on memory and time.
 
-For formats whose libraries allocate and compute what a file tells them to, whatever its size: 208
-bytes of JPEG 2000 took 8 GiB, and the frames of a JPEG XL may be larger than its canvas. JPEG, PNG
-and all others are decoded in this process. A decoder (data/decoder.py) is kept for the next image.
+This is for formats whose libraries allocate and compute whatever a file requests: 208 bytes of JPEG
+2000 took 8 GiB, and the frames of a JPEG XL may be larger than its canvas. JPEG, PNG and all other
+formats are decoded in this process. A decoder process (data/decoder.py) is reused for the next
+image.
 """
 
 import atexit
@@ -22,23 +23,24 @@ from sd3tune.start import command, environment
 
 Size = tuple[int, int]
 
-QUESTION = struct.Struct("<?QQQ")  # whether pixels are wanted; bytes, CPU seconds, length of data
+# Pixels or only the size; memory bytes, CPU seconds, length of the data.
+QUESTION = struct.Struct("<?QQQ")
 ANSWER = struct.Struct("<I")  # length of the JSON before the pixels
 MOST_ANSWER = 2**16
-MOST_DECODERS = 4  # at a time
-# What the largest ordinary files take, measured, and half as much again: 24 bytes a pixel (JPEG
-# 2000 with alpha), 0.6 seconds for a megabyte of the file, 0.1 for a million pixels of one colour.
+MOST_DECODERS = 4  # at the same time
+# Measured for the largest ordinary files, with a margin: 24 bytes per pixel (JPEG 2000 with alpha),
+# 0.6 seconds per megabyte of the file, 0.1 seconds per million pixels of one colour.
 BASE_BYTES, BYTES_PER_PIXEL, COPIES = 512 * 2**20, 36, 4
 BASE_SECONDS, SECONDS_PER_MEGAPIXEL, SECONDS_PER_MEGABYTE = 20, 0.2, 5
-PATIENCE = 10  # seconds of the clock to a second of the CPU, on a machine with much else to do
+PATIENCE = 10  # wall-clock seconds allowed per CPU second, for a busy machine
 
 
 class Refused(Exception):
-    """The file is at fault; the text says why."""
+    """The file caused the failure; the message states the reason."""
 
 
 class NoDecoder(Exception):
-    """The machine is at fault."""
+    """The machine caused the failure; the file may be fine."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ProcessLimits:
 
     @classmethod
     def of(cls, pixels: int, length: int) -> "ProcessLimits":
-        """For an image of `pixels` in a file of `length` bytes."""
+        """The limits for an image of `pixels` pixels in a file of `length` bytes."""
         seconds = pixels * SECONDS_PER_MEGAPIXEL + length * SECONDS_PER_MEGABYTE
         return cls(
             BASE_BYTES + BYTES_PER_PIXEL * pixels + COPIES * length,
@@ -57,22 +59,23 @@ class ProcessLimits:
 
 
 def size(data: bytes, pixels: int) -> Size:
-    """Width and height as a viewer shows them. pixels: as the file says. Raises Refused and
-    NoDecoder."""
+    """Width and height as a viewer shows them. pixels: number of pixels that the file states.
+    Raises Refused and NoDecoder."""
     return _asked(data, ProcessLimits.of(pixels, len(data)), whole=False)[0]
 
 
 def pixels(data: bytes, count: int) -> tuple[Size, bytes]:
-    """Its size, and 8-bit sRGB row by row. Raises Refused and NoDecoder."""
+    """Size, and pixels as 8-bit sRGB, row by row. count: number of pixels that the file states.
+    Raises Refused and NoDecoder."""
     return _asked(data, ProcessLimits.of(count, len(data)), whole=True)
 
 
 class Decoder:
-    """A process that decodes one image after the other."""
+    """A child process that decodes one image after another."""
 
     def __init__(self) -> None:
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        # A session of its own: Ctrl-C is for us, who may want to save first.
+        # A new session, so that Ctrl-C does not end the decoder while this process saves.
         self._process = subprocess.Popen(
             command("sd3tune.data.decoder"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env=environment(os.environ) | threads,
@@ -80,8 +83,8 @@ class Decoder:
         )  # fmt: skip
 
     def ask(self, data: bytes, limits: ProcessLimits, whole: bool) -> tuple[Size, bytes]:
-        """Its size, and its pixels if `whole`. Raises Refused and NoDecoder; then it is to be
-        ended."""
+        """Size of the image, and its pixels if `whole`. Raises Refused and NoDecoder; call `end`
+        after that."""
         deadline = time.monotonic() + PATIENCE * limits.seconds
         question = QUESTION.pack(whole, limits.memory_bytes, limits.seconds, len(data))
         try:
@@ -104,7 +107,7 @@ class Decoder:
         parts, left = [], count
         while left:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise NoDecoder("its decoder does not answer")
+                raise NoDecoder("its decoder gave no answer in time")
             part = os.read(stream.fileno(), min(left, 2**20))
             if not part:
                 raise EOFError
@@ -118,10 +121,10 @@ class Decoder:
             return Refused(f"decoding it takes more than {limits.seconds} seconds")
         if code == -signal.SIGKILL:
             return NoDecoder("its decoder was killed: memory ran out")
-        return Refused(f"its decoder broke down: {_named(code)}")
+        return Refused(f"its decoder crashed: {_named(code)}")
 
     def end(self) -> None:
-        """Whatever it is doing."""
+        """Kills the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -138,7 +141,7 @@ def _asked(data: bytes, limits: ProcessLimits, *, whole: bool) -> tuple[Size, by
         try:
             answer = decoder.ask(data, limits, whole)
         except BaseException:
-            decoder.end()  # what is left in it, or in its pipes, is nobody's answer
+            decoder.end()  # its pipes may hold a part of an answer
             raise
         _idle.append(decoder)
         return answer
@@ -156,7 +159,7 @@ def _taken() -> Decoder:
 
 
 def end_all() -> None:
-    """Ends the decoders that wait for an image."""
+    """Ends the decoders that are idle."""
     while _idle:
         _idle.pop().end()
 
@@ -171,5 +174,5 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 def _closed(stream: IO[bytes] | None) -> None:
-    with suppress(OSError):  # what was not yet sent to it
+    with suppress(OSError):  # raised if data in the pipe was never read
         _pipe(stream).close()

@@ -1,4 +1,4 @@
-"""What a training step is fed: data/ makes it, train/ eats it."""
+"""The batch: the data of one forward pass. data/ creates it, train/ uses it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,16 +10,16 @@ from torch import Tensor
 class Batch:
     """Images of one bucket of one dataset, with their captions' embeddings."""
 
-    ids: tuple[int, ...]  # stable per image, whatever the order: they seed its noise
+    ids: tuple[int, ...]  # one per image, independent of the order; they seed its noise
     latents: Tensor  # (B, 16, H/8, W/8) float32, scaled and shifted as the transformer expects
     prompt_embeds: Tensor  # (B, 77 + T5 tokens, joint_attention_dim)
     pooled: Tensor  # (B, pooled_projection_dim)
     mask: Tensor | None = None  # (B, 1, H/8, W/8) in 0..1: weight of each latent's loss
-    regularisation: bool = False  # aim at what the model says without the adapter
-    level_offset: float = 0.0  # of its dataset's noise levels (timestep_sampling_offset)
+    regularisation: bool = False  # target: the prediction of the model without its adapter
+    level_offset: float = 0.0  # the dataset's timestep_sampling_offset
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same with every tensor changed."""
+        """A copy in which `change` was applied to every tensor."""
         return replace(
             self,
             latents=change(self.latents),

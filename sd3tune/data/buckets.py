@@ -1,8 +1,8 @@
-"""Image sizes to training sizes: resize, crop, bucket. Arithmetic only; no image is opened.
+"""Computes training sizes from image sizes: resize, crop, bucket. It opens no image.
 
-The vocabulary's arithmetic (docs/concepts/buckets.md): sides are multiples of 64 (half rounds to
-even), the image is resized once with its own aspect ratio until it covers the bucket, and the
-overhang is cut. Where `crop` is off the overhang is cut at the centre.
+The arithmetic is SimpleTuner's (docs/concepts/buckets.md). Sides are multiples of 64 (half rounds
+to even). The image is resized once, with its own aspect ratio, until it covers the bucket; the rest
+is cut off, centred where `crop` is off.
 """
 
 import math
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from sd3tune.config.datasets.image_dataset import ImageDataset
 
 Size = tuple[int, int]  # width, height
-Focus = tuple[float, float]  # a point, as shares of width and height
+Focus = tuple[float, float]  # a point, as fractions of width and height
 SQUARES = {0.25: 512, 0.5: 768, 1.0: 1024, 2.0: 1536, 4.0: 2048}  # megapixels -> side
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What happens to one image: resize to `resized`, cut `bucket` at `crop` (left, top)."""
+    """How one image is prepared: resize to `resized`, then crop to `bucket` at `crop` (left,
+    top)."""
 
     resized: Size
     crop: tuple[int, int]
@@ -31,8 +32,9 @@ class Geometry:
 def geometry(
     size: Size, dataset: "ImageDataset", identity: str, focus: Focus | None = None
 ) -> Geometry:
-    """`identity` names the image: what is random is a pure function of it. `focus`: what
-    crop_style=face puts in the middle."""
+    """The geometry of an image. size: (width, height) as a viewer shows it. identity: names the
+    image; random choices are a pure function of it. focus: the point that crop_style=face
+    centres."""
     square = dataset.crop and dataset.crop_aspect == "square"
     bucket = target(size, dataset, dataset.resolution, square, aspect_of(size, dataset, identity))
     resized = cover(size, bucket)
@@ -45,7 +47,8 @@ def geometry(
 
 
 def aspect_of(size: Size, dataset: "ImageDataset", identity: str) -> float:
-    """The image's own aspect, or the one of crop_aspect_buckets it is given."""
+    """The aspect ratio (width / height) of the bucket: the image's own, or one of
+    crop_aspect_buckets."""
     raw = size[0] / size[1]
     if dataset.crop and dataset.crop_aspect == "closest":
         return min((a for a, _ in dataset.crop_aspect_buckets), key=lambda a: abs(a - raw))
@@ -55,8 +58,8 @@ def aspect_of(size: Size, dataset: "ImageDataset", identity: str) -> float:
             at -= weight
             if at < 0:
                 return aspect
-        return dataset.crop_aspect_buckets[-1][0]  # weights sum to a hair below 1
-    return round(raw, dataset.aspect_bucket_rounding) or raw  # a thread rounds to nothing
+        return dataset.crop_aspect_buckets[-1][0]  # rounding: weights may sum to less than 1
+    return round(raw, dataset.aspect_bucket_rounding) or raw  # a very thin image rounds to 0
 
 
 def target(
@@ -66,8 +69,8 @@ def target(
     square: bool,
     aspect: float | None = None,
 ) -> Size:
-    """The bucket an image falls into at a resolution in the dataset's unit. aspect: another one
-    than the image's own."""
+    """The bucket of an image. resolution: in the unit of resolution_type; square: the bucket is
+    square; aspect: width / height, if it is not the image's own."""
     align = dataset.aspect_bucket_alignment
     if aspect is None:
         raw = size[0] / size[1]
@@ -90,6 +93,7 @@ def target(
 
 
 def square_side(megapixels: float, align: int) -> int:
+    """Side in pixels of a square bucket of that area; usual areas have usual sides (SQUARES)."""
     for usual, side in SQUARES.items():
         if abs(megapixels - usual) <= 0.05:
             return side
@@ -97,12 +101,12 @@ def square_side(megapixels: float, align: int) -> int:
 
 
 def aligned(length: float, align: int) -> int:
-    """Nearest multiple, half to even (Python's round), at least one unit."""
+    """The nearest multiple of `align`, at least `align`; half rounds to even (Python's round)."""
     return max(align, round(length / align) * align)
 
 
 def cover(size: Size, bucket: Size) -> Size:
-    """The size with the image's own aspect ratio that just covers the bucket."""
+    """The smallest size with the image's own aspect ratio that covers the bucket."""
     raw = size[0] / size[1]
     if bucket[0] < bucket[1]:
         width, height = bucket[0], int(bucket[0] / raw)
@@ -122,7 +126,7 @@ def covers(size: Size, bucket: Size) -> bool:
 def cut(
     resized: Size, bucket: Size, style: str, identity: str, focus: Focus | None = None
 ) -> tuple[int, int]:
-    """Left and top of the crop."""
+    """Left and top of the crop, in pixels of the resized image. style: crop_style."""
     spare = resized[0] - bucket[0], resized[1] - bucket[1]
     if style == "corner":
         return 0, 0
@@ -137,17 +141,18 @@ def cut(
 
 
 def _dice(words: str) -> int:
-    """64 bits that depend on nothing but the words."""
+    """64 pseudo-random bits, a pure function of the text."""
     data = words.encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
 def key(bucket: Size, dataset: "ImageDataset") -> float:
+    """The name of a bucket: its aspect ratio, rounded."""
     return round(bucket[0] / bucket[1], dataset.aspect_bucket_rounding)
 
 
 def unwanted(size: Size, shape: Geometry, dataset: "ImageDataset") -> str | None:
-    """Why the settings turn an image away; None when they do not."""
+    """The reason why the settings exclude an image; None if they do not."""
     if (small := too_small(size, dataset)) is not None:
         return small
     low, high = dataset.minimum_aspect_ratio, dataset.maximum_aspect_ratio
@@ -162,12 +167,12 @@ def unwanted(size: Size, shape: Geometry, dataset: "ImageDataset") -> str | None
 
 
 def enlarged(size: Size, shape: Geometry) -> float:
-    """How many times larger it becomes; below 1 it shrinks."""
+    """The factor by which the image is enlarged; below 1 it is reduced."""
     return max(shape.resized[0] / size[0], shape.resized[1] / size[1])
 
 
 def too_small(size: Size, dataset: "ImageDataset") -> str | None:
-    """Why `minimum_image_size` turns an image away; None when it does not."""
+    """The reason why `minimum_image_size` excludes an image; None if it does not."""
     least = dataset.minimum_image_size
     if not least:
         return None

@@ -1,13 +1,13 @@
-"""Tensors on disk under the hash of everything that decides them, many to a file.
+"""The cache: tensors on disk, stored under the hash of everything that decides their values.
 
-A folder holds `shards/*.safetensors` and `index.sqlite`. The shards are the truth: each is written
-under another name, synced and renamed, so that a process killed at any moment loses the one in
-flight. The index only says which shard holds which key; it is derived, written whole when a fill
-ends, and whatever it misses is read from the shards' own headers. Two processes may fill one cache:
-a shard being written is locked by its writer, and a dead writer's lock is gone with it.
+A folder holds `shards/*.safetensors` and `index.sqlite`. The shards are authoritative. Each is
+written under another name, synced and renamed, so a killed process loses only the shard that it was
+writing. The index records which shard holds which key. It is derived from the shards, is written
+when a fill ends, and what it lacks is read from the shards' headers. Several processes may fill one
+cache: the writer of a shard locks it, and the system releases the lock when the writer ends.
 
-A changed setting or an edited caption changes the key, so nothing stale can be read and nothing
-needs invalidating. Nothing is ever written beside the images.
+A changed setting or an edited caption changes the key, so a stale entry is never read. Nothing is
+written beside the images.
 """
 
 import json
@@ -32,10 +32,10 @@ from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry
 from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir, disk, drafts
 
-VERSION = 3  # of what an entry means; raise it and everything is computed again
+VERSION = 3  # of the meaning of an entry; a higher number makes every key new
 INDEX, SHARDS = "index.sqlite", "shards"
-OPEN_SHARDS = 32  # files kept open by a reader
-REPAIR = "`sd3tune cache verify --repair` removes it; the next run makes it anew"
+OPEN_SHARDS = 32  # files that a reader keeps open
+REPAIR = "`sd3tune cache verify --repair` removes it; the next run encodes it again"
 SHARDS_TABLE = "create table shards (name text primary key, bytes integer) without rowid"
 ENTRIES_TABLE = """
 create table entries (key text primary key, shard text, problem text) without rowid
@@ -44,58 +44,63 @@ TABLES = (SHARDS_TABLE, ENTRIES_TABLE)
 
 
 def latent_key(size: Size, geometry: Geometry, digest: bytes, vae: str) -> str:
-    """size: what the image is taken to be; digest: of its file's bytes; vae: identity and dtype of
-    the autoencoder."""
+    """Key of an image's latents. size: of the image; digest: hash of its file; vae: identity and
+    dtype of the VAE."""
     return _hash("latent", digest.hex(), json.dumps([size, astuple(geometry)]), vae)
 
 
 def mask_key(size: Size, geometry: Geometry, digest: bytes, kind: str) -> str:
-    """size: of the mask's image; digest: of the mask file's bytes; kind: how colours are read."""
+    """Key of a mask. size: of the image; digest: hash of the mask's file; kind:
+    conditioning_type."""
     return _hash("mask", digest.hex(), json.dumps([size, astuple(geometry)]), kind)
 
 
 def text_key(caption: str, encoders: str) -> str:
-    """encoders: identity, dtype, token length and padding of the text encoders."""
+    """Key of a caption. encoders: identity, dtype, token length and padding of the text
+    encoders."""
     return _hash("text", caption, encoders)
 
 
 @dataclass(frozen=True)
 class EntryLocation:
-    """Where an entry is, or why there is none: an input that cannot be encoded is remembered under
-    its content too."""
+    """The shard of an entry, or the reason why an input has no entry. Inputs that cannot be encoded
+    are recorded under their content too."""
 
     shard: str
     problem: str | None = None
 
 
 class TensorCache:
-    """A folder of shards."""
+    """A cache folder. Several threads and processes may use it at the same time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._shards = folder / SHARDS
         self._places: dict[str, EntryLocation] | None = None
         self._open: OrderedDict[str, tuple[Any, dict[str, str]]] = OrderedDict()
-        self._broken: list[Path] = []  # shards that are not whole
+        self._broken: list[Path] = []  # incomplete or damaged shards
         self._lock = threading.Lock()  # loader threads share the open files
 
     @property
     def places(self) -> dict[str, EntryLocation]:
-        """Key to place, for everything there is."""
+        """Key -> place, for every entry of the cache."""
         if self._places is None:
             self._places = self._read_places()
         return self._places
 
     def has(self, key: str) -> bool:
+        """Whether the key has an entry or a recorded problem."""
         return key in self.places
 
     def problem(self, key: str) -> str | None:
+        """The reason why the input of this key could not be encoded; None if there is no such
+        record."""
         place = self.places.get(key)
         return place.problem if place else None
 
     def get(self, key: str) -> dict[str, Tensor]:
-        """Raises DataError for a missing, damaged or non-finite entry: every byte is compared with
-        its checksum, since a flipped bit would be trained on like any other."""
+        """The tensors of an entry. Raises DataError for a missing, damaged or non-finite entry: its
+        bytes are compared with their checksum, because a flipped bit would be trained on."""
         place = self.places.get(key)
         if place is None or place.problem:
             raise DataError(
@@ -119,8 +124,9 @@ class TensorCache:
 
     @contextmanager
     def claim(self, keys: Sequence[str]) -> Iterator["Draft | None"]:
-        """The right to write the shard of these keys; None while another process has it, or when it
-        is there already. Left without `Draft.write`, nothing is written. Raises DataError."""
+        """A draft of the shard of these keys, locked for this process. None if another process has
+        locked it, or if the shard exists. Without a call of `Draft.write` nothing is written.
+        Raises DataError."""
         name = shard_name(keys)
         final = self._shards / f"{name}.safetensors"
         draft = final.with_suffix(".draft")
@@ -134,45 +140,45 @@ class TensorCache:
             raise unwritable(self.folder, e) from None
 
     def refresh(self) -> None:
-        """Looks again: another process may have written."""
+        """Reads the index and the shards again: another process may have written."""
         self._places = None
 
     def look_again(self, keys: Sequence[str]) -> None:
-        """Asks the shard of these keys itself, when the index does not know them. One that holds
-        something else than its name says is removed: its keys could never be written. Raises
-        DataError when it is not sd3tune's to remove."""
+        """Reads the shard of these keys, if the index does not list them. A shard whose content
+        does not match its name is removed, because its keys could otherwise never be written.
+        Raises DataError if sd3tune did not write that file."""
         path = self._shards / f"{shard_name(keys)}.safetensors"
         try:
             entries, problems = shards.contents(path)
-        except FileNotFoundError:  # its writer is not done
+        except FileNotFoundError:  # its writer has not finished
             return
         except UNREADABLE:
             entries, problems = [], {}
-        if path.name in _read_index(self.folder / INDEX)[0]:  # and is wrong about it
+        if path.name in _read_index(self.folder / INDEX)[0]:  # the index is wrong
             (self.folder / INDEX).unlink(missing_ok=True)
         if set(keys) <= {*entries, *problems}:
             self.places.update({key: EntryLocation(path.name, problems.get(key)) for key in keys})
         elif not self._remove(path):
             raise DataError(
-                f"`{path}` has the name of a cache file, and sd3tune did not write it",
+                f"`{path}` has the name of a cache file, but sd3tune did not write it",
                 hint="move it away, or set cache_dir and cache_dir_vae to another folder",
             )
 
     def finish(self) -> None:
-        """Writes the index and clears away what dead writers left."""
+        """Writes the index and removes the drafts of killed writers. Raises DataError."""
         if self._settled() or not self.is_ours():
             return
         for draft in self._drafts():
             drafts.clear(draft)
         try:
             with sqlite_files.database(self.folder / INDEX) as db:
-                self.refresh()  # inside: the last writer has seen everything
+                self.refresh()  # while locked, so that the last writer lists every shard
                 _write_index(db, self.places, self.shard_paths())
         except (OSError, sqlite3.Error) as e:
             raise unwritable(self.folder, e) from None
 
     def _settled(self) -> bool:
-        """Whether the index lists every shard, and nothing is left over."""
+        """Whether the index lists every shard and no draft is left."""
         if self._drafts() or (self.folder / INDEX).with_suffix(".draft").exists():
             return False
         listed, _ = _read_index(self.folder / INDEX)
@@ -182,8 +188,8 @@ class TensorCache:
         return [p for p in self._shards.glob("*.draft") if shards.DRAFT.fullmatch(p.name)]
 
     def is_ours(self) -> bool:
-        """Whether sd3tune made this folder: it carries the mark, or, made before there was one, an
-        index or a shard of ours."""
+        """Whether sd3tune created this folder: it has the mark, or (for caches older than the mark)
+        an index or a shard of sd3tune."""
         return (
             cachedir.is_marked(self.folder)
             or sqlite_files.is_ours(self.folder / INDEX, TABLES)
@@ -191,8 +197,8 @@ class TensorCache:
         )
 
     def _refuse_strangers(self) -> None:
-        """Raises DataError for a folder that is not ours, where another program has a file of the
-        index's name: `finish` would write over it."""
+        """Raises DataError if another program's file has the name of the index, because `finish`
+        would overwrite it."""
         index = self.folder / INDEX
         if os.path.lexists(index) and not self.is_ours():
             raise DataError(
@@ -201,14 +207,16 @@ class TensorCache:
             )
 
     def shard_paths(self) -> list[Path]:
+        """All files with the name of a shard."""
         return shards.paths(self._shards)
 
     def size_bytes(self) -> int:
+        """Size of all shards."""
         return sum(path.stat().st_size for path in self.shard_paths())
 
     def verify(self) -> list[Damage]:
-        """Reads every byte; what does not match its checksum is damaged. Index rows without a shard
-        do not count: they are dropped when the index is read. Nor do files of other programs."""
+        """Reads every shard completely and returns those that do not match their checksums. Index
+        rows without a shard are ignored, and so are files of other programs."""
         ours, found = self.is_ours(), []
         for path in self.shard_paths():
             damage = shards.damage(path)
@@ -217,14 +225,14 @@ class TensorCache:
         return found
 
     def remove(self, paths: Sequence[Path]) -> None:
-        """Files of other programs stay."""
+        """Removes these shards; files of other programs stay. Raises DataError."""
         for path in paths:
             self._remove(path)
         self._open.clear()
         self.finish()
 
     def _remove(self, path: Path) -> bool:
-        """The one place where shards are removed; False: sd3tune did not write it."""
+        """Removes one shard; every removal goes through here. False if sd3tune did not write it."""
         if not os.path.lexists(path):
             return True
         if not shards.is_ours(path, self.is_ours()):
@@ -233,8 +241,8 @@ class TensorCache:
         return True
 
     def prune(self, wanted: set[str]) -> int:
-        """Removes every entry whose key is not wanted; how many there were. Shards that hold both
-        kinds are written again with the wanted ones, as far as these have their checksum."""
+        """Removes every entry whose key is not in `wanted`; returns their number. A shard with both
+        kinds is written again with the wanted entries that match their checksums."""
         unwanted = 0
         self.mend()
         for path in self.shard_paths():
@@ -258,7 +266,8 @@ class TensorCache:
         return unwanted
 
     def mend(self) -> int:
-        """Removes shards that are not whole, so that they are made again; how many."""
+        """Removes incomplete and damaged shards, so that they are written again; returns their
+        number."""
         self._places = self._read_places()
         removed = [path for path in self._broken if self._remove(path)]
         self._broken.clear()
@@ -273,7 +282,7 @@ class TensorCache:
         for name in sorted(sizes.keys() - sound):
             try:
                 entries, problems = shards.contents(self._shards / name)
-            except UNREADABLE:  # not whole, or not ours: as if it were not there
+            except UNREADABLE:  # incomplete, or of another program: treated as absent
                 self._broken.append(self._shards / name)
                 continue
             for key in entries:
@@ -283,7 +292,7 @@ class TensorCache:
         return found
 
     def _read(self, shard: str, key: str) -> tuple[dict[str, Tensor], str | None]:
-        """An entry, and the checksum it was written with."""
+        """An entry, and the checksum recorded for it."""
         with self._lock:
             opened = self._open.get(shard)
             if opened is None:
@@ -299,7 +308,7 @@ class TensorCache:
 
 @dataclass(frozen=True)
 class Draft:
-    """A shard that this process may write."""
+    """A shard that this process has locked for writing."""
 
     cache: TensorCache
     draft: Path
@@ -307,8 +316,8 @@ class Draft:
     descriptor: int
 
     def write(self, entries: Mapping[str, Entry], problems: Mapping[str, str]) -> None:
-        """Atomic: a reader sees nothing or the whole shard. problems: why a key has no entry.
-        Raises OSError when the disk does not take it."""
+        """Writes the shard atomically. problems: key -> reason why it has no entry. Raises
+        OSError."""
         drafts.fill(self.descriptor, shards.serialised(entries, problems))
         drafts.finish(self.draft, self.final, self.descriptor)
         for key in entries:
@@ -318,12 +327,14 @@ class Draft:
 
 
 def unwritable(folder: Path, error: Exception) -> DataError:
+    """The error to raise when a cache folder cannot be written."""
     why, remedy = disk.reason(error)
     hint = f"{remedy}; cache_dir and cache_dir_vae set the folders"
     return DataError(f"cannot write the cache `{folder}`: {why}", hint=hint)
 
 
 def shard_name(keys: Sequence[str]) -> str:
+    """The name of the shard with these keys, whatever their order."""
     return _hash("shard", *sorted(keys))
 
 

@@ -1,4 +1,4 @@
-"""Where an image's captions come from, and what is done to them before they are encoded.
+"""Reads the captions of images and changes them as the settings request, before they are encoded.
 
 Source (file name, text file, table, setting) -> caption_filter_list -> caption_shuffle ->
 prepend_instance_prompt. With several captions, training draws one each time.
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from sd3tune.config.datasets.image_dataset import ImageDataset, Shuffle
     from sd3tune.data.sources import Source
 
-LIST_BYTES = 16 * 2**20  # of a caption_filter_list
+LIST_BYTES = 16 * 2**20  # largest caption_filter_list
 Change = Callable[[str], str]
 SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
-EMPTY_TAGS = re.compile(r"\s*,(?:\s*,)+")  # between commas, where a filter took a whole tag
+EMPTY_TAGS = re.compile(r"\s*,(?:\s*,)+")  # commas around a tag that a filter removed
 REPLACE = re.compile(r"s/((?:[^/\\]|\\.)*)/((?:[^/\\]|\\.)*)/?")
 
 
 class NoCaption(Exception):
-    """This image has none; the text says why. Discovery sets the image aside."""
+    """This image has no caption; the message states the reason. Discovery sets the image aside."""
 
 
 class Captions:
-    """The captions of one dataset's images."""
+    """The captions of the images of one dataset."""
 
     def __init__(self, dataset: "ImageDataset", source: "Source", table: ImageTable | None) -> None:
         self.dataset, self._source, self._table = dataset, source, table
         self._changes = changes(dataset)
 
     def of(self, name: str) -> tuple[str, ...]:
-        """One or more. Raises NoCaption."""
+        """The captions of an image, one or more. Raises NoCaption."""
         d = self.dataset
         if d.only_instance_prompt or d.caption_strategy == "instanceprompt":
             return (d.instance_prompt or "",)
@@ -99,8 +99,8 @@ class Captions:
 
 
 def from_name(name: str) -> str:
-    """The stem with blanks for underscores; of an address without its query, which may hold a
-    token. Raises NoCaption for a name that is not a text."""
+    """The caption in a file name: its stem, with blanks for underscores. The query of an address is
+    ignored, because it may hold a token. Raises NoCaption for a name that is not text."""
     caption = " ".join(PurePosixPath(shown_url(name)).stem.replace("_", " ").split())
     try:
         caption.encode()
@@ -112,7 +112,7 @@ def from_name(name: str) -> str:
 
 
 def shuffled(caption: str, how: "Shuffle") -> list[str]:
-    """The caption with its tags in other orders: a pure function of caption and seed."""
+    """Captions with the tags of `caption` in other orders; a pure function of caption and seed."""
     split, join = SEPARATORS[how.split_on]
     tags = [t.strip() for t in caption.split(split) if t.strip()]
     first, rest = tags[: how.position_start], tags[how.position_start :]
@@ -125,7 +125,7 @@ def shuffled(caption: str, how: "Shuffle") -> list[str]:
 
 
 def changes(dataset: "ImageDataset") -> list[Change]:
-    """What caption_filter_list does, one function per entry. Raises ConfigError."""
+    """One function for each entry of caption_filter_list. Raises ConfigError."""
     asked = dataset.caption_filter_list
     where = f"dataset `{dataset.id}`: caption_filter_list"
     entries = _read(asked, where) if isinstance(asked, Path) else asked or ()
@@ -133,7 +133,8 @@ def changes(dataset: "ImageDataset") -> list[Change]:
 
 
 def _change(entry: str, where: str) -> Change:
-    """`s/this/that/` replaces; anything else is removed, as written or as an expression."""
+    """The function of one entry: `s/this/that/` replaces. Any other entry is removed, both as plain
+    text and as a regular expression."""
     replace = REPLACE.fullmatch(entry)
     pattern, new = replace.groups() if replace else (entry, "")
     try:
@@ -143,7 +144,8 @@ def _change(entry: str, where: str) -> Change:
         if replace is None:
             return lambda caption: caption.replace(entry, "")
         raise ConfigError(
-            f"{where}: `{entry}` is no regular expression: {e}", hint="escape what is meant as is"
+            f"{where}: `{entry}` is not a valid regular expression: {e}",
+            hint="put a backslash before special characters that are meant literally",
         ) from None
     if replace is not None:
         return lambda caption: expression.sub(new, caption)
@@ -161,5 +163,7 @@ def _read(path: Path, where: str) -> Sequence[str]:
             f"{where}: `{path}` cannot be read: {why}", hint="check the path"
         ) from None
     if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
-        raise ConfigError(f"{where}: `{path}` holds no list of texts", hint='write ["…", "…"]')
+        raise ConfigError(
+            f"{where}: `{path}` does not hold a list of strings", hint='write ["…", "…"]'
+        )
     return [e for e in entries if e.strip()]

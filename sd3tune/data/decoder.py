@@ -1,4 +1,5 @@
-"""The other end of data/apart: decodes what stdin brings, within the limits it brings with it."""
+"""The child process of data/apart.py: decodes images from stdin, within the limits sent with
+each."""
 
 import io
 import json
@@ -17,15 +18,15 @@ from sd3tune.data import headers, pixels
 from sd3tune.data.apart import ANSWER, MOST_ANSWER, QUESTION
 
 STRIP_PIXELS = 2**20
-OWN_BYTES = 2**30  # where /proc does not say how much this process has mapped
+OWN_BYTES = 2**30  # assumed memory of this process where /proc does not state it
 MOST_WORDS = MOST_ANSWER // 16
 
 
 def main() -> None:
-    # Answers go to the pipe alone: a library that prints would spoil them.
+    # Only answers may go to the pipe: output of a library would corrupt them.
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    with suppress(OSError):  # when the machine's memory ends, this process goes first
+    with suppress(OSError):  # when memory runs out, the kernel kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     headers.formats()
     own = _mapped_bytes()
@@ -64,7 +65,7 @@ def _send(sink: BinaryIO, image: Image.Image) -> None:
 
 
 def _limit(memory_bytes: int, seconds: int) -> None:
-    """Of all threads together, from now on. macOS knows no limit on memory."""
+    """Limits memory and CPU time of all threads, from now on. macOS has no limit on memory."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, ceil(used.ru_utime + used.ru_stime) + seconds)
     with suppress(ValueError, OSError):

@@ -1,8 +1,8 @@
-"""Fetching one file over http(s): so many bytes, so many seconds, from public addresses only.
+"""Downloads one file over http(s), with limits on bytes and seconds, from public addresses only.
 
-Connections go to the very address that was checked, so a name cannot change its meaning between
-check and connection. Redirects are followed by hand, with the same checks. No cookie, no
-credential of this machine and no compression is offered.
+A connection goes to exactly the address that was checked, so a host name cannot point elsewhere
+after the check. Redirects are followed here, with the same checks. Requests contain no cookie and
+no credential of this machine, and accept no compression.
 """
 
 import base64
@@ -21,7 +21,7 @@ from sd3tune.data.addresses import PrivateAddress
 from sd3tune.data.network import SILENCE_SECONDS, Checked
 
 TRIES = 3
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 10.0  # between tries; a server may ask for more
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 10.0  # between attempts
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 5
 LATER = (408, 425, 429, 500, 502, 503, 504)
@@ -30,11 +30,11 @@ Tell = Callable[[str], None]
 
 
 class Failed(OSError):
-    """The text says why."""
+    """The download failed; the message states the reason."""
 
 
 class Busy(Failed):
-    """Another try may succeed."""
+    """The download failed, but another attempt may succeed."""
 
     def __init__(self, why: str, wait_seconds: float = 0.0) -> None:
         super().__init__(why)
@@ -44,12 +44,12 @@ class Busy(Failed):
 @dataclass(frozen=True)
 class DownloadLimits:
     max_bytes: int
-    seconds: float  # redirects and tries included
-    private: bool  # also hosts that are not public, and through proxies
+    seconds: float  # redirects and attempts included
+    private: bool  # allow hosts that are not public, and proxies
 
 
 def host_of(url: str) -> str:
-    """Host and port as they may be shown. Raises Failed."""
+    """Host and port of a URL, safe to print. Raises Failed."""
     parts = _parts(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{parts.port}" if parts.port else str(host)
@@ -59,8 +59,8 @@ def host_of(url: str) -> str:
 # both as functions of ours, and nothing else here retries (huggingface_hub and s3fs do it
 # themselves).
 def fetch(url: str, file: BinaryIO, limits: DownloadLimits, tell: Tell) -> None:
-    """Writes what `url` holds to `file`. tell: hears of every other host it redirects to, before
-    that is contacted. Raises Failed."""
+    """Downloads `url` to `file`. tell: is called with every other host that a redirect names,
+    before that host is contacted. Raises Failed."""
     deadline = time.monotonic() + limits.seconds
     wait = FIRST_WAIT_SECONDS
     for attempt in range(TRIES):
@@ -93,7 +93,7 @@ def _followed(
 def _answer(
     url: str, file: BinaryIO, limits: DownloadLimits, deadline: float, *, authorised: bool
 ) -> str | None:
-    """The URL that the server redirects to, or None: `file` has everything."""
+    """The URL that the server redirects to; None if `file` now holds the whole response."""
     parts = _parts(url)
     network = Checked(deadline, limits.private)
     proxy = _proxy(parts, limits)
@@ -157,7 +157,7 @@ def _too_long(limits: DownloadLimits) -> str:
 
 
 def _parts(url: str) -> SplitResult:
-    """Raises Failed for what is not an http(s) URL."""
+    """The parts of an http(s) URL. Raises Failed for any other address."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -185,7 +185,8 @@ def _target(parts: SplitResult) -> httpcore.URL:
 
 
 def _headers(parts: SplitResult, *, authorised: bool) -> list[tuple[str, str]]:
-    """authorised: user and password of the URL are sent, to the table's own host only."""
+    """The headers of a request. authorised: send user and password of the URL, which is done for
+    the table's own host only."""
     host = _host(parts).decode()
     host = f"[{host}]" if ":" in host else host
     found = [("Host", f"{host}:{parts.port}" if parts.port else host), ("User-Agent", "sd3tune"),
@@ -197,8 +198,8 @@ def _headers(parts: SplitResult, *, authorised: bool) -> list[tuple[str, str]]:
 
 
 def _proxy(parts: SplitResult, limits: DownloadLimits) -> httpcore.Proxy | None:
-    """The proxy that the environment names for this URL. It would look the host up itself, and
-    nobody could check the address: it needs allow_private_hosts."""
+    """The proxy that the environment names for this URL. A proxy resolves the host name itself, so
+    the address cannot be checked here: it needs allow_private_hosts."""
     named = getproxies().get(parts.scheme)
     if not named or proxy_bypass(parts.hostname or ""):
         return None

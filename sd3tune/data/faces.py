@@ -1,4 +1,5 @@
-"""The largest face in a picture, for crop_style=face: OpenCV's frontal cascade, an extra."""
+"""Finds the largest face in an image, for crop_style=face, with OpenCV's frontal-face cascade (an
+optional package)."""
 
 from functools import cache
 from pathlib import Path
@@ -8,12 +9,12 @@ from PIL import Image
 
 from sd3tune.errors import DataError
 
-EDGE = 640  # faces are looked for in a picture of this size
+EDGE = 640  # images are reduced to this size before the search
 
 
 @cache
 def detector() -> Any:
-    """Raises DataError when OpenCV is missing."""
+    """OpenCV's face detector. Raises DataError if OpenCV is not installed."""
     try:
         import cv2
     except ImportError:
@@ -26,7 +27,7 @@ def detector() -> Any:
 
 
 def largest(image: Image.Image) -> tuple[float, float] | None:
-    """Its centre as shares of width and height; None where there is none."""
+    """The centre of the largest face, as fractions of width and height; None if none is found."""
     import numpy as np
 
     grey = image.convert("L")

@@ -1,4 +1,4 @@
-"""Opening image files safely: which formats, how large, which way up. No pixel is decoded here."""
+"""Opens image files safely and finds format, size and orientation, without decoding a pixel."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,15 +19,16 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .pgm .heic .heif .hif "
     ".jxl".split()
 )
-# What stands beside images and is none: passed over in silence.
+# Files that are often stored beside images; they are ignored silently.
 COMPANIONS = frozenset(
     ".txt .json .jsonl .csv .tsv .parquet .md .yaml .yml .toml .xml .html .log .caption .npz .npy "
     ".pt .safetensors .sqlite .db .ini .url .lock".split()
 )
-# Nothing else is ever handed to Pillow: some of its readers run other programs.
+# Pillow gets no other formats: some of its readers run other programs.
 FORMATS = "JPEG PNG WEBP GIF BMP TIFF MPO AVIF JPEG2000 PPM HEIF JXL".split()
 EXTRAS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
-# What is decoded apart, beside JPEG XL, begins so: HEIF and AVIF (from byte 4 on), JPEG 2000.
+# First bytes of formats that are decoded in a separate process, besides JPEG XL: HEIF and AVIF
+# (from byte 4 on), JPEG 2000.
 ISO_MEDIA, JPEG_2000 = b"ftyp", (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 EXIF_BYTES = 16 * 2**20
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
@@ -35,7 +36,7 @@ ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width a
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats that can be read here, those of optional packages included."""
+    """The formats that this installation can read, optional packages included."""
     with suppress(ImportError):
         import pillow_heif
 
@@ -43,27 +44,28 @@ def formats() -> tuple[str, ...]:
     with suppress(ImportError):
         import pillow_jxl  # noqa: F401  (registers itself)
     Image.init()
-    # A file of a stranger could fill the screen: of odd metadata, line by line.
+    # Untrusted files could fill the screen with warnings about unusual metadata.
     warnings.filterwarnings("ignore", module=r"PIL\b|pillow_")
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def opened(stream: BinaryIO) -> Image.Image:
-    """The image with its header read, and its size known to be one that may be decoded. Raises
-    Unusable, and what Pillow raises."""
+    """The image after reading its header and checking that its size may be decoded. Raises
+    Unusable, and the exceptions of Pillow."""
     _refuse_what_opening_would_decode(stream)
     known = formats()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large, odd metadata: only errors decide
+        warnings.simplefilter("ignore")  # about size or metadata; only errors matter
         image = Image.open(stream, formats=known)
-    if len(image.info.get("exif") or b"") > EXIF_BYTES:  # every number in it becomes an object
+    if len(image.info.get("exif") or b"") > EXIF_BYTES:  # each number in it becomes an object
         raise Unusable("its EXIF data are larger than an image's ever are")
     return image
 
 
 def _refuse_what_opening_would_decode(stream: BinaryIO) -> None:
-    """Pillow checks the size after a format's reader has opened the file. That is too late for two
-    of them: JPEG XL's decodes every pixel, and TIFF's makes an object of every number."""
+    """Checks formats for which Pillow's own check of the size comes too late: the reader of JPEG XL
+    decodes every pixel when it opens a file, the one of TIFF makes an object of every number, and
+    the one of PPM reads comments byte by byte. Raises Unusable."""
     stream.seek(0)
     prefix = stream.read(12)
     stream.seek(0)
@@ -81,13 +83,13 @@ def _refuse_what_opening_would_decode(stream: BinaryIO) -> None:
 
 
 def most_pixels() -> int:
-    """Of an image: where Pillow ends, too."""
+    """The largest number of pixels of an image, the same as Pillow's limit."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def pixels_of_jxl(stream: BinaryIO) -> int:
-    """How many a JPEG XL holds; more than four channels count as more pixels. Raises Unusable for
-    too many."""
+    """Number of pixels of a JPEG XL image; more than four channels count as more pixels. Raises
+    Unusable if they are too many."""
     stream.seek(0)
     try:
         header = jxl.header(stream)
@@ -103,8 +105,8 @@ def pixels_of_jxl(stream: BinaryIO) -> int:
 
 
 def decoded_apart(data: bytes) -> Image.Image | None:
-    """8-bit sRGB of an image whose format is decoded in a process of its own; None for others.
-    Raises Unusable, and what Pillow raises."""
+    """An image as 8-bit sRGB, if its format is decoded in a separate process; None for other
+    formats. Raises Unusable, and the exceptions of Pillow."""
     if jxl.starts(data[:12]):
         count = pixels_of_jxl(BytesIO(data))
     elif data[4:8] == ISO_MEDIA or data.startswith(JPEG_2000):
@@ -119,7 +121,7 @@ def decoded_apart(data: bytes) -> Image.Image | None:
 
 @contextmanager
 def answers() -> Iterator[None]:
-    """Of a decoder apart: what it says of a file, in our words."""
+    """Turns the errors of the decoder process into Unusable and NoMemory."""
     try:
         yield
     except apart.Refused as e:
@@ -133,7 +135,7 @@ def size_of(stream: BinaryIO, name: str) -> Size:
     stream.seek(0)
     if not jxl.starts(stream.read(12)):
         return size_here(stream, name)
-    # Its plugin decodes all of it to tell its size.
+    # The plugin for JPEG XL decodes the whole image to find its size.
     pixels = pixels_of_jxl(stream)
     stream.seek(0)
     with answers():
@@ -141,11 +143,11 @@ def size_of(stream: BinaryIO, name: str) -> Size:
 
 
 def size_here(stream: BinaryIO, name: str) -> Size:
-    """The same in this process, whatever its format."""
+    """Like `size_of`, in this process for every format."""
     try:
         image = opened(stream)
         width, height = image.size
-        # The base class's: PNG's own decodes every pixel in search of EXIF data behind them.
+        # The base class's method: PNG's own decodes every pixel to find EXIF data after them.
         turned = Image.Image.getexif(image).get(ORIENTATION) in TURNED
     except Unusable:
         raise
@@ -155,7 +157,7 @@ def size_here(stream: BinaryIO, name: str) -> Size:
         raise Unusable(f"too many pixels: {e}") from None
     except MemoryError:
         raise NoMemory("its header asks for more memory than there is") from None
-    except Exception as e:  # readers of broken headers raise whatever the bytes make them raise
+    except Exception as e:  # readers can raise anything for a broken header
         raise Unusable(f"cannot be read: {type(e).__name__}: {e}") from None
     if width < 1 or height < 1:
         raise Unusable("it has no pixels")
@@ -163,6 +165,7 @@ def size_here(stream: BinaryIO, name: str) -> Size:
 
 
 def suffix_of(name: str) -> str:
+    """The suffix of a file name in lower case, with its dot; "" if the name has none."""
     stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return f".{suffix.lower()}" if dot and stem else ""
 

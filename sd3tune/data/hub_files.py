@@ -1,7 +1,7 @@
-"""The files that a Hugging Face dataset is made of, checked before one is read.
+"""Checks the files of a Hugging Face dataset before any is read.
 
-The card of a dataset (README.md) names them, and may name a web server or a folder elsewhere on
-this disk as well as its own.
+The card of a dataset (README.md) names its files. It could also name another web server or another
+folder on this disk.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,8 @@ CARD_BYTES = 4 * 2**20
 
 
 def check(dataset: "Stored", roots: Roots, *, local: bool) -> None:
-    """Raises DataError when the dataset leads elsewhere, and what the library raises."""
+    """Raises DataError if the dataset names files outside of it, and the exceptions of the
+    library."""
     import datasets
 
     d = dataset
@@ -46,7 +47,7 @@ def _elsewhere(dataset: "Stored", file: str, what: str) -> DataError:
 
 
 def _named(dataset: "Stored", *, local: bool) -> Iterator[str]:
-    """Every data_files and data_dir of the cards."""
+    """Every data_files and data_dir entry of the dataset's cards."""
     import yaml
     from huggingface_hub import RepoCard
 

@@ -1,6 +1,6 @@
-"""The size of a JPEG XL image from its first bytes.
+"""Reads the size of a JPEG XL image from its first bytes.
 
-The plugin that reads it decodes all pixels when it opens a file: nobody could refuse one before.
+Pillow's plugin decodes all pixels when it opens a file, so the size must be known before that.
 
 Layout: ISO/IEC 18181-1, SizeHeader and ImageMetadata; 18181-2, boxes. Bits come lowest first.
 """
@@ -10,33 +10,33 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 CODESTREAM = b"\xff\x0a"
-ENOUGH_BYTES = 128  # of a codestream for the fields read here
+ENOUGH_BYTES = 128  # enough of a codestream for the fields read here
 MOST_BOXES = 1000
-# Width by height, for the ratios that have a number.
+# width : height, in the order of the format's numbers for ratios.
 RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-Choice = tuple[int, int]  # bits to read, and what is added to them
+Choice = tuple[int, int]  # number of bits to read, and an offset to add
 
 
 class NoHeader(Exception):
-    """The bytes are not those of a JPEG XL image."""
+    """The bytes are not a JPEG XL image."""
 
 
 @dataclass(frozen=True)
 class JxlHeader:
     size: tuple[int, int]  # as stored: before its orientation is applied
-    channels: int  # colours, alpha and others, each decoded in full
+    channels: int  # colours, alpha and others; each is decoded at full size
 
 
 def starts(prefix: bytes) -> bool:
-    """Whether the plugin would take a file with these first 12 bytes."""
+    """Whether the plugin would accept a file with these first 12 bytes."""
     return prefix[:2] == CODESTREAM or prefix[4:7] == b"JXL"
 
 
 def header(stream: BinaryIO) -> JxlHeader:
-    """From the start of `stream` on. Raises NoHeader."""
+    """The header, from the current position of `stream`. Raises NoHeader."""
     bits = _Bits(_codestream(stream))
     if bits.take(16) != 0x0AFF:
-        raise NoHeader("it has no JPEG XL image in it")
+        raise NoHeader("it does not contain a JPEG XL image")
     return JxlHeader(_size(bits), 3 + _extra_channels(bits))
 
 
@@ -56,7 +56,7 @@ class _Bits:
         return self.take(1) == 1
 
     def choose(self, choices: Sequence[Choice]) -> int:
-        """U32 of the standard: two bits choose how the number is written."""
+        """A number of type U32 of the standard: two bits select one of four encodings."""
         count, offset = choices[self.take(2)]
         return self.take(count) + offset
 
@@ -112,7 +112,7 @@ def _preview(bits: _Bits) -> None:
 
 
 def _codestream(stream: BinaryIO) -> bytes:
-    """Its first bytes, out of the boxes of a container when it lies in one."""
+    """The first bytes of the codestream, which may be stored in the boxes of a container."""
     start = stream.tell()
     if stream.read(2) == CODESTREAM:
         return CODESTREAM + stream.read(ENOUGH_BYTES)

@@ -1,7 +1,8 @@
-"""Batches for the loop, made ahead of it by threads; every draw is a function of (seed, position).
+"""Creates batches in threads, ahead of the training loop. Every random choice is a function of
+(seed, position, image).
 
-Starting at position n gives exactly the batches that an undisturbed run would see from there on,
-whatever the number of threads and processes.
+Starting at position n therefore gives exactly the batches of an uninterrupted run from there on,
+for any number of threads and processes.
 """
 
 from collections import deque
@@ -18,8 +19,8 @@ from sd3tune.data.discover import Sample
 from sd3tune.data.order import Schedule
 from sd3tune.data.seeds import seed_of
 
-WORKERS = 3  # threads that make batches
-AHEAD = 8  # batches kept ready or in the making
+WORKERS = 3  # threads that create batches
+AHEAD = 8  # batches that are ready or being created
 
 Embeds = tuple[Tensor, Tensor]
 Posterior = tuple[Tensor, Tensor]
@@ -28,7 +29,7 @@ Epoch = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Loader:
-    """What batches are made of."""
+    """Creates the batches of one process from cached latents and embeddings."""
 
     schedule: Schedule
     seed: int
@@ -43,7 +44,7 @@ class Loader:
     rank: int = 0
     processes: int = 1
     workers: int = WORKERS
-    begin_epoch: Epoch = lambda epoch: None  # called before the first batch of each epoch is made
+    begin_epoch: Epoch = lambda epoch: None  # called before an epoch's first batch is created
 
     @contextmanager
     def batches(self, position: int = 0) -> Iterator[Iterator[Batch]]:
@@ -55,7 +56,7 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def batch(self, position: int, chosen: Sequence[Sample]) -> Batch:
-        """Those images with their captions and latents drawn, on the CPU."""
+        """The batch of these images at a position: draws captions and latents. On the CPU."""
         embeds = [self.embeds_of(s, self._caption(position, s)) for s in chosen]
         masks = [mask for s in chosen if (mask := self.mask_of(s)) is not None]
         batch = Batch(
@@ -70,7 +71,7 @@ class Loader:
         return batch.each(Tensor.pin_memory) if self.pin else batch
 
     def _latents(self, position: int, s: Sample) -> Tensor:
-        """A draw from the VAE's posterior, another one each time the image comes up."""
+        """A sample of the VAE's posterior (16, H/8, W/8), a new one each time the image is used."""
         mean, deviation = self.posterior_of(s)
         generator = torch.Generator().manual_seed(seed_of("latent", self.seed, position, s.id))
         return torch.randn(mean.shape, generator=generator).mul_(deviation).add_(mean)
@@ -86,7 +87,7 @@ class Loader:
         epoch = -1
         for place, number, chosen in self.schedule(position, self.rank, self.processes):
             if number != epoch:
-                wait(ahead)  # nothing may still read what an epoch's beginning replaces
+                wait(ahead)  # begin_epoch may replace files that pending batches still read
                 self.begin_epoch(number)
                 epoch = number
             ahead.append(pool.submit(self.batch, place, chosen))
@@ -94,7 +95,8 @@ class Loader:
                 yield self._placed(ahead.popleft().result())
 
     def _placed(self, batch: Batch) -> Batch:
-        """On the device, as float32: what crosses the bus is as narrow as it was stored."""
+        """The batch on the device, as float32. It is converted after the transfer, which moves
+        fewer bytes."""
         return batch.each(lambda t: _unit(t.to(self.device, non_blocking=self.pin)))
 
 

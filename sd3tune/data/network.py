@@ -1,4 +1,4 @@
-"""Connections to checked addresses, which end at a deadline however slowly the server speaks."""
+"""Network connections to checked addresses that end at a deadline, however slow the server is."""
 
 import ssl
 import time
@@ -8,11 +8,11 @@ import httpcore2 as httpcore
 
 from sd3tune.data.addresses import addresses
 
-SILENCE_SECONDS = 30.0  # without a byte
+SILENCE_SECONDS = 30.0  # longest wait for the next byte
 
 
 class Checked(httpcore.NetworkBackend):
-    """Connects to checked addresses, until a deadline."""
+    """Connects only to checked addresses, and only until a deadline."""
 
     def __init__(self, deadline: float, private: bool) -> None:
         self._deadline, self._private = deadline, private
@@ -39,8 +39,8 @@ class Checked(httpcore.NetworkBackend):
 
 
 class Timed(httpcore.NetworkStream):
-    """A connection whose every wait ends at the deadline: a server that sends a byte now and then
-    would hold it open for ever."""
+    """A connection in which every wait ends at the deadline. Otherwise a server that sends a byte
+    from time to time could keep it open for ever."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
         self._stream, self._deadline = stream, deadline
@@ -68,7 +68,7 @@ class Timed(httpcore.NetworkStream):
 
 
 def _left(deadline: float, late: type[Exception]) -> float:
-    """Seconds that a wait may take."""
+    """The seconds that a wait may take. Raises `late` after the deadline."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise late("the deadline passed")

@@ -1,5 +1,5 @@
-"""Objects of a bucket, read within limits: the server is named by a datasets file, which may be a
-stranger's, and could answer without end."""
+"""Reads objects of an S3 bucket, with limits on bytes and time: the datasets file names the server
+and may come from other people, and the server could send data without end."""
 
 import asyncio
 import io
@@ -8,16 +8,17 @@ from typing import Any
 
 TRIES = 3
 PART_BYTES = 2**20
-SECONDS, SLOWEST_BYTES_PER_SECOND = 120, 256 * 1024  # for an answer, and then for each byte
-Range = tuple[int, int]  # first byte, and how many
+SECONDS, SLOWEST_BYTES_PER_SECOND = 120, 256 * 1024  # for an answer, plus the time for its bytes
+Range = tuple[int, int]  # first byte, number of bytes
 
 
 class Overlong(OSError):
-    """More came than was asked for."""
+    """The server sent more bytes than requested."""
 
 
 def read(fs: Any, path: str, count: int, part: Range | None = None) -> bytes:
-    """All of an object of `count` bytes, or a part. Raises OSError, and what s3fs raises."""
+    """The content of an object of `count` bytes, or a part of it. Raises OSError, and the
+    exceptions of s3fs."""
     asked = _tried(fs, path, part[1] if part else count, part)
     return asyncio.run_coroutine_threadsafe(asked, fs.loop).result()  # s3fs's thread
 
@@ -36,7 +37,7 @@ async def _answer(fs: Any, path: str, count: int, part: Range | None) -> bytes:
             return await _body(fs, path, count, part)
         except (Overlong, FileNotFoundError, PermissionError):
             raise
-        except Exception:  # aiohttp's, botocore's and the system's, for a connection that broke
+        except Exception:  # a broken connection: of aiohttp, botocore or the system
             if attempt == TRIES - 1:
                 raise
     raise AssertionError
@@ -60,7 +61,7 @@ async def _body(fs: Any, path: str, count: int, part: Range | None) -> bytes:
 
 
 class Parts(io.RawIOBase):
-    """An object as a file, each read of which asks for a part: fetch(first, count)."""
+    """An object as a file. Each read requests one part: fetch(first byte, number of bytes)."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         self._fetch, self._size, self._at = fetch, size, 0

@@ -1,12 +1,13 @@
 """The order of training: a pure function of (datasets, seed, epoch).
 
 A batch holds images of one dataset and one bucket. Within a dataset, its buckets' batches are
-shuffled together; a bucket that does not divide into batches is completed with its own images
-again: nothing is dropped, and no thin bucket can stop a run. The dataset of the next batch is drawn
-by weight among those that are not exhausted; an epoch ends when all are.
+shuffled together. A bucket that does not divide into batches is completed with its own images, so
+no image is dropped and a thin bucket cannot stop a run. The dataset of the next batch is drawn by
+weight among the datasets that still have batches; an epoch ends when none has.
 
-Positions count batches from the beginning of the run, and any position can be started from. Process
-r of n takes the positions p with p mod n = r, so n processes see what one would.
+A position is the number of a batch since the beginning of the run; a run can start at any position.
+Process r of n takes the positions p with p mod n = r, so n processes together use the batches that
+one process would use.
 """
 
 from collections import defaultdict
@@ -29,16 +30,18 @@ Batches = list[tuple[Sample, ...]]
 
 @dataclass(frozen=True)
 class Share:
-    """One dataset's part in a run."""
+    """One dataset in a run: its images, and when they are used."""
 
     name: str
     samples: Sequence[Sample]
     batch_size: int
     probability: float = 1.0
-    epochs: tuple[int, int | None] = (1, None)  # first and last that draw from it, from 1
-    steps: tuple[int, int | None] = (0, None)  # optimizer steps before the first draw; last step
-    redraw: Callable[[Sample, int], Sample] | None = None  # its geometry in another epoch
-    buckets_vary: bool = False  # redraw may change the bucket, not the crop alone
+    epochs: tuple[int, int | None] = (1, None)  # first and last epoch that use it, counted from 1
+    # Steps done before the dataset's first use; the last step that uses it.
+    steps: tuple[int, int | None] = (0, None)
+    # (sample, epoch) -> the sample with that epoch's geometry
+    redraw: Callable[[Sample, int], Sample] | None = None
+    buckets_vary: bool = False  # redraw may change the bucket, not only the crop
 
     def in_epoch(self, epoch: int) -> Sequence[Sample]:
         if self.redraw is None or epoch == 0:
@@ -46,7 +49,7 @@ class Share:
         return [self.redraw(s, epoch) for s in self.samples]
 
     def active(self, epoch: int, step: int | None) -> bool:
-        """epoch from 0; step: optimizer steps done, None: any."""
+        """Whether the dataset is used. epoch: counted from 0; step: steps done, or None for any."""
         first, last = self.epochs
         if epoch + 1 < first or (last is not None and epoch + 1 > last):
             return False
@@ -58,13 +61,13 @@ class Share:
         return self.steps != (0, None)
 
     def count(self, epoch: int) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         if not self.buckets_vary:
             return self._count
         return _count(_buckets(self.in_epoch(epoch)), self.batch_size)
 
     def batches(self, seed: int, epoch: int) -> Batches:
-        """Each image at least `repeats + 1` times."""
+        """The batches of an epoch, shuffled; every image occurs at least `repeats + 1` times."""
         dice = Random(seed_of("order", seed, epoch, self.name))
         buckets = self._sorted if self.redraw is None else _buckets(self.in_epoch(epoch))
         found: Batches = []
@@ -88,7 +91,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every batch of a run."""
+    """All batches of a run, in their order."""
 
     shares: Sequence[Share]
     seed: int
@@ -101,7 +104,7 @@ class Schedule:
         return [left[name].pop() for name in self._draw(number, start)]
 
     def length(self, number: int, start: int = 0) -> int:
-        """len(epoch(…)), without making the batches."""
+        """Number of batches of an epoch, computed without creating them."""
         if not any(s.windowed for s in self.shares):
             return sum(s.count(number) for s in self._in(number))
         return sum(1 for _ in self._draw(number, start))
@@ -134,7 +137,7 @@ class Schedule:
             number, start = self._filled(number + 1, start + len(batches))
 
     def steps_of(self, epochs: int) -> int:
-        """Optimizer steps in so many epochs, each rounded up."""
+        """Number of optimizer steps in `epochs` epochs; each epoch is rounded up."""
         steps, start = 0, 0
         for number in range(epochs):
             length = self.length(number, start)
@@ -158,8 +161,8 @@ class Schedule:
         return [s for s in self.shares if s.probability > 0 and s.active(number, None)]
 
     def _later(self, number: int, start: int) -> bool:
-        """Whether an epoch after `number` can have batches. Time stands still in empty epochs, so
-        only the windows of epochs can open."""
+        """Whether an epoch after `number` can have batches. Empty epochs have no steps, so a window
+        of steps cannot open in them; only a window of epochs can."""
         step = start // self.batches_per_step
         return any(
             s.probability > 0 and s.epochs[0] > number + 1 and s.active(s.epochs[0] - 1, step)
@@ -230,7 +233,7 @@ def _share(
 
 
 def _buckets(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """By size, in an order that does not depend on the order of `samples`."""
+    """Samples grouped by bucket; the result does not depend on the order of `samples`."""
     found: dict[tuple[int, int], list[Sample]] = defaultdict(list)
     for s in sorted(samples, key=lambda s: s.name):
         found[s.geometry.bucket].append(s)

@@ -1,4 +1,5 @@
-"""Images and masks as tensors: decoded once, resized once, antialiased, cut to their bucket."""
+"""Images and masks as tensors: decoded once, resized once with antialiasing, cropped to the
+bucket."""
 
 import numpy as np
 import torch
@@ -8,12 +9,13 @@ from sd3tune.data.buckets import Geometry, Size
 from sd3tune.data.headers import Unusable
 from sd3tune.data.pixels import decoded, fit, rgb
 
-CELL = 8  # pixels of a latent's side
-SKEW = 0.02  # how far the shape of a mask may be from its image's
+CELL = 8  # image pixels per latent pixel, along one side
+SKEW = 0.02  # largest relative difference between the aspect ratios of a mask and its image
 
 
 def load(data: bytes, size: Size, shape: Geometry) -> Tensor:
-    """(3, H, W) uint8 at the bucket's size. Raises Unusable; `size` is what discovery was told."""
+    """The image as (3, H, W) uint8 at the bucket's size. size: what discovery found. Raises
+    Unusable."""
     image = decoded(data)
     if image.size != size:
         raise Unusable(f"it is {image.size[0]}x{image.size[1]}, and {size[0]}x{size[1]} was said")
@@ -21,13 +23,14 @@ def load(data: bytes, size: Size, shape: Geometry) -> Tensor:
 
 
 def scaled(pixels: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
+    """uint8 pixels as float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
 
 def load_mask(data: bytes, size: Size, shape: Geometry, kind: str) -> Tensor:
-    """(1, H/8, W/8) uint8, 255 where the loss counts whole: the mask with exactly the geometry of
-    its image, averaged over the pixels of each latent. Raises Unusable."""
+    """The mask as (1, H/8, W/8) uint8, with exactly the geometry of its image, averaged over the
+    pixels of each latent pixel. 255: the loss counts fully. size: of the image; kind:
+    conditioning_type. Raises Unusable."""
     image = decoded(data)
     aspect, wanted = image.size[0] / image.size[1], size[0] / size[1]
     if abs(aspect / wanted - 1) > SKEW:

@@ -1,7 +1,8 @@
-"""Decoding: any image file to 8-bit sRGB, once, from the source. No torch is needed for it.
+"""Decodes image files to 8-bit sRGB. This module imports no torch.
 
-EXIF orientation is applied, an embedded colour profile converted to sRGB, transparency laid over
-white, 16-bit, CMYK and palette images brought to 8-bit RGB, the first frame of an animation taken.
+EXIF orientation is applied, and an embedded colour profile is converted to sRGB. Transparent images
+are composited over white. 16-bit, CMYK and palette images become 8-bit RGB. Of an animation, the
+first frame is used.
 """
 
 import io
@@ -29,9 +30,9 @@ def _enough_memory() -> Iterator[None]:
 
 @_enough_memory()
 def decoded(data: bytes, draft: int | None = None) -> Image.Image:
-    """All pixels of the first frame, the right way up. draft: a JPEG may be decoded smaller, with
-    no side below so many pixels. Raises Unusable; NoMemory among them says nothing about the
-    file."""
+    """The first frame, with its orientation applied. draft: a JPEG may be decoded at a smaller
+    size, with no side below this number of pixels. Raises Unusable; its subclass NoMemory says
+    nothing about the file."""
     try:
         if (image := decoded_apart(data)) is not None:
             return image
@@ -44,7 +45,7 @@ def decoded(data: bytes, draft: int | None = None) -> Image.Image:
 
 @_enough_memory()
 def decoded_here(data: bytes, draft: int | None = None) -> Image.Image:
-    """The same in this process, whatever its format; in the image's own colours."""
+    """Like `decoded`, in this process for every format, in the image's own colour space."""
     try:
         image = opened(io.BytesIO(data))
         image.seek(0)
@@ -62,7 +63,7 @@ def decoded_here(data: bytes, draft: int | None = None) -> Image.Image:
 
 @_enough_memory()
 def rgb(image: Image.Image) -> Image.Image:
-    """Raises Unusable for a colour space nobody here knows."""
+    """The image as 8-bit sRGB. Raises Unusable for an unknown colour space."""
     try:
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             image = _eight_bit(image)
@@ -81,7 +82,7 @@ def rgb(image: Image.Image) -> Image.Image:
 
 @_enough_memory()
 def fit(image: Image.Image, shape: Geometry) -> Image.Image:
-    """Resized once, then cut to the bucket."""
+    """The image resized once, then cropped to its bucket."""
     if image.size != shape.resized:
         image = image.resize(shape.resized, Image.Resampling.LANCZOS)
     left, top = shape.crop
@@ -89,9 +90,9 @@ def fit(image: Image.Image, shape: Geometry) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion of 16-bit greyscale clips at 255."""
+    """16-bit or 32-bit greyscale as 8 bits; Pillow's own conversion clips at 255."""
     top = 65535.0
-    if not image.mode.startswith("I;16"):  # 32-bit files say nothing about their white
+    if not image.mode.startswith("I;16"):  # 32-bit files do not state their white value
         most = max(values.max() for _, values in _rows(image))
         top = next((t for t in (1.0, 255.0) if most <= t and image.mode == "F"), 65535.0)
         top = 255.0 if image.mode == "I" and most <= 255 else top
@@ -104,8 +105,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _rows(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
-    """The number of a row, and the values from there on: some at a time, as float64 takes four
-    times what the image does."""
+    """(first row, values) for consecutive blocks of rows: as float64 the whole image would need
+    four times its memory."""
     width, height = image.size
     step = max(1, BLOCK_PIXELS // width)
     for first in range(0, height, step):
@@ -119,7 +120,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
         converted = _converted(image.convert("RGB") if alpha else image, profile)
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image  # a broken profile, or one of another space, says nothing about the pixels
+        return image  # the profile is broken or of another colour space: ignore it
     if alpha:
         converted.putalpha(alpha)
     elif "transparency" in image.info:

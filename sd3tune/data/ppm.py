@@ -1,14 +1,15 @@
-"""The header of a PPM, looked at before Pillow reads its comments byte by byte."""
+"""Checks the header of a PPM before Pillow reads its comments byte by byte."""
 
 import re
 from typing import BinaryIO
 
 MOST_BYTES = 64 * 1024
 COMMENT = re.compile(rb"#[^\r\n]*")
-TWO_NUMBERS = (b"P1", b"P4")  # without a largest value
+TWO_NUMBERS = (b"P1", b"P4")  # bitmaps: width and height, without a largest value
 
 
 def starts(prefix: bytes) -> bool:
+    """Whether Pillow would read a file with these first bytes as PPM."""
     return prefix[:1] == b"P" and prefix[1:2] in (
         b"0",
         b"1",
@@ -23,7 +24,7 @@ def starts(prefix: bytes) -> bool:
 
 
 def excess(stream: BinaryIO) -> str | None:
-    """Why its header, from the start of `stream` on, is too much to read; None: it is not."""
+    """The reason why the header at the start of `stream` is too long to read; None if it is not."""
     head = stream.read(MOST_BYTES)
     words = COMMENT.sub(b"", head).split(maxsplit=4)
     wanted = 3 if head[:2] in TWO_NUMBERS else 4

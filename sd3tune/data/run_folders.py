@@ -1,4 +1,5 @@
-"""What a run writes is not what it trains on: datasets around its folders leave these out."""
+"""Keeps a run from training on its own output: datasets exclude the folders that a run writes
+to."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ PICTURES = "validation_images"  # in output_dir
 
 
 def folders(config: Config, datasets: Datasets) -> tuple[Path, ...]:
-    """Where this run writes: output_dir and caches, there yet or not."""
+    """The folders that this run writes to: output_dir and caches. They may not exist yet."""
     texts = [t.cache_dir for t in datasets.texts.values()]
     latents = [d.cache_dir_vae for d in datasets.all]
     fetched = [d.csv_cache_dir for d in (*datasets.all, *datasets.masks.values())]
@@ -20,8 +21,8 @@ def folders(config: Config, datasets: Datasets) -> tuple[Path, ...]:
 
 
 def refuse_own_pictures(config: Config, datasets: Datasets) -> None:
-    """Raises ConfigError for a dataset whose folder is output_dir itself, or that of its pictures:
-    there is nothing around them to train on."""
+    """Raises ConfigError if the folder of a dataset is output_dir itself or its folder of
+    validation pictures."""
     output = config.output_dir.resolve()
     for name, folder in _image_folders(datasets):
         real = folder.resolve()
@@ -35,7 +36,8 @@ def refuse_own_pictures(config: Config, datasets: Datasets) -> None:
 
 
 def refuse_as_image(config: Config, datasets: Datasets, sheet: Path) -> None:
-    """Raises ConfigError for a contact sheet that the next run would train on."""
+    """Raises ConfigError if the contact sheet would be in a dataset, whose next run would train on
+    it."""
     real = sheet.resolve()
     for name, folder in _image_folders(datasets):
         inside = real.is_relative_to(folder.resolve())
@@ -47,7 +49,7 @@ def refuse_as_image(config: Config, datasets: Datasets, sheet: Path) -> None:
 
 
 def notes(sources: Mapping[str, Source]) -> Iterator[str]:
-    """A sentence for each folder that was left out."""
+    """One sentence for each excluded folder."""
     for name, source in sources.items():
         for path in source.left_out:
             yield f"dataset `{name}`: {path} is left out: a run writes there"

@@ -1,5 +1,6 @@
-"""One shard of a cache: a safetensors file with many entries, their checksums, and what could not
-be encoded. Which files of a folder are such shards, and which of them sd3tune may remove.
+"""The shard of a cache: a safetensors file with many entries, their checksums, and the inputs that
+could not be encoded. Also: which files of a folder are shards, and which of them sd3tune may
+remove.
 """
 
 import json
@@ -21,7 +22,7 @@ from sd3tune.filesystem import opening
 
 NAME = re.compile(r"[0-9a-f]{40}\.safetensors")  # a hash of its keys
 DRAFT = re.compile(r"[0-9a-f]{40}\.draft")
-ABOUT = "sd3tune"  # the one metadata key: safetensors writes several in any order
+ABOUT = "sd3tune"  # the only metadata key: safetensors writes several keys in random order
 CHANGED = "its bytes are not those that were written"
 UNREADABLE = (OSError, SafetensorError, ValueError)
 
@@ -29,20 +30,20 @@ Entry = Mapping[str, Tensor]
 
 
 class Foreign(ValueError):
-    """A whole safetensors file that another program wrote."""
+    """A valid safetensors file that another program wrote."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a shard says of itself."""
+    """The metadata of a shard."""
 
-    problems: Mapping[str, str]  # why a key has no entry
-    digests: Mapping[str, str]  # by key
+    problems: Mapping[str, str]  # key -> reason why it has no entry
+    digests: Mapping[str, str]  # key -> checksum of its entry
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What `verify` found."""
+    """A damaged shard, found by `verify`."""
 
     path: Path
     reason: str
@@ -50,41 +51,43 @@ class Damage:
 
 
 def paths(folder: Path) -> list[Path]:
-    """Files that have the name of a shard."""
+    """Regular files in the folder that have the name of a shard, sorted."""
     return sorted(p for p in folder.glob("*.safetensors")
                   if NAME.fullmatch(p.name) and opening.is_regular(p))  # fmt: skip
 
 
 def opened(path: Path) -> tuple[Any, About]:
-    """Raises OSError, SafetensorError, and ValueError for what sd3tune did not write."""
+    """The open file and its metadata. Raises OSError, SafetensorError, and ValueError if sd3tune
+    did not write it."""
     opening.size(path)
     file: Any = safe_open(str(path), framework="pt")
     return file, _about(file.metadata() or {})
 
 
 def contents(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Keys with entries, and keys with problems. Raises as `opened`."""
+    """The keys with entries, and key -> reason for those without. Raises the same as `opened`."""
     file, about = opened(path)
     keys = sorted({name.partition(".")[0] for name in file.keys()})  # noqa: SIM118
     return keys, dict(about.problems)
 
 
 def entry(file: Any, key: str) -> dict[str, Tensor]:
+    """The tensors of one entry of an open shard."""
     prefix = f"{key}."
-    # Offsets are found by name: no other entry of the shard is touched.
+    # safetensors finds offsets by name, so no other entry is read.
     names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118
     return {name[len(prefix) :]: file.get_tensor(name) for name in names}
 
 
 def whole(path: Path, wanted: set[str]) -> dict[str, Entry]:
-    """Those entries that have their checksum."""
+    """The wanted entries whose content matches their checksum."""
     file, about = opened(path)
     read = {key: entry(file, key) for key in contents(path)[0] if key in wanted}
     return {key: e for key, e in read.items() if digest(e) == about.digests.get(key)}
 
 
 def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> bytes:
-    """The same bytes for the same entries."""
+    """A shard as bytes; equal entries give equal bytes."""
     tensors = {
         f"{key}.{name}": tensor.contiguous()
         for key in sorted(entries)
@@ -97,6 +100,7 @@ def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> byt
 
 
 def digest(entry: Entry) -> str:
+    """Checksum over names, dtypes, shapes and bytes of an entry's tensors."""
     h = blake2b(digest_size=16)
     for name, tensor in sorted(entry.items()):
         h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -105,8 +109,8 @@ def digest(entry: Entry) -> str:
 
 
 def damage(path: Path) -> Damage | None:
-    """Reads every byte. None for a shard that is whole, and for a file of another program. Raises
-    DataError for one that this user may not read."""
+    """Reads a shard completely. None if it is intact or of another program. Raises DataError if
+    this user may not read it."""
     try:
         entries, problems = contents(path)
         file, about = opened(path)
@@ -130,7 +134,7 @@ def damage(path: Path) -> Damage | None:
 
 
 def is_readable(path: Path) -> bool:
-    """A shard that says it is sd3tune's."""
+    """Whether the file is a shard whose metadata names sd3tune."""
     try:
         opened(path)
     except UNREADABLE:
@@ -139,8 +143,8 @@ def is_readable(path: Path) -> bool:
 
 
 def is_ours(path: Path, folder_is_ours: bool) -> bool:
-    """Whether sd3tune may remove it: by its name and its metadata, or, where those cannot be read
-    any more, by the folder it is in."""
+    """Whether sd3tune may remove a file: its name and its metadata decide. If the metadata cannot
+    be read, the folder decides."""
     if not NAME.fullmatch(path.name):
         return False
     try:
@@ -148,7 +152,7 @@ def is_ours(path: Path, folder_is_ours: bool) -> bool:
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             return False
         opened(path)
-    except (Foreign, PermissionError):  # the latter: another user's, and perhaps whole
+    except (Foreign, PermissionError):  # PermissionError: of another user, perhaps intact
         return False
     except UNREADABLE:
         return folder_is_ours and opening.is_regular(path)

@@ -1,4 +1,4 @@
-"""A picture of what a dataset becomes: originals with their crop drawn in, and masks in red."""
+"""The contact sheet: the images of a dataset with their crop, and masks in red."""
 
 import math
 import unicodedata
@@ -18,11 +18,12 @@ from sd3tune.urls import redacted, shown_url
 
 CELL, LABEL, GAP = 240, 46, 10  # pixels
 BACK, INK, FRAME, MASK = "#f4f2ee", "#222222", "#e0341b", (224, 52, 27)
-SHADE = 0.45  # how much of what is cut off stays visible
+SHADE = 0.45  # visibility of the part that is cropped off
 
 
 def chosen(groups: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
-    """One of each group (dataset and bucket) in turn, so that rare buckets are seen too."""
+    """At most `most` samples, one of each group (dataset and bucket) in turn, so that rare buckets
+    are shown too."""
     turns = (s for turn in zip_longest(*groups) for s in turn if s is not None)
     picked = list(islice(turns, most))
     return sorted(picked, key=lambda s: (s.dataset, s.geometry.bucket, s.name))
@@ -34,7 +35,7 @@ def draw(
     sources: Mapping[str, Source],
     masks: Mapping[str, Source],
 ) -> None:
-    """Writes the sheet. masks: of a dataset's images, by its id."""
+    """Writes the contact sheet. sources, masks: dataset id -> where its images and masks are."""
     columns = min(len(samples), max(4, math.isqrt(len(samples))))  # about as wide as high
     rows = math.ceil(len(samples) / columns)
     size = columns * (CELL + GAP) + GAP, rows * (CELL + LABEL + GAP) + GAP
@@ -59,7 +60,7 @@ def _encoded(sheet: Image.Image, suffix: str) -> memoryview:
 
 
 def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:
-    """The whole image, small; bright where it is kept."""
+    """The whole image, reduced; the part outside the crop is dimmed."""
     try:
         image = rgb(decoded(source.read(s.name)))
     except (Unusable, OSError) as e:
@@ -80,7 +81,7 @@ def _tile(s: Sample, source: Source, masks: Source | None) -> Image.Image:
 
 
 def _masked(image: Image.Image, name: str, masks: Source) -> Image.Image:
-    """Red where the mask is black: what the loss does not see."""
+    """The image with red where the mask is black: the loss ignores that part."""
     try:
         mask = rgb(decoded(masks.read(name))).getchannel(0).resize(image.size)
     except (Unusable, OSError):
@@ -103,7 +104,8 @@ def _label(pen: ImageDraw.ImageDraw, s: Sample, at: tuple[int, int]) -> None:
 
 
 def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """No wider than a cell, in letters that the font has: ASCII; accents are left out."""
+    """The line cut to the width of a cell, in ASCII, because the font has no other letters; accents
+    are dropped."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", line) if not unicodedata.combining(c))
     text = plain.encode("ascii", "replace").decode()
     while font.getlength(text) > CELL:

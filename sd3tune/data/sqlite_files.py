@@ -1,7 +1,7 @@
-"""Small SQLite files that are written whole and read as far as they are ours.
+"""Small SQLite files that are written atomically, and read only if sd3tune wrote them.
 
-Whoever can write to a shared folder can put any database there: one whose tables are not exactly
-those that sd3tune makes counts as absent. What these files hold can be found out again.
+Anyone who can write to a shared folder can put any database there. A database whose tables are not
+exactly sd3tune's counts as absent. The content of these files can be computed again.
 """
 
 import errno
@@ -19,14 +19,14 @@ MAGIC = b"SQLite format 3\0"
 
 @contextmanager
 def database(path: Path) -> Iterator[sqlite3.Connection]:
-    """A new SQLite file in the place of `path` when the block ends without an error. The same
-    statements give the same bytes. Raises OSError and sqlite3.Error."""
+    """A database that replaces `path` when the block ends without an error. Equal statements give
+    equal bytes. Raises OSError and sqlite3.Error."""
     draft = path.with_suffix(".draft")
     path.parent.mkdir(parents=True, exist_ok=True)
     with drafts.drafted(draft, wait=True) as descriptor:
         assert descriptor is not None
         _refuse_strange(draft, descriptor)
-        # In memory: SQLite opens files by name, and follows links.
+        # In memory, because SQLite opens files by name and follows links.
         with closing(sqlite3.connect(":memory:")) as db:
             with db:
                 yield db
@@ -35,7 +35,8 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _refuse_strange(draft: Path, descriptor: int) -> None:
-    """A killed writer leaves the beginning of a database, or zeros; anything else is somebody's."""
+    """Raises OSError unless the draft is empty, zeros or the beginning of a database, as a killed
+    writer leaves it: another content belongs to another program."""
     begins = os.pread(descriptor, len(MAGIC), 0)
     if begins != MAGIC[: len(begins)] and any(begins):
         why = f"its draft `{draft.name}` is not a file of sd3tune: move that away"
@@ -43,12 +44,12 @@ def _refuse_strange(draft: Path, descriptor: int) -> None:
 
 
 def is_ours(path: Path, tables: Sequence[str]) -> bool:
-    """Whether a file has these tables and nothing else. tables: their `create` statements."""
+    """Whether a file has exactly these tables. tables: their `create` statements."""
     return bool(_read(path, tables, "select 1"))
 
 
 def rows(path: Path, tables: Sequence[str], query: str) -> list[Row]:
-    """Of a finished file; none when it is not there, torn, or has other tables than these."""
+    """The rows of a query; none if the file is missing, damaged, or has other tables."""
     return _read(path, tables, query)
 
 
@@ -57,7 +58,7 @@ def _read(path: Path, tables: Sequence[str], query: str) -> list[Row]:
         opening.size(path)
         address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(address, uri=True)) as db:
-            # A view in the place of a table could compute for ever.
+            # A view with the name of a table could compute for ever.
             found = db.execute("select type, sql from sqlite_master").fetchall()
             if sorted(map(_plain, found)) != sorted(_plain(("table", t)) for t in tables):
                 return []
@@ -67,6 +68,6 @@ def _read(path: Path, tables: Sequence[str], query: str) -> list[Row]:
 
 
 def _plain(entry: Row) -> tuple[str, str]:
-    """SQLite keeps the statement as it was written, but for its first two words."""
+    """A normalised statement: SQLite keeps it as written, except for its first two words."""
     kind, sql = entry
     return str(kind), " ".join(str(sql).lower().split())

@@ -1,19 +1,19 @@
-"""The first directory of a TIFF, looked at before Pillow makes objects of all its numbers."""
+"""Checks the first directory of a TIFF before Pillow creates an object for each of its numbers."""
 
 import struct
 from typing import BinaryIO
 
 ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
-MOST_VALUES = 2**20  # strips or tiles of an image: each becomes an object of some hundred bytes
+MOST_VALUES = 2**20  # strips or tiles; Pillow makes an object of about 100 bytes for each
 MOST_ENTRIES = 1000
-TEXT = (1, 2, 6, 7)  # types that are kept as bytes: metadata of other programs
+TEXT = (1, 2, 6, 7)  # types that Pillow keeps as bytes, such as metadata of other programs
 TILE_WIDTH, TILE_LENGTH = 322, 323
 WHOLE = {3: "H", 4: "I", 8: "h", 9: "i", 16: "Q", 17: "q"}  # types of whole numbers
 
 
 def excess(stream: BinaryIO, most_pixels: int) -> str | None:
-    """Why the directory of a TIFF that starts `stream` is too much to read; None: it is not.
-    most_pixels: of a tile, which is decoded whole however small the image is."""
+    """The reason why the directory of a TIFF is too large to read; None if it is not. most_pixels:
+    limit for one tile, which is decoded completely even if the image is small."""
     head = stream.read(16)
     order = ORDERS.get(head[:4])
     if order is None:
@@ -34,9 +34,10 @@ def excess(stream: BinaryIO, most_pixels: int) -> str | None:
                 return f"its TIFF tag {tag} has {values} values"
             if tag in tile and kind in WHOLE:
                 side = struct.unpack_from(order + WHOLE[kind], entry, 12 if big else 8)[0]
-                tile[tag] = max(tile[tag], side)  # twice: readers differ on which one counts
+                # A tag may occur twice, and readers differ on which one counts.
+                tile[tag] = max(tile[tag], side)
         if tile[TILE_WIDTH] * tile[TILE_LENGTH] > most_pixels:
             return f"its tiles are {tile[TILE_WIDTH]}x{tile[TILE_LENGTH]}"
     except (struct.error, OSError, OverflowError, ValueError):
-        return None  # cut off: Pillow says how
+        return None  # truncated: Pillow reports it
     return None

@@ -1,10 +1,10 @@
-"""Why a file is set aside."""
+"""The exceptions for files that are set aside."""
 
 
 class Unusable(Exception):
-    """Why a file cannot be trained on."""
+    """A file cannot be trained on; the message states the reason."""
 
 
 class NoMemory(Unusable):
-    """Not today: that memory ran out is the machine's fault, so nobody may remember it under the
-    file's content."""
+    """Memory ran out. The machine caused this, so it must not be recorded under the file's
+    content."""

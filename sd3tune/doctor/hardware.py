@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.chips import Chip
-from sd3tune.backends.observe.facts import Facts, Gpu, Machine, TorchReport
+from sd3tune.backends.observe.facts import MAKERS, Facts, Gpu, Machine, TorchReport
+from sd3tune.doctor import software
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
-NAMES = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple", "cpu": "CPU"}
 HOT_CELSIUS = 90
 # What a card does when idle or at its power limit is its business; these cost speed.
 HARMFUL = ("thermal", "slowdown", "brake", "prochot", "hbm", "socket")
@@ -29,33 +30,38 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
         build = (report.cuda and f"CUDA {report.cuda}") or (report.hip and f"ROCm {report.hip}")
         words = f"{report.version}, built for {build or ('MPS' if report.mps_built else 'CPU')}"
         yield Finding("torch.import", "ok", "torch", words, how)
+        yield from _unsupported(report.version)
     if device:
         met = (p for p in facts.problems if not p.id.startswith("container."))  # said of the host
         yield from (of(p, "torch", "survey and torch compared") for p in met)
         yield from (Finding(n.id, "ok", "setting", n.message, n.source) for n in facts.notes)
 
 
+def _unsupported(version: str) -> Iterator[Finding]:
+    """A version outside the range that sd3tune's own metadata asks for."""
+    wanted = software.wanted("torch")
+    if wanted is None or wanted.specifier.contains(version, prereleases=True):
+        return
+    yield Finding(
+        "torch.version", "warn", "torch", f"{version} is installed, tested with {wanted.specifier}",
+        "importlib.metadata", f"SD3TUNE_TORCH='torch{wanted.specifier}' bash scripts/setup",
+    )  # fmt: skip
+
+
 def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
     known = {p.id for p in facts.problems}
     for survey in machine.surveys:
-        name = NAMES[survey.vendor]
+        name = MAKERS[survey.vendor]
         for problem in survey.problems:
             if problem.id not in known:
                 yield of(problem, name, survey.source or "survey")
-        if survey.driver and survey.vendor != "cpu":
-            runtime = (
-                f", offers {_runtime(survey.vendor, survey.runtime)}" if survey.runtime else ""
-            )
-            words = f"{survey.driver}{runtime}"
+        if survey.driver:
+            words = f"{survey.driver}, offers {survey.offers}" if survey.runtime else survey.driver
             source = survey.source or "survey"
             yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
         for gpu in survey.gpus:
             yield from accelerator(gpu)
     yield from _chosen(machine, facts)
-
-
-def _runtime(vendor: str, version: str) -> str:
-    return {"cuda": f"CUDA {version}", "rocm": f"ROCm {version}"}.get(vendor, version)
 
 
 def accelerator(gpu: Gpu) -> Iterator[Finding]:
@@ -102,12 +108,12 @@ def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
 
 def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     names = ", ".join(f"{d.torch_device} {d.name}" for d in facts.devices)
-    if facts.vendor != "cpu":
+    if facts.accelerated:
         yield Finding("device.chosen", "ok", "trains on", names, "torch and survey joined")
         yield from _usable(facts)
         if facts.untested_on_hardware:
             yield Finding(
-                "device.untested", "warn", NAMES[facts.vendor],
+                "device.untested", "warn", MAKERS[facts.vendor],
                 "sd3tune is untested on this hardware: rules come from documents and recordings",
                 "docs/reference/hardware.md",
                 "sd3tune doctor --report, and attach the file to an issue of the project",
@@ -116,7 +122,7 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     container = machine.host.container
     if any(p.severity == "fail" for p in facts.problems):
         return  # said, with its fix
-    if any(s.vendor != "cpu" and s.gpus for s in machine.surveys):
+    if any(s.gpus for s in machine.surveys):
         return  # a card torch cannot use: said, with its fix, among the problems
     if any(lack.blocks for lack in machine.host.lacks):
         return  # said, with its fix, of the container
@@ -146,20 +152,27 @@ def _usable(facts: Facts) -> Iterator[Finding]:
 
 
 def catalogued(chip: Chip) -> list[Finding]:
-    """What documents say of a chip; nothing was measured."""
+    """What documents say of a chip; nothing was measured. Figures that nobody compared with the
+    document are `skip`, and say so."""
     rates = {"fp32": chip.fp32_flops, "bf16": chip.bf16_flops, "fp16": chip.fp16_flops,
              "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
-    words = ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate)
-    source = chip.sources[0]
+    speed = chip.bandwidth_bytes_per_second
+    figures = {
+        "memory": f"{chip.memory_bytes / GIB:.0f} GiB",
+        "bandwidth": f"{speed / 1e9:.0f} GB/s" if speed else "",
+        "rates": ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate),
+    }
+    names = {"rates": "dense rates"}
+    status: Status = "ok" if chip.checked else "skip"
+    doubt = "" if chip.checked else ", entered from memory and not checked against the source"
     found = [
-        Finding("catalog.memory", "ok", "memory", f"{chip.memory_bytes / GIB:.0f} GiB", source)
+        Finding(f"catalog.{key}", status, names.get(key, key), words + doubt, chip.sources[0])
+        for key, words in figures.items()
+        if words
     ]
-    if chip.bandwidth_bytes_per_second:
-        speed = f"{chip.bandwidth_bytes_per_second / 1e9:.0f} GB/s"
-        found.append(Finding("catalog.bandwidth", "ok", "bandwidth", speed, source))
-    if words:
-        found.append(Finding("catalog.rates", "ok", "dense rates", words, source))
-    found += [Finding("catalog.note", "ok", "note", note, source) for note in chip.notes]
-    who = f"{chip.name}, {chip.arch.name}"
-    who += ": from documents, not measured; sd3tune is untested on hardware of this kind"
-    return [Finding("catalog.chip", "ok", "chip", who, "catalogue"), *found]
+    found += [Finding("catalog.note", "ok", "note", note, chip.sources[0]) for note in chip.notes]
+    what = f"{chip.name}, {chip.arch.name}"
+    what += ": from documents, not measured"
+    if chips.facts(chip).untested_on_hardware:
+        what += "; sd3tune is untested on hardware of this kind"
+    return [Finding("catalog.chip", "ok", "chip", what, "catalogue"), *found]

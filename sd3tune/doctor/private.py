@@ -70,7 +70,7 @@ LONG = 5  # a shorter name is replaced as a whole word only: it may be part of a
 @cache
 def vocabulary() -> set[str]:
     """Words of ours. A user who is called as a chip or an option gives nothing away by it."""
-    ours = [*AXES, *chips.keys(), *chips.ALIASES]
+    ours = [*AXES, *chips.keys(), *(name for c in chips.CHIPS for name in c.also_called)]
     ours += [option.name for options in AXES.values() for option in options]
     ours += "linux darwin root localhost cuda rocm mps cpu apple sm gfx warn fail ok skip".split()
     ours += "auto user users admin system administrator unknown device driver memory".split()

@@ -5,9 +5,13 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sd3tune.backends.observe.facts import Host
 from sd3tune.doctor.finding import Finding, Status
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GIB = 2**30
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -81,53 +85,65 @@ def _disk(host: Host) -> Finding:
 def _container(host: Host) -> Iterator[Finding]:
     """What it was not given, with the words of `docker run` that are missing; in one of sd3tune's
     images all of them together, ready to be pasted."""
-    from sd3tune.backends.observe import container
+    from sd3tune.backends.observe import container, this_machine
 
     if host.shm_bytes is not None and not any(lack.id == "shm" for lack in host.lacks):
         words = f"/dev/shm has {host.shm_bytes / 2**20:.0f} MiB"
         yield Finding("container.shm", "ok", "shared memory", words, "statvfs")
     for lack in host.lacks:
-        status: Status = (
-            "FAIL" if lack.blocks and os.environ.get("SD3TUNE_BACKEND") != "cpu" else "warn"
-        )
+        blocks = lack.blocks and not this_machine.cpu_is_asked_for(os.environ)
+        status: Status = "FAIL" if blocks else "warn"
         fix = container.fix(host, host.lacks)
         yield Finding(f"container.{lack.id}", status, "container", lack.message, "/dev", fix)
 
 
-def packages() -> Iterator[Finding]:
-    """Installed versions against the ranges sd3tune was tested with (its own metadata)."""
+def requirements() -> dict[str, "Requirement"]:
+    """What sd3tune's own metadata asks for, by name; without what only an extra brings. Empty where
+    it runs from a folder."""
     from packaging.requirements import Requirement
 
     try:
-        wanted = [Requirement(line) for line in metadata.requires("sd3tune") or ()]
+        found = [Requirement(line) for line in metadata.requires("sd3tune") or ()]
     except metadata.PackageNotFoundError:
+        return {}
+    return {r.name: r for r in found if r.marker is None}
+
+
+def wanted(name: str) -> "Requirement | None":
+    """The range of a package that sd3tune was tested with; None where nobody knows."""
+    return requirements().get(name)
+
+
+def packages() -> Iterator[Finding]:
+    """Installed versions against the ranges sd3tune was tested with."""
+    asked = requirements()
+    if not asked:
         yield Finding(
             "software.sd3tune", "warn", "sd3tune", "runs from a folder, not installed",
             "importlib.metadata", "pip install -e .",
         )  # fmt: skip
         return
     good = []
-    for requirement in wanted:
-        if requirement.marker is not None or requirement.name == "torch":
-            continue  # extras: their absence is explained where an option needs them
-        finding = _package(requirement.name, str(requirement.specifier))
+    for name, requirement in asked.items():
+        if name == "torch":
+            continue  # hardware.torch compares what was imported
+        finding = _package(requirement)
         if finding is None:
-            good.append(f"{requirement.name} {metadata.version(requirement.name)}")
+            good.append(f"{name} {metadata.version(name)}")
         else:
             yield finding
     yield Finding("software.packages", "ok", "packages", ", ".join(good), "importlib.metadata")
 
 
-def _package(name: str, tested: str) -> Finding | None:
-    from packaging.specifiers import SpecifierSet
-
+def _package(requirement: "Requirement") -> Finding | None:
+    name, tested = requirement.name, requirement.specifier
     fix = f"pip install '{name}{tested}'"
     try:
         have = metadata.version(name)
     except metadata.PackageNotFoundError:
         words = f"not installed, {tested} is needed"
         return Finding(f"software.{name}", "FAIL", name, words, "importlib.metadata", fix)
-    if SpecifierSet(tested).contains(have, prereleases=True):
+    if tested.contains(have, prereleases=True):
         return None
     words = f"{have} is installed, tested with {tested}"
     return Finding(f"software.{name}", "warn", name, words, "importlib.metadata", fix)

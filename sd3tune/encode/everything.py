@@ -15,13 +15,14 @@ from sd3tune.encode.image_latents import fill_images
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import disk, drafts
 from sd3tune.load import variant
+from sd3tune.plan.changes import changes
 from sd3tune.plan.resolve import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
-from sd3tune.report.progress import say
+from sd3tune.report.messages import say, warn
 from sd3tune.sd3 import weights
 
-SET_ASIDE = "set_aside.json"  # in output_dir
+SET_ASIDE, PLAN_CHANGES = "set_aside.json", "plan_changes.json"  # in output_dir
 
 
 def downloaded(prepared: Prepared) -> Prepared:
@@ -47,21 +48,26 @@ def filled(
     caches = replace(caches, prepared=prepared.without(bad))
     world.wait()  # what another process was writing is there now
     if world.main:
-        report(caches.prepared, len(bad))
+        report(caches.prepared, len(bad), changes(prepared.plan, caches.prepared.plan))
     return caches
 
 
-def report(prepared: Prepared, late: int) -> None:
-    """Every file that is not trained on, with its reason, as JSON in output_dir."""
-    rows = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
-    path = prepared.plan.config.output_dir / SET_ASIDE
-    with disk.explained("write", path):
-        if rows:
-            drafts.write(path, (json.dumps(rows, indent=1) + "\n").encode())
-        else:
-            path.unlink(missing_ok=True)
+def report(prepared: Prepared, late: int, changed: Sequence[str]) -> None:
+    """Every file that is not trained on, with its reason, and every decision that is another one
+    than the plan that was shown, as JSON in output_dir. late: files of which decoding said so."""
+    output = prepared.plan.config.output_dir
+    aside = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
+    for path, rows in ((output / SET_ASIDE, aside), (output / PLAN_CHANGES, changed)):
+        with disk.explained("write", path):
+            if rows:
+                drafts.write(path, (json.dumps(rows, indent=1) + "\n").encode())
+            else:
+                path.unlink(missing_ok=True)
     if late:
-        say(f"warning: {late} files could not be decoded and are left out; {path} says why")
+        where = output / SET_ASIDE
+        warn(f"{late} files could not be decoded and are left out; {where} says why")
+    for line in changed:
+        say(f"plan changed: {line}")
 
 
 def hub(plan: Plan) -> dict[str, str]:

@@ -24,7 +24,7 @@ from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
-from sd3tune.report.progress import say, stage
+from sd3tune.report.progress import stage, warn
 from sd3tune.sd3 import latents as sd3_latents
 from sd3tune.sd3 import weights
 
@@ -271,7 +271,7 @@ def _sparing(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
         halves = [_sparing(vae, half) for half in pixels.chunk(2)]
         return torch.cat([m for m, _ in halves]), torch.cat([s for _, s in halves])
     if not vae.use_tiling:
-        say("warning: one image at a time does not fit the device: it is encoded in tiles")
+        warn("one image at a time does not fit the device: it is encoded in tiles")
         vae.enable_tiling()
         return _sparing(vae, pixels)
     raise DataError(

@@ -56,7 +56,7 @@ def _swapped(config: Config, facts: Facts, shape: Transformer) -> Decision[str]:
             hint=f"use at most {shape.layers}",
         )
     shared = one_memory(facts)
-    if shared is not None and facts.vendor != "cpu":
+    if shared is not None and facts.accelerated:
         raise PlanError(
             f"`{name}={count}` cannot run on {facts.weakest.name}: {shared}",
             hint=f"leave `{name}` out; base_model_precision makes the weights smaller",

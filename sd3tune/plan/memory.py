@@ -7,7 +7,7 @@ and the workspace are estimates and are labelled so wherever they are shown.
 
 from dataclasses import dataclass
 
-from sd3tune.backends.decide.limits import SLICE_VALUES
+from sd3tune.backends.decide.limits import SLICE_VALUES, WORKSPACE_BYTES
 from sd3tune.sd3.variants import CLIP_TOKENS, Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
@@ -21,8 +21,6 @@ TEXT_SHARES = (0.69, 0.91, 0.76)
 KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
 PASSING_SCORES = 2
 SLICED_FLOATS = 10  # beside two slices of scores, per token and hidden unit: copies and gradients
-# Estimates: contexts, cuBLAS workspaces, allocator slack.
-WORKSPACE_BYTES = {"cuda": int(0.8 * GIB), "rocm": GIB, "mps": GIB // 2, "cpu": GIB // 4}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sd3tune.backends.decide import limits
 from sd3tune.backends.decide.decisions import SETTING, decide_all
 from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Device, Facts
-from sd3tune.config import flow
+from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.files.lycoris_config import Lycoris
@@ -93,7 +93,6 @@ def resolve(
 ) -> Plan:
     """Raises PlanError when what is asked cannot run here, ConfigError when it makes no sense."""
     _refuse_impossible_pictures(config, model)
-    _refuse_impossible_training(config, datasets)
     products.refuse(config, facts, model, samples, datasets, attention_asked(config) or "sliced")
     device = facts.devices[min(processes.local_rank, len(facts.devices) - 1)]
     trained = Trainable.of(config, model, lycoris)
@@ -188,23 +187,6 @@ def _offload(memory: Memory, facts: Facts) -> Decision[str]:
     return Decision("text_encoders", AUTO, f"{why}: captions are encoded on the CPU, once")
 
 
-def _refuse_impossible_training(config: Config, datasets: Sequence[ImageDataset]) -> None:
-    full = config.model_type == "full"
-    held = next((d.id for d in datasets if d.is_regularisation_data), None)
-    if full and held is not None:
-        raise ConfigError(
-            f"dataset `{held}`: is_regularisation_data needs the model as it was, and "
-            "model_type=full keeps no copy of it",
-            hint="set model_type=lora, or leave the dataset out",
-        )
-    if config.fsdp_enable and held is not None:
-        raise ConfigError(
-            f"dataset `{held}`: is_regularisation_data takes a pass more, and with fsdp_enable all "
-            "processes must run the same number of them",
-            hint="leave out fsdp_enable, or the dataset",
-        )
-
-
 def _whole_weights(config: Config, lycoris: Lycoris | None) -> str | None:
     """Why the frozen weights may not be quantised."""
     if config.lora_init_type in ("pissa", "olora"):
@@ -241,12 +223,7 @@ def _warnings(
     processes: Processes,
 ) -> tuple[str, ...]:  # fmt: skip
     """What will run, and may disappoint. Recipes: docs/guides/stability.md."""
-    found = flow.doubtful(config) + flow.idle(config, datasets)
-    if config.validation_guidance_skip_layers and config.validation_guidance <= 1:
-        found.append(
-            "validation_guidance of 1 or less switches skip-layer guidance off (diffusers does no "
-            "guidance at all then)"
-        )
+    found = list(rules.warnings(config, datasets))
     if lycoris is not None and lycoris.dora_wd:
         found.append(
             "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "

@@ -1,4 +1,5 @@
-"""What will run, and may disappoint. Recipes: docs/guides/stability.md."""
+"""What will run and may disappoint on this model. Recipes: docs/guides/stability.md. What depends
+on settings alone is in config/rules."""
 
 from collections.abc import Iterator
 
@@ -28,20 +29,5 @@ def of_optimisation(config: Config, model: Model, optimizer: str, peak: float) -
             f"learning_rate {peak:g} is a factor on the rate that Prodigy finds: set 1, or it "
             "takes steps that much too small or large"
         )
-    turned = "max_precondition_dim" in config.optimizer_options
-    if optimizer == "soap" and config.model_type == "full" and not turned:
-        yield (
-            "soap turns sides up to max_precondition_dim=256, and the model's are wider: on whole "
-            "weights it is AdamW; raise it in optimizer_config, at the price of its square"
-        )
     if optimizer == "torch-adadelta" and peak < 0.01:
         yield f"learning_rate {peak:g} is a factor on Adadelta's own step: set about 1"
-    if optimizer == "adamw_schedulefree" and not config.lr_scheduler.startswith("constant"):
-        yield (
-            f"lr_scheduler={config.lr_scheduler} with a schedule-free optimizer: averaging "
-            "replaces the decay; use constant_with_warmup"
-        )
-    if config.lr_scheduler == "cosine_with_restarts" and config.lr_num_cycles == 1:
-        yield "cosine_with_restarts never restarts with lr_num_cycles=1: set 2 or more"
-    if config.gradient_precision == "fp32" and optimizer != "adamw_bf16":
-        yield f"gradient_precision=fp32 changes nothing: {optimizer} trains float32 weights"

@@ -29,7 +29,7 @@ BEGINNING = b'{"step": '  # of every row
 Row = dict[str, Any]
 
 
-class Line(NamedTuple):
+class MetricsLine(NamedTuple):
     text: bytes
     row: Row | None  # None: not a row of ours
     torn: bool  # the last line, cut off by a kill
@@ -79,7 +79,7 @@ class Metrics:
         return total / count if count else None
 
 
-def lines(path: Path) -> Iterator[Line]:
+def lines(path: Path) -> Iterator[MetricsLine]:
     """Of a file that may not be there; a longer line comes in pieces, none of them a row. Raises
     OSError."""
     if not path.exists():
@@ -90,7 +90,7 @@ def lines(path: Path) -> Iterator[Line]:
             ended = text.endswith(b"\n")
             last = not ended and len(text) < MAX_LINE_BYTES
             row = _row(text) if whole and (ended or last) else None
-            yield Line(text, row, last and row is None)
+            yield MetricsLine(text, row, last and row is None)
             whole = ended
 
 

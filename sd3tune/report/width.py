@@ -10,7 +10,7 @@ import textwrap
 from typing import TextIO
 
 NARROWEST = 40  # below this, one word a line would be all there is
-INDENT = 6  # of a continued line, in addition to its own
+INDENT = 6  # of a continued line, or two more than the line's own
 
 
 def columns(stream: TextIO) -> int | None:
@@ -30,11 +30,12 @@ def wrapped(line: str, width: int | None) -> list[str]:
     that a path can be copied."""
     if width is None or len(line) <= width:
         return [line]
-    indent = " " * (len(line) - len(line.lstrip()) + INDENT)
+    own = len(line) - len(line.lstrip())
     return textwrap.wrap(
-        line,
+        line[own:],
         width,
-        subsequent_indent=indent,
+        initial_indent=line[:own],
+        subsequent_indent=" " * max(INDENT, own + 2),
         break_long_words=False,
         break_on_hyphens=False,
         replace_whitespace=False,

@@ -1,8 +1,8 @@
-"""What a model folder may hold, checked before a library builds anything from it: regular files,
-JSON whose numbers an SD3 model can have, weights in safetensors only, parts of two libraries.
+"""Checks a model folder before a library builds anything from it: regular files only, JSON whose
+numbers an SD3 model can have, weights in safetensors only, classes of two libraries only.
 
-A diffusers folder is a stranger's: its config.json can ask for a hundred thousand layers, its index
-of shards can name a file outside of it, its model_index.json a module to import.
+A model folder is untrusted: its config.json can request a hundred thousand layers, its index of
+shards can name a file outside the folder, and its model_index.json can name a module to import.
 """
 
 import os
@@ -20,14 +20,15 @@ CONFIGS = ("config.json", "scheduler_config.json")
 PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
          "tokenizer_3", "vae", "scheduler", "transformer")  # fmt: skip
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
-LIBRARIES = ("diffusers", "transformers")  # whose classes a model_index.json may name
+LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".msgpack", ".h5")
 READ = (".json", ".safetensors", ".txt", ".model")
 # Names of numbers -> the largest one. The released models have 48, 64, 64 and 49408 at most.
 LIMITS = {"layers": 256, "heads": 256, "layers_per_block": 32}
 LARGEST, LONGEST_LIST = 10_000_000, 64
 NAME = re.compile(r"\w+")
-# Where the names of blocks and their number are said: a library fills what is missing with noise.
+# Part -> pattern of its blocks' names, and the key with their number. Libraries fill missing blocks
+# with noise.
 BLOCKS = {"transformer": (r"transformer_blocks\.(\d{1,9})\.", "num_layers"),
           "text_encoder": (r"text_model\.encoder\.layers\.(\d{1,9})\.", "num_hidden_layers"),
           "text_encoder_2": (r"text_model\.encoder\.layers\.(\d{1,9})\.", "num_hidden_layers"),
@@ -35,7 +36,7 @@ BLOCKS = {"transformer": (r"transformer_blocks\.(\d{1,9})\.", "num_layers"),
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A config.json with numbers that a model can have. Raises ModelError."""
+    """The content of a config.json, after checking its numbers. Raises ModelError."""
     config: dict[str, Any] = _json(path, dict)
     for name, value in _values(config):
         _check(path, name, value)
@@ -43,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, parts: Sequence[str] = PARTS) -> None:
-    """Everything that would be read of those parts of a diffusers folder. Raises ModelError."""
+    """Checks every file of these parts of a diffusers folder. Raises ModelError."""
     if os.path.lexists(folder / INDEX):
         parts_of(folder / INDEX)
     for part in parts:
@@ -51,7 +52,7 @@ def check_folder(folder: Path, parts: Sequence[str] = PARTS) -> None:
 
 
 def check_part(folder: Path, part: str) -> None:
-    """One part, as `transformer`, in a folder of any name. Raises ModelError."""
+    """Checks one part, such as `transformer`; the folder may have any name. Raises ModelError."""
     if not folder.is_dir():
         return
     files = sorted(p for p in folder.rglob("*") if p.suffix or not p.is_dir())
@@ -60,14 +61,14 @@ def check_part(folder: Path, part: str) -> None:
         _check_file(path, weights)
     if part.startswith("tokenizer") and not any((folder / name).exists() for name in VOCABULARIES):
         words = f"`{folder}` holds no vocabulary: none of {', '.join(VOCABULARIES)}"
-        raise ModelError(words, hint=AGAIN)  # transformers would make an empty one
+        raise ModelError(words, hint=AGAIN)  # transformers would create an empty tokenizer
     headers = [safetensors_header.read(p) for p in weights]
     if part in BLOCKS and (folder / "config.json").exists():
         _check_blocks(folder / "config.json", *BLOCKS[part], headers)
 
 
 def parts_of(index: Path) -> dict[str, tuple[str, str]]:
-    """Part -> library and class, of a model_index.json. Raises ModelError."""
+    """Part -> (library, class), from a model_index.json. Raises ModelError."""
     found = {}
     for name, entry in _json(index, dict).items():
         if not isinstance(entry, list) or entry == [None, None] or name.startswith("_"):
@@ -77,14 +78,14 @@ def parts_of(index: Path) -> dict[str, tuple[str, str]]:
             raise ModelError(
                 f"`{index}`: part `{name}` is {entry}, which is not a class of diffusers or "
                 "transformers",
-                hint="take the model as its makers published it: no code of a model is run",
+                hint="use the model as its makers published it: sd3tune runs no code of a model",
             )
         found[name] = (entry[0], entry[1])
     return found
 
 
 def _check_file(path: Path, weights: Sequence[Path]) -> None:
-    if path.is_dir() and path.suffix not in READ:  # of any name, as `v1.0`
+    if path.is_dir() and path.suffix not in READ:  # a folder may have a dot, as `v1.0`
         return
     try:
         opening.size(path)
@@ -93,7 +94,7 @@ def _check_file(path: Path, weights: Sequence[Path]) -> None:
     if path.suffix in PICKLES and not weights:
         raise ModelError(
             f"`{path}` is a pickle, which can run code, and its folder has no safetensors file",
-            hint="convert it to safetensors, or take a repository that has them",
+            hint="convert it to safetensors, or use a repository that has safetensors files",
         )
     if path.name in CONFIGS:
         read(path)
@@ -111,7 +112,7 @@ def _check_blocks(
     said = read(path).get(key)
     if held and isinstance(said, int) and held != set(range(said)):
         raise ModelError(
-            f"`{path}`: {key}={said}, and the weights beside it have {len(held)} blocks",
+            f"`{path}`: {key}={said}, but the weights beside it have {len(held)} blocks",
             hint=AGAIN,
         )
 
@@ -143,7 +144,7 @@ def _json(path: Path, kind: type | tuple[type, ...]) -> Any:
 
 
 def _values(config: Any) -> Iterator[tuple[str, Any]]:
-    """Every value with the last name on the way to it."""
+    """Every value in nested JSON, with the last key on the way to it."""
     left = [("", config)]
     while left:
         name, value = left.pop()
@@ -167,4 +168,4 @@ def _check(path: Path, name: str, value: Any) -> None:
 
 def _refuse(path: Path, name: str, value: object, limit: str) -> None:
     shown = str(value)[:40]
-    raise ModelError(f"`{path}`: `{name}` is {shown}, and at most {limit} make sense", hint=AGAIN)
+    raise ModelError(f"`{path}`: `{name}` is {shown}; the limit is {limit}", hint=AGAIN)

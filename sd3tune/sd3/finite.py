@@ -1,7 +1,7 @@
-"""Whether every number of a safetensors file is one: NaN and infinity in the weights that a run
-begins with would be in everything it writes.
+"""Finds NaN and infinity in a safetensors file: in the weights that a run begins with, they would
+spread to everything that the run writes.
 
-Read by bits, piece by piece, so that `plan` finds it without torch.
+The file is read in pieces and compared bit by bit, so that `plan` needs no torch for it.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.filesystem.safetensors_header import Entry
 
 PIECE_BYTES = 2**24  # a multiple of every size below
-# Type -> unsigned integers of its size, and the bits of the exponent: all set is no number.
-# F8_E4M3 has no infinity, and NaN is every bit but the sign.
+# dtype -> unsigned integer of the same size, and a mask: a value whose masked bits are all set is
+# NaN or infinity. The mask is the exponent. F8_E4M3 has no infinity, and its NaN sets every bit
+# except the sign.
 EXPONENTS = {
     "F64": (np.uint64, 0x7FF0_0000_0000_0000),
     "F32": (np.uint32, 0x7F80_0000),
@@ -27,13 +28,13 @@ EXPONENTS = {
 
 
 def check(path: Path) -> safetensors_header.Header:
-    """The header of a file without NaN and infinity. Raises ModelError, which names the tensor."""
+    """The header of the file. Raises ModelError, which names the tensor, for NaN or infinity."""
     found = safetensors_header.read(path)
     for name, entry in found.tensors.items():
         if not all(_finite(piece, entry.dtype) for piece in _pieces(path, entry)):
             raise ModelError(
                 f"`{path}`: tensor `{name}` holds NaN or infinity",
-                hint="take an earlier file of the same adapter: this one is of no use",
+                hint="use an earlier file of the same adapter: this one cannot be repaired",
             )
     return found
 

@@ -1,7 +1,8 @@
-"""Every linear layer of an SD3 transformer by name, without building it: what adapters may target.
+"""Names and sizes of every linear layer of an SD3 transformer, without building the model. Adapters
+target these layers.
 
-Names, sizes and classes are diffusers' (SD3Transformer2DModel 0.42); tests compare them with the
-model built on the meta device.
+Names, sizes and classes are those of diffusers (SD3Transformer2DModel 0.42); tests compare them
+with the model built on the meta device.
 """
 
 from collections.abc import Iterator
@@ -17,16 +18,20 @@ NORMS = {"norm1": "AdaLayerNormZero", "norm1_context": "AdaLayerNormZero"}
 
 @dataclass(frozen=True, slots=True)
 class Linear:
+    """One linear layer: its weight has the shape (outputs, inputs)."""
+
     name: str  # "transformer_blocks.0.attn.to_q"
     inputs: int
     outputs: int
     inside: tuple[tuple[str, str], ...]  # (name, class) of the modules around it, outermost first
 
     def ends_in(self, target: str) -> bool:
+        """Whether `target` names this layer, as in peft: the whole name or its last parts."""
         return self.name == target or self.name.endswith("." + target)
 
 
 def linears(shape: "Transformer") -> Iterator[Linear]:
+    """Every linear layer of a transformer of this shape, in the order of diffusers' modules."""
     h = shape.hidden
     embedder = (("time_text_embed", "CombinedTimestepTextProjEmbeddings"),)
     time = (*embedder, ("time_text_embed.timestep_embedder", "TimestepEmbedding"))

@@ -1,5 +1,6 @@
-"""Which model the settings name: a diffusers folder, a hub id, or one safetensors file, and where
-each of its parts comes from. Headers and JSON only; no weight is read and no torch loaded.
+"""Finds the model that the settings name (a diffusers folder, a hub id or one safetensors file) and
+the source of each of its parts. Reads headers and JSON only; it reads no weights and loads no
+torch.
 """
 
 import os
@@ -25,14 +26,15 @@ from sd3tune.tables.architectures import ARCHITECTURES, of_repository
 MODEL = "pretrained_model_name_or_path"
 TRANSFORMER = "pretrained_transformer_model_name_or_path"
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin")  # the others are refused by what they are
+FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin")  # all but the first are refused later
 
 
 def find(source: str, transformer: str | None = None, subfolder: str = "transformer") -> Model:
-    """The model at `source`, or `source` with the transformer of another place. Raises ModelError.
+    """The model at `source`, or the model at `source` with another transformer. Raises ModelError.
 
-    A single file brings its VAE along when it holds one; text encoders come from `source`, or from
-    the repository of the released model when `source` is the file.
+    transformer: a folder, repository or file; subfolder: where the transformer is in that folder or
+    repository. A single file provides the VAE if it contains one. Text encoders come from `source`,
+    or from the repository of the released model if `source` is a file.
     """
     if transformer is not None and transformer != source:
         return _composed(source, transformer, subfolder)
@@ -50,23 +52,23 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
         shape = from_config(config, f"{MODEL}={source}")
         return Model(kind(shape), ModelSource.of(source), shape, TEXT_ENCODERS, VAE)
     raise ModelError(
-        f"`{MODEL}={source}` is no folder or file here and no model sd3tune knows",
+        f"`{MODEL}={source}` is not a folder or file here, and not a model that sd3tune knows",
         hint="give a diffusers folder, a safetensors file, or one of "
         + ", ".join(row.repository for row in ARCHITECTURES.rows),
     )
 
 
 def _refuse_odd_name(folder: Path) -> None:
-    """The libraries that read weights and tokenizers take UTF-8 only."""
+    """Raises ModelError: the libraries that read weights and tokenizers need names in UTF-8."""
     if not opening.has_utf8_name(folder.absolute()):
         raise ModelError(
-            f"`{MODEL}={folder}`: the name of this folder, or of one around it, is not UTF-8",
+            f"`{MODEL}={folder}`: the name of this folder or of a parent folder is not UTF-8",
             hint="rename it, or move the model",
         )
 
 
 def is_file(source: str) -> bool:
-    """A single file, or what is named like one."""
+    """Whether `source` is a single file, or has the suffix of one."""
     return source.endswith(FILES) or opening.is_regular(Path(source))
 
 
@@ -76,22 +78,23 @@ def _from_file(source: str) -> Model:
     base = ARCHITECTURES[name].repository if name in ARCHITECTURES else None
     if base is None:
         raise ModelError(
-            f"`{MODEL}={source}` is a {name}, of which no repository has the text encoders",
-            hint=f"set {MODEL} to the folder that has them and {TRANSFORMER}={source}",
+            f"`{MODEL}={source}` is a {name}, and no repository has text encoders for it",
+            hint=f"set {MODEL} to the folder with its text encoders and {TRANSFORMER}={source}",
         )
     where = ModelSource(base, source, source if held.vae else base)
     return Model(name, where, held.shape, TEXT_ENCODERS, VAE)
 
 
 def _composed(source: str, transformer: str, subfolder: str) -> Model:
-    """Text encoders of `source`, which needs no transformer of its own, and that transformer."""
+    """The text encoders of `source`, which needs no transformer, with the transformer at
+    `transformer`."""
     if is_file(source):
         raise ModelError(
             f"`{MODEL}={source}` is a single file, and `{TRANSFORMER}` names another transformer",
             hint=f"set {MODEL} to a folder or repository with text encoders",
         )
     if not Path(source).is_dir() and source.count("/") != 1:
-        raise ModelError(f"`{MODEL}={source}` is no folder here and no repository",
+        raise ModelError(f"`{MODEL}={source}` is not a folder here and not a repository",
                          hint="it must hold text encoders and tokenizers")  # fmt: skip
     where = ModelSource(source, transformer, source, subfolder)
     if is_file(transformer):
@@ -116,15 +119,16 @@ def _repository_shape(repository: str, subfolder: str) -> Transformer:
     if (config := _hub_config(repository, subfolder)) is not None:
         return from_config(config, f"{TRANSFORMER}={repository}")
     raise ModelError(
-        f"`{TRANSFORMER}={repository}` is no folder or file here, and the hub has no "
-        f"{subfolder}/config.json of it",
+        f"`{TRANSFORMER}={repository}` is not a folder or file here, and a repository of that name "
+        f"with {subfolder}/config.json was not found on the hub",
         hint="give a safetensors file, a folder, or a repository and pretrained_transformer_"
         "subfolder",
     )
 
 
 def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer:
-    """From its config.json. setting: the one that named it, for messages. Raises ModelError."""
+    """The shape of a transformer, from its config.json. setting: the setting that names the folder,
+    for messages. Raises ModelError."""
     path = folder / subfolder / "config.json"
     named = f"{setting}={folder}" if setting else str(folder)
     if not os.path.lexists(path):
@@ -138,19 +142,20 @@ def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer
 
 
 def _same_width(source: str, shape: Transformer) -> None:
-    """Encoders of one model in front of another's transformer would fail at the first step."""
+    """Raises ModelError if the width of the text encoders differs from what the transformer takes:
+    the first step would fail."""
     path = Path(source) / "text_encoder_3" / "config.json"
     width = configs.read(path).get("d_model") if path.exists() else None
     if width not in (None, shape.joint_dim):
         raise ModelError(
-            f"`{MODEL}={source}` has text encoders of width {width}, the transformer takes "
+            f"`{MODEL}={source}` has text encoders of width {width}, but the transformer takes "
             f"{shape.joint_dim}",
-            hint=f"take both of the same family, or leave {TRANSFORMER} out",
+            hint=f"use both from the same model family, or leave {TRANSFORMER} out",
         )
 
 
 def _sizes(source: str) -> tuple[tuple[int, int, int], int]:
-    """Parameters of the text encoders and of the VAE."""
+    """Numbers of parameters: (CLIP-L, CLIP-G, T5), and the VAE."""
     folder = Path(source)
     if not folder.is_dir():
         return TEXT_ENCODERS, VAE
@@ -159,13 +164,13 @@ def _sizes(source: str) -> tuple[tuple[int, int, int], int]:
 
 
 def stored_parameters(folder: Path) -> int:
-    """Elements in a component's safetensors files, read from their headers alone."""
+    """Number of elements in the safetensors files of a component, from their headers."""
     files = sorted(folder.glob("*.safetensors"))
     return sum(e.elements for file in files for e in safetensors_header.read(file).tensors.values())
 
 
 def _hub_config(repository: str, subfolder: str) -> dict[str, Any] | None:
-    """config.json of a repository, a few hundred bytes; None when nobody has it."""
+    """config.json of a repository (a few hundred bytes); None if it cannot be downloaded."""
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         return None
     from huggingface_hub import hf_hub_download
@@ -173,6 +178,6 @@ def _hub_config(repository: str, subfolder: str) -> dict[str, Any] | None:
 
     try:
         path = hf_hub_download(repository, f"{subfolder}/config.json", etag_timeout=5)
-    except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such thing, gated
+    except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such repository, gated
         return None
     return configs.read(Path(path))

@@ -1,9 +1,9 @@
-"""The two names of every module of an SD3 transformer: diffusers' and Stability's original.
+"""The two names of every module of an SD3 transformer: diffusers' name and Stability's original.
 
-ComfyUI, kohya's scripts and single-file models use the original names, in which query, key and
-value are one fused matrix, rows in that order, and two AdaLN projections give shift before scale
-where diffusers' layer gives scale before shift. No tensors here. Checked row by row against
-diffusers' own convert_sd3_transformer_checkpoint_to_diffusers.
+ComfyUI, kohya's scripts and single-file models use the original names. There, query, key and value
+are one fused matrix with rows in this order, and two AdaLN projections give shift before scale,
+where diffusers' layer gives scale before shift. This module handles names only, no tensors. Tests
+compare it row by row with diffusers' own convert_sd3_transformer_checkpoint_to_diffusers.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 QKV = 3
-# Within a block: diffusers' name -> the original's; three names of one original are its thirds.
+# Within a block: original name -> diffusers' three names, the thirds of the original's rows.
 FUSED = {
     "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
@@ -28,7 +28,7 @@ SINGLE = {
     "context_block.mlp.fc1": "ff_context.net.0.proj",
     "context_block.mlp.fc2": "ff_context.net.2",
 }
-NORMS = {  # weights only
+NORMS = {  # these have a weight and no bias
     "x_block.attn.ln_q": "attn.norm_q",
     "x_block.attn.ln_k": "attn.norm_k",
     "context_block.attn.ln_q": "attn.norm_added_q",
@@ -36,7 +36,7 @@ NORMS = {  # weights only
     "x_block.attn2.ln_q": "attn2.norm_q",
     "x_block.attn2.ln_k": "attn2.norm_k",
 }
-OUTSIDE = {  # of the blocks
+OUTSIDE = {  # modules outside the blocks
     "x_embedder.proj": "pos_embed.proj",
     "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
     "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
@@ -46,7 +46,7 @@ OUTSIDE = {  # of the blocks
     "final_layer.adaLN_modulation.1": "norm_out.linear",
     "final_layer.linear": "proj_out",
 }
-TABLE = ("pos_embed", "pos_embed.pos_embed")  # a tensor by itself: original, diffusers
+TABLE = ("pos_embed", "pos_embed.pos_embed")  # a tensor without a module: original, diffusers
 # The last block drops its text branch after attention.
 NOT_IN_THE_LAST = ("context_block.attn.proj", "context_block.mlp.fc1", "context_block.mlp.fc2")
 
@@ -61,15 +61,14 @@ _BLOCK = re.compile(r"(transformer_blocks|joint_blocks)([._])(\d+)\2(.+)")
 
 @dataclass(frozen=True)
 class OriginalName:
-    """The original name of a diffusers module."""
+    """The module of the original layout that contains a module of diffusers."""
 
     original: str
-    part: int | None = None  # 0, 1, 2: the third of a fused matrix that it is
+    part: int | None = None  # 0, 1, 2: which third of a fused matrix; None: the complete matrix
 
 
 def original_of(module: str) -> OriginalName | None:
-    """The original name of a module that diffusers names `module`; None for what is not a module of
-    SD3."""
+    """The original of a module with diffusers' name; None if SD3 has no such module."""
     if module in _WITHOUT:
         return OriginalName(_WITHOUT[module])
     found = _BLOCK.fullmatch(module)
@@ -80,8 +79,7 @@ def original_of(module: str) -> OriginalName | None:
 
 
 def diffusers_names(original: str) -> tuple[str, ...]:
-    """diffusers' names of an original module: three for a fused one, none for what is not a module
-    of SD3."""
+    """diffusers' names of an original module: three for a fused one, none for an unknown one."""
     if original in OUTSIDE:
         return (OUTSIDE[original],)
     found = _BLOCK.fullmatch(original)
@@ -93,16 +91,16 @@ def diffusers_names(original: str) -> tuple[str, ...]:
 
 
 def swaps(module: str, outputs: int, inputs: int) -> bool:
-    """True where the original has the two halves of the rows in the other order: `norm_out.linear`
-    and the last block's `norm1_context.linear`, which alone of its kind has two chunks, not six."""
+    """Whether the original has the two halves of the rows in the other order. True for
+    `norm_out.linear` and for the last block's `norm1_context.linear`, which has two chunks where
+    the other blocks have six. outputs, inputs: the shape of the weight."""
     if module == "norm_out.linear":
         return True
     return module.endswith(".norm1_context.linear") and outputs == 2 * inputs
 
 
 def unflattened(flat: str) -> str | None:
-    """The module, in either naming, whose dots were written as underscores; None for what is
-    not a module of SD3."""
+    """The module, in either naming, whose dots were written as underscores; None if unknown."""
     if flat in _FLAT:
         return _FLAT[flat]
     found = _BLOCK.fullmatch(flat)
@@ -111,7 +109,7 @@ def unflattened(flat: str) -> str | None:
 
 
 def flattened(module: str) -> str:
-    """The module with underscores for dots."""
+    """The name of a module with underscores for its dots, as kohya's files have it."""
     return module.replace(".", "_")
 
 
@@ -122,7 +120,8 @@ _FLAT_WITHIN = {("transformer_blocks", flattened(name)): name for name in _WITHI
 
 
 def originals(layers: int, dual: Sequence[int], qk_norm: bool) -> Iterator[str]:
-    """Every tensor of a transformer in the original layout. dual: blocks with an attn2."""
+    """Names of all tensors of a transformer in the original layout. dual: the numbers of the blocks
+    with a second attention (attn2)."""
     yield TABLE[0]
     for name in OUTSIDE:
         yield from (f"{name}.weight", f"{name}.bias")

@@ -1,5 +1,5 @@
-"""A transformer's tensors from diffusers' layout to Stability's original one, for programs that
-read single files. The way back is diffusers' own conversion (sd3/weights.py).
+"""Converts the tensors of a transformer from diffusers' layout to Stability's original layout, for
+programs that read single files. sd3/weights.py uses diffusers' own code for the other direction.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from sd3tune.sd3.single import TRANSFORMER
 
 
 def to_original(state: Mapping[str, Tensor], prefix: str = TRANSFORMER[0]) -> dict[str, Tensor]:
-    """Every tensor, under `prefix`; none may be left over. Raises ModelError by name."""
+    """All tensors under their original names, with `prefix`. Raises ModelError, which names the
+    tensor, when one is missing or left over."""
     blocks = {name.split(".")[1] for name in state if name.startswith("transformer_blocks.")}
     dual = [int(n.split(".")[1]) for n in state if n.endswith(".attn2.to_q.weight")]
     qk_norm = any(name.endswith(".attn.norm_q.weight") for name in state)
@@ -27,7 +28,7 @@ def to_original(state: Mapping[str, Tensor], prefix: str = TRANSFORMER[0]) -> di
         value = torch.cat([left.pop(name) for name in names])
         found[prefix + original] = _halves(names[0], value, state)
     if left:
-        raise ModelError(f"`{min(left)}` is no tensor of an SD3 transformer",
+        raise ModelError(f"`{min(left)}` is not a tensor of an SD3 transformer",
                          hint="quantised models cannot be written as one file")  # fmt: skip
     return found
 

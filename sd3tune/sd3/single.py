@@ -1,9 +1,9 @@
-"""Models in one safetensors file, in Stability's original layout: what such a file holds.
+"""Finds what a single-file model in Stability's original layout contains, from its header.
 
-The transformer's tensors may carry the prefix of a whole checkpoint; `first_stage_model.` is the
-VAE, `text_encoders.` are encoders, which are left alone: tokenizers are in no file, so encoders
-come from a repository. Shapes say everything but the width of a head, which SD3 fixes (64). No
-torch here.
+The names of the transformer's tensors may have the prefix of a complete checkpoint. The VAE is
+under `first_stage_model.`. Encoders under `text_encoders.` are not used: no file contains
+tokenizers, so encoders come from a repository. The configuration follows from the shapes, except
+for the width of an attention head, which is 64 in SD3. This module imports no torch.
 """
 
 import re
@@ -17,18 +17,18 @@ from sd3tune.filesystem.safetensors_header import Header
 from sd3tune.sd3.module_names import originals
 from sd3tune.sd3.variants import LIMITS, PATCH, Transformer
 
-TRANSFORMER = ("model.diffusion_model.", "")  # the second: nothing but the transformer
+TRANSFORMER = ("model.diffusion_model.", "")  # prefixes; "": a file with only the transformer
 VAE = "first_stage_model."
 ENCODERS = "text_encoders."
 HEAD_DIM = 64  # layers = heads = width / 64: Stability's and ComfyUI's own inference
 SAMPLE_SIZE = 128  # of latents at 1024 pixels, as every released config says
-SCALE, SHIFT = 1.5305, 0.0609  # of SD3's VAE: Esser et al. 2024; in no file
+SCALE, SHIFT = 1.5305, 0.0609  # of SD3's VAE (Esser et al. 2024); no file contains them
 _BLOCK = re.compile(r"joint_blocks\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds."""
+    """The contents of a file."""
 
     prefix: str  # of the transformer's tensors
     shape: Transformer
@@ -57,16 +57,18 @@ class Contents:
 
 
 def is_original(names: Iterable[str]) -> bool:
+    """Whether these tensors include an SD3 transformer in the original layout."""
     return any(n.endswith("joint_blocks.0.x_block.attn.qkv.weight") for n in names)
 
 
 def contents(header: Header) -> Contents:
-    """Raises ModelError for another model, or for tensors that are missing or too many, by name."""
+    """The contents of a file, from its header. Raises ModelError for another model, and for missing
+    or extra tensors, which it names."""
     if not is_original(header.tensors):
         raise ModelError(
-            f"`{header.path}` holds no SD3 transformer in the original layout",
+            f"`{header.path}` does not contain an SD3 transformer in the original layout",
             hint="give sd3_medium.safetensors, sd3.5_*.safetensors or a fine-tune of one; "
-            "`sd3tune inspect` says what a file is",
+            "`sd3tune inspect` shows what a file is",
         )
     prefix = next(p for p in TRANSFORMER if f"{p}joint_blocks.0.x_block.attn.qkv.weight" in
                   header.tensors)  # fmt: skip
@@ -77,7 +79,7 @@ def contents(header: Header) -> Contents:
     _complete(header, mine, set(originals(layers, dual, qk_norm)))
     strange = sorted(n for n in names if not n.startswith(prefix) and not _is_other(n))
     if strange:
-        _refuse(header, f"`{strange[0]}` is no tensor of SD3", len(strange))
+        _refuse(header, f"`{strange[0]}` is not a tensor of SD3", len(strange))
     return Contents(
         prefix,
         _shape(header, prefix, layers, len(dual), qk_norm),
@@ -88,19 +90,22 @@ def contents(header: Header) -> Contents:
 
 
 def _blocks(header: Header, names: Iterable[str]) -> tuple[tuple[int, ...], int]:
-    """Those with a second attention, and how many there are."""
+    """The numbers of the blocks with a second attention, and the number of all blocks."""
     found = {n: _BLOCK.match(n) for n in names if n.startswith("joint_blocks.")}
     if strange := sorted(n for n, match in found.items() if match is None):
         _refuse(header, f"`{strange[0]}` is not a tensor of SD3", len(strange))
     numbers = {n: int(match[1]) for n, match in found.items() if match is not None}
     layers = 1 + max(numbers.values())
     if layers > LIMITS["num_layers"]:
-        _refuse(header, f"{layers:,} blocks are more than any SD3 has", 1)
+        _refuse(header, f"{layers:,} blocks are more than any SD3 model has", 1)
     return tuple(sorted({i for n, i in numbers.items() if ".attn2." in n})), layers
 
 
 def vae_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Arguments of AutoencoderKL from the shapes below `first_stage_model.`, that prefix cut."""
+    """Arguments of AutoencoderKL, from the shapes of the tensors under `first_stage_model.`.
+
+    shapes: tensor name without that prefix -> shape.
+    """
     levels = sum(f"encoder.down.{i}.block.0.conv1.weight" in shapes for i in range(8))
     widths = tuple(shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels))
     blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in shapes for i in range(8))
@@ -112,7 +117,7 @@ def vae_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         "layers_per_block": blocks,
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
-        # 32 in every latent diffusion model; what is narrower is `sd3tune demo`'s.
+        # 32 in every latent diffusion model; the VAEs of `sd3tune demo` are narrower.
         "norm_num_groups": 32 if widths[0] >= 32 else widths[0] // 2,
         "sample_size": 8 * SAMPLE_SIZE,
         "scaling_factor": SCALE,
@@ -137,11 +142,12 @@ def _shape(header: Header, prefix: str, layers: int, dual: int, qk_norm: bool) -
         positions = isqrt(shape("pos_embed")[1])
         joint, pooled = shape("context_embedder.weight")[1], shape("y_embedder.mlp.0.weight")[1]
     except (IndexError, ValueError):  # fewer dimensions than these tensors have
-        _refuse(header, "its tensors have other dimensions than SD3's", 1)
+        _refuse(header, "its tensors have other dimensions than those of SD3", 1)
     if not all((hidden, channels, width, positions, joint, pooled)):
         _refuse(header, "a tensor of SD3 is empty", 1)
     if patch != PATCH or hidden % width or positions**2 != shape("pos_embed")[1]:
-        _refuse(header, f"width {hidden}, patch {patch}, {positions} positions fit no SD3", 1)
+        sizes = f"width {hidden}, patch {patch} and {positions} positions"
+        _refuse(header, f"{sizes} are not those of an SD3 model", 1)
     return Transformer(
         layers=layers,
         heads=hidden // width,
@@ -161,12 +167,12 @@ def _complete(header: Header, names: set[str], expected: set[str]) -> None:
     if extra := sorted(names - expected):
         scaled = any("scale" in n for n in extra)
         why = " (scaled fp8 weights)" if scaled else ""
-        _refuse(header, f"`{extra[0]}` is no tensor of SD3{why}", len(extra))
+        _refuse(header, f"`{extra[0]}` is not a tensor of SD3{why}", len(extra))
 
 
 def _refuse(header: Header, words: str, count: int) -> NoReturn:
     more = f", and {count - 1} more" if count > 1 else ""
     raise ModelError(
         f"`{header.path}`: {words}{more}",
-        hint="take the model's bf16 or fp16 file as its makers published it",
+        hint="use the bf16 or fp16 file that the makers of the model published",
     )

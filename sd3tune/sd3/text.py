@@ -1,8 +1,9 @@
-"""Captions to conditioning: CLIP-L, CLIP-G and T5-XXL, joined as SD3 expects.
+"""Encodes captions with CLIP-L, CLIP-G and T5-XXL and joins the results as SD3 expects them.
 
-Sequence = CLIP (77 tokens, L and G side by side, zero-padded to T5's width) then T5. Pooled = both
-CLIP projections side by side. No attention mask reaches the transformer: SD3 was trained without.
-Layout: diffusers' StableDiffusion3Pipeline.encode_prompt, which a test compares this with.
+The sequence is CLIP (77 tokens, L and G concatenated, zero-padded to T5's width) followed by T5.
+The pooled vector is both CLIP projections, concatenated. The transformer gets no attention mask,
+because SD3 was trained without one. Source: diffusers' StableDiffusion3Pipeline.encode_prompt, with
+which a test compares this.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class TextEncoders:
-    """The three encoders with their tokenizers; `text_encoder_3` may be absent from a model."""
+    """The three encoders with their tokenizers; a model may lack `text_encoder_3` (T5)."""
 
     def __init__(
         self,
@@ -43,7 +44,11 @@ class TextEncoders:
         zero_padding: bool,
         **where: Any,
     ) -> "TextEncoders":
-        """From a diffusers folder or hub id, on the CPU. Raises ModelError."""
+        """Loads the encoders from a diffusers folder or hub id to the CPU. Raises ModelError.
+
+        t5_tokens: length of T5's sequence; width: of the joined embeddings; zero_padding: set T5's
+        values for padding to zero; where: revision and variant.
+        """
         from diffusers import StableDiffusion3Pipeline
 
         source = ModelSource.of(source).base
@@ -67,17 +72,19 @@ class TextEncoders:
 
     @property
     def modules(self) -> dict[str, Any]:
-        """Component name -> module, for moving and quantising."""
+        """Component name -> module; used for moving and quantising."""
         found = dict(zip(COMPONENTS, [m for _, m in self.clips], strict=False))
         return found | ({COMPONENTS[2]: self.t5[1]} if self.t5 else {})
 
     def to(self, device: torch.device) -> "TextEncoders":
+        """Moves the encoders in place."""
         for module in self.modules.values():
             module.to(device)
         return self
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(B, 77 + T5 tokens, width) and (B, pooled width), float32, on the CPU."""
+        """The embeddings (B, 77 + T5 tokens, width) and the pooled vectors (B, pooled width),
+        float32, on the CPU."""
         with torch.no_grad():
             hidden, pooled = zip(*(_clip(*clip, prompts) for clip in self.clips), strict=True)
             clip = torch.cat(hidden, dim=-1)
@@ -104,7 +111,7 @@ class TextEncoders:
 
 
 def _clip(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Last hidden state but one (B, 77, D), and the projected end-of-text token (B, P)."""
+    """The second-to-last hidden state (B, 77, D) and the projected end-of-text token (B, P)."""
     ids = tokenizer(
         list(prompts),
         padding="max_length",
@@ -117,11 +124,11 @@ def _clip(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[Tensor,
 
 
 def packed(embeds: Tensor, pooled: Tensor) -> dict[str, Tensor]:
-    """One caption's conditioning as it is kept: bfloat16 without the zeros that pad it.
+    """One caption's embeddings as the cache stores them: bfloat16, without zero padding.
 
-    CLIP's rows end at its own width (T5's is twice as wide), T5's rows at the last one that is not
-    zero: at the caption's end with t5_padding=zero, at the last token otherwise, because what T5
-    says about padding depends on the caption. Nothing but zeros is cut, so nothing is lost.
+    CLIP's part is cut to CLIP's own width (half of T5's). T5's part is cut after its last row that
+    is not zero: the end of the caption with t5_padding=zero, otherwise the last token, because T5's
+    values for padding depend on the caption. Only zeros are cut, so `unpacked` restores everything.
     """
     embeds = embeds.to(torch.bfloat16)
     clip, t5 = embeds[:CLIP_TOKENS], embeds[CLIP_TOKENS:]
@@ -133,7 +140,8 @@ def packed(embeds: Tensor, pooled: Tensor) -> dict[str, Tensor]:
 
 
 def unpacked(entry: Mapping[str, Tensor], tokens: int, width: int) -> tuple[Tensor, Tensor]:
-    """(77 + tokens, width) and (pooled width,), bfloat16, from what `packed` kept."""
+    """The inverse of `packed`: embeddings (77 + tokens, width) and pooled vector (pooled width,),
+    bfloat16."""
     embeds = torch.zeros(CLIP_TOKENS + tokens, width, dtype=torch.bfloat16)
     clip, t5 = entry["clip"], entry["t5"]
     embeds[:CLIP_TOKENS, : clip.shape[1]] = clip
@@ -142,7 +150,7 @@ def unpacked(entry: Mapping[str, Tensor], tokens: int, width: int) -> tuple[Tens
 
 
 def _used(sizes: Tensor) -> int:
-    """Length up to the last value that is not zero."""
+    """Number of values up to and including the last one that is not zero."""
     found = sizes.nonzero()
     return int(found[-1]) + 1 if len(found) else 0
 
@@ -150,8 +158,8 @@ def _used(sizes: Tensor) -> int:
 def unconditional(
     embeds: Tensor, pooled: Tensor, *, zero_clip: bool, zero_t5: bool
 ) -> tuple[Tensor, Tensor]:
-    """The blank caption's conditioning (one row), with either family of encoders zeroed as
-    `sd3_clip_uncond_behaviour` and `sd3_t5_uncond_behaviour` ask."""
+    """The embeddings of the blank caption, with the parts of CLIP or T5 set to zero as
+    `sd3_clip_uncond_behaviour` and `sd3_t5_uncond_behaviour` request."""
     embeds, pooled = embeds.clone(), pooled.clone()
     if zero_clip:
         embeds[..., :CLIP_TOKENS, :] = 0

@@ -1,7 +1,7 @@
 """What follows from the sizes of an architecture: parameters, counted without loading weights.
 
-Counts are arithmetic over diffusers' SD3Transformer2DModel (0.42); tests compare them with the
-model built on the meta device. No torch here: `plan` must answer in a blink.
+The counts follow diffusers' SD3Transformer2DModel (0.42); tests compare them with the model built
+on the meta device. This module imports no torch, so that `plan` answers quickly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from sd3tune.sd3.linears import Linear, linears
 from sd3tune.tables import architectures
 from sd3tune.tables.architectures import ARCHITECTURES, Architecture
 
-PATCH = 2  # pixels of latent per token side
-VAE_SCALE = 8  # pixels of image per pixel of latent
+PATCH = 2  # a token is PATCH x PATCH latent pixels
+VAE_SCALE = 8  # image pixels per latent pixel, along one side
 CLIP_TOKENS = 77
 
 
@@ -27,23 +27,24 @@ class Transformer:
     head_dim: int
     dual_layers: int  # blocks with a second, image-only attention (SD3.5 medium)
     qk_norm: bool  # SD3.5
-    joint_dim: int  # width of a text token as it enters
+    joint_dim: int  # width of a text token before context_embedder
     pooled_dim: int
-    positions: int  # side of the table of absolute positions, in tokens
+    positions: int  # side length of the table of absolute positions, in tokens
     channels: int = 16
 
     @property
     def hidden(self) -> int:
+        """Width of the hidden states."""
         return self.heads * self.head_dim
 
     @property
     def longest_side(self) -> int:
-        """Of an image in pixels: the table of positions ends there."""
+        """Longest side of an image in pixels: the table of positions ends there."""
         return self.positions * PATCH * VAE_SCALE
 
     @property
     def parameters(self) -> int:
-        """Every parameter of the transformer."""
+        """Number of parameters of the transformer."""
         h = self.hidden
         embed = self.channels * PATCH**2 * h + h
         time_text = 256 * h + h + h * h + h + self.pooled_dim * h + h + h * h + h
@@ -54,8 +55,8 @@ class Transformer:
 
     @property
     def quantisable(self) -> int:
-        """Parameters in the attention and feed-forward linears of the blocks, biases included:
-        what quantisation shrinks. A third of each block is AdaLN and stays."""
+        """Number of parameters that quantisation reduces: the attention and feed-forward linear
+        layers of the blocks, biases included. AdaLN, a third of each block, is not quantised."""
         h, n = self.hidden, self.layers
         square, feed_forward = h * h + h, 8 * h * h + 5 * h
         # The last block drops its text branch after attention: no to_add_out, no ff_context.
@@ -69,7 +70,7 @@ class Transformer:
         return (6 * n + 3 * self.dual_layers + 6 * (n - 1) + 2) * one
 
     def block(self, index: int) -> tuple[int, int]:
-        """Parameters of one block: all of them, and those that quantisation shrinks."""
+        """Numbers of parameters of one block: all, and those that quantisation reduces."""
         h, last, dual = self.hidden, index == self.layers - 1, index < self.dual_layers
         one, feed_forward = h * h + h, 8 * h * h + 5 * h
         quantisable = (8 - last + 4 * dual) * one + (2 - last) * feed_forward
@@ -78,31 +79,31 @@ class Transformer:
         return quantisable + adaln + norms, quantisable
 
     def scores(self, tokens: int) -> int:
-        """Of one attention over so many tokens, of one image."""
+        """Number of attention scores of one layer for one image with that many tokens."""
         return self.heads * tokens**2
 
     def targeted(self, targets: Sequence[str]) -> list[Linear]:
-        """Linears whose name ends in one of the targets, as in `peft_lora_target_modules`."""
+        """Linear layers whose name ends in one of the targets, as in `peft_lora_target_modules`."""
         return [linear for linear in linears(self) if any(map(linear.ends_in, targets))]
 
     def lora_parameters(self, rank: int, targets: Sequence[str]) -> int:
-        """Size of an adapter."""
+        """Number of parameters of a LoRA of that rank on the targets."""
         return sum(rank * (found.inputs + found.outputs) for found in self.targeted(targets))
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where the parts of a model are. Each is a diffusers folder or a hub id; transformer and VAE
-    may also be a single safetensors file."""
+    """The sources of the parts of a model. Each is a diffusers folder or a hub id; transformer and
+    VAE may also be a single safetensors file."""
 
     base: str  # text encoders and tokenizers
     transformer: str
     vae: str
-    subfolder: str = "transformer"  # of a transformer that is in a folder or repository
+    subfolder: str = "transformer"  # where the transformer is in its folder or repository
 
     @classmethod
     def of(cls, place: "str | ModelSource") -> "ModelSource":
-        """A model that is all in one folder or repository."""
+        """A model whose parts are all in one folder or repository."""
         return place if isinstance(place, ModelSource) else cls(place, place, place)
 
     def __str__(self) -> str:
@@ -114,12 +115,12 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Model:
-    """What will be trained: where its weights are, and their sizes."""
+    """The model of a run: the sources of its weights, and their sizes."""
 
-    name: str  # "sd3.5-medium", or "sd3.5-medium (tiny)" for anything of that kind but its size
+    name: str  # "sd3.5-medium", or "sd3.5-medium (tiny)" for another size of that architecture
     source: ModelSource
     transformer: Transformer
-    text_encoders: tuple[int, int, int]  # parameters of CLIP-L, CLIP-G, T5; 0: not in the model
+    text_encoders: tuple[int, int, int]  # parameters of CLIP-L, CLIP-G, T5; 0: the model lacks it
     vae: int
 
 
@@ -136,8 +137,8 @@ SD35_LARGE = shape_of(architectures.SD35_LARGE)
 TEXT_ENCODERS = (123_650_304, 694_659_840, 4_762_310_656)
 VAE = 83_819_683
 
-# What a transformer's config.json may ask for: some times the released models' sizes, so that a
-# damaged one is refused before anything is built from it.
+# Largest numbers in a transformer's config.json, several times those of the released models: a
+# damaged file is refused before anything is built from it.
 LIMITS = {
     "num_layers": 256,
     "num_attention_heads": 256,
@@ -150,8 +151,8 @@ LIMITS = {
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Transformer:
-    """From a transformer/config.json. Raises ModelError when it is not an SD3 one. where: for the
-    message, as in `pretrained_model_name_or_path=…`."""
+    """The shape in a transformer/config.json. Raises ModelError if it is not an SD3 transformer.
+    where: the source, for messages, as in `pretrained_model_name_or_path=…`."""
     if config.get("_class_name") != "SD3Transformer2DModel":
         raise ModelError(
             f"`{where}` holds a {config.get('_class_name')}, not an SD3 transformer",
@@ -163,7 +164,8 @@ def from_config(config: Mapping[str, Any], where: str) -> Transformer:
     if len({b for b in blocks if type(b) is int and 0 <= b < layers}) != len(blocks):
         raise _unlikely(where, "dual_attention_layers", dual, f"numbers of blocks below {layers}")
     if config.get("patch_size", PATCH) != PATCH:
-        raise _unlikely(where, "patch_size", config["patch_size"], f"{PATCH}, as SD3 has it")
+        size = config["patch_size"]
+        raise _unlikely(where, "patch_size", size, f"{PATCH}, the patch size of SD3")
     return Transformer(
         layers=layers,
         heads=sizes["num_attention_heads"],
@@ -191,7 +193,7 @@ def _unlikely(where: str, key: str, value: object, wanted: str) -> ModelError:
 
 
 def tokens(width: int, height: int) -> int:
-    """Image tokens the transformer sees for an image of so many pixels."""
+    """Number of image tokens for an image of width x height pixels."""
     side = VAE_SCALE * PATCH
     return (width // side) * (height // side)
 

@@ -1,8 +1,8 @@
-"""Loading the parts of an SD3 model, one at a time, and naming what was loaded.
+"""Loads the parts of an SD3 model, one at a time, and identifies what was loaded.
 
-Only diffusers and transformers read weights here; single files go through diffusers' own
-conversion, with a configuration from their shapes, so that no hub is asked. Nothing is downloaded
-twice: the hub's cache is theirs. Loading errors become ModelError with what to do.
+diffusers and transformers read the weights. Single files are converted by diffusers' own code with
+a configuration from their shapes, without a request to the hub. Downloads go to the hub's cache,
+which the libraries share. Loading errors become ModelError with a hint.
 """
 
 import json
@@ -27,7 +27,7 @@ SAMPLES, SAMPLE_BYTES = 16, 2**20
 
 @contextmanager
 def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
-    """Turns what the libraries raise for missing or gated weights into one sentence."""
+    """Turns the errors of the libraries for missing, gated or damaged weights into ModelError."""
     named = f"`{place}`" if is_file(place) else f"`{setting}={place}`"
     try:
         yield
@@ -40,7 +40,7 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
         ) from e
     except Sd3tuneError:
         raise
-    except Exception as e:  # tokenizers raises that itself, and damaged files lead anywhere
+    except Exception as e:  # tokenizers raises plain Exception; damaged files can raise anything
         if is_out_of_memory(e):
             raise
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
@@ -51,10 +51,10 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
 
 
 def local(source: str | ModelSource, **where: Any) -> ModelSource:
-    """The same with its base on this disk: itself, or the hub's cache after downloading what is
-    missing there. A transformer or VAE that is elsewhere is not downloaded a second time.
+    """The source with its base on this disk: a folder as it is, or the folder in the hub's cache
+    after downloading. A transformer or VAE with another source is not downloaded from the base.
 
-    where: revision and variant, as from_pretrained takes them. Raises ModelError.
+    where: revision and variant, as in from_pretrained. Raises ModelError.
     """
     source = ModelSource.of(source)
     if Path(source.base).is_dir():
@@ -75,8 +75,8 @@ def local(source: str | ModelSource, **where: Any) -> ModelSource:
 
 
 def transformer(source: str | ModelSource, dtype: str, **where: Any) -> Any:
-    """The denoiser, frozen, in `dtype`, on the CPU. where: as from_pretrained takes it, for a
-    transformer that is in the base."""
+    """The transformer, frozen, in `dtype`, on the CPU. where: revision and variant, used if the
+    transformer comes from the base. Raises ModelError."""
     from diffusers import SD3Transformer2DModel
 
     source = ModelSource.of(source)
@@ -96,7 +96,8 @@ def transformer(source: str | ModelSource, dtype: str, **where: Any) -> Any:
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a transformer's folder as they are stored, all of its shards."""
+    """The tensors of all shards in a transformer's folder, as they are stored. Raises
+    ModelError."""
     from safetensors.torch import load_file
 
     found: dict[str, torch.Tensor] = {}
@@ -110,7 +111,7 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def blank_transformer(source: str | ModelSource) -> Any:
-    """The denoiser's shape without weights, on the meta device."""
+    """The transformer without weights, on the meta device."""
     from diffusers import SD3Transformer2DModel
 
     source = ModelSource.of(source)
@@ -124,7 +125,7 @@ def blank_transformer(source: str | ModelSource) -> Any:
 
 
 def vae(source: str | ModelSource, dtype: str, **where: Any) -> Any:
-    """The autoencoder, frozen, in `dtype`, on the CPU."""
+    """The VAE, frozen, in `dtype`, on the CPU. Raises ModelError."""
     from diffusers import AutoencoderKL
 
     source = ModelSource.of(source)
@@ -145,7 +146,7 @@ def _transformer_of_file(path: Path, dtype: torch.dtype) -> Any:
 
     held = single.contents(safetensors_header.read(path))
     state = _tensors(path, held.prefix, dtype)
-    if not held.prefix:  # of a file without prefix, the VAE and encoders are not the transformer's
+    if not held.prefix:  # then drop the VAE and the encoders, which the file may hold too
         state = {k: v for k, v in state.items() if not k.startswith((single.VAE, single.ENCODERS))}
     with init_empty_weights():
         model = SD3Transformer2DModel(**held.config)
@@ -169,7 +170,7 @@ def _vae_of_file(path: Path, dtype: torch.dtype) -> Any:
 
 
 def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Those below the prefix, without it."""
+    """The tensors whose names begin with the prefix, under their names without it."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as f:
@@ -178,11 +179,11 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Ten
 
 
 def identity(source: str | ModelSource, component: str) -> str:
-    """A short name for what a component holds: changes when its weights or its config change.
+    """A hash that changes when the weights or the config of a component change; part of cache keys.
 
-    Large files are sampled (sixteen megabytes spread over the file and its header), since a T5 of
-    nine gigabytes would take longer to hash than to use; training touches every weight. Of a single
-    file all of the component's tensors are read.
+    Of large files, sixteen samples of one MiB are hashed, spread over file and header: hashing a T5
+    of nine gigabytes would take longer than using it, and training changes every weight. Of a
+    single file all tensors of the component are read.
     """
     source = ModelSource.of(source)
     place = {"transformer": source.transformer, "vae": source.vae}.get(component, source.base)
@@ -221,7 +222,7 @@ def _identity_in_file(path: Path, component: str) -> str:
 
 
 def _meaning(file: Path) -> bytes:
-    if file.suffix == ".json":  # key order and the library's own version stamps do not count
+    if file.suffix == ".json":  # ignore key order and the versions that libraries write
         data = opening.json_of(file)
         if isinstance(data, dict):
             data = {

@@ -31,10 +31,10 @@ class Keys:
 class Dialect:
     """One dialect.
 
-    keys: of its LoRA modules first. lycoris, difference: keys of LyCORIS tensors and of whole
+    keys: of its LoRA modules first. lycoris, difference: keys of LyCORIS tensors and of full
     differences of weights, where it has them. parts: endings of LoRA's keys and what each holds;
     of several endings for one part, the first is the one that is written. alpha: in a tensor; or
-    folded into `up`, so that alpha = rank. dora: as a magnitude, or as the whole difference.
+    folded into `up`, so that alpha = rank. dora: as a magnitude, or as the full difference.
     fused: query, key and value in one module. writer: "module:function" that makes the tensors; ""
     for a dialect that is only read. implementation: modelspec's field, whose names these are.
     programs, remarks, cannot_hold: for the docs.
@@ -100,8 +100,8 @@ DIALECTS = Table(
             dora="magnitude",
             writer="sd3tune.formats.writers:diffusers",
             programs="diffusers",
-            remarks="`pipe.load_lora_weights(FILE)`; ComfyUI reads it as well, except DoRA",
-            cannot_hold="LyCORIS: `--rank N` makes a LoRA of it, with a stated error",
+            remarks="`pipe.load_lora_weights(FILE)`; the default of a run",
+            cannot_hold="LyCORIS: `--rank N` converts it to a LoRA and prints the error",
         ),
         Dialect(
             "comfyui",
@@ -112,8 +112,8 @@ DIALECTS = Table(
             difference=Keys("diffusion_model.", "original", read_by=("ComfyUI",)),
             writer="sd3tune.formats.writers:comfyui",
             programs="ComfyUI, SwarmUI",
-            remarks="the diffusers file works too: alpha = rank in it",
-            cannot_hold="DoRA: its whole difference is written, which needs the base model",
+            remarks="the diffusers file works too, because it has alpha = rank",
+            cannot_hold="DoRA: the full difference is written, which needs `--model`",
             aliases=("swarmui",),
         ),
         Dialect(
@@ -126,10 +126,10 @@ DIALECTS = Table(
             fused=True,
             writer="sd3tune.formats.writers:kohya",
             implementation="https://github.com/Stability-AI/sd3.5",  # whose names these are
-            programs="programs that know kohya's names only",
-            remarks="query, key and value fused; tested with ComfyUI's rule, not with each such "
-            "program",
-            cannot_hold="DoRA: its whole difference is written, which needs the base model",
+            programs="programs that read only kohya's names",
+            remarks="query, key and value are fused; tested with ComfyUI's rule, not with each "
+            "such program",
+            cannot_hold="DoRA: the full difference is written, which needs `--model`",
             aliases=("sd-scripts",),
         ),
     ),

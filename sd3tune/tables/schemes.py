@@ -144,7 +144,9 @@ _REFUSED = {
     "uint2-sdnq": (SDNQ, "int2-quanto"),
     "fp8-sdnq": (SDNQ, "fp8-quanto"),
 }
-REFUSED = {name: f"is refused: {why}; use {nearest}" for name, (why, nearest) in _REFUSED.items()}
+REFUSED = {
+    name: f"is not supported: {why}; use {nearest}" for name, (why, nearest) in _REFUSED.items()
+}
 
 SCHEMES = Table("a quantisation scheme", (NO_CHANGE, INT8, NF4, INT4, INT2, FP8), refused=REFUSED)
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from sd3tune.data.folder import OUTPUT_MARK
 from sd3tune.errors import DiskError
 from sd3tune.filesystem import disk
-from sd3tune.report.progress import say
+from sd3tune.report.progress import warn
 
 NAME = OUTPUT_MARK
 WAIT_SECONDS = 2.0  # for a run that is just ending, such as the one its launcher starts again
@@ -49,7 +49,7 @@ class Claim:
         except (OSError, NotImplementedError) as e:
             if disk.number(e) not in NO_LOCKS and not isinstance(e, NotImplementedError):
                 raise disk.refusal("lock", self._path, e) from None
-            say(f"warning: {self.output} has no file locks; start no second run in it")
+            warn(f"{self.output} has no file locks; start no second run in it")
             return
         self._inode = self._path.stat().st_ino
         self._folder = os.open(self.output, os.O_RDONLY)
@@ -66,7 +66,7 @@ class Claim:
                 return
         except FileNotFoundError:
             if self._was_removed():
-                say(f"warning: {self.output} was removed during training; it is made again")
+                warn(f"{self.output} was removed during training; it is made again")
         self.release()
         with disk.explained("make", self.output):
             self.output.mkdir(parents=True, exist_ok=True)

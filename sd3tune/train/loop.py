@@ -17,7 +17,7 @@ from sd3tune.adapters.trained import whole
 from sd3tune.data.batch import Batch
 from sd3tune.processes.world import World
 from sd3tune.report.metrics import Metrics
-from sd3tune.report.progress import Stage, say
+from sd3tune.report.progress import Stage, warn
 from sd3tune.sd3.variants import PATCH
 from sd3tune.train.guard import Guard, share
 from sd3tune.train.losses import Recipe
@@ -136,7 +136,7 @@ def record(
     metrics.write(state.step, numbers, [(s.level, s.loss) for s in taken.seen])
     if taken.spike is not None:
         done = {"skip": "update skipped", "lower": "learning rate halved for a while"}[taken.spike]
-        say(f"warning: step {state.step}: loss {taken.loss:g} is a spike, {done}")
+        warn(f"step {state.step}: loss {taken.loss:g} is a spike, {done}")
 
 
 def words(taken: Taken, seconds: float, memory: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sd3tune.formats.manifest import NAME, damage, folders, is_ours, is_rolling, step_of
-from sd3tune.report.progress import say
+from sd3tune.report.progress import say, warn
 
 # A folder on its way in, and one on its way out.
 DRAFT, OLD = ".tmp", ".old"
@@ -86,7 +86,7 @@ def remove(folder: Path) -> None:
     try:
         folder.rename(away)
     except OSError as e:
-        say(f"warning: `{folder}` cannot be removed: {e.strerror}")
+        warn(f"`{folder}` cannot be removed: {e.strerror}")
         return
     clear(away)
 

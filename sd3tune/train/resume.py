@@ -20,7 +20,7 @@ from sd3tune.plan.resolve import Plan
 from sd3tune.prepare import checkpoint_folder
 from sd3tune.processes.world import World
 from sd3tune.report import metrics
-from sd3tune.report.progress import say
+from sd3tune.report.progress import say, warn
 from sd3tune.train import checkpoint
 from sd3tune.train.pruning import recover
 from sd3tune.train.state import TrainState
@@ -94,7 +94,7 @@ def beginning(config: Config, *, restarted: bool) -> Beginning:
     if asked not in ("latest", "never"):
         return _named(config, newest)
     for sentence in passed:
-        say(f"warning: {sentence}")
+        warn(f"{sentence}")
     if newest is None:
         if asked == "latest":
             _refuse_damaged(output)

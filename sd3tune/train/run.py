@@ -18,7 +18,13 @@ from sd3tune import backends, out_of_memory
 from sd3tune.config.files.prompts import Prompt
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.encode.caches import Caches
-from sd3tune.encode.everything import SET_ASIDE, downloaded, filled, make_output
+from sd3tune.encode.everything import (
+    PLAN_CHANGES,
+    SET_ASIDE,
+    downloaded,
+    filled,
+    make_output,
+)
 from sd3tune.encode.image_latents import fill_epoch
 from sd3tune.errors import CheckpointError, Diverged
 from sd3tune.filesystem import disk
@@ -132,8 +138,9 @@ def refuse_in_the_way(output: Path) -> None:
     """What could not be written after hours is refused before. Raises DiskError."""
     with disk.explained("write", output / METRICS):
         (output / METRICS).open("ab").close()
-    if (output / SET_ASIDE).is_dir():
-        raise disk.refusal("write", output / SET_ASIDE, IsADirectoryError(errno.EISDIR, ""))
+    for path in (output / SET_ASIDE, output / PLAN_CHANGES):
+        if path.is_dir():
+            raise disk.refusal("write", path, IsADirectoryError(errno.EISDIR, ""))
     for folder in (output / PICTURES, output / LAST):
         if folder.exists() and not folder.is_dir():
             raise disk.refusal("write in", folder, NotADirectoryError(errno.ENOTDIR, ""))

@@ -65,10 +65,12 @@ def test_checkpoints_are_kept_by_steps_by_epochs_and_for_a_while(
     run: Train, tmp_path: Path
 ) -> None:
     words: tuple[str, ...] = ("max_train_steps=5", "lr_warmup_steps=0", "train_batch_size=2")
-    run(*words, "checkpoint_step_interval=2", "checkpointing_rolling_steps=3")
+    run(*words, "checkpoint_step_interval=2", "checkpointing_rolling_steps=1",
+        "checkpoints_rolling_total_limit=2")  # fmt: skip
     output = tmp_path / "output"
     names = sorted(p.name for p in output.glob("checkpoint-*"))
-    assert names == ["checkpoint-2", "checkpoint-3-rolling", "checkpoint-4", "checkpoint-5"]
+    assert names == ["checkpoint-1-rolling", "checkpoint-2", "checkpoint-3-rolling", "checkpoint-4",
+                     "checkpoint-5"]  # fmt: skip
     words += ("resume_from_checkpoint=never", "checkpoints_total_limit=2")
     run(*words, "checkpoint_step_interval=1")
     assert sorted(p.name for p in output.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]

@@ -78,7 +78,9 @@ def test_a_read_only_output_is_refused_before_anything_is_loaded(
         run(*SHORT, f"output_dir={out}")
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "set_aside.json", "validation_images", "last"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "set_aside.json", "plan_changes.json", "validation_images", "last"]
+)
 def test_what_stands_in_the_way_is_named_before_anything_is_loaded(
     name: str, run: Train, tmp_path: Path
 ) -> None:

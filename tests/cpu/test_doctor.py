@@ -105,3 +105,26 @@ def test_a_report_of_a_chip_in_the_catalogue_is_refused() -> None:
     command = [sys.executable, "-m", "sd3tune", "doctor", "--on", "m1", "--report"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: `--report` is of this machine")
+
+
+@pytest.mark.slow
+def test_a_package_that_does_not_load_fails_doctor_and_refuses_plan_and_train_alike(  # type: ignore[no-untyped-def]
+    demo, tmp_path
+) -> None:
+    """As on a rented card: a dependency of a dependency was missing."""
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "__init__.py").write_text("import httpx2_of_nobody")
+    environ = {"PYTHONPATH": str(tmp_path), "SD3TUNE_BACKEND": "cpu"}
+    code, out, _ = doctor("--json", "--no-device", **environ)
+    failures = [f for f in json.loads(out)["findings"] if f["status"] == "FAIL"]
+    assert code == 1 and "software.peft" in [f["id"] for f in failures]
+    for failed in failures:  # diffusers' pipelines import peft too
+        assert "cannot be imported: ModuleNotFoundError: No module named" in failed["fact"]
+        assert failed["fix"] == "pip install 'httpx2_of_nobody'"
+    for command in ("plan", "train"):
+        done = subprocess.run(
+            [sys.executable, "-m", "sd3tune", command, str(demo / "config" / "config.json")],
+            capture_output=True, text=True, env=os.environ | environ,
+        )  # fmt: skip
+        assert done.returncode == 1 and f"error: {failures[0]['fact']}\n" in done.stderr
+        assert f"hint: {failures[0]['fix']}\n" in done.stderr

@@ -10,9 +10,8 @@ from sd3tune.train.losses import Losses, losses
 from tests.cpu.known import Known, batch, curved
 from tests.plans import plan
 
-S = "scheduled_sampling_"
-ROLLOUT = {f"{S}max_step_offset": 30, f"{S}probability": 1.0}
-RAMP = {f"{S}max_step_offset": 30, f"{S}ramp_steps": 20}
+ROLLOUT = {"scheduled_sampling_max_step_offset": 30, "scheduled_sampling_probability": 1.0}
+RAMP = {"scheduled_sampling_max_step_offset": 30, "scheduled_sampling_ramp_steps": 20}
 HUBER = {"loss_type": "huber"}
 LIST = {"flow_custom_timesteps": [100, 300, 500, 700, 900]}
 
@@ -37,19 +36,19 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [  # a setting, and what 
     ({"input_perturbation": 0.1}, {}),
     ({"input_perturbation": 0.1, "input_perturbation_steps": 40}, {"input_perturbation": 0.1}),
     (ROLLOUT, {}),
-    (ROLLOUT | {f"{S}max_step_offset": 300}, ROLLOUT),
-    (ROLLOUT | {f"{S}probability": 0.3}, ROLLOUT),
-    (ROLLOUT | {f"{S}start_step": 50}, ROLLOUT),
-    (ROLLOUT | {f"{S}strategy": "biased_late"}, ROLLOUT),
-    (ROLLOUT | {f"{S}strategy": "biased_early"}, ROLLOUT),
-    (ROLLOUT | {f"{S}reflexflow": False}, ROLLOUT),
-    (ROLLOUT | {f"{S}reflexflow_alpha": 500.0}, ROLLOUT),
-    (ROLLOUT | {f"{S}reflexflow_beta1": 1.0}, ROLLOUT),
-    (ROLLOUT | {f"{S}reflexflow_beta2": 0.5}, ROLLOUT),
-    (RAMP | {f"{S}prob_start": 0.9}, RAMP),
-    (RAMP | {f"{S}prob_end": 1.0}, RAMP),
-    (RAMP | {f"{S}ramp_steps": 100}, RAMP),
-    (RAMP | {f"{S}ramp_shape": "cosine"}, RAMP),
+    (ROLLOUT | {"scheduled_sampling_max_step_offset": 300}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_probability": 0.3}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_start_step": 50}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_strategy": "biased_late"}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_strategy": "biased_early"}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_reflexflow": False}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_reflexflow_alpha": 500.0}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_reflexflow_beta1": 1.0}, ROLLOUT),
+    (ROLLOUT | {"scheduled_sampling_reflexflow_beta2": 0.5}, ROLLOUT),
+    (RAMP | {"scheduled_sampling_prob_start": 0.9}, RAMP),
+    (RAMP | {"scheduled_sampling_prob_end": 1.0}, RAMP),
+    (RAMP | {"scheduled_sampling_ramp_steps": 100}, RAMP),
+    (RAMP | {"scheduled_sampling_ramp_shape": "cosine"}, RAMP),
 ]
 
 
@@ -72,5 +71,5 @@ def test_each_setting_changes_the_loss(settings: dict[str, Any], others: dict[st
 
 def test_left_alone_the_loss_is_plain_and_the_same_on_every_call() -> None:
     assert torch.equal(outcome({}).each, outcome({}).each)
-    idle = {"loss_type": "l2", "huber_c": 0.3, f"{S}strategy": "biased_late"}
+    idle = {"loss_type": "l2", "huber_c": 0.3, "scheduled_sampling_strategy": "biased_late"}
     assert torch.equal(outcome(idle).each, outcome({}).each)

@@ -78,7 +78,7 @@ OTHERS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tens
     "text encoders": (ADAPTERS["text encoders"], "text encoders are adapted too"),
     "a half missing": (ADAPTERS["a half missing"], "is incomplete"),
     "no rank": (ADAPTERS["no rank"], "is empty"),
-    "a layer that SD3 has not": (lambda t: t | {"x.lora_A.weight": torch.ones(1)}, "no key it"),
+    "a layer that SD3 has not": (lambda t: t | {"x.lora_A.weight": torch.ones(1)}, "not a key it"),
     "LoHa": (lambda t: {f"{LOHA}{n}": torch.ones(4, 4) for n in ("w1_a", "w1_b", "w2_a", "w2_b")},
              "is not a LoRA but loha"),
     "a larger rank": (

@@ -92,12 +92,12 @@ def test_a_transformer_of_impossible_size_is_refused_before_anything_is_counted(
 @pytest.mark.parametrize(
     "part, changes, words",
     [
-        ("transformer", {"num_layers": 4}, "num_layers=4, and the weights beside it have 3"),
+        ("transformer", {"num_layers": 4}, "num_layers=4, but the weights beside it have 3"),
         ("transformer", {"dual_attention_layers": [0, 99]}, "dual_attention_layers"),
         ("transformer", {"dual_attention_layers": [0, 0]}, "dual_attention_layers"),
         ("transformer", {"dual_attention_layers": ["a"]}, "dual_attention_layers"),
         ("transformer", {"patch_size": 3}, "patch_size=3"),
-        ("text_encoder_3", {"num_layers": 9}, "num_layers=9, and the weights beside it have 2"),
+        ("text_encoder_3", {"num_layers": 9}, "num_layers=9, but the weights beside it have 2"),
         ("text_encoder", {"num_hidden_layers": 100_000}, "num_hidden_layers` is 100000"),
         ("text_encoder_2", {"vocab_size": 10**12}, "vocab_size` is 1000000000000"),
         ("vae", {"layers_per_block": 5000}, "layers_per_block` is 5000"),

@@ -16,6 +16,7 @@ from sd3tune.decision import Decision
 from sd3tune.errors import HardwareError
 from sd3tune.plan.resolve import Plan
 from sd3tune.prepare import prepare
+from sd3tune.train.run import train
 from tests import recordings
 from tests.cpu.conftest import Project
 
@@ -181,3 +182,25 @@ def test_what_a_report_says_of_its_probes_is_what_a_plan_for_it_decides_from(
     assert plan.decisions["mixed_precision"] == report.decisions["mixed_precision"]
     assert plan.facts.origin == "recorded"
     assert "attention_native-flash" in json.loads(path.read_text())["facts"]["smoke"]
+
+
+def test_broken_files_that_change_the_plan_are_said_and_recorded(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The batch size was left open and shown as 4: four images fill it, and three do not."""
+    for i in range(4):
+        project.picture(f"{i}.png", i)
+    whole = (project.images / "3.png").read_bytes()
+    (project.images / "3.png").write_bytes(whole[:300])  # behind its header
+    project.config["train_batch_size"] = None
+    shown = project.prepare()
+    assert shown.plan.batch_size == 4
+    outcome = train(shown, [])
+    line = "train_batch_size 4 -> 3: "
+    assert f"plan changed: {line}" in capsys.readouterr().err
+    recorded = json.loads((outcome.output / "plan_changes.json").read_text())
+    assert [entry[: len(line)] for entry in recorded] == [line]
+    assert "GiB" in recorded[0], "with the new decision's reason"
+    (project.images / "3.png").write_bytes(whole)
+    train(project.prepare("max_train_steps=3"), [])
+    assert not (outcome.output / "plan_changes.json").exists()

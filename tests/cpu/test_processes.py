@@ -205,7 +205,8 @@ def test_an_adapter_that_took_part_of_split_weights_is_saved_and_written(
     one, two = tmp_path / "one", tmp_path / "two"
     words = ("lora_init_type=pissa", "max_train_steps=2")
     run(*WORDS, *words, "gradient_accumulation_steps=2", f"output_dir={one}")
-    ran = subprocess.run(command(demo, two, *words, "fsdp_enable=true", "--nproc", "2"),
+    ran = subprocess.run(command(demo, two, *words, "fsdp_enable=true",
+                                 "fsdp_reshard_after_forward=false", "--nproc", "2"),
                          capture_output=True, text=True, env=ENVIRONMENT, timeout=240)  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     ours, theirs = (load_file(p / "pytorch_lora_weights.safetensors") for p in (two, one))

@@ -7,6 +7,7 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from sd3tune.train.schedules import Schedule
+from tests.plans import plan
 
 TOTAL, WARMUP = 1000, 100
 
@@ -63,6 +64,11 @@ def test_linear_reaches_lr_end() -> None:
     assert rates("linear", range(0, 11, 5), total=10, warmup=0, peak=1.0, end=0.1) == pytest.approx(
         [1.0, 0.55, 0.1]
     )
+
+
+def test_the_last_rate_of_a_run_is_its_lr_end() -> None:
+    made = plan("h100-sxm", lr_scheduler="linear", lr_end=3e-6, max_train_steps=50)
+    assert Schedule.of(made)(made.steps) == pytest.approx(3e-6)
 
 
 def test_cosine_with_restarts_really_restarts() -> None:

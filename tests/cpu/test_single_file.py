@@ -178,12 +178,12 @@ def test_identities_follow_the_file(checkpoint: Any, demo: Path, tmp_path: Path)
         (lambda t: t.pop("model.diffusion_model.joint_blocks.1.x_block.mlp.fc1.bias"),
          r"`joint_blocks.1.x_block.mlp.fc1.bias` is missing"),
         (lambda t: t.update({"model.diffusion_model.extra": torch.zeros(1)}),
-         "`extra` is no tensor of SD3"),
+         "`extra` is not a tensor of SD3"),
         (lambda t: t.update({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.scale_weight":
                              torch.zeros(1)}), "scaled fp8"),
-        (lambda t: t.update({"unet.x": torch.zeros(1)}), "`unet.x` is no tensor of SD3"),
+        (lambda t: t.update({"unet.x": torch.zeros(1)}), "`unet.x` is not a tensor of SD3"),
         (lambda t: [t.pop(k) for k in list(t) if "x_block.attn.qkv" in k],
-         "holds no SD3 transformer in the original layout"),
+         "does not contain an SD3 transformer in the original layout"),
     ],
     ids=["missing", "extra", "fp8", "stranger", "other"],
 )  # fmt: skip
@@ -205,7 +205,7 @@ def test_text_encoders_of_another_width_are_refused(
     for part in ("vae", "text_encoder_3"):
         (folder / part).mkdir(parents=True)
     (folder / "text_encoder_3" / "config.json").write_text('{"d_model": 4096}')
-    with pytest.raises(ModelError, match="of width 4096, the transformer takes 96"):
+    with pytest.raises(ModelError, match="of width 4096, but the transformer takes 96"):
         models.find(str(folder), str(checkpoint("sd3-medium")))
 
 
@@ -221,7 +221,7 @@ def test_a_file_of_a_released_shape_takes_its_text_encoders_from_its_repository(
         assert name.replace("sd3", "stable-diffusion-3") in found.source.base
         assert found.source.vae == found.source.base and "somewhere" in found.source.transformer
     monkeypatch.undo()
-    with pytest.raises(ModelError, match=r"sd3-medium \(tiny\), of which no repository"):
+    with pytest.raises(ModelError, match=r"sd3-medium \(tiny\), and no repository"):
         models.find(str(checkpoint("sd3-medium")))
 
 

@@ -20,7 +20,7 @@ from sd3tune.demo import MODELS
 from sd3tune.plan.memory import Load, slices
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
-from sd3tune.sd3.variants import CLIP_TOKENS, SD35_MEDIUM
+from sd3tune.sd3.variants import SD35_LARGE, SD35_MEDIUM, Transformer
 from sd3tune.train.run import Outcome, train
 from tests.cpu.macs import SHORT, mac
 
@@ -181,11 +181,17 @@ def test_memory_is_what_the_plan_reckons_and_far_less_than_the_definition_s() ->
     assert small["kept"] < 0.2 * whole["kept"]
 
 
-def test_the_plan_counts_two_slices_and_ten_copies() -> None:
+@pytest.mark.parametrize(
+    "shape, measured_mib", [(SD35_MEDIUM, 508), (SD35_LARGE, 634)], ids=["medium", "large"]
+)
+def test_the_plan_counts_what_one_attention_in_slices_was_measured_to_take(
+    shape: Transformer, measured_mib: int
+) -> None:
+    """Backward peaks at 1024 px from benchmarks/attention.py, as docs/reference/memory.md has them:
+    a plan may count a little more and never less."""
     load = Load(
         vendor="mps", base_dtype="bf16", precision="no_change", trainable_dtype="fp32",
         optimizer="adamw", trained=1, batch=1, tokens=4096, text_tokens=154, interval=1, swapped=0,
         inputs_on_host=False, text_dtype="bf16", text_precisions=("no_change",) * 3, slices=True,
     )  # fmt: skip
-    count = 4096 + CLIP_TOKENS + 154
-    assert slices(SD35_MEDIUM, load) == 4 * (2 * SLICE_VALUES + 10 * count * 1536)
+    assert measured_mib <= slices(shape, load) / 2**20 <= 1.05 * measured_mib

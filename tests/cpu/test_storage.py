@@ -125,7 +125,7 @@ def test_the_report_of_a_run_shows_no_query_of_an_address(project: Project) -> N
                             "allow_private_hosts": True, "max_download_seconds": 20}  # fmt: skip
         prepared = project.prepare()
         make_output(prepared.plan.config.output_dir)
-        report(prepared, 0)
+        report(prepared, 0, ())
     text = (prepared.plan.config.output_dir / "set_aside.json").read_text()
     assert "secret" not in text
     assert {row["path"] for row in json.loads(text)} == {f"{gone.address}/{i}.png" for i in (0, 1)}
@@ -163,6 +163,21 @@ def test_a_hub_dataset_may_have_several_configurations(tmp_path: Path) -> None:
             cache_dir_vae=tmp_path / "cache",
         )  # fmt: skip
         assert len(HubRows(found).names()) == count
+
+
+def test_a_hub_dataset_is_read_from_its_split(tmp_path: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    from sd3tune.data.hub_rows import HubRows
+
+    for split, count in (("train", 1), ("test", 2)):
+        pictures = [Image.new("RGB", (64, 64))] * count
+        rows = datasets.Dataset.from_dict({"image": pictures, "caption": ["a square"] * count})
+        rows.to_parquet(str(tmp_path / "hub" / f"{split}.parquet"))
+    asked = dataset(tmp_path, instance_data_dir=None, type="huggingface", split="test",
+                    dataset_name=str(tmp_path / "hub"), caption_strategy="huggingface")  # fmt: skip
+    assert len(HubRows(asked).names()) == 2
 
 
 LISTED = """<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">

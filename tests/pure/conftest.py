@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.containers.run import FORWARDED
+from sd3tune.containers.run_options import FORWARDED
 from tests.commands import exit_code
 from tests.fakes.engine import Engine, listening
 from tests.special_files import socket_at

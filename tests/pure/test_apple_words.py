@@ -1,5 +1,6 @@
 """What the owner of a Mac is told who copies the settings of somebody with another card."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from sd3tune import prepare
+from sd3tune import devices
 from sd3tune.backends.decide import chips
-from sd3tune.backends.observe import recorded_machine
-from sd3tune.backends.observe.facts import Facts
+from sd3tune.backends.observe.facts import Facts, to_json
 from sd3tune.config.config import Config
 from sd3tune.errors import HardwareError, PlanError
 from sd3tune.plan.memory import GIB
@@ -104,12 +104,13 @@ def test_captions_are_encoded_beside_macos_or_not_at_all() -> None:
 
 @pytest.mark.parametrize("name", ["rosetta", "m4-no-metal", "m1-old-macos", "m3-max-watermark"])
 def test_a_plan_for_a_reported_mac_that_cannot_train_is_refused_as_there(
-    name: str, facts: Callable[[str], Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, facts: Callable[[str], Facts], tmp_path: Path
 ) -> None:
     there = facts(name)
-    monkeypatch.setattr(recorded_machine, "facts", lambda path: there)
+    sent = tmp_path / "sent.json"
+    sent.write_text(json.dumps({"facts": to_json(there)}))
     with pytest.raises(HardwareError) as e:
-        prepare.elsewhere("sent.json")
+        devices.elsewhere(str(sent))
     assert str(e.value) == next(p.message for p in there.problems if p.severity == "fail")
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
+from sd3tune.config.files.env_file import read_env
 from sd3tune.config.files.prompts import load_prompts
-from sd3tune.config.files.reading import literal, project_folder, read_env, words_to_settings
+from sd3tune.config.files.reading import literal, project_folder, read_words
+from sd3tune.config.problems import Problems
 from sd3tune.errors import ConfigError
 
 LEAST = {"output_dir": "output", "max_train_steps": 100}
@@ -157,18 +159,16 @@ def test_prompts_come_from_the_library_then_the_prompt(load, tmp_path: Path) -> 
 def test_any_env_file_is_settings_or_an_error_of_ours(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.env"
     path.write_text("A=1\n" + text, encoding="utf-8", errors="replace")
-    try:
-        assert isinstance(read_env(path), dict)
-    except ConfigError as e:
-        assert e.hint
+    problems = Problems()
+    assert isinstance(read_env(path, problems).values, dict)
+    assert all(p.message and p.hint for p in problems.ordered())
 
 
 @given(st.lists(st.text(max_size=30), max_size=3))
 def test_any_word_is_a_setting_or_an_error_of_ours(words: list[str]) -> None:
-    try:
-        assert isinstance(words_to_settings(words), dict)
-    except ConfigError as e:
-        assert e.hint
+    problems = Problems()
+    assert isinstance(read_words(words, problems).values, dict)
+    assert all(p.message and p.hint for p in problems.ordered())
 
 
 @given(

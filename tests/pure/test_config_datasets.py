@@ -111,7 +111,7 @@ def test_compression_is_let_through_and_said_not_to_happen(load: Load, value: An
 
 
 def test_a_size_to_crop_from_that_does_nothing_is_said_to(load: Load) -> None:
-    note = "dataset `a`: target_downsample_size not used: it needs maximum_image_size"
+    note = "dataset `a`: target_downsample_size not used: it needs maximum_image_size; set both or neither"
     entry = IMAGES | {"crop": True, "target_downsample_size": 2048}
     assert load(entry).notes == load(IMAGES | {"crop": True}, target_downsample_size=2048).notes
     assert load(entry).notes == load(entry | {"maximum_image_size": 0}).notes == (note,)
@@ -174,13 +174,13 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"csv": {"filename_column": "f"}}], f"{D}: dataset `a`: `csv.path` is missing", "A .csv with captions or sizes: which columns hold what."),
     ([IMAGES | {"csv": {"path": "x.csv"}, "csv_file": "y.csv"}], f"{D}: dataset `a`: `csv` and `csv_file` are both set", "keep one of them"),
     ([IMAGES | {"caption_strategy": "huggingface"}], f"{D}: dataset `a`: caption_strategy=huggingface needs type=huggingface", "change one of them"),
-    ([IMAGES | {"conditioning_data": "m"}], f"{D}: dataset `a`: `conditioning_data=m` names no enabled dataset of dataset_type=conditioning", "the ids of those: there is none"),
+    ([IMAGES | {"conditioning_data": "m"}], f"{D}: dataset `a`: `conditioning_data=m` names no enabled dataset of dataset_type=conditioning", "the ids of dataset_type=conditioning: there is none"),
     ([IMAGES | {"conditioning_data": ["m", "n"]}], f"{D}: dataset `a`: `conditioning_data=['m', 'n']` must be one id: an image has one mask", "id of the dataset with a mask for each image."),
     ([IMAGES, {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "photos", "conditioning_type": "canny"}], f"{D}: dataset `m`: `conditioning_type=canny` must be one of 'mask', 'segmentation'", MASK_HELP),
-    ([IMAGES | {"text_embeds": "u"}, TEXT], f"{D}: dataset `a`: `text_embeds=u` names no enabled dataset of dataset_type=text_embeds", "the ids of those: `t`"),
+    ([IMAGES | {"text_embeds": "u"}, TEXT], f"{D}: dataset `a`: `text_embeds=u` names no enabled dataset of dataset_type=text_embeds", "the ids of dataset_type=text_embeds: `t`"),
     ([IMAGES | {"probability": 0}], f"{D}: every image dataset has a probability of 0 or less", "give one of them a probability above 0"),
     ([IMAGES | {"start_step": 5}], f"{D}: no dataset is active when training begins", "leave out start_epoch and start_step in one of them"),
-    ([IMAGES | {"start_epoch": 3, "end_epoch": 2}], f"{D}: dataset `a`: end_epoch=2 comes before start_epoch=3", "nothing would be drawn"),
+    ([IMAGES | {"start_epoch": 3, "end_epoch": 2}], f"{D}: dataset `a`: end_epoch=2 comes before start_epoch=3", "raise end_epoch, or nothing is drawn from the dataset"),
     ([IMAGES | {"skip_file_discovery": "vae,captions"}], f"{D}: dataset `a`: `skip_file_discovery=vae,captions` has `captions`: it takes words out of vae, aspect, metadata, text", SKIP_HELP),
     ([IMAGES | {"cache_dir_vae": "c"}, TEXT | {"cache_dir": "c"}], f"{D}: dataset `a`: `cache_dir_vae={{cwd}}/c` is also the cache_dir of `t`", "give each a folder of its own"),
     ([IMAGES | {"is_regularisation_data": True, "is_regularization_data": True}], f"{D}: entry 1: `is_regularization_data` sets `is_regularisation_data` a second time", "remove one of the two"),
@@ -193,7 +193,7 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"maximum_image_size": 9}], f"{D}: dataset `a`: maximum_image_size=9 needs target_downsample_size", "set both or neither"),
     ([IMAGES | {"default": True}], f"{D}: dataset `a`: `default=true` belongs to a text_embeds entry", "leave it out"),
     ([IMAGES | {"dataset_type": {"a": 1}}], f"{D}: dataset `a`: `dataset_type={{'a': 1}}` is not known", "dataset_type is image, eval, conditioning, text_embeds; disabled=true skips a dataset"),
-    ([IMAGES | {"text_encoder_batch_size": 1}], f"{D}: dataset `a`: `text_encoder_batch_size=1` is a setting of the whole run: write it in config.json", "leave it out"),
+    ([IMAGES | {"text_encoder_batch_size": 1}], f"{D}: dataset `a`: `text_encoder_batch_size=1` is a setting of the whole run", "write it in config.json"),
     ([{"id": "a", "type": "huggingface", "dataset_name": "a/b", "caption_strategy": "filename"}], f"{D}: dataset `a`: caption_strategy=filename needs files, type=huggingface has rows", "use caption_strategy=huggingface"),
     ([{"id": "a", "type": "csv", "csv": {"path": "x.csv", "identifier_includes_extension": False}}], f"{D}: dataset `a`: csv.identifier_includes_extension=false leaves no file to open with type=csv", "write whole names in the table"),
     ([IMAGES, TEXT | {"crop": True}], f"{D}: dataset `t`: `crop=true` belongs to an image dataset", "leave it out"),

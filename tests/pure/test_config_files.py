@@ -11,15 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sd3tune.config.config import TEXTS, Config
+from sd3tune.config.files import env_file
 from sd3tune.config.files.reading import (
     literal,
     project_folder,
-    read_env,
     read_json,
+    read_words,
     without_dashes,
-    words_to_settings,
 )
+from sd3tune.config.problems import Problems
 from sd3tune.errors import ConfigError
+
+
+def read_env(path: Path, texts: Any = ()) -> dict[str, Any]:
+    """The settings of an env file. Raises ConfigError."""
+    problems = Problems()
+    written = env_file.read_env(path, problems, texts)
+    problems.raise_any()
+    return written.values
+
+
+def words(*words: str, texts: Any = ()) -> dict[str, Any]:
+    return read_words(words, Problems(), texts).values
+
 
 DEMO = "`sd3tune demo DIR` writes a working example of every file"
 BAD_JSON: list[tuple[bytes | None, str, str]] = [
@@ -124,7 +138,7 @@ BAD_ENV = [
     ("K=${A:-b}", "`c.env:1`: only $NAME and ${NAME} are filled in, not `${A:-b}`", "write the value itself, or put it between single quotes"),
     ("HF_TOKEN=secret", "`c.env`: HF_TOKEN is read from the environment, not from this file", "export HF_TOKEN in the shell that starts sd3tune"),
     ("MAX_NUM_STEPS=1\nMAX_TRAIN_STEPS=2", "`c.env`: two variables set `max_train_steps`, the second is MAX_TRAIN_STEPS", "remove one of the two"),
-    ("TRAINER_EXTRA_ARGS=\"--a 'b\"", "`c.env`: TRAINER_EXTRA_ARGS has an open quote: `--a 'b`", "close it"),
+    ("TRAINER_EXTRA_ARGS=\"--a 'b\"", "`c.env`: TRAINER_EXTRA_ARGS has an open quote: `--a 'b`", "close the quote"),
     ('TRAINER_EXTRA_ARGS="--a=1 2"', "`c.env`: TRAINER_EXTRA_ARGS: `2` belongs to no --setting", "write --name=value"),
 ]  # fmt: skip
 
@@ -210,7 +224,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory: Any, name: str, value: An
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40))
 def test_words_of_a_text_setting_arrive_unchanged(text: str) -> None:
-    got = words_to_settings([f"revision={text}"], TEXTS)["revision"]
+    got = words(f"revision={text}", texts=TEXTS)["revision"]
     try:
         parsed = json.loads(text)
     except ValueError:
@@ -219,5 +233,6 @@ def test_words_of_a_text_setting_arrive_unchanged(text: str) -> None:
 
 
 def test_dashes_are_one_name_however_written() -> None:
-    assert without_dashes({"--lora-rank": 1}, Path("c")) == {"lora_rank": 1}
-    assert words_to_settings(["--lora-rank=1"]) == {"lora_rank": 1}
+    written = without_dashes({"--lora-rank": 1}, Path("c"), Problems())
+    assert (written.values, written.keys) == ({"lora_rank": 1}, {"lora_rank": "--lora-rank"})
+    assert words("--lora-rank=1") == {"lora_rank": 1}

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
+from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
-from sd3tune.config.flow import idle
 from sd3tune.errors import ConfigError
 from tests.plans import plan
 
-S = "scheduled_sampling_"
-ON = {f"{S}max_step_offset": 4, f"{S}probability": 0.5}
+ON = {"scheduled_sampling_max_step_offset": 4, "scheduled_sampling_probability": 0.5}
 
 
 @pytest.fixture
@@ -65,12 +64,12 @@ BAD = [
     ({"loss_type": "huber", "huber_c": 2}, "huber_c=2 must be at most 1 with huber_schedule=snr"),
     ({"huber_c": 0}, "`huber_c=0` must be above 0"),
     ({"input_perturbation": -1}, "`input_perturbation=-1` must be at least 0"),
-    ({f"{S}max_step_offset": 4}, "rolls nothing out with scheduled_sampling_probability=0"),
-    (ON | {f"{S}sampler": "unipc"}, "scheduled_sampling_sampler=unipc is not for flow matching"),
-    (ON | {f"{S}order": 2}, "scheduled_sampling_order=2 is not for flow matching"),
+    ({"scheduled_sampling_max_step_offset": 4}, "rolls nothing out with scheduled_sampling_probability=0"),
+    (ON | {"scheduled_sampling_sampler": "unipc"}, "scheduled_sampling_sampler=unipc is not for flow matching"),
+    (ON | {"scheduled_sampling_order": 2}, "scheduled_sampling_order=2 is not for flow matching"),
     (ON | {"fsdp_enable": True}, "scheduled_sampling_max_step_offset and fsdp_enable are both set"),
-    ({f"{S}max_step_offset": 1000}, "must be at most 999"),
-    ({f"{S}ramp_shape": "sine"}, "must be one of 'linear', 'cosine'"),
+    ({"scheduled_sampling_max_step_offset": 1000}, "must be at most 999"),
+    ({"scheduled_sampling_ramp_shape": "sine"}, "must be one of 'linear', 'cosine'"),
     ({"loss_spike_action": "shrug"}, "must be one of 'none', 'skip', 'lower', 'stop'"),
     ({"loss_spike_factor": 1}, "`loss_spike_factor=1` must be above 1"),
 ]  # fmt: skip
@@ -93,7 +92,7 @@ def test_defaults_of_the_vocabulary_that_files_spell_out_say_nothing(load: Any) 
         scheduled_sampling_sampler="unipc", scheduled_sampling_order=2, input_perturbation=0.0,
         scheduled_sampling_max_step_offset=0, scheduled_sampling_reflexflow=None,
     )  # fmt: skip
-    assert idle(spelled) == []
+    assert rules.warnings(spelled) == ()
 
 
 IDLE = [
@@ -104,10 +103,10 @@ IDLE = [
     ({"huber_c": 0.5}, "huber_c has no effect: loss_type is l2"),
     ({"input_perturbation_steps": 5}, "input_perturbation_steps has no effect: input_perturbation is 0"),
     ({"loss_spike_factor": 3}, "loss_spike_factor has no effect: loss_spike_action is none"),
-    ({f"{S}probability": 0.5}, "scheduled_sampling_probability has no effect: scheduled_sampling_max_step_offset is 0"),
-    (ON | {f"{S}ramp_steps": 5}, "scheduled_sampling_probability has no effect: scheduled_sampling_ramp_steps rules"),
-    (ON | {f"{S}prob_start": 0.1}, "scheduled_sampling_prob_start has no effect: scheduled_sampling_ramp_steps is 0"),
-    (ON | {f"{S}reflexflow": False, f"{S}reflexflow_alpha": 3}, "scheduled_sampling_reflexflow_alpha has no effect"),
+    ({"scheduled_sampling_probability": 0.5}, "scheduled_sampling_probability has no effect: scheduled_sampling_max_step_offset is 0"),
+    (ON | {"scheduled_sampling_ramp_steps": 5}, "scheduled_sampling_probability has no effect: scheduled_sampling_ramp_steps rules"),
+    (ON | {"scheduled_sampling_prob_start": 0.1}, "scheduled_sampling_prob_start has no effect: scheduled_sampling_ramp_steps is 0"),
+    (ON | {"scheduled_sampling_reflexflow": False, "scheduled_sampling_reflexflow_alpha": 3}, "scheduled_sampling_reflexflow_alpha has no effect"),
     ({"loss_type": "huber"}, "huber_schedule=snr forgives large errors where there is little noise"),
 ]  # fmt: skip
 
@@ -128,10 +127,10 @@ def test_a_dataset_s_offset_belongs_to_logit_normal_levels_and_to_training(tmp_p
     config, beta = Config(**plain), Config(**plain, flow_use_beta_schedule=True)
     (dataset,) = load_datasets(path, config).images
     assert dataset.timestep_sampling_offset == -0.5
-    assert idle(config, [dataset]) == []
-    assert idle(beta, [dataset]) == [
-        "dataset `d`: timestep_sampling_offset has no effect: flow_use_beta_schedule draws the noise levels"
-    ]
+    assert rules.warnings(config, [dataset]) == ()
+    assert rules.warnings(beta, [dataset]) == (
+        "dataset `d`: timestep_sampling_offset has no effect: flow_use_beta_schedule draws the noise levels; leave one of them out",
+    )
     path.write_text(json.dumps([entry | {"dataset_type": "eval"}]))
     with pytest.raises(ConfigError, match="timestep_sampling_offset is about training"):
         load_datasets(path, config)

@@ -57,7 +57,7 @@ BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
     ({"validation_prompt": "\ud800"}, [], f"{F}: `\\ud800` is not valid Unicode", "write it as UTF-8"),
     ({"max_train_steps": None}, [], f"{F}: neither max_train_steps nor num_train_epochs is set", "set one of them"),
     ({"num_train_epochs": 2}, [], f"{F}: max_train_steps=10 and num_train_epochs=2 are both set", "set one of them"),
-    ({"validation_resolution": "1000x1000"}, [], f"{F}: `validation_resolution=1000x1000` `1000x1000`: sides are multiples of 16 from 64 on; nearest is 992x992", "Sizes as `1024x1024,1280x768`; every prompt is drawn in each. Left out: the resolution."),
+    ({"validation_resolution": "1000x1000"}, [], f"{F}: `validation_resolution=1000x1000` has a size whose sides are not multiples of 16 from 64 on", "use validation_resolution=992x992"),
     ({LAYERS: [True]}, [], f"{F}: `{LAYERS}=[True]` must be block numbers such as [7, 8, 9]", "Skip-layer guidance for SD3.5 medium: blocks left out of an extra pass, as [7, 8, 9]."),
     ({"optimizer_config": "eps=x"}, [], f"{F}: `optimizer_config=eps=x` `eps=x`: the value must be a number, true or false", OPTIONS_HINT),
     ({"optimizer_config": "eps=null"}, [], f"{F}: `optimizer_config=eps=null` `eps` must be a number, true or false", OPTIONS_HINT),
@@ -130,7 +130,7 @@ OFF = {
 
 @pytest.mark.parametrize("name", OFF)
 def test_what_asks_for_nothing_is_let_through(load: Load, name: str) -> None:
-    assert load(**{name: OFF[name]}) == load()
+    assert load(**{name: OFF[name]}).to_json() == load().to_json()
 
 
 def test_relative_paths_start_at_the_project_or_where_the_user_stands(
@@ -205,7 +205,7 @@ NAMES_OF_6_1 = """
 
 @pytest.mark.parametrize("name", NAMES_OF_6_1)
 def test_every_known_precision_is_refused_with_one_that_exists(name: str) -> None:
-    with pytest.raises(ValueError, match=r"is refused: .*; use (\S+)") as e:
+    with pytest.raises(ValueError, match=r"is not supported: .*; use (\S+)") as e:
         SCHEMES.check(name)
     nearest = str(e.value).rpartition("; use ")[2]
     assert SCHEMES.check(nearest) == nearest

@@ -261,6 +261,6 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_waited_for(
 def test_a_file_of_any_length_is_not_read_whole(images: Path) -> None:
     with (images / "a.png").open("r+b") as f:
         f.truncate(sources.IMAGE_BYTES + 1)
-    with pytest.raises(DataError, match="it holds 2,147,483,649 bytes, and 2,147,483,648 are"):
+    with pytest.raises(DataError, match="it holds 2,147,483,649 bytes; the limit is 2,147,483,648"):
         found(images)
     assert opening.opened("/proc/self/environ", 100).read() == b""

@@ -101,6 +101,13 @@ def test_aspects_and_enlargements_beyond_the_limits_are_turned_away() -> None:
     assert "enlarged by 100%" in why((512, 512), max_upscale_threshold=0.9)
 
 
+def test_aspects_are_rounded_before_their_bucket_is_chosen() -> None:
+    """1.16 as it is: 1024 x sqrt(1.16) = 1103, nearest 1088. As 1.2: 1122, nearest 1152."""
+    for digits, bucket, aspect in ((2, (1088, 960), 1.13), (1, (1152, 960), 1.2)):
+        got = buckets.geometry((1160, 1000), asked(aspect_bucket_rounding=digits), "x")
+        assert (got.bucket, got.aspect) == (bucket, aspect)
+
+
 def test_half_rounds_to_even_and_nothing_falls_below_one_unit() -> None:
     assert [buckets.aligned(n, 64) for n in (96, 160, 31, 1000)] == [128, 128, 64, 1024]
 

@@ -13,6 +13,7 @@ from sd3tune.backends.decide.decisions import capabilities, decide, decide_all
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.doctor import hardware
 from sd3tune.errors import ConfigError, PlanError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "capabilities.json"
@@ -35,28 +36,50 @@ def refusal(key: str, **asked: str) -> PlanError:
 
 
 @pytest.mark.parametrize(
-    "key, precision, base, scaler, fp8, backend",
+    "key, precision, base, scaler, fp8",
     [
-        ("mi300x", "bf16", "bf16", "off", "float8_e4m3fnuz", "nccl"),
-        ("rx7900xtx", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("h200", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("rtx4090", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("rtx3060", "bf16", "bf16", "off", "float8_e4m3fn", "nccl"),
-        ("t4", "fp16", "fp16", "on", "float8_e4m3fn", "nccl"),
-        ("v100", "fp16", "fp16", "on", "float8_e4m3fn", "nccl"),
-        ("m1", "no", "fp32", "off", "none", "none"),
-        ("m3-max", "no", "bf16", "off", "none", "none"),
+        ("mi300x", "bf16", "bf16", "off", "float8_e4m3fnuz"),
+        ("rx7900xtx", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("h200", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("rtx4090", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("rtx3060", "bf16", "bf16", "off", "float8_e4m3fn"),
+        ("t4", "fp16", "fp16", "on", "float8_e4m3fn"),
+        ("v100", "fp16", "fp16", "on", "float8_e4m3fn"),
+        ("m1", "no", "fp32", "off", "none"),
+        ("m3-max", "no", "bf16", "off", "none"),
     ],
 )
-def test_precision_follows_the_chip(key, precision, base, scaler, fp8, backend) -> None:  # type: ignore[no-untyped-def]
+def test_precision_follows_the_chip(key, precision, base, scaler, fp8) -> None:  # type: ignore[no-untyped-def]
     got = chosen(key)
     assert got["mixed_precision"] == precision
     assert got["base_model_default_dtype"] == base
     assert got["trainable_dtype"] == "fp32"
     assert got["grad_scaler"] == scaler
     assert got["fp8_dtype"] == fp8
-    assert got["distributed_backend"] == backend
     assert got["pin_memory"] == ("off" if key.startswith("m1") or key == "m3-max" else "on")
+
+
+@pytest.mark.parametrize(
+    "key, backend", [("h200", "nccl"), ("t4", "nccl"), ("mi300x", "nccl"), ("m3-max", None)]
+)
+def test_one_process_has_no_collective_library_and_several_have_the_card_s(
+    key: str, backend: str | None
+) -> None:
+    assert chosen(key)["distributed_backend"] == "none"
+    if backend is None:
+        with pytest.raises(PlanError, match="a Mac has one GPU"):
+            decide_all(on(key), Request(processes=2))
+        return
+    assert decide_all(on(key), Request(processes=2))[0]["distributed_backend"].value == backend
+
+
+@pytest.mark.parametrize(
+    "key, level",
+    [("h200", "native"), ("rtx4090", "native"), ("t4", "storage"), ("rtx3060", "storage"),
+     ("rx7900xtx", "storage")],
+)  # fmt: skip
+def test_fp8_is_arithmetic_only_where_the_chip_has_it(key: str, level: str) -> None:
+    assert capabilities(on(key))["fp8_dtype"]["float8_e4m3fn"] == (level, ())
 
 
 @pytest.mark.parametrize("key", APPLE)
@@ -203,14 +226,25 @@ def test_names_are_forgiven_their_spelling_and_near_misses_are_named() -> None:
     assert "rtx4090" in e.value.hint
 
 
-def test_the_catalogue_is_sane() -> None:
-    for chip in chips.CHIPS:
-        assert chip.sources and chip.memory_bytes >= 8 * 2**30
-        sm = chip.arch.sm
-        if sm is not None:
-            assert (chip.bf16_flops is None) == (sm < 80), chip.key
-            assert (chip.fp8_flops is None) == (sm < 89), chip.key
-        if chip.vendor == "mps":
-            assert chips.facts(chip).weakest.usable_bytes < chip.memory_bytes  # type: ignore[operator]
-        if chip.bf16_flops and chip.fp16_flops:
-            assert chip.bf16_flops == chip.fp16_flops
+MADE_UP = "x9|Made Up 9|sm_90|48|1000|50|100|100|200|200|-|{}|madeup9 nine"
+
+
+def test_a_chip_is_one_row() -> None:
+    (chip,) = chips.read(MADE_UP.format("-"))
+    assert (chip.key, chip.vendor, chip.memory_bytes) == ("x9", "cuda", 48 * 2**30)
+    assert chip.also_called == ("madeup9", "nine") and chip.int8_ops == 200e12
+    assert capabilities(chips.facts(chip))["mixed_precision"]["bf16"] == ("native", ())
+    assert chips.chip("H100 SXM").key == "h100" and chips.chip("a6000").key == "rtxa6000"
+
+
+def test_figures_are_ok_only_where_they_were_compared_with_their_document() -> None:
+    def figures(checked: str) -> set[str]:
+        (chip,) = chips.read(MADE_UP.format(checked))
+        found = [
+            f for f in hardware.catalogued(chip) if f.id not in ("catalog.chip", "catalog.note")
+        ]
+        assert len(found) == 3
+        return {f"{f.status}{', not checked' if 'not checked' in f.fact else ''}" for f in found}
+
+    assert figures("2026-11-27") == {"ok"}
+    assert figures("-") == {"skip, not checked"}

@@ -100,11 +100,6 @@ def test_what_a_killed_download_left_is_removed_by_the_next_one(tmp_path: Path) 
     assert sorted(kept.glob("*.draft")) == [writing, mine]
 
 
-def test_an_image_that_cannot_be_used_leaves_no_draft(tmp_path: Path) -> None:
-    assert "not an image" in reason(tmp_path, sends(b"<html>"))
-    assert not list(tmp_path.rglob("*.draft"))
-
-
 def test_a_server_that_is_busy_is_asked_a_few_times(tmp_path: Path) -> None:
     states = [503, 429, 200]
     with serving(lambda r: sends(png(), states.pop(0), Retry_After="0")(r)) as server:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from sd3tune.containers import run
+from sd3tune.containers import run_options
+from sd3tune.containers.container_spec import Container, Port, docker_command, sdk_arguments
 from sd3tune.containers.host_image import Access
-from sd3tune.containers.run import Container, Port
 from sd3tune.errors import ContainerError
 from tests.nobody import NOBODY, as_nobody
 
@@ -23,7 +23,7 @@ from tests.nobody import NOBODY, as_nobody
 def test_variables_are_passed_by_name_and_values_only_where_they_were_stated() -> None:
     outer = {"HF_TOKEN": "secret", "A": "1", "EMPTY": "", "HTTP_PROXY": ""}
     asked = ["A", "B=2", "C=x=y", "EMPTY"]
-    found, inherited = run.environment(run.FORWARDED, asked, outer)
+    found, inherited = run_options.environment(run_options.FORWARDED, asked, outer)
     assert found == {"HF_TOKEN": "secret", "A": "1", "B": "2", "C": "x=y", "EMPTY": ""}
     assert inherited == {"HF_TOKEN", "A", "EMPTY"}
 
@@ -40,7 +40,8 @@ def test_variables_are_passed_by_name_and_values_only_where_they_were_stated() -
 def test_the_last_word_about_a_variable_decides(
     given: list[str], value: str, by_name: bool
 ) -> None:
-    found, inherited = run.environment(["HF_TOKEN"], given, {"A": "outer", "HF_TOKEN": "hf"})
+    outer = {"A": "outer", "HF_TOKEN": "hf"}
+    found, inherited = run_options.environment(["HF_TOKEN"], given, outer)
     name = given[0].partition("=")[0]
     assert found[name] == value and (name in inherited) == by_name
 
@@ -48,7 +49,7 @@ def test_the_last_word_about_a_variable_decides(
 def test_folders_are_mounted_once_each_and_one_folder_may_be_at_two_places(tmp_path: Path) -> None:
     odd = tmp_path / "a b:c"
     odd.mkdir()
-    found = run.folders([f"{odd}:/x", f"{odd}:/y/", f"{tmp_path}:/x/z"])
+    found = run_options.folders([f"{odd}:/x", f"{odd}:/y/", f"{tmp_path}:/x/z"])
     assert found == {"/x": odd, "/y": odd, "/x/z": tmp_path}
     for word in (
         "",
@@ -59,11 +60,11 @@ def test_folders_are_mounted_once_each_and_one_folder_may_be_at_two_places(tmp_p
         f"{tmp_path}:/x:ro",
     ):
         with pytest.raises(ContainerError, match="--mount ") as e:
-            run.folders([word])
+            run_options.folders([word])
         assert "--mount /data/images:/images" in e.value.hint
     for inner in ("/y", "/workspace", "/huggingface/", "/y/../workspace", "/huggingface/hub"):
         with pytest.raises(ContainerError, match="is taken") as e:
-            run.folders([f"{tmp_path}:/y/.", f"{odd}:{inner}"])
+            run_options.folders([f"{tmp_path}:/y/.", f"{odd}:{inner}"])
         assert "--workspace" in e.value.hint
 
 
@@ -74,12 +75,12 @@ def test_hugging_faces_folder_is_made_and_is_a_whole_path(
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     for said, folder in ((None, "me/.cache/huggingface"), ("", "me/.cache/huggingface"),
                          ("~/hub", "me/hub"), ("hub/x", "hub/x")):  # fmt: skip
-        found = run.shared_hub({} if said is None else {"HF_HOME": said})
+        found = run_options.shared_hub({} if said is None else {"HF_HOME": said})
         assert found == tmp_path / folder and (found / "hub").is_dir() and (found / "xet").is_dir()
     (tmp_path / "file").touch()
     for said in ("file", "file/hub", "/proc/hub", "~no_such_user_here/hub"):
         with pytest.raises(ContainerError, match=f"`{said}` cannot be made") as e:
-            run.shared_hub({"HF_HOME": said})
+            run_options.shared_hub({"HF_HOME": said})
         assert "HF_HOME" in e.value.hint
 
 
@@ -87,31 +88,31 @@ def test_sizes_are_those_docker_knows() -> None:
     from docker.utils import parse_bytes
 
     for word in ("16g", "512m", "1G", "64mb", "1048576", "8Gb"):
-        assert parse_bytes(run.memory(word)) > 0
+        assert parse_bytes(run_options.memory(word)) > 0
     for word in ("", "0", "g", "16x", "16 g", "-1g", "16gg", "lots", "0g", "²g"):
         with pytest.raises(ContainerError, match="--shm-size"):
-            run.memory(word)
+            run_options.memory(word)
 
 
 def test_ports_are_numbers_and_an_address_is_one() -> None:
-    assert run.port("8888:88") == Port("", 8888, 88)
-    assert run.port("127.0.0.1:2222:22") == Port("127.0.0.1", 2222, 22)
-    assert run.port("[::1]:2222:22") == Port("::1", 2222, 22)
+    assert run_options.port("8888:88") == Port("", 8888, 88)
+    assert run_options.port("127.0.0.1:2222:22") == Port("127.0.0.1", 2222, 22)
+    assert run_options.port("[::1]:2222:22") == Port("::1", 2222, 22)
     wrong = "22 :22 22: a:b 0:22 22:65536 -1:22 localhost:2222:22 1.2.3:2222:22 22:22/udp"
     for word in ("", *wrong.split(), "8000-8010:8000", "²:22", "127.0.0.1::22"):
         with pytest.raises(ContainerError, match="--publish") as e:
-            run.port(word)
+            run_options.port(word)
         assert "--publish 8888:8888" in e.value.hint
 
 
 def test_files_belong_to_who_asked() -> None:
     uid, gid = (NOBODY, NOBODY) if os.getuid() == 0 else (os.getuid(), os.getgid())
-    assert as_nobody(lambda: run.caller({})) == f"{uid}:{gid}"
-    assert as_nobody(lambda: run.caller({"SecurityOptions": None})) == f"{uid}:{gid}"
+    assert as_nobody(lambda: run_options.caller({})) == f"{uid}:{gid}"
+    assert as_nobody(lambda: run_options.caller({"SecurityOptions": None})) == f"{uid}:{gid}"
     rootless = {"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"]}
-    assert as_nobody(lambda: run.caller(rootless)) is None
+    assert as_nobody(lambda: run_options.caller(rootless)) is None
     if os.getuid() == 0:
-        assert run.caller({}) is None
+        assert run_options.caller({}) is None
 
 
 def test_a_container_keeps_no_privilege_but_what_its_user_needs() -> None:
@@ -123,7 +124,7 @@ def test_a_container_keeps_no_privilege_but_what_its_user_needs() -> None:
     for user in ("1000:1000", "1000", "me"):
         assert replace(one, user=user).capabilities == ()
     for c in (one, replace(one, user="1000:1000")):
-        asked = run.arguments_of(c)
+        asked = sdk_arguments(c)
         assert asked["cap_drop"] == ["ALL"] and "no-new-privileges" in asked["security_opt"]
 
 
@@ -211,20 +212,20 @@ def understood(words: list[str], outer: dict[str, str]) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CONTAINERS)
 def test_the_printed_command_asks_for_what_the_sdk_asks(case: str) -> None:
     c = CONTAINERS[case]
-    asked = run.arguments_of(c)
+    asked = sdk_arguments(c)
     asked["mounts"] = {(m["Source"], m["Target"]) for m in asked["mounts"]}
     asked["device_requests"] = [
         (r["Driver"], r["Count"], r["DeviceIDs"] or None, r["Capabilities"] or None)
         for r in asked["device_requests"]
     ]
-    printed = understood(shlex.split(run.words_of(c)), OUTER)
+    printed = understood(shlex.split(docker_command(c)), OUTER)
     assert {k: v for k, v in asked.items() if v} == {k: v for k, v in printed.items() if v}
-    assert "hf_secret" not in run.words_of(c)
+    assert "hf_secret" not in docker_command(c)
 
 
 @pytest.mark.parametrize("case", CONTAINERS)
 def test_a_shell_reads_the_printed_command_as_it_was_meant(case: str, tmp_path: Path) -> None:
-    line = run.words_of(CONTAINERS[case])
+    line = docker_command(CONTAINERS[case])
     script = 'docker() { printf "%s\\0" docker "$@"; }; eval "$(cat)"'
     done = subprocess.run(["bash", "-c", script], input=line, capture_output=True, text=True)
     assert done.stdout.split("\0")[:-1] == shlex.split(line) and done.stderr == ""
@@ -238,5 +239,5 @@ def test_what_is_described_can_be_sent() -> None:
     from docker.models.containers import _create_container_args
 
     for c in CONTAINERS.values():
-        body = _create_container_args(run.arguments_of(c) | {"version": "1.41"})
+        body = _create_container_args(sdk_arguments(c) | {"version": "1.41"})
         assert json.dumps(body["host_config"])

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
@@ -17,7 +19,7 @@ ROWS = [  # top of the list: knows nobody
     ["config", "backends"],
     ["processes", "sd3", "data", "quant"],
     ["plan", "formats"],
-    ["adapters", "sample"],
+    ["adapters", "sample", "discovered", "devices"],
     ["prepare", "out_of_memory", "load"],
     ["encode"],
     ["train"],
@@ -41,6 +43,8 @@ TORCH_FREE = [
     "containers",
     "config",
     "plan",
+    "discovered.py",
+    "devices.py",
     "prepare.py",
     "dataset_inspection.py",
     "doctor",
@@ -106,6 +110,47 @@ def test_vendors_are_named_only_in_backends() -> None:
     for path in FILES:
         if room(path) != "backends":
             assert not [w for w in VENDOR_WORDS if w in path.read_text()], path
+
+
+def vendor_branches(source: str) -> list[str]:
+    """Comparisons that ask for a vendor by its name: `x.vendor == …`, `device.type in …`, and any
+    with the word "cuda", "rocm" or "mps"."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Compare | ast.match_case):
+            continue
+        parts = list(ast.walk(node.pattern if isinstance(node, ast.match_case) else node))
+        words = {p.value for p in parts if isinstance(p, ast.Constant)}
+        names = {ast.unparse(p) for p in parts if isinstance(p, ast.Attribute)}
+        asks = any(n.endswith(".vendor") or n.endswith("device.type") for n in names)
+        if asks or words & {"cuda", "rocm", "mps"}:
+            found.append(ast.unparse(node))
+    return found
+
+
+# What a container of each vendor's image is started with: its subject is the vendor.
+ABOUT_VENDORS = {"containers/host_image.py"}
+
+
+def test_no_branch_on_a_vendor_stands_outside_backends() -> None:
+    for path in FILES:
+        if room(path) != "backends" and str(path.relative_to(ROOT)) not in ABOUT_VENDORS:
+            assert not vendor_branches(path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "source, branches",
+    [
+        ("x = 1 if facts.vendor != 'cpu' else 2", 1),
+        ("if self.facts.vendor in SHARED: pass", 1),
+        ("if device.type == 'cpu' and kind == 'mps': pass", 2),
+        ("match kind:\n case 'cuda' | 'rocm': pass", 1),
+        ("if dataset.type == 'csv' or self.type not in kinds or via == 'cpu': pass", 0),
+        ("bytes = WORKSPACE_BYTES[load.vendor]", 0),
+    ],
+)
+def test_a_branch_on_a_vendor_is_seen(source: str, branches: int) -> None:
+    assert len(vendor_branches(source)) == branches
 
 
 def test_torch_is_loaded_only_where_it_is_needed() -> None:

@@ -55,7 +55,7 @@ def test_every_name_of_the_vocabulary_is_taken(name: str, tmp_path: Path) -> Non
         ({"optimizer": "torch-sparseadam"}, "sparse gradients"),
         ({"optimizer": "optimi-stableadam"}, "did you mean `optimi-stableadamw`?"),
         ({"optimizer": "xyzzy"}, "is not an optimizer"),
-        ({"lr_scheduler": "sine"}, "nobody's standard"),
+        ({"lr_scheduler": "sine"}, "programs that offer `sine` implement different curves"),
         ({"optimizer_config": "momentum=0.9"}, "`optimizer_config=momentum` has no effect with "),
         ({"optimizer": "optimi-adamw", "optimizer_config": "gradient_release=true"}, "no effect"),
         ({"optimizer": "torch-sgd", "optimizer_beta1": 0.8}, "`optimizer_beta1` has no effect"),

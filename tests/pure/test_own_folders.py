@@ -9,11 +9,11 @@ from PIL import Image
 from sd3tune import cli
 from sd3tune.data.folder import Folder
 from sd3tune.dataset_inspection import inspect
+from sd3tune.discovered import Discovered
 from sd3tune.errors import ConfigError
-from sd3tune.prepare import Found
 from tests.projects import IMAGES, TEXT, Project
 
-Look = Callable[..., Found]
+Look = Callable[..., Discovered]
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def look(project: Project) -> Look:
-    def go(*words: str) -> Found:
+    def go(*words: str) -> Discovered:
         seen = inspect(project.root / "config" / "config.json", words, decode=False)
-        return Found(seen.found.config, seen.found.datasets, seen.found.sources,
+        return Discovered(seen.found.config, seen.found.datasets, seen.found.sources,
                      seen.found.discoveries)  # fmt: skip
 
     return go
@@ -36,7 +36,7 @@ def picture(folder: Path, name: str = "step_2_cat.png") -> None:
     Image.new("RGB", (640, 480)).save(folder / name)
 
 
-def named(found: Found) -> list[str]:
+def named(found: Discovered) -> list[str]:
     return [s.name for s in found.samples]
 
 

@@ -178,7 +178,7 @@ def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> N
         ({"optimizer": "torch-adadelta"}, "set about 1"),
         ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "averaging replaces"),
         ({"lr_scheduler": "cosine_with_restarts"}, "never restarts with lr_num_cycles=1"),
-        ({"gradient_precision": "fp32"}, "changes nothing"),
+        ({"gradient_precision": "fp32"}, "trains float32 weights"),
         (
             {"optimizer": "soap", "model_type": "full", "base_model_default_dtype": "fp32"},
             "on whole weights it is AdamW",

@@ -18,14 +18,12 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-u
             f"import os, sys, time\ndef observe():\n {body}\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.setitem(child.OBSERVERS, "strange", "strange_driver:observe")
-        # The child has its own table: it is told the module through the same command line.
         code = (
             "import sys; from sd3tune.backends.observe import child;"
             "child.OBSERVERS['strange'] = 'strange_driver:observe'; child.main()"
         )
-        monkeypatch.setattr(child, "COMMAND", [sys.executable, "-c", code])
-        return child.ask("strange", timeout_seconds=seconds)
+        command = [sys.executable, "-c", code]
+        return child.ask("strange", timeout_seconds=seconds, command=command)
 
     return run
 

@@ -2,14 +2,17 @@
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sd3tune.data.order import Schedule, Share
+from sd3tune.config.config import Config
+from sd3tune.data.order import Schedule, Share, schedule
 from sd3tune.errors import DataError
+from tests.image_folders import dataset
 from tests.samples import many
 
 SIZES = [(64, 64), (128, 64), (64, 128)]
@@ -129,6 +132,15 @@ def test_windows_open_and_close() -> None:
     names = [{s.dataset for b in made.epoch(n, start) for s in b}
              for n, start in ((0, 0), (1, 6), (2, 20))]  # fmt: skip
     assert names == [{"a"}, {"a", "b"}, {"b"}]
+
+
+def test_a_dataset_is_drawn_until_its_last_step() -> None:
+    folders = [dataset(Path("a"), id="a", end_step=3), dataset(Path("b"), id="b", start_step=2)]
+    samples = many({(64, 64): 4}, "a") + many({(64, 64): 4}, "b")
+    config = Config(output_dir="o", data_backend_config="d", max_train_steps=9)
+    made = schedule(samples, folders, config, batch_size=1)
+    active = {s.name: [step for step in range(6) if s.active(0, step)] for s in made.shares}
+    assert active == {"a": [0, 1, 2], "b": [2, 3, 4, 5]}
 
 
 def test_a_gap_in_the_windows_is_an_error_that_says_where() -> None:

@@ -27,7 +27,7 @@ def test_a_python_that_does_not_exist_is_two_lines(tmp_path: Path) -> None:
 
 
 def test_the_range_of_pytorch_is_the_same_everywhere() -> None:
-    from sd3tune.backends.observe.machine import RANGE
+    from sd3tune.backends.observe.torch_report import RANGE
 
     assert f'"{RANGE}"' in (ROOT / "pyproject.toml").read_text()
     assert "(2, 13) <=" in (ROOT / "scripts" / "setup").read_text()

@@ -4,6 +4,7 @@ of the host's memory there is to fill.
 Facts about devices, asked by the plan; None: no limit that a run could reach is known.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sd3tune.backends.observe.facts import Facts
@@ -35,6 +36,13 @@ MPS_TERMS = Limit(
 # was not faster (docs/reference/memory.md).
 SLICE_VALUES = 2**25
 LEFT_FOR_MACOS = 4 * 2**30  # a guess: a desktop and a browser
+# Estimates, by vendor: contexts, cuBLAS workspaces, allocator slack.
+WORKSPACE_BYTES: Mapping[str, int] = {
+    "cuda": int(0.8 * 2**30),
+    "rocm": 2**30,
+    "mps": 2**29,
+    "cpu": 2**28,
+}
 
 
 def host_bytes(f: Facts) -> int | None:

@@ -8,20 +8,19 @@ behind the rules come from: docs/reference/hardware.md.
 from collections.abc import Mapping
 from typing import Any
 
+from sd3tune.backends.decide import attention_options as attention
 from sd3tune.backends.decide.option import Axes, Level, Option, Options
+from sd3tune.backends.decide.probes import fp8_products
 from sd3tune.backends.decide.rules import (
     Request,
     alone,
     asks,
-    elsewhere,
-    fits,
     gfx_in,
     native_bf16,
     never_on,
     not_full,
-    package,
+    several,
     sm_at_least,
-    sm_in,
     smoke,
     tool,
     vendors,
@@ -36,20 +35,16 @@ NO_AUTOCAST_ON_APPLE = (
     "mixed_precision is `no` on Apple: autocast on MPS is not proven to train SD3"
 )
 
-# The chips AMD builds flash kernels for by default (docs/reference/hardware.md, "AMD").
-AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
-SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
-# The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.
-# In SD3 the second attention of SD3.5 medium's blocks has views, diffusers' concatenation leaves
-# the others whole. A copy costs less than the scores. Look again at torch 2.17.
-VIEWS_ON_MPS = (
-    "MPS has multiplied views wrongly without a word "
-    "(pytorch/pytorch#163597, #181133, #193487, #197636)"
-)
-
 
 def bf16_level(f: Facts) -> Level:
     return "native" if native_bf16(f, Request()) is None else "emulated"
+
+
+def flavour_level(f: Facts) -> Level:
+    """Chips without fp8 products keep weights in it and multiply in another dtype."""
+    if f.vendor == "mps":
+        return "none"
+    return "native" if fp8_products(f) else "storage"
 
 
 def bf16_base(f: Facts, r: Request) -> str | None:
@@ -66,12 +61,6 @@ def reference_stays_exact(f: Facts, r: Request) -> str | None:
     if f.vendor != "cpu" or r.mixed_precision is not None:
         return None
     return "the CPU is the reference: float32 unless asked"
-
-
-def half_dtype(f: Facts, r: Request) -> str | None:
-    if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
-        return None
-    return "its kernels take fp16 and bf16 only, this run computes in fp32"
 
 
 _AXES: dict[str, Options] = {
@@ -155,56 +144,7 @@ _AXES: dict[str, Options] = {
         Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
-    "attention_mechanism": (
-        Option(
-            "diffusers",
-            (smoke("attention_diffusers"), fits("diffusers")),
-            "PyTorch's scaled_dot_product_attention, with the fastest of its kernels that trains "
-            "here",
-        ),
-        Option(
-            "native-flash",
-            (
-                never_on("mps", "MPS has no flash kernel with a backward"),
-                sm_at_least(80, "flash attention has no kernel"),
-                gfx_in(*AOTRITON),
-                smoke("attention_native-flash"),
-            ),
-            "flash kernels only",
-            auto=False,
-        ),
-        Option(
-            "native-efficient",
-            (
-                vendors("cuda", "rocm"),
-                gfx_in(*AOTRITON),
-                smoke("attention_native-efficient"),
-            ),
-            "memory-efficient kernels only",
-            auto=False,
-        ),
-        Option(
-            "cudnn",
-            (
-                vendors("cuda"),
-                sm_at_least(80, "cuDNN attention has no kernel"),
-                smoke("attention_cudnn"),
-            ),
-            "cuDNN kernels only",
-            auto=False,
-        ),
-        Option(
-            "native-math",
-            (smoke("attention_native-math"), fits("native-math")),
-            "the definition, written out: slow, memory grows with the square of the tokens",
-        ),
-        Option(
-            "sliced",
-            (smoke("attention_sliced"),),
-            "the definition, a slice of queries at a time: no score is kept, each is computed "
-            "again for the gradient; untested on hardware",
-        ),
-    ),
+    "attention_mechanism": attention.TRAINING,
     "base_model_precision": lambda: schemes(sized=True, transformer=True),
     "text_encoder_1_precision": lambda: schemes(sized=False),
     "text_encoder_2_precision": lambda: schemes(sized=False),
@@ -229,26 +169,8 @@ _AXES: dict[str, Options] = {
             auto=False,
         ),
     ),
-    "attention_no_grad": (
-        Option(
-            "sageattention",
-            (
-                vendors("cuda"),
-                sm_in(*SAGE_SM),
-                elsewhere(package("sageattention", "2.1.1"), "rocm", "mps", "cpu"),
-                half_dtype,
-                lambda f, r: None if r.head_dim <= 128 else "its heads end at 128",
-                smoke("attention_sageattention"),
-            ),
-            "8-bit attention for sampling only: it has no backward",
-            level=lambda f: "forward_only",
-        ),
-        Option("as-training", (), "the kernels that also train"),
-    ),
-    "attention_inputs": (
-        Option("views", (never_on("mps", VIEWS_ON_MPS),), "read where the projections left them"),
-        Option("contiguous", (), "query, key and value are copied into one piece first"),
-    ),
+    "attention_no_grad": attention.SAMPLING,
+    "attention_inputs": attention.INPUTS,
     "dynamo_backend": (
         Option("no", (), "compiling pays only in runs of hours"),
         Option(
@@ -283,20 +205,22 @@ _AXES: dict[str, Options] = {
                 vendors("rocm"),
                 gfx_in("gfx942"),
             ),
-            "CDNA3's own flavour of fp8",
-            level=lambda f: "native",
+            "CDNA3's own flavour of fp8, for weights that fp8-quanto keeps",
         ),
         Option(
             "float8_e4m3fn",
             (never_on("mps", "MPS has no fp8 arithmetic"),),
-            "the OCP flavour of fp8",
+            "the OCP flavour of fp8, for weights that fp8-quanto keeps",
+            level=flavour_level,
         ),
         Option("none", (), "no fp8 on this device"),
     ),
     "distributed_backend": (
-        Option("nccl", (vendors("cuda", "rocm"),), "NCCL, or RCCL under the same name"),
-        Option("gloo", (never_on("mps", "a Mac has one GPU"),), "the CPU's collective library"),
-        Option("none", (alone,), "one device only"),
+        Option("nccl", (vendors("cuda", "rocm"), several), "NCCL, or RCCL under the same name"),
+        Option(
+            "gloo", (never_on("mps", "a Mac has one GPU"), several), "the CPU's collective library"
+        ),
+        Option("none", (alone,), "one process trains"),
     ),
     "deterministic": (
         Option("off", (), "faster kernels may add in another order on each run"),

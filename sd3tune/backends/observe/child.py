@@ -47,18 +47,26 @@ class Answer:
     error: str | None = None
 
 
-def ask(name: str, words: Sequence[str] = (), *, timeout_seconds: float) -> Answer:
-    """Never raises. The child and everything it started are gone when this returns."""
+def ask(
+    name: str,
+    words: Sequence[str] = (),
+    *,
+    timeout_seconds: float,
+    command: Sequence[str] = COMMAND,
+) -> Answer:
+    """Runs an observer in a child. Never raises; the child and everything it started are gone when
+    this returns. command: starts the child, and gets the path of the answer, name and words."""
     try:
         with private_folder("probe") as folder:
-            return _asked(folder / "answer.json", name, words, timeout_seconds)
+            line = [*command, str(folder / "answer.json"), name, *words]
+            return _asked(folder / "answer.json", line, timeout_seconds)
     except HardwareError as e:
         return Answer(error=str(e))
 
 
-def _asked(path: Path, name: str, words: Sequence[str], timeout_seconds: float) -> Answer:
+def _asked(path: Path, command: Sequence[str], timeout_seconds: float) -> Answer:
     child = subprocess.Popen(
-        [*COMMAND, str(path), name, *words],
+        command,
         env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ Family = Literal["sm", "gfx", "apple", "cpu"]
 Severity = Literal["warn", "fail"]
 Origin = Literal["measured", "catalog", "recorded"]
 
+MAKERS: Mapping[Vendor, str] = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple", "cpu": "CPU"}
 UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 
@@ -122,6 +123,12 @@ class Survey:
     runtime: str | None = None  # newest CUDA the driver offers "13.0"; ROCm; macOS version
     source: str | None = None
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def offers(self) -> str | None:
+        """The runtime with its name: "CUDA 13.0", "ROCm 7.2"; macOS is its version alone."""
+        name = {"cuda": "CUDA ", "rocm": "ROCm "}.get(self.vendor, "")
+        return self.runtime and f"{name}{self.runtime}"
 
 
 @dataclass(frozen=True)

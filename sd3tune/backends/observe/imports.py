@@ -19,21 +19,21 @@ def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
     return {probe: attempt(probe.removeprefix("import_")) for probe in probes}
 
 
-def attempt(distribution: str) -> dict[str, object]:
+def attempt(distribution: str, imports: str | None = None) -> dict[str, object]:
     """A ProbeAnswer as JSON data: the version that was imported, or what went wrong and what would
-    mend it."""
+    mend it. imports: as in a row of LIBRARIES, whose own they are by default."""
     started = time.perf_counter()
     try:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return {"ok": False, "words": "it is not installed", "fix": install(distribution)}
-    module, _, names = LIBRARIES[distribution].imports.partition(":")
+    module, _, names = (imports or LIBRARIES[distribution].imports).partition(":")
     try:
         loaded = import_module(module)
         for name in names.split():
             getattr(loaded, name)
     except Exception as e:  # whatever loading a library raises is the finding
-        return {"ok": False, "words": sentence(e), "fix": remedy(distribution, e),
+        return {"ok": False, "words": sentence(e), "fix": remedy(distribution, module, e),
                 "seconds": time.perf_counter() - started}  # fmt: skip
     return {"ok": True, "words": version, "seconds": time.perf_counter() - started}
 
@@ -58,12 +58,12 @@ def cause(error: BaseException) -> BaseException:
     return found
 
 
-def remedy(distribution: str, error: BaseException) -> str:
+def remedy(distribution: str, module: str, error: BaseException) -> str:
     """A command: installs the module that is missing, or the package itself again."""
     root = cause(error)
     if isinstance(root, ModuleNotFoundError) and root.name is not None:
         missing = root.name.partition(".")[0]
-        if missing != LIBRARIES[distribution].imports.partition(":")[0].partition(".")[0]:
+        if missing != module.partition(".")[0]:
             return f"pip install '{wanted_by(distribution, missing) or missing}'"
     # --no-deps: pip would replace PyTorch by the build of its own index.
     return install(distribution).replace("install", "install --force-reinstall --no-deps", 1)

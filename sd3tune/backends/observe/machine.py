@@ -18,6 +18,7 @@ from sd3tune.backends import cuda, mps, rocm
 from sd3tune.backends.observe import child, container, sysctl
 from sd3tune.backends.observe.facts import Host, Machine, Problem, Survey, Vendor, gpu_from
 from sd3tune.backends.observe.system import read
+from sd3tune.backends.observe.torch_report import RANGE
 
 VENDORS = {"nvidia": cuda, "amd": rocm, "apple": mps}
 UNLIMITED = 2**60  # cgroup v1 writes 9223372036854771712 for "no limit"
@@ -184,7 +185,6 @@ class TorchBuild:
     reason: str
 
 
-RANGE = "torch>=2.13,<2.16"
 WHEELS = "https://download.pytorch.org/whl"
 TESTED_CPU = "2.13.0"
 

@@ -13,6 +13,7 @@ from sd3tune.backends.decide.probes import ProbeAnswer, probes
 from sd3tune.backends.observe import child, kept_answers
 from sd3tune.backends.observe.facts import Facts
 
+Ask = Callable[..., child.Answer]
 TOGETHER_SECONDS = 120.0  # for all probes of one child, torch's start included
 ALONE_SECONDS = 60.0  # for one, after a child that ran several gave no answer
 
@@ -62,24 +63,24 @@ def _answers(
     return {name: known[name] for name in names}
 
 
-def in_children(facts: Facts, names: Sequence[str]) -> dict[str, ProbeAnswer]:
-    """Each group of probes in a child of its own, side by side. Never raises, and answers for every
-    name."""
+def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dict[str, ProbeAnswer]:
+    """The probes of each observer in a child of their own, side by side. Never raises, and answers
+    for every name. ask: starts a child, as child.ask does."""
     groups: dict[str, list[str]] = {}
     known = probes()
     for name in names:
         groups.setdefault(known[name].observer, []).append(name)
     device = facts.weakest.torch_device
     with ThreadPoolExecutor(max(len(groups), 1)) as pool:
-        pending = [pool.submit(_group, o, device, some) for o, some in groups.items()]
+        pending = [pool.submit(_group, ask, o, device, some) for o, some in groups.items()]
         return {name: answer for each in pending for name, answer in each.result().items()}
 
 
-def _group(observer: str, device: str, names: Sequence[str]) -> dict[str, ProbeAnswer]:
+def _group(ask: Ask, observer: str, device: str, names: Sequence[str]) -> dict[str, ProbeAnswer]:
     """A probe that takes its child along takes the others' answers too: then each runs alone."""
-    answer = child.ask(observer, [device, *names], timeout_seconds=TOGETHER_SECONDS)
+    answer = ask(observer, [device, *names], timeout_seconds=TOGETHER_SECONDS)
     if answer.data is None and len(names) > 1:
-        alone = {n: child.ask(observer, [device, n], timeout_seconds=ALONE_SECONDS) for n in names}
+        alone = {n: ask(observer, [device, n], timeout_seconds=ALONE_SECONDS) for n in names}
         return {name: _read(name, one) for name, one in alone.items()}
     return {name: _read(name, answer) for name in names}
 

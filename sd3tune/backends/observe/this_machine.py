@@ -64,7 +64,7 @@ def join(
     if facts.devices and vendor != "cpu":
         return facts
     cpu: Facts = backends.module("cpu").facts(machine, torch, packages, tools, environ)
-    if environ.get("SD3TUNE_BACKEND") == "cpu":  # asked for, so not silent
+    if cpu_is_asked_for(environ):  # so not silent
         return cpu
     met = [p for survey in machine.surveys for p in survey.problems if p.severity == "fail"]
     if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
@@ -76,6 +76,11 @@ def join(
     if not any(p.severity == "fail" for p in (*facts.problems, *met)):
         met = [*met, *container.no_device(machine.host)]
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
+
+
+def cpu_is_asked_for(environ: Mapping[str, str]) -> bool:
+    """Whatever else this machine has."""
+    return environ.get("SD3TUNE_BACKEND") == "cpu"
 
 
 def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:

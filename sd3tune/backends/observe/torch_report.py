@@ -11,6 +11,9 @@ from typing import Any
 
 from sd3tune.backends.observe.facts import TorchDevice, TorchReport
 
+RANGE = (
+    "torch>=2.13,<2.16"  # as pyproject.toml has it, for scripts/setup, which has no metadata yet
+)
 DEFINITION = re.compile(r"^(\w+)(?:\s*:[^=]+)?\s*=\s*(.+)$", re.MULTILINE)
 
 

@@ -1,22 +1,17 @@
-"""One dataset of config/multidatabackend.json: its keys, their types and the rules that join them.
+"""One dataset of config/multidatabackend.json: its keys and their types.
 
-A key that is accepted has an effect. Docstrings are the help and the reference.
+Docstrings are the help and the reference. Rules that join several keys are in config/rules.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from sd3tune.config import checks
+from sd3tune.config import values
 from sd3tune.config.datasets.storage import Columns, Stored
 from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Whole
 from sd3tune.tables.dataset_types import DATASET_TYPES
-from sd3tune.tables.storages import STORAGES
-
-LARGEST_AREA, SMALLEST_PIXEL = 20, 512  # megapixels, pixels: limits of maximum_image_size
-OVERRIDE = "SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE"
 
 
 class Shuffle(Settings):
@@ -47,7 +42,7 @@ class ImageDataset(Stored):
     """`square`; `preserve` the aspect of each image; a `random` or the `closest` one of
     crop_aspect_buckets."""
     crop_aspect_buckets: Annotated[
-        tuple[tuple[float, float], ...], BeforeValidator(checks.aspects)
+        tuple[tuple[float, float], ...], BeforeValidator(values.aspects)
     ] = ()
     """Aspects as [0.75, 1.0, 1.5], or weighted as [{"aspect": 1.0, "weight": 0.7}, …]."""
     crop_style: Annotated[
@@ -94,7 +89,7 @@ class ImageDataset(Stored):
     """{"enable": true, "count": 3, "seed": 0, "split_on": "comma", "position_start": 1}: more
     captions, with their tags in other orders."""
     caption_filter_list: Annotated[
-        tuple[str, ...] | Path | None, BeforeValidator(checks.filters)
+        tuple[str, ...] | Path | None, BeforeValidator(values.filters)
     ] = None
     """Texts or regular expressions removed from captions, `s/this/that/` to replace; a list, or a
     .txt or .json holding one."""
@@ -114,7 +109,7 @@ class ImageDataset(Stored):
     """Where encoded images are kept."""
     vae_cache_clear_each_epoch: Flag = False
     """Take new random crops and aspects each epoch, and encode them."""
-    skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(checks.stages)] = ()
+    skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
     """`metadata` or `aspect`: use the files and sizes of the last discovery without looking.
     `vae`, `text`: encode nothing; what is not cached is an error when it is reached."""
     preserve_data_backend_cache: Flag = False
@@ -147,7 +142,7 @@ class ImageDataset(Stored):
     timestep_sampling_offset: Number = 0.0
     """Added to the normal number behind each logit-normal noise level of these images: above 0
     means more noise (composition), below 0 less (detail)."""
-    conditioning_data: Annotated[str | None, BeforeValidator(checks.one_id)] = None
+    conditioning_data: Annotated[str | None, BeforeValidator(values.one_id)] = None
     """id of the dataset with a mask for each image."""
     text_embeds: str | None = None
     """id of the text_embeds entry that keeps these captions. Left out: the default one."""
@@ -161,106 +156,8 @@ class ImageDataset(Stored):
 
     @property
     def fetched_dir(self) -> Path:
+        """Where images behind http(s) addresses are kept."""
         return self.csv_cache_dir or self.cache_dir_vae / "fetched"
-
-    @model_validator(mode="after")
-    def fits_together(self) -> "ImageDataset":
-        self.check_storage()
-        self.check_sizes()
-        self.check_captions()
-        if self.crop_aspect in ("random", "closest") and not self.crop_aspect_buckets:
-            raise ValueError(
-                f"crop_aspect={self.crop_aspect} needs crop_aspect_buckets; "
-                "add them, as [0.75, 1.0, 1.5]"
-            )
-        low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
-        if low and high and low > high:
-            raise ValueError(
-                f"minimum_aspect_ratio={low:g} is above maximum_aspect_ratio={high:g}; swap them"
-            )
-        for what in ("epoch", "step"):
-            first, last = getattr(self, f"start_{what}"), getattr(self, f"end_{what}")
-            if last is not None and last < first + (what == "step"):
-                raise ValueError(
-                    f"end_{what}={last} comes before start_{what}={first}; nothing would be drawn"
-                )
-        if self.is_regularisation_data and not self.trained:
-            raise ValueError("is_regularisation_data is about training, dataset_type="
-                             f"{self.dataset_type} is not; leave one of them out")  # fmt: skip
-        if self.timestep_sampling_offset and not self.trained:
-            raise ValueError(
-                "timestep_sampling_offset is about training, evaluation has noise levels of its "
-                f"own; leave it out of dataset_type={self.dataset_type}"
-            )
-        return self
-
-    def check_sizes(self) -> None:
-        kind = self.resolution_type
-        if self.maximum_image_size and not self.target_downsample_size:
-            raise ValueError(
-                f"maximum_image_size={self.maximum_image_size:g} needs target_downsample_size; "
-                "set both or neither"
-            )
-        if kind == "pixel_area" and self.resolution != int(self.resolution):
-            raise ValueError(
-                f"resolution={self.resolution:g} must be whole pixels with resolution_type="
-                "pixel_area; use resolution_type=area for megapixels"
-            )
-        if kind == "area" and self.resolution > 20:
-            raise ValueError(
-                f"resolution={self.resolution:g} would be megapixels with resolution_type=area; "
-                "use resolution_type=pixel_area for pixels"
-            )
-        if kind != "area" and self.resolution < 64:
-            raise ValueError(
-                f"resolution={self.resolution:g} is below 64 pixels; use resolution_type=area for "
-                "megapixels"
-            )
-        if kind == "area" and (self.minimum_image_size or 0) > 5:
-            raise ValueError(
-                f"minimum_image_size={self.minimum_image_size:g} would be megapixels with "
-                "resolution_type=area; use resolution_type=pixel_area for pixels"
-            )
-        for name in ("maximum_image_size", "target_downsample_size"):
-            value = getattr(self, name) or 0
-            if kind == "area" and value >= LARGEST_AREA and not os.environ.get(OVERRIDE):
-                raise ValueError(
-                    f"{name}={value:g} would be megapixels with resolution_type=area; "
-                    f"use resolution_type=pixel_area for pixels, or set {OVERRIDE}=1"
-                )
-            if kind == "pixel" and 0 < value < SMALLEST_PIXEL:
-                raise ValueError(
-                    f"{name}={value:g} is below {SMALLEST_PIXEL} pixels; use resolution_type=area "
-                    "for megapixels"
-                )
-
-    def check_captions(self) -> None:
-        needs = {
-            "caption_strategy=instanceprompt": self.caption_strategy == "instanceprompt",
-            "only_instance_prompt": self.only_instance_prompt,
-            "prepend_instance_prompt": self.prepend_instance_prompt,
-        }
-        for name, asked in needs.items():
-            if asked and not (self.instance_prompt or "").strip():
-                raise ValueError(f"{name} needs an instance_prompt; add one")
-        for name in ("caption_strategy", "metadata_backend"):
-            value = getattr(self, name)
-            if value in ("parquet", "csv") and getattr(self, value) is None:
-                raise ValueError(f"{name}={value} needs a table; add {value}: {{path, …}}")
-            if value == "huggingface" and self.type != "huggingface":
-                raise ValueError(f"{name}=huggingface needs type=huggingface; change one of them")
-        storage = STORAGES[self.type]
-        if self.caption_strategy in storage.without:
-            raise ValueError(
-                f"caption_strategy={self.caption_strategy} needs files, type={self.type} has rows; "
-                f"use caption_strategy={storage.captions}"
-            )
-        columns = {"parquet": self.parquet, "csv": self.csv}.get(self.metadata_backend)
-        if columns is not None and not columns.width_column:
-            raise ValueError(
-                f"metadata_backend={self.metadata_backend} needs width_column and height_column; "
-                "add them, or use metadata_backend=discovery"
-            )
 
 
 class Masks(Stored):
@@ -271,11 +168,6 @@ class Masks(Stored):
     conditioning_type: Literal["mask", "segmentation"] = "mask"
     """`mask`: the red channel weighs the loss, black 0, white 1. `segmentation`: brighter than
     middle grey is 1, the rest 0."""
-
-    @model_validator(mode="after")
-    def fits_together(self) -> "Masks":
-        self.check_storage()
-        return self
 
 
 class TextEmbeds(Settings):

@@ -6,6 +6,7 @@ from typing import Any
 
 from sd3tune.config.datasets.storage import Stored
 from sd3tune.config.files.reading import absolute_path, project_folder
+from sd3tune.config.problems import Problems
 from sd3tune.errors import ConfigError
 
 FOLDERS = ("instance_data_dir", "cache_dir_vae", "cache_dir", "csv_cache_dir")
@@ -13,32 +14,35 @@ TABLES = ("csv", "parquet")
 PATHS = (*FOLDERS, "csv_file", "csv.path", "parquet.path", "caption_filter_list", "allowed_roots")
 
 
-def placed(values: Mapping[str, Any], path: Path, where: str) -> dict[str, Any]:
-    """The settings of a dataset with absolute paths. Raises ConfigError."""
-
-    def absolute(text: Any, key: str) -> Any:
-        if not isinstance(text, str):
-            return text
-        return str(absolute_path(text, project_folder(path), where, key))
-
+def make_absolute(
+    values: Mapping[str, Any], path: Path, where: str, problems: Problems
+) -> dict[str, Any]:
+    """The keys of a dataset with absolute paths. path: the datasets file."""
     found = dict(values)
-    for key in FOLDERS:
-        if key in found:
-            found[key] = absolute(found[key], key)
-    if isinstance(found.get("allowed_roots"), list):
-        found["allowed_roots"] = [absolute(v, "allowed_roots") for v in found["allowed_roots"]]
-    for key in TABLES:
-        if isinstance(found.get(key), dict) and "path" in found[key]:
-            found[key] = found[key] | {"path": absolute(found[key]["path"], f"{key}.path")}
-    if isinstance(found.get("caption_filter_list"), str):
-        found["caption_filter_list"] = Path(absolute(found["caption_filter_list"],
-                                                     "caption_filter_list"))  # fmt: skip
-    name = found.get("dataset_name")
-    if isinstance(name, str) and name:
-        folder = absolute_path(name, project_folder(path), where, "dataset_name")
-        if name.startswith((".", "/", "~")) or folder.exists():
-            found["dataset_name"] = str(folder)
+    for key in (*FOLDERS, *TABLES, "allowed_roots", "caption_filter_list", "dataset_name"):
+        if key in values:
+            with problems.collecting(key):
+                found[key] = _absolute(key, values[key], project_folder(path), where)
     return found
+
+
+def _absolute(key: str, value: Any, folder: Path, where: str) -> Any:
+    """Values of another type are left to the types to refuse. Raises ConfigError."""
+
+    def absolute(text: Any, name: str = key) -> Any:
+        return str(absolute_path(text, folder, where, name)) if isinstance(text, str) else text
+
+    if key in TABLES and isinstance(value, dict) and "path" in value:
+        return value | {"path": absolute(value["path"], f"{key}.path")}
+    if key == "allowed_roots" and isinstance(value, list):
+        return [absolute(v) for v in value]
+    if key == "caption_filter_list" and isinstance(value, str):
+        return Path(absolute(value))
+    if key == "dataset_name" and isinstance(value, str) and value:
+        local = absolute_path(value, folder, where, key)
+        named = value.startswith((".", "/", "~")) or local.exists()
+        return str(local) if named else value
+    return absolute(value) if key in FOLDERS else value
 
 
 def folders_exist(stored: Sequence[Stored], path: Path) -> None:

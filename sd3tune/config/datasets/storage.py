@@ -3,13 +3,15 @@
 Docstrings are the help and the reference.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from sd3tune.config import checks
+from sd3tune.config import values
 from sd3tune.config.fields import Count, Flag, OneOf, Settings
+from sd3tune.errors import Problem
 from sd3tune.tables.storages import STORAGES, owners
 
 
@@ -20,7 +22,7 @@ class Columns(Settings):
     """The .csv or .parquet file."""
     filename_column: str = "filename"
     """Path of the image, relative to the dataset."""
-    caption_column: Annotated[tuple[str, ...], BeforeValidator(checks.names)] = ("caption",)
+    caption_column: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("caption",)
     """The caption; several columns, or lists in one, are several captions."""
     fallback_caption_column: str | None = None
     """Read where caption_column is empty."""
@@ -43,7 +45,7 @@ class HubColumns(Settings):
 
     image_column: str = "image"
     """The image."""
-    caption_column: Annotated[tuple[str, ...], BeforeValidator(checks.names)] = ("caption",)
+    caption_column: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("caption",)
     """The caption; several columns, or lists in one, are several captions."""
     fallback_caption_column: str | None = None
     """Read where caption_column is empty."""
@@ -73,7 +75,7 @@ class Stored(Settings):
     """aws: the bucket."""
     aws_data_prefix: str = ""
     """aws: only keys below this prefix."""
-    aws_endpoint_url: Annotated[str | None, AfterValidator(checks.address)] = None
+    aws_endpoint_url: Annotated[str | None, AfterValidator(values.address)] = None
     """aws: the server, when it is not Amazon's, as http(s)://HOST:PORT."""
     aws_region_name: str | None = None
     """aws: the region."""
@@ -115,18 +117,19 @@ class Stored(Settings):
         assert self.csv_cache_dir is not None  # load_datasets sets it for masks
         return self.csv_cache_dir
 
-    def check_storage(self) -> None:
-        """Each kind of storage has its own keys. Raises ValueError."""
+    def storage_problems(self) -> Iterator[Problem]:
+        """Each kind of storage has its own keys."""
         storage = STORAGES[self.type]
         if not getattr(self, storage.key):
             written = storage.key_as_written or storage.key
-            raise ValueError(f"type={self.type} needs {written}; add it")
+            yield Problem(f"type={self.type} needs {written}", "add it")
         if self.type == "csv" and self.csv and not self.csv.identifier_includes_extension:
-            raise ValueError("csv.identifier_includes_extension=false leaves no file to open with "
-                             "type=csv; write whole names in the table")  # fmt: skip
+            yield Problem(
+                "csv.identifier_includes_extension=false leaves no file to open with type=csv",
+                "write whole names in the table",
+            )
         for key, kinds in owners().items():
             if getattr(self, key) and self.type not in kinds:
-                raise ValueError(
-                    f"{key} belongs to type={' or '.join(kinds)}, this dataset has type={self.type}"
-                    "; leave one of them out"
-                )
+                owner = " or ".join(kinds)
+                what = f"{key} belongs to type={owner}, this dataset has type={self.type}"
+                yield Problem(what, "leave one of them out")

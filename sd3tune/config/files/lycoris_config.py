@@ -1,28 +1,32 @@
 """The file named by `lycoris_config`: which LyCORIS algorithm, how large, on which modules."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from sd3tune.config import checks
-from sd3tune.config.complaints import refusal, refuse_unknown, shown
+from sd3tune.config import values
 from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
 from sd3tune.config.files.reading import read_json
-from sd3tune.errors import ConfigError
+from sd3tune.config.names import Unsupported
+from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
+from sd3tune.config.rules.rule import Rule, violated
+from sd3tune.errors import ConfigError, Problem
 
 _NO_CONVOLUTION = "is about convolutions, and SD3's transformer has none to adapt"
-REASONS = {
-    "conv_dim": _NO_CONVOLUTION,
-    "conv_alpha": _NO_CONVOLUTION,
-    "use_tucker": _NO_CONVOLUTION,
-    "train_norm": "is not supported: SD3's layer norms have no weights",
-    "block_size": "belongs to dylora",
-    "preset": "is not supported: name the modules in apply_preset",
-}
-UNSUPPORTED = {
-    "full": "trains whole weights; model_type=full does that without a copy of each",
+UNSUPPORTED = (
+    Unsupported(_NO_CONVOLUTION, "leave it out", "conv_dim conv_alpha use_tucker"),
+    Unsupported(
+        "is not supported: SD3's layer norms have no weights", "leave it out", "train_norm"
+    ),
+    Unsupported("belongs to dylora, which is not supported", "leave it out", "block_size"),
+    Unsupported("is not supported", "name the modules in apply_preset", "preset"),
+)
+REASONS = {name: row for unsupported in UNSUPPORTED for name, row in unsupported.each.items()}
+ALGORITHMS = {  # that lycoris-lora has and sd3tune does not: why
+    "full": "trains whole weights: model_type=full does that without a copy of each",
     "dylora": "cannot be loaded back exactly (lycoris-lora 4.1)",
     "ia3": "cannot be loaded back (lycoris-lora 4.1)",
     "tlora": "changes with the noise level, which no other program applies",
@@ -45,15 +49,15 @@ class Part(Settings):
 
 def _known(algo: Any) -> Any:
     word = str(algo).lower()
-    if word in UNSUPPORTED:
-        raise ValueError(f"{UNSUPPORTED[word]}; use lokr, loha, locon, glora, diag-oft or boft")
+    if word in ALGORITHMS:
+        raise ValueError(f"{ALGORITHMS[word]}; use lokr, loha, locon, glora, diag-oft or boft")
     return word
 
 
 class Targets(Settings):
     """`apply_preset`: which modules are adapted."""
 
-    target_module: Annotated[tuple[str, ...], BeforeValidator(checks.names)] = ("Attention",)
+    target_module: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("Attention",)
     """Class names: Attention, FeedForward, JointTransformerBlock, or Linear for all."""
     target_name: tuple[str, ...] = ()
     """Module names, as expressions (or as shell patterns with use_fnmatch)."""
@@ -78,7 +82,7 @@ class Targets(Settings):
             try:
                 re.compile(pattern)
             except re.error as e:
-                raise ValueError(f"`{pattern}` is no regular expression: {e}") from None
+                raise ValueError(f"`{pattern}` is not a regular expression: {e}") from None
         return self
 
 
@@ -127,37 +131,70 @@ class Lycoris(Settings):
     apply_preset: Targets = Targets()
     """Which modules are adapted, and how."""
 
-    @model_validator(mode="after")
-    def fits_together(self) -> "Lycoris":
-        if self.multiplier == 0:
-            raise ValueError("multiplier=0 would train nothing; use 1.0")
-        if self.multiplier != 1 and self.algo not in ("lora", "locon", "loha", "lokr"):
-            raise ValueError(f"multiplier={self.multiplier:g} cannot be folded into a file of "
-                             f"algo={self.algo}; use 1.0")  # fmt: skip
-        own = {"factor": -1, "full_matrix": False, "decompose_both": False,
-               "unbalanced_factorization": False}  # fmt: skip
-        parts = [*self.apply_preset.module_algo_map.values(),
-                 *self.apply_preset.name_algo_map.values()]  # fmt: skip
-        algos = {self.algo, *(p.algo for p in parts)}
-        for name, idle in own.items():
-            if getattr(self, name) != idle and "lokr" not in algos:
-                raise ValueError(f"{name} belongs to lokr, this is algo={self.algo}; leave it out")
-        for name in ("constraint", "rescaled"):
-            if getattr(self, name) and not algos & {"diag-oft", "boft"}:
-                raise ValueError(f"{name} belongs to diag-oft and boft, this is algo={self.algo}; "
-                                 "leave it out")  # fmt: skip
-        if self.dora_wd and algos & {"glora", "diag-oft", "boft"}:
-            raise ValueError("dora_wd belongs to lora, loha and lokr; leave it out")
-        return self
+    @property
+    def algorithms(self) -> set[str | None]:
+        """Every algorithm that some module gets; None where a part names no other."""
+        parts = (self.apply_preset.module_algo_map, self.apply_preset.name_algo_map)
+        return {self.algo, *(part.algo for each in parts for part in each.values())}
+
+
+def error(keys: str, when: Callable[[Lycoris], object], sentence: str, hint: str) -> Rule[Lycoris]:
+    """keys: those it concerns, between blanks."""
+    return Rule(tuple(keys.split()), "error", when, sentence, hint)
+
+
+def belongs_to(key: str, *algorithms: str) -> Rule[Lycoris]:
+    """A key that only some algorithms have."""
+    default = Lycoris.model_fields[key].default
+    return error(
+        f"{key} algo apply_preset",
+        lambda c: getattr(c, key) != default and not c.algorithms & {*algorithms},
+        f"{key} belongs to {' and '.join(algorithms)}, this is algo={{c.algo}}",
+        "leave it out",
+    )
+
+
+RULES = (
+    error(
+        "multiplier",
+        lambda c: c.multiplier == 0,
+        "multiplier=0 would train nothing",
+        "use 1.0",
+    ),
+    error(
+        "multiplier algo",
+        lambda c: c.multiplier not in (0, 1) and c.algo not in ("lora", "locon", "loha", "lokr"),
+        "multiplier={c.multiplier:g} cannot be folded into a file of algo={c.algo}",
+        "use 1.0",
+    ),
+    *(
+        belongs_to(key, "lokr")
+        for key in ("factor", "full_matrix", "decompose_both", "unbalanced_factorization")
+    ),
+    *(belongs_to(key, "diag-oft", "boft") for key in ("constraint", "rescaled")),
+    error(
+        "dora_wd algo apply_preset",
+        lambda c: c.dora_wd and c.algorithms & {"glora", "diag-oft", "boft"},
+        "dora_wd belongs to lora, loha and lokr",
+        "leave it out",
+    ),
+)
 
 
 def load_lycoris(path: Path) -> Lycoris:
-    """Raises ConfigError naming file, key and value."""
-    values = read_json(path, dict, "lycoris_config")
-    for name in [n for n in values if n.startswith("_")]:
-        raise ConfigError(f"`{path}`: unknown setting `{shown(name)}`", hint="leave it out")
-    values = refuse_unknown(values, Lycoris, path, {}, REASONS)
-    try:
-        return Lycoris.model_validate(values)
-    except ValidationError as e:
-        raise refusal(e, Lycoris, path, {}, values) from None
+    """Raises ConfigError with all problems, each naming file, key and value."""
+    document = read_json(path, dict, "lycoris_config")
+    problems, location = Problems(), Location(str(path))
+    for name in [n for n in document if n.startswith("_")]:
+        what = f"`{path}`: unknown setting `{shown(name)}`"
+        problems.add(Problem(what, "leave it out"), name)
+    named = {name: value for name, value in document.items() if not name.startswith("_")}
+    values = known_settings(named, Lycoris, location, problems, REASONS)
+    validated(values, Lycoris, location, problems)
+    wrong = problems.settings
+    lycoris = Lycoris.model_validate({k: v for k, v in values.items() if k not in wrong})
+    for problem in violated(RULES, "error", lycoris, wrong):
+        problems.add(Problem(f"`{path}`: {problem.message}", problem.hint))
+    if found := problems.ordered(document):
+        raise ConfigError.of(found)
+    return lycoris

@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sd3tune.config.complaints import shown, sound
+from sd3tune.config.problems import shown, sound
 from sd3tune.errors import ConfigError
 
 PLACEHOLDER = re.compile(r"\{env:([^}]*)\}")

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Words
+from sd3tune.config.names import supported
 from sd3tune.tables.dialects import DIALECTS
 
 
@@ -24,7 +25,10 @@ class AdapterSettings(Settings):
     """Weight decomposition (DoRA): a trained magnitude beside the direction. Slower."""
     use_rslora: Flag = False
     """Scale by alpha / sqrt(rank), which keeps large ranks alive (rsLoRA)."""
-    lora_init_type: Literal["default", "gaussian", "pissa", "olora"] = "default"
+    lora_init_type: Annotated[
+        Literal["default", "gaussian", "pissa", "olora"],
+        BeforeValidator(supported("lora_init_type")),
+    ] = "default"
     """How the adapter begins: `pissa` and `olora` take part of the weights, and need them whole."""
     init_lora: Path | None = None
     """An adapter file of any dialect to begin with; a smaller rank than lora_rank is fine."""

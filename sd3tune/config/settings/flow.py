@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sd3tune.config import flow
+from sd3tune.config import values
 from sd3tune.config.fields import Flag, Number, OneOf, Settings, Whole
 from sd3tune.tables.loss_types import LOSS_TYPES
 
@@ -25,10 +25,10 @@ class FlowSettings(Settings):
     """Its alpha; larger means more noise."""
     flow_beta_schedule_beta: Number = Field(2.0, gt=0)
     """Its beta; larger means less noise."""
-    flow_cubic_schedule_weights: Annotated[tuple[float, ...], BeforeValidator(flow.weights)] = ()
+    flow_cubic_schedule_weights: Annotated[tuple[float, ...], BeforeValidator(values.weights)] = ()
     """Weights as [1, 3, 2]: how often levels of the first, second and last third are drawn,
     smoothed by a monotone cubic."""
-    flow_custom_timesteps: Annotated[tuple[float, ...], BeforeValidator(flow.timesteps)] = ()
+    flow_custom_timesteps: Annotated[tuple[float, ...], BeforeValidator(values.timesteps)] = ()
     """The only timesteps there are, as [250, 500, 750] or as levels up to 1; not shifted."""
     flow_timesteps_mode: Literal["fixed-list", "round-robin"] = "fixed-list"
     """`fixed-list` draws from flow_custom_timesteps; `round-robin` takes the next one each step."""

@@ -1,12 +1,12 @@
-"""Where things are."""
+"""Files and folders of a run."""
 
 from pathlib import Path
 
 from sd3tune.config.fields import Settings
 
 
-class PlaceSettings(Settings):
-    """Where things are."""
+class FolderSettings(Settings):
+    """Files and folders of a run."""
 
     output_dir: Path
     """Adapter, checkpoints, pictures and caches go here."""

@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sd3tune.config import checks
+from sd3tune.config import values
 from sd3tune.config.fields import Count, Flag, Number, Optimizer, Settings, Whole
+from sd3tune.config.names import supported
 
 Schedule = Annotated[
     Literal["constant", "constant_with_warmup", "linear", "polynomial", "cosine",
             "cosine_with_restarts"],
-    BeforeValidator(checks.schedule),
+    BeforeValidator(supported("lr_scheduler")),
 ]  # fmt: skip
 
 
@@ -35,7 +36,7 @@ class OptimisationSettings(Settings):
     """Half waves of `cosine_with_restarts`: it jumps back to the peak between them."""
     optimizer: Optimizer | None = None
     """Explained in docs/concepts/optimisation.md. Left out: adamw."""
-    optimizer_config: Annotated[str, AfterValidator(checks.options)] = ""
+    optimizer_config: Annotated[str, AfterValidator(values.options)] = ""
     """Options of the optimizer as `weight_decay=0.01,eps=1e-6`."""
     optimizer_beta1: Number | None = Field(None, ge=0, lt=1)
     """Decay of the first moment. Left out: the optimizer's own."""

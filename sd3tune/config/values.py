@@ -1,18 +1,13 @@
-"""Values as people write them to values of the right type, and rules that join two settings.
+"""Values as people write them to values of the right type: pure functions of one value.
 
-Raises ValueError with one sentence; report.py adds file, key and value.
+Each raises ValueError with one sentence that follows the setting and its value; config/problems.py
+adds file, key and value in front of it.
 """
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
-
-from sd3tune.config import flow
-from sd3tune.config.optimizer_options import check as check_optimizer_options
-
-if TYPE_CHECKING:
-    from sd3tune.config.config import Config
 
 TRUE, FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
@@ -178,24 +173,16 @@ def sizes(value: Any) -> Any:
 def one_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d+)(?:\.0)?(?:\s*[xX]\s*(\d+))?\s*", text)
     if match is None:
-        raise ValueError(f"`{text.strip()}` is not a size: write 1024x1024 or 1280x768")
+        raise ValueError(f"has `{text.strip()}`, which is not a size; use 1024x1024")
     width = int(match.group(1))
     height = int(match.group(2) or width)
     usable = tuple(max(64, round(n / 16) * 16) for n in (width, height))
     if (width, height) != usable:
         raise ValueError(
-            f"`{text.strip()}`: sides are multiples of 16 from 64 on; nearest is "
+            "has a size whose sides are not multiples of 16 from 64 on; use "
             f"{usable[0]}x{usable[1]}"
         )
     return width, height
-
-
-def schedule(value: Any) -> Any:
-    if value == "sine":
-        raise ValueError(
-            "is nobody's standard: programs that have it disagree; write cosine_with_restarts"
-        )
-    return value
 
 
 def options(text: str) -> str:
@@ -223,117 +210,31 @@ def optimizer_options(text: str) -> dict[str, Any]:
     return found
 
 
-def cross(c: "Config") -> None:
-    """Settings that contradict each other."""
-    if c.max_train_steps and c.num_train_epochs:
-        raise ValueError(
-            f"max_train_steps={c.max_train_steps} and num_train_epochs={c.num_train_epochs} are "
-            "both set; set one of them"
-        )
-    if not c.max_train_steps and not c.num_train_epochs:
-        raise ValueError("neither max_train_steps nor num_train_epochs is set; set one of them")
-    if c.max_train_steps and c.lr_warmup_steps >= c.max_train_steps:
-        raise ValueError(
-            f"lr_warmup_steps={c.lr_warmup_steps} must be below max_train_steps={c.max_train_steps}"
-        )
-    if c.lr_end > c.learning_rate:
-        raise ValueError(f"lr_end={c.lr_end:g} must not be above learning_rate={c.learning_rate:g}")
-    if c.validation_guidance_skip_layers:
-        start, stop = (
-            c.validation_guidance_skip_layers_start,
-            c.validation_guidance_skip_layers_stop,
-        )
-        if start >= stop:
-            raise ValueError(
-                f"validation_guidance_skip_layers_start={start} must be below "
-                f"validation_guidance_skip_layers_stop={stop}"
-            )
-    flow.contradictions(c)
-    _adapter(c)
-    if c.resolution_type == "area" and (c.maximum_image_size or 0) > 5:
-        raise ValueError(
-            f"maximum_image_size={c.maximum_image_size:g} would be megapixels with "
-            "resolution_type=area; use resolution_type=pixel_area for pixels, or set it in a "
-            "dataset"
-        )
-    if c.lr_scale_sqrt and not c.lr_scale:
-        raise ValueError("lr_scale_sqrt=true without lr_scale=true scales nothing; set lr_scale")
-    check_optimizer_options(c)
-    _blocks(c)
+def timesteps(value: Any) -> Any:
+    """[250, 500, 750] or "250,500,750" as noise levels; if none is above 1, they are levels."""
+    found = _numbers(value, "timesteps such as [250, 500, 750], or noise levels up to 1")
+    if any(not 0 < n <= 1000 for n in found):
+        raise ValueError("must lie above 0 and at most at 1000")
+    return found if all(n <= 1 for n in found) else tuple(n / 1000 for n in found)
 
 
-def _adapter(c: "Config") -> None:
-    """Settings of something else than what is trained."""
-    if c.model_type == "full" and c.lora_type == "lycoris":
-        raise ValueError(
-            "model_type=full trains the weights themselves, lora_type=lycoris an adapter; "
-            "leave one of them out"
-        )
-    if c.lycoris_config is not None and c.lora_type != "lycoris":
-        raise ValueError("lycoris_config belongs to lora_type=lycoris; set that, or leave it out")
-    if c.model_type == "full" or c.lora_type == "lycoris":
-        kind = "model_type=full" if c.model_type == "full" else "lora_type=lycoris"
-        for name in ("use_dora", "use_rslora", "lora_init_type", "peft_lora_target_modules"):
-            if getattr(c, name) != type(c).model_fields[name].default:
-                raise ValueError(
-                    f"{name} belongs to lora_type=standard, this is {kind}; leave it out"
-                )
-    if c.init_lora is not None and c.model_type == "full":
-        raise ValueError("init_lora begins an adapter, and model_type=full has none; leave it out")
-    if c.init_lora is not None and c.lora_init_type != "default":
-        raise ValueError(
-            f"init_lora and lora_init_type={c.lora_init_type} both say how the adapter begins; "
-            "leave one of them out"
-        )
-    if c.lora_type == "lycoris" and c.lora_format != "diffusers":
-        raise ValueError(
-            f"lora_format={c.lora_format} belongs to lora_type=standard: LyCORIS files have one "
-            "form; leave it out"
-        )
-    if c.fsdp_enable and c.use_dora and c.lora_format != "diffusers":
-        raise ValueError(
-            f"lora_format={c.lora_format} of DoRA needs the weights in one place, and fsdp_enable "
-            "splits them; leave lora_format out, and run `sd3tune export` afterwards"
-        )
-    if c.use_dora and c.lora_init_type in ("pissa", "olora"):
-        raise ValueError(
-            f"use_dora and lora_init_type={c.lora_init_type} both change what the weights are; "
-            "leave one of them out"
-        )
-    if c.num_machines > 1 and c.machine_rank >= c.num_machines:
-        raise ValueError(
-            f"machine_rank={c.machine_rank} must be below num_machines={c.num_machines}"
-        )
+def weights(value: Any) -> Any:
+    """[1, 2, 1] or "1,2,1": two or more, all above 0."""
+    found = _numbers(value, "weights such as [1, 2, 1]")
+    if len(found) == 1 or any(n <= 0 for n in found):
+        raise ValueError("must be two or more weights above 0")
+    return found
 
 
-def _blocks(c: "Config") -> None:
-    """What can be asked of the transformer's blocks together."""
-    interval, swapped = c.gradient_checkpointing_interval, c.blocks_to_swap
-    if not c.gradient_checkpointing:
-        for name in ("gradient_checkpointing_interval", "gradient_checkpointing_backend"):
-            if (value := getattr(c, name)) not in (None, 1, "torch"):
-                raise ValueError(
-                    f"{name}={value} goes with gradient_checkpointing=true, which is false"
-                )
-    if not swapped:
-        return
-    if not c.gradient_checkpointing or interval > 1:
-        raise ValueError(
-            f"blocks_to_swap={swapped} needs every block checkpointed: otherwise what was copied "
-            "stays; set gradient_checkpointing=true and gradient_checkpointing_interval=1"
-        )
-    if c.model_type != "lora":
-        raise ValueError(
-            f"blocks_to_swap={swapped} goes with model_type=lora: only frozen weights can stay "
-            "behind; remove one of the two"
-        )
-    if c.fsdp_enable:
-        raise ValueError(
-            f"blocks_to_swap={swapped} and fsdp_enable=true are both set: FSDP moves each block's "
-            "weights itself; remove one of the two"
-        )
-    if c.dynamo_backend not in (None, "no"):
-        raise ValueError(
-            f"blocks_to_swap={swapped} and dynamo_backend={c.dynamo_backend} are both set: a "
-            "compiled block would be compiled again at every visit; remove one of the two"
-        )
+def _numbers(value: Any, wanted: str) -> tuple[float, ...]:
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(f"[{value.strip().strip('[]')}]")
+        except ValueError:
+            raise ValueError(f"must be {wanted}") from None
+    value = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in value):
+        raise ValueError(f"must be {wanted}")
+    return tuple(float(n) for n in value)

@@ -1,0 +1,196 @@
+"""One entry of a datasets file: its kind, its keys with their defaults, and what is wrong in it."""
+
+import re
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sd3tune.config import rules
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
+from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
+from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
+from sd3tune.config.files.written import Written
+from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported, notes_on
+from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
+from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.decision import Provenance
+from sd3tune.errors import ConfigError, Problem
+from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
+from sd3tune.tables.storages import STORAGES, owners
+from sd3tune.tables.table import load
+
+Dataset = ImageDataset | Masks | TextEmbeds
+NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
+ENVIRONMENT = Allowed(
+    paths=PATHS,
+    either=("dataset_name",),
+    credentials={"aws_secret_access_key": ANY, "aws_access_key_id": ACCESS_ID},
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """dataset: None where something is wrong in it."""
+
+    dataset: Dataset | None
+    sources: Mapping[str, Provenance]
+    notes: tuple[str, ...] = ()
+
+
+def named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) -> str:
+    """The id of the entry of that number, which goes into `seen`. Raises ConfigError."""
+    name = entry.get("id")
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"`{path}`: entry {number} has no id", hint='give every dataset an "id" of its own'
+        )
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"`{path}`: the id `{shown(name)}` cannot name a folder",
+            hint="use letters, digits, spaces, dots, dashes and underscores, at most 100",
+        )
+    if name in seen:
+        raise ConfigError(f"`{path}`: two datasets have the id `{name}`", hint="rename one of them")
+    seen.add(name)
+    return name
+
+
+def read(
+    written: Written, name: str, config: AllSettings, wrong: frozenset[str], problems: Problems
+) -> Entry:
+    """What the entry of that id asks for. wrong: settings of the run without a usable value. Raises
+    ConfigError when the entry is of a kind that sd3tune does not have."""
+    row = _type_of(written, name)
+    kind: type[Dataset] = load(row.settings)
+    location = Location(written.file, dataset=name)
+    own = Problems()
+    asked = _filled(written, name, config, location, own)
+    notes = notes_on(asked)
+    asked = _csv(_without_hashing(asked, location, own), location, own)
+    if row.use == "mask":
+        asked, ignored = _without_image_keys(asked)
+        notes += ignored
+    asked = known_settings(asked, kind, location, own, _foreign(kind))
+    asked = {k: v for k, v in asked.items() if k not in FOLDERS or v != ""}
+    defaults = _defaults(row, name, config, asked)
+    values = make_absolute(defaults | asked, Path(written.file), location.of(), own)
+    validated(values, kind, location, own)
+    right = {k: v for k, v in values.items() if k not in own.settings}
+    dataset = kind.model_validate(defaults | right)
+    unusable = own.settings | (wrong & (defaults.keys() - asked.keys()))
+    for problem in _contradictions(dataset, config, unusable):
+        own.add(Problem(f"{location.of()}: {problem.message}", problem.hint))
+    for problem in own.ordered(values):
+        problems.add(problem)
+    if isinstance(dataset, ImageDataset):
+        notes += rules.dataset_notes(dataset)
+    sources = {k: config.source(k) for k in row.inherited}
+    sources |= {"csv" if k in CSV_KEYS else k: s for k, s in written.sources().items() if
+                written.values[k] is not None}  # fmt: skip
+    complete = None if own.ordered() else dataset
+    return Entry(complete, sources, tuple(f"dataset `{name}`: {note}" for note in notes))
+
+
+def _type_of(written: Written, name: str) -> DatasetType:
+    """The row of an entry's dataset_type. Raises ConfigError, also for a storage that this type
+    cannot have."""
+    kind, storage = written.values.get("dataset_type", "image"), written.values.get("type", "local")
+    where = f"{written.where}: dataset `{name}`"
+    if not isinstance(kind, str) or kind not in DATASET_TYPES:
+        why = DATASET_TYPES.refused.get(str(kind), "is not known")
+        raise ConfigError(
+            f"{where}: `dataset_type={shown(kind)}` {why}",
+            hint=f"dataset_type is {', '.join(DATASET_TYPES)}; disabled=true skips a dataset",
+        )
+    row = DATASET_TYPES[kind]
+    possible = row.storages or tuple(STORAGES)
+    if storage not in possible:
+        why = "is not supported" + (f": {row.why_only}" if row.why_only else "")
+        raise ConfigError(
+            f"{where}: `type={shown(storage)}` {why}",
+            hint=f"type is {', '.join(possible)}; disabled=true skips a dataset",
+        )
+    return row
+
+
+def _filled(
+    written: Written, name: str, config: AllSettings, location: Location, problems: Problems
+) -> dict[str, Any]:
+    """The keys that are not null, with their placeholders filled in."""
+    placeholders = {
+        "id": name,
+        "model_family": config.model_family,
+        "output_dir": str(config.output_dir),
+    }
+    found = {}
+    for key, value in written.values.items():
+        with problems.collecting(key):
+            filled = fill_in({key: value}, location.of(), placeholders, ENVIRONMENT)[key]
+            if filled is not None:
+                found[key] = filled
+    return found
+
+
+def _without_hashing(
+    asked: Mapping[str, Any], location: Location, problems: Problems
+) -> dict[str, Any]:
+    if asked.get("hash_filenames") is False:
+        what = "entries of a cache are named by a hash of their content"
+        what = f"{location.of()}: `hash_filenames=false` is not supported: {what}"
+        problems.add(Problem(what, "leave it out"))
+    return {k: v for k, v in asked.items() if k != "hash_filenames"}
+
+
+def _csv(asked: Mapping[str, Any], location: Location, problems: Problems) -> dict[str, Any]:
+    """csv_file and its companions as the `csv` object."""
+    flat = {k: asked[k] for k in CSV_KEYS if k in asked}
+    if not flat:
+        return dict(asked)
+    if "csv" in asked:
+        what = f"{location.of()}: `csv` and `{next(iter(flat))}` are both set"
+        problems.add(Problem(what, "keep one of them"))
+    rest = {k: v for k, v in asked.items() if k not in CSV_KEYS}
+    return {"csv": {CSV_KEYS[k]: v for k, v in flat.items()}} | rest
+
+
+def _without_image_keys(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Existing files give masks the keys of their images: the others, and a note on those."""
+    images = [k for k in asked if k not in Masks.model_fields and k in ImageDataset.model_fields]
+    why = f"{', '.join(sorted(images))} not used: masks take everything else from their images"
+    return {k: v for k, v in asked.items() if k not in images}, [why] if images else []
+
+
+def _foreign(kind: type[Dataset]) -> dict[str, Unsupported]:
+    """Why a key that an entry of another kind has, or that SimpleTuner has, is not one of this."""
+    found = dict(REASONS)
+    run = Unsupported("is a setting of the whole run", "write it in config.json")
+    found |= dict.fromkeys(AllSettings.model_fields, run)
+    for row in DATASET_TYPES.rows:
+        if (other := load(row.settings)) is not kind:
+            owner = Unsupported(f"belongs to {row.called}", "leave it out")
+            found |= dict.fromkeys(other.model_fields, owner)
+    return found | DATASET_REASONS
+
+
+def _defaults(
+    row: DatasetType, name: str, config: AllSettings, asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What holds for the keys that are left out: settings of the run, folders below output_dir."""
+    storage, cache = asked.get("type", "local"), config.output_dir / "cache"
+    found = {"id": name} | {key: getattr(config, key) for key in row.inherited}
+    if "caption_strategy" in found and STORAGES[storage].captions:
+        found["caption_strategy"] = STORAGES[storage].captions
+    for key, folder in row.folders.items():
+        if storage in owners().get(key, (storage,)):
+            found[key] = str(cache / folder.format(id=name))
+    return found
+
+
+def _contradictions(dataset: Dataset, config: AllSettings, unusable: Set[str]) -> Iterator[Problem]:
+    if not isinstance(dataset, TextEmbeds):
+        keys = {"type", *owners(), *(storage.key for storage in STORAGES.rows)}
+        if keys.isdisjoint(unusable):
+            yield from dataset.storage_problems()
+    if isinstance(dataset, ImageDataset):
+        yield from rules.dataset_problems(dataset, config, unusable)

@@ -1,0 +1,82 @@
+"""config.json or config.env and the words that override it, as one set of settings under today's
+names. Whether the values are any good is not asked here.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sd3tune.config import values
+from sd3tune.config.files.env_file import read_env
+from sd3tune.config.files.placeholders import Allowed, fill_in
+from sd3tune.config.files.reading import absolute_path, read_json, read_words, without_dashes
+from sd3tune.config.files.written import Written
+from sd3tune.config.names import ALIASES, INVERTED, SPELLINGS
+from sd3tune.config.problems import COMMAND_LINE, Problems, shown
+from sd3tune.errors import Problem
+
+LENGTHS = ("max_train_steps", "num_train_epochs")
+
+
+def find(path: Path) -> Path:
+    """The file that `path` means, which may be its folder. Raises ConfigError."""
+    absolute_path(str(path), Path.cwd(), COMMAND_LINE, "CONFIG")  # refuses what cannot be a path
+    path = path.expanduser()
+    if not path.is_dir():
+        return path
+    inside = [path / name for name in ("config.json", "config.env", "config/config.json")]
+    return next((p for p in inside if p.is_file()), path)
+
+
+def read_file(path: Path, allowed: Allowed, problems: Problems, texts: Container[str]) -> Written:
+    """The settings of the file, with its placeholders filled in. Raises ConfigError when it cannot
+    be read at all."""
+    if path.suffix == ".env":
+        written = read_env(path, problems, texts)
+    else:
+        written = without_dashes(read_json(path, dict, "configuration file"), path, problems)
+    written = renamed(written, problems)
+    filled = Written(written.file)
+    for name, value in written.values.items():
+        with problems.collecting(name):
+            value = fill_in({name: value}, written.where, {}, allowed)[name]
+            filled.set(name, value, written.keys[name])
+    return renamed(filled, problems)  # a variable's value may be an old spelling
+
+
+def read_overrides(words: Sequence[str], problems: Problems, texts: Container[str]) -> Written:
+    return renamed(read_words(words, problems, texts), problems)
+
+
+def merged(file: Written, words: Written) -> Written:
+    """The file's settings, and those of the words instead of or beside them; a length among the
+    words replaces the file's, however either is counted. Keys keep the order of the file."""
+    kept = dict(file.values)
+    for one, other in (LENGTHS, LENGTHS[::-1]):
+        if words.values.get(one) and other not in words.values:
+            kept.pop(other, None)
+    return Written(file.file, kept | words.values, file.keys | words.keys)
+
+
+def renamed(written: Written, problems: Problems) -> Written:
+    """Other names and spellings as today's. Two names of one setting are a problem."""
+    found = Written(written.file)
+    for old, value in written.values.items():
+        name = ALIASES.get(old, old)
+        if old in INVERTED and (turned := _inverted(value)) is not None:
+            name, value = INVERTED[old], turned
+        if name in found.values:
+            what = f"{written.where}: `{old}={shown(value)}` sets `{name}` a second time"
+            problems.add(Problem(what, "remove one of the two"), name)
+            continue
+        spellings: Mapping[str, str] = SPELLINGS.get(name, {})
+        value = spellings.get(value, value) if isinstance(value, str) else value
+        found.set(name, value, written.keys[old])
+    return found
+
+
+def _inverted(value: Any) -> bool | None:
+    try:
+        return not values.flag(value)
+    except ValueError:
+        return None

@@ -1,0 +1,27 @@
+"""What the user wrote in one file or on the command line: values, and the keys as written."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sd3tune.config.problems import shown_file
+from sd3tune.decision import Provenance
+
+
+@dataclass(frozen=True)
+class Written:
+    """file: its path as the user gave it, or "the command line"."""
+
+    file: str
+    values: dict[str, Any] = field(default_factory=dict)  # by the setting's name
+    keys: dict[str, str] = field(default_factory=dict)  # the key of each as written
+
+    @property
+    def where(self) -> str:
+        """As problems name it."""
+        return shown_file(self.file)
+
+    def set(self, name: str, value: Any, key: str) -> None:
+        self.values[name], self.keys[name] = value, key
+
+    def sources(self) -> dict[str, Provenance]:
+        return {name: Provenance("user", self.file, self.keys[name]) for name in self.values}

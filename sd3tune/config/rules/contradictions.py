@@ -1,0 +1,283 @@
+"""Settings that cannot both be meant. A row that holds is an error."""
+
+from collections.abc import Callable
+
+from sd3tune.config.rules.rule import Rule
+from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.tables.optimizers import OPTIMIZERS
+
+SCHEDULES = (  # of which one can be set
+    "flow_custom_timesteps",
+    "flow_use_uniform_schedule",
+    "flow_use_beta_schedule",
+    "flow_cubic_schedule_weights",
+)
+OF_STANDARD_LORA = ("use_dora", "use_rslora", "lora_init_type", "peft_lora_target_modules")
+
+
+def error(
+    names: str, when: Callable[[AllSettings], object], sentence: str, hint: str
+) -> Rule[AllSettings]:
+    """names: the settings it concerns, between blanks."""
+    return Rule(tuple(names.split()), "error", when, sentence, hint)
+
+
+def changed(c: AllSettings, name: str) -> bool:
+    """Whether a setting has another value than its default."""
+    return bool(getattr(c, name) != type(c).model_fields[name].default)
+
+
+def schedules(c: AllSettings) -> list[str]:
+    """The settings that say how noise levels are drawn."""
+    return [name for name in SCHEDULES if getattr(c, name)]
+
+
+def unused_options(c: AllSettings) -> tuple[str, str, str] | None:
+    """Options that the optimizer does not have, as they were set; its name; those that it has."""
+    has = OPTIMIZERS[c.optimizer or "adamw"].option_names
+    alone = {"beta1": c.optimizer_beta1, "beta2": c.optimizer_beta2}
+    unused = [
+        option
+        if option == "prodigy_steps"
+        else f"optimizer_config={option}"
+        if alone.get(option) is None
+        else f"optimizer_{option}"
+        for option in c.optimizer_options
+        if option not in has
+    ]
+    if not unused:
+        return None
+    return "`, `".join(unused), c.optimizer or "adamw", ", ".join(sorted(has - {"prodigy_steps"}))
+
+
+def always_euler(name: str, only: object) -> Rule[AllSettings]:
+    """A choice of the rollout's sampler that flow matching does not leave open."""
+    return error(
+        f"scheduled_sampling_max_step_offset {name}",
+        lambda c: c.scheduled_sampling_max_step_offset and getattr(c, name) != only,
+        f"{name}={{c.{name}}} is not for flow matching: single steps along a straight path have no "
+        "history that a higher order could use, the rollout is always Euler",
+        "leave it out",
+    )
+
+
+def of_standard_lora(name: str) -> Rule[AllSettings]:
+    """A setting that neither LyCORIS nor full training has."""
+
+    def owner(c: AllSettings) -> str | None:
+        if not changed(c, name):
+            return None
+        if c.model_type == "full":
+            return "model_type=full"
+        return "lora_type=lycoris" if c.lora_type == "lycoris" else None
+
+    sentence = f"{name} belongs to lora_type=standard, this is {{which}}"
+    return error(f"{name} model_type lora_type", owner, sentence, "leave it out")
+
+
+def of_checkpointing(name: str, default: object) -> Rule[AllSettings]:
+    """A setting of gradient checkpointing where that is off. default: asks for nothing."""
+    return error(
+        f"gradient_checkpointing {name}",
+        lambda c: not c.gradient_checkpointing and getattr(c, name) not in (None, default),
+        f"{name}={{c.{name}}} goes with gradient_checkpointing=true, which is false",
+        f"set gradient_checkpointing=true, or leave out {name}",
+    )
+
+
+LENGTH = (
+    error(
+        "max_train_steps num_train_epochs",
+        lambda c: c.max_train_steps and c.num_train_epochs,
+        "max_train_steps={c.max_train_steps} and num_train_epochs={c.num_train_epochs} are both "
+        "set",
+        "set one of them",
+    ),
+    error(
+        "max_train_steps num_train_epochs",
+        lambda c: not c.max_train_steps and not c.num_train_epochs,
+        "neither max_train_steps nor num_train_epochs is set",
+        "set one of them",
+    ),
+)
+OPTIMISATION = (
+    error(
+        "lr_warmup_steps max_train_steps",
+        lambda c: c.max_train_steps and c.lr_warmup_steps >= c.max_train_steps,
+        "lr_warmup_steps={c.lr_warmup_steps} must be below max_train_steps={c.max_train_steps}",
+        "lower lr_warmup_steps, or raise max_train_steps",
+    ),
+    error(
+        "lr_end learning_rate",
+        lambda c: c.lr_end > c.learning_rate,
+        "lr_end={c.lr_end:g} must not be above learning_rate={c.learning_rate:g}",
+        "lower lr_end, or raise learning_rate",
+    ),
+    error(
+        "lr_scale_sqrt lr_scale",
+        lambda c: c.lr_scale_sqrt and not c.lr_scale,
+        "lr_scale_sqrt=true without lr_scale=true scales nothing",
+        "set lr_scale",
+    ),
+    error(
+        "optimizer optimizer_config optimizer_beta1 optimizer_beta2 prodigy_steps",
+        unused_options,
+        "`{which[0]}` has no effect with optimizer={which[1]}",
+        "leave it out; {which[1]} has {which[2]}",
+    ),
+)
+FLOW = (
+    error(
+        " ".join(SCHEDULES),
+        lambda c: schedules(c) if len(schedules(c)) > 1 else None,
+        "{which[0]} and {which[1]} are both set, and noise levels are drawn in one way",
+        "set one of them",
+    ),
+    error(
+        "flow_schedule_auto_shift flow_schedule_shift",
+        lambda c: (
+            c.flow_schedule_auto_shift
+            and c.flow_schedule_shift != 1
+            and c.source("flow_schedule_shift").by == "user"
+        ),
+        "flow_schedule_auto_shift and flow_schedule_shift are both set",
+        "set one of them",
+    ),
+    error(
+        "huber_schedule huber_c",
+        lambda c: c.huber_schedule != "constant" and c.huber_c > 1,
+        "huber_c={c.huber_c:g} must be at most 1 with huber_schedule={c.huber_schedule}, which "
+        "goes between 1 and huber_c",
+        "use huber_schedule=constant",
+    ),
+)
+ROLLOUT = (
+    error(
+        "scheduled_sampling_max_step_offset fsdp_enable",
+        lambda c: c.scheduled_sampling_max_step_offset and c.fsdp_enable,
+        "scheduled_sampling_max_step_offset and fsdp_enable are both set: with split weights all "
+        "processes must run the same number of passes, and rollouts differ in length",
+        "set one of them",
+    ),
+    error(
+        "scheduled_sampling_max_step_offset scheduled_sampling_probability "
+        "scheduled_sampling_ramp_steps",
+        lambda c: (
+            c.scheduled_sampling_max_step_offset
+            and not c.scheduled_sampling_probability
+            and not c.scheduled_sampling_ramp_steps
+        ),
+        "scheduled_sampling_max_step_offset={c.scheduled_sampling_max_step_offset} rolls nothing "
+        "out with scheduled_sampling_probability=0",
+        "set the probability, or scheduled_sampling_ramp_steps",
+    ),
+    always_euler("scheduled_sampling_sampler", "euler"),
+    always_euler("scheduled_sampling_order", 1),
+)
+ADAPTER = (
+    error(
+        "model_type lora_type",
+        lambda c: c.model_type == "full" and c.lora_type == "lycoris",
+        "model_type=full trains the weights themselves, lora_type=lycoris an adapter",
+        "leave one of them out",
+    ),
+    error(
+        "lycoris_config lora_type",
+        lambda c: c.lycoris_config is not None and c.lora_type != "lycoris",
+        "lycoris_config belongs to lora_type=lycoris",
+        "set that, or leave it out",
+    ),
+    *(of_standard_lora(name) for name in OF_STANDARD_LORA),
+    error(
+        "init_lora model_type",
+        lambda c: c.init_lora is not None and c.model_type == "full",
+        "init_lora begins an adapter, and model_type=full has none",
+        "leave it out",
+    ),
+    error(
+        "init_lora lora_init_type",
+        lambda c: c.init_lora is not None and c.lora_init_type != "default",
+        "init_lora and lora_init_type={c.lora_init_type} both say how the adapter begins",
+        "leave one of them out",
+    ),
+    error(
+        "lora_type lora_format",
+        lambda c: c.lora_type == "lycoris" and c.lora_format != "diffusers",
+        "lora_format={c.lora_format} belongs to lora_type=standard: LyCORIS files have one form",
+        "leave it out",
+    ),
+    error(
+        "fsdp_enable use_dora lora_format",
+        lambda c: c.fsdp_enable and c.use_dora and c.lora_format != "diffusers",
+        "lora_format={c.lora_format} of DoRA needs the weights in one place, and fsdp_enable "
+        "splits them",
+        "leave lora_format out, and run `sd3tune export` afterwards",
+    ),
+    error(
+        "use_dora lora_init_type",
+        lambda c: c.use_dora and c.lora_init_type in ("pissa", "olora"),
+        "use_dora and lora_init_type={c.lora_init_type} both change what the weights are",
+        "leave one of them out",
+    ),
+)
+BLOCKS = (
+    of_checkpointing("gradient_checkpointing_interval", 1),
+    of_checkpointing("gradient_checkpointing_backend", "torch"),
+    error(
+        "blocks_to_swap gradient_checkpointing gradient_checkpointing_interval",
+        lambda c: (
+            c.blocks_to_swap
+            and (not c.gradient_checkpointing or c.gradient_checkpointing_interval > 1)
+        ),
+        "blocks_to_swap={c.blocks_to_swap} needs every block checkpointed: otherwise what was "
+        "copied stays",
+        "set gradient_checkpointing=true and gradient_checkpointing_interval=1",
+    ),
+    error(
+        "blocks_to_swap model_type",
+        lambda c: c.blocks_to_swap and c.model_type != "lora",
+        "blocks_to_swap={c.blocks_to_swap} goes with model_type=lora: only frozen weights can stay "
+        "behind",
+        "remove one of the two",
+    ),
+    error(
+        "blocks_to_swap fsdp_enable",
+        lambda c: c.blocks_to_swap and c.fsdp_enable,
+        "blocks_to_swap={c.blocks_to_swap} and fsdp_enable=true are both set: FSDP moves each "
+        "block's weights itself",
+        "remove one of the two",
+    ),
+    error(
+        "blocks_to_swap dynamo_backend",
+        lambda c: c.blocks_to_swap and c.dynamo_backend not in (None, "no"),
+        "blocks_to_swap={c.blocks_to_swap} and dynamo_backend={c.dynamo_backend} are both set: a "
+        "compiled block would be compiled again at every visit",
+        "remove one of the two",
+    ),
+)
+OTHERS = (
+    error(
+        "validation_guidance_skip_layers validation_guidance_skip_layers_start "
+        "validation_guidance_skip_layers_stop",
+        lambda c: (
+            c.validation_guidance_skip_layers
+            and c.validation_guidance_skip_layers_start >= c.validation_guidance_skip_layers_stop
+        ),
+        "validation_guidance_skip_layers_start={c.validation_guidance_skip_layers_start} must be "
+        "below validation_guidance_skip_layers_stop={c.validation_guidance_skip_layers_stop}",
+        "lower the start, or raise the stop",
+    ),
+    error(
+        "resolution_type maximum_image_size",
+        lambda c: c.resolution_type == "area" and (c.maximum_image_size or 0) > 5,
+        "maximum_image_size={c.maximum_image_size:g} would be megapixels with resolution_type=area",
+        "use resolution_type=pixel_area for pixels, or set it in a dataset",
+    ),
+    error(
+        "num_machines machine_rank",
+        lambda c: c.num_machines > 1 and c.machine_rank >= c.num_machines,
+        "machine_rank={c.machine_rank} must be below num_machines={c.num_machines}",
+        "machines are numbered from 0",
+    ),
+)
+CONTRADICTIONS = (*LENGTH, *OPTIMISATION, *FLOW, *ROLLOUT, *ADAPTER, *BLOCKS, *OTHERS)

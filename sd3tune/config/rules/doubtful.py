@@ -1,0 +1,58 @@
+"""What works as it is documented, and may not be what was meant. A row that holds is a warning.
+
+Recipes: docs/guides/stability.md. Warnings that need the model's size or the scaled learning rate
+are in plan/warnings.py.
+"""
+
+from collections.abc import Callable
+
+from sd3tune.config.rules.rule import Rule
+from sd3tune.config.settings.all_settings import AllSettings
+
+
+def warning(
+    names: str, when: Callable[[AllSettings], object], sentence: str, hint: str
+) -> Rule[AllSettings]:
+    """names: the settings it concerns, between blanks."""
+    return Rule(tuple(names.split()), "warning", when, sentence, hint)
+
+
+DOUBTFUL = (
+    warning(
+        "loss_type huber_schedule",
+        lambda c: c.loss_type != "l2" and c.huber_schedule == "snr",
+        "huber_schedule=snr forgives large errors where there is little noise, its paper "
+        "(arXiv:2403.16728) where there is much",
+        "huber_schedule=exponential does what the paper says",
+    ),
+    warning(
+        "validation_guidance_skip_layers validation_guidance",
+        lambda c: c.validation_guidance_skip_layers and c.validation_guidance <= 1,
+        "validation_guidance={c.validation_guidance:g} switches skip-layer guidance off: diffusers "
+        "guides only above 1",
+        "set validation_guidance above 1, or leave out validation_guidance_skip_layers",
+    ),
+    warning(
+        "optimizer model_type optimizer_config",
+        lambda c: (
+            c.optimizer == "soap"
+            and c.model_type == "full"
+            and "max_precondition_dim" not in c.optimizer_options
+        ),
+        "soap preconditions sides of a matrix up to max_precondition_dim=256, and the model's are "
+        "wider: on whole weights it is AdamW",
+        "raise max_precondition_dim in optimizer_config; memory grows with its square",
+    ),
+    warning(
+        "optimizer lr_scheduler",
+        lambda c: c.optimizer == "adamw_schedulefree" and not c.lr_scheduler.startswith("constant"),
+        "lr_scheduler={c.lr_scheduler} with a schedule-free optimizer: averaging replaces decay",
+        "use constant_with_warmup",
+    ),
+    warning(
+        "lr_scheduler lr_num_cycles",
+        lambda c: c.lr_scheduler == "cosine_with_restarts" and c.lr_num_cycles == 1,
+        "cosine_with_restarts never restarts with lr_num_cycles=1",
+        "set 2 or more",
+    ),
+)

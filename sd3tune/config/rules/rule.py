@@ -1,0 +1,46 @@
+"""What a rule over several settings is, and how a table of them is evaluated."""
+
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from sd3tune.errors import Problem
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Rule(Generic[S]):
+    """One row.
+
+    settings: those it concerns; it is not asked when one of them is wrong by itself.
+    when: whether the configuration violates it (error), or deserves the sentence (warning).
+    sentence, hint: what is wrong and what to write. `{c.NAME}` is the value of a setting, `{which}`
+        what `when` answered.
+    """
+
+    settings: tuple[str, ...]
+    severity: Literal["error", "warning"]
+    when: Callable[[S], object]
+    sentence: str
+    hint: str
+
+    def problem(self, settings: S) -> Problem | None:
+        """The row's words about these settings, when it holds."""
+        if not (which := self.when(settings)):
+            return None
+        filled = (text.format(c=settings, which=which) for text in (self.sentence, self.hint))
+        return Problem(*filled)
+
+
+def violated(
+    rules: Iterable[Rule[S]],
+    severity: Literal["error", "warning"],
+    settings: S,
+    wrong: Set[str] = frozenset(),
+) -> Iterator[Problem]:
+    """The words of every row of a severity that holds. wrong: settings without a usable value."""
+    for rule in rules:
+        asked = rule.severity == severity and wrong.isdisjoint(rule.settings)
+        if asked and (problem := rule.problem(settings)) is not None:
+            yield problem

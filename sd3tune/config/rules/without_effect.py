@@ -1,0 +1,289 @@
+"""Settings that were set and change nothing, because another one switches them off.
+
+A row is a warning for each of its settings that the user set to another value than its default.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sd3tune.config.rules.contradictions import changed, schedules
+from sd3tune.config.rules.rule import Rule
+from sd3tune.config.settings.all_settings import AllSettings
+
+FALLING = ("linear", "polynomial", "cosine", "cosine_with_restarts")  # schedules that reach lr_end
+TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Idle:
+    """names: the settings, between blanks. why, hint: `{c.NAME}` is the value of a setting."""
+
+    names: str
+    when: Callable[[AllSettings], object]
+    why: str
+    hint: str
+
+    def rows(self) -> tuple[Rule[AllSettings], ...]:
+        return tuple(self._row(name) for name in self.names.split())
+
+    def _row(self, name: str) -> Rule[AllSettings]:
+        def idle(c: AllSettings) -> object:
+            return c.source(name).by == "user" and changed(c, name) and self.when(c)
+
+        return Rule((name,), "warning", idle, f"{name} has no effect: {self.why}", self.hint)
+
+
+def is_folder(source: str | None) -> bool:
+    """Whether a model is a folder or file of this machine; None is no other model."""
+    return source is None or source.startswith("/")
+
+
+def model_is_local(c: AllSettings) -> bool:
+    return is_folder(c.pretrained_model_name_or_path or None) and is_folder(
+        c.pretrained_transformer_model_name_or_path
+    )
+
+
+def rollout(c: AllSettings) -> int:
+    return c.scheduled_sampling_max_step_offset
+
+
+def of_rollout(names: str) -> str:
+    return " ".join(f"scheduled_sampling_{name}" for name in names.split())
+
+
+def no_pictures(c: AllSettings) -> str | None:
+    """Why no validation picture is drawn."""
+    if c.validation_disable:
+        return "validation_disable is true"
+    if c.validation_prompt is None and c.user_prompt_library is None:
+        return "there is no prompt to draw"
+    return None
+
+
+MODEL = (
+    Idle(
+        "model_flavour",
+        lambda c: c.source("pretrained_model_name_or_path").by == "user",
+        "pretrained_model_name_or_path names the model",
+        "leave out one of them",
+    ),
+    Idle(
+        "pretrained_transformer_subfolder",
+        lambda c: c.pretrained_transformer_model_name_or_path is None,
+        "pretrained_transformer_model_name_or_path is not set",
+        "set it, or leave out the subfolder",
+    ),
+    Idle(
+        "revision",
+        model_is_local,
+        "the model is on this machine and not in a repository",
+        "leave it out",
+    ),
+)
+ADAPTER = (
+    Idle(
+        "lora_rank lora_alpha lora_dropout lora_format",
+        lambda c: c.model_type == "full",
+        "model_type=full has no adapter",
+        "leave it out, or set model_type=lora",
+    ),
+    Idle(
+        "lora_rank lora_alpha lora_dropout",
+        lambda c: c.model_type == "lora" and c.lora_type == "lycoris",
+        "lycoris_config says how the adapter is built",
+        "set linear_dim, linear_alpha or dropout there",
+    ),
+)
+OPTIMISATION = (
+    Idle(
+        "lr_end",
+        lambda c: c.lr_scheduler not in FALLING,
+        "lr_scheduler={c.lr_scheduler} does not fall",
+        "leave it out, or set lr_scheduler=cosine",
+    ),
+    Idle(
+        "lr_power",
+        lambda c: c.lr_scheduler != "polynomial",
+        "lr_scheduler is {c.lr_scheduler}, not polynomial",
+        "leave it out, or set lr_scheduler=polynomial",
+    ),
+    Idle(
+        "lr_num_cycles",
+        lambda c: c.lr_scheduler != "cosine_with_restarts",
+        "lr_scheduler is {c.lr_scheduler}, not cosine_with_restarts",
+        "leave it out, or set lr_scheduler=cosine_with_restarts",
+    ),
+    Idle(
+        "grad_clip_method",
+        lambda c: not c.max_grad_norm,
+        "max_grad_norm=0 switches clipping off",
+        "leave it out, or set max_grad_norm",
+    ),
+    Idle(
+        "gradient_precision",
+        lambda c: None if c.optimizer == "adamw_bf16" else c.optimizer or "adamw",
+        "{which} trains float32 weights",
+        "leave it out",
+    ),
+)
+HARDWARE = (
+    Idle(
+        "quantize_via",
+        lambda c: (
+            c.base_model_precision == "no_change"
+            and all(getattr(c, name) == "no_change" for name in TEXT_PRECISIONS)
+        ),
+        "nothing is quantised",
+        "leave it out, or set base_model_precision",
+    ),
+    Idle(
+        "cache_dir_quantised",
+        lambda c: c.base_model_precision == "no_change" or c.model_type == "full",
+        "the transformer is not quantised",
+        "leave it out, or set base_model_precision",
+    ),
+)
+FLOW = (
+    Idle(
+        "flow_sigmoid_scale",
+        schedules,
+        "{which[0]} draws the noise levels",
+        "leave out one of them",
+    ),
+    Idle(
+        "flow_schedule_shift flow_schedule_auto_shift",
+        lambda c: c.flow_custom_timesteps,
+        "flow_custom_timesteps are taken as they are",
+        "leave it out",
+    ),
+    Idle(
+        "flow_beta_schedule_alpha flow_beta_schedule_beta",
+        lambda c: not c.flow_use_beta_schedule,
+        "flow_use_beta_schedule is off",
+        "leave it out, or set flow_use_beta_schedule=true",
+    ),
+    Idle(
+        "flow_timesteps_mode",
+        lambda c: not c.flow_custom_timesteps,
+        "flow_custom_timesteps is not set",
+        "leave it out, or set flow_custom_timesteps",
+    ),
+    Idle(
+        "huber_c huber_schedule",
+        lambda c: c.loss_type == "l2",
+        "loss_type is l2",
+        "leave it out, or set loss_type=huber",
+    ),
+    Idle(
+        "input_perturbation_steps",
+        lambda c: not c.input_perturbation,
+        "input_perturbation is 0",
+        "leave it out, or set input_perturbation",
+    ),
+    Idle(
+        "loss_spike_factor",
+        lambda c: c.loss_spike_action == "none",
+        "loss_spike_action is none",
+        "leave it out, or set loss_spike_action",
+    ),
+)
+ROLLOUT = (
+    Idle(
+        # SimpleTuner's own defaults of `sampler` and `order` stand in many files: not among these.
+        of_rollout(
+            "probability ramp_steps prob_start prob_end ramp_shape start_step strategy reflexflow "
+            "reflexflow_alpha reflexflow_beta1 reflexflow_beta2"
+        ),
+        lambda c: not rollout(c),
+        "scheduled_sampling_max_step_offset is 0",
+        "leave it out, or set scheduled_sampling_max_step_offset",
+    ),
+    Idle(
+        of_rollout("probability"),
+        lambda c: rollout(c) and c.scheduled_sampling_ramp_steps,
+        "scheduled_sampling_ramp_steps rules the probability",
+        "set scheduled_sampling_prob_start and _prob_end instead",
+    ),
+    Idle(
+        of_rollout("prob_start prob_end ramp_shape"),
+        lambda c: rollout(c) and not c.scheduled_sampling_ramp_steps,
+        "scheduled_sampling_ramp_steps is 0",
+        "leave it out, or set scheduled_sampling_ramp_steps",
+    ),
+    Idle(
+        of_rollout("reflexflow_alpha reflexflow_beta1 reflexflow_beta2"),
+        lambda c: rollout(c) and c.scheduled_sampling_reflexflow is False,
+        "scheduled_sampling_reflexflow is false",
+        "leave it out, or leave out scheduled_sampling_reflexflow",
+    ),
+)
+KEPT = (
+    Idle(
+        "ema_decay ema_warmup_steps ema_update_interval ema_device ema_validation",
+        lambda c: not c.use_ema,
+        "use_ema is false",
+        "leave it out, or set use_ema=true",
+    ),
+    Idle(
+        "checkpoints_rolling_total_limit",
+        lambda c: not c.checkpointing_rolling_steps,
+        "checkpointing_rolling_steps is 0",
+        "leave it out, or set checkpointing_rolling_steps",
+    ),
+)
+PROCESSES = (
+    Idle(
+        "machine_rank main_process_ip main_process_port",
+        lambda c: c.num_machines == 1,
+        "num_machines is 1",
+        "leave it out, or set num_machines",
+    ),
+    Idle(
+        "fsdp_reshard_after_forward",
+        lambda c: not c.fsdp_enable,
+        "fsdp_enable is false",
+        "leave it out, or set fsdp_enable=true",
+    ),
+)
+PICTURES = (
+    Idle(
+        "user_prompt_library validation_prompt",
+        lambda c: c.validation_disable,
+        "validation_disable is true",
+        "leave it out, or leave out validation_disable",
+    ),
+    Idle(
+        "validation_negative_prompt validation_resolution validation_guidance "
+        "validation_num_inference_steps validation_seed num_validation_images "
+        "validation_step_interval validation_guidance_skip_layers",
+        no_pictures,
+        "{which}",
+        "leave it out, or set validation_prompt",
+    ),
+    Idle(
+        "ema_validation",
+        lambda c: no_pictures(c) if c.use_ema else None,
+        "{which}",
+        "leave it out, or set validation_prompt",
+    ),
+    Idle(
+        "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
+        "validation_guidance_skip_scale",
+        lambda c: not c.validation_guidance_skip_layers,
+        "validation_guidance_skip_layers is not set",
+        "leave it out, or set validation_guidance_skip_layers=[7, 8, 9]",
+    ),
+    Idle(
+        "validation_negative_prompt",
+        lambda c: c.validation_guidance <= 1 and not no_pictures(c),
+        "validation_guidance={c.validation_guidance:g} does not look at it",
+        "leave it out, or set validation_guidance above 1",
+    ),
+)
+WITHOUT_EFFECT = tuple(
+    row
+    for rows in (MODEL, ADAPTER, OPTIMISATION, HARDWARE, FLOW, ROLLOUT, KEPT, PROCESSES, PICTURES)
+    for idle in rows
+    for row in idle.rows()
+)

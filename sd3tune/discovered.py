@@ -1,0 +1,76 @@
+"""The datasets of a run as they are on their storage: every file with its geometry, or the reason
+why it is left out. Reads headers, and no pixel."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.datasets.listing import Datasets
+from sd3tune.data import run_folders
+from sd3tune.data.discover import Discovery, Sample, discover, within
+from sd3tune.data.sources import Source, source_of
+from sd3tune.report.messages import say, warn
+from sd3tune.report.progress import stage
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """The datasets of a run as they are on their storage."""
+
+    config: Config
+    datasets: Datasets
+    sources: Mapping[str, Source]  # by dataset id, masks included
+    discoveries: Mapping[str, Discovery]  # by dataset id; without those that are never drawn
+
+    def dataset(self, name: str) -> ImageDataset:
+        return next(d for d in self.datasets.all if d.id == name)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """What is trained on."""
+        return self._of(self.datasets.images)
+
+    @property
+    def evals(self) -> tuple[Sample, ...]:
+        """What the evaluation loss is measured on, when there are datasets for it."""
+        return self._of(self.datasets.evals)
+
+    def _of(self, datasets: Sequence[ImageDataset]) -> tuple[Sample, ...]:
+        found = (self.discoveries[d.id] for d in datasets if d.id in self.discoveries)
+        return tuple(s for discovery in found for s in discovery.samples)
+
+
+def look(config: Config, datasets: Datasets, longest: int | None) -> Discovered:
+    """Discovers every dataset that is drawn from. longest: side in pixels where the model ends."""
+    run_folders.refuse_own_pictures(config, datasets)
+    written = run_folders.folders(config, datasets)
+    stored = {d.id: d for d in datasets.all} | dict(datasets.masks)
+    sources: dict[str, Source] = {
+        name: source_of(d, partial(say_contact, name), written) for name, d in stored.items()
+    }
+    named: set[str] = set()
+    discoveries = {}
+    for d in datasets.all:
+        if d.trained and d.probability <= 0:
+            continue
+        masks = sources[d.conditioning_data] if d.conditioning_data else None
+        used = {name: sources[name] for name in (d.id, d.conditioning_data) if name}
+        for name in used.keys() - named:  # before the first of them is asked
+            for host in used[name].contacts():
+                say_contact(name, host)
+        with stage(f"look at {d.id}", None) as bar:
+            found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
+        for name in used.keys() - named:
+            for warning in used[name].warnings():
+                warn(f"dataset `{name}`: {warning}")
+        named |= used.keys()
+        discoveries[d.id] = found if longest is None else within(found, longest, d)
+    datasets = replace(datasets, notes=(*datasets.notes, *run_folders.notes(sources)))
+    return Discovered(config, datasets, sources, discoveries)
+
+
+def say_contact(dataset: str, host: str) -> None:
+    """host: with the reason in brackets."""
+    say(f"contacts {host} for dataset `{dataset}`")

@@ -1,0 +1,198 @@
+# ruff: noqa: E501  (tables: one case a line)
+"""What was set and changes nothing, or may not be meant: one sentence each, with what to write."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd3tune.config import rules
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.datasets.listing import load_datasets
+from sd3tune.config.rules.dataset_without_effect import DATASET_WITHOUT_EFFECT
+from sd3tune.config.rules.without_effect import WITHOUT_EFFECT
+from sd3tune.config.settings.all_settings import AllSettings
+
+LEAST: dict[str, Any] = {"output_dir": "out", "max_train_steps": 10}
+IMAGES: dict[str, Any] = {"id": "a", "instance_data_dir": "photos", "resolution": 64}
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    for folder in ("photos", "masks", "models/m"):
+        Path(folder).mkdir(parents=True)
+
+
+def load(**settings: Any) -> Config:
+    Path("config/config.json").write_text(json.dumps(LEAST | settings))
+    return Config.load(Path("config/config.json"))
+
+
+PROMPT = {"validation_prompt": "a wall"}
+NOTHING_QUANTISED = {"base_model_precision": "no_change"} | {
+    f"text_encoder_{i}_precision": "no_change" for i in (1, 2, 3)
+}
+S = "scheduled_sampling_"
+ROLLOUT = {f"{S}max_step_offset": 4, f"{S}probability": 0.5}
+# What switches them off, the settings that change nothing then, and why.
+SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"pretrained_model_name_or_path": "a/b"}, {"model_flavour": "large"}, "pretrained_model_name_or_path names the model"),
+    ({}, {"pretrained_transformer_subfolder": "unet"}, "pretrained_transformer_model_name_or_path is not set"),
+    ({"pretrained_model_name_or_path": "models/m"}, {"revision": "main"}, "the model is on this machine"),
+    ({"model_type": "full"}, {"lora_rank": 8, "lora_alpha": 4, "lora_dropout": 0, "lora_format": "kohya"}, "model_type=full has no adapter"),
+    ({"lora_type": "lycoris"}, {"lora_rank": 8, "lora_alpha": 4, "lora_dropout": 0}, "lycoris_config says how the adapter is built"),
+    ({}, {"lr_end": 1e-6}, "lr_scheduler=constant_with_warmup does not fall"),
+    ({"lr_scheduler": "cosine"}, {"lr_power": 2}, "lr_scheduler is cosine, not polynomial"),
+    ({"lr_scheduler": "linear"}, {"lr_num_cycles": 3}, "lr_scheduler is linear, not cosine_with_restarts"),
+    ({"max_grad_norm": 0}, {"grad_clip_method": "value"}, "max_grad_norm=0 switches clipping off"),
+    ({"optimizer": "prodigy"}, {"gradient_precision": "fp32"}, "prodigy trains float32 weights"),
+    (NOTHING_QUANTISED, {"quantize_via": "cpu", "cache_dir_quantised": "q"}, ""),
+    ({"flow_use_beta_schedule": True}, {"flow_sigmoid_scale": 2}, "flow_use_beta_schedule draws the noise levels"),
+    ({"flow_custom_timesteps": 500}, {"flow_schedule_shift": 2}, "flow_custom_timesteps are taken as they are"),
+    ({"flow_custom_timesteps": 500}, {"flow_schedule_auto_shift": True}, "flow_custom_timesteps are taken as they are"),
+    ({}, {"flow_beta_schedule_alpha": 1, "flow_beta_schedule_beta": 3}, "flow_use_beta_schedule is off"),
+    ({}, {"flow_timesteps_mode": "round-robin"}, "flow_custom_timesteps is not set"),
+    ({}, {"huber_c": 0.5, "huber_schedule": "constant"}, "loss_type is l2"),
+    ({}, {"input_perturbation_steps": 5}, "input_perturbation is 0"),
+    ({}, {"loss_spike_factor": 3}, "loss_spike_action is none"),
+    ({}, {f"{S}probability": 0.5, f"{S}ramp_steps": 3, f"{S}prob_start": 0.1, f"{S}prob_end": 0.7, f"{S}ramp_shape": "cosine", f"{S}start_step": 4, f"{S}strategy": "biased_late", f"{S}reflexflow": True, f"{S}reflexflow_alpha": 2, f"{S}reflexflow_beta1": 2, f"{S}reflexflow_beta2": 2}, f"{S}max_step_offset is 0"),
+    ({f"{S}max_step_offset": 4, f"{S}ramp_steps": 3}, {f"{S}probability": 0.5}, f"{S}ramp_steps rules the probability"),
+    (ROLLOUT, {f"{S}prob_start": 0.1, f"{S}prob_end": 0.7, f"{S}ramp_shape": "cosine"}, f"{S}ramp_steps is 0"),
+    (ROLLOUT | {f"{S}reflexflow": False}, {f"{S}reflexflow_alpha": 2, f"{S}reflexflow_beta1": 2, f"{S}reflexflow_beta2": 2}, f"{S}reflexflow is false"),
+    ({}, {"ema_decay": 0.9, "ema_warmup_steps": 3, "ema_update_interval": 2, "ema_device": "accelerator", "ema_validation": "ema_only"}, "use_ema is false"),
+    ({}, {"checkpoints_rolling_total_limit": 3}, "checkpointing_rolling_steps is 0"),
+    ({}, {"machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 30000}, "num_machines is 1"),
+    ({}, {"fsdp_reshard_after_forward": False}, "fsdp_enable is false"),
+    ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_step_interval": 5}, "validation_disable is true"),
+    ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7]}, "there is no prompt to draw"),
+    ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
+    (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
+    (PROMPT | {"validation_guidance": 1}, {"validation_negative_prompt": "x"}, "validation_guidance=1 does not look at it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("switch, idle, why", SWITCHED_OFF, ids=lambda v: str(v)[:40])
+def test_a_setting_that_another_switches_off_is_named_with_the_reason(
+    switch: dict[str, Any], idle: dict[str, Any], why: str
+) -> None:
+    warned = rules.warnings(load(**switch | idle))
+    for name in idle:
+        (line,) = (w for w in warned if w.startswith(f"{name} has no effect: "))
+        assert line.partition(": ")[2].startswith(why) and "; " in line
+    assert not any(w.startswith(f"{name} has no effect") for w in rules.warnings(load(**switch))
+                   for name in idle)  # fmt: skip
+
+
+def test_a_value_that_is_the_default_is_not_warned_about() -> None:
+    defaults = {name: AllSettings.model_fields[name].default
+                for row in WITHOUT_EFFECT for name in row.settings}  # fmt: skip
+    written = {k: v for k, v in defaults.items() if v is not None and v != ()}
+    assert len(written) > 40
+    warned = rules.warnings(load(**written))
+    assert warned == ()
+
+
+# Settings that no other setting switches off. A new setting goes here, or into a rule.
+ALWAYS = """
+    model_family output_dir data_backend_config seed train_batch_size gradient_accumulation_steps
+    resolution minimum_image_size target_downsample_size aspect_bucket_rounding
+    aspect_bucket_alignment caption_strategy caption_dropout_probability vae_batch_size
+    text_encoder_batch_size write_batch_size data_backend_sampling allow_dataset_oversubscription
+    masked_loss_probability masked_loss_normalize strict mixed_precision base_model_default_dtype
+    base_model_precision text_encoder_1_precision text_encoder_2_precision text_encoder_3_precision
+    vae_dtype attention_mechanism sageattention_usage deterministic input_perturbation
+    loss_spike_action t5_padding tokenizer_max_length sd3_clip_uncond_behaviour
+    sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
+    checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
+    validation_disable max_grad_norm variant pretrained_model_name_or_path
+    pretrained_transformer_model_name_or_path
+""".split()
+
+
+def test_every_setting_is_in_a_rule_or_always_has_an_effect() -> None:
+    ruled = {name for rule in rules.RULES for name in rule.settings}
+    assert ruled | set(ALWAYS) == set(AllSettings.model_fields)
+    assert not ruled & set(ALWAYS)
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.sentence[:40])
+def test_every_rule_names_settings_that_exist_and_says_what_to_write(rule: Any) -> None:
+    assert rule.settings and set(rule.settings) <= set(AllSettings.model_fields)
+    assert rule.hint and rule.severity in ("error", "warning")
+
+
+def test_rows_that_switch_off_are_all_tested() -> None:
+    tested = {name for _, idle, _ in SWITCHED_OFF for name in idle}
+    assert {name for row in WITHOUT_EFFECT for name in row.settings} == tested
+
+
+DOUBTFUL: list[tuple[dict[str, Any], str, str]] = [
+    ({"loss_type": "huber"}, "huber_schedule=snr forgives", "huber_schedule=exponential"),
+    (PROMPT | {"validation_guidance": 1, "validation_guidance_skip_layers": [7]}, "validation_guidance=1 switches skip-layer guidance off", "above 1"),
+    ({"optimizer": "soap", "model_type": "full"}, "soap preconditions sides", "raise max_precondition_dim"),
+    ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "lr_scheduler=cosine with a schedule-free", "use constant_with_warmup"),
+    ({"lr_scheduler": "cosine_with_restarts"}, "cosine_with_restarts never restarts", "set 2 or more"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings, sentence, hint", DOUBTFUL, ids=lambda v: str(v)[:40])
+def test_what_may_not_be_meant_is_said_with_what_to_write(
+    settings: dict[str, Any], sentence: str, hint: str
+) -> None:
+    (line,) = rules.warnings(load(**settings))
+    assert line.startswith(sentence) and hint in line.partition("; ")[2]
+
+
+CSV = {"type": "csv", "csv": {"path": "rows.csv"}, "instance_data_dir": None}
+DATASETS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"crop_aspect": "preserve", "crop_style": "center"}, "crop is false"),
+    ({"crop": True}, {"crop_aspect_buckets": [1.0]}, "it needs crop=true and crop_aspect"),
+    ({"crop": True}, {"target_downsample_size": 128}, "it needs maximum_image_size"),
+    ({"crop": True, "crop_style": "center"}, {"vae_cache_clear_each_epoch": True}, "no crop is random"),
+    ({}, {"instance_prompt": "x"}, "captions come from elsewhere"),
+    ({"caption_strategy": "instanceprompt", "instance_prompt": "x"}, {"prepend_instance_prompt": True, "caption_shuffle": {}, "caption_filter_list": ["a"]}, "instance_prompt is the only caption"),
+    ({}, {"disable_multiline_split": True}, "captions are not read from .txt"),
+    ({}, {"parquet": {"path": "x.parquet"}, "csv": {"path": "x.csv"}}, "neither caption_strategy nor"),
+    ({}, {"aws_data_prefix": "p", "aws_endpoint_url": "https://s3.example.com", "aws_region_name": "r", "aws_access_key_id": "k", "aws_secret_access_key": "s"}, "type is local, not aws"),
+    ({}, {"dataset_config": "c", "split": "test", "revision": "v1", "huggingface": {"image_column": "i"}}, "type is local, not huggingface"),
+    ({}, {"allow_private_hosts": True, "max_download_mib": 1, "max_download_seconds": 9}, "type is local, not csv"),
+    ({}, {"read_batch_size": 3}, "files of type=local are not fetched"),
+    ({"dataset_type": "eval"}, {"repeats": 1, "probability": 0.5, "start_epoch": 2, "end_epoch": 3, "start_step": 1, "end_step": 5, "train_batch_size": 2, "conditioning_data": "m"}, "dataset_type=eval is never trained on"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("switch, idle, why", DATASETS, ids=lambda v: str(v)[:40])
+def test_a_key_of_a_dataset_that_another_switches_off_is_noted_with_the_reason(
+    switch: dict[str, Any], idle: dict[str, Any], why: str
+) -> None:
+    def notes(entry: dict[str, Any]) -> list[str]:
+        masks = {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "masks"}
+        path = Path("config/multidatabackend.json")
+        path.write_text(json.dumps([IMAGES | {"id": "first"}, entry, masks]))
+        return list(load_datasets(path, load()).notes)
+
+    noted = notes(IMAGES | switch | idle)
+    for key in idle:
+        (line,) = (n for n in noted if n.startswith(f"dataset `a`: {key} not used: "))
+        assert why in line and "; " in line
+    assert notes(IMAGES | switch) == []
+
+
+def test_keys_that_are_switched_off_are_all_tested() -> None:
+    tested = {key for _, idle, _ in DATASETS for key in idle}
+    assert {key for row in DATASET_WITHOUT_EFFECT for key in row.settings} == tested
+
+
+def test_a_setting_of_the_run_that_no_dataset_uses_is_named() -> None:
+    settings = {"masked_loss_probability": 0.5, "masked_loss_normalize": True,
+                "data_backend_sampling": "uniform"}  # fmt: skip
+    plain = {"resolution": 64, "resolution_type": "pixel_area", "cache_dir_vae": "c"}
+    alone = ImageDataset(id="a", instance_data_dir=Path("photos"), **plain)
+    masked = alone.model_copy(update={"id": "b", "conditioning_data": "m"})
+    config = load(**settings)
+    assert [w.partition(" has")[0] for w in rules.warnings(config, [alone])] == list(settings)
+    assert rules.warnings(config, [alone, masked]) == ()
