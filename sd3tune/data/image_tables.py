@@ -164,10 +164,10 @@ def _plain(column: Any) -> Any:
 
 
 def _csv(file: BinaryIO, wanted: list[str], where: str) -> Iterator[Mapping[str, Any]]:
-    text = io.TextIOWrapper(file, newline="", encoding="utf-8-sig")
-    reader = csv.DictReader(_lines(text))
-    _has(wanted, reader.fieldnames or (), where)
-    yield from reader
+    with io.TextIOWrapper(file, newline="", encoding="utf-8-sig") as text:
+        reader = csv.DictReader(_lines(text))
+        _has(wanted, reader.fieldnames or (), where)
+        yield from reader
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[str]:

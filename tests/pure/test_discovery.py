@@ -71,7 +71,7 @@ def test_filters_remove_texts_and_expressions_and_replace(images: Path, tmp_path
         assert captions(got) == {"z.png": want}
     empty = found(images, caption_filter_list=["cat"])
     assert reasons(empty) == {"cat.jpg": "caption_filter_list leaves nothing of its caption"}
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="is not a valid regular expression"):
         found(images, caption_filter_list=["s/(/x/"])
 
 
@@ -217,6 +217,7 @@ def server(images: Path) -> Iterator[str]:
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_address[1]}"
     running.shutdown()
+    running.server_close()
 
 
 def test_images_behind_addresses_are_fetched_once(
