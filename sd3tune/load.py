@@ -8,26 +8,23 @@ import torch
 
 from sd3tune import backends, quant
 from sd3tune.plan.memory import gib
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.quant import store
 from sd3tune.quant.parts import stored_bytes
 from sd3tune.report.progress import say, warn
 from sd3tune.sd3 import weights
-
-NONE = "none"
 
 
 def transformer(plan: Plan, device: torch.device) -> Any:
     """The denoiser on the CPU, frozen, with the planned precision: read where it was kept,
     otherwise loaded, quantised and kept. Raises ModelError."""
     say(f"loading  transformer of {plan.model.name}")
-    scheme, path = plan.value("base_model_precision"), kept_at(plan, device)
-    if path is not None and (found := read(plan, path)) is not None:
-        return found
-    model = weights.transformer(
-        plan.model.source, plan.value("base_model_default_dtype"), **variant(plan)
-    )
-    shrink(model, scheme, quant.TRANSFORMER, plan, device)
+    path = kept_at(plan, device)
+    if path is not None and (kept := read(plan, path)) is not None:
+        return kept
+    precision = plan.precision
+    model = weights.transformer(plan.model.source, precision.base.value, **variant(plan))
+    quantise(model, precision.transformer.value, quant.TRANSFORMER, plan, device)
     if path is not None and (why := store.save(model, path)) is not None:
         warn(f"the quantised transformer was not kept at {path}: {why}")
     return model
@@ -37,9 +34,9 @@ def read(plan: Plan, path: Path) -> Any:
     """The kept transformer, or None where there is none or it is damaged."""
     if not path.exists():
         return None
-    started, scheme = time.perf_counter(), plan.value("base_model_precision")
+    started, scheme = time.perf_counter(), plan.precision.transformer.value
     model = weights.blank_transformer(plan.model.source)
-    if not store.load(model, path, scheme, quant.TRANSFORMER, plan.value("fp8_dtype")):
+    if not store.load(model, path, scheme, quant.TRANSFORMER, fp8_format(plan)):
         warn(f"{path} is damaged; the transformer is quantised again")
         return None
     size, seconds = gib(stored_bytes(model)), time.perf_counter() - started
@@ -48,43 +45,50 @@ def read(plan: Plan, path: Path) -> Any:
 
 
 def kept_at(plan: Plan, device: torch.device) -> Path | None:
-    folder, scheme = plan.value("cache_dir_quantised"), plan.value("base_model_precision")
-    if folder == NONE:
+    """The file of this very quantised transformer; None where none is kept."""
+    folder, precision = plan.memory.quantised_cache.value, plan.precision
+    if folder is None:
         return None
     return store.place(
-        Path(folder),
+        folder,
         weights.identity(plan.model.source, "transformer"),
-        scheme,
+        precision.transformer.value,
         quant.TRANSFORMER,
-        dtype=plan.value("base_model_default_dtype"),
-        fp8=plan.value("fp8_dtype"),
-        device=arithmetic(plan, device).type,
+        dtype=precision.base.value,
+        fp8=fp8_format(plan),
+        device=quantising_device(plan, device).type,
         torch=torch.__version__,
         **variant(plan),
     )
 
 
-def shrink(
+def quantise(
     module: Any, scheme: str, which: quant.Patterns, plan: Plan, device: torch.device
 ) -> None:
-    """Quantises in place, and says what it saved."""
+    """Quantises in place, and prints what it saved. which: the linear layers that are meant."""
     if scheme == "no_change":
         return
-    place = arithmetic(plan, device)
-    made = quant.apply(module, scheme, which=which, fp8=plan.value("fp8_dtype"), device=place)
-    used = backends.module(plan.facts.vendor).used_bytes(plan.device.index)
-    on_device = "" if used is None else f"; {gib(used)} of {plan.device.name} in use"
+    where, chip = quantising_device(plan, device), plan.hardware.device
+    done = quant.apply(module, scheme, which=which, fp8=fp8_format(plan), device=where)
+    used = backends.module(plan.facts.vendor).used_bytes(chip.index)
+    on_device = "" if used is None else f"; {gib(used)} of {chip.name} in use"
     say(
-        f"quantised {scheme}: {gib(made.before)} -> {gib(made.after)} of weights "
-        f"in {made.seconds:.1f} s{on_device}"
+        f"quantised {scheme}: {gib(done.before)} -> {gib(done.after)} of weights "
+        f"in {done.seconds:.1f} s{on_device}"
     )
 
 
-def arithmetic(plan: Plan, device: torch.device) -> torch.device:
-    """Where the layers are quantised, one at a time."""
-    return device if plan.value("quantize_via") == "accelerator" else torch.device("cpu")
+def quantising_device(plan: Plan, device: torch.device) -> torch.device:
+    """Where layers are quantised, one at a time."""
+    on_device = plan.precision.quantize_via.value == "accelerator"
+    return device if on_device else torch.device("cpu")
+
+
+def fp8_format(plan: Plan) -> str:
+    """torch's name of the fp8 dtype; `none` where the device has none."""
+    return plan.precision.fp8_dtype.value or "none"
 
 
 def variant(plan: Plan) -> dict[str, str]:
     """Which of a folder's files are meant, as from_pretrained takes it."""
-    return {"variant": plan.config.variant} if plan.config.variant else {}
+    return {"variant": plan.files.variant} if plan.files.variant else {}

@@ -14,7 +14,7 @@ from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.data.batch import Batch
 from sd3tune.errors import HardwareError, Sd3tuneError
 from sd3tune.plan.memory import Load, estimate, gib
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.sd3.variants import VAE_SCALE
 from sd3tune.tables.schemes import SCHEMES
 
@@ -61,13 +61,14 @@ def explained(plan: Plan) -> Iterator[None]:
 def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
     """The plan's numbers and the batch in the message; in the hint what saves most, by the
     arithmetic that made the plan. doing: "a step on 4 images of 1024x1024", or one of STAGES."""
-    room = plan.device.usable_bytes or plan.device.total_bytes
+    device, memory = plan.hardware.device, plan.memory
+    room = device.usable_bytes or device.total_bytes
     has = f"has {gib(room)}" if room else "hides how much it has"
     words = [
         f"out of memory{f' while {doing}' if doing in STAGES else f' in {doing}' if doing else ''}",
-        f"the plan reckoned {gib(plan.memory.training)} for training at batch size "
-        f"{plan.load.batch} with {plan.value('base_model_precision')} weights, "
-        f"{plan.device.name} {has}",
+        f"the plan reckoned {gib(memory.estimate.training)} for training at batch size "
+        f"{memory.load.batch} with {plan.precision.transformer.value} weights, "
+        f"{device.name} {has}",
     ]
     advice = STAGES.get(doing) or "; ".join(f"{what} saves {gib(n)}" for n, what in savings(plan))
     hint = advice or "train a smaller model, or on a device with more memory"
@@ -79,12 +80,12 @@ def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
 
 def savings(plan: Plan) -> list[tuple[int, str]]:
     """(bytes, what to set), the most first; only what is possible here and not yet done."""
-    load, now = plan.load, plan.memory.training
-    found = [
+    load, now = plan.memory.load, plan.memory.estimate.training
+    saved = [
         (now - estimate(plan.model, changed).training, what)
         for what, changed in _changes(plan, load).items()
     ]
-    return sorted((pair for pair in found if pair[0] > 0), reverse=True)[:MOST]
+    return sorted((pair for pair in saved if pair[0] > 0), reverse=True)[:MOST]
 
 
 def _changes(plan: Plan, load: Load) -> dict[str, Load]:
@@ -98,7 +99,7 @@ def _changes(plan: Plan, load: Load) -> dict[str, Load]:
         changes["gradient_checkpointing_interval=1"] = replace(load, interval=1)
     if load.scores:
         changes["attention_mechanism=sliced"] = replace(load, scores=False, slices=True)
-    precision = plan.decisions["base_model_precision"]
+    precision = plan.precision.transformer
     refused = {r.name for r in precision.rejected}
     current = SCHEMES[precision.value].stored_bytes or float("inf")
     for scheme in SCHEMES.rows:

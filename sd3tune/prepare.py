@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from sd3tune import devices
+from sd3tune import devices, preflight
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
 from sd3tune.backends.decide.probes import IMPORT
 from sd3tune.backends.observe import probing
@@ -26,15 +26,15 @@ from sd3tune.data.discover import (
 )
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, look
-from sd3tune.errors import CheckpointError, ConfigError, DataError
-from sd3tune.formats import manifest
-from sd3tune.plan.describe import describe
-from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.errors import ConfigError, DataError
+from sd3tune.plan.describe import decisions
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.plan import Plan
+from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
-from sd3tune.report import metrics
 from sd3tune.report.messages import say
-from sd3tune.sd3 import finite, models, variants
+from sd3tune.sd3 import models, variants
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
 
@@ -48,14 +48,15 @@ class Prepared(Discovered):
 
     @cached_property
     def schedule(self) -> Schedule:
-        plan = self.plan
+        """The order of training."""
+        plan, size = self.plan, self.plan.processes.size
         longest = plan.model.transformer.longest_side
-        size = plan.processes.size
-        made = schedule(
-            self.samples, self.datasets.images, plan.config, plan.batch_size, longest, size
-        )
-        made.begin(plan.steps * plan.batches_per_step - 1)  # refuses gaps
-        return made
+        images = self.datasets.images
+        return schedule(self.samples, images, plan.config, plan.batch_size, longest, size)
+
+    def refuse_gaps(self) -> None:
+        """Raises DataError where no dataset is active in some step of the run."""
+        self.schedule.begin(self.plan.steps * self.plan.batches_per_step - 1)
 
     def without(self, bad: Sequence[RejectedFile]) -> "Prepared":
         """The same without files that turned out to be unusable, planned again."""
@@ -110,37 +111,9 @@ def read(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
-    refuse_missing_files(config)
+    preflight.refuse_missing_files(config)
     model = model_of(config)
     return look(config, datasets, model.transformer.longest_side), model
-
-
-def refuse_missing_files(config: Config) -> None:
-    """What would fail after hours of encoding is refused before."""
-    if config.init_lora is not None:
-        if not config.init_lora.exists():
-            words = f"`init_lora={config.init_lora}`: there is no such file"
-            raise ConfigError(words, hint="give a .safetensors file of an adapter")
-        finite.check(config.init_lora)
-    metrics.refuse_strangers(config.output_dir / metrics.FILE)
-    asked = config.resume_from_checkpoint
-    if asked in ("latest", "never") or checkpoint_folder(config) is not None:
-        return
-    name = Path(asked).name
-    lineages = (manifest.lineage(f).named for f in manifest.folders(config.output_dir))
-    if any(named is not None and named.name == name for named in lineages):
-        return  # the run went back to it, and has pruned it since
-    raise CheckpointError(
-        f"`resume_from_checkpoint={asked}`: there is no such folder",
-        hint="give a checkpoint's path, its name in output_dir, `latest` or `never`",
-    )
-
-
-def checkpoint_folder(config: Config) -> Path | None:
-    """The one that is asked for by its path, or by its path or name in output_dir."""
-    path, output = Path(config.resume_from_checkpoint), config.output_dir
-    below = output / path.parent.name / path.name  # `earlier-1/checkpoint-500`
-    return next((p for p in (path, below, output / path.name) if p.is_dir()), None)
 
 
 def model_of(config: Config) -> variants.Model:
@@ -183,7 +156,7 @@ def planned(
                 oversubscribe=config.allow_dataset_oversubscription,
             )
     made = Prepared(config, found.datasets, found.sources, discoveries, plan, run)
-    _ = made.schedule
+    made.refuse_gaps()
     return made
 
 
@@ -196,7 +169,7 @@ def admitted_plan(
 
     def decide(facts: Facts) -> Plan:
         images = found.datasets.images
-        return resolve(config, facts, model, found.samples, images, processes, lycoris)
+        return resolve(RunInputs(config, facts, model, found.samples, images, processes, lycoris))
 
     needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
     admitted = admit(facts, decide, chosen, run, also=needed)
@@ -206,7 +179,7 @@ def admitted_plan(
 
 def chosen(plan: Plan) -> dict[str, str]:
     """The option of each axis."""
-    return {axis: row["value"] for axis, row in describe(plan)["decisions"].items()}
+    return {axis: decision.value for axis, decision in decisions(plan).items()}
 
 
 def asked_for(config: Config) -> Processes:

@@ -63,7 +63,7 @@ def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
     config = ready.plan.config
     if config.init_lora is not None:
-        lycoris = ready.plan.lycoris is not None
+        lycoris = ready.plan.trained.lycoris is not None
         refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
     say(*words.notes(ready.datasets.notes))
     for name, discovery in ready.discoveries.items():

@@ -51,7 +51,7 @@ NAMES = 32  # characters of the first column
 
 
 def decision_lines(
-    decisions: "Mapping[str, Decision[str]]", capabilities: Mapping[str, Any] | None = None
+    decisions: "Mapping[str, Decision[Any]]", capabilities: Mapping[str, Any] | None = None
 ) -> "list[Line]":
     """A line per choice; below it what would have been preferred, and what else works."""
     lines: list[Line] = []

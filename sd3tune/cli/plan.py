@@ -10,7 +10,7 @@ from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
-    from sd3tune.plan.resolve import Plan
+    from sd3tune.plan.plan import Plan
 
 
 @click.command("plan", short_help="What a run would do, need and refuse.")
@@ -40,10 +40,11 @@ def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None
 def lines(plan: "Plan") -> list[words.Line]:
     """Decisions, memory and warnings, as `plan` and `train` show them."""
     from sd3tune.cli.decision_lines import decision_lines
+    from sd3tune.plan.describe import decisions
     from sd3tune.plan.memory import gib
 
-    m = plan.memory
-    room = plan.device.usable_bytes or plan.device.total_bytes
+    m, device = plan.memory.estimate, plan.hardware.device
+    room = device.usable_bytes or device.total_bytes
     parts = {
         "weights": m.weights,
         "adapter": m.adapter,
@@ -52,7 +53,7 @@ def lines(plan: "Plan") -> list[words.Line]:
         "activations, estimated": m.activations,
         "workspace, estimated": m.workspace,
     }
-    shown = [*decision_lines(plan.decisions), "", "memory while training"]
+    shown = [*decision_lines(decisions(plan)), "", "memory while training"]
     shown += [f"  {name:<24}{gib(amount):>10}" for name, amount in parts.items()]
     has = f"of {gib(room)}" if room else "of unknown"
     shown.append(f"  {'total':<24}{gib(m.training):>10}  {has}")

@@ -12,7 +12,7 @@ from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
 from sd3tune.report import messages, stopping, streams
 
 if TYPE_CHECKING:
-    from sd3tune.train.run import Outcome
+    from sd3tune.train.outcome import Outcome
 
 
 @click.command("train", short_help="Train, and write the result, checkpoints and pictures.")

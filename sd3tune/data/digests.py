@@ -33,7 +33,7 @@ class Known:
     digest: bytes | None  # of the content; None: the header was read, the rest was not
 
 
-class Memory:
+class KnownFiles:
     """The files of one dataset."""
 
     def __init__(self, folder: Path, dataset: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sd3tune.data import faces, image_tables, pixels
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
 from sd3tune.data.captions import Captions, NoCaption
-from sd3tune.data.digests import Memory
+from sd3tune.data.digests import KnownFiles
 from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, size_of, suffix_of
 from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import DataError
@@ -103,7 +103,7 @@ class SampleReader:
 
     def __init__(self, dataset: "ImageDataset", source: Source, masks: Source | None) -> None:
         self.dataset, self.source = dataset, source
-        self.known = Memory(dataset.cache_dir_vae, dataset.id)
+        self.known = KnownFiles(dataset.cache_dir_vae, dataset.id)
         trusted = {"metadata", "aspect"} & set(dataset.skip_file_discovery)
         self._trusts_sizes = bool(trusted)
         listed = bool(trusted) or dataset.preserve_data_backend_cache

@@ -85,7 +85,9 @@ class Loader:
     def _made(self, position: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         ahead: deque[Future[Batch]] = deque()
         epoch = -1
-        for place, number, chosen in self.schedule(position, self.rank, self.processes):
+        for place, number, chosen in self.schedule.batches_from(
+            position, self.rank, self.processes
+        ):
             if number != epoch:
                 wait(ahead)  # begin_epoch may replace files that pending batches still read
                 self.begin_epoch(number)

@@ -123,7 +123,7 @@ class Schedule:
             number, start = self._filled(number + 1, start + length)
         return number, start
 
-    def __call__(
+    def batches_from(
         self, position: int = 0, rank: int = 0, processes: int = 1
     ) -> Iterator[tuple[int, int, tuple[Sample, ...]]]:
         """(position, epoch, images) from `position` on, without end; every `processes`-th, from

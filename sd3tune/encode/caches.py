@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data.cache import TensorCache, latent_key, mask_key, text_key
-from sd3tune.data.digests import Memory
+from sd3tune.data.digests import KnownFiles
 from sd3tune.data.discover import Sample
 from sd3tune.data.loader import Epoch, Loader
 from sd3tune.errors import DataError
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
 from sd3tune.sd3 import weights
@@ -37,7 +37,7 @@ class Caches:
     text_identity: str
     blank_identity: str  # of the caption "", which sd3_*_uncond_behaviour change
     vae_identity: str
-    memories: dict[str, Memory]  # by dataset id: digests of its files
+    known_files: dict[str, KnownFiles]  # by dataset id: digests of its files
     digests: dict[tuple[str, str], bytes] = field(default_factory=dict)  # of (dataset, name)
 
     @classmethod
@@ -46,15 +46,15 @@ class Caches:
         folders = {d.cache_dir_vae for d in datasets.all}
         folders |= {d.cache_dir_vae / epoch_folder(plan) for d in datasets.all}
         folders |= {datasets.text_of(d).cache_dir for d in datasets.all} | {datasets.text.cache_dir}
-        text, config = text_identity(plan), plan.config
-        behaviour = config.sd3_clip_uncond_behaviour, config.sd3_t5_uncond_behaviour
+        text = text_identity(plan)
+        blank = plan.captions.blank_clip, plan.captions.blank_t5
         return cls(
             prepared,
             {folder: TensorCache(folder) for folder in folders},
             text,
-            f"{text} {behaviour}",
-            f"{weights.identity(plan.model.source, 'vae')} {plan.value('vae_dtype')}",
-            {d.id: Memory(d.cache_dir_vae, d.id) for d in datasets.all},
+            f"{text} {blank}",
+            f"{weights.identity(plan.model.source, 'vae')} {plan.precision.vae.value}",
+            {d.id: KnownFiles(d.cache_dir_vae, d.id) for d in datasets.all},
         )
 
     @property
@@ -94,7 +94,7 @@ class Caches:
         plan = self.prepared.plan
         key, width = self.text_key(caption), plan.model.transformer.joint_dim
         try:
-            return unpacked(cache.get(key), plan.config.tokenizer_max_length, width)
+            return unpacked(cache.get(key), plan.captions.t5_tokens, width)
         except (KeyError, IndexError, RuntimeError, TypeError):  # its checksum is right
             raise _of_another_kind(cache, key) from None
 
@@ -113,7 +113,7 @@ class Caches:
         plan = self.prepared.plan
         return Loader(
             schedule=self.prepared.schedule,
-            seed=plan.config.seed,
+            seed=plan.seed,
             posterior_of=self.posterior,
             embeds_of=lambda sample, caption: self.embeds(caption, sample.dataset),
             dropout_of=lambda sample: self._settings(sample).caption_dropout_probability,
@@ -123,7 +123,7 @@ class Caches:
             device=world.device,
             rank=world.processes.rank,
             processes=world.size,
-            pin=plan.value("pin_memory") == "on",
+            pin=plan.hardware.pin_memory.value,
             begin_epoch=begin_epoch,
         )
 
@@ -171,13 +171,13 @@ def epoch_folder(plan: Plan) -> str:
 
 def text_identity(plan: Plan) -> str:
     """Changes with everything that changes an embedding: weights, dtype, precision, lengths."""
-    c = plan.config
+    captions, precision = plan.captions, plan.precision
     h = blake2b(digest_size=16)
     identity = partial(weights.identity, plan.model.source)
-    for i, name in enumerate(COMPONENTS, 1):
+    for name, scheme in zip(COMPONENTS, precision.text_encoders, strict=True):
         h.update(identity(name).encode())
         h.update(identity(name.replace("text_encoder", "tokenizer")).encode())
-        h.update(plan.value(f"text_encoder_{i}_precision").encode())
-    words = plan.value("text_encoder_dtype"), c.tokenizer_max_length, c.t5_padding
-    h.update(repr(words).encode())
+        h.update(scheme.value.encode())
+    rest = precision.text.value, captions.t5_tokens, captions.t5_padding
+    h.update(repr(rest).encode())
     return h.hexdigest()

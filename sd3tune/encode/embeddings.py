@@ -12,10 +12,10 @@ from sd3tune.data.cache import TensorCache
 from sd3tune.encode.caches import BLANK, Caches
 from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
-from sd3tune.load import shrink, variant
+from sd3tune.load import quantise, variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.memory import gib
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.report.progress import say, stage
 from sd3tune.sd3.text import COMPONENTS, TextEncoders, packed, unconditional
 
@@ -57,7 +57,7 @@ def encoded(
 ) -> Made:
     """Entries of some keys; captions: what each stands for."""
     found: Entries = {}
-    batch = plan.config.text_encoder_batch_size
+    batch = plan.captions.at_once
     for start in range(0, len(keys), batch):
         some = [captions[key] for key in keys[start : start + batch]]
         embeds, pooled = encoders.encode(some)
@@ -76,8 +76,8 @@ def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     return unconditional(
         embeds,
         pooled,
-        zero_clip=plan.config.sd3_clip_uncond_behaviour == "zero",
-        zero_t5=plan.config.sd3_t5_uncond_behaviour == "zero",
+        zero_clip=plan.captions.blank_clip == "zero",
+        zero_t5=plan.captions.blank_t5 == "zero",
     )
 
 
@@ -86,18 +86,18 @@ def load_encoders(plan: Plan, device: torch.device) -> TextEncoders:
     say(f"loading  text encoders of {plan.model.name}")
     encoders = TextEncoders.load(
         plan.model.source,
-        dtype=plan.value("text_encoder_dtype"),
-        t5_tokens=plan.config.tokenizer_max_length,
+        dtype=plan.precision.text.value,
+        t5_tokens=plan.captions.t5_tokens,
         width=plan.model.transformer.joint_dim,
-        zero_padding=plan.config.t5_padding == "zero",
+        zero_padding=plan.captions.t5_padding == "zero",
         **variant(plan),
     )
-    place = torch.device("cpu") if plan.value("offload") == "text_encoders" else device
-    for i, name in enumerate(COMPONENTS, 1):
+    offloaded = plan.memory.offload.value == "text_encoders"
+    target = torch.device("cpu") if offloaded else device
+    for name, scheme in zip(COMPONENTS, plan.precision.text_encoders, strict=True):
         if name in encoders.modules:
-            precision = plan.value(f"text_encoder_{i}_precision")
-            shrink(encoders.modules[name], precision, quant.TEXT_ENCODER, plan, place)
-    return encoders.to(place)
+            quantise(encoders.modules[name], scheme.value, quant.TEXT_ENCODER, plan, target)
+    return encoders.to(target)
 
 
 def _skipped(caches: Caches, folder: Path) -> bool:

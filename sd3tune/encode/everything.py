@@ -16,7 +16,7 @@ from sd3tune.errors import ConfigError
 from sd3tune.filesystem import disk, drafts
 from sd3tune.load import variant
 from sd3tune.plan.changes import changes
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
 from sd3tune.report.messages import say, warn
@@ -42,8 +42,9 @@ def filled(
     """Everything encoded; files that turned out to be unusable are out of the plan, and in the
     report."""
     caches = Caches.of(prepared)
-    wanted = [p.text for p in prompts] + [prepared.plan.config.validation_negative_prompt]
-    fill_text(caches, wanted, device, lambda: vendor.used_bytes(prepared.plan.device.index))
+    plan, index = prepared.plan, prepared.plan.hardware.device.index
+    wanted = [p.text for p in prompts] + [plan.pictures.negative_prompt]
+    fill_text(caches, wanted, device, lambda: vendor.used_bytes(index))
     bad = fill_images(caches, device)
     caches = replace(caches, prepared=prepared.without(bad))
     world.wait()  # what another process was writing is there now
@@ -55,7 +56,7 @@ def filled(
 def report(prepared: Prepared, late: int, changed: Sequence[str]) -> None:
     """Every file that is not trained on, with its reason, and every decision that is another one
     than the plan that was shown, as JSON in output_dir. late: files of which decoding said so."""
-    output = prepared.plan.config.output_dir
+    output = prepared.plan.output_dir
     aside = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
     for path, rows in ((output / SET_ASIDE, aside), (output / PLAN_CHANGES, changed)):
         with disk.explained("write", path):
@@ -72,7 +73,7 @@ def report(prepared: Prepared, late: int, changed: Sequence[str]) -> None:
 
 def hub(plan: Plan) -> dict[str, str]:
     """Arguments of from_pretrained that say which files of a repository are meant."""
-    revision = {"revision": plan.config.revision} if plan.config.revision else {}
+    revision = {"revision": plan.files.revision} if plan.files.revision else {}
     return revision | variant(plan)
 
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
@@ -15,11 +13,11 @@ from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data import pixel_tensors
 from sd3tune.data.cache import TensorCache
-from sd3tune.data.digests import Known, Memory
 from sd3tune.data.discover import RejectedFile, Sample
 from sd3tune.data.headers import NoMemory, Unusable
 from sd3tune.data.sources import Source
 from sd3tune.encode.caches import Caches
+from sd3tune.encode.file_digests import fingerprint, read_again
 from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
 from sd3tune.load import variant
@@ -83,83 +81,6 @@ def fill_epoch(caches: Caches, epoch: int, device: torch.device) -> None:
         cache.prune(keys)
 
 
-@dataclass(frozen=True)
-class File:
-    """One file of the run, an image or a mask, and the image that needs it."""
-
-    owner: str  # id of its dataset
-    name: str
-    source: Source
-    memory: Memory
-    sample: Sample
-
-
-def fingerprint(
-    caches: Caches, dataset: ImageDataset, samples: Sequence[Sample], *, keep: bool = True
-) -> list[RejectedFile]:
-    """The digest of every file's content, remembered under its stamp (keep): a file that was not
-    touched is not read again. What cannot be read comes back."""
-    unknown = []
-    for file in files(caches, dataset, samples):
-        known = _known(file, trusted="vae" in dataset.skip_file_discovery)
-        if known is None:
-            unknown.append(file)
-        else:
-            caches.digests[file.owner, file.name] = known
-    if not unknown:
-        return []
-    rejected = []
-    memories = {id(file.memory): file.memory for file in unknown}.values()
-    ahead = max(DECODERS, max(file.source.ahead for file in unknown))
-    with stage("read files", len(unknown)) as bar, ThreadPoolExecutor(ahead) as pool:
-        left = iter(unknown)
-        while some := list(islice(left, 16 * ahead)):
-            for file, found in zip(some, pool.map(_read, some), strict=True):
-                if isinstance(found, str):
-                    rejected.append(RejectedFile(dataset.id, file.sample.path, found))
-                else:
-                    file.memory.files[file.name] = found
-                    caches.digests[file.owner, file.name] = found.digest or b""
-                bar.advance()
-            for memory in memories if keep else ():
-                memory.write_now_and_then(dataset.metadata_update_interval)
-    for memory in memories if keep else ():
-        memory.write()
-    return rejected
-
-
-def files(caches: Caches, dataset: ImageDataset, samples: Sequence[Sample]) -> list[File]:
-    sources, memory = caches.prepared.sources, caches.memories[dataset.id]
-    found = [File(dataset.id, s.name, sources[dataset.id], memory, s) for s in samples]
-    masks = dataset.conditioning_data
-    if masks:
-        if masks not in caches.memories:
-            caches.memories[masks] = Memory(dataset.cache_dir_vae, masks)
-        memory = caches.memories[masks]
-        found += [File(masks, s.mask, sources[masks], memory, s) for s in samples if s.mask]
-    return found
-
-
-def _known(file: File, *, trusted: bool) -> bytes | None:
-    if trusted and file.name in file.memory.files:
-        return file.memory[file.name].digest
-    try:
-        known = file.memory.get(file.name, file.source.stamp(file.name))
-    except OSError:  # reading it says why
-        return None
-    return known.digest if known else None
-
-
-def _read(file: File) -> Known | str:
-    try:
-        # The stamp before the content: a file that changes meanwhile is read anew next time.
-        stamp = file.source.stamp(file.name)
-        digest = blake2b(file.source.read(file.name), digest_size=16).digest()
-    except OSError as e:
-        return f"cannot be read: {e.strerror or e}"
-    return Known(stamp, *file.sample.size, digest)
-
-
 @during("encoding images")
 def encode(
     caches: Caches,
@@ -185,7 +106,7 @@ def encode(
         masks[name] = {k: s for k, s in new_masks.items() if k not in have and not cache.has(k)}
         have.update(missing[name], masks[name])
     if total := sum(map(len, missing.values())):
-        vae = weights.vae(plan.model.source, plan.value("vae_dtype"), **variant(plan)).to(device)
+        vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan)).to(device)
         with stage("encode images", total) as bar, ThreadPoolExecutor(DECODERS) as pool:
             for name, wanted in missing.items():
                 d = prepared.dataset(name)
@@ -219,7 +140,7 @@ def _latents(
     def decoded(key: str) -> Tensor | str:
         s = samples[key]
         try:
-            data = _same(source, s.name, caches.digests[s.dataset, s.name])
+            data = read_again(source, s.name, caches.digests[s.dataset, s.name])
             return pixel_tensors.load(data, s.size, s.geometry)
         except NoMemory as e:
             raise _no_memory(source, s.name, e) from None
@@ -292,7 +213,7 @@ def _masks(
         s = samples[key]
         assert s.mask is not None
         try:
-            data = _same(source, s.mask, caches.digests[masks.id, s.mask])
+            data = read_again(source, s.mask, caches.digests[masks.id, s.mask])
             mask = pixel_tensors.load_mask(data, s.size, s.geometry, masks.conditioning_type)
             entries[key] = {"mask": mask}
         except NoMemory as e:
@@ -309,17 +230,3 @@ def _no_memory(source: Source, name: str, why: NoMemory) -> DataError:
         hint="free some memory, lower image_processing_batch_size, or store the image smaller; "
         "what was encoded is kept",
     )
-
-
-def _same(source: Source, name: str, digest: bytes) -> bytes:
-    """The bytes whose digest is in the key. Raises DataError when the storage fails or the file
-    was changed meanwhile: that says nothing about the content, so it must not be remembered."""
-    try:
-        data = source.read(name)
-    except OSError as e:
-        words = f"`{source.where(name)}` cannot be read any more: {e.strerror or e}"
-        raise DataError(words, hint="run again: what was encoded is kept") from None
-    if blake2b(data, digest_size=16).digest() != digest:
-        words = f"`{source.where(name)}` was changed while it was being encoded"
-        raise DataError(words, hint="run again: what was encoded is kept")
-    return data

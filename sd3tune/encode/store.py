@@ -16,7 +16,7 @@ from sd3tune.data.cache import INDEX, SHARDS, TABLES, TensorCache
 from sd3tune.data.shards import Damage
 from sd3tune.encode.caches import EPOCH, Caches
 from sd3tune.encode.everything import downloaded, filled, make_output
-from sd3tune.encode.image_latents import fingerprint
+from sd3tune.encode.file_digests import fingerprint
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import cachedir
 from sd3tune.prepare import Prepared
@@ -58,14 +58,15 @@ class Built:
 def build(prepared: Prepared) -> Built:
     """Encodes what is missing, as `train` would, and stops there. Raises Sd3tuneError."""
     started = monotonic()
-    make_output(prepared.plan.config.output_dir)
+    make_output(prepared.plan.output_dir)
     quiet_libraries()
     prepared = downloaded(prepared)
-    vendor = backends.module(prepared.plan.facts.vendor)
-    vendor.prepare(deterministic=prepared.plan.value("deterministic") == "on")
-    device = torch.device(prepared.plan.device.torch_device)
+    plan = prepared.plan
+    vendor = backends.module(plan.facts.vendor)
+    vendor.prepare(deterministic=plan.hardware.deterministic.value)
+    device = torch.device(plan.hardware.device.torch_device)
     world = World(ALONE, device)
-    caches = filled(prepared, load_prompts(prepared.plan.config), device, vendor, world)
+    caches = filled(prepared, load_prompts(prepared.config), device, vendor, world)
     return Built(monotonic() - started, _held(caches))
 
 
@@ -154,18 +155,19 @@ def _looked(prepared: Prepared) -> Caches:
 
 
 def _wanted(caches: Caches) -> dict[Path, set[str]]:
-    config = caches.prepared.plan.config
-    prompts = [p.text for p in load_prompts(config)] + [config.validation_negative_prompt]
-    found = {folder: {caches.text_key(c) for c in captions}
+    prepared = caches.prepared
+    prompts = [p.text for p in load_prompts(prepared.config)]
+    prompts.append(prepared.plan.pictures.negative_prompt)
+    wanted = {folder: {caches.text_key(c) for c in captions}
              for folder, captions in caches.wanted_text(prompts).items()}  # fmt: skip
-    for name, discovery in caches.prepared.discoveries.items():
-        keys = found.setdefault(caches.latents_of(name).folder, set())
+    for name, discovery in prepared.discoveries.items():
+        keys = wanted.setdefault(caches.latents_of(name).folder, set())
         for s in discovery.samples:
             if (s.dataset, s.name) in caches.digests:
                 keys.add(caches.key(s))
                 mask = caches.mask_key(s)
                 keys |= {mask} if mask else set()
-    return found
+    return wanted
 
 
 def _held(caches: Caches) -> tuple[Held, ...]:

@@ -1,38 +1,60 @@
-"""What becomes of the transformer's blocks: checkpointed, swapped, and quantised blocks kept."""
+"""How a run fits the memory: checkpointed and swapped blocks, offloaded encoders, kept files."""
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sd3tune.backends.decide import limits
 from sd3tune.backends.decide.rules import one_memory
-from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.decision import AUTO, Decision, Provenance
+from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import ConfigError, PlanError
+from sd3tune.plan.arithmetic import Chosen, typed
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.memory import Load, MemoryEstimate, gib
 from sd3tune.sd3.variants import Transformer
 
 UNTESTED = "untested on hardware"
+BACKENDS: dict[str, Literal["torch", "unsloth"]] = {"torch": "torch", "unsloth": "unsloth"}
 
 
-def decisions(
-    config: Config, facts: Facts, shape: Transformer, hardware: dict[str, Decision[str]]
-) -> dict[str, Decision[str]]:
-    return {
-        "gradient_checkpointing": _checkpointing(config),
-        "gradient_checkpointing_interval": _interval(config, shape),
-        "blocks_to_swap": _swapped(config, facts, shape),
-        "cache_dir_quantised": _kept(config, hardware),
-    }
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What is kept on the device, what is computed again, and what waits on the host."""
+
+    estimate: MemoryEstimate
+    load: Load  # what `estimate` was reckoned from
+    checkpointing: Decision[bool]  # blocks run again in the backward pass
+    interval: Decision[int]  # every n-th block is checkpointed
+    checkpoint_backend: Decision[Literal["torch", "unsloth"]]  # inputs on the device, on the host
+    blocks_to_swap: Decision[int]  # the first n blocks live in host memory
+    offload: Decision[Literal["none", "text_encoders"]]  # what runs on the CPU instead
+    quantised_cache: Decision[Path | None]  # folder of quantised transformers; None: none is kept
 
 
-def _source(config: Config, name: str) -> Provenance:
-    return config.source(name)
+def memory_plan(inputs: RunInputs, chosen: Chosen, load: Load, need: MemoryEstimate) -> MemoryPlan:
+    """Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
+    no memory holds the text encoders."""
+    config, shape = inputs.config, inputs.model.transformer
+    return MemoryPlan(
+        estimate=need,
+        load=load,
+        checkpointing=_checkpointing(config),
+        interval=_interval(config, shape),
+        checkpoint_backend=typed(chosen["gradient_checkpointing_backend"], BACKENDS),
+        blocks_to_swap=_swapped(inputs),
+        offload=_offload(inputs, need),
+        quantised_cache=_quantised_cache(config, chosen),
+    )
 
 
-def _checkpointing(config: Config) -> Decision[str]:
+def _checkpointing(config: Config) -> Decision[bool]:
+    value, source = config.gradient_checkpointing, config.source("gradient_checkpointing")
     reason = "recomputes each block in the backward pass: about a third more time, far less memory"
-    value = "on" if config.gradient_checkpointing else "off"
-    source = _source(config, "gradient_checkpointing")
-    return Decision(value, source, reason if value == "on" else "every activation is kept")
+    return Decision(value, source, reason if value else "every activation is kept")
 
 
-def _interval(config: Config, shape: Transformer) -> Decision[str]:
+def _interval(config: Config, shape: Transformer) -> Decision[int]:
     name, interval = "gradient_checkpointing_interval", config.gradient_checkpointing_interval
     if interval > shape.layers:
         raise ConfigError(
@@ -40,20 +62,20 @@ def _interval(config: Config, shape: Transformer) -> Decision[str]:
             hint="gradient_checkpointing=false checkpoints none",
         )
     if not config.gradient_checkpointing:
-        return Decision(str(interval), AUTO, "no block is checkpointed")
-    forgetful = -(-shape.layers // interval)
-    why = f"{forgetful} of {shape.layers} blocks are recomputed"
-    return Decision(str(interval), _source(config, name), why)
+        return Decision(interval, AUTO, "no block is checkpointed")
+    checkpointed = -(-shape.layers // interval)
+    why = f"{checkpointed} of {shape.layers} blocks are recomputed"
+    return Decision(interval, config.source(name), why)
 
 
-def _swapped(config: Config, facts: Facts, shape: Transformer) -> Decision[str]:
-    name, count = "blocks_to_swap", config.blocks_to_swap
+def _swapped(inputs: RunInputs) -> Decision[int]:
+    facts, layers = inputs.facts, inputs.model.transformer.layers
+    name, count = "blocks_to_swap", inputs.config.blocks_to_swap
     if not count:
-        return Decision("0", AUTO, "every block stays on the device")
-    if count > shape.layers:
+        return Decision(0, AUTO, "every block stays on the device")
+    if count > layers:
         raise ConfigError(
-            f"`{name}={count}`: there are {shape.layers} blocks",
-            hint=f"use at most {shape.layers}",
+            f"`{name}={count}`: there are {layers} blocks", hint=f"use at most {layers}"
         )
     shared = one_memory(facts)
     if shared is not None and facts.accelerated:
@@ -62,22 +84,36 @@ def _swapped(config: Config, facts: Facts, shape: Transformer) -> Decision[str]:
             hint=f"leave `{name}` out; base_model_precision makes the weights smaller",
         )
     why = f"blocks 0 to {count - 1} live in host memory and visit the device; {UNTESTED}"
-    return Decision(
-        str(count), config.source(name), f"{why}; {shared}: nothing is gained" if shared else why
-    )
+    why = f"{why}; {shared}: nothing is gained" if shared else why
+    return Decision(count, inputs.config.source(name), why)
 
 
-def _kept(config: Config, hardware: dict[str, Decision[str]]) -> Decision[str]:
-    """A path, or none. One CPU core quantises the 8B model in one to six minutes and reads the
-    result in seconds; an accelerator takes seconds for either (docs/concepts/quantisation.md)."""
-    name, via = "cache_dir_quantised", hardware["quantize_via"].value
-    if hardware["base_model_precision"].value == "no_change":
-        return Decision("none", AUTO, "nothing is quantised")
-    if config.cache_dir_quantised is not None:
-        return Decision(
-            str(config.cache_dir_quantised), config.source(name), "set in the configuration"
+def _offload(inputs: RunInputs, need: MemoryEstimate) -> Decision[Literal["none", "text_encoders"]]:
+    """Where the text encoders run while captions are encoded. They are gone before training."""
+    room, bytes_ = inputs.room_bytes, need.text_encoders + need.workspace
+    why = f"the text encoders take {gib(need.text_encoders)}"
+    if room is None or bytes_ <= room:
+        return Decision("none", AUTO, why)
+    why = f"{why}, {inputs.facts.weakest.name} has {gib(room)}"
+    host = limits.host_bytes(inputs.facts)
+    if host is not None and host < bytes_:
+        raise PlanError(
+            f"{why}, and host memory has {gib(host)}",
+            hint="set text_encoder_3_precision=int8-quanto: T5 is nine tenths of it",
         )
-    if via == "cpu":
+    return Decision("text_encoders", AUTO, f"{why}: captions are encoded on the CPU, once")
+
+
+def _quantised_cache(config: Config, chosen: Chosen) -> Decision[Path | None]:
+    """One CPU core quantises the 8B model in one to six minutes and reads the result in seconds; an
+    accelerator takes seconds for either (docs/concepts/quantisation.md)."""
+    name, asked = "cache_dir_quantised", config.cache_dir_quantised
+    if chosen["base_model_precision"].value == "no_change":
+        return Decision(None, AUTO, "nothing is quantised")
+    if asked is not None:
+        folder = asked if isinstance(asked, Path) else None  # the word `none`
+        return Decision(folder, config.source(name), "set in the configuration")
+    if chosen["quantize_via"].value == "cpu":
         folder = config.output_dir / "cache" / "quantised"
-        return Decision(str(folder), AUTO, f"quantising on the CPU takes minutes; `{name}=none`")
-    return Decision("none", AUTO, "the accelerator quantises in seconds")
+        return Decision(folder, AUTO, f"quantising on the CPU takes minutes; `{name}=none`")
+    return Decision(None, AUTO, "the accelerator quantises in seconds")

@@ -1,7 +1,8 @@
 """What differs between two plans of one run, for whoever was shown the first."""
 
-from sd3tune.plan.describe import describe
-from sd3tune.plan.resolve import Plan
+from sd3tune.decision import AUTO, Decision
+from sd3tune.plan.describe import decisions
+from sd3tune.plan.plan import Plan
 
 
 def changes(before: Plan, after: Plan) -> tuple[str, ...]:
@@ -10,11 +11,12 @@ def changes(before: Plan, after: Plan) -> tuple[str, ...]:
     Only values are compared: a reason that names another number of images changes nothing that
     will happen. A decision that only one plan has is `none` in the other.
     """
-    first, second = describe(before)["decisions"], describe(after)["decisions"]
+    first, second = decisions(before), decisions(after)
+    absent = Decision("none", AUTO, "")
     lines = []
     for axis in {**first, **second}:
-        old, new = (rows.get(axis, {"value": "none", "reason": ""}) for rows in (first, second))
-        if old["value"] != new["value"]:
-            reason = f": {new['reason']}" if new["reason"] else ""
-            lines.append(f"{axis} {old['value']} -> {new['value']}{reason}")
+        old, new = first.get(axis, absent), second.get(axis, absent)
+        if old.value != new.value:
+            reason = f": {new.reason}" if new.reason else ""
+            lines.append(f"{axis} {old.value} -> {new.value}{reason}")
     return tuple(lines)

@@ -1,41 +1,123 @@
 """A plan as plain data: `plan --json`, and what every checkpoint carries. docs/reference/json.md"""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sd3tune import __version__
 from sd3tune.backends.observe.facts import to_json
 from sd3tune.decision import Decision
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
+from sd3tune.plan.trainable import TrainedPlan
+
+SCHEMA = 2
+# Axis -> the word of the settings for "nothing of the kind"; `none` where it is not listed.
+NOTHING = {"mixed_precision": "no", "dynamo_backend": "no"}
 
 
-def decision(d: Decision[str]) -> dict[str, Any]:
+def decisions(plan: Plan) -> dict[str, Decision[Any]]:
+    """Every choice by the name of its setting, with values as the user would write them."""
+    typed = {**_of_machine(plan), **_of_run(plan), **_of_trained(plan.trained)}
+    return {axis: _as_written(axis, d) for axis, d in typed.items()}
+
+
+def decision(d: Decision[Any]) -> dict[str, Any]:
+    """One decision as JSON. `file` and `key` are there when the user wrote the value."""
+    written = {"file": d.source.file, "key": d.source.key}
     return {
-        "value": int(d.value) if d.value.isdigit() else d.value,
+        "value": d.value,
         "source": d.source.by,
+        **{name: value for name, value in written.items() if value is not None},
         "reason": d.reason,
         "rejected": [{"name": r.name, "reasons": list(r.reasons)} for r in d.rejected],
     }
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """JSON-ready. Bytes are integers; a decision's value is a word, or a whole number where the
-    setting is one."""
-    room = plan.device.usable_bytes or plan.device.total_bytes
-    memory = {name: int(amount) for name, amount in asdict(plan.memory).items()}
+    """JSON-ready. Bytes are integers."""
+    device, estimate = plan.hardware.device, plan.memory.estimate
+    amounts = {f"{name}_bytes": int(amount) for name, amount in asdict(estimate).items()}
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "tool": "sd3tune plan",
         "version": __version__,
         "measured": plan.facts.origin == "measured",
-        "decisions": {axis: decision(d) for axis, d in plan.decisions.items()},
+        "decisions": {axis: decision(d) for axis, d in decisions(plan).items()},
         "memory": {
-            **{f"{name}_bytes": amount for name, amount in memory.items()},
-            "training_bytes": plan.memory.training,
-            "available_bytes": room,
+            **amounts,
+            "training_bytes": estimate.training,
+            "available_bytes": device.usable_bytes or device.total_bytes,
             "estimated": ["activations_bytes", "workspace_bytes"],
         },
         "warnings": list(plan.warnings),
         "facts": to_json(plan.facts),
         "config": plan.config.model_dump(mode="json"),
     }
+
+
+def _of_machine(plan: Plan) -> Mapping[str, Decision[Any]]:
+    hardware, precision, attention = plan.hardware, plan.precision, plan.attention
+    clip_l, clip_g, t5 = precision.text_encoders
+    return {
+        "device": hardware.torch_device,
+        "model": plan.files.name,
+        "mixed_precision": precision.autocast,
+        "base_model_default_dtype": precision.base,
+        "text_encoder_dtype": precision.text,
+        "vae_dtype": precision.vae,
+        "optimizer": plan.optimizer.name,
+        "trainable_dtype": precision.trainable,
+        "grad_scaler": precision.grad_scaler,
+        "attention_mechanism": attention.training,
+        "base_model_precision": precision.transformer,
+        "text_encoder_1_precision": clip_l,
+        "text_encoder_2_precision": clip_g,
+        "text_encoder_3_precision": t5,
+        "quantize_via": precision.quantize_via,
+        "gradient_checkpointing_backend": plan.memory.checkpoint_backend,
+        "attention_no_grad": attention.sampling,
+        "attention_inputs": attention.inputs,
+        "dynamo_backend": hardware.compiler,
+        "pin_memory": hardware.pin_memory,
+        "fp8_dtype": precision.fp8_dtype,
+        "distributed_backend": plan.parallel.backend,
+        "deterministic": hardware.deterministic,
+    }
+
+
+def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
+    return {
+        "offload": plan.memory.offload,
+        "gradient_checkpointing": plan.memory.checkpointing,
+        "gradient_checkpointing_interval": plan.memory.interval,
+        "blocks_to_swap": plan.memory.blocks_to_swap,
+        "cache_dir_quantised": plan.memory.quantised_cache,
+        "train_batch_size": plan.data.batch_size,
+        "gradient_accumulation_steps": plan.data.accumulation,
+        "num_processes": plan.parallel.count,
+        "learning_rate": plan.optimizer.peak_rate,
+        "max_train_steps": plan.data.steps,
+    }
+
+
+def _of_trained(trained: TrainedPlan) -> Mapping[str, Decision[Any]]:
+    if trained.lora is not None:
+        return {"peft_lora_target_modules": trained.lora.targets}
+    if trained.lycoris is not None:
+        name = f"lycoris {trained.lycoris.algo}"
+        return {"lora_type": Decision(name, trained.kind.source, trained.kind.reason)}
+    return {"model_type": trained.kind}
+
+
+def _as_written(axis: str, d: Decision[Any]) -> Decision[Any]:
+    value = d.value
+    if value is None:
+        value = NOTHING.get(axis, "none")
+    elif isinstance(value, bool):
+        value = "on" if value else "off"
+    elif isinstance(value, tuple):
+        value = ",".join(value)
+    elif isinstance(value, Path):
+        value = str(value)
+    return Decision(value, d.source, d.reason, d.rejected)

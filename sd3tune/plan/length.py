@@ -1,59 +1,82 @@
-"""How long a run is, how large its steps are, and who takes part."""
+"""How long a run is, how large its steps are, and which processes take part."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.data.discover import Sample
 from sd3tune.data.order import schedule
 from sd3tune.decision import Decision
-from sd3tune.processes.environment import Processes
+from sd3tune.plan.arithmetic import Chosen, or_none
+from sd3tune.plan.inputs import RunInputs
+
+T = TypeVar("T")
 
 
-def as_set(config: Config, name: str, default: str) -> Decision[str]:
-    source = config.source(name)
-    why = "set in the configuration" if source.by == "user" else default
-    return Decision(str(getattr(config, name)), source, why)
+@dataclass(frozen=True)
+class DataPlan:
+    """How much data a run sees."""
+
+    batch_size: Decision[int]  # images per forward pass; a dataset may have its own
+    accumulation: Decision[int]  # batches per optimizer step, of each process
+    steps: Decision[int]  # optimizer steps in total
+    square: int  # pixels: side of a square of the training resolution, a multiple of 16
 
 
-def several(config: Config, processes: Processes, batch: int) -> Decision[str]:
-    accumulated = config.gradient_accumulation_steps
-    images = batch * accumulated * processes.size
-    why = f"a step sees {images} images: {batch} x {accumulated} x {processes.size}"
-    if config.fsdp_enable and processes.size > 1:
-        why += "; weights, gradients and optimizer state are split (FSDP2)"
-    return Decision(str(processes.size), config.source("num_processes"), why)
+@dataclass(frozen=True)
+class ParallelPlan:
+    """How several processes train one model."""
+
+    count: Decision[int]  # of all machines together
+    backend: Decision[str | None]  # of torch.distributed; None: there is no other process
+    sharded: bool  # weights, gradients and optimizer state are split over the processes (FSDP2)
+    reshard: bool  # gathered weights are dropped between the forward and the backward pass
 
 
-def scaled_rate(config: Config, batch: int, processes: int = 1) -> Decision[str]:
-    """The schedule's peak. The noise of a mean over n images falls with its root: hence the two
-    rules of scaling."""
-    rate = config.learning_rate
-    if not config.lr_scale:
-        return as_set(config, "learning_rate", "the default")
-    images = batch * config.gradient_accumulation_steps * processes
-    factor = images**0.5 if config.lr_scale_sqrt else images
-    root = "the square root of " if config.lr_scale_sqrt else ""
-    return Decision(
-        str(rate * factor), config.source("lr_scale"), f"{rate:g} x {root}{images} images a step"
+def data_plan(inputs: RunInputs, batch: Decision[int]) -> DataPlan:
+    c = inputs.config
+    edge = c.resolution if c.resolution_type != "area" else (c.resolution * 1e6) ** 0.5
+    return DataPlan(
+        batch_size=batch,
+        accumulation=as_set(
+            c,
+            "gradient_accumulation_steps",
+            c.gradient_accumulation_steps,
+            "one batch per optimizer step",
+        ),
+        steps=_steps(inputs, batch.value),
+        square=max(64, round(edge / 16) * 16),
     )
 
 
-def steps(
-    config: Config,
-    samples: Sequence[Sample],
-    datasets: Sequence[ImageDataset],
-    batch: int,
-    processes: int,
-) -> Decision[str]:
+def parallel_plan(inputs: RunInputs, batch: int, chosen: Chosen) -> ParallelPlan:
+    config, size = inputs.config, inputs.processes.size
+    accumulated = config.gradient_accumulation_steps
+    why = f"a step sees {batch * accumulated * size} images: {batch} x {accumulated} x {size}"
+    sharded = config.fsdp_enable and size > 1
+    if sharded:
+        why += "; weights, gradients and optimizer state are split (FSDP2)"
+    return ParallelPlan(
+        count=Decision(size, config.source("num_processes"), why),
+        backend=or_none(chosen["distributed_backend"], "none"),
+        sharded=sharded,
+        reshard=config.fsdp_reshard_after_forward,
+    )
+
+
+def as_set(config: Config, name: str, value: T, default: str) -> Decision[T]:
+    """A setting that needs no decision. default: the reason where the user left it out."""
+    source = config.source(name)
+    return Decision(value, source, "set in the configuration" if source.by == "user" else default)
+
+
+def _steps(inputs: RunInputs, batch: int) -> Decision[int]:
+    config = inputs.config
     if config.max_train_steps:
-        return Decision(
-            str(config.max_train_steps),
-            config.source("max_train_steps"),
-            "set in the configuration",
-        )
+        why = "set in the configuration"
+        return Decision(config.max_train_steps, config.source("max_train_steps"), why)
     epochs = config.num_train_epochs or 1
-    made = schedule(samples, datasets, config, batch, processes=processes)
-    steps = made.steps_of(epochs)
-    why = f"{epochs} epochs of {made.steps_of(1)} steps over {len(samples)} images"
-    return Decision(str(steps), config.source("num_train_epochs"), why)
+    order = schedule(
+        inputs.samples, inputs.datasets, config, batch, processes=inputs.processes.size
+    )
+    why = f"{epochs} epochs of {order.steps_of(1)} steps over {len(inputs.samples)} images"
+    return Decision(order.steps_of(epochs), config.source("num_train_epochs"), why)

@@ -24,7 +24,7 @@ SLICED_FLOATS = 10  # beside two slices of scores, per token and hidden unit: co
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on the device while training, and while encoding text."""
 
     weights: int
@@ -73,7 +73,7 @@ class Load:
     slices: bool = False  # or those of a slice of the queries at a time
 
 
-def estimate(model: Model, load: Load) -> Memory:
+def estimate(model: Model, load: Load) -> MemoryEstimate:
     shape = model.transformer
     parts = load.processes if load.sharded else 1
     trained = load.trained // parts
@@ -82,7 +82,7 @@ def estimate(model: Model, load: Load) -> Memory:
     # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
     gathered = 2 * own // shape.layers if parts > 1 else 0
     copies = 2 if load.processes > 1 and parts == 1 else 1
-    return Memory(
+    return MemoryEstimate(
         weights=own // parts + gathered,
         adapter=0 if load.full else trained * per_value,
         gradients=trained * per_value * copies,

@@ -4,15 +4,12 @@ Attention multiplies every token with every other, for every head and image at o
 pass of a linear sums over all tokens of a batch. Where a device has no limit nothing is checked.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sd3tune.backends.decide import limits
 from sd3tune.backends.observe.facts import Facts
-from sd3tune.config.config import Config
-from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.data.discover import Sample
 from sd3tune.errors import PlanError
+from sd3tune.plan.inputs import RunInputs
 from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE, Model, tokens
 
 UNLIMITED = 2**31
@@ -21,118 +18,131 @@ STEP = 64  # pixels: sides of every SD3 model are multiples of it
 
 
 @dataclass(frozen=True)
-class Batches:
+class LargestBatch:
     """The largest batch a device computes rightly, and why not more."""
 
     most: int = UNLIMITED
     why: str = ""
 
 
-def training(facts: Facts, model: Model, image: int, text: int, attention: str) -> Batches:
+def training(facts: Facts, model: Model, image: int, text: int, attention: str) -> LargestBatch:
     """Of images with so many tokens, with captions of so many T5 tokens. A slice of the scores is
     small, whatever the batch."""
     one = 0 if attention == "sliced" else model.transformer.scores(image + CLIP_TOKENS + text)
     return _most(facts, one, image, f"{one:,} attention scores")
 
 
-def encoding(facts: Facts, width: int, height: int) -> Batches:
+def encoding(facts: Facts, width: int, height: int) -> LargestBatch:
     """The VAE's one attention, of one head over the latent's pixels. Its sum is over one image."""
     one = (width // VAE_SCALE) * (height // VAE_SCALE)
     found = _most(facts, one**2, 0, f"{one**2:,} attention scores of the VAE")
     limit = limits.terms(facts)
     if limit is not None and one > limit.most:
-        return Batches(0, f"the VAE sums {one:,} terms, and {limit.why}")
+        return LargestBatch(0, f"the VAE sums {one:,} terms, and {limit.why}")
     return found
 
 
-def _most(facts: Facts, values: int, terms: int, what: str) -> Batches:
-    found = Batches()
+def _most(facts: Facts, values: int, terms: int, what: str) -> LargestBatch:
+    found = LargestBatch()
     if (limit := limits.values(facts)) is not None and values:
-        found = Batches(limit.most // values, f"an image makes {what}, and {limit.why}")
+        found = LargestBatch(limit.most // values, f"an image makes {what}, and {limit.why}")
     if (limit := limits.terms(facts)) is not None and terms:
         fits = limit.most // terms
         if fits < found.most:
-            found = Batches(fits, f"gradients sum {terms:,} terms an image, and {limit.why}")
+            found = LargestBatch(fits, f"gradients sum {terms:,} terms an image, and {limit.why}")
     return found
 
 
-def refuse(
-    config: Config,
-    facts: Facts,
-    model: Model,
-    samples: Sequence[Sample],
-    datasets: Sequence[ImageDataset],
-    attention: str,
-) -> None:
-    """Raises PlanError for sizes that are set and too large.
+def refuse(inputs: RunInputs, attention: str) -> None:
+    """Raises PlanError for sizes that are set and too large with this attention."""
+    if (refusal := refusal_of(inputs, attention)) is not None:
+        raise refusal
 
-    datasets: their own batch sizes; without any, those of the configuration count.
-    """
-    sizes = {s.geometry.bucket for s in samples}
-    width, height = max(sizes, key=lambda size: tokens(*size))
-    largest, text = tokens(width, height), config.tokenizer_max_length
-    train = training(facts, model, largest, text, attention)
-    slices = training(facts, model, largest, text, "sliced")
-    name = facts.weakest.name
 
-    def most(side: int) -> int:
-        one = training(facts, model, tokens(side, side), text, attention)
-        return min(one.most, encoding(facts, side, side).most)
+def refusal_of(inputs: RunInputs, attention: str) -> PlanError | None:
+    """What `refuse` raises; None where every size that is set is computed rightly."""
+    return (
+        _refused_training(inputs, attention)
+        or _refused_encoding(inputs, attention)
+        or _refused_pictures(inputs, attention)
+    )
 
+
+def _refused_training(inputs: RunInputs, attention: str) -> PlanError | None:
+    facts, model, text = inputs.facts, inputs.model, inputs.config.tokenizer_max_length
+    (width, height), name = inputs.largest_size, facts.weakest.name
+    image = tokens(width, height)
+    train = training(facts, model, image, text, attention)
+    slices = training(facts, model, image, text, "sliced")
     if train.most < 1:
-        hint = _smaller(most) + (OR_SLICED if slices.most else "")
-        raise PlanError(f"images of {width}x{height} on {name}: {train.why}", hint=hint)
-    asked = {"train_batch_size": config.train_batch_size or 1}
-    asked |= {f"dataset `{d.id}`: train_batch_size": d.train_batch_size or 1 for d in datasets}
-    for setting, size in asked.items():
+        hint = _smaller(inputs, attention) + (OR_SLICED if slices.most else "")
+        return PlanError(f"images of {width}x{height} on {name}: {train.why}", hint=hint)
+    for setting, size in _batches_set(inputs).items():
         if size > train.most:
-            raise PlanError(
+            return PlanError(
                 f"`{setting}={size}` on {name}: {train.why}",
                 hint=f"set {train.most} or less, and gradient_accumulation_steps="
                 f"{-(-size // train.most)} for steps over as many images"
                 + (OR_SLICED if slices.most >= size else ""),
             )
-    encode = min((encoding(facts, *size) for size in sizes), key=lambda b: b.most)
+    return None
+
+
+def _batches_set(inputs: RunInputs) -> dict[str, int]:
+    """Setting -> images per forward pass, where the user set it."""
+    sizes = {"train_batch_size": inputs.config.train_batch_size}
+    sizes |= {f"dataset `{d.id}`: train_batch_size": d.train_batch_size for d in inputs.datasets}
+    return {setting: size for setting, size in sizes.items() if size is not None}
+
+
+def _refused_encoding(inputs: RunInputs, attention: str) -> PlanError | None:
+    facts, (width, height) = inputs.facts, inputs.largest_size
+    encode = min((encoding(facts, *size) for size in inputs.sizes), key=lambda b: b.most)
     if encode.most < 1:
-        words = f"images of {width}x{height} on {name}: {encode.why}"
-        raise PlanError(words, hint=_smaller(most))
-    wanted = {f"dataset `{d.id}`: ": d.vae_batch_size for d in datasets}
-    for who, size in (wanted or {"": config.vae_batch_size}).items():
+        words = f"images of {width}x{height} on {facts.weakest.name}: {encode.why}"
+        return PlanError(words, hint=_smaller(inputs, attention))
+    # Datasets have batch sizes of their own; without any dataset the configuration's counts.
+    wanted = {f"dataset `{d.id}`: ": d.vae_batch_size for d in inputs.datasets}
+    for dataset, size in (wanted or {"": inputs.config.vae_batch_size}).items():
         if size > encode.most:
-            raise PlanError(
-                f"`{who}vae_batch_size={size}` on {name}: {encode.why}",
+            return PlanError(
+                f"`{dataset}vae_batch_size={size}` on {facts.weakest.name}: {encode.why}",
                 hint=f"set vae_batch_size={encode.most} or less",
             )
-    _refuse_pictures(config, facts, model, attention)
+    return None
 
 
-def _refuse_pictures(config: Config, facts: Facts, model: Model, attention: str) -> None:
+def _refused_pictures(inputs: RunInputs, attention: str) -> PlanError | None:
     """Guidance puts two images into a batch, and the VAE decodes one."""
+    config, facts = inputs.config, inputs.facts
     together = 2 if config.validation_guidance > 1 else 1
-    text = config.tokenizer_max_length
-
-    def drawn(width: int, height: int, kind: str = attention) -> Batches:
-        return training(facts, model, tokens(width, height), text, kind)
-
-    def most(side: int) -> int:
-        return min(drawn(side, side).most // together, encoding(facts, side, side).most)
-
     for size in config.validation_resolution:
-        found, decoded = drawn(*size), encoding(facts, *size)
+        found, decoded = _drawn(inputs, size, attention), encoding(facts, *size)
         if min(found.most // together, decoded.most) > 0:
             continue
         two = f", two at a time with validation_guidance={config.validation_guidance:g},"
         where = f"`validation_resolution`: {size[0]}x{size[1]}" + (two if together > 1 else "")
-        hint = _smaller(most)
+        hint = _smaller(inputs, attention, together)
         if decoded.most < 1:
             where, found = where.removesuffix(two), decoded
-        elif drawn(*size, "sliced").most >= together:
+        elif _drawn(inputs, size, "sliced").most >= together:
             hint += OR_SLICED
-        raise PlanError(f"{where} on {facts.weakest.name}: {found.why}", hint=hint)
+        return PlanError(f"{where} on {facts.weakest.name}: {found.why}", hint=hint)
+    return None
 
 
-def _smaller(most: Callable[[int], int]) -> str:
-    """The longest side of a square that is computed rightly."""
+def _drawn(inputs: RunInputs, size: tuple[int, int], attention: str) -> LargestBatch:
+    text = inputs.config.tokenizer_max_length
+    return training(inputs.facts, inputs.model, tokens(*size), text, attention)
+
+
+def _smaller(inputs: RunInputs, attention: str, together: int = 1) -> str:
+    """The longest side of a square that is computed rightly, `together` images at a time."""
+
+    def most(side: int) -> int:
+        fits = _drawn(inputs, (side, side), attention).most // together
+        return min(fits, encoding(inputs.facts, side, side).most)
+
     side = STEP
     while most(side + STEP) > 0:
         side += STEP

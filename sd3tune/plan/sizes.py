@@ -2,7 +2,6 @@
 largest batch is."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,63 +9,48 @@ from sd3tune.backends.decide import limits
 from sd3tune.backends.decide.decisions import why_not
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.rules import Request, one_memory
-from sd3tune.backends.observe.facts import Facts
-from sd3tune.config.config import Config
-from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.data.discover import Sample
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
 from sd3tune.plan import products
+from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, estimate, gib
-from sd3tune.plan.trainable import Trainable
-from sd3tune.processes.environment import Processes
-from sd3tune.sd3.variants import Model, tokens
+from sd3tune.sd3.variants import tokens
 from sd3tune.tables.schemes import SCHEMES
 
 BATCHES = (4, 3, 2, 1)  # tried in this order when the batch size is left open
 WHOLE = ("diffusers", "native-math")  # attention that may be chosen, and may write out its scores
 
 
-def attention_asked(config: Config) -> str | None:
-    """For training. SageAttention only samples: training keeps kernels with a backward."""
-    asked = config.attention_mechanism
-    return None if asked == "sageattention" else asked
-
-
 @dataclass(frozen=True)
 class Sizes:
-    """What the run would weigh under each choice still open."""
+    """What the run would weigh under each choice still open. trained: values that are trained."""
 
-    config: Config
-    facts: Facts
-    model: Model
-    samples: Sequence[Sample]
-    datasets: Sequence[ImageDataset]
-    processes: Processes
-    trained: Trainable
+    inputs: RunInputs
+    trained: int
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
-        c, shape = self.config, self.model.transformer
+        """What memory depends on, with what was decided so far."""
+        c, facts = self.inputs.config, self.inputs.facts
+        shared = one_memory(facts) is not None
         return Load(
-            vendor=self.facts.vendor,
+            vendor=facts.vendor,
             base_dtype=r.base_model_default_dtype or "fp32",
             precision=precision,
             trainable_dtype=r.trainable_dtype or "fp32",
             optimizer=r.optimizer or "adamw",
-            trained=self.trained.count,
+            trained=self.trained,
             full=c.model_type == "full",
             ema=c.use_ema and c.ema_device == "accelerator",
-            processes=self.processes.size,
+            processes=self.inputs.processes.size,
             sharded=c.fsdp_enable,
-            scores=limits.writes_scores(self.facts, r.attention_mechanism),
+            scores=limits.writes_scores(facts, r.attention_mechanism),
             slices=r.attention_mechanism == "sliced",
-            batch=max([batch, *(d.train_batch_size or 0 for d in self.datasets)]),
+            batch=max([batch, *(d.train_batch_size or 0 for d in self.inputs.datasets)]),
             tokens=self.tokens,
             text_tokens=c.tokenizer_max_length,
             interval=c.gradient_checkpointing_interval if c.gradient_checkpointing else 0,
-            swapped=0 if one_memory(self.facts) else min(c.blocks_to_swap, shape.layers),
-            inputs_on_host=r.gradient_checkpointing_backend == "unsloth"
-            and not one_memory(self.facts),
+            swapped=0 if shared else min(c.blocks_to_swap, self.inputs.model.transformer.layers),
+            inputs_on_host=r.gradient_checkpointing_backend == "unsloth" and not shared,
             text_dtype=r.text_encoder_dtype or "fp32",
             text_precisions=(
                 r.text_encoder_1_precision or "no_change",
@@ -76,28 +60,28 @@ class Sizes:
         )
 
     def need(self, r: Request, batch: int, precision: str) -> int:
-        return estimate(self.model, self.load(r, batch, precision)).training
+        return estimate(self.inputs.model, self.load(r, batch, precision)).training
 
     @cached_property
     def tokens(self) -> int:
         """Of the largest image."""
-        return max(tokens(*s.geometry.bucket) for s in self.samples)
+        return tokens(*self.inputs.largest_size)
 
     @property
     def room(self) -> int | None:
-        device = self.facts.weakest
-        return device.usable_bytes or device.total_bytes
+        return self.inputs.room_bytes
 
     @property
     def smallest_dataset(self) -> int:
         """Images per optimizer step and accumulated batch that the smallest dataset can fill."""
-        counts = Counter(s.dataset for s in self.samples for _ in range(s.repeats + 1))
-        batches = self.config.gradient_accumulation_steps * self.processes.size
+        samples, c = self.inputs.samples, self.inputs.config
+        counts = Counter(s.dataset for s in samples for _ in range(s.repeats + 1))
+        batches = c.gradient_accumulation_steps * self.inputs.processes.size
         return min(counts.values()) // batches
 
     def too_big(self, axis: str, r: Request) -> dict[str, str]:
         if axis == "attention_mechanism":
-            return self.in_whole(r)
+            return self.attention_too_big(r)
         if self.room is None:
             return {}
         encoders = axis == "text_encoder_3_precision"
@@ -106,35 +90,30 @@ class Sizes:
             amount = self.encoding(r, precision) if encoders else self.training(r, precision)
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.
-            host = limits.host_bytes(self.facts)
+            host = limits.host_bytes(self.inputs.facts)
             if amount > self.room and not (encoders and (host is None or amount <= host)):
                 found[precision] = self._words(amount, encoders=encoders)
         return found
 
     def _words(self, amount: int, precision: str = "", *, encoders: bool = False) -> str:
-        who = "the text encoders need" if encoders else f"{self.model.name} needs"
-        batch = "" if encoders else f" at batch size {self.config.train_batch_size or 1}"
+        who = "the text encoders need" if encoders else f"{self.inputs.model.name} needs"
+        batch = "" if encoders else f" at batch size {self.inputs.smallest_batch}"
         weights = f" with {precision} weights" if precision not in ("", "no_change") else ""
-        device = f"{self.facts.weakest.name} has {gib(self.room or 0)}"
+        device = f"{self.inputs.facts.weakest.name} has {gib(self.room or 0)}"
         return f"{who} about {gib(amount)}{batch}{weights}, {device}"
 
-    def in_whole(self, r: Request) -> dict[str, str]:
-        """Attention that writes out all scores -> why it is not chosen here; what is asked for is
-        judged with the weights."""
-        names = [n for n in WHOLE if limits.writes_scores(self.facts, n)]
+    def attention_too_big(self, r: Request) -> dict[str, str]:
+        """Kernels that write out all scores -> why none of them is chosen here. A kernel that the
+        user set is checked later, together with the quantisation of the weights."""
+        facts = self.inputs.facts
+        names = [n for n in WHOLE if limits.writes_scores(facts, n)]
         slices = next(o for o in AXES["attention_mechanism"] if o.name == "sliced")
-        if r.attention_mechanism is not None or not names or why_not(slices, self.facts, r):
+        if r.attention_mechanism is not None or not names or why_not(slices, facts, r):
             return {}
-        why = self._too_many_scores(names[0]) or self._too_much_memory(r, names[0])
+        # Slices of the scores are allowed already, so what is refused now are the whole scores.
+        refusal = products.refusal_of(self.inputs, names[0])
+        why = str(refusal) if refusal else self._too_much_memory(r, names[0])
         return dict.fromkeys(names, why) if why else {}
-
-    def _too_many_scores(self, name: str) -> str | None:
-        """As products has refused those of slices before, the scores are too many."""
-        try:
-            products.refuse(self.config, self.facts, self.model, self.samples, self.datasets, name)
-        except PlanError as e:
-            return str(e)
-        return None
 
     def _too_much_memory(self, r: Request, name: str) -> str | None:
         """With the least quantised weights that fit with slices: none are quantised for scores."""
@@ -149,40 +128,41 @@ class Sizes:
         return self._words(need, precision)
 
     def _precisions(self, r: Request) -> list[str]:
-        if self.config.base_model_precision is not None:
-            return [self.config.base_model_precision]
+        if self.inputs.config.base_model_precision is not None:
+            return [self.inputs.config.base_model_precision]
         open_ = replace(r, too_big={})
         options = [o for o in AXES["base_model_precision"] if o.auto]
-        return [o.name for o in options if not why_not(o, self.facts, open_)]
+        return [o.name for o in options if not why_not(o, self.inputs.facts, open_)]
 
     def training(self, r: Request, precision: str) -> int:
-        return self.need(r, self.config.train_batch_size or 1, precision)
+        return self.need(r, self.inputs.smallest_batch, precision)
 
     def encoding(self, r: Request, precision: str) -> int:
         decided = r.with_value("text_encoder_3_precision", precision)
-        memory = estimate(self.model, self.load(decided, 1, "no_change"))
+        memory = estimate(self.inputs.model, self.load(decided, 1, "no_change"))
         return memory.text_encoders + memory.workspace
 
-    def batch(self, r: Request) -> Decision[str]:
-        asked = self.config.train_batch_size
+    def batch(self, r: Request) -> Decision[int]:
+        asked = self.inputs.config.train_batch_size
         if asked is not None:
-            return Decision(
-                str(asked), self.config.source("train_batch_size"), "set in the configuration"
-            )
+            source = self.inputs.config.source("train_batch_size")
+            return Decision(asked, source, "set in the configuration")
         fill = [size for size in BATCHES if size <= self.smallest_dataset] or [1]
         attention = r.attention_mechanism or "diffusers"
-        text = self.config.tokenizer_max_length
-        right = products.training(self.facts, self.model, self.tokens, text, attention)
+        text = self.inputs.config.tokenizer_max_length
+        right = products.training(
+            self.inputs.facts, self.inputs.model, self.tokens, text, attention
+        )
         sizes = [size for size in fill if size <= right.most]
         beyond = f"; not {fill[0]}: {right.why}" if sizes[0] < fill[0] else ""
         if self.room is None:
-            return Decision(str(sizes[0]), AUTO, "the default; the device hides its memory")
+            return Decision(sizes[0], AUTO, "the default; the device hides its memory")
         precision = r.base_model_precision or "no_change"
         for size in sizes:
             if (need := self.need(r, size, precision)) <= self.room:
                 why = f"about {gib(need)} of {gib(self.room)}"
                 default = " (the default)" if size == BATCHES[0] else ""
-                return Decision(str(size), AUTO, why + default + beyond)
+                return Decision(size, AUTO, why + default + beyond)
         raise PlanError(  # too_big has refused this before
-            f"{self.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
+            f"{self.inputs.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
         )

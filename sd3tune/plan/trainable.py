@@ -1,40 +1,61 @@
 """What is trained, counted from names and sizes before a weight is loaded."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from sd3tune.config.config import Config
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.decision import Decision
 from sd3tune.errors import ConfigError
 from sd3tune.plan import lycoris_size
+from sd3tune.plan.inputs import RunInputs
 from sd3tune.sd3.variants import Model
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # as suffixes: attn and, on SD3.5 medium, attn2
 
 
 @dataclass(frozen=True)
-class Trainable:
-    """count: values that the optimizer moves. decisions: how they came about."""
+class LoraPlan:
+    """An adapter through peft."""
 
-    count: int
-    decisions: Mapping[str, Decision[str]]
+    rank: int
+    alpha: float
+    dropout: float
+    targets: Decision[tuple[str, ...]]  # suffixes of the names of linear layers
+    dora: bool
+    rslora: bool
+    init: Literal["default", "gaussian", "pissa", "olora"]
+    dialect: str  # of the file that is written
 
-    @classmethod
-    def of(cls, config: Config, model: Model, lycoris: Lycoris | None) -> "Trainable":
-        """Raises ConfigError when nothing would be trained."""
-        if config.model_type == "full":
-            return _full(config, model)
-        return _lycoris(config, model, lycoris) if lycoris else _lora(config, model)
+
+@dataclass(frozen=True)
+class TrainedPlan:
+    """What the optimizer moves: an adapter beside frozen weights, or the weights."""
+
+    kind: Decision[Literal["lora", "lycoris", "full"]]
+    count: int  # values that the optimizer moves
+    lora: LoraPlan | None = None
+    lycoris: Lycoris | None = None
+    begin_with: Path | None = None  # an adapter file (init_lora)
 
 
-def _full(config: Config, model: Model) -> Trainable:
+def trained_plan(inputs: RunInputs) -> TrainedPlan:
+    """Raises ConfigError when nothing would be trained."""
+    if inputs.config.model_type == "full":
+        return _full(inputs.config, inputs.model)
+    if inputs.lycoris is not None:
+        return _lycoris(inputs.config, inputs.model, inputs.lycoris)
+    return _lora(inputs.config, inputs.model)
+
+
+def _full(config: Config, model: Model) -> TrainedPlan:
     count = model.transformer.parameters
     why = f"every weight of the transformer: {_amount(count)}"
-    return Trainable(count, {"model_type": Decision("full", config.source("model_type"), why)})
+    return TrainedPlan(Decision("full", config.source("model_type"), why), count)
 
 
-def _lycoris(config: Config, model: Model, lycoris: Lycoris) -> Trainable:
+def _lycoris(config: Config, model: Model, lycoris: Lycoris) -> TrainedPlan:
     found = lycoris_size.matched(model.transformer, lycoris)
     if not found:
         raise ConfigError(
@@ -43,13 +64,12 @@ def _lycoris(config: Config, model: Model, lycoris: Lycoris) -> Trainable:
         )
     count = lycoris_size.parameters(model.transformer, lycoris)
     why = f"{_amount(count)} in {len(found)} layers, {_share(count, model)}"
-    return Trainable(
-        count, {"lora_type": Decision(f"lycoris {lycoris.algo}", config.source("lora_type"), why)}
-    )
+    kind: Decision[Literal["lycoris"]] = Decision("lycoris", config.source("lora_type"), why)
+    return TrainedPlan(kind, count, lycoris=lycoris, begin_with=config.init_lora)
 
 
-def _lora(config: Config, model: Model) -> Trainable:
-    targets = tuple(config.peft_lora_target_modules or LORA_TARGETS)
+def _lora(c: Config, model: Model) -> TrainedPlan:
+    targets = tuple(c.peft_lora_target_modules or LORA_TARGETS)
     shape = model.transformer
     for target in targets:
         if not shape.targeted((target,)):
@@ -59,15 +79,22 @@ def _lora(config: Config, model: Model) -> Trainable:
                 "feed-forward ones in net.0.proj, net.2",
             )
     layers = shape.targeted(targets)
-    count = shape.lora_parameters(config.lora_rank, targets)
-    if config.use_dora:
+    count = shape.lora_parameters(c.lora_rank, targets)
+    if c.use_dora:
         count += sum(linear.outputs for linear in layers)
-    why = (
-        f"rank {config.lora_rank}: {_amount(count)} in {len(layers)} layers, {_share(count, model)}"
+    why = f"rank {c.lora_rank}: {_amount(count)} in {len(layers)} layers, {_share(count, model)}"
+    lora = LoraPlan(
+        rank=c.lora_rank,
+        alpha=c.lora_alpha or c.lora_rank,
+        dropout=c.lora_dropout,
+        targets=Decision(targets, c.source("peft_lora_target_modules"), why),
+        dora=c.use_dora,
+        rslora=c.use_rslora,
+        init=c.lora_init_type,
+        dialect=c.lora_format,
     )
-    source = config.source("peft_lora_target_modules")
-    decision = Decision(",".join(targets), source, why)
-    return Trainable(count, {"peft_lora_target_modules": decision})
+    kind: Decision[Literal["lora"]] = Decision("lora", c.source("model_type"), why)
+    return TrainedPlan(kind, count, lora=lora, begin_with=c.init_lora)
 
 
 def _amount(count: int) -> str:

@@ -1,15 +1,43 @@
-"""What will run and may disappoint on this model. Recipes: docs/guides/stability.md. What depends
-on settings alone is in config/rules."""
+"""What will run and may disappoint with this model, adapter or machine. What depends on settings
+alone is in config/rules. Recipes: docs/guides/stability.md.
+"""
 
 from collections.abc import Iterator
 
+from sd3tune.config import rules
 from sd3tune.config.config import Config
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.sd3.variants import Model
 
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5
 
 
-def of_optimisation(config: Config, model: Model, optimizer: str, peak: float) -> Iterator[str]:
+def warnings(inputs: RunInputs, optimizer: OptimizerPlan) -> tuple[str, ...]:
+    """Sentences for the user, printed with the plan and kept in every checkpoint."""
+    config, name, peak = inputs.config, optimizer.name.value, optimizer.peak_rate.value
+    return (
+        *_of_optimisation(config, inputs.model, name, peak),
+        *rules.warnings(config, inputs.datasets),
+        *_of_this_run(inputs),
+    )
+
+
+def _of_this_run(inputs: RunInputs) -> Iterator[str]:
+    config, facts, lycoris = inputs.config, inputs.facts, inputs.lycoris
+    if lycoris is not None and lycoris.dora_wd:
+        yield (
+            "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "
+            "something else; `sd3tune export --to comfyui` writes what it draws right"
+        )
+    if config.fsdp_enable and inputs.processes.size == 1:
+        yield "fsdp_enable=true changes nothing: there is one process to hold the weights"
+    if facts.untested_on_hardware:
+        kind = f"hardware of this kind ({facts.vendor})"
+        yield f"sd3tune is untested on {kind}; please report what you see"
+
+
+def _of_optimisation(config: Config, model: Model, optimizer: str, peak: float) -> Iterator[str]:
     """peak: the learning rate after lr_scale."""
     large = model.transformer.parameters > LARGE
     if large and optimizer == "optimi-stableadamw" and peak >= 4e-5:

@@ -73,7 +73,7 @@ ALONE_ON_CPU = World(ALONE, torch.device("cpu"))
 
 
 @contextmanager
-def join(processes: Processes, device: torch.device, backend: str) -> Iterator[World]:
+def join(processes: Processes, device: torch.device, backend: str | None) -> Iterator[World]:
     """The world of this process while the block runs. Raises HardwareError when the processes
     cannot connect to each other, PeerLost when another one disappears later."""
     if processes.size == 1:
@@ -104,7 +104,7 @@ def join(processes: Processes, device: torch.device, backend: str) -> Iterator[W
         torch.distributed.destroy_process_group()
 
 
-def _meet(processes: Processes, backend: str) -> None:
+def _meet(processes: Processes, backend: str | None) -> None:
     """Connects the processes: on one machine through a file that only this user can open, because
     torch's TCP store listens on all interfaces and unpickles what it receives."""
     if processes.store is None:
@@ -150,10 +150,10 @@ def sharded(model: Any, world: World, *, reshard: bool) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
 
 
-def unsynchronised(called: Any, last: bool) -> AbstractContextManager[None]:
+def unsynchronised(wrapped: Any, last: bool) -> AbstractContextManager[None]:
     """A context in which DDP does not average gradients, for all accumulated batches but the
     last."""
-    if last or not isinstance(called, nn.parallel.DistributedDataParallel):
+    if last or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
         return nullcontext()
-    context: AbstractContextManager[None] = called.no_sync()
+    context: AbstractContextManager[None] = wrapped.no_sync()
     return context

@@ -19,7 +19,7 @@ from sd3tune.backends.kernels import sliced
 
 
 @contextmanager
-def sampling(transformer: Any, name: str) -> Iterator[None]:
+def sampling_kernel(transformer: Any, name: str) -> Iterator[None]:
     """Attention for passes without gradients: `as-training` changes nothing."""
     if name != "sageattention":
         yield
@@ -32,8 +32,9 @@ def sampling(transformer: Any, name: str) -> Iterator[None]:
         transformer.set_attn_processor(before)
 
 
-def place(transformer: Any, inputs: str, mechanism: str) -> None:
-    """attention_inputs: `views` leaves diffusers' processors where they are."""
+def use_processors(transformer: Any, inputs: str, mechanism: str) -> None:
+    """Replaces diffusers' attention processors where they do not do. inputs: `attention_inputs` of
+    the plan, of which `views` leaves them. mechanism: the kernel that trains."""
     if mechanism == "sliced":
         transformer.set_attn_processor(SlicedJointAttention())
     elif inputs == "contiguous":

@@ -1,31 +1,43 @@
 """The transformer called with the paper's letters: v = model(z, timestep, condition)."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from sd3tune.sd3.flow import Model
 
-class Denoiser:
-    """Adapts diffusers' SD3Transformer2DModel to flow.Model.
 
-    z and the conditioning are cast to the dtype of the weights; the timestep stays float32, since
-    bf16 would merge neighbouring noise levels (812 and 813 read the same).
+def denoiser(transformer: Any, wrapped: Any = None) -> Model:
+    """diffusers' SD3Transformer2DModel as flow.Model: z (B, 16, h, w), timestep (B,) in 0..1000 and
+    condition (embeds (B, tokens, width), pooled (B, width)) -> v (B, 16, h, w).
+
+    wrapped: the same transformer inside what must see the call (DDP). z and the conditioning are
+    cast to the dtype of the weights; the timestep stays float32, since bf16 would merge
+    neighbouring noise levels (812 and 813 read the same).
     """
+    network = transformer if wrapped is None else wrapped
 
-    def __init__(self, transformer: Any, called: Any = None) -> None:
-        """called: the transformer wrapped in what must see the call (DDP)."""
-        self.transformer = transformer
-        self.called = transformer if called is None else called
-
-    def __call__(self, z: Tensor, timestep: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
-        """z (B, 16, h, w), timestep (B,) in 0..1000, condition (embeds, pooled) -> (B, 16, h, w)"""
+    def v(z: Tensor, timestep: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
         embeds, pooled = condition
-        dtype = self.transformer.dtype
-        v: Tensor = self.called(
+        dtype = transformer.dtype
+        prediction: Tensor = network(
             hidden_states=z.to(dtype),
             timestep=timestep,
             encoder_hidden_states=embeds.to(dtype),
             pooled_projections=pooled.to(dtype),
             return_dict=False,
         )[0]
-        return v
+        return prediction
+
+    return v
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """Autocast of one forward pass; None: none. One context around several updates would cache the
+    casts of LoRA weights and freeze them at their first value (seen with torch 2.13)."""
+    if dtype is None:
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(device.type, dtype)
+    return context

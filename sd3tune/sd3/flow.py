@@ -1,7 +1,7 @@
 """Rectified flow as Stable Diffusion 3 uses it (Esser et al. 2024, arXiv:2403.03206).
 
     z_s = (1 - s) x0 + s eps          the straight path from image to noise        (eq. 13)
-    v   = dz/ds = eps - x0            what the network is asked for
+    v   = dz/ds = eps - x0            what the network predicts
     L   = E || v(z_s, 1000 s) - (eps - x0) ||^2        plain, the emphasis lies in how s is drawn
 
 x0 clean latent, eps unit noise, s in [0, 1] noise level (the paper's t, diffusers' sigma). Always
@@ -10,13 +10,16 @@ float32: bfloat16 has 8 significant bits and would fold the 1000 noise levels in
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd3tune.sd3.distances import Distance, l2
+
 Model = Callable[[Tensor, Tensor, Any], Tensor]  # v = model(z, timestep, condition)
-Change = Callable[[Tensor], Tensor]
+PerImage = Callable[[Tensor], Tensor]  # of the prediction v, (B, 16, H/8, W/8) -> (B,)
 
 TIMESTEPS = 1000  # the network was trained with s scaled to 0..1000
 TINY = 1e-12
@@ -42,45 +45,9 @@ def auto_shift(tokens: int) -> float:
 
 
 def add_noise(x0: Tensor, eps: Tensor, s: Tensor) -> Tensor:
+    """z_s (B, C, H, W), the point of the straight path at levels s (B,) (eq. 13)."""
     s = s.view(-1, 1, 1, 1)
     return (1 - s) * x0 + s * eps
-
-
-def l2(d: Tensor) -> Tensor:
-    return d.square()
-
-
-def huber_width(s: Tensor, c: float, schedule: str) -> Tensor:
-    """Where the pseudo-Huber losses turn from square to straight, for each level (B,).
-
-    `constant`: c. `exponential` (arXiv:2403.16728, with t = 1000 s): exp(t ln(c) / 1000) = c^s,
-    from 1 without noise to c in noise. `snr`: (1 - c) / (1 + r)^2 + c with
-    r = sqrt((1 - s) / (s + 1e-4)), from c without noise to 1 in noise.
-    """
-    if schedule == "exponential":
-        return c**s
-    if schedule == "snr":
-        r = ((1 - s) / (s + 1e-4)).sqrt()
-        return (1 - c) / (1 + r).square() + c
-    return torch.full_like(s, c)
-
-
-def huber(d: Tensor, c: Tensor) -> Tensor:
-    """2 c (sqrt(d^2 + c^2) - c), which is d^2 for small d and 2 c |d| for large. d (B, C, H, W),
-    c (B,)."""
-    return 2 * c.view(-1, 1, 1, 1) * _bend(d, c)
-
-
-def smooth_l1(d: Tensor, c: Tensor) -> Tensor:
-    """2 (sqrt(d^2 + c^2) - c), which is d^2 / c for small d and 2 |d| for large."""
-    return 2 * _bend(d, c)
-
-
-def _bend(d: Tensor, c: Tensor) -> Tensor:
-    """sqrt(d^2 + c^2) - c. The difference itself would lose all of a small d in float32."""
-    c = c.view(-1, 1, 1, 1)
-    square = d.square()
-    return square / ((square + c.square()).sqrt() + c)
 
 
 def mean(each: Tensor, weight: Tensor | None, share: bool) -> Tensor:
@@ -96,35 +63,32 @@ def mean(each: Tensor, weight: Tensor | None, share: bool) -> Tensor:
     return weighed.sum(dim=(1, 2, 3)) / sums
 
 
-def loss(
-    model: Model,
-    x0: Tensor,
-    condition: Any,
-    eps: Tensor,
-    s: Tensor,
-    *,
-    z: Tensor | None = None,
-    distance: Change = l2,
-    emphasis: Tensor | None = None,
-    weight: Tensor | None = None,
-    share: bool = False,
-    drift: Change | None = None,
-    teacher: Model | None = None,
-) -> Tensor:
-    """One loss per image (B,).
+@dataclass(frozen=True)
+class Terms:
+    """What a run adds to the paper's loss. The defaults add nothing."""
 
-    x0, eps (B, 16, H/8, W/8) float32; s (B,) float32. z: what the network is shown instead of the
-    point of the path at s. distance: of each latent's error. emphasis (B, 16, H/8, W/8): factor of
-    each latent's loss. weight (B, 1, H/8, W/8), share: as `mean` takes them. drift: of the answer,
-    a loss per image that is added. teacher: another model whose answer is the target instead of
-    eps - x0.
-    """
-    z, t = add_noise(x0, eps, s) if z is None else z, s * TIMESTEPS
+    z: Tensor | None = None  # (B, 16, H/8, W/8): the network's input instead of the path's point
+    distance: Distance = l2  # loss of each latent, computed from its error
+    emphasis: Tensor | None = None  # (B, 16, H/8, W/8): factor of each latent's loss
+    weight: Tensor | None = None  # (B, 1, H/8, W/8): mask, as `mean` takes it
+    share: bool = False  # divide by the mask's sum, as `mean` takes it
+    drift: PerImage | None = None  # extra loss per image, computed from the prediction v and added
+    teacher: Model | None = None  # its prediction is the target instead of eps - x0
+
+
+def loss(
+    model: Model, x0: Tensor, condition: Any, eps: Tensor, s: Tensor, terms: Terms | None = None
+) -> Tensor:
+    """One loss per image (B,). x0 and eps (B, 16, H/8, W/8) float32, s (B,) float32."""
+    terms = terms or Terms()
+    z, t = add_noise(x0, eps, s) if terms.z is None else terms.z, s * TIMESTEPS
     target = eps - x0
-    if teacher is not None:
+    if terms.teacher is not None:
         with torch.no_grad():
-            target = teacher(z, t, condition).float()
+            target = terms.teacher(z, t, condition).float()
     v = model(z, t, condition).float()
-    each = distance(v - target)
-    found = mean(each if emphasis is None else each * emphasis, weight, share)
-    return found if drift is None else found + drift(v)
+    each = terms.distance(v - target)
+    if terms.emphasis is not None:
+        each = each * terms.emphasis
+    per_image = mean(each, terms.weight, terms.share)
+    return per_image if terms.drift is None else per_image + terms.drift(v)

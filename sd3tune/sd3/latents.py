@@ -31,3 +31,11 @@ def encode(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
             hint="set vae_dtype=fp32",
         )
     return mean.cpu(), deviation.cpu()
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Latents (B, 16, H/8, W/8) as the transformer made them to pixels (B, 3, H, W) float32, about
+    [-1, 1]. Takes no gradient: the caller has switched it off."""
+    z = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+    pixels: Tensor = vae.decode(z).sample.float()
+    return pixels

@@ -10,30 +10,23 @@ The velocity points from image to noise, hence zr - x0; the paper counts time th
 sum runs over an image, so w differs from 1 by alpha / elements on average: 1 is a gentle touch.
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor
 from torch.nn.functional import normalize
 
 TINY = 1e-12
 
 
-@dataclass(frozen=True)
-class Reflex:
-    alpha: float = 1.0
-    beta1: float = 10.0
-    beta2: float = 1.0
+def emphasis(clean: Tensor, rolled: Tensor, alpha: float, beta2: float) -> Tensor:
+    """beta2 w (B, C, H, W), of the predictions v(z) and v(zr), (B, C, H, W) each."""
+    b = clean - rolled
+    total = b.abs().sum(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
+    return beta2 * (1 + alpha * b / total)
 
-    def emphasis(self, clean: Tensor, rolled: Tensor) -> Tensor:
-        """beta2 w, of the network's answers v(z) and v(zr), (B, C, H, W) each."""
-        b = clean - rolled
-        total = b.abs().sum(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
-        return self.beta2 * (1 + self.alpha * b / total)
 
-    def drift(self, v: Tensor, zr: Tensor, x0: Tensor, weight: Tensor | None = None) -> Tensor:
-        """beta1 A for each image (B,). weight (B, 1, H, W): directions within a mask only."""
-        d = zr - x0
-        if weight is not None:
-            v, d = v * weight, d * weight
-        apart = normalize(v.flatten(1), dim=1) - normalize(d.flatten(1), dim=1)
-        return self.beta1 * apart.square().sum(dim=1)
+def drift(v: Tensor, zr: Tensor, x0: Tensor, beta1: float, weight: Tensor | None = None) -> Tensor:
+    """beta1 A for each image (B,). weight (B, 1, H, W): directions within a mask only."""
+    d = zr - x0
+    if weight is not None:
+        v, d = v * weight, d * weight
+    apart = normalize(v.flatten(1), dim=1) - normalize(d.flatten(1), dim=1)
+    return beta1 * apart.square().sum(dim=1)

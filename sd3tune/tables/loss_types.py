@@ -1,6 +1,6 @@
 """The loss types: one row each, the distance between what the network predicts and its target.
 
-The equations are code in `sd3tune/sd3/flow.py`.
+The equations are code in `sd3tune/sd3/distances.py`.
 """
 
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class LossType:
 LOSS_TYPES = Table(
     "a loss type",
     (
-        LossType("l2", "sd3tune.sd3.flow:l2", "square of the error", "d²"),
+        LossType("l2", "sd3tune.sd3.distances:l2", "square of the error", "d²"),
         LossType(
-            "huber", "sd3tune.sd3.flow:huber", "straight for errors beyond huber_c",
+            "huber", "sd3tune.sd3.distances:huber", "straight for errors beyond huber_c",
             "2 c (√(d² + c²) - c): d² for small d, 2 c \\|d\\| for large d", bends=True,
         ),
         LossType(
-            "smooth_l1", "sd3tune.sd3.flow:smooth_l1",
+            "smooth_l1", "sd3tune.sd3.distances:smooth_l1",
             "straight for errors beyond huber_c, with a slope that does not depend on huber_c",
             "2 (√(d² + c²) - c): d² / c for small d, 2 \\|d\\| for large d", bends=True,
         ),

@@ -11,122 +11,103 @@ from sd3tune.adapters.trained import Trained
 from sd3tune.data.seeds import seed_of
 from sd3tune.errors import CheckpointError
 from sd3tune.formats import adapter_files
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.optimisation import AveragePlan
+from sd3tune.plan.plan import Plan
+from sd3tune.plan.trainable import LoraPlan
 from sd3tune.processes.world import World, sharded
 from sd3tune.report.progress import say
 from sd3tune.sd3 import attention, weights
 from sd3tune.train import checkpointing, offload
 from sd3tune.train.ema import Ema
-from sd3tune.train.levels import levels_of
-from sd3tune.train.losses import Recipe
 from sd3tune.train.optim import build
 from sd3tune.train.resume import resume
-from sd3tune.train.rollout import rollout_of
 from sd3tune.train.state import TrainState
 
 
 def begin(plan: Plan, world: World) -> TrainState:
     """The transformer with what is trained on the device, and the state of the newest
     checkpoint."""
-    config = plan.config
     model = load.transformer(plan, world.device)
-    attention.place(model, plan.value("attention_inputs"), plan.value("attention_mechanism"))
+    kernels = plan.attention
+    attention.use_processors(model, kernels.inputs.value, kernels.training.value)
     trained = attach(model, plan)
-    offload.place(model, plan, world.device)
+    offload.move_to_device(model, plan, world.device)
     checkpointing.enable(model.train(), plan)
-    if config.fsdp_enable and world.size > 1:
-        sharded(model, world, reshard=config.fsdp_reshard_after_forward)
-    compile_blocks(model, plan.value("dynamo_backend"))
+    if plan.parallel.sharded:
+        sharded(model, world, reshard=plan.parallel.reshard)
+    compile_blocks(model, plan.hardware.compiler.value)
     optimizer = build(
-        plan.value("optimizer"),
+        plan.optimizer.name.value,
         list(trained.named().values()),
-        plan.learning_rate,
-        config.optimizer_options,
-        gradients=config.gradient_precision,
+        plan.optimizer.rate.peak,
+        plan.optimizer.options,
+        gradients=plan.optimizer.gradients,
     )
-    enabled = plan.value("grad_scaler") == "on"
-    scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
-    state = TrainState(trained, optimizer, scaler, ema_of(plan, trained))
+    scaler = torch.amp.GradScaler(world.device.type, enabled=plan.precision.grad_scaler.value)
+    state = TrainState(trained, optimizer, scaler, average_of(plan.optimizer.average, trained))
     resume(state, plan, world)
     refuse_apart(world.gathered((state.step,)), plan)
     return state
 
 
 def refuse_apart(steps: Sequence[int], plan: Plan) -> None:
-    """Processes that would train different weights from here on."""
+    """Raises CheckpointError where processes would train different weights from here on."""
     if len(set(steps)) > 1:
         words = ", ".join(map(str, steps))
         raise CheckpointError(
             f"the processes of this run begin at different steps: {words}",
-            hint=f"let all machines see the same output_dir; here it is {plan.config.output_dir}",
+            hint=f"let all machines see the same output_dir; here it is {plan.output_dir}",
         )
 
 
 def attach(model: Any, plan: Plan) -> Trained:
-    """What is trained, in or beside the frozen model."""
-    c = plan.config
-    dtype = weights.DTYPES[plan.value("trainable_dtype")]
-    seed = seed_of(c.seed, "adapter")
-    if c.model_type == "full":
-        return full.attach(model, plan.model.source, dtype=dtype)
-    if plan.lycoris is not None:
-        network = lycoris.attach(model, plan.lycoris, dtype=dtype, seed=seed)
-        if c.init_lora is not None:
-            say(f"begins   with {network.begin_with(c.init_lora)} layers of {c.init_lora}")
+    """What is trained, in or beside the frozen model. Raises ConfigError."""
+    dtype = weights.DTYPES[plan.precision.trainable.value]
+    seed, begin_with = seed_of(plan.seed, "adapter"), plan.trained.begin_with
+    if plan.trained.lycoris is not None:
+        network = lycoris.attach(model, plan.trained.lycoris, dtype=dtype, seed=seed)
+        if begin_with is not None:
+            say(f"begins   with {network.begin_with(begin_with)} layers of {begin_with}")
         return network
-    shape = lora.Shape(
-        rank=c.lora_rank,
-        alpha=c.lora_alpha or c.lora_rank,
-        dropout=c.lora_dropout,
-        targets=plan.lora_targets,
-        dora=c.use_dora,
-        rslora=c.use_rslora,
-        init=c.lora_init_type,
-    )
-    adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=c.lora_format)
-    if c.init_lora is not None:
-        layers = adapter.begin_with(adapter_files.read(c.init_lora), str(c.init_lora))
-        say(f"begins   with {layers} layers of {c.init_lora}")
+    if plan.trained.lora is None:
+        return full.attach(model, plan.model.source, dtype=dtype)
+    shape, dialect = shape_of(plan.trained.lora), plan.trained.lora.dialect
+    adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=dialect)
+    if begin_with is not None:
+        layers = adapter.begin_with(adapter_files.read(begin_with), str(begin_with))
+        say(f"begins   with {layers} layers of {begin_with}")
     return adapter
 
 
-def ema_of(plan: Plan, trained: Trained) -> Ema | None:
-    c = plan.config
-    if not c.use_ema:
+def shape_of(plan: LoraPlan) -> lora.Shape:
+    """The adapter as lora.attach takes it."""
+    return lora.Shape(
+        rank=plan.rank,
+        alpha=plan.alpha,
+        dropout=plan.dropout,
+        targets=plan.targets.value,
+        dora=plan.dora,
+        rslora=plan.rslora,
+        init=plan.init,
+    )
+
+
+def average_of(plan: AveragePlan | None, trained: Trained) -> Ema | None:
+    """The moving average, when the plan has one."""
+    if plan is None:
         return None
     return Ema.of(
         trained,
-        decay=c.ema_decay,
-        warmup=c.ema_warmup_steps,
-        interval=c.ema_update_interval,
-        device=c.ema_device,
+        decay=plan.decay,
+        warmup=plan.warmup_steps,
+        interval=plan.every,
+        device=plan.device,
     )
 
 
-def recipe_of(plan: Plan) -> Recipe:
-    config = plan.config
-    autocast = plan.value("mixed_precision")
-    return Recipe(
-        seed=config.seed,
-        levels=levels_of(config),
-        max_grad_norm=config.max_grad_norm,
-        grad_clip_method=config.grad_clip_method,
-        autocast=None if autocast == "no" else weights.DTYPES[autocast],
-        attention=plan.value("attention_mechanism"),
-        masked=config.masked_loss_probability,
-        mask_share=config.masked_loss_normalize,
-        loss_type=config.loss_type,
-        huber_c=config.huber_c,
-        huber_schedule=config.huber_schedule,
-        perturbation=config.input_perturbation,
-        perturbation_steps=config.input_perturbation_steps,
-        rollout=rollout_of(config),
-    )
-
-
-def compile_blocks(model: Any, backend: str) -> None:
+def compile_blocks(model: Any, backend: str | None) -> None:
     """torch.compile of the transformer's blocks, which all have one shape: compiled once."""
-    if backend == "no":
+    if backend is None:
         return
     for block in model.transformer_blocks:
         block.compile(backend=backend)

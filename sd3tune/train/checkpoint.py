@@ -10,28 +10,22 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
-from sd3tune.adapters.trained import like, put, take, whole
 from sd3tune.errors import CheckpointError, Sd3tuneError
 from sd3tune.filesystem import disk
 from sd3tune.formats import manifest
 from sd3tune.formats.manifest import (
-    AVERAGE,
-    FORMAT,
     MANIFEST,
-    OPTIMIZER,
     ROLLING,
     RUN,
     STATE,
-    TRAINED,
     checksum,
     damage,
     folders,
@@ -43,16 +37,19 @@ from sd3tune.plan.memory import gib
 from sd3tune.train import optim_state
 from sd3tune.train.pruning import DRAFT, OLD, clear, prune
 from sd3tune.train.state import TrainState
+from sd3tune.train.state_files import Files, collect, restore, size_bytes
 
 __all__ = ["MANIFEST", "damage", "folders", "latest", "load", "prune", "save", "step_of"]
 
-TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
-# Of TrainState, as JSON.
-NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until")
 SPARE_BYTES = 256 * 2**10  # manifest, folders, and the rest of each file's last block
-HEADER_BYTES = 256  # of a safetensors file, for one tensor: its name, dtype, shape and offsets
 
-Files = Mapping[str, Mapping[str, Tensor]]
+
+@dataclass(frozen=True)
+class Beside:
+    """More files of a checkpoint, for people: of about so many bytes, written into its folder."""
+
+    write: Callable[[Path], object]
+    size_bytes: int
 
 
 def save(
@@ -61,16 +58,13 @@ def save(
     described: Mapping[str, Any],
     *,
     rolling: bool = False,
-    beside: Callable[[Path], object] | None = None,
-    beside_bytes: int = 0,
+    beside: Beside | None = None,
     main: bool = True,
 ) -> Path:
     """Writes `output/checkpoint-<step>` and returns it; `-2` is added where somebody else has that
-    name. described: what `sd3tune plan --json` printed. beside: writes more files, of about
-    `beside_bytes`, into the folder it is given. main: this process writes; the others only give
-    their part of what is sharded. Raises CheckpointError;
-    earlier checkpoints stay whole."""
-    files, facts = _taken(state, keep=main)
+    name. described: what `sd3tune plan --json` printed. main: this process writes; the others only
+    give their part of what is sharded. Raises CheckpointError; earlier checkpoints stay whole."""
+    files, facts = collect(state, keep=main)
     final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
     if not main:
         return final
@@ -79,7 +73,7 @@ def save(
         output.mkdir(parents=True, exist_ok=True)
         documents = {STATE: facts, "plan.json": described, RUN: asdict(state.lineage)}
         texts = {name: json.dumps(d, indent=1) for name, d in documents.items()}
-        _check_room(size_bytes(files, texts) + beside_bytes, output)
+        _check_room(size_bytes(files, texts) + (beside.size_bytes if beside else 0), output)
         draft.mkdir()
         _write(draft, files, texts, beside)
         _replace(draft, final)
@@ -111,33 +105,6 @@ def _replaceable(final: Path, run: str) -> bool:
     return is_ours(final, run)
 
 
-def _taken(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
-    """Everything on the CPU: tensors by file, and JSON. keep=False: takes part in gathering."""
-    tensors: dict[str, Tensor] = {}
-    rest = _flatten(optim_state.take(state.optimizer), "", tensors, keep)
-    files: dict[str, Mapping[str, Tensor]] = {
-        TRAINED: take(state.trained, keep=keep),
-        OPTIMIZER: tensors,
-    }
-    if state.ema is not None:
-        files[AVERAGE] = state.ema.take(keep=keep)
-    facts = {
-        "format": FORMAT,
-        **{name: getattr(state, name) for name in NUMBERS},
-        "scaler": state.scaler.state_dict(),
-        "optimizer": rest,
-        "optimizer_class": optim_state.kind(state.optimizer),
-    }
-    return files, facts
-
-
-def size_bytes(files: Files, texts: Mapping[str, str]) -> int:
-    """Of the files of a checkpoint, without what is written beside them."""
-    tensors = [t for file in files.values() for t in file.values()]
-    data: int = sum(t.numel() * t.element_size() + HEADER_BYTES for t in tensors)
-    return data + sum(len(text) for text in texts.values())  # JSON of ours is ASCII
-
-
 def _check_room(size: int, output: Path) -> None:
     """Half a checkpoint is never begun."""
     disk_of_output = shutil.disk_usage(output)
@@ -163,14 +130,14 @@ def _write(
     folder: Path,
     files: Files,
     texts: Mapping[str, str],
-    beside: Callable[[Path], object] | None,
+    beside: Beside | None,
 ) -> None:
     for name, tensors in files.items():
         save_file(dict(tensors), folder / name)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     if beside is not None:
-        beside(folder)
+        beside.write(folder)
     _seal(folder)
 
 
@@ -228,13 +195,7 @@ def load(state: TrainState, folder: Path) -> None:
             hint="set optimizer as it was, or resume_from_checkpoint=never",
         )
     with _fitting(folder):
-        put(state.trained, load_file(folder / TRAINED))
-        tensors = load_file(folder / OPTIMIZER)
-        optim_state.put(state.optimizer, _placed(_unflatten(facts.optimizer, tensors), state))
-        state.scaler.load_state_dict(facts.scaler)
-        _load_average(state, folder)
-    for name in NUMBERS:
-        setattr(state, name, getattr(facts, name))
+        restore(state, folder, facts)
     if (lineage := manifest.lineage(folder)).run:
         state.lineage = lineage
 
@@ -253,58 +214,6 @@ def _fitting(folder: Path) -> Iterator[None]:
             f"`{folder}` does not fit this run: {why or type(e).__name__}",
             hint="set model, optimizer and adapter as they were, or resume_from_checkpoint=never",
         ) from e
-
-
-def _load_average(state: TrainState, folder: Path) -> None:
-    if state.ema is None:
-        return
-    if AVERAGE not in manifest.listing(folder):
-        raise CheckpointError(
-            f"`{folder}` was written without a moving average, this run has use_ema=true",
-            hint="set use_ema=false, or resume_from_checkpoint=never",
-        )
-    average = load_file(folder / AVERAGE)
-    for name, parameter in state.trained.named().items():
-        if average[name].shape != parameter.shape:
-            raise ValueError(f"the average of `{name}` has shape {tuple(average[name].shape)}")
-    state.ema.put(average)
-
-
-def _placed(saved: dict[str, Any], state: TrainState) -> dict[str, Any]:
-    """Moments of sharded parameters, cut into shards as those are."""
-    for number, parameter in enumerate(
-        p for g in state.optimizer.param_groups for p in g["params"]
-    ):
-        moments = saved["state"].get(number, {})
-        for name, value in moments.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
-                moments[name] = like(value, parameter)
-    return saved
-
-
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> Any:
-    """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
-    freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
-    if isinstance(value, torch.Tensor):
-        value = optim_state.plain(whole(value))
-    if isinstance(value, torch.Tensor):
-        if keep:
-            tensors[path] = value.cpu().contiguous().clone()
-        return {TENSOR: path}
-    if isinstance(value, Mapping):
-        return {str(k): _flatten(v, f"{path}/{k}", tensors, keep) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_flatten(v, f"{path}/{i}", tensors, keep) for i, v in enumerate(value)]
-    return value
-
-
-def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if TENSOR in value:
-            return tensors[value[TENSOR]]
-        # JSON made words of the numbers that name parameters.
-        return {int(k) if k.isdigit() else k: _unflatten(v, tensors) for k, v in value.items()}
-    return [_unflatten(v, tensors) for v in value] if isinstance(value, list) else value
 
 
 def _sync(path: Path) -> None:

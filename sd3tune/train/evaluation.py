@@ -8,9 +8,10 @@ from sd3tune.adapters.trained import Trained
 from sd3tune.data.batch import Batch
 from sd3tune.encode.caches import Caches
 from sd3tune.sd3 import flow
-from sd3tune.sd3.condition import Denoiser
-from sd3tune.train.losses import Recipe, autocast, quiet
+from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.train.noise import draw
+from sd3tune.train.predicting import evaluating
+from sd3tune.train.recipe import Recipe
 
 IMAGES = 8
 # As the network sees them. A shift says how often levels are visited, not what a level is: left
@@ -41,13 +42,14 @@ def evaluate(
 ) -> float:
     """Mean loss over images and LEVELS. adapter=False: of the model before any training."""
     total = 0.0
-    with torch.no_grad(), quiet(trained, adapter):
+    with torch.no_grad(), evaluating(trained, adapter=adapter):
         for batch in batches:
             for number, level in enumerate(LEVELS):
-                eps, _ = draw(recipe.seed, DRAW + number, batch)
-                s = torch.full((len(batch.ids),), level, device=batch.latents.device)
+                device, model = batch.latents.device, denoiser(trained.model)
+                eps = draw(recipe.seed, DRAW + number, batch).eps
+                s = torch.full((len(batch.ids),), level, device=device)
                 condition = batch.prompt_embeds, batch.pooled
-                with autocast(batch, recipe):
-                    loss = flow.loss(Denoiser(trained.model), batch.latents, condition, eps, s)
+                with autocast(device, recipe.autocast):
+                    loss = flow.loss(model, batch.latents, condition, eps, s)
                 total += loss.mean().item()
     return total / (len(batches) * len(LEVELS))

@@ -4,18 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
 
+from sd3tune.data.discover import Sample
 from sd3tune.errors import Diverged
+from sd3tune.plan.objective import SpikeAction
+from sd3tune.plan.plan import Plan
 from sd3tune.train.state import TrainState
 
 WINDOW = 100  # losses remembered; their median is what a loss is compared with
-LEAST = 20  # no verdict before so many are known
+MIN_HISTORY = 20  # losses before spike detection starts
 SHARE = 0.5  # `lower` leaves this share of the learning rate
 LOWERED = 100  # for this update and so many more
 NAMED = 4  # images in a message
-
-Action = Literal["none", "skip", "lower", "stop"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class Guard:
-    """name: where a human finds an image, by its id."""
+    """Watches the losses of a run. name: an image's id to where a human finds it."""
 
-    action: Action = "none"
+    action: SpikeAction = "none"
     factor: float = 5.0
     name: Callable[[int], str] = str
+
+    @classmethod
+    def of(cls, plan: Plan, samples: Sequence[Sample]) -> "Guard":
+        """The plan's guard, which names images by their paths."""
+        paths = {s.id: s.path for s in samples}
+        return cls(plan.loss.spike_action, plan.loss.spike_factor, paths.__getitem__)
 
     def refuse_bad_numbers(
         self, state: TrainState, loss: float, grad_norm: float, seen: Sequence[Seen]
@@ -53,13 +59,15 @@ class Guard:
             "holds",
         )
 
-    def spike(self, state: TrainState, loss: float, seen: Sequence[Seen]) -> Action | None:
+    def spike(self, state: TrainState, loss: float, seen: Sequence[Seen]) -> SpikeAction | None:
         """What was done about a loss far above the median of the recent ones; None for an ordinary
         one. Every loss is remembered, spikes too: a lasting change is followed, not fought.
         Raises Diverged for `stop`."""
         before = state.recent_losses
         state.recent_losses = [*before, loss][-WINDOW:]
-        if self.action == "none" or len(before) < LEAST or loss <= self.factor * median(before):
+        if self.action == "none" or len(before) < MIN_HISTORY:
+            return None
+        if loss <= self.factor * median(before):
             return None
         if self.action == "stop":
             worst = sorted(seen, key=lambda s: -s.loss)
@@ -79,7 +87,7 @@ class Guard:
         return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-BAD_NUMBERS = Guard()  # watches for those alone
+BAD_NUMBERS = Guard()  # refuses numbers that are not finite, and takes spikes as they come
 
 
 def lower(state: TrainState) -> None:
@@ -90,6 +98,6 @@ def lower(state: TrainState) -> None:
     state.lowered_until = state.step + 1 + LOWERED
 
 
-def share(state: TrainState) -> float:
-    """Of the learning rate that the schedule says."""
+def rate_share(state: TrainState) -> float:
+    """Share of the scheduled learning rate that the next update takes: less after a spike."""
     return SHARE if state.step < state.lowered_until else 1.0

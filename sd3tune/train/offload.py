@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.quant import dequantised
 from sd3tune.quant.parts import is_nf4, moved
 
@@ -24,10 +24,10 @@ Copy = Callable[[Tensor], Tensor]
 Held = dict[tuple[nn.Module, str], Tensor]
 
 
-def place(model: Any, plan: Plan, device: torch.device) -> None:
+def move_to_device(model: Any, plan: Plan, device: torch.device) -> None:
     """The model on its device, but for the frozen weights of the first `blocks_to_swap` blocks."""
-    pin = plan.value("pin_memory") == "on"
-    for block in model.transformer_blocks[: plan.config.blocks_to_swap]:
+    pin = plan.hardware.pin_memory.value
+    for block in model.transformer_blocks[: plan.memory.blocks_to_swap.value]:
         host = (lambda t: t.cpu().pin_memory()) if pin else (lambda t: t.cpu())
         stream(block, host, lambda t: t.to(device, non_blocking=pin, copy=True))
     model.to(device)

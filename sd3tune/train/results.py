@@ -1,34 +1,26 @@
-"""What a run leaves: the files other programs load, and checkpoints on the way."""
+"""What a run leaves: the files that other programs load, and what may not be in their way."""
 
 import errno
 import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from torch import Tensor
-
-from sd3tune.data.order import Schedule
-from sd3tune.errors import CheckpointError
+from sd3tune.data.run_folders import PICTURES
+from sd3tune.encode.everything import PLAN_CHANGES, SET_ASIDE
 from sd3tune.filesystem import disk
 from sd3tune.formats import file_metadata
-from sd3tune.plan.describe import describe
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
-from sd3tune.train import checkpoint
-from sd3tune.train.loop import Chore, every
 from sd3tune.train.optim import averaged
-from sd3tune.train.pictures import default_size
-from sd3tune.train.pruning import Verified, prune
 from sd3tune.train.state import TrainState
 
 DRAFT = ".result.tmp"  # beside the result, while it is written
 LAST = "last"  # in output_dir: the last values, where the result is their average
-T = TypeVar("T")
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,11 +29,7 @@ class Version:
 
     name: str
     folder: str  # below output_dir
-    values: Callable[[], AbstractContextManager[None]]
-
-    def during(self, do: Callable[[], T]) -> T:
-        with self.values():
-            return do()
+    values: Callable[[], AbstractContextManager[None]]  # in the model, as long as they are open
 
 
 def versions(state: TrainState) -> list[Version]:
@@ -50,6 +38,31 @@ def versions(state: TrainState) -> list[Version]:
     if state.ema is None:
         return [Version("result", "", own)]
     return [Version("average", "", state.ema.instead), Version("last", LAST, own)]
+
+
+def pictured(
+    state: TrainState, asked: str
+) -> list[tuple[str, Callable[[], AbstractContextManager[None]]]]:
+    """Folder and values of what pictures are drawn with: the last values, their average, or both.
+    asked: ema_validation."""
+    drawn: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = []
+    if state.ema is None or asked != "ema_only":
+        drawn.append(("", partial(averaged, state.optimizer)))
+    if state.ema is not None and asked != "none":
+        drawn.append(("ema", state.ema.instead))
+    return drawn
+
+
+def refuse_in_the_way(output: Path) -> None:
+    """What could not be written after hours is refused before. Raises DiskError."""
+    with disk.explained("write", output / METRICS):
+        (output / METRICS).open("ab").close()
+    for path in (output / SET_ASIDE, output / PLAN_CHANGES):
+        if path.is_dir():
+            raise disk.refusal("write", path, IsADirectoryError(errno.EISDIR, ""))
+    for folder in (output / PICTURES, output / LAST):
+        if folder.exists() and not folder.is_dir():
+            raise disk.refusal("write in", folder, NotADirectoryError(errno.ENOTDIR, ""))
 
 
 def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:
@@ -82,89 +95,11 @@ def _into_place(draft: Path, folder: Path) -> None:
 
 def about(plan: Plan, state: TrainState) -> dict[str, str]:
     """Metadata of the file."""
-    c = plan.config
-    kind = "" if c.model_type == "full" else "lycoris" if plan.lycoris else "lora"
+    kind = plan.trained.kind.value
     facts = file_metadata.modelspec(
-        plan.model.name, title=c.output_dir.name, resolution=default_size(plan)[0], kind=kind
+        plan.model.name,
+        title=plan.output_dir.name,
+        resolution=plan.data.square,
+        kind="" if kind == "full" else kind,
     )
     return facts | {"sd3tune_step": str(state.step)}
-
-
-@dataclass
-class Keeper:
-    """Writes checkpoints, each step once."""
-
-    state: TrainState
-    plan: Plan
-    world: World
-    last: int = 0  # step of the newest ordinary one
-    verified: Verified = field(default_factory=Verified)
-
-    def __call__(self, *, rolling: bool = False) -> Path | None:
-        """The checkpoint; None when this step has one."""
-        config = self.plan.config
-        if self.last == self.state.step:
-            return None
-        try:
-            folder = self._save(rolling)
-        except CheckpointError as e:
-            # output_dir was removed while it was written to. Several processes save together.
-            if self.world.size > 1 or disk.number(e.__cause__ or e) != errno.ENOENT:
-                raise
-            folder = self._save(rolling)
-        limit = (
-            config.checkpoints_rolling_total_limit if rolling else config.checkpoints_total_limit
-        )
-        if self.world.main:
-            self.verified.add(folder)
-            prune(
-                config.output_dir,
-                limit,
-                rolling=rolling,
-                run=self.state.lineage.run,
-                newest=folder,
-                verified=self.verified,
-            )
-        self.last = self.last if rolling else self.state.step
-        return folder
-
-    def _save(self, rolling: bool) -> Path:
-        trained, written = self.state.trained, about(self.plan, self.state)
-        values = self._exported() if trained.light else {}
-        return checkpoint.save(
-            self.state,
-            self.plan.config.output_dir,
-            describe(self.plan),
-            rolling=rolling,
-            beside=partial(trained.write, values=values, about=written) if values else None,
-            beside_bytes=trained.file_bytes(values) + checkpoint.HEADER_BYTES * len(values)
-            if values
-            else 0,
-            main=self.world.main,
-        )
-
-    def _exported(self) -> dict[str, Tensor]:
-        """What other programs load: the values that the result would have now; none in a process
-        that does not write."""
-        values = partial(self.state.trained.values, keep=self.world.main)
-        return versions(self.state)[0].during(values)
-
-    def chores(self, schedule: Schedule) -> list[Chore]:
-        c = self.plan.config
-        found = [Chore(every(c.checkpoint_step_interval), self)]
-        if c.checkpoint_epoch_interval:
-            due = epoch_ends(schedule, c.checkpoint_epoch_interval, self.plan.batches_per_step)
-            found.append(Chore(due, self))
-        if c.checkpointing_rolling_steps:
-            due = every(c.checkpointing_rolling_steps)
-            found.append(Chore(due, lambda: self(rolling=True)))
-        return found
-
-
-def epoch_ends(schedule: Schedule, epochs: int, per_step: int) -> Callable[[TrainState], bool]:
-    """Due after the step that finishes each so many epochs."""
-
-    def finished(position: int) -> int:
-        return schedule.begin(position)[0] // epochs if position > 0 else 0
-
-    return lambda state: finished(state.position) > finished(state.position - per_step)

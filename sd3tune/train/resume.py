@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sd3tune.config.config import Config
 from sd3tune.errors import CheckpointError
 from sd3tune.filesystem import disk
 from sd3tune.formats import manifest
 from sd3tune.formats.manifest import Named
-from sd3tune.plan.resolve import Plan
-from sd3tune.prepare import checkpoint_folder
+from sd3tune.plan.plan import Plan
+from sd3tune.preflight import checkpoint_folder
 from sd3tune.processes.world import World
 from sd3tune.report import metrics
 from sd3tune.report.progress import say, warn
@@ -38,8 +37,10 @@ class Beginning:
 def resume(state: TrainState, plan: Plan, world: World) -> None:
     """Puts the checkpoint into `state` that is asked for. Raises CheckpointError, and then nothing
     was moved."""
-    config = plan.config
-    begins = decided(world, lambda: beginning(config, restarted=world.processes.restarts > 0))
+    restarted = world.processes.restarts > 0
+    begins = decided(
+        world, lambda: beginning(plan.checkpoints.resume, plan.output_dir, restarted=restarted)
+    )
     if begins.folder is None:
         return
     checkpoint.load(state, begins.folder)
@@ -51,7 +52,7 @@ def resume(state: TrainState, plan: Plan, world: World) -> None:
     if begins.named is not None:
         state.lineage = replace(state.lineage, named=begins.named)
         world.wait()  # all have read it
-        go_back = partial(_go_back, state, begins.folder, config.output_dir)
+        go_back = partial(_go_back, state, begins.folder, plan.output_dir)
         decided(world, go_back)
     say(f"resumes  {begins.folder} (step {state.step} of {plan.steps})")
 
@@ -83,16 +84,16 @@ def decided(world: World, decide: Callable[[], T]) -> T:
     return answer
 
 
-def beginning(config: Config, *, restarted: bool) -> Beginning:
-    """restarted: by the launcher, after a process was lost; then `never` has had its effect."""
-    asked, output = config.resume_from_checkpoint, config.output_dir
+def beginning(asked: str, output: Path, *, restarted: bool) -> Beginning:
+    """asked: resume_from_checkpoint. restarted: by the launcher, after a process was lost; then
+    `never` has had its effect."""
     recover(output)
     if asked == "never" and not restarted:
         put_away(output)
         return Beginning(None)
     newest, passed = manifest.latest(output)
     if asked not in ("latest", "never"):
-        return _named(config, newest)
+        return _named(asked, output, newest)
     for sentence in passed:
         warn(f"{sentence}")
     if newest is None:
@@ -102,21 +103,20 @@ def beginning(config: Config, *, restarted: bool) -> Beginning:
     return Beginning(newest)
 
 
-def _named(config: Config, newest: Path | None) -> Beginning:
+def _named(asked: str, output: Path, newest: Path | None) -> Beginning:
     """At the checkpoint that `--resume` names; at the newest one when that went on from it: the
     same command, started again after a pre-emption, continues."""
-    asked = Path(config.resume_from_checkpoint)
-    folder = checkpoint_folder(config)
+    folder = checkpoint_folder(asked, output)
     before = manifest.lineage(newest).named if newest else None
     if newest is not None and before is not None:
         same = (
-            before.name == asked.name
+            before.name == Path(asked).name
             if folder is None
             else before.manifest == _named_as(folder).manifest
         )
         if same and newest != folder:
             say(f"note: `{newest}` went on from {before.name}, so it is continued; to begin at "
-                f"{before.name} again, move newer ones out of {config.output_dir}")  # fmt: skip
+                f"{before.name} again, move newer ones out of {output}")  # fmt: skip
             return Beginning(newest)
     if folder is None:
         raise CheckpointError(f"`resume_from_checkpoint={asked}`: there is no such folder",

@@ -4,226 +4,159 @@ prepare device -> encode captions, drop encoders -> encode images, drop VAE -> l
 quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 """
 
-import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
 from sd3tune import backends, out_of_memory
 from sd3tune.config.files.prompts import Prompt
-from sd3tune.data.run_folders import PICTURES
 from sd3tune.encode.caches import Caches
-from sd3tune.encode.everything import (
-    PLAN_CHANGES,
-    SET_ASIDE,
-    downloaded,
-    filled,
-    make_output,
-)
+from sd3tune.encode.everything import downloaded, filled, make_output
 from sd3tune.encode.image_latents import fill_epoch
-from sd3tune.errors import CheckpointError, Diverged
-from sd3tune.filesystem import disk
-from sd3tune.plan.memory import gib
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
 from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Heartbeat, say, stage
 from sd3tune.report.quiet import quiet_libraries
+from sd3tune.sample.pictures import PictureJob, draw_pictures
 from sd3tune.train import determinism
-from sd3tune.train.begin import begin, recipe_of
+from sd3tune.train.begin import begin
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.guard import Guard
+from sd3tune.train.interrupt import Interrupt, interruptible
+from sd3tune.train.keeper import Keeper, saved_on_failure
 from sd3tune.train.lock import Claim, claimed
-from sd3tune.train.loop import Chore, Interrupt, every, interruptible, loop
-from sd3tune.train.losses import Recipe
-from sd3tune.train.pictures import pictures
-from sd3tune.train.results import LAST, Keeper, versions, write
-from sd3tune.train.schedules import Schedule
+from sd3tune.train.loop import Chore, Job, every, loop
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.recipe import Recipe
+from sd3tune.train.results import METRICS, pictured, refuse_in_the_way, versions, write
 from sd3tune.train.state import TrainState
-
-METRICS = "metrics.jsonl"
+from sd3tune.train.step_log import StepLog
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run left behind."""
+class Run:
+    """A run whose data is encoded and whose model is on its device."""
 
-    step: int
-    steps: int
-    loss_before: float | None  # of the base model on the fixed evaluation batches
-    loss_after: float | None  # None: stopped, and whoever stopped it may not wait
-    adapter: Path | None
-    pictures: tuple[Path, ...]
-    output: Path
-    signal: int | None = None  # stopped by it, after saving
-    noise: int = 0  # digest of all noise drawn: equal for any number of processes, after any resume
+    state: TrainState
+    caches: Caches
+    prompts: Sequence[Prompt]
+    recipe: Recipe
+    world: World
+
+    @property
+    def plan(self) -> Plan:
+        return self.caches.prepared.plan
+
+    def draw_pictures(self) -> list[Path]:
+        """Validation pictures of the present weights."""
+        state, world = self.state, self.world
+        job = PictureJob(self.plan, self.prompts, self.caches.embeds, world.device, world.main)
+        drawn = pictured(state, self.plan.pictures.weights)
+        return draw_pictures(job, state.model, drawn, state.step)
 
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
     """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
-    output, main = prepared.plan.config.output_dir, prepared.plan.processes.main
-    make_output(output)
+    plan = prepared.plan
+    make_output(plan.output_dir)
     try:
         with (
-            claimed(output, main=main) as claim,
-            out_of_memory.explained(prepared.plan),
+            claimed(plan.output_dir, main=plan.processes.main) as claim,
+            out_of_memory.explained(plan),
             determinism.explained(),
         ):
-            if main:
-                refuse_in_the_way(output)
+            if plan.processes.main:
+                refuse_in_the_way(plan.output_dir)
             return stages(prepared, prompts, claim)
     finally:
         Heartbeat().end()
 
 
 def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outcome:
+    """The stages of a run in their order."""
     quiet_libraries()
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(deterministic=plan.value("deterministic") == "on")
-    device = torch.device(plan.device.torch_device)
-
-    with join(plan.processes, device, plan.value("distributed_backend")) as world:
+    vendor.prepare(deterministic=plan.hardware.deterministic.value)
+    device = torch.device(plan.hardware.device.torch_device)
+    with join(plan.processes, device, plan.parallel.backend.value) as world:
         caches = filled(prepared, prompts, device, vendor, world)
-        plan = caches.prepared.plan
-        state = begin(plan, world)
-        recipe = recipe_of(plan)
+        state = begin(caches.prepared.plan, world)
+        run = Run(state, caches, prompts, Recipe.of(caches.prepared.plan), world)
         fixed = fixed_batches(caches, device)
         with interruptible() as interrupt:
             if state.loss_before is None:
-                base = state.trained.keeps_base
-                state.loss_before = evaluate(state.trained, fixed, recipe, adapter=not base)
-            steps(state, caches, prompts, recipe, claim, interrupt, world)
+                before = not state.trained.keeps_base
+                state.loss_before = evaluate(state.trained, fixed, run.recipe, adapter=before)
+            steps(run, claim, interrupt)
             if interrupt.agree(world):
-                return leave(state, plan, interrupt.signal or 0)
-        after = versions(state)[0].during(partial(evaluate, state.trained, fixed, recipe))
-        return finish(state, caches, prompts, world, after)
+                return stopped(run, interrupt.signal or 0)
+        with versions(state)[0].values():
+            after = evaluate(state.trained, fixed, run.recipe)
+        return finish(run, after)
 
 
-def finish(
-    state: TrainState,
-    caches: Caches,
-    prompts: Sequence[Prompt],
-    world: World,
-    after: float,
-) -> Outcome:
-    """The result as files, and pictures of it."""
-    plan = caches.prepared.plan
-    output = plan.config.output_dir
-    files = []
-    for v in versions(state):
-        files.append(v.during(partial(write, state, plan, output / v.folder, world)))
-        say(f"{v.name:<8} {files[-1]}")
-    made = pictures(state, caches, prompts, world)
-    return Outcome(
-        state.step,
-        plan.steps,
-        state.loss_before,
-        after,
-        files[0],
-        tuple(made),
-        output,
-        noise=state.noise,
-    )
-
-
-def refuse_in_the_way(output: Path) -> None:
-    """What could not be written after hours is refused before. Raises DiskError."""
-    with disk.explained("write", output / METRICS):
-        (output / METRICS).open("ab").close()
-    for path in (output / SET_ASIDE, output / PLAN_CHANGES):
-        if path.is_dir():
-            raise disk.refusal("write", path, IsADirectoryError(errno.EISDIR, ""))
-    for folder in (output / PICTURES, output / LAST):
-        if folder.exists() and not folder.is_dir():
-            raise disk.refusal("write in", folder, NotADirectoryError(errno.ENOTDIR, ""))
-
-
-def steps(
-    state: TrainState,
-    caches: Caches,
-    prompts: Sequence[Prompt],
-    recipe: Recipe,
-    claim: Claim,
-    interrupt: Interrupt,
-    world: World,
-) -> None:
+def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     """The loop with its chores: checkpoints, and pictures on the way when asked for."""
-    vendor = backends.module(caches.prepared.plan.facts.vendor)
-    plan, schedule = caches.prepared.plan, caches.prepared.schedule
-    config, device = plan.config, world.device
+    state, plan, world = run.state, run.plan, run.world
     keeper = Keeper(state, plan, world, state.step)
-    pictured = Chore(
-        lambda state: (
-            every(config.validation_step_interval or 0)(state) and state.step < plan.steps
-        ),
-        lambda: pictures(state, caches, prompts, world),
+    loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
+    pictures_due = every(plan.pictures.every_steps)
+    chores = [
+        Chore(every(1), claim.renew),
+        *keeper.chores(run.caches.prepared.schedule),
+        Chore(lambda s: pictures_due(s) and s.step < plan.steps, run.draw_pictures),
+    ]
+    job = Job(
+        recipe=run.recipe,
+        guard=Guard.of(plan, run.caches.prepared.samples),
+        rate=plan.optimizer.rate,
+        steps=plan.steps,
+        accumulation=plan.data.accumulation.value,
+        world=world,
+        wrapped=None if plan.parallel.sharded else replicated(state.model, world),
     )
-    loader = caches.loader(world, lambda epoch: fill_epoch(caches, epoch, device))
     with (
         saved_on_failure(keeper, claim),
         loader.batches(state.position) as batches,
         stage("train", plan.steps) as bar,
     ):
         bar.begin(state.step)
-        loop(
-            state,
-            batches,
-            recipe,
-            total=plan.steps,
-            accumulate=int(plan.value("gradient_accumulation_steps")),
-            learning_rate=Schedule.of(plan),
-            chores=[Chore(every(1), claim.renew), *keeper.chores(schedule), pictured],
-            interrupt=interrupt,
-            stage=bar,
-            used=lambda: used(vendor, plan),
-            called=state.model if config.fsdp_enable else replicated(state.model, world),
-            world=world,
-            guard=guard_of(caches.prepared),
-            metrics=Metrics(config.output_dir / METRICS, state.step),
-        )
-    keeper()
+        log = StepLog(plan, Metrics(plan.output_dir / METRICS, state.step), bar, world)
+        loop(state, batches, job, chores, interrupt, log)
+    keeper.save()
 
 
-@contextmanager
-def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
-    """Saves the last finished step when something else than the training itself fails: a disk, an
-    image, memory, or this program. Not what diverged, nor what is split over processes, where the
-    others are not at the same step."""
-    try:
-        yield
-    except (CheckpointError, Diverged):
-        raise
-    except Exception:
-        if keeper.world.size == 1 and not keeper.state.updating:
-            with suppress(Exception):  # the first failure is the one to report
-                claim.renew()
-                if (folder := keeper()) is not None:
-                    say(f"saved    {folder}; the same command continues from there")
-        raise
-
-
-def guard_of(prepared: Prepared) -> Guard:
-    config = prepared.plan.config
-    paths = {s.id: s.path for s in prepared.samples}
-    return Guard(config.loss_spike_action, config.loss_spike_factor, paths.__getitem__)
-
-
-def leave(state: TrainState, plan: Plan, signal: int) -> Outcome:
-    say(f"stopped by signal {signal} after step {state.step}; the same command continues")
-    output = plan.config.output_dir
+def finish(run: Run, loss_after: float) -> Outcome:
+    """The result as files, and pictures of it."""
+    state, plan = run.state, run.plan
+    files = []
+    for version in versions(state):
+        with version.values():
+            files.append(write(state, plan, plan.output_dir / version.folder, run.world))
+        say(f"{version.name:<8} {files[-1]}")
     return Outcome(
-        state.step, plan.steps, state.loss_before, None, None, (), output, signal, state.noise
+        step=state.step,
+        steps=plan.steps,
+        loss_before=state.loss_before,
+        loss_after=loss_after,
+        adapter=files[0],
+        pictures=tuple(run.draw_pictures()),
+        output=plan.output_dir,
+        noise=state.noise,
     )
 
 
-def used(vendor: ModuleType, plan: Plan) -> str:
-    amount = vendor.used_bytes(plan.device.index)
-    return "" if amount is None else gib(amount)
+def stopped(run: Run, signal: int) -> Outcome:
+    """After a signal, when the last step is saved."""
+    state, plan = run.state, run.plan
+    say(f"stopped by signal {signal} after step {state.step}; the same command continues")
+    return Outcome(
+        state.step, plan.steps, state.loss_before, None, None, (), plan.output_dir, signal,
+        state.noise,
+    )  # fmt: skip

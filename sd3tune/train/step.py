@@ -9,19 +9,23 @@ import torch
 from sd3tune.backends.kernels.sdpa import kernel
 from sd3tune.data.batch import Batch
 from sd3tune.data.seeds import seed_of
+from sd3tune.plan.objective import SpikeAction
 from sd3tune.processes.world import ALONE_ON_CPU, World, unsynchronised
 from sd3tune.train.clip import clip
-from sd3tune.train.guard import BAD_NUMBERS, Action, Guard, Seen
-from sd3tune.train.losses import Losses, Recipe, losses
+from sd3tune.train.guard import BAD_NUMBERS, Guard, Seen
+from sd3tune.train.losses import Losses, losses
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
 
 
 @dataclass(frozen=True)
 class Taken:
-    loss: float
-    grad_norm: float
+    """What a step came to."""
+
+    loss: float  # mean over the images of all processes
+    grad_norm: float  # before clipping
     seen: tuple[Seen, ...] = ()
-    spike: Action | None = None  # what the guard did
+    spike: SpikeAction | None = None  # what the guard did
 
 
 def train_step(
@@ -29,30 +33,29 @@ def train_step(
     batches: Sequence[Batch],
     recipe: Recipe,
     guard: Guard = BAD_NUMBERS,
-    called: Any = None,
     world: World = ALONE_ON_CPU,
+    wrapped: Any = None,
 ) -> Taken:
-    """Forward and backward over the accumulated batches of this process, then one update from those
-    of all. called: the model as `world.replicated` wraps it."""
-    called = state.model if called is None else called
+    """Forward and backward over the accumulated batches of this process, then one update from the
+    batches of all. wrapped: the model inside DDP (`world.replicated`); None: the model itself."""
     (images,) = world.sum(sum(len(batch.ids) for batch in batches))
     share = images / world.size  # gradients are averaged over the processes, not summed
     total = torch.zeros((), device=batches[0].latents.device)
-    found: list[Losses] = []
+    scored: list[Losses] = []
     # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
-    torch.manual_seed(seed_of(recipe.seed, state.step, "dropout", *one_of(world)))
+    torch.manual_seed(seed_of(recipe.seed, state.step, "dropout", *dropout_seed(world)))
     with kernel(recipe.attention):
         for batch in batches:
-            with unsynchronised(called, last=batch is batches[-1]):
-                found.append(losses(state.trained, batch, recipe, state.step, called))
-                loss = found[-1].each.sum() / share
+            with unsynchronised(wrapped, last=batch is batches[-1]):
+                scored.append(losses(state.trained, batch, recipe, state.step, wrapped))
+                loss = scored[-1].each.sum() / share
                 state.scaler.scale(loss).backward()
             total += loss.detach()
     state.scaler.unscale_(state.optimizer)
-    norm = clip(state.trainable, recipe.max_grad_norm, recipe.grad_clip_method)
+    norm = clip(state.trainable, recipe.max_grad_norm, recipe.clip_method)
     # Waits for the device, on purpose: bad numbers must not reach the weights.
     (loss_of_all,) = world.sum(total.item() / world.size)
-    taken = Taken(loss_of_all, norm.item(), world.gathered(seen(batches, found)))
+    taken = Taken(loss_of_all, norm.item(), world.gathered(seen(batches, scored)))
     guard.refuse_bad_numbers(state, taken.loss, taken.grad_norm, taken.seen)
     state.updating = True
     spike = guard.spike(state, taken.loss, taken.seen)
@@ -69,14 +72,15 @@ def train_step(
     return replace(taken, spike=spike)
 
 
-def one_of(world: World) -> tuple[int, ...]:
-    """Processes drop different units; one alone draws as it always did."""
+def dropout_seed(world: World) -> tuple[int, ...]:
+    """What tells the processes apart, which drop different units; empty for a process alone."""
     return (world.processes.rank,) if world.size > 1 else ()
 
 
-def seen(batches: Sequence[Batch], found: Sequence[Losses]) -> tuple[Seen, ...]:
-    each = torch.cat([f.each.detach() for f in found]).tolist()
-    levels = torch.cat([f.levels for f in found]).tolist()
+def seen(batches: Sequence[Batch], scored: Sequence[Losses]) -> tuple[Seen, ...]:
+    """Every image of the step with its level, loss and noise."""
+    each = torch.cat([f.each.detach() for f in scored]).tolist()
+    levels = torch.cat([f.levels for f in scored]).tolist()
     ids = (i for batch in batches for i in batch.ids)
-    noise = (n for f in found for n in f.noise)
+    noise = (n for f in scored for n in f.noise)
     return tuple(map(Seen, ids, levels, each, noise))

@@ -17,7 +17,8 @@ from sd3tune.data.cache import TensorCache
 from sd3tune.demo import write
 from sd3tune.encode import store
 from sd3tune.prepare import Prepared
-from sd3tune.train.run import Outcome, train
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.run import train
 from tests.this_machine import prepared_here
 
 torch.set_num_threads(1)

@@ -15,11 +15,12 @@ from sd3tune.sd3.models import find
 from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.storages import STORAGES
 from sd3tune.tables.table import load
-from sd3tune.train.begin import begin, recipe_of
+from sd3tune.train.begin import begin
 from sd3tune.train.losses import distance
 from sd3tune.train.optim import build
 from tests.cpu.adapted import question
@@ -66,13 +67,14 @@ def l3(d: Tensor) -> Tensor:
 def test_an_added_loss_is_what_the_trainer_takes(prepared: Prepare) -> None:
     ours = LossType("made-up-l3", f"{__name__}:l3", "made up", "|d|³")
     with LOSS_TYPES.extended(ours):
-        change = distance(recipe_of(prepared("loss_type=made-up-l3").plan), torch.tensor([0.5]))
+        change = distance(prepared("loss_type=made-up-l3").plan.loss, torch.tensor([0.5]))
     assert change(torch.tensor([-2.0])).item() == 8.0
 
 
 REFERENCES = [
     *(pytest.param(row.open, id=row.name) for row in STORAGES.rows),
     *(pytest.param(row.settings, id=row.name) for row in DATASET_TYPES.rows),
+    *(pytest.param(row.share, id=row.name) for row in LR_SCHEDULERS.rows),
     *(pytest.param(row.distance, id=row.name) for row in LOSS_TYPES.rows),
     *(pytest.param(o.build, id=o.name) for o in OPTIMIZERS.rows),
     *(

@@ -9,14 +9,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from sd3tune.config.files.prompts import load_prompts
-from sd3tune.decision import AUTO, Decision
 from sd3tune.demo import MODELS
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
-from sd3tune.train.run import Outcome, train
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.run import train
 from tests.cpu.macs import SHORT, mac
-
-GUARD = "attention_inputs"
+from tests.plans import decided
 
 
 @pytest.fixture
@@ -31,8 +30,7 @@ def on_mac(
         made = planned(made, made.plan.model, mac(chip))
         plan = made.plan
         if guard is not None:
-            other = Decision(guard, AUTO, "for comparison")
-            plan = replace(plan, decisions={**plan.decisions, GUARD: other})
+            plan = decided(plan, "attention", inputs=guard)
         return train(replace(made, plan=plan), load_prompts(plan.config))
 
     return go
@@ -61,11 +59,11 @@ def test_the_demo_trains_with_a_mac_s_decisions_and_the_guard_changes_nothing(
 ) -> None:
     made = prepared(*SHORT)
     plan = planned(made, made.plan.model, mac("m3-max")).plan
-    decided = {name: plan.value(name) for name in ("mixed_precision", "base_model_precision", GUARD,
-               "pin_memory", "grad_scaler", "quantize_via", "distributed_backend")}  # fmt: skip
-    assert decided == {"mixed_precision": "no", "base_model_precision": "int8-quanto",
-                       GUARD: "contiguous", "pin_memory": "off", "grad_scaler": "off",
-                       "quantize_via": "cpu", "distributed_backend": "none"}  # fmt: skip
+    precision = plan.precision
+    assert precision.autocast.value is None and precision.transformer.value == "int8-quanto"
+    assert precision.grad_scaler.value is False and precision.quantize_via.value == "cpu"
+    assert plan.attention.inputs.value == "contiguous"
+    assert plan.hardware.pin_memory.value is False and plan.parallel.backend.value is None
     guarded = on_mac("guarded", *SHORT)
     plain = on_mac("plain", *SHORT, guard="views")
     assert guarded.noise == plain.noise and guarded.step == plain.step == 6
@@ -112,7 +110,7 @@ def test_the_guarded_processor_is_right_on_views_forward_and_backward(
 
     def ask(dtype: torch.dtype, inputs: str) -> list[torch.Tensor]:
         model = weights.transformer(str(demo / "models" / name), "fp32").to(dtype)
-        attention.place(model, inputs, "diffusers")
+        attention.use_processors(model, inputs, "diffusers")
         given = [t.to(dtype).requires_grad_() for t in (z, words, pooled)]
         out = model(*given, torch.tensor([400.0]).to(dtype), return_dict=False)[0]
         return [out, *torch.autograd.grad(out.square().mean(), given)]

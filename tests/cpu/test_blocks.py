@@ -15,7 +15,7 @@ from torch.autograd.graph import save_on_cpu
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.demo import tiny
 from sd3tune.errors import PlanError
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.prepare import this_run
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant.parts import parts
@@ -23,6 +23,7 @@ from sd3tune.train import checkpointing, offload
 from sd3tune.train.begin import begin
 from tests.cpu.adapted import SCHEMES, gradients, model_of, question
 from tests.cpu.conftest import Train
+from tests.plans import decided
 from tests.this_machine import prepared_here
 
 SWAP, ON = "blocks_to_swap=1", "gradient_checkpointing=true"
@@ -150,16 +151,13 @@ def test_every_kind_of_adapter_works_on_swapped_blocks(
     """As many as asked are away, and the gradients are the same bits."""
 
     def state(swapped: int) -> Any:
-        config = checkpointed.config.model_copy(
-            update={"blocks_to_swap": swapped, "use_dora": kind == "dora"}
-        )
-        decisions = dict(checkpointed.decisions)
-        name = "base_model_precision"
-        decisions[name] = replace(decisions[name], value=scheme)
-        algorithm = Lycoris(algo="lokr", linear_dim=4, linear_alpha=4)
-        plan = replace(checkpointed, config=config, decisions=decisions,
-                       lycoris=algorithm if kind == "lycoris" else None)  # fmt: skip
-        return begin(plan, ALONE_ON_CPU)
+        plan = decided(checkpointed, "memory", blocks_to_swap=swapped)
+        plan = decided(plan, "precision", transformer=scheme)
+        trained, algorithm = plan.trained, Lycoris(algo="lokr", linear_dim=4, linear_alpha=4)
+        assert trained.lora is not None
+        trained = replace(trained, lora=replace(trained.lora, dora=kind == "dora"),
+                          lycoris=algorithm if kind == "lycoris" else None)  # fmt: skip
+        return begin(replace(plan, trained=trained), ALONE_ON_CPU)
 
     still, swapped = state(0), state(2)
     heavy = [sum(p.numel() for p in b.parameters() if not p.requires_grad)
@@ -178,7 +176,7 @@ def test_one_memory_cannot_be_saved_by_moving_things_within_it(demo: Path) -> No
     with pytest.raises(PlanError, match=r"unsloth.*host memory is the device's"):
         this_run(config, ("gradient_checkpointing_backend=unsloth", ON), "m3-max")
     plan = this_run(config, (SWAP, ON), "rtx4090").plan
-    assert "untested on hardware" in plan.decisions["blocks_to_swap"].reason
+    assert "untested on hardware" in plan.memory.blocks_to_swap.reason
 
 
 class Device:

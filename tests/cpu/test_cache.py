@@ -9,7 +9,7 @@ import torch
 
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.cache import INDEX, TensorCache, latent_key, mask_key, text_key
-from sd3tune.data.digests import Known, Memory
+from sd3tune.data.digests import Known, KnownFiles
 from sd3tune.encode.fill import fill
 from sd3tune.errors import DataError
 from sd3tune.report.progress import stage
@@ -141,14 +141,14 @@ def test_keys_change_with_everything_that_changes_the_result() -> None:
 
 
 def test_what_is_known_about_files_holds_as_long_as_their_stamp(tmp_path: Path) -> None:
-    memory = Memory(tmp_path, "d")
+    memory = KnownFiles(tmp_path, "d")
     memory.files["a.png"] = Known("1", 3, 4, b"digest")
     memory.files["half \udcff.png"] = Known("2", 5, 6, None)
     memory.write()
-    other = Memory(tmp_path, "e")
+    other = KnownFiles(tmp_path, "e")
     other.files["a.png"] = Known("9", 9, 9, None)
     other.write()
-    again = Memory(tmp_path, "d")
+    again = KnownFiles(tmp_path, "d")
     assert again.files == memory.files
     assert again.get("a.png", "1") == Known("1", 3, 4, b"digest")
     assert again.get("a.png", "2") is None and again.get("b.png", "1") is None

@@ -48,7 +48,7 @@ def test_a_run_over_datasets_of_every_kind(everything: Project) -> None:
     outcome = train(prepared, [])
     assert outcome.step == 6 and outcome.loss_after is not None
     assert len(everything.entries("vae")) == 12 and len(everything.entries("other")) == 7
-    order = [b[2] for _, b in zip(range(6), prepared.schedule(), strict=False)]
+    order = [b[2] for _, b in zip(range(6), prepared.schedule.batches_from(), strict=False)]
     assert {b[0].dataset for b in order[:2]} == {"d"}
     assert {len(b) for b in order} == {2, 3}
     again = train(everything.prepare("max_train_steps=8"), [])
@@ -57,9 +57,9 @@ def test_a_run_over_datasets_of_every_kind(everything: Project) -> None:
 
 def test_the_order_after_a_resume_is_that_of_the_undisturbed_run(everything: Project) -> None:
     schedule = everything.prepare().schedule
-    whole = [chosen for _, (_, _, chosen) in zip(range(30), schedule(), strict=False)]
+    whole = [chosen for _, (_, _, chosen) in zip(range(30), schedule.batches_from(), strict=False)]
     for start in (1, 7, 19):
-        rest = [chosen for _, (_, _, chosen) in zip(range(30 - start), schedule(start),
+        rest = [chosen for _, (_, _, chosen) in zip(range(30 - start), schedule.batches_from(start),
                                                      strict=False)]  # fmt: skip
         assert rest == whole[start:]
     assert all(isinstance(s, Share) for s in schedule.shares)

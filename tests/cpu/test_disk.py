@@ -15,9 +15,9 @@ from sd3tune.errors import CheckpointError, DiskError
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
+from sd3tune.train.keeper import Keeper, saved_on_failure
 from sd3tune.train.lock import claimed
-from sd3tune.train.results import Keeper
-from sd3tune.train.run import saved_on_failure, train
+from sd3tune.train.run import train
 from tests.cpu.conftest import Train
 from tests.disks import small_disk
 
@@ -112,7 +112,7 @@ def test_metrics_that_cannot_be_written_cost_no_finished_step(  # type: ignore[n
 
 def test_any_other_failure_between_steps_saves_the_last_one(prepared, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     made = prepared(*SHORT)
-    output = made.plan.config.output_dir
+    output = made.plan.output_dir
     output.mkdir()
     state = begin(made.plan, ALONE_ON_CPU)
     keeper = Keeper(state, made.plan, ALONE_ON_CPU)

@@ -173,7 +173,7 @@ def test_masks_are_kept_with_the_geometry_of_their_images(project: Project) -> N
         "dataset `m`: resolution not used: masks take everything else from their images",
     )
     caches = Caches.of(prepared)
-    from sd3tune.encode.image_latents import fingerprint
+    from sd3tune.encode.file_digests import fingerprint
 
     fingerprint(caches, prepared.dataset("d"), prepared.samples)
     for s in prepared.samples:
@@ -188,7 +188,8 @@ def test_masks_are_kept_with_the_geometry_of_their_images(project: Project) -> N
 
 
 def test_each_epoch_has_crops_of_its_own_and_the_old_ones_go(project: Project) -> None:
-    from sd3tune.encode.image_latents import fill_epoch, fingerprint
+    from sd3tune.encode.file_digests import fingerprint
+    from sd3tune.encode.image_latents import fill_epoch
 
     for i in range(4):
         project.picture(f"{i}.png", i, (256, 96))
@@ -211,7 +212,8 @@ def test_each_epoch_has_crops_of_its_own_and_the_old_ones_go(project: Project) -
 
 
 def test_a_file_that_changes_between_its_digest_and_its_pixels_is_noticed(project: Project) -> None:
-    from sd3tune.encode.image_latents import encode, fingerprint
+    from sd3tune.encode.file_digests import fingerprint
+    from sd3tune.encode.image_latents import encode
 
     for i in range(3):
         project.picture(f"{i}.png", i)
@@ -328,7 +330,8 @@ def test_an_image_of_two_datasets_is_encoded_once(project: Project) -> None:
 
 
 def test_new_crops_of_one_dataset_leave_those_of_another_in_its_folder(project: Project) -> None:
-    from sd3tune.encode.image_latents import fill_epoch, fingerprint
+    from sd3tune.encode.file_digests import fingerprint
+    from sd3tune.encode.image_latents import fill_epoch
 
     two_of_one_folder(project, crop=True, vae_cache_clear_each_epoch=True)
     project.build()

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from sd3tune.train.begin import recipe_of
 from sd3tune.train.losses import Losses, losses
+from sd3tune.train.recipe import Recipe
 from tests.cpu.known import Known, batch, curved
 from tests.plans import plan
 
@@ -56,7 +56,7 @@ def outcome(settings: dict[str, Any], step: int = 15) -> Losses:
     mask = torch.zeros(40, 1, 2, 2)
     mask[..., 0] = 1
     one = batch(*range(40), size=2, mask=mask)
-    return losses(Known(curved).trained, one, recipe_of(plan("h100-sxm", **settings)), step)
+    return losses(Known(curved).trained, one, Recipe.of(plan("h100-sxm", **settings)), step)
 
 
 def described(settings: dict[str, Any]) -> str:

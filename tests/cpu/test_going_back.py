@@ -262,10 +262,10 @@ def test_a_run_that_its_launcher_starts_again_does_not_start_afresh(
     run: Train, prepared: Any
 ) -> None:
     run(*WORDS, "max_train_steps=2")
-    config = prepared(*WORDS, "max_train_steps=3", "resume_from_checkpoint=never").config
-    again = beginning(config, restarted=True)
-    assert again.folder == config.output_dir / "checkpoint-2"
-    assert beginning(config, restarted=False).folder is None
+    output = prepared(*WORDS, "max_train_steps=3").plan.output_dir
+    again = beginning("never", output, restarted=True)
+    assert again.folder == output / "checkpoint-2"
+    assert beginning("never", output, restarted=False).folder is None
 
 
 @pytest.mark.parametrize("taken", ["checkpoint-1", ".checkpoint-1.tmp"])

@@ -7,15 +7,14 @@ import pytest
 
 from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
-from sd3tune.train.guard import LOWERED, Guard, share
-from sd3tune.train.levels import Levels
-from sd3tune.train.losses import Recipe
-from sd3tune.train.run import guard_of
+from sd3tune.plan.objective import LossPlan
+from sd3tune.train.guard import LOWERED, Guard, rate_share
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Taken, train_step
 from tests.cpu.known import Known, batch, curved
 
-RECIPE = Recipe(seed=0, levels=Levels(), max_grad_norm=0.0, autocast=None, attention="diffusers")
+RECIPE = Recipe(0, LossPlan(), autocast=None, attention="diffusers", max_grad_norm=0.0)
 NAMES = {1: "photos/a.png", 2: "photos/b.png", 3: "photos/c.png"}
 
 
@@ -25,7 +24,7 @@ def guard(action: str) -> Guard:
 
 def calm(state: TrainState, how: Guard, steps: int = 25) -> None:
     for _ in range(steps):
-        state.optimizer.param_groups[0]["lr"] = 1e-4 * share(state)
+        state.optimizer.param_groups[0]["lr"] = 1e-4 * rate_share(state)
         train_step(state, [batch(1), batch(2)], RECIPE, how)
 
 
@@ -35,7 +34,7 @@ def spiking() -> list[Batch]:
 
 
 def taken(state: TrainState, how: Guard) -> Taken:
-    state.optimizer.param_groups[0]["lr"] = 1e-4 * share(state)
+    state.optimizer.param_groups[0]["lr"] = 1e-4 * rate_share(state)
     return train_step(state, spiking(), RECIPE, how)
 
 
@@ -168,6 +167,6 @@ def test_a_skipped_spike_leaves_the_scaler_in_order() -> None:
 def test_images_are_named_by_their_paths(prepared) -> None:  # type: ignore[no-untyped-def]
     made = prepared("loss_spike_action=stop", "loss_spike_factor=7", "max_train_steps=2",
                     "lr_warmup_steps=0")  # fmt: skip
-    found, sample = guard_of(made), made.samples[0]
+    found, sample = Guard.of(made.plan, made.samples), made.samples[0]
     assert (found.action, found.factor) == ("stop", 7.0)
     assert found.name(sample.id) == sample.path and sample.path.endswith((".png", ".jpg"))

@@ -34,7 +34,7 @@ def test_the_dispatched_processor_is_the_stock_one(name: str, demo: Path) -> Non
 def test_sampling_attention_is_put_back_afterwards(demo: Path) -> None:
     model = weights.transformer(str(demo / "models" / "sd3-medium"), "fp32")
     before = model.attn_processors
-    with attention.sampling(model, "sageattention"):
+    with attention.sampling_kernel(model, "sageattention"):
         assert model.attn_processors != before
     assert {k: type(v) for k, v in model.attn_processors.items()} == {
         k: type(v) for k, v in before.items()

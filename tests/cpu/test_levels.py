@@ -10,13 +10,13 @@ from scipy.interpolate import PchipInterpolator
 from scipy.stats import beta, kstest, norm
 
 from sd3tune.encode.caches import Caches
+from sd3tune.plan.objective import NoiseLevels
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sample.pipeline import scheduler
 from sd3tune.sd3 import flow
 from sd3tune.sd3.variants import tokens
 from sd3tune.train import cubic
-from sd3tune.train.levels import Levels
-from sd3tune.train.noise import draw
+from sd3tune.train.noise import draw, draw_levels
 from tests.cpu.conftest import Project
 from tests.cpu.known import batch
 
@@ -24,21 +24,21 @@ U = (torch.arange(20_000) + 0.5) / 20_000
 MANY = batch(*range(3000), size=2)
 
 
-def levels(how: Levels, step: int = 0) -> np.ndarray:
-    _, u = draw(0, step, MANY)
-    return how(0, step, MANY, u).double().numpy()
+def levels(how: NoiseLevels, step: int = 0) -> np.ndarray:
+    u = draw(0, step, MANY).u
+    return draw_levels(how, 0, step, MANY, u).double().numpy()
 
 
 def test_beta_levels_have_the_beta_distribution_and_are_shifted_after() -> None:
-    plain = levels(Levels(beta=(2.0, 5.0)))
+    plain = levels(NoiseLevels(beta=(2.0, 5.0)))
     assert kstest(plain, beta(2, 5).cdf).pvalue > 0.01
-    shifted = levels(Levels(beta=(2.0, 5.0), shift=3.0))
+    shifted = levels(NoiseLevels(beta=(2.0, 5.0), shift=3.0))
     np.testing.assert_allclose(shifted, 3 * plain / (1 + 2 * plain), rtol=1e-5)
 
 
 def test_uniform_and_logit_normal_levels_have_their_distributions() -> None:
-    assert kstest(levels(Levels(uniform=True)), "uniform").pvalue > 0.01
-    logits = np.log(s := levels(Levels(scale=0.7))) - np.log1p(-s)
+    assert kstest(levels(NoiseLevels(uniform=True)), "uniform").pvalue > 0.01
+    logits = np.log(s := levels(NoiseLevels(scale=0.7))) - np.log1p(-s)
     assert kstest(logits, norm(0, 0.7).cdf).pvalue > 0.01
 
 
@@ -56,14 +56,14 @@ def test_cubic_levels_follow_scipy_s_pchip_and_share_draws_as_weighted(
 
 
 def test_custom_timesteps_are_drawn_alike_and_never_shifted() -> None:
-    found = levels(Levels(listed=(0.25, 0.5, 0.75), shift=3.0))
+    found = levels(NoiseLevels(listed=(0.25, 0.5, 0.75), shift=3.0))
     values, counts = np.unique(found, return_counts=True)
     assert values.tolist() == [0.25, 0.5, 0.75]
     assert all(abs(n - 1000) < 4 * math.sqrt(1000) for n in counts)
 
 
 def test_round_robin_walks_every_image_through_the_list_in_order() -> None:
-    how = Levels(listed=(0.1, 0.4, 0.8), in_turn=True)
+    how = NoiseLevels(listed=(0.1, 0.4, 0.8), in_turn=True)
     found = np.stack([levels(how, step) for step in range(6)]).round(3)
     start = [(0.1, 0.4, 0.8).index(x) for x in found[0]]
     assert set(start) == {0, 1, 2}  # a batch sees all of them at once
@@ -73,13 +73,14 @@ def test_round_robin_walks_every_image_through_the_list_in_order() -> None:
 
 @pytest.mark.parametrize(
     "how",
-    [Levels(), Levels(uniform=True), Levels(beta=(2, 2)), Levels(weights=(1, 2)),
-     Levels(listed=(0.1, 0.9, 0.5)), Levels(listed=(0.1, 0.9, 0.5), in_turn=True)],
+    [NoiseLevels(), NoiseLevels(uniform=True), NoiseLevels(beta=(2, 2)),
+     NoiseLevels(weights=(1, 2)),
+     NoiseLevels(listed=(0.1, 0.9, 0.5)), NoiseLevels(listed=(0.1, 0.9, 0.5), in_turn=True)],
 )  # fmt: skip
-def test_a_level_belongs_to_seed_step_and_image_not_to_the_batch(how: Levels) -> None:
+def test_a_level_belongs_to_seed_step_and_image_not_to_the_batch(how: NoiseLevels) -> None:
     def of(seed: int, step: int, *ids: int) -> list[float]:
         one = batch(*ids, size=2)
-        return how(seed, step, one, draw(seed, step, one)[1]).tolist()
+        return draw_levels(how, seed, step, one, draw(seed, step, one).u).tolist()
 
     assert of(0, 3, 1, 2, 3) == of(0, 3, 3, 1, 2)[1:] + of(0, 3, 3)
     assert of(0, 3, *range(9)) != of(0, 4, *range(9))
@@ -95,8 +96,8 @@ def test_offset_of_a_dataset_moves_the_normal_number_and_so_the_levels(project: 
     sample = caches.prepared.samples[0]
     assert loader.level_offset_of(sample) == 0.5
     one = batch(1, 2, 3, size=2, level_offset=loader.level_offset_of(sample))
-    _, u = draw(0, 0, one)
-    logits = torch.logit(Levels(scale=0.8)(0, 0, one, u).double())
+    u = draw(0, 0, one).u
+    logits = torch.logit(draw_levels(NoiseLevels(scale=0.8), 0, 0, one, u).double())
     want = 0.8 * (norm.ppf(u.double().numpy()) + 0.5)
     np.testing.assert_allclose(logits, want, atol=1e-5)
 
@@ -108,7 +109,8 @@ def test_auto_shift_is_the_same_in_training_and_in_pictures(width: int, height: 
     pictures.set_timesteps(sigmas=[0.9, 0.5, 0.2], mu=mu)
     one = batch(1, 2, 3, size=2)
     one = type(one)(one.ids, torch.zeros(3, 16, height // 8, width // 8), one.pooled, one.pooled)
-    trained = Levels(shift=None, uniform=True)(0, 0, one, torch.tensor([0.9, 0.5, 0.2]))
+    how = NoiseLevels(shift=None, uniform=True)
+    trained = draw_levels(how, 0, 0, one, torch.tensor([0.9, 0.5, 0.2]))
     torch.testing.assert_close(pictures.sigmas[:3], trained, rtol=1e-5, atol=0)
 
 

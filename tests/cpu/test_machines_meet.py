@@ -28,7 +28,7 @@ def test_processes_that_resume_at_different_steps_are_refused(run: Train, prepar
     plan = prepared("max_train_steps=2", "lr_warmup_steps=0").plan
     with pytest.raises(CheckpointError, match="begin at different steps: 1, 0") as e:
         begin(plan, Pair(ALONE, torch.device("cpu")))
-    assert f"output_dir; here it is {plan.config.output_dir}" in e.value.hint
+    assert f"output_dir; here it is {plan.output_dir}" in e.value.hint
 
 
 def test_a_launcher_of_several_machines_leaves_starting_again_to_who_started_it(

@@ -14,7 +14,8 @@ from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
 from sd3tune.config.config import Config
 from sd3tune.decision import Decision
 from sd3tune.errors import HardwareError
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.describe import decisions
+from sd3tune.plan.plan import Plan
 from sd3tune.prepare import prepare
 from sd3tune.train.run import train
 from tests import recordings
@@ -87,8 +88,8 @@ def test_one_failing_probe_changes_the_same_decision_for_doctor_plan_and_trainer
     assert doctors[axis].value == value and WRONG in said(doctors)
     assert set(doctors) > {"mixed_precision", "optimizer", "attention_mechanism"}
     for each, decision in doctors.items():
-        assert plans.decisions[each] == decision, each
-        assert trainers.decisions[each] == decision, each
+        assert decisions(plans)[each] == decision, each
+        assert decisions(trainers)[each] == decision, each
 
 
 def said(decisions: Mapping[str, Decision[str]]) -> str:
@@ -107,7 +108,7 @@ def test_where_int8_and_bf16_fail_nobody_takes_them(
     seen, torch, facts = machine("nvml-library-missing")
     assert facts.weakest.name == "NVIDIA GeForce RTX 3060"
     right = planned(project, facts, Device())
-    assert right.decisions["base_model_precision"].value == "int8-quanto"
+    assert right.precision.transformer.value == "int8-quanto"
     broken, kept = ("linear_int8-quanto", "matmul_bf16"), tmp_path / "kept"
     anew = probing.on_this_machine(anew=True, folder=kept, execute=Device(*broken))
     report = doctor.diagnose(seen, torch, facts, anew)
@@ -115,12 +116,12 @@ def test_where_int8_and_bf16_fail_nobody_takes_them(
     plans = planned(project, facts, fresh)
     trainers = planned(project, facts, probing.on_this_machine(folder=kept, execute=silent))
     for plan in (plans, trainers):
-        assert plan.decisions["base_model_precision"].value == "nf4-bnb"
-        assert plan.decisions["mixed_precision"] == report.decisions["mixed_precision"]
-        (int8,) = (r for r in plan.decisions["base_model_precision"].rejected
+        assert plan.precision.transformer.value == "nf4-bnb"
+        assert decisions(plan)["mixed_precision"] == report.decisions["mixed_precision"]
+        (int8,) = (r for r in plan.precision.transformer.rejected
                    if r.name == "int8-quanto")  # fmt: skip
         assert WRONG in int8.reasons[0]
-    assert plans.decisions == trainers.decisions
+    assert plans == trainers
     assert report.decisions["mixed_precision"].value == "fp16"
     level, why = report.capabilities["base_model_precision"]["int8-quanto"]
     assert level == "storage" and WRONG in why[0]
@@ -132,10 +133,10 @@ def test_the_option_that_is_taken_after_a_failure_is_probed_too(
     project.picture("a.png", 1), project.picture("b.png", 2)
     *_, facts = machine("cpu-only")
     device = Device("attention_diffusers")
-    assert planned(project, facts, device).decisions["attention_mechanism"].value == "native-math"
+    assert planned(project, facts, device).attention.training.value == "native-math"
     assert device.asked.index("attention_diffusers") < device.asked.index("attention_native-math")
     both = Device("attention_diffusers", "attention_native-math")
-    assert planned(project, facts, both).decisions["attention_mechanism"].value == "sliced"
+    assert planned(project, facts, both).attention.training.value == "sliced"
     assert "attention_sliced" in both.asked and "attention_sliced" not in device.asked
 
 
@@ -179,7 +180,7 @@ def test_what_a_report_says_of_its_probes_is_what_a_plan_for_it_decides_from(
     path = tmp_path / "sent.json"
     path.write_text(doctor_command.document(report))
     plan = this_run(project.write(), (), str(path)).plan
-    assert plan.decisions["mixed_precision"] == report.decisions["mixed_precision"]
+    assert plan.precision.autocast == report.decisions["mixed_precision"]
     assert plan.facts.origin == "recorded"
     assert "attention_native-flash" in json.loads(path.read_text())["facts"]["smoke"]
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sd3tune.decision import Decision, Provenance
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.tables.optimizers import OPTIMIZERS
-from sd3tune.train import checkpoint, optim_state
+from sd3tune.train import optim_state, state_files
 from sd3tune.train.adamw_bf16 import rounded
-from sd3tune.train.begin import begin, recipe_of
+from sd3tune.train.begin import begin
 from sd3tune.train.clip import clip
 from sd3tune.train.optim import averaged, build, set_rate
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.step import train_step
 from tests.cpu.batches import WORDS, batch
 from tests.cpu.conftest import Train
 from tests.cpu.optimizers import REFERENCES, error, gradients, weights
+from tests.plans import decided
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers", "ignore:The .grad attribute")
 
@@ -73,12 +73,12 @@ def test_state_survives_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) -> N
     (p, first), given = made(name), gradients(2, 14)
     steps(p, first, given[:7])
     tensors: dict[str, Tensor] = {}
-    rest = json.dumps(checkpoint._flatten(optim_state.take(first), "", tensors, True))
+    rest = json.dumps(state_files.flatten(optim_state.take(first), "", tensors, True))
     save_file(tensors, tmp_path / "o.safetensors")
     q, second = made(name, seed=9)
     q.data.copy_(p)
     read = load_file(tmp_path / "o.safetensors")
-    optim_state.put(second, checkpoint._unflatten(json.loads(rest), read))
+    optim_state.put(second, state_files.unflatten(json.loads(rest), read))
     assert torch.equal(steps(p, first, given[7:]), steps(q, second, given[7:]))
 
 
@@ -224,15 +224,14 @@ def test_two_processes_round_alike() -> None:
 def test_an_adapter_of_bf16_weights_trains_in_the_step(prepared) -> None:  # type: ignore[no-untyped-def]
     """This CPU has no bf16 and the plan would refuse: the decisions of one that has."""
     plan = prepared(*WORDS, "gradient_precision=fp32").plan
-    changed = {"optimizer": "adamw_bf16", "trainable_dtype": "bf16"}
-    decisions = {k: Decision(v, Provenance("user"), "test") for k, v in changed.items()}
-    state = begin(replace(plan, decisions={**plan.decisions, **decisions}), ALONE_ON_CPU)
+    plan = decided(decided(plan, "optimizer", name="adamw_bf16"), "precision", trainable="bf16")
+    state = begin(plan, ALONE_ON_CPU)
     assert {p.dtype for p in state.trainable} == {torch.bfloat16}
     before = [p.detach().clone() for p in state.trainable]
     seen = set()
     state.optimizer.register_step_pre_hook(lambda *_: seen.add(grad_of(state.trainable[0]).dtype))
     for _ in range(2):
-        taken = train_step(state, [batch(1, 2), batch(3)], recipe_of(plan))
+        taken = train_step(state, [batch(1, 2), batch(3)], Recipe.of(plan))
     assert taken.loss > 0 and seen == {torch.float32}
     assert all(not torch.equal(a, b) for a, b in zip(before, state.trainable, strict=True))
 
@@ -280,7 +279,7 @@ def test_the_step_clips_by_the_method_asked_for(prepared) -> None:  # type: igno
     state.optimizer.register_step_pre_hook(
         lambda *_: largest.append(max(grad_of(p).abs().max().item() for p in state.trainable))
     )
-    train_step(state, [batch(1, 2)], recipe_of(plan))
+    train_step(state, [batch(1, 2)], Recipe.of(plan))
     assert largest == pytest.approx([1e-4])
 
 

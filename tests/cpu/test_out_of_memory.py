@@ -10,7 +10,7 @@ import torch
 from sd3tune import out_of_memory
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.errors import HardwareError
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.prepare import this_run
 from sd3tune.train import checkpoint
 from tests.this_machine import prepared_here
@@ -97,7 +97,7 @@ def test_each_piece_of_advice_saves_what_it_says(demo: Path) -> None:
     }  # fmt: skip
     for saved, what in settings:
         changed = this_run(config, (*(w for w in words if w[:9] != what[:9]), what), "rtx4090").plan
-        assert plan.memory.training - changed.memory.training == saved, what
+        assert plan.memory.estimate.training - changed.memory.estimate.training == saved, what
 
 
 def test_what_was_done_already_is_not_advised(demo: Path) -> None:

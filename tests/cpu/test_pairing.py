@@ -20,7 +20,7 @@ from sd3tune.data.loader import Loader
 from sd3tune.encode import store
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.embeddings import load_encoders
-from sd3tune.encode.image_latents import fingerprint
+from sd3tune.encode.file_digests import fingerprint
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import weights
 from tests.cpu.conftest import Project

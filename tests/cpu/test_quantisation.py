@@ -16,12 +16,13 @@ from sd3tune import load as planned
 from sd3tune import quant
 from sd3tune.demo import tiny, tokenizers
 from sd3tune.plan.memory import stored
-from sd3tune.plan.resolve import Plan
+from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train.begin import begin
 from tests.cpu.adapted import QUANTISING, gradients, quantised, question, with_adapter
+from tests.plans import decided
 from tests.this_machine import prepared_here
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -192,19 +193,13 @@ def quantising(demo: Path) -> Plan:
     return prepared_here(demo / "config" / "config.json", *words).plan
 
 
-def other(plan: Plan, **values: str) -> Plan:
-    """The same plan with other decisions."""
-    changed = {k: replace(plan.decisions[k], value=v) for k, v in values.items()}
-    return replace(plan, decisions={**plan.decisions, **changed})
-
-
 def test_a_second_start_reads_what_the_first_quantised(
     quantising: Plan,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plan = other(quantising, cache_dir_quantised=str(tmp_path / "quantised"))
+    plan = decided(quantising, "memory", quantised_cache=tmp_path / "quantised")
     first = planned.transformer(plan, CPU)
     assert "quantised int8-quanto: 18 MiB -> 11 MiB of weights" in capsys.readouterr().err
 
@@ -215,8 +210,7 @@ def test_a_second_start_reads_what_the_first_quantised(
     second = planned.transformer(plan, CPU)
     assert "11 MiB of weights, read from" in capsys.readouterr().err
     same(first, second)
-    config = plan.config.model_copy(update={"output_dir": tmp_path})
-    begin(replace(plan, config=config), ALONE_ON_CPU)  # and it takes an adapter
+    begin(replace(plan, output_dir=tmp_path), ALONE_ON_CPU)  # and it takes an adapter
 
 
 def test_no_other_run_reads_it(quantising: Plan) -> None:
@@ -229,14 +223,14 @@ def test_no_other_run_reads_it(quantising: Plan) -> None:
     sibling = replace(source, transformer=str(Path(source.transformer).parent / "sd3-medium"))
     paths = {
         at(quantising),
-        at(other(quantising, base_model_precision="int4-quanto")),
-        at(other(quantising, base_model_default_dtype="bf16")),
-        at(other(quantising, fp8_dtype="float8_e4m3fnuz")),
+        at(decided(quantising, "precision", transformer="int4-quanto")),
+        at(decided(quantising, "precision", base="bf16")),
+        at(decided(quantising, "precision", fp8_dtype="float8_e4m3fnuz")),
         at(replace(quantising, model=replace(quantising.model, source=sibling))),
     }
     assert len(paths) == 5 and None not in paths
-    assert at(other(quantising, cache_dir_quantised="none")) is None
-    assert at(other(quantising, mixed_precision="bf16")) == at(quantising)
+    assert at(decided(quantising, "memory", quantised_cache=None)) is None
+    assert at(decided(quantising, "precision", autocast="bf16")) == at(quantising)
 
 
 def same(ours: Any, theirs: Any) -> None:
@@ -246,9 +240,9 @@ def same(ours: Any, theirs: Any) -> None:
 def test_a_damaged_file_is_passed_over_and_made_again(
     quantising: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = other(quantising, cache_dir_quantised=str(tmp_path))
+    plan = decided(quantising, "memory", quantised_cache=tmp_path)
     first = planned.transformer(plan, CPU)
-    (path,) = Path(plan.value("cache_dir_quantised")).iterdir()
+    (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[-1000] ^= 4
@@ -264,7 +258,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     quantising: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    plan = other(quantising, cache_dir_quantised=str(tmp_path / "file" / "x"))
+    plan = decided(quantising, "memory", quantised_cache=tmp_path / "file" / "x")
     planned.transformer(plan, CPU)
     assert "warning: the quantised transformer was not kept" in capsys.readouterr().err
 

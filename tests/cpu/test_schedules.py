@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from sd3tune.train.schedules import Schedule
+from sd3tune.plan.learning_rate import LearningRate
 from tests.plans import plan
 
 TOTAL, WARMUP = 1000, 100
@@ -14,8 +14,8 @@ TOTAL, WARMUP = 1000, 100
 
 def rates(name: str, steps: range = range(TOTAL + 1), **settings: float) -> list[float]:
     values = {"peak": 1e-4, "total": TOTAL, "warmup": WARMUP, "end": 4e-7} | settings
-    schedule = Schedule(name, **values)  # type: ignore[arg-type]
-    return [schedule(step) for step in steps]
+    rate = LearningRate(name, **values)  # type: ignore[arg-type]
+    return [rate.at(step) for step in steps]
 
 
 def theirs(name: str, **settings: float) -> list[float]:
@@ -68,7 +68,7 @@ def test_linear_reaches_lr_end() -> None:
 
 def test_the_last_rate_of_a_run_is_its_lr_end() -> None:
     made = plan("h100-sxm", lr_scheduler="linear", lr_end=3e-6, max_train_steps=50)
-    assert Schedule.of(made)(made.steps) == pytest.approx(3e-6)
+    assert made.optimizer.rate.at(made.steps) == pytest.approx(3e-6)
 
 
 def test_cosine_with_restarts_really_restarts() -> None:

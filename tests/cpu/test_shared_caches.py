@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from sd3tune import quant
 from sd3tune.data import digests, shards, sqlite_files
 from sd3tune.data.cache import INDEX, TABLES, TensorCache, shard_name
-from sd3tune.data.digests import Known, Memory
+from sd3tune.data.digests import Known, KnownFiles
 from sd3tune.encode.fill import fill
 from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir
 from sd3tune.quant import store as quantised
 from sd3tune.report.progress import stage
-from sd3tune.sample.pipeline import keep
+from sd3tune.sample.pictures import keep
 from tests.commands import exit_code
 from tests.cpu.conftest import Project
 from tests.nobody import as_nobody
@@ -153,7 +153,7 @@ def test_a_planted_draft_is_an_error_and_its_target_stays(tmp_path: Path) -> Non
         one.finish()
     (tmp_path / "cache/files.draft").symlink_to(victim)
     with pytest.raises(DataError, match=r"files\.draft` is a symbolic link"):
-        Memory(tmp_path / "cache", "d").write()
+        KnownFiles(tmp_path / "cache", "d").write()
     assert victim.read_text() == "precious"
 
 
@@ -166,7 +166,7 @@ def test_databases_of_other_programs_stay(tmp_path: Path) -> None:
     one = TensorCache(tmp_path)
     one.finish()
     with pytest.raises(DataError, match="is not a file of sd3tune"):
-        Memory(tmp_path, "d").write()
+        KnownFiles(tmp_path, "d").write()
     assert files(tmp_path) == before and not one.is_ours()
 
 
@@ -177,7 +177,7 @@ def test_a_cache_that_is_put_into_a_folder_of_another_program_writes_over_nothin
     (tmp_path / name).write_text("precious")
     one = TensorCache(tmp_path)
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        Memory(tmp_path, "d").write()  # as a run does: first what is known of files
+        KnownFiles(tmp_path, "d").write()  # as a run does: first what is known of files
         put(one, "k")
         one.finish()
     assert (tmp_path / name).read_text() == "precious"
@@ -239,7 +239,7 @@ def test_rows_of_an_index_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
 
 def test_what_is_known_of_files_has_its_types(tmp_path: Path) -> None:
     known = Known("stamp", 3, 4, b"d" * 16)
-    one = Memory(tmp_path, "d")
+    one = KnownFiles(tmp_path, "d")
     one.files["a"] = known
     one.write()
     with closing(sqlite3.connect(tmp_path / digests.FILE)) as db, db:
@@ -249,7 +249,7 @@ def test_what_is_known_of_files_has_its_types(tmp_path: Path) -> None:
             (b"d", b"g", "stamp", 3, 4, "text"),
         ]  # fmt: skip
         db.executemany("insert into files values (?, ?, ?, ?, ?, ?)", rows)
-    assert Memory(tmp_path, "d").files == {"a": known}
+    assert KnownFiles(tmp_path, "d").files == {"a": known}
 
 
 @pytest.mark.parametrize("name", [INDEX, digests.FILE])
@@ -265,7 +265,7 @@ def test_a_pipe_or_device_in_the_place_of_a_database_counts_as_absent(
         "folder": place.mkdir,
     }
     make[kind]()
-    assert TensorCache(tmp_path).has("k") and Memory(tmp_path, "d").files == {}
+    assert TensorCache(tmp_path).has("k") and KnownFiles(tmp_path, "d").files == {}
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_an_entry_of_another_kind_is_one_error(project: Project) -> None:
     project.build()
     prepared = project.prepare()
     from sd3tune.encode.caches import Caches
-    from sd3tune.encode.image_latents import fingerprint
+    from sd3tune.encode.file_digests import fingerprint
 
     caches = Caches.of(prepared)
     (dataset,) = prepared.datasets.all

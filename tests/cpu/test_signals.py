@@ -14,7 +14,7 @@ from sd3tune import cli
 from sd3tune.processes.launch import pass_hangups_on
 from sd3tune.report import streams
 from sd3tune.train import checkpoint
-from sd3tune.train.loop import interruptible
+from sd3tune.train.interrupt import interruptible
 from tests.cpu.conftest import Project
 
 

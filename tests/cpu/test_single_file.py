@@ -135,9 +135,8 @@ def test_training_on_a_single_file_is_training_on_the_folder(
     prepared = project.prepare(f"pretrained_transformer_model_name_or_path={file}")
     assert prepared.plan.model.source == ModelSource(folder, str(file), str(file))
     of_file = train(prepared, ())
-    config = prepared.plan.config.model_copy(update={"output_dir": project.root / "again"})
-    plan = replace(prepared.plan, model=models.find(folder), config=config)
-    of_folder = train(replace(prepared, plan=plan, config=config), ())
+    plan = replace(prepared.plan, model=models.find(folder), output_dir=project.root / "again")
+    of_folder = train(replace(prepared, plan=plan), ())
     assert of_file.loss_before == pytest.approx(of_folder.loss_before, rel=1e-5)
     assert of_file.loss_after == pytest.approx(of_folder.loss_after, rel=1e-5)
     assert len(project.entries("vae")) == 8  # of two identities

@@ -21,7 +21,8 @@ from sd3tune.plan.memory import Load, slices
 from sd3tune.prepare import Prepared, planned
 from sd3tune.sd3 import attention, weights
 from sd3tune.sd3.variants import SD35_LARGE, SD35_MEDIUM, Transformer
-from sd3tune.train.run import Outcome, train
+from sd3tune.train.outcome import Outcome
+from sd3tune.train.run import train
 from tests.cpu.macs import SHORT, mac
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ def test_the_sliced_processor_is_right_in_every_architecture(
 
     def ask(dtype: torch.dtype, mechanism: str) -> list[Tensor]:
         model = weights.transformer(str(demo / "models" / name), "fp32").to(dtype)
-        attention.place(model, "views", mechanism)
+        attention.use_processors(model, "views", mechanism)
         leaves = [t.to(dtype).requires_grad_() for t in given]
         out = model(*leaves, torch.tensor([400.0]).to(dtype), return_dict=False)[0]
         return [out, *torch.autograd.grad(out.square().mean(), leaves)]

@@ -11,9 +11,10 @@ from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import flow
-from sd3tune.train.begin import begin, recipe_of
+from sd3tune.train.begin import begin
 from sd3tune.train.losses import losses
 from sd3tune.train.noise import draw
+from sd3tune.train.recipe import Recipe
 from sd3tune.train.step import train_step
 from tests.cpu.batches import WORDS, batch
 
@@ -26,7 +27,7 @@ def test_accumulated_batches_are_the_big_batch(parts: list[Batch], prepared) -> 
 
     def after(batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
         state = begin(plan, ALONE_ON_CPU)
-        taken = [train_step(state, batches, recipe_of(plan)) for _ in range(3)]
+        taken = [train_step(state, batches, Recipe.of(plan)) for _ in range(3)]
         return taken[-1].loss, take(state.trained)
 
     (want, weights), (got, ours) = after([batch(1, 2, 3)]), after(parts)
@@ -36,17 +37,18 @@ def test_accumulated_batches_are_the_big_batch(parts: list[Batch], prepared) -> 
 
 
 def test_noise_belongs_to_the_image_not_to_its_place_in_the_batch() -> None:
-    (eps, u), (swapped, v) = draw(0, 3, batch(1, 2)), draw(0, 3, batch(2, 1))
-    assert torch.equal(eps, swapped.flip(0)) and torch.equal(u, v.flip(0))
-    assert not torch.equal(eps, draw(0, 4, batch(1, 2))[0])
-    assert not torch.equal(eps, draw(1, 3, batch(1, 2))[0])
+    one, swapped = draw(0, 3, batch(1, 2)), draw(0, 3, batch(2, 1))
+    assert torch.equal(one.eps, swapped.eps.flip(0)) and torch.equal(one.u, swapped.u.flip(0))
+    assert one.digests == swapped.digests[::-1] and len(set(one.digests)) == 2
+    assert not torch.equal(one.eps, draw(0, 4, batch(1, 2)).eps)
+    assert not torch.equal(one.eps, draw(1, 3, batch(1, 2)).eps)
 
 
 def test_noise_levels_stay_on_the_cpu_which_has_float64() -> None:
     one = batch(1)
     elsewhere = Batch(one.ids, one.latents.to("meta"), one.prompt_embeds, one.pooled)
-    eps, u = draw(0, 3, elsewhere)
-    assert (eps.device.type, u.device.type) == ("meta", "cpu")
+    noise = draw(0, 3, elsewhere)
+    assert (noise.eps.device.type, noise.u.device.type) == ("meta", "cpu")
 
 
 def test_bad_numbers_raise_before_they_reach_the_weights(prepared) -> None:  # type: ignore[no-untyped-def]
@@ -56,7 +58,7 @@ def test_bad_numbers_raise_before_they_reach_the_weights(prepared) -> None:  # t
     broken = batch(1)
     broken.latents[0, 0, 0, 0] = float("nan")
     with pytest.raises(Diverged, match="step 1: loss nan"):
-        train_step(state, [broken], recipe_of(plan))
+        train_step(state, [broken], Recipe.of(plan))
     after = take(state.trained)
     assert all(torch.equal(before[k], after[k]) for k in before)
 
@@ -71,13 +73,13 @@ def test_gradients_are_clipped_by_their_norm(prepared) -> None:  # type: ignore[
         seen["norm"] = math.sqrt(sum(float(g.square().sum()) for g in gradients))
 
     state.optimizer.register_step_pre_hook(look)
-    taken = train_step(state, [batch(1, 2)], recipe_of(plan))
+    taken = train_step(state, [batch(1, 2)], Recipe.of(plan))
     assert taken.grad_norm > 1e-3 and seen["norm"] == pytest.approx(1e-4, rel=1e-2)
 
 
 def test_a_mask_weighs_the_loss_of_each_latent_without_renormalising(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS).plan
-    trained, recipe = begin(plan, ALONE_ON_CPU).trained, recipe_of(plan)
+    trained, recipe = begin(plan, ALONE_ON_CPU).trained, Recipe.of(plan)
     trained.model.eval()
     one = batch(1, 2)
     left, right = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)
@@ -86,9 +88,9 @@ def test_a_mask_weighs_the_loss_of_each_latent_without_renormalising(prepared) -
     halves = [losses(trained, replace(one, mask=m), recipe, 0).each for m in (left, right)]
     torch.testing.assert_close(halves[0] + halves[1], whole)
     assert torch.equal(losses(trained, replace(one, mask=left * 0), recipe, 0).each, torch.zeros(2))
-    never = replace(recipe, masked=0.0)
+    never = replace(recipe, loss=replace(recipe.loss, masked=0.0))
     assert torch.equal(losses(trained, replace(one, mask=left), never, 0).each, whole)
-    half = replace(recipe, masked=0.5)
+    half = replace(recipe, loss=replace(recipe.loss, masked=0.5))
     one, some = batch(1), replace(batch(1), mask=left[:1])
     pairs = [[losses(trained, b, half, step).each for b in (one, some)] for step in range(40)]
     seen = [torch.equal(a, b) for a, b in pairs]
@@ -99,13 +101,14 @@ def test_half_a_mask_over_an_error_of_one_is_half_a_loss() -> None:
     x0, eps = torch.zeros(1, 16, 128, 128), torch.zeros(1, 16, 128, 128)
     mask = torch.zeros(1, 1, 128, 128)
     mask[..., :64] = 1
-    got = flow.loss(lambda z, t, c: torch.ones_like(z), x0, None, eps, torch.ones(1), weight=mask)
+    terms = flow.Terms(weight=mask)
+    got = flow.loss(lambda z, t, c: torch.ones_like(z), x0, None, eps, torch.ones(1), terms)
     assert got.tolist() == [0.5]
 
 
 def test_regularisation_aims_at_what_the_model_said_without_its_adapter(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared(*WORDS).plan
-    state, recipe = begin(plan, ALONE_ON_CPU), recipe_of(plan)
+    state, recipe = begin(plan, ALONE_ON_CPU), Recipe.of(plan)
     kept = replace(batch(1, 2), regularisation=True)
     assert torch.equal(
         losses(state.trained, kept, recipe, 0).each.detach(), torch.zeros(2)

@@ -124,9 +124,9 @@ def test_the_report_of_a_run_shows_no_query_of_an_address(project: Project) -> N
         project.dataset |= {"type": "csv", "caption_strategy": "csv", "csv": {"path": "t.csv"},
                             "allow_private_hosts": True, "max_download_seconds": 20}  # fmt: skip
         prepared = project.prepare()
-        make_output(prepared.plan.config.output_dir)
+        make_output(prepared.plan.output_dir)
         report(prepared, 0, ())
-    text = (prepared.plan.config.output_dir / "set_aside.json").read_text()
+    text = (prepared.plan.output_dir / "set_aside.json").read_text()
     assert "secret" not in text
     assert {row["path"] for row in json.loads(text)} == {f"{gone.address}/{i}.png" for i in (0, 1)}
     assert {row["reason"] for row in json.loads(text)} == {

@@ -199,7 +199,7 @@ def test_what_takes_the_weights_apart_needs_them_whole(prepared: Any, tmp_path: 
     words = (*SHORT, "lora_type=lycoris", f"lycoris_config={file}")
     assert any("dora_wd" in warning for warning in prepared(*words).plan.warnings)
     for asked in (words, (*SHORT, "lora_init_type=olora")):
-        decision = prepared(*asked).plan.decisions["base_model_precision"]
+        decision = prepared(*asked).plan.precision.transformer
         refused = {r.name: " ".join(r.reasons) for r in decision.rejected}
         assert decision.value == "no_change" and "weights" in refused["int8-quanto"]
         with pytest.raises(PlanError, match="weights"):

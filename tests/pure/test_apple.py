@@ -20,8 +20,10 @@ from sd3tune.doctor import hardware, software
 from sd3tune.doctor.finding import Finding
 from sd3tune.errors import PlanError
 from sd3tune.plan import products
+from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import GIB
-from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.plan.plan import Plan
+from sd3tune.plan.resolve import resolve
 from sd3tune.sd3.models import find
 from tests.plans import LARGE, MEDIUM, plan, samples
 from tests.recordings import facts_of, load, machine_of
@@ -174,7 +176,7 @@ def test_levels_that_are_compiled_need_xcode_s_tools_and_int8_does_not(
 
 def on_mac(name: str, facts: Callable[[str], Facts], model: str, **settings: Any) -> Plan:
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    return resolve(Config(**values), facts(name), find(model), samples())
+    return resolve(RunInputs(Config(**values), facts(name), find(model), samples()))
 
 
 def test_a_batch_of_sixteen_at_1024_pixels_is_refused_with_the_batch_that_is_right(
@@ -193,9 +195,8 @@ def test_a_batch_left_open_is_the_largest_that_is_right_and_says_why(
 ) -> None:
     made = on_mac("m3-max", facts, LARGE)
     assert made.batch_size == 3 < 2**31 // (38 * 4327**2) + 1
-    assert "not 4: an image makes 711,471,302 attention scores" in made.decisions[
-        "train_batch_size"
-    ].reason  # fmt: skip
+    why = made.data.batch_size.reason
+    assert "not 4: an image makes 711,471,302 attention scores" in why
     assert plan("h200", LARGE).batch_size == 4
 
 
@@ -239,16 +240,16 @@ def test_pictures_that_would_be_wrong_are_refused_before_training() -> None:
 def test_memory_counts_the_scores_that_attention_writes_out() -> None:
     """Against the arithmetic: float32, one of each attention of a block kept, two passing; or two
     slices and ten copies."""
-    wide, narrow = (plan("m3-max", side=s, train_batch_size=1).memory for s in (1024, 512))
+    wide, narrow = (plan("m3-max", side=s, train_batch_size=1).memory.estimate for s in (1024, 512))
     joint, images = 24 * 4327**2, 24 * 4096**2
     assert narrow.activations < wide.activations / 8
-    fused = plan("h200", train_batch_size=1).memory.activations
+    fused = plan("h200", train_batch_size=1).memory.estimate.activations
     assert wide.activations - fused == 4 * (3 * joint + images)
     asked = plan("h200", train_batch_size=1, attention_mechanism="native-math")
-    assert asked.memory.activations == wide.activations
+    assert asked.memory.estimate.activations == wide.activations
     for chip in ("h200", "m3-max"):
         made = plan(chip, train_batch_size=1, attention_mechanism="sliced")
-        assert made.memory.activations - fused == 4 * (2 * 2**25 + 10 * 4327 * 1536)
+        assert made.memory.estimate.activations - fused == 4 * (2 * 2**25 + 10 * 4327 * 1536)
 
 
 @pytest.mark.parametrize(
@@ -277,11 +278,11 @@ def test_sliced_attention_is_chosen_where_all_scores_do_not_fit_or_are_too_many(
         device = replace(facts.weakest, total_bytes=16 * GIB, usable_bytes=int(11.2 * GIB))
         facts = replace(facts, devices=(device,), ram_bytes=16 * GIB)
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    made = resolve(Config(**values), facts, find(model), samples())
-    decision = made.decisions["attention_mechanism"]
-    assert (decision.value, made.value("base_model_precision")) == (attention, precision)
-    room = made.device.usable_bytes
-    assert room and made.memory.training <= room
+    made = resolve(RunInputs(Config(**values), facts, find(model), samples()))
+    decision = made.attention.training
+    assert (decision.value, made.precision.transformer.value) == (attention, precision)
+    room = made.hardware.device.usable_bytes
+    assert room and made.memory.estimate.training <= room
     rejected = {r.name: r.reasons[0] for r in decision.rejected}
     if attention == "sliced":
         assert why in rejected["diffusers"] and "untested on hardware" in decision.reason
@@ -300,13 +301,13 @@ def test_slices_that_failed_their_probe_here_are_not_chosen() -> None:
     facts = chips.facts(chips.chip("m4"))
     facts = replace(facts, smoke={"attention_sliced": "Wrong: dk is off by 3e-1"})
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
-    made = resolve(Config(**values), facts, find(LARGE), samples())
-    assert made.value("attention_mechanism") == "diffusers"
-    assert made.value("base_model_precision") == "int8-quanto"
+    made = resolve(RunInputs(Config(**values), facts, find(LARGE), samples()))
+    assert made.attention.training.value == "diffusers"
+    assert made.precision.transformer.value == "int8-quanto"
     ultra = replace(chips.facts(chips.chip("m3-ultra")), smoke=facts.smoke)
     with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Ultra"):
         too_many = Config(train_batch_size=16, **values)
-        resolve(too_many, ultra, find(MEDIUM), samples())
+        resolve(RunInputs(too_many, ultra, find(MEDIUM), samples()))
 
 
 def test_scores_are_written_where_no_kernel_has_a_backward() -> None:
@@ -318,9 +319,9 @@ def test_scores_are_written_where_no_kernel_has_a_backward() -> None:
 
 
 def test_a_mac_copies_query_key_and_value_and_says_which_faults_it_fears() -> None:
-    decision = plan("m3-max").decisions["attention_inputs"]
+    decision = plan("m3-max").attention.inputs
     assert decision.value == "contiguous" and "#181133" in decision.rejected[0].reasons[0]
-    assert plan("h200").value("attention_inputs") == "views"
+    assert plan("h200").attention.inputs.value == "views"
 
 
 def test_every_limit_and_fault_names_an_issue_and_when_to_look_again() -> None:

@@ -13,6 +13,7 @@ from sd3tune.backends.decide import chips
 from sd3tune.backends.observe.facts import Facts, to_json
 from sd3tune.config.config import Config
 from sd3tune.errors import HardwareError, PlanError
+from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import GIB
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes.environment import Processes
@@ -35,7 +36,7 @@ def mac(chip: str, gigabytes: int) -> Facts:
 
 def on(facts: Facts, model: str = MEDIUM, side: int = 512, **settings: Any):  # type: ignore[no-untyped-def]
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
-    return resolve(Config(**values), facts, find(model), samples(20, (side, side)))
+    return resolve(RunInputs(Config(**values), facts, find(model), samples(20, (side, side))))
 
 
 @pytest.mark.parametrize(
@@ -62,13 +63,13 @@ def test_several_processes_are_told_to_be_one() -> None:
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
     facts, two = chips.facts(chips.chip("m2")), Processes(size=2, local_size=2)
     with pytest.raises(PlanError, match="a Mac has one GPU") as e:
-        resolve(Config(**values), facts, find(MEDIUM), samples(), processes=two)
+        resolve(RunInputs(Config(**values), facts, find(MEDIUM), samples(), processes=two))
     assert "leave out num_processes and --nproc" in e.value.hint
 
 
 def test_fsdp_with_one_process_refuses_nothing_and_is_said_to_do_nothing() -> None:
     made = plan("m4", LARGE, side=512, base_model_precision="int8-quanto", fsdp_enable=True)
-    assert made.value("base_model_precision") == "int8-quanto"
+    assert made.precision.transformer.value == "int8-quanto"
     assert any("fsdp_enable=true changes nothing" in w for w in made.warnings)
 
 
@@ -81,25 +82,25 @@ def test_where_nothing_is_usable_the_hint_says_what_would_be() -> None:
 def test_reasons_are_true_of_bf16_and_of_float32_weights() -> None:
     for chip in ("m1", "m3-max"):
         made = plan(chip, side=512, base_model_precision="int8-quanto")
-        assert "float32" not in made.decisions["mixed_precision"].reason
-        assert "a byte a weight" in made.decisions["base_model_precision"].reason
+        assert "float32" not in made.precision.autocast.reason
+        assert "a byte a weight" in made.precision.transformer.reason
 
 
 def test_captions_are_encoded_beside_macos_or_not_at_all() -> None:
     """The CPU has no other memory on a Mac, only more of the same."""
     small = on(mac("m2", 16))
-    assert small.value("offload") == "text_encoders", (
+    assert small.memory.offload.value == "text_encoders", (
         "10.9 of 16 GiB, of which the GPU may have 10.7"
     )
-    assert small.memory.text_encoders + small.memory.workspace < 12 * GIB
+    assert small.memory.estimate.text_encoders + small.memory.estimate.workspace < 12 * GIB
     with pytest.raises(PlanError, match=r"the text encoders need about .* Apple M2 has 5") as e:
         on(mac("m2", 8))
     assert "text_encoder_1_precision" in e.value.hint
     assert "batch" not in e.value.hint and "resolution" not in e.value.hint
     assert "text_encoder_3_precision=int2-quanto fits when asked for" in e.value.hint
     made = on(mac("m2", 8), text_encoder_3_precision="int2-quanto")
-    room = made.device.usable_bytes
-    assert room and made.memory.text_encoders + made.memory.workspace < room
+    room = made.hardware.device.usable_bytes
+    assert room and made.memory.estimate.text_encoders + made.memory.estimate.workspace < room
 
 
 @pytest.mark.parametrize("name", ["rosetta", "m4-no-metal", "m1-old-macos", "m3-max-watermark"])

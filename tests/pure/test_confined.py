@@ -9,7 +9,7 @@ import pytest
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.data import image_tables, sources
-from sd3tune.data.digests import Known, Memory
+from sd3tune.data.digests import Known, KnownFiles
 from sd3tune.data.discover import Discovery, discover
 from sd3tune.data.folder import Folder
 from sd3tune.data.sources import source_of
@@ -177,7 +177,7 @@ def test_the_warning_is_said_once_by_the_command(images: Path, tmp_path: Path) -
 def test_names_in_a_cache_that_came_along_do_not_lead_out(images: Path) -> None:
     private = images.parent / "elsewhere" / "private.png"
     names = ("a.png", "../elsewhere/private.png", str(private))
-    memory = Memory(images.parent / "cache", "d")
+    memory = KnownFiles(images.parent / "cache", "d")
     for name in names:
         memory.files[name] = Known(Folder(images).stamp(name), 96, 64, None)
     memory.write()

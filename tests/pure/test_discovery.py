@@ -13,7 +13,7 @@ from PIL import Image
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
 from sd3tune.data import image_tables
 from sd3tune.data.captions import shuffled
-from sd3tune.data.digests import Known, Memory
+from sd3tune.data.digests import Known, KnownFiles
 from sd3tune.data.discover import discover
 from sd3tune.data.folder import Folder
 from sd3tune.data.sources import source_of
@@ -317,7 +317,7 @@ def test_a_subset_is_fixed_and_strict_refuses_what_would_be_set_aside(images: Pa
 
 
 def remembered(folder: Path, *names: str) -> None:
-    memory = Memory(folder.parent / "cache", "d")
+    memory = KnownFiles(folder.parent / "cache", "d")
     for name in names:
         memory.files[name] = Known(Folder(folder).stamp(name), 32, 16, None)
     memory.write()

@@ -19,9 +19,9 @@ ROWS = [  # top of the list: knows nobody
     ["config", "backends"],
     ["processes", "sd3", "data", "quant"],
     ["plan", "formats"],
-    ["adapters", "sample", "discovered", "devices"],
+    ["adapters", "discovered", "devices", "preflight"],
     ["prepare", "out_of_memory", "load"],
-    ["encode"],
+    ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "dataset_inspection"],
     ["cli"],
@@ -46,6 +46,7 @@ TORCH_FREE = [
     "discovered.py",
     "devices.py",
     "prepare.py",
+    "preflight.py",
     "dataset_inspection.py",
     "doctor",
     "demo/__init__.py",
@@ -62,6 +63,7 @@ TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single module_names
 FORMATS = "key_names scale adapter_description readers file_metadata identify manifest"
 TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
+BELOW_THE_PLAN = ("encode", "train", "sample", "load", "out_of_memory")
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -104,6 +106,38 @@ def test_rooms_import_only_what_stands_above_them() -> None:
             other = target.split(".")[1]
             if other != room(path):
                 assert RANK[other] < RANK[room(path)], f"{path.name} may not import {target}"
+
+
+def test_below_the_plan_nobody_reads_the_configuration() -> None:
+    """Neither `config.x` nor `plan.config.x`, and no decision by its name in a string."""
+    for path in FILES:
+        if room(path) in BELOW_THE_PLAN:
+            for node in ast.walk(ast.parse(path.read_text())):
+                assert not reads_settings(node), f"{path}: {ast.unparse(node)}"
+
+
+def reads_settings(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        owner = node.value
+        return getattr(owner, "id", getattr(owner, "attr", "")) == "config"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        texts = [a for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        return node.func.attr == "value" and bool(texts)
+    return False
+
+
+@pytest.mark.parametrize(
+    "line, reads",
+    [
+        ("plan.config.seed", True),
+        ("config.seed", True),
+        ("plan.value('seed')", True),
+        ("load_prompts(prepared.config)", False),
+        ("plan.seed + plan.data.steps.value", False),
+    ],
+)
+def test_reading_a_setting_is_recognised(line: str, reads: bool) -> None:
+    assert any(map(reads_settings, ast.walk(ast.parse(line)))) == reads
 
 
 def test_vendors_are_named_only_in_backends() -> None:

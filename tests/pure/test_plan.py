@@ -10,8 +10,8 @@ from PIL import Image
 
 from sd3tune.errors import PlanError
 from sd3tune.plan.describe import describe
-from sd3tune.plan.length import scaled_rate
 from sd3tune.plan.memory import GIB, stored
+from sd3tune.plan.optimisation import scaled_rate
 from sd3tune.prepare import this_run
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
@@ -40,8 +40,8 @@ def test_weights_weigh_what_was_measured(shape, bf16, int8, int4, int2, nf4) -> 
 
 def test_a_card_that_fits_keeps_full_precision_and_the_default_batch() -> None:
     made = plan("h200", LARGE)
-    assert made.value("base_model_precision") == "no_change" and made.batch_size == 4
-    assert made.value("offload") == "none"
+    assert made.precision.transformer.value == "no_change" and made.batch_size == 4
+    assert made.memory.offload.value == "none"
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_a_card_that_fits_keeps_full_precision_and_the_default_batch() -> None:
 )
 def test_precision_is_lowered_until_the_model_fits(chip: str, model: str, precision: str) -> None:
     made = plan(chip, model)
-    assert made.value("base_model_precision") == precision
-    room = made.device.usable_bytes
-    assert room is not None and made.memory.training <= room
-    rejected = {r.name for r in made.decisions["base_model_precision"].rejected}
+    assert made.precision.transformer.value == precision
+    room = made.hardware.device.usable_bytes
+    assert room is not None and made.memory.estimate.training <= room
+    rejected = {r.name for r in made.precision.transformer.rejected}
     assert "no_change" in rejected or precision == "no_change"
 
 
@@ -81,17 +81,17 @@ def test_where_nothing_fits_the_hint_is_about_size() -> None:
 
 def test_text_encoders_that_do_not_fit_run_on_the_host() -> None:
     made = plan("rtx3060")
-    assert made.memory.text_encoders > 10 * GIB
-    assert plan("rtx2080ti").value("offload") == "text_encoders"
+    assert made.memory.estimate.text_encoders > 10 * GIB
+    assert plan("rtx2080ti").memory.offload.value == "text_encoders"
     quantised = plan("rtx2080ti", text_encoder_3_precision="int8-quanto")
-    assert quantised.value("offload") == "none"
+    assert quantised.memory.offload.value == "none"
 
 
 def test_t5_is_quantised_where_neither_card_nor_host_holds_it() -> None:
     made = plan("m1", side=512)
-    assert made.value("text_encoder_3_precision") == "int8-quanto"
-    assert made.value("text_encoder_1_precision") == "no_change"
-    assert made.value("offload") == "none" and made.memory.text_encoders < 11.2 * GIB
+    assert made.precision.text_encoders[2].value == "int8-quanto"
+    assert made.precision.text_encoders[0].value == "no_change"
+    assert made.memory.offload.value == "none" and made.memory.estimate.text_encoders < 11.2 * GIB
     with pytest.raises(PlanError, match=r"the text encoders need about .* has 11\.2 GiB") as e:
         plan("m1", side=512, text_encoder_3_precision="no_change")
     assert "int8-quanto" in e.value.hint
@@ -99,8 +99,8 @@ def test_t5_is_quantised_where_neither_card_nor_host_holds_it() -> None:
 
 def test_batch_size_shrinks_to_what_fits_and_says_why() -> None:
     made = plan("t4", gradient_checkpointing=False)
-    decision = made.decisions["train_batch_size"]
-    assert int(decision.value) < 4 and decision.source.by == "auto" and "GiB" in decision.reason
+    decision = made.data.batch_size
+    assert decision.value < 4 and decision.source.by == "auto" and "GiB" in decision.reason
 
 
 def test_few_images_get_a_batch_they_can_fill() -> None:
@@ -113,14 +113,14 @@ def test_epochs_are_counted_in_steps() -> None:
     made = plan("h200", num_train_epochs=3, max_train_steps=None, train_batch_size=4,
                 gradient_accumulation_steps=2, count=21)  # fmt: skip
     assert made.steps == 3 * 3  # 21 images: 6 batches, 3 steps an epoch
-    assert "3 epochs of 3 steps over 21 images" in made.decisions["max_train_steps"].reason
+    assert "3 epochs of 3 steps over 21 images" in made.data.steps.reason
 
 
 def test_every_decision_has_value_reason_source_and_rejected_in_json() -> None:
     document = json.loads(json.dumps(describe(plan("mi300x"))))
-    assert document["schema"] == 1 and document["measured"] is False
+    assert document["schema"] == 2 and document["measured"] is False
     for axis, decision in document["decisions"].items():
-        assert set(decision) == {"value", "source", "reason", "rejected"}, axis
+        assert set(decision) - {"file", "key"} == {"value", "source", "reason", "rejected"}, axis
         assert decision["source"] in ("user", "default", "auto") and decision["reason"]
     memory = document["memory"]
     parts = ("weights", "adapter", "gradients", "optimizer", "activations", "workspace")
@@ -199,19 +199,19 @@ def test_the_learning_rate_is_scaled_by_the_images_of_a_step() -> None:
         "train_batch_size": 2,
         "gradient_accumulation_steps": 8,
     }
-    assert plan("h200", **asked).learning_rate == 1e-5
+    assert plan("h200", **asked).optimizer.rate.peak == 1e-5
     made = plan("h200", **asked, lr_scale=True)
-    assert made.learning_rate == pytest.approx(1.6e-4)
-    assert "1e-05 x 16 images a step" in made.decisions["learning_rate"].reason
+    assert made.optimizer.rate.peak == pytest.approx(1.6e-4)
+    assert "1e-05 x 16 images a step" in made.optimizer.peak_rate.reason
     root = plan("h200", **asked, lr_scale=True, lr_scale_sqrt=True)
-    assert root.learning_rate == pytest.approx(4e-5)
+    assert root.optimizer.rate.peak == pytest.approx(4e-5)
     scaled = scaled_rate(made.config, 2, processes=4)
-    assert float(scaled.value) == pytest.approx(6.4e-4)
+    assert scaled.value == pytest.approx(6.4e-4)
 
 
 def test_state_of_eight_bits_is_a_quarter_and_paged_counts_as_it() -> None:
     def state(name: str) -> int:
-        return plan("h200", optimizer=name).memory.optimizer
+        return plan("h200", optimizer=name).memory.estimate.optimizer
 
     assert state("bnb-adamw8bit") == state("bnb-adamw8bit-paged") < 0.26 * state("adamw")
     assert state("adamw_bf16") == 0.5 * state("adamw")
@@ -228,7 +228,8 @@ def test_the_stable_recipes_of_examples_plan_without_a_warning(name: str, tmp_pa
     for chip in ("h200", "rtx4090", "mi300x", "rx7900xtx"):
         made = this_run(project / "config" / "config.json", (), chip).plan
         assert made.model.name.endswith(name.removeprefix("sd3.5-"))
-        assert made.value("optimizer") == "adamw_bf16" and made.value("trainable_dtype") == "bf16"
+        assert made.optimizer.name.value == "adamw_bf16"
+        assert made.precision.trainable.value == "bf16"
         assert all("untested on hardware" in w for w in made.warnings)
 
 
@@ -252,7 +253,9 @@ def test_the_blocks_of_a_model_are_its_quantisable_layers(shape: Transformer) ->
 def test_every_block_that_is_swapped_leaves_the_device_but_one() -> None:
     """SD3.5 large in bf16: 38 blocks, of which all but one may be away."""
     none, half, every = (
-        plan("h200", LARGE, blocks_to_swap=n, base_model_precision="no_change").memory.weights
+        plan(
+            "h200", LARGE, blocks_to_swap=n, base_model_precision="no_change"
+        ).memory.estimate.weights
         for n in (0, 19, 38)
     )
     assert none / GIB == pytest.approx(15.0, abs=0.02)
@@ -263,7 +266,7 @@ def test_every_block_that_is_swapped_leaves_the_device_but_one() -> None:
 
 def test_fewer_forgetful_blocks_keep_more_and_inputs_on_the_host_keep_less() -> None:
     def kept(**settings: Any) -> int:
-        return plan("h200", LARGE, train_batch_size=1, **settings).memory.activations
+        return plan("h200", LARGE, train_batch_size=1, **settings).memory.estimate.activations
 
     every, second, off = (
         kept(), kept(gradient_checkpointing_interval=2), kept(gradient_checkpointing=False)
@@ -277,19 +280,19 @@ def test_fewer_forgetful_blocks_keep_more_and_inputs_on_the_host_keep_less() -> 
 @pytest.mark.parametrize(
     "chip, precision, settings, folder",
     [
-        ("h200", "int8-quanto", {}, "none"),
-        ("h200", "int8-quanto", {"quantize_via": "cpu"}, "o/cache/quantised"),
-        ("h200", "int8-quanto", {"cache_dir_quantised": "x"}, "x"),
-        ("m3-max", "int8-quanto", {}, "o/cache/quantised"),
-        ("m3-max", "int8-quanto", {"cache_dir_quantised": "none"}, "none"),
-        ("h200", "no_change", {"cache_dir_quantised": "x"}, "none"),
+        ("h200", "int8-quanto", {}, None),
+        ("h200", "int8-quanto", {"quantize_via": "cpu"}, Path("o/cache/quantised")),
+        ("h200", "int8-quanto", {"cache_dir_quantised": "x"}, Path("x")),
+        ("m3-max", "int8-quanto", {}, Path("o/cache/quantised")),
+        ("m3-max", "int8-quanto", {"cache_dir_quantised": "none"}, None),
+        ("h200", "no_change", {"cache_dir_quantised": "x"}, None),
     ],
 )
 def test_quantised_transformers_are_kept_where_making_them_takes_minutes(
-    chip: str, precision: str, settings: dict[str, Any], folder: str
+    chip: str, precision: str, settings: dict[str, Any], folder: Path | None
 ) -> None:
     made = plan(chip, base_model_precision=precision, **settings)
-    assert made.value("cache_dir_quantised") == folder
+    assert made.memory.quantised_cache.value == folder
 
 
 def test_a_card_that_is_too_small_hears_of_swapping_and_swapping_makes_it_fit() -> None:
@@ -300,4 +303,4 @@ def test_a_card_that_is_too_small_hears_of_swapping_and_swapping_makes_it_fit() 
         plan("rtx3060", LARGE, train_batch_size=16)
     assert "blocks_to_swap" in e.value.hint
     small = plan("rtx3060", LARGE, blocks_to_swap=30, **tight)
-    assert small.memory.training < small.device.usable_bytes  # type: ignore[operator]
+    assert small.memory.estimate.training < small.hardware.device.usable_bytes  # type: ignore[operator]

@@ -21,14 +21,18 @@ from sd3tune.data.discover import discover
 from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.formats.file_metadata import modelspec
-from sd3tune.plan.resolve import Plan, resolve
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.learning_rate import LearningRate
+from sd3tune.plan.plan import Plan
+from sd3tune.plan.resolve import resolve
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import kind
-from sd3tune.tables import loss_types, needs, optimizers
+from sd3tune.tables import loss_types, lr_schedulers, needs, optimizers
 from sd3tune.tables.architectures import ARCHITECTURES, Architecture
 from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
 from sd3tune.tables.libraries import LIBRARIES, Library
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS, LrScheduler
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.storages import STORAGES, Storage
@@ -56,7 +60,9 @@ def config(**settings: Any) -> Config:
 
 
 def plan(chip: str, **settings: Any) -> Plan:
-    return resolve(config(**settings), chips.facts(chips.chip(chip)), find(MEDIUM), SAMPLES)
+    return resolve(
+        RunInputs(config(**settings), chips.facts(chips.chip(chip)), find(MEDIUM), SAMPLES)
+    )
 
 
 @pytest.fixture
@@ -100,9 +106,9 @@ def test_an_added_optimizer_is_an_option_with_its_rules_and_its_bytes(optimizer:
         sharded = Request(optimizer="made-up-sgd", sharded=True)
         decide_all(chips.facts(chips.chip("h200")), sharded)
     made = plan("h200", optimizer="made-up-gd")
-    assert made.decisions["optimizer"].value == "made-up-sgd"
-    assert "a test made up" in made.decisions["optimizer"].reason
-    ours, adamw = made.memory.optimizer, plan("h200").memory.optimizer
+    assert made.optimizer.name.value == "made-up-sgd"
+    assert "a test made up" in made.optimizer.name.reason
+    ours, adamw = made.memory.estimate.optimizer, plan("h200").memory.estimate.optimizer
     assert ours == pytest.approx(adamw * 3 / 8, rel=1e-6)
 
 
@@ -117,7 +123,7 @@ def test_an_added_scheme_is_taken_documented_and_planned(scheme: None) -> None:
     made = plan("h200", base_model_precision="made-up-int8")
     full, shape = plan("h200", base_model_precision="no_change"), made.model.transformer
     # bf16 is two bytes
-    saved = full.memory.weights - made.memory.weights
+    saved = full.memory.estimate.weights - made.memory.estimate.weights
     assert saved == pytest.approx(shape.quantisable * (2 - 0.125), rel=1e-6)
 
 
@@ -153,6 +159,22 @@ def test_an_added_loss_is_taken_and_documented() -> None:
         assert "| `made-up-l3` | |d|³ |" in loss_types.markdown()
     with pytest.raises(ValueError, match="must be one of 'l2', 'huber', 'smooth_l1'"):
         config(loss_type="made-up-l3")
+
+
+# Learning rates
+
+
+def steep(rate: LearningRate, done: float) -> float:
+    return (1 - done) ** 3
+
+
+def test_an_added_schedule_is_taken_documented_and_followed() -> None:
+    ours = LrScheduler("made-up-cubic", f"{__name__}:steep", "falls steeply", "peak (1 - p)³")
+    with LR_SCHEDULERS.extended(ours):
+        made = plan("h200", lr_scheduler="made-up-cubic", learning_rate=1e-3)
+        assert made.optimizer.rate.at(5) == pytest.approx(1e-3 / 8)
+        assert "`made-up-cubic`: falls steeply" in document()
+        assert "| `made-up-cubic` | peak (1 - p)³ |" in lr_schedulers.markdown()
 
 
 # Storages
@@ -265,8 +287,8 @@ def test_an_added_architecture_is_named_found_described_and_planned() -> None:
         assert model.name == "sd3.5-small" and model.transformer.layers == 12
         stamped = modelspec(model.name, title="t", resolution=64)
         assert stamped["modelspec.architecture"] == "stable-diffusion-v3.5-small/lora"
-        made = resolve(config(), chips.facts(chips.chip("h200")), model, SAMPLES)
-        assert made.memory.weights < plan("h200").memory.weights / 3
+        made = resolve(RunInputs(config(), chips.facts(chips.chip("h200")), model, SAMPLES))
+        assert made.memory.estimate.weights < plan("h200").memory.estimate.weights / 3
         assert kind(model.transformer) == "sd3.5-small"
     with pytest.raises(
         ValueError, match=r"must be one of 'sd3-medium', 'sd3\.5-medium', 'sd3\.5-la"
@@ -282,6 +304,7 @@ TABLES: dict[str, Table[Any]] = {
     "optimizers": OPTIMIZERS,
     "schemes": SCHEMES,
     "loss types": LOSS_TYPES,
+    "learning rates": LR_SCHEDULERS,
     "storages": STORAGES,
     "dataset types": DATASET_TYPES,
     "architectures": ARCHITECTURES,

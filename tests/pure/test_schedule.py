@@ -74,9 +74,9 @@ def test_any_position_and_any_number_of_processes_give_the_same_run(  # type: ig
         shares.append(Share(f"d{i}", many(counts, f"d{i}"), batch, weight, (first, last),
                             (before, end if end and end > before else None)))  # fmt: skip
     made = Schedule(shares, 5, per_step)
-    whole = list(islice(made(), position + 24))
+    whole = list(islice(made.batches_from(), position + 24))
     assert [place for place, _, _ in whole] == list(range(position + 24))
-    assert list(islice(made(position), 24)) == whole[position:]
+    assert list(islice(made.batches_from(position), 24)) == whole[position:]
     parts = [
         item
         for rank in range(processes)
@@ -91,7 +91,7 @@ def test_any_position_and_any_number_of_processes_give_the_same_run(  # type: ig
 
 def made_until(made: Schedule, position: int, rank: int, processes: int, end: int) -> list[Any]:
     found: list[Any] = []
-    for item in made(position, rank, processes):
+    for item in made.batches_from(position, rank, processes):
         if item[0] >= end:
             return found
         found.append(item)
@@ -146,7 +146,7 @@ def test_a_dataset_is_drawn_until_its_last_step() -> None:
 def test_a_gap_in_the_windows_is_an_error_that_says_where() -> None:
     made = Schedule([Share("a", many({(64, 64): 4}, "a"), 1, epochs=(1, 2))], 0)
     with pytest.raises(DataError, match="no dataset is active in epoch 3, after step 12"):
-        list(islice(made(), 13))
+        list(islice(made.batches_from(), 13))
 
 
 def test_steps_of_epochs_round_each_epoch_up() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.tables.loss_types import LOSS_TYPES
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 
 
 def warning(
@@ -20,7 +22,7 @@ def warning(
 DOUBTFUL = (
     warning(
         "loss_type huber_schedule",
-        lambda c: c.loss_type != "l2" and c.huber_schedule == "snr",
+        lambda c: LOSS_TYPES[c.loss_type].bends and c.huber_schedule == "snr",
         "huber_schedule=snr forgives large errors where there is little noise, its paper "
         "(arXiv:2403.16728) where there is much",
         "huber_schedule=exponential does what the paper says",
@@ -45,7 +47,7 @@ DOUBTFUL = (
     ),
     warning(
         "optimizer lr_scheduler",
-        lambda c: c.optimizer == "adamw_schedulefree" and not c.lr_scheduler.startswith("constant"),
+        lambda c: c.optimizer == "adamw_schedulefree" and LR_SCHEDULERS[c.lr_scheduler].falls,
         "lr_scheduler={c.lr_scheduler} with a schedule-free optimizer: averaging replaces decay",
         "use constant_with_warmup",
     ),

@@ -1,0 +1,165 @@
+"""What the machine computes in: the options that were chosen for it, as typed values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from sd3tune.backends.decide.decisions import SETTING
+from sd3tune.backends.decide.rules import Request
+from sd3tune.backends.observe.facts import Device, Facts
+from sd3tune.config.config import Config
+from sd3tune.config.files.lycoris_config import Lycoris
+from sd3tune.decision import AUTO, Decision
+from sd3tune.plan.inputs import RunInputs
+
+Dtype = Literal["bf16", "fp16", "fp32"]
+Chosen = Mapping[str, Decision[str]]  # axis -> option, as backends/decide made them
+T = TypeVar("T")
+
+ASKED = (  # settings of the same name as their axis
+    "mixed_precision",
+    "base_model_default_dtype",
+    "base_model_precision",
+    "text_encoder_1_precision",
+    "text_encoder_2_precision",
+    "text_encoder_3_precision",
+    "quantize_via",
+    "gradient_checkpointing_backend",
+    "optimizer",
+    "dynamo_backend",
+)
+SWITCH = {"on": True, "off": False}
+DTYPES: dict[str, Dtype] = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
+AUTOCAST: dict[str, Dtype | None] = {**DTYPES, "no": None}
+PLACES: dict[str, Literal["accelerator", "cpu"]] = {"accelerator": "accelerator", "cpu": "cpu"}
+
+
+@dataclass(frozen=True)
+class HardwarePlan:
+    """The device of this process, and how it is used."""
+
+    device: Device
+    torch_device: Decision[str]  # as torch names it: `cuda:0`
+    pin_memory: Decision[bool]
+    compiler: Decision[str | None]  # backend of torch.compile; None: nothing is compiled
+    deterministic: Decision[bool]
+
+
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """The number formats of a run, and how its frozen weights are stored."""
+
+    autocast: Decision[Dtype | None]  # of the forward pass; None: none
+    base: Decision[Dtype]  # frozen weights that are not quantised
+    trainable: Decision[Dtype]
+    grad_scaler: Decision[bool]
+    transformer: Decision[str]  # quantisation scheme; `no_change`: none
+    text_encoders: tuple[Decision[str], Decision[str], Decision[str]]  # CLIP-L, CLIP-G, T5-XXL
+    text: Decision[Dtype]
+    vae: Decision[Dtype]
+    quantize_via: Decision[Literal["accelerator", "cpu"]]  # where layers are quantised
+    fp8_dtype: Decision[str | None]
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Kernels of attention, by their names in the settings."""
+
+    training: Decision[str]
+    sampling: Decision[str]  # of passes without gradients; `as-training`: the same
+    inputs: Decision[str]  # `views`, or `contiguous` copies
+
+
+def hardware_plan(inputs: RunInputs, chosen: Chosen) -> HardwarePlan:
+    facts, local_rank = inputs.facts, inputs.processes.local_rank
+    device = facts.devices[min(local_rank, len(facts.devices) - 1)]
+    return HardwarePlan(
+        device=device,
+        torch_device=Decision(device.torch_device, AUTO, f"{device.name}: {_origin(facts)}"),
+        pin_memory=typed(chosen["pin_memory"], SWITCH),
+        compiler=or_none(chosen["dynamo_backend"], "no"),
+        deterministic=typed(chosen["deterministic"], SWITCH),
+    )
+
+
+def precision_plan(chosen: Chosen) -> PrecisionPlan:
+    return PrecisionPlan(
+        autocast=typed(chosen["mixed_precision"], AUTOCAST),
+        base=typed(chosen["base_model_default_dtype"], DTYPES),
+        trainable=typed(chosen["trainable_dtype"], DTYPES),
+        grad_scaler=typed(chosen["grad_scaler"], SWITCH),
+        transformer=chosen["base_model_precision"],
+        text_encoders=(
+            chosen["text_encoder_1_precision"],
+            chosen["text_encoder_2_precision"],
+            chosen["text_encoder_3_precision"],
+        ),
+        text=typed(chosen["text_encoder_dtype"], DTYPES),
+        vae=typed(chosen["vae_dtype"], DTYPES),
+        quantize_via=typed(chosen["quantize_via"], PLACES),
+        fp8_dtype=or_none(chosen["fp8_dtype"], "none"),
+    )
+
+
+def attention_plan(chosen: Chosen) -> AttentionPlan:
+    return AttentionPlan(
+        training=chosen["attention_mechanism"],
+        sampling=chosen["attention_no_grad"],
+        inputs=chosen["attention_inputs"],
+    )
+
+
+def attention_asked(config: Config) -> str | None:
+    """For training. SageAttention only samples: training keeps kernels with a backward."""
+    asked = config.attention_mechanism
+    return None if asked == "sageattention" else asked
+
+
+def request_of(inputs: RunInputs) -> Request:
+    """What the settings ask of the machine, in the vocabulary of the rules."""
+    config = inputs.config
+    asked = {name: getattr(config, name) for name in ASKED}
+    if config.attention_mechanism == "sageattention":
+        asked |= {"attention_no_grad": "sageattention"}
+    elif (attention := attention_asked(config)) is not None:
+        asked |= {"attention_mechanism": attention, "attention_no_grad": "as-training"}
+    vae = None if config.vae_dtype == "default" else config.vae_dtype
+    asked |= {"vae_dtype": vae, "deterministic": "on" if config.deterministic else None}
+    return Request(
+        **asked,
+        sources={axis: config.source(SETTING.get(axis, axis)) for axis in asked},
+        model_type=config.model_type,
+        processes=inputs.processes.size,
+        sharded=config.fsdp_enable and inputs.processes.size > 1,
+        whole_weights=_whole_weights(config, inputs.lycoris),
+    )
+
+
+def _whole_weights(config: Config, lycoris: Lycoris | None) -> str | None:
+    """Why the frozen weights may not be quantised."""
+    if config.lora_init_type in ("pissa", "olora"):
+        return (
+            f"`lora_init_type={config.lora_init_type}` takes part of the weights into the adapter"
+        )
+    if lycoris is not None and lycoris.dora_wd:
+        return "`lycoris_config`: dora_wd needs the weights, not packed ones"
+    return None
+
+
+def _origin(facts: Facts) -> str:
+    return {
+        "measured": "observed on this machine",
+        "recorded": "from recorded answers",
+        "catalog": "from the catalogue, not measured",
+    }[facts.origin]
+
+
+def typed(decision: Decision[str], values: Mapping[str, T]) -> Decision[T]:
+    """The same decision with the value that an option's name stands for."""
+    value = values[decision.value]
+    return Decision(value, decision.source, decision.reason, decision.rejected)
+
+
+def or_none(decision: Decision[str], nothing: str) -> Decision[str | None]:
+    """The same decision with None for the option named `nothing`."""
+    return typed(decision, {decision.value: decision.value} | {nothing: None})

@@ -1,0 +1,47 @@
+"""What a run is planned from: settings, the machine's facts, the model, and what was discovered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.config import Config
+from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.files.lycoris_config import Lycoris
+from sd3tune.data.discover import Sample
+from sd3tune.processes.environment import ALONE, Processes
+from sd3tune.sd3.variants import Model, tokens
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Everything `resolve` looks at."""
+
+    config: Config
+    facts: Facts
+    model: Model
+    samples: Sequence[Sample]  # what is trained on
+    datasets: Sequence[ImageDataset] = ()  # with settings of their own; without: the run's count
+    processes: Processes = ALONE
+    lycoris: Lycoris | None = None  # with lora_type=lycoris
+
+    @property
+    def sizes(self) -> set[tuple[int, int]]:
+        """Width and height in pixels of every bucket that has images."""
+        return {s.geometry.bucket for s in self.samples}
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """Width and height of the bucket with the most tokens."""
+        return max(self.sizes, key=lambda size: tokens(*size))
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images per forward pass: what the user set; 1 where the size is left open, since the plan
+        then chooses what fits."""
+        return self.config.train_batch_size or 1
+
+    @property
+    def room_bytes(self) -> int | None:
+        """Memory of the smallest device that may be filled; None: the device does not say."""
+        device = self.facts.weakest
+        return device.usable_bytes or device.total_bytes

@@ -1,0 +1,71 @@
+"""What will happen: everything that encoding, training, sampling and export read.
+
+`resolve` makes a Plan from the settings, the machine's facts and the data. Each part is one topic;
+what was decided carries its source and reason, what the user merely sets is a plain value. Nobody
+below the plan reads the configuration: it is here because checkpoints record it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.config.config import Config
+from sd3tune.decision import Decision
+from sd3tune.plan.arithmetic import AttentionPlan, HardwarePlan, PrecisionPlan
+from sd3tune.plan.blocks import MemoryPlan
+from sd3tune.plan.encoding import CaptionPlan
+from sd3tune.plan.keeping import CheckpointPlan, PicturePlan
+from sd3tune.plan.length import DataPlan, ParallelPlan
+from sd3tune.plan.objective import LossPlan
+from sd3tune.plan.optimisation import OptimizerPlan
+from sd3tune.plan.trainable import TrainedPlan
+from sd3tune.processes.environment import Processes
+from sd3tune.sd3.variants import Model
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Which files of a repository are meant, as from_pretrained takes it."""
+
+    name: Decision[str]  # of the model
+    revision: str | None  # branch, tag or commit
+    variant: str | None  # such as fp16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """docs/reference/json.md has the names under which `plan --json` prints it."""
+
+    config: Config  # what it was made from: recorded, never asked
+    facts: Facts
+    model: Model
+    files: ModelFiles
+    output_dir: Path
+    seed: int
+    hardware: HardwarePlan
+    precision: PrecisionPlan
+    attention: AttentionPlan
+    memory: MemoryPlan
+    data: DataPlan
+    captions: CaptionPlan
+    loss: LossPlan
+    optimizer: OptimizerPlan
+    trained: TrainedPlan
+    checkpoints: CheckpointPlan
+    pictures: PicturePlan
+    processes: Processes  # which one this is
+    parallel: ParallelPlan
+    warnings: tuple[str, ...]
+
+    @property
+    def batch_size(self) -> int:
+        return self.data.batch_size.value
+
+    @property
+    def steps(self) -> int:
+        return self.data.steps.value
+
+    @property
+    def batches_per_step(self) -> int:
+        """Of all processes together."""
+        return self.data.accumulation.value * self.processes.size

@@ -1,0 +1,122 @@
+"""Checkpoints on the way: when one is due, what is written, and which older ones go."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from sd3tune.data.order import Schedule
+from sd3tune.errors import CheckpointError, Diverged
+from sd3tune.filesystem import disk
+from sd3tune.plan.describe import describe
+from sd3tune.plan.plan import Plan
+from sd3tune.processes.world import World
+from sd3tune.report.progress import say
+from sd3tune.train import checkpoint
+from sd3tune.train.lock import Claim
+from sd3tune.train.loop import Chore, every
+from sd3tune.train.pruning import Verified, prune
+from sd3tune.train.results import about, versions
+from sd3tune.train.state import TrainState
+from sd3tune.train.state_files import HEADER_BYTES
+
+
+@dataclass
+class Keeper:
+    """Writes checkpoints, each step once."""
+
+    state: TrainState
+    plan: Plan
+    world: World
+    last: int = 0  # step of the newest ordinary one
+    verified: Verified = field(default_factory=Verified)
+
+    def save(self, *, rolling: bool = False) -> Path | None:
+        """Writes the checkpoint of this step, and removes those beyond the limit. None when this
+        step has one. Raises CheckpointError."""
+        if self.last == self.state.step:
+            return None
+        try:
+            folder = self._save(rolling)
+        except CheckpointError as e:
+            # output_dir was removed while it was written to. Several processes save together.
+            if self.world.size > 1 or disk.number(e.__cause__ or e) != errno.ENOENT:
+                raise
+            folder = self._save(rolling)
+        if self.world.main:
+            limits = self.plan.checkpoints
+            self.verified.add(folder)
+            prune(
+                self.plan.output_dir,
+                limits.keep_rolling if rolling else limits.keep,
+                rolling=rolling,
+                run=self.state.lineage.run,
+                newest=folder,
+                verified=self.verified,
+            )
+        self.last = self.last if rolling else self.state.step
+        return folder
+
+    def _save(self, rolling: bool) -> Path:
+        trained, written = self.state.trained, about(self.plan, self.state)
+        values = self._exported() if trained.light else {}
+        beside = None
+        if values:
+            size = trained.file_bytes(values) + HEADER_BYTES * len(values)
+            beside = checkpoint.Beside(partial(trained.write, values=values, about=written), size)
+        return checkpoint.save(
+            self.state,
+            self.plan.output_dir,
+            describe(self.plan),
+            rolling=rolling,
+            beside=beside,
+            main=self.world.main,
+        )
+
+    def _exported(self) -> dict[str, Tensor]:
+        """What other programs load: the values that the result would have now; none in a process
+        that does not write."""
+        with versions(self.state)[0].values():
+            return self.state.trained.values(keep=self.world.main)
+
+    def chores(self, schedule: Schedule) -> list[Chore]:
+        """When the loop saves."""
+        when = self.plan.checkpoints
+        chores = [Chore(every(when.every_steps), self.save)]
+        if when.every_epochs:
+            due = epoch_ends(schedule, when.every_epochs, self.plan.batches_per_step)
+            chores.append(Chore(due, self.save))
+        if when.rolling_steps:
+            chores.append(Chore(every(when.rolling_steps), lambda: self.save(rolling=True)))
+        return chores
+
+
+def epoch_ends(schedule: Schedule, epochs: int, per_step: int) -> Callable[[TrainState], bool]:
+    """Due after the step that finishes each so many epochs."""
+
+    def finished(position: int) -> int:
+        return schedule.begin(position)[0] // epochs if position > 0 else 0
+
+    return lambda state: finished(state.position) > finished(state.position - per_step)
+
+
+@contextmanager
+def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
+    """Saves the last finished step when something else than the training itself fails: a disk, an
+    image, memory, or this program. Not what diverged, nor what is split over processes, where the
+    others are not at the same step."""
+    try:
+        yield
+    except (CheckpointError, Diverged):
+        raise
+    except Exception:
+        if keeper.world.size == 1 and not keeper.state.updating:
+            with suppress(Exception):  # the first failure is the one to report
+                claim.renew()
+                if (folder := keeper.save()) is not None:
+                    say(f"saved    {folder}; the same command continues from there")
+        raise

@@ -1,0 +1,71 @@
+"""What is recorded of every step: a line in metrics.jsonl, and the progress bar."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sd3tune import backends
+from sd3tune.adapters.trained import whole
+from sd3tune.data.batch import Batch
+from sd3tune.plan.memory import gib
+from sd3tune.plan.plan import Plan
+from sd3tune.processes.world import World
+from sd3tune.report.metrics import Metrics
+from sd3tune.report.progress import Stage, warn
+from sd3tune.sd3.variants import PATCH
+from sd3tune.train.state import TrainState
+from sd3tune.train.step import Taken
+
+SPIKE = {"skip": "update skipped", "lower": "learning rate halved for a while"}
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """Where the numbers of a step go."""
+
+    plan: Plan
+    metrics: Metrics
+    bar: Stage
+    world: World
+
+    def write(
+        self, state: TrainState, taken: Taken, batches: Sequence[Batch], seconds: float
+    ) -> None:
+        """All processes must call this, since weights may be split over them and images are; the
+        first one writes."""
+        weights, (tokens,) = weight_norm(state), self.world.sum(sum(map(tokens_of, batches)))
+        if self.world.main:
+            numbers = {
+                "loss": taken.loss,
+                "learning_rate": state.optimizer.param_groups[0]["lr"],
+                "grad_norm": taken.grad_norm,
+                "weight_norm": weights,
+                "tokens": int(tokens),
+                "seconds": seconds,
+                "spike": taken.spike,
+            }
+            self.metrics.write(state.step, numbers, [(s.level, s.loss) for s in taken.seen])
+            if taken.spike is not None:
+                warn(f"step {state.step}: loss {taken.loss:g} is a spike, {SPIKE[taken.spike]}")
+        line = f"loss {taken.loss:.4f}  {seconds:.2f} s/step  {memory_in_use(self.plan)}"
+        self.bar.advance(1, f"{line}  grad {taken.grad_norm:.3f}")
+
+
+def weight_norm(state: TrainState) -> float:
+    """Of everything that trains."""
+    with torch.no_grad():
+        return float(whole(nn.utils.get_total_norm(state.trainable)))
+
+
+def memory_in_use(plan: Plan) -> str:
+    """Of the device, as "3.1 GiB"; empty where nobody knows."""
+    amount = backends.module(plan.facts.vendor).used_bytes(plan.hardware.device.index)
+    return "" if amount is None else gib(amount)
+
+
+def tokens_of(batch: Batch) -> int:
+    """Of all images of a batch: 16 x 16 pixels each."""
+    height, width = batch.latents.shape[-2:]
+    return len(batch.ids) * int(height // PATCH) * int(width // PATCH)
