@@ -39,7 +39,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Seen:
+class InspectedDataset:
     """One dataset as understood."""
 
     settings: ImageDataset
@@ -51,7 +51,7 @@ class Seen:
 @dataclass(frozen=True)
 class Inspection:
     found: Discovered
-    datasets: tuple[Seen, ...]
+    datasets: tuple[InspectedDataset, ...]
     notes: tuple[str, ...]
 
 
@@ -88,7 +88,7 @@ def _seen(
     config: Config,
     longest: int | None,
     asked_vae_batch: bool,
-) -> Seen:
+) -> InspectedDataset:
     groups: dict[tuple[tuple[int, int], float], list[Sample]] = defaultdict(list)
     for s in discovery.samples:
         groups[s.geometry.bucket, s.geometry.aspect].append(s)
@@ -118,7 +118,7 @@ def _seen(
             )
         except DataError as e:
             problems.append(f"{e}; {e.hint}")
-    return Seen(settings, discovery, tuple(buckets), tuple(problems))
+    return InspectedDataset(settings, discovery, tuple(buckets), tuple(problems))
 
 
 def _undecodable(found: Discovered, name: str) -> list[RejectedFile]:

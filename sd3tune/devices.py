@@ -13,7 +13,7 @@ from sd3tune.filesystem import temporary
 from sd3tune.processes.environment import ALONE, Processes
 
 
-def elsewhere(name: str) -> Facts:
+def facts_of(name: str) -> Facts:
     """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file. Raises
     ConfigError for another name, HardwareError for a machine that cannot train."""
     if name.endswith(".json"):

@@ -35,7 +35,8 @@ def during(what: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as e:
         if is_out_of_memory(e) and not _mark(e):
-            e.add_note(MARK + what)
+            # What `add_note` does from Python 3.11 on.
+            e.__dict__.setdefault("__notes__", []).append(MARK + what)
         raise
 
 

@@ -79,14 +79,14 @@ class Prepared(Discovered):
 def this_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> Prepared:
     """The plan of a configuration file for this machine. Raises Sd3tuneError.
 
-    chip: another machine, as `elsewhere` takes it. What is wrong with the settings and the datasets
-    is said before any device is asked.
+    chip: another machine, as `devices.facts_of` takes it. Errors in settings and datasets are
+    reported before a device is asked.
     """
     config, datasets = load_run(path, overrides)
     found, model = read(config, datasets)
     processes = asked_for(config)
     if chip is not None:
-        facts = devices.elsewhere(chip)
+        facts = devices.facts_of(chip)
         return planned(found, model, facts, processes, recorded(facts.smoke))
     run_probes = probing.on_this_machine(several=processes.size > 1, before=partial(say, PROBING))
     return planned(found, model, devices.observe(processes), processes, run_probes)

@@ -18,6 +18,13 @@ def picture(path: Path, size: tuple[int, int] = (96, 64), colour: Any = "white")
     return path
 
 
+def shown(path: Path) -> Image.Image:
+    """The image of a file, which is closed again."""
+    with Image.open(path) as image:
+        whole: Image.Image = image.copy()
+        return whole
+
+
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     """The bytes of its file, also in the formats that are optional."""
     formats()

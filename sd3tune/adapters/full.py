@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the transformer moves, and there is no adapter."""
+"""Full fine-tuning: every weight of the transformer is trained, without an adapter."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ class Full(Trained):
         yield
 
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """The table of positions too, which is no parameter."""
+        """Every weight, and the table of positions, which is not a parameter."""
         return copies(self.model.state_dict(), keep=keep)
 
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:

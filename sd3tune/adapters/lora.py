@@ -80,8 +80,8 @@ class LoraAdapter(Trained):
         return folder / FILE
 
     def begin_with(self, adapter: AdapterFile, where: str) -> int:
-        """Takes over the values of another adapter of the same update; how many layers it has.
-        Raises ConfigError for one that this one cannot hold."""
+        """Begins with the values of another adapter; returns the number of its layers. Raises
+        ConfigError for an adapter that this one cannot hold."""
         from peft import set_peft_model_state_dict
 
         config = self.model.peft_config[NAME]
@@ -144,7 +144,7 @@ def attach(
 
 
 def scale_of(config: Any) -> float:
-    """What B A is multiplied by."""
+    """The scale of B A: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     root: float = config.r**0.5 if config.use_rslora else config.r
     return float(config.lora_alpha / root)
 
@@ -158,7 +158,7 @@ def tensors(transformer: Any, *, keep: bool = True) -> dict[str, Tensor]:
 
 
 def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, LoraWeights]:
-    """By module. rsLoRA's scale is said as an alpha."""
+    """LoRA modules by name, from peft's state. The scale of rsLoRA is expressed as an alpha."""
     alpha = scale_of(config) * config.r
     found = {}
     for key in state:
@@ -185,14 +185,14 @@ def less(
 
 
 def shapes(module: LoraWeights) -> tuple[int, int]:
-    """Inputs and outputs of the layer it is for."""
+    """(in, out) of the layer that the module adapts."""
     return int(module.down.shape[1]), int(module.up.shape[0])
 
 
 def _fits(name: str, module: object, own: Mapping[str, LoraWeights], where: str) -> None:
     """Raises ConfigError for a layer of another adapter that this one cannot take over."""
     if not isinstance(module, LoraWeights):
-        words, hint = f"`{name}` is no LoRA", "set lora_type=lycoris"
+        words, hint = f"`{name}` is not a LoRA", "set lora_type=lycoris"
     elif name not in own:
         words = f"`{name}` is not among peft_lora_target_modules"
         hint = f"add `{name.split('.', 2)[-1]}` to them"
@@ -202,8 +202,8 @@ def _fits(name: str, module: object, own: Mapping[str, LoraWeights], where: str)
     elif (module.magnitude is None) != (own[name].magnitude is None):
         words, hint = f"`{name}` differs in use_dora", "set use_dora as the file has it"
     elif (got := shapes(module)) != (wanted := shapes(own[name])):
-        words = f"`{name}` is of a layer of {got[0]} to {got[1]}, this model's of {wanted[0]} to "
-        words, hint = f"{words}{wanted[1]}", "take an adapter of this model"
+        words = f"`{name}` fits a layer of {got[0]} to {got[1]} features, and this model's has "
+        words, hint = f"{words}{wanted[0]} to {wanted[1]}", "use an adapter of this model"
     else:
         return
     raise ConfigError(f"`init_lora={where}`: {words}", hint=hint)

@@ -68,8 +68,8 @@ class LycorisAdapter(Trained):
         return folder / FILE
 
     def begin_with(self, path: Path) -> int:
-        """Takes over a file of the same configuration; how many layers it has. Raises ConfigError
-        where it differs."""
+        """Begins with a file of the same configuration; returns the number of its layers. Raises
+        ConfigError where the configurations differ."""
         from safetensors.torch import load_file
 
         finite.check(path)

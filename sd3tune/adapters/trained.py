@@ -1,7 +1,7 @@
-"""What a run trains, behind one small interface: an adapter beside frozen weights, or the weights.
+"""What a run trains, behind one interface: an adapter beside frozen weights, or all the weights.
 
-lora.py, lycoris.py and full.py each make one. Everything above asks for names, tensors, "as if it
-were not there", and files; nobody asks which it is.
+lora.py, lycoris.py and full.py each have one implementation. The trainer asks it for parameters by
+name, for the model without the adapter, and for files, and never for its kind.
 """
 
 from abc import ABC, abstractmethod
@@ -96,7 +96,7 @@ def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
 
 def is_split(t: Tensor) -> "TypeGuard[DTensor]":
     """Whether its parts lie on several processes."""
-    return hasattr(t, "full_tensor")  # DTensor's, and nobody else's
+    return hasattr(t, "full_tensor")  # only DTensor has it
 
 
 def whole(t: Tensor) -> Tensor:

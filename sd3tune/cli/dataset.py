@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sd3tune.config.datasets.image_dataset import ImageDataset
     from sd3tune.data.discover import RejectedFile, Sample
-    from sd3tune.dataset_inspection import Inspection, Seen
+    from sd3tune.dataset_inspection import InspectedDataset, Inspection
 
 MOST_REJECTED = 8  # files that are named, of each dataset
 MOST_CAPTIONS = 3
@@ -82,7 +82,7 @@ def document(inspection: "Inspection") -> str:
     return words.document("dataset", document(inspection))
 
 
-def _dataset(seen: "Seen") -> list[words.Line]:
+def _dataset(seen: "InspectedDataset") -> list[words.Line]:
     d, samples = seen.settings, seen.discovery.samples
     drawn = sum(s.repeats + 1 for s in samples)
     repeats = f", {drawn} with repeats" if drawn != len(samples) else ""

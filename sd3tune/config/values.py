@@ -152,13 +152,16 @@ def aspects(value: Any) -> Any:
         if any(isinstance(n, bool) or not isinstance(n, int | float) for n in pair):
             raise ValueError(wrong)
         if not 0 < pair[0] < 100 or not 0 <= pair[1] <= 1:
-            raise ValueError(f"has aspect {pair[0]:g} with weight {pair[1]:g}")
+            raise ValueError(
+                f"has aspect {pair[0]:g} with weight {pair[1]:g}: aspects lie between 0 and 100, "
+                "weights between 0 and 1"
+            )
         found.append((float(pair[0]), float(pair[1])))
     total = sum(weight for _, weight in found)
     if found and abs(total - 1) > 1e-6:
         raise ValueError(f"has weights that sum to {total:g}, not 1")
     if len({aspect for aspect, _ in found}) != len(found):
-        raise ValueError("names an aspect twice")
+        raise ValueError("has an aspect twice")
     return tuple(found)
 
 

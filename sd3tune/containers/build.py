@@ -118,8 +118,8 @@ def size_bytes(client: object, tag: str) -> int:
 
 
 def arguments(words: Sequence[str]) -> tuple[str, ...]:
-    """NAME=VALUE each, and none that is secret: `docker history` shows them to whoever has the
-    image. Raises ContainerError."""
+    """NAME=VALUE each. Raises ContainerError for a secret, since `docker history` shows the values
+    to everyone who has the image."""
     for word in words:
         if "=" not in word[1:]:
             raise ContainerError(

@@ -1,6 +1,6 @@
-"""The container engine through the Docker SDK for Python, and its errors in words that help.
+"""The container engine through the Docker SDK for Python, and what its errors mean.
 
-The texts that are looked for were recorded from real engines, by us or in public bug reports
+The texts that are searched for were recorded from real engines, by us or in public bug reports
 (docs/guides/images.md lists them).
 """
 
@@ -32,7 +32,7 @@ MEANINGS = (
     ("nvidia-container-cli: initialization error", "NVIDIA's toolkit found no working driver",
      "run `nvidia-smi` on the host, and install or reload its driver first"),
     ("nvidia-container-cli: device error: (.+?): unknown device",
-     r"this host has no NVIDIA device `\1`", "`nvidia-smi -L` lists those --gpus may name"),
+     r"this host has no NVIDIA device `\1`", "`nvidia-smi -L` lists what --gpus may name"),
     ("nvidia-container-cli: requirement error", "the host's NVIDIA driver is too old for the image",
      "update the driver to 580 or newer"),
     ('custom device "/dev/kfd"', "this host has no /dev/kfd: the amdgpu driver is not loaded",
@@ -82,7 +82,7 @@ def connect() -> Any:
 
 
 def unreachable(error: BaseException, where: str) -> ContainerError:
-    """Nobody listens, or not to us: told apart by what the system answered."""
+    """Why the engine cannot be reached, from what the system answered."""
     causes = [type(cause).__name__ for cause in _causes(error)]
     if "PermissionError" in causes:
         return ContainerError(
@@ -115,7 +115,7 @@ def explained(error: Exception, image: str) -> ContainerError:
         )
     if "invalid reference format" in text:
         hint = "lower case and no blanks, as in --image registry.example.com/team/sd3tune:cuda"
-        return ContainerError(f"`{image}` is no name of an image", hint=hint)
+        return ContainerError(f"`{image}` is not a valid name of an image", hint=hint)
     for said, meaning, hint in MEANINGS:
         if found := re.search(said, text, re.IGNORECASE):
             return ContainerError(found.expand(meaning), hint=hint)

@@ -1,4 +1,4 @@
-"""Stops the rented machine this container runs on, so that nobody pays for a finished run.
+"""Stops the rented machine this container runs on, so that a finished run costs nothing more.
 
 RunPod and Vast.ai give a container its own number and a key for itself. Untested on the platforms:
 written from their documentation; the requests are tested against a server of our own.
@@ -39,7 +39,7 @@ class Platform:
 
 
 def platform(environ: Mapping[str, str]) -> Platform:
-    """Where this container runs. Raises ContainerError where nobody could be asked to stop it."""
+    """Where this container runs. Raises ContainerError on other platforms."""
     if number := _number(environ, "RUNPOD_POD_ID"):
         base = environ.get("RUNPOD_REST_URL", "https://api.runpod.io/v2")
         url = f"{base}/pods/{number}/action"
@@ -64,10 +64,10 @@ def _number(environ: Mapping[str, str], name: str) -> str:
 def _key(environ: Mapping[str, str], name: str) -> str:
     key = (environ.get(name) or _of_first_process(name)).strip()
     if not key:
-        words = f"{name} is not set: nobody may stop this machine from inside"
+        words = f"{name} is not set, so this machine cannot be stopped from inside"
         raise ContainerError(words, hint=f"add {name} to the template's secrets")
     if not (key.isascii() and key.isprintable()):  # http.client's own error would show it
-        words = f"{name} is no key: it has characters that no request can carry"
+        words = f"{name} is not a key: it has characters that a request cannot carry"
         raise ContainerError(words, hint=f"copy {name} again into the template's secrets")
     return key
 

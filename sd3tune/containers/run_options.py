@@ -85,7 +85,7 @@ def environment(
         if not name:
             raise ContainerError(f"--env {word}", hint="NAME or NAME=VALUE, as in --env HF_TOKEN")
         if not equals and name not in outer:
-            words = f"--env {name}: there is no such variable here"
+            words = f"--env {name}: this variable is not set here"
             raise ContainerError(words, hint=f"export {name}=…, or say --env {name}=VALUE")
         found[name] = value if equals else outer[name]
         inherited = inherited - {name} if equals else inherited | {name}
@@ -109,15 +109,15 @@ def folders(given: Sequence[str]) -> dict[str, Path]:
 
 
 def shared_hub(outer: Mapping[str, str]) -> Path:
-    """The host's Hugging Face folder, made where there is none: weights are downloaded once for
-    all. Raises ContainerError."""
+    """The host's Hugging Face folder, created where it is missing, so that weights are downloaded
+    only once. Raises ContainerError."""
     said = outer.get("HF_HOME") or HOST_HUB
     try:
         folder = Path(said).expanduser().resolve()
         for name in SHARED:
             (folder / name).mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as e:  # RuntimeError: the home of nobody
-        words = f"Hugging Face's folder `{said}` cannot be made: {e}"
+    except (OSError, RuntimeError) as e:  # RuntimeError: the user has no home
+        words = f"Hugging Face's folder `{said}` cannot be created: {e}"
         raise ContainerError(words, hint="export HF_HOME=FOLDER that you may write to") from None
     return folder
 
@@ -137,7 +137,7 @@ def token_file(outer: Mapping[str, str]) -> Path | None:
     try:
         path = Path(said).expanduser().resolve()
         return path if path.read_text().strip() else None
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: the home of nobody
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: the user has no home
         return None
 
 

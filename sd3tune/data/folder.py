@@ -13,7 +13,7 @@ from sd3tune.filesystem import opening
 if TYPE_CHECKING:
     from sd3tune.config.datasets.storage import Stored
 
-OUTPUT_MARK = ".sd3tune.lock"  # in every output_dir: train/lock.py holds it
+OUTPUT_MARK = ".sd3tune.lock"  # in every output_dir; train/lock.py creates and locks it
 
 
 def open_source(dataset: "Stored", tell: Tell, own: Sequence[Path]) -> Source:
@@ -23,10 +23,10 @@ def open_source(dataset: "Stored", tell: Tell, own: Sequence[Path]) -> Source:
 
 
 class Folder(Source):
-    """A local folder with its sub-folders; hidden files and folders are left out, and what runs
-    wrote: the folders `own`, and any other that some run has as its output_dir."""
+    """A local folder with its sub-folders. Hidden files and folders are excluded, and so is the
+    output of runs: the folders `own`, and any folder that is the output_dir of a run."""
 
-    ahead = 1  # headers come out of the page cache: threads would only contend for the interpreter
+    ahead = 1  # headers are in the page cache, so threads would not help
     left_out: list[str]
 
     def __init__(self, root: Path, allowed: Sequence[Path] = (), own: Sequence[Path] = ()) -> None:
@@ -46,15 +46,15 @@ class Folder(Source):
         own = {(s.st_dev, s.st_ino) for s in map(_stat, self._own) if s is not None}
         self.left_out = []
         self._outside = []
-        left = [("", self.root, False)]  # folders, and whether they lie outside
+        left = [("", self.root, False)]  # folders, and whether they are outside the dataset
         while left:
             prefix, folder, outside = left.pop()
             try:
                 here = os.stat(folder)
-                if (here.st_dev, here.st_ino) in seen:  # a link back up
+                if (here.st_dev, here.st_ino) in seen:  # a link to a parent folder
                     continue
                 entries = _visible(folder)
-            except OSError as e:  # no permission, or removed meanwhile with the files it had
+            except OSError as e:  # no permission, or removed meanwhile
                 lost.append(e)
                 continue
             seen.add((here.st_dev, here.st_ino))
@@ -106,7 +106,7 @@ class Folder(Source):
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except OSError:  # not made yet, or nobody may look: then nothing is read there either
+    except OSError:  # missing or not accessible, so nothing is read there
         return None
 
 
@@ -115,7 +115,7 @@ def _is_output(folder: str) -> bool:
 
 
 def _visible(folder: str) -> list[os.DirEntry[str]]:
-    """Last first: they are put on a stack, and the walk is one in the order of names."""
+    """In reverse order: they are put on a stack, so that the walk is in the order of names."""
     with os.scandir(folder) as entries:
         found = [e for e in entries if not e.name.startswith(".")]
     return sorted(found, key=lambda e: e.name, reverse=True)
@@ -124,11 +124,11 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a circle of links: opening it says so
+    except OSError:  # a circle of links; opening it gives the error
         return False
 
 
 def stamp(path: str) -> str:
     s = os.stat(path)
-    # The time of change too: copying with preserved times hides an edit from mtime alone.
+    # ctime as well: a copy with preserved times keeps mtime although the content changed.
     return f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"

@@ -1,4 +1,4 @@
-"""The rows of a Hugging Face dataset as the source of a dataset."""
+"""The rows of a Hugging Face dataset as a source of images."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def open_source(dataset: "Stored", tell: Tell, own: Sequence[Path]) -> Source:
 
 
 class HubRows(Source):
-    """Rows of a Hugging Face dataset; a name is the number of its row."""
+    """The rows of a Hugging Face dataset; the name of an image is the number of its row."""
 
     has_files, numbered = False, True
 
@@ -50,7 +50,7 @@ class HubRows(Source):
             )
         except DataError:
             raise
-        except Exception as e:  # builders raise whatever their files make them raise
+        except Exception as e:  # builders can raise anything for broken files
             raise DataError(
                 f"dataset `{d.id}`: `{d.dataset_name}` cannot be loaded: {e}",
                 hint="check dataset_name, split and revision; private ones need HF_TOKEN",
@@ -68,14 +68,14 @@ class HubRows(Source):
             return rows.cast_column(columns.image_column, datasets.Image(decode=False))
         except Exception as e:  # as above
             raise DataError(
-                f"dataset `{d.id}`: column `{columns.image_column}` of `{d.dataset_name}` holds no "
-                f"images: {e}",
+                f"dataset `{d.id}`: column `{columns.image_column}` of `{d.dataset_name}` does not "
+                f"hold images: {e}",
                 hint="set huggingface.image_column",
             ) from None
 
     @cached_property
     def _texts(self) -> Any:
-        """The same rows without pixels."""
+        """The rows without pixels."""
         return self.rows.remove_columns(self._dataset.huggingface.image_column)
 
     def names(self) -> list[str]:
@@ -89,7 +89,7 @@ class HubRows(Source):
         return f"{self._dataset.dataset_name}:{self._dataset.split}[{int(name)}]"
 
     def stamp(self, name: str) -> str:
-        # A fingerprint of the whole table: one row more and every row is hashed again.
+        # The fingerprint of the whole table: after a change every row is hashed again.
         return str(self.rows._fingerprint)
 
     def open(self, name: str) -> BinaryIO:
@@ -101,7 +101,7 @@ class HubRows(Source):
             raise OSError("the row has no image")
         if image["bytes"] is not None:
             return bytes(image["bytes"])
-        path = os.path.abspath(image["path"])  # a path that the row names
+        path = os.path.abspath(image["path"])  # the path in the row
         if not self._roots.hold(path):
             raise OSError(self._roots.refusal("the path in its row"))
         with opening.opened(path, IMAGE_BYTES) as f:
@@ -109,7 +109,7 @@ class HubRows(Source):
 
     @cached_property
     def _roots(self) -> Roots:
-        """A folder's files lie in it, a repository's in the caches of its downloads."""
+        """The folders where files may be: the dataset's folder, or the caches of downloads."""
         d = self._dataset
         if self._local:
             return Roots(str(d.dataset_name), d.allowed_roots)

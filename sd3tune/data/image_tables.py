@@ -1,4 +1,4 @@
-"""Captions and sizes that stand in a .csv or .parquet instead of beside the images."""
+"""Reads captions and image sizes from a .csv or .parquet file."""
 
 import csv
 import io
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 TABLE_BYTES = 64 * 2**30
-LINE_CHARACTERS = 4 * 2**20  # of a .csv
-BATCH_ROWS, BATCH_BYTES = 1024, 256 * 2**20  # of a .parquet, read at a time
-TEXT_CHARACTERS = 65_536  # of a caption; T5 sees the first 1,000 or so
+LINE_CHARACTERS = 4 * 2**20  # longest line of a .csv
+BATCH_ROWS, BATCH_BYTES = 1024, 256 * 2**20  # of a .parquet, read at one time
+TEXT_CHARACTERS = 65_536  # longest caption; T5 uses about the first 1,000 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ImageRow:
 
 
 class ImageTable:
-    """Rows by the name of their image."""
+    """The rows of a table, by the name of their image."""
 
     def __init__(self, rows: Mapping[str, ImageRow], *, with_suffix: bool) -> None:
         self.rows, self._with_suffix = rows, with_suffix
@@ -39,7 +39,7 @@ class ImageTable:
 
 
 def read(columns: "Columns", whose: str) -> ImageTable:
-    """Raises DataError for a table that cannot be read or lacks a column."""
+    """Reads a table. Raises DataError if it cannot be read or lacks a column."""
     rows: dict[str, ImageRow] = {}
     for record in _records(columns, whose):
         cell = record.get(columns.filename_column)
@@ -51,7 +51,7 @@ def read(columns: "Columns", whose: str) -> ImageTable:
 
 
 def _joined(old: ImageRow, new: ImageRow) -> ImageRow:
-    """Two rows of one image: the captions of both."""
+    """One row from two rows of the same image, with the captions of both."""
     captions = dict.fromkeys((*old.captions, *new.captions))
     return ImageRow(tuple(captions), new.size or old.size)
 
@@ -67,12 +67,13 @@ def row(record: Mapping[str, Any], columns: "Columns | HubColumns") -> ImageRow:
         except (TypeError, ValueError, OverflowError):
             size = None
     if size is not None and min(size) < 1:
-        size = None  # no size, like an empty cell: the header is asked instead
+        size = None  # as for an empty cell: the image's header is read instead
     return ImageRow(tuple(found), size)
 
 
 def texts(value: Any) -> list[str]:
-    """A cell, or a list in one, as captions; what is blank, too long or not a text is left out."""
+    """The captions in a cell, which may hold a list. Blank, too long and non-text values are
+    dropped."""
     values = value if isinstance(value, list | tuple) else [value]
     words = (" ".join(_text(v).replace("\0", " ").split()) for v in values)
     return [w for w in words if w and len(w) <= TEXT_CHARACTERS]
@@ -85,7 +86,7 @@ def _text(value: Any) -> str:
         except UnicodeDecodeError:
             return ""
     if isinstance(value, float) and not math.isfinite(value):
-        return ""  # how some writers say that a cell is empty
+        return ""  # some writers store this for an empty cell
     return str(value) if isinstance(value, str | int | float) else ""
 
 
@@ -121,7 +122,7 @@ def _parquet(
     try:
         schema = parquet.ParquetFile(file).schema_arrow
         _has(wanted, schema.names, where)
-        # A value that many rows share stays one, until their length is known.
+        # Dictionary-encoded: a value shared by many rows is stored once until sizes are known.
         texts = [column.name for column in schema if _is_text(column.type)]
         table = parquet.ParquetFile(file, read_dictionary=texts)
         for batch in table.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted))):
@@ -134,7 +135,7 @@ def _parquet(
             columns = map(_plain, batch.columns)
             yield from pa.RecordBatch.from_arrays([*columns], batch.schema.names).to_pylist()
     except pa.ArrowException as e:
-        raise DataError(f"{where} is no parquet file: {e}", hint="check parquet.path") from None
+        raise DataError(f"{where} is not a parquet file: {e}", hint="check parquet.path") from None
 
 
 def _is_text(kind: Any) -> bool:
@@ -150,7 +151,7 @@ def _is_shared(kind: Any) -> bool:
 
 
 def _bytes(column: Any) -> int:
-    """What the column of a batch takes at most, every row with a value of its own."""
+    """Upper bound of the bytes of a column, if every row had its own copy of its value."""
     from pyarrow import compute
 
     if not _is_shared(column.type):
@@ -171,7 +172,8 @@ def _csv(file: BinaryIO, wanted: list[str], where: str) -> Iterator[Mapping[str,
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """No longer than a line may be: a file without line ends would be read into memory whole."""
+    """Lines up to the longest allowed length: a file without line ends would otherwise be read into
+    memory completely."""
     while line := text.readline(LINE_CHARACTERS + 1):
         if len(line) > LINE_CHARACTERS:
             raise csv.Error(f"a line is longer than {LINE_CHARACTERS} characters")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sd3tune.config.datasets.storage import Stored
 
 DRAFT = re.compile(r"[0-9a-f]{64}" + re.escape(drafts.SUFFIX))
-MOST_HOSTS = 50  # named one by one
+MOST_HOSTS = 50  # hosts that are named one by one
 
 
 def open_source(dataset: "Stored", tell: Tell, own: Sequence[Path]) -> Source:
@@ -37,7 +37,7 @@ def open_source(dataset: "Stored", tell: Tell, own: Sequence[Path]) -> Source:
 
 
 class Rows(Source):
-    """tell: hears of hosts that others redirect to, before they are contacted."""
+    """tell: is called with each host that a redirect names, before it is contacted."""
 
     has_files = False
 
@@ -50,7 +50,7 @@ class Rows(Source):
         self._root = str(dataset.instance_data_dir or dataset.csv.path.parent)
         self._roots = Roots(self._root, dataset.allowed_roots)
         self._keep = keep
-        self._failed: dict[str, str] = {}  # in this process only
+        self._failed: dict[str, str] = {}  # name -> reason; for this process only
         self._told: set[str] = set()
         self._cleared = False
 
@@ -67,7 +67,7 @@ class Rows(Source):
 
     def open(self, name: str) -> BinaryIO:
         path = self._path(name)
-        if remote(name) and not _is_image(path):  # kept by a version that did not look
+        if remote(name) and not _is_image(path):  # kept by an older version, which did not check
             Path(path).unlink(missing_ok=True)
             path = self._path(name)
         return opening.opened(path, IMAGE_BYTES)
@@ -79,7 +79,7 @@ class Rows(Source):
         for name in filter(remote, self._names):
             try:
                 hosts[host_of(name)] += 1
-            except Failed:  # set aside with the reason when it is its turn
+            except Failed:  # it is set aside with the reason later
                 continue
         why = f"({self._dataset.csv.filename_column} of the table)" if self._dataset.csv else ""
         named = [f"{host} {why}" for host, _ in hosts.most_common(MOST_HOSTS)]
@@ -87,13 +87,13 @@ class Rows(Source):
         return [*named, f"{more} more hosts {why}"] if more > 0 else named
 
     def _path(self, name: str) -> str:
-        """Of a file on this disk, which is fetched when it is not there yet. Raises OSError."""
+        """The path of the file on this disk, after downloading it if necessary. Raises OSError."""
         if "\0" in name:
             raise OSError("its name cannot be a path")
         if remote(name):
             return self._fetched(name)
         if is_url(name):
-            raise OSError("its address is not one of http or https")
+            raise OSError("its address is not an http or https address")
         path = os.path.join(self._root, name)
         if not self._roots.hold(path):
             raise OSError(self._roots.refusal("its path"))
@@ -132,7 +132,7 @@ class Rows(Source):
                     size_of(file, urlsplit(name).path)
                 drafts.finish(draft, path, descriptor)
             except Unusable as e:
-                raise OSError(f"what came is not an image: {e}") from None
+                raise OSError(f"the download is not an image: {e}") from None
             finally:
                 draft.unlink(missing_ok=True)
 
@@ -166,7 +166,7 @@ def _is_image(path: str) -> bool:
 
 
 def _shown(names: Sequence[str]) -> dict[str, str]:
-    """Addresses as they may be shown, told apart by a number where only their query differs."""
+    """Addresses that are safe to print; those that differ only in their query get a number."""
     count: Counter[str] = Counter()
     found = {}
     for name in filter(is_url, names):

@@ -1,4 +1,4 @@
-"""Objects of an S3-compatible store, listed and read, never written."""
+"""Lists and reads the objects of an S3-compatible store; it never writes."""
 
 import os
 from collections.abc import Sequence
@@ -56,7 +56,8 @@ class S3Bucket(Source):
         )
 
     def _keep_session_token(self) -> None:
-        """The environment's is sent as it is, to whoever owns the endpoint. Raises DataError."""
+        """Raises DataError if a session token of the environment would be sent to an endpoint other
+        than Amazon's."""
         d = self._dataset
         host = urlsplit(d.aws_endpoint_url or "").hostname or ""
         amazon = not host or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
@@ -75,7 +76,7 @@ class S3Bucket(Source):
             found = self._fs.find(self.root, detail=True)
         except DataError:
             raise
-        except Exception as e:  # botocore raises some forty kinds of its own
+        except Exception as e:  # botocore has about forty exception classes
             raise DataError(
                 f"dataset `{self._dataset.id}`: `s3://{self.root}` cannot be listed: {e}",
                 hint="check aws_bucket_name, aws_endpoint_url and the credentials",
@@ -115,25 +116,25 @@ class S3Bucket(Source):
         return data
 
     def _sized(self, name: str, max_bytes: int) -> tuple[str, int]:
-        """Its path, and its size as listed. Raises OSError."""
+        """The path of an object, and its size as listed. Raises OSError."""
         path = f"{self.root}/{name}"
         info = self._objects.get(name) or self._asked(lambda: self._fs.info(path))
         size = int(info.get("size") or 0)
         if size > max_bytes:
-            raise OSError(f"it holds {size} bytes, and {max_bytes} are the most")
+            raise OSError(f"it holds {size} bytes; the limit is {max_bytes}")
         return path, size
 
     def contacts(self) -> list[str]:
-        """The server of the settings, of the environment or of Amazon's own region."""
+        """The server that the settings, the environment or Amazon's region name."""
         named = self._dataset.aws_endpoint_url
         try:
-            self._fs.connect()  # makes a client, and asks nobody
+            self._fs.connect()  # creates a client without a request
             named = str(self._fs.s3.meta.endpoint_url)
         except DataError:
             raise
         except Exception as e:  # as above
             raise DataError(
-                f"dataset `{self._dataset.id}`: no client for `s3://{self.root}`: {e}",
+                f"dataset `{self._dataset.id}`: cannot create a client for `s3://{self.root}`: {e}",
                 hint="check aws_endpoint_url, aws_region_name and the credentials",
             ) from None
         parts = urlsplit(named)

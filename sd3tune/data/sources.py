@@ -15,62 +15,62 @@ from sd3tune.tables.table import load
 if TYPE_CHECKING:
     from sd3tune.config.datasets.storage import Stored
 
-IMAGE_BYTES = 2 * 2**30  # the largest image that may be decoded fits, uncompressed and in 16 bits
+IMAGE_BYTES = 2 * 2**30  # enough for the largest allowed image, uncompressed, with 16 bits
 CAPTION_BYTES = 2**20
 Tell = Callable[[str], None]
 
 
 class Source(ABC):
-    """Files of one dataset. Names are "/"-separated and relative to the dataset; they are its
-    images' identity."""
+    """The files of one dataset. A name is relative to the dataset, with "/" between its parts; it
+    identifies the image."""
 
-    ahead = 1  # how many names are worth asking for at a time
-    has_files = True  # names have the suffixes of files, and listing them costs something
+    ahead = 1  # how many files to request at the same time
+    has_files = True  # names are file names with suffixes
     numbered = False  # names are numbers of rows
-    left_out: Sequence[str] = ()  # folders that were not looked into, once `listed` has looked
+    left_out: Sequence[str] = ()  # folders that `listed` excluded
 
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """Every file, sorted. Raises DataError when the storage cannot be listed."""
+        """The names of all files, sorted. Raises DataError if the storage cannot be listed."""
 
     def listed(self) -> tuple[Sequence[str], Sequence[OSError]]:
-        """Every file, sorted, and what was said of folders that cannot be listed."""
+        """The names of all files, sorted; and folder -> reason for folders that cannot be
+        listed."""
         return self.names(), ()
 
     @abstractmethod
     def where(self, name: str) -> str:
-        """Where a human finds it."""
+        """Where a user finds the file, for messages."""
 
     @abstractmethod
     def stamp(self, name: str) -> str:
-        """Changes when the content may have changed, so that what is known about a file can be
-        used again. Raises OSError."""
+        """A text that changes whenever the content may have changed; with an unchanged stamp, what
+        is known about the file can be reused. Raises OSError."""
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
-        """Seekable. Raises OSError."""
+        """The file, opened for reading and seekable. Raises OSError."""
 
     def read(self, name: str) -> bytes:
-        """All of it. Raises OSError."""
+        """The whole content. Raises OSError."""
         with self.open(name) as f:
             return f.read()
 
     def caption(self, name: str) -> bytes:
-        """The content of a text file beside an image. Raises OSError, also for one that lies
-        elsewhere: its text would be shown and stored."""
+        """The content of a text file beside an image. Raises OSError, also for a file outside the
+        dataset, because its text would be shown and stored."""
         raise FileNotFoundError(f"rows have no {name}")  # settings see to it
 
     def cells(self, name: str) -> Mapping[str, Any]:
-        """What the source itself says of an image beside its pixels: the other columns of its
-        row."""
+        """The other columns of the image's row, for sources that have rows."""
         return {}
 
     def contacts(self) -> Sequence[str]:
-        """Hosts that will be asked for files, each with the reason; nobody was asked yet."""
+        """The hosts that will be contacted, each with the reason; none has been contacted yet."""
         return ()
 
     def warnings(self) -> Sequence[str]:
-        """What the user should know of the files listed."""
+        """Sentences that the user should read about the listed files."""
         return ()
 
 

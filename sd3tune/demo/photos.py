@@ -1,4 +1,4 @@
-"""Real photographs with captions, from those that scikit-image ships. All are in the public domain
+"""Real photographs with captions, which scikit-image ships. All are in the public domain
 or CC0; PHOTOS.md beside them names origin and licence of each.
 """
 

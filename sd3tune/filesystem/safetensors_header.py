@@ -37,7 +37,7 @@ STRANGERS = {  # first bytes of another format -> what the file is, what to do
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor: its dtype as safetensors names it, its shape, and its bytes within the file."""
 
     dtype: str
@@ -53,7 +53,7 @@ class Entry:
 @dataclass(frozen=True)
 class Header:
     path: Path
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
 
     def number(self, name: str) -> float:
@@ -136,7 +136,7 @@ def _header(path: Path, data: Any, room: int, start: int) -> Header:
     return Header(path, tensors, metadata)
 
 
-def _entry(name: str, entry: Any, start: int) -> Entry:
+def _entry(name: str, entry: Any, start: int) -> TensorEntry:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"`{name}` needs dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -147,7 +147,7 @@ def _entry(name: str, entry: Any, start: int) -> Entry:
     bits = BITS[dtype] * math.prod(shape) if dtype in BITS else 8 * (end - begin)
     if begin > end or bits != 8 * (end - begin):
         raise ValueError(f"`{name}` is {dtype} {shape} in {end - begin:,} bytes")
-    return Entry(dtype, tuple(shape), start + begin, start + end)
+    return TensorEntry(dtype, tuple(shape), start + begin, start + end)
 
 
 def _counts(values: Any) -> bool:

@@ -1,9 +1,7 @@
-"""Adapter files in and out, in the dialects that programs read. Zero modules, an unknown key or a
-tensor nobody can carry over is an error, never a silent drop.
+"""Reads and writes adapter files in the dialects of tables/dialects.py. A file without modules, an
+unknown key, or a tensor that the dialect cannot hold is an error: nothing is dropped silently.
 
-`read` takes any dialect, `write` one of tables/dialects.py.
-
-Why these: docs/adr/0008-adapter-dialects.md.
+Why these dialects: docs/adr/0008-adapter-dialects.md.
 """
 
 import logging
@@ -34,7 +32,8 @@ LORA_PARTS = {"down", "up", "alpha", "magnitude", "dora_scale", "up_bias"}
 
 
 def read(path: Path) -> AdapterFile:
-    """Any adapter file of SD3, under diffusers' module names. Raises ModelError."""
+    """The modules of any SD3 adapter file, by diffusers' names. Raises ModelError for a file that
+    is damaged, of another model, or of unknown alpha."""
     from safetensors.torch import load_file
 
     found = finite.check(path)
@@ -46,8 +45,8 @@ def read(path: Path) -> AdapterFile:
     for named in grouped.modules.values():
         if scale.is_unknown(named.prefix, "alpha" in named.parts, found):
             raise ModelError(
-                f"`{path}` says nowhere what its alpha is",
-                hint=f"give {file_metadata.FILE} beside it, which does",
+                f"`{path}` does not state its alpha",
+                hint=f"give {file_metadata.FILE} beside it, which states it",
             )
         with understood(path, named.module):
             module = _module(found, named, tensors, declared)
@@ -67,14 +66,14 @@ def read(path: Path) -> AdapterFile:
 
 @contextmanager
 def understood(path: Path, module: str) -> Iterator[None]:
-    """Tensors of a stranger may be missing, empty or of any shape: whatever arithmetic says of them
-    becomes a ModelError."""
+    """Turns whatever arithmetic raises into a ModelError: in a file of another origin, tensors may
+    be missing, empty or of any shape."""
     try:
         yield
     except (ArithmeticError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as e:
         raise ModelError(
             f"`{path}`: the tensors of `{module}` do not fit together: {e or type(e).__name__}",
-            hint="the file is damaged, or of a kind sd3tune does not know",
+            hint="the file is damaged, or of a kind that sd3tune does not know",
         ) from None
 
 
@@ -124,7 +123,7 @@ def _refuse(path: Path, grouped: FileKeys) -> None:
         raise ModelError(
             f"`{path}` adapts text encoders too (`{grouped.text_encoders[0]}`)",
             hint="sd3tune trains and converts the transformer only: use the file as it is, or "
-            "take those keys out",
+            "remove these keys",
         )
     if not grouped.modules:
         raise ModelError(f"`{path}` is empty", hint="`sd3tune inspect` says what the file is")
@@ -181,5 +180,5 @@ def _lora(
 
 
 def _by_rows(scale: Tensor | None) -> bool:
-    """DoRA by columns, which LyCORIS also has, is no peft LoRA."""
+    """Whether a DoRA magnitude is by rows, as in peft. LyCORIS also has it by columns."""
     return scale is None or scale.ndim < 2 or scale.shape[1] == 1

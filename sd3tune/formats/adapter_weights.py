@@ -1,5 +1,5 @@
-"""An adapter in memory, whatever file it came from or goes to: per module of the transformer, under
-diffusers' names, what is added to its weight. Nothing here knows a file or a dialect.
+"""An adapter in memory: for each module of the transformer, by diffusers' name, what is added to
+its weight. Nothing here knows a file or a dialect.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ class LoraWeights:
         return self.alpha / self.rank
 
     def folded(self) -> "LoraWeights":
-        """The same with alpha = rank, the scale in `up` (and in the bias beside it)."""
+        """The same update with alpha = rank: the scale is multiplied into `up` and its bias."""
         if self.alpha == self.rank:
             return self
         up, bias = self.up, self.bias
@@ -55,11 +55,12 @@ class LycorisWeights:
 
 
 ModuleWeights: TypeAlias = LoraWeights | LycorisWeights
+Modules: TypeAlias = Mapping[str, ModuleWeights]  # by diffusers' names
 
 
 @dataclass(frozen=True)
 class AdapterFile:
     """What a file holds. metadata: text that travels with it, as `modelspec.title`."""
 
-    modules: Mapping[str, ModuleWeights]
+    modules: Modules
     metadata: Mapping[str, str] = field(default_factory=dict)

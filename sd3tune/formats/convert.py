@@ -1,6 +1,6 @@
 """`sd3tune export`: an adapter in another program's dialect, or a transformer as one file.
 
-Nothing is dropped: what the other dialect has no form for is an error that says what would help.
+Nothing is dropped: a part that the dialect cannot hold is an error, with a hint.
 """
 
 from collections.abc import Iterator
@@ -37,8 +37,9 @@ def export(
     rank: int | None = None,
     force: bool = False,
 ) -> Exported:
-    """source: an adapter file, a checkpoint or output folder that holds one, or a diffusers folder
-    of a model or transformer (comfyui: one file in the original layout).
+    """Writes `source` in a dialect. source: an adapter file, a checkpoint or output folder that
+    holds one, or a diffusers folder of a model or transformer, which comfyui takes as one file in
+    the original layout.
 
     model: the base an adapter was trained on, where its weights are needed. Raises Sd3tuneError.
     """
@@ -63,7 +64,8 @@ def export(
 
 
 def base_of(model: str) -> Base:
-    """Weights of a model by diffusers' module names; loaded when the first is asked for."""
+    """The frozen weights (out, in) of a model, by diffusers' module names. The model is loaded when
+    the first weight is read."""
     found = models.find(model)
     loaded: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""What an adapter file says about itself beside its tensors.
+"""The metadata of an adapter file, in its Safetensors header.
 
 `modelspec.*` is Stability's model metadata 1.0.1, as SwarmUI and others read it; the architecture
 names are theirs. No date: the same adapter gives the same bytes. No torch here.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for in a folder
 SPEC = "1.0.1"
-# Said anew in each file, or about the bytes of the file it was read from.
+# Not carried over when a file is converted: written afresh, or about the bytes of the old file.
 OWN = ("format", "lora_adapter_metadata", "sd3tune_version", "sd3tune_dialect", "lora_rank",
        "lora_alpha", "modelspec.implementation", "modelspec.hash_sha256", "sshs_model_hash",
        "sshs_legacy_hash")  # fmt: skip

@@ -1,8 +1,10 @@
-"""One adapter in the two layouts of SD3: query, key, value apart (diffusers) or as one matrix.
+"""Converts an adapter between the two layouts of SD3: query, key and value as three matrices
+(diffusers), or fused into one (the original).
 
-Both ways are exact. Apart to fused: downs on top of each other, ups along a diagonal. Fused to
-apart: the rows of `up`, without the ranks that are zero in them. Where the original has scale and
-shift of an AdaLN projection the other way round, rows change halves.
+Both directions are exact. Fusing stacks the `down` matrices and puts the `up` matrices on a block
+diagonal. Splitting takes the rows of `up`, without the ranks that are zero in them. Where the
+original has scale and shift of an AdaLN projection in the other order, the halves of the rows are
+swapped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,8 +52,8 @@ def split(original: str, module: ModuleWeights) -> dict[str, ModuleWeights]:
 
 
 def _ranks_of(ups: Sequence[Tensor], part: int) -> Tensor:
-    """Which ranks this third uses: those that are zero in its rows and not in another's belong to
-    the other. (rank,) of bool."""
+    """(rank,) of bool: the ranks that the query, key or value uses. A rank that is zero in its rows
+    and not in the others' is left to the others."""
     used = torch.stack([(up != 0).any(dim=0) for up in ups])
     return used[part] | ~used.any(dim=0)
 
@@ -67,13 +69,16 @@ def _split_difference(
             hint="ComfyUI reads the file as it is; diffusers' layout has no such module",
         ) from e
     found: dict[str, ModuleWeights] = {}
+    used: set[str] = set()
     for i, name in enumerate(names):
         whole = {"diff": weight if weight.ndim else None, "diff_b": bias}
         rows = {k: v.chunk(len(names))[i] for k, v in whole.items() if v is not None}
         if module_names.swaps(name, *_size(module)):
             rows = {k: swapped(v) for k, v in rows.items()}
         found[name] = LycorisWeights("full", {k: v.contiguous() for k, v in rows.items()})
-    return found
+        used |= {name} if any(v.any() for v in rows.values()) else set()
+    # A fused difference is zero for a query, key or value that has a LoRA of its own beside it.
+    return {name: m for name, m in found.items() if name in used} or found
 
 
 def fuse(modules: Mapping[str, LoraWeights]) -> dict[str, LoraWeights]:
@@ -116,8 +121,8 @@ def _joined(parts: Mapping[int, LoraWeights]) -> LoraWeights:
 def fuse_differences(
     modules: Mapping[str, tuple[Tensor | None, Tensor | None]],
 ) -> dict[str, tuple[Tensor | None, Tensor | None]]:
-    """Differences of weight (out, in) and bias (out,) by the original's names; a third that is not
-    there is zero."""
+    """Differences of weight (out, in) and bias (out,) by original names. A query, key or value
+    without a difference is zero in the fused matrix."""
     groups: dict[str, dict[int, tuple[Tensor | None, Tensor | None]]] = {}
     for name, (weight, bias) in modules.items():
         place = module_names.original_of(name)
@@ -142,7 +147,7 @@ def _stacked(column: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _turned(name: str, module: LoraWeights) -> LoraWeights:
-    """Its own inverse."""
+    """The LoRA in the other layout of an AdaLN projection; applying it twice changes nothing."""
     if not module_names.swaps(name, module.up.shape[0], module.down.shape[1]):
         return module
     rows = {k: v for k in ("up", "magnitude", "bias") if (v := getattr(module, k)) is not None}
@@ -151,12 +156,12 @@ def _turned(name: str, module: LoraWeights) -> LoraWeights:
 
 
 def swapped(rows: Tensor) -> Tensor:
-    """The two halves in the other order."""
+    """The rows with their two halves in the other order."""
     return torch.cat(rows.chunk(2)[::-1])
 
 
 def _size(module: LycorisWeights) -> tuple[int, int]:
-    """Rows and columns of the weight it changes, as far as its own tensors tell: (0, 0) if not."""
+    """(out, in) of the weight that the module changes; (0, 0) where its tensors do not tell."""
     t = module.tensors
     if "diff" in t:
         return int(t["diff"].shape[0]), int(t["diff"].shape[-1])

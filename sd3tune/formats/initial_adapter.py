@@ -1,6 +1,6 @@
-"""Whether a run can begin with the file that init_lora names, from its header: `plan` says it
-before anything is encoded. What only the model knows (which layers, how wide) is checked when the
-adapter is attached. No torch here.
+"""Checks whether a run can begin with the file that init_lora names, from its header alone, so that
+`plan` refuses it before anything is encoded. Which layers the model has, and their widths, are
+checked when the adapter is attached. No torch here.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from sd3tune.formats.adapter_description import describe
 
 
 def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
-    """lycoris: the run trains a LyCORIS network, whose file must have its very tensors; rank: of
-    the run's LoRA. Raises ModelError for a file that is not an adapter of SD3, and ConfigError for
-    one of another kind than the run trains."""
+    """Refuses a file that the run cannot begin with. lycoris: the run trains a LyCORIS network,
+    whose file must have the same tensors. rank: of the run's LoRA. Raises ModelError for a file
+    that is not an adapter of SD3, and ConfigError for one of another kind than the run trains."""
     found = safetensors_header.read(path)
     modules = key_names.group(found.tensors).modules.values()
     if not modules:

@@ -25,6 +25,9 @@ class Verdict:
     reason: str
 
 
+NO_MODULE = Verdict("no", "it does not hold a module of SD3")
+
+
 def verdicts(header: Header, grouped: FileKeys, scaled: Scaled) -> dict[str, Verdict]:
     """By program. scaled: each module with its alpha / rank."""
     return {
@@ -41,7 +44,7 @@ def _sd3tune(header: Header, grouped: FileKeys, scaled: Scaled) -> Verdict:
         return Verdict("no", "text encoders are adapted too")
     modules = grouped.modules.values()
     if any(scale.is_unknown(m.prefix, "alpha" in m.parts, header) for m in modules):
-        return Verdict("no", "it says nowhere what its alpha is")
+        return Verdict("no", "it does not state its alpha")
     if none := next((m.module for m, s in scaled if s == 0), None):
         return Verdict("no", f"`{none}` has alpha 0, which some programs read as alpha = rank")
     every = (k for m in modules for k in m.parts.values())
@@ -60,7 +63,7 @@ def _diffusers(header: Header, grouped: FileKeys) -> Verdict:
         return Verdict("no", f"it loads nothing of {words}, and only warns")
     if any(m.algorithm != "lora" for m in grouped.modules.values()):
         return Verdict("no", "it takes LoRA of two matrices only")
-    return Verdict("yes" if pairs else "no", "" if pairs else "it holds no module of SD3")
+    return Verdict("yes", "") if pairs else NO_MODULE
 
 
 def _comfyui(grouped: FileKeys, scaled: Scaled) -> Verdict:
@@ -83,4 +86,4 @@ def _comfyui(grouped: FileKeys, scaled: Scaled) -> Verdict:
         return Verdict("wrong", "it does not know the bias of lora_B")
     if odd := next((m.algorithm for m in modules if m.algorithm not in EXACT), None):
         return Verdict("unknown", f"{odd} was not tried")
-    return Verdict("yes" if modules else "no", "" if modules else "it holds no module of SD3")
+    return Verdict("yes", "") if modules else NO_MODULE

@@ -1,7 +1,8 @@
-"""The scale a file asks for: from `.alpha` tensors, or from the metadata that diffusers writes.
+"""The scale of an adapter's updates where metadata declares it, as diffusers and peft do: rank,
+alpha, patterns of module names, rsLoRA.
 
-diffusers and peft say it beside the tensors (rank, alpha, patterns, rsLoRA); everything else in a
-tensor `.alpha`. A file that says nothing means alpha = rank. No torch here.
+Other programs store a tensor `.alpha` for each module. A file that states neither means alpha =
+rank. No torch here.
 """
 
 import logging
@@ -20,7 +21,7 @@ from sd3tune.filesystem.safetensors_header import Header
 LOG = logging.getLogger(__name__)
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
 BESIDE = "adapter_config.json"  # peft's
-LARGEST = 1e6  # an alpha: people write 1 to 1024
+MAX_ALPHA = 1e6  # people write 1 to 1024
 PATTERN = re.compile(r"[\w.\\^$|\[\]*+?-]{1,200}")
 MOST_PATTERNS, MOST_REPETITIONS = 2000, 3
 
@@ -73,14 +74,14 @@ def _number(value: object) -> float:
     """Raises ValueError for what cannot be an alpha."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError
-    if not 0 < abs(value) < LARGEST:  # NaN neither
+    if not 0 < abs(value) < MAX_ALPHA:  # NaN neither
         raise ValueError
     return float(value)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
     """As peft reads it, a regular expression for the end of a name. Raises ValueError for one that
-    could take for ever (groups and many repetitions) and nobody writes."""
+    could take for ever (groups, many repetitions), which no program writes."""
     if PATTERN.fullmatch(text) is None or sum(map(text.count, "*+?")) > MOST_REPETITIONS:
         raise ValueError
     try:

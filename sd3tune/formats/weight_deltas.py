@@ -1,4 +1,4 @@
-"""The difference of weights that a module of an adapter means, in float32.
+"""The difference dW that a module of an adapter adds to a weight, in float32.
 
 Plain LoRA, LoHa and LoKr need nothing else; DoRA, OFT and GLoRA also need the frozen weight.
 Formulas: Liu et al. 2024 (DoRA), Yeh et al. 2023 (LyCORIS), Qiu et al. 2023 (OFT); a test compares

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from sd3tune.errors import ModelError
 from sd3tune.formats import file_metadata, fused_qkv, scale
-from sd3tune.formats.adapter_weights import Base, LoraWeights, LycorisWeights, ModuleWeights
+from sd3tune.formats.adapter_weights import (
+    Base,
+    LoraWeights,
+    LycorisWeights,
+    Modules,
+    ModuleWeights,
+)
+from sd3tune.formats.low_rank import converted, with_magnitude
 from sd3tune.formats.weight_deltas import delta
 from sd3tune.sd3 import module_names
 from sd3tune.tables.dialects import DIALECTS, Dialect, Keys, Part
@@ -35,7 +42,6 @@ class Rendered:
     notes: tuple[str, ...] = ()
 
 
-Modules: TypeAlias = Mapping[str, ModuleWeights]  # by diffusers' names
 Writer: TypeAlias = Callable[[Dialect, Modules, Base | None, int | None], Rendered]
 
 
@@ -81,11 +87,11 @@ def diffusers(row: Dialect, modules: Modules, base: Base | None, rank: int | Non
             hint="--to comfyui keeps it exactly; --rank N makes a LoRA of that rank, with a "
             "stated error",
         )
-    modules, notes = _reduced(modules, lambda m: isinstance(m, LycorisWeights), base, rank or 0)
+    modules, notes = converted(modules, lambda m: isinstance(m, LycorisWeights), base, rank or 0)
     plain = {name: m for name, m in modules.items() if isinstance(m, LoraWeights)}
     dora = [name for name, m in plain.items() if m.magnitude is not None]
     if dora and len(dora) < len(plain):
-        plain = {name: _with_magnitude(name, m, base) for name, m in plain.items()}
+        plain = {name: with_magnitude(name, m, base) for name, m in plain.items()}
     bias = any(m.bias is not None for m in plain.values())
     found = Rendered(notes=notes)
     for name, module in plain.items():
@@ -144,7 +150,7 @@ def _for_comfyui(
     """With a rank, what would become whole differences is LoRA of that rank."""
     if rank is None:
         return modules, ()
-    return _reduced(modules, lambda m: not _plain(m) and not _kept(m), base, rank)
+    return converted(modules, lambda m: not _plain(m) and not _kept(m), base, rank)
 
 
 def _original(name: str) -> str:
@@ -215,59 +221,3 @@ def _with_differences(
         kept = {k: v for k, v in both.items() if v is not None}
         found.modules[name] = LycorisWeights("full", kept)
     return found
-
-
-def _reduced(
-    modules: Modules,
-    which: Callable[[ModuleWeights], bool],
-    base: Base | None,
-    rank: int,
-) -> tuple[dict[str, ModuleWeights], tuple[str, ...]]:
-    """The modules for which `which` is true become LoRA of `rank`; and a note on what that lost."""
-    found, lost, whole, count = dict(modules), 0.0, 0.0, 0
-    for name, module in modules.items():
-        if not which(module):
-            continue
-        weight, bias = delta(name, module, base)
-        if weight.ndim != 2:
-            raise ModelError(f"`{name}` does not change a matrix", hint="--to comfyui keeps it")
-        made = reduced(weight, rank)
-        found[name] = replace(made, bias=bias)
-        lost += float((weight - made.up @ made.down).square().sum())
-        whole += float(weight.square().sum())
-        count += 1
-    if not count:
-        return found, ()
-    error = (lost / whole) ** 0.5 if whole else 0.0
-    return found, (
-        f"{count} modules became LoRA of rank {rank}: {error:.2%} of their difference "
-        "(Frobenius norm) is lost",
-    )
-
-
-def reduced(weight: Tensor, rank: int) -> LoraWeights:
-    """The closest LoRA of that rank (Eckart and Young 1936), its two factors of equal size."""
-    rank = min(rank, *weight.shape)
-    tried = 2 * rank + 16
-    if tried >= min(weight.shape):
-        u, s, v = torch.linalg.svd(weight, full_matrices=False)
-    else:  # randomised, of fixed seed: a 2432 x 2432 matrix whole takes seconds, and there are 150
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            u, s, v = torch.svd_lowrank(weight, q=tried, niter=6)
-            v = v.T
-    root = s[:rank].sqrt()
-    return LoraWeights((root[:, None] * v[:rank]).contiguous(), u[:, :rank] * root, float(rank))
-
-
-def _with_magnitude(name: str, module: LoraWeights, base: Base | None) -> LoraWeights:
-    """diffusers has DoRA on every module or on none: there, the length of each row as it is."""
-    if module.magnitude is not None:
-        return module
-    if base is None:
-        raise ModelError(
-            f"`{name}` is plain LoRA beside DoRA, which diffusers has on every module or on none",
-            hint="give the model it was trained on: --model FOLDER",
-        )
-    weight = base(name).float() + module.scale * (module.up.float() @ module.down.float())
-    return replace(module, magnitude=weight.norm(dim=1))

@@ -36,7 +36,7 @@ class MetricsLine(NamedTuple):
 
 
 class Metrics:
-    """Appends the rows after `step`; the file keeps those up to it."""
+    """Appends the rows after `step`. Rows up to it stay in the file."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path, self._step = path, step
@@ -80,8 +80,8 @@ class Metrics:
 
 
 def lines(path: Path) -> Iterator[MetricsLine]:
-    """Of a file that may not be there; a longer line comes in pieces, none of them a row. Raises
-    OSError."""
+    """The lines of a file, none where it does not exist. A line that is longer than MAX_LINE_BYTES
+    comes in pieces, and none of them is a row. Raises OSError."""
     if not path.exists():
         return
     whole = True  # the text begins a line
@@ -100,7 +100,7 @@ def refuse_strangers(path: Path) -> None:
         return
     mode = path.lstat().st_mode
     if stat.S_ISREG(mode):
-        wrong = None if is_ours(path) else "holds no row of metrics"
+        wrong = None if is_ours(path) else "does not hold metrics"
     else:
         wrong = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a regular file"
     if wrong is not None:

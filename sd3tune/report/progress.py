@@ -31,7 +31,7 @@ LINE_EVERY_SECONDS = 10.0
 
 class Heartbeat:
     """Touches the file that SD3TUNE_HEARTBEAT names, at most once a second, as work advances: a
-    container's health check looks at its age. One that cannot be written is none."""
+    container's health check looks at its age. A file that cannot be written is ignored."""
 
     def __init__(self) -> None:
         named = os.environ.get("SD3TUNE_HEARTBEAT")
@@ -46,14 +46,14 @@ class Heartbeat:
                 self._path.touch()
 
     def end(self) -> None:
-        """No run, no heartbeat: its age would look like a run that hangs."""
+        """Removes the file: after the run, its age would look like a run that hangs."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
 
 class Stage:
-    """One piece of work; total None: nobody knows how much there is."""
+    """Progress of one piece of work. total None: how much there is, is unknown."""
 
     def __init__(
         self, bar: Progress | None, task: TaskID | None, name: str, total: int | None

@@ -32,8 +32,8 @@ def stop_when_told() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Says it at once, and ends the process also where threads do not end or an exception is lost
-    (in a destructor, say)."""
+    """Reports the signal at once, and ends the process even where threads do not end or the
+    exception is lost (in a destructor, for example)."""
     for each in CAUGHT:
         signal.signal(each, signal.SIG_IGN)  # a terminal that closes sends several
     stopped = Stopped(number)

@@ -1,9 +1,9 @@
-"""Standard output and error that outlive whoever reads them.
+"""Standard output and error that never end a training run.
 
-A log whose reader is gone (`| tee` killed), whose disk is full or whose terminal was closed must
-not end a training run: what cannot be written is dropped, and the next line is tried again. Done
-below Python's buffers, so it holds for print, click, rich's refresh thread, warnings, tracebacks
-and libraries alike. Commands whose output is their result are left as they are.
+The reader of a log may be gone (`| tee` killed), its disk full, or the terminal closed. What cannot
+be written is then dropped, and the next line is tried again. This happens below Python's buffers,
+so it holds for print, click, rich's refresh thread, warnings, tracebacks and libraries alike.
+Commands whose output is their result keep the ordinary streams.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ STANDARD = {0: os.O_RDONLY, 1: os.O_WRONLY, 2: os.O_WRONLY}  # stdin, stdout, st
 
 
 def speaks() -> bool:
-    """Of several processes of one run (torchrun's RANK) the first one does."""
+    """Whether this process prints: of the processes of one run (torchrun's RANK), the first one."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -50,7 +50,7 @@ def outlive() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(OSError):  # its reader is gone already, or it is no descriptor
+            with contextlib.suppress(OSError):  # its reader is gone, or it is not a descriptor
                 stream.flush()
             with contextlib.suppress(io.UnsupportedOperation):
                 setattr(sys, name, writer(stream.fileno(), stream.encoding))

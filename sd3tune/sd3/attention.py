@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sd3tune.backends.decide.limits import SLICE_VALUES
 from sd3tune.backends.kernels import sliced
 
 
@@ -80,11 +81,15 @@ class ContiguousJointAttention(JointAttention):
 
 
 class SlicedJointAttention(JointAttention):
-    """Ours, of copies in one piece; without gradients too, so that no product is too large."""
+    """Ours, of copies in one piece; without gradients too, so that no product is too large. most:
+    scores of a slice."""
+
+    def __init__(self, most: int = SLICE_VALUES) -> None:
+        self.most = most
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return sliced.attention(q, k, v).transpose(1, 2)
+        return sliced.attention(q, k, v, self.most).transpose(1, 2)
 
 
 class DispatchedJointAttention(JointAttention):

@@ -55,18 +55,18 @@ DECAYED = {"weight_decay": 0.01}
 
 TORCH = (
     Optimizer("adamw", "torch.optim:AdamW", 8.0, f"{ADAM} amsgrad",
-              "what every published learning rate for LoRA means",
+              "published learning rates for LoRA refer to it",
               DECAYED, (needs.FLOAT32_WEIGHTS,), aliases=("torch-adamw",), auto=True),
     Optimizer("adamw_bf16", "sd3tune.train.adamw_bf16:AdamWBF16", 4.0, ADAM,
-              "AdamW on bf16 weights, all rounded stochastically: 4 bytes of state for each",
+              "AdamW on bf16 weights with stochastic rounding: 4 bytes of state per weight",
               DECAYED, (needs.NATIVE_BF16, needs.decided("base_model_default_dtype", "bf16")),
               auto=True, bf16_weights=True),
     Optimizer("torch-adam", "torch.optim:Adam", 8.0, f"{ADAM} amsgrad",
-              "Adam: weight decay goes through the moments"),
+              "Adam: weight decay acts through the moments"),
     Optimizer("torch-sgd", "torch.optim:SGD", 0.0, "weight_decay momentum dampening nesterov",
               "plain gradient descent"),
     Optimizer("torch-radam", "torch.optim:RAdam", 8.0, f"{ADAM} decoupled_weight_decay",
-              "Adam with a rectified start: no warm-up wanted"),
+              "Adam with a rectified start: it needs no warm-up"),
     Optimizer("torch-nadam", "torch.optim:NAdam", 8.0,
               f"{ADAM} decoupled_weight_decay momentum_decay", "Adam with Nesterov's momentum"),
     Optimizer("torch-rmsprop", "torch.optim:RMSprop", 4.0,
@@ -75,14 +75,14 @@ TORCH = (
               "eps weight_decay lr_decay initial_accumulator_value",
               "steps shrink with the sum of squared gradients"),
     Optimizer("torch-adadelta", "torch.optim:Adadelta", 8.0, "eps weight_decay rho",
-              "no learning rate of its own: set learning_rate about 1"),
+              "adapts the step itself: set learning_rate to about 1"),
     Optimizer("torch-adafactor", "torch.optim:Adafactor", 0.27, "weight_decay beta2_decay d",
-              "second moments of rows and columns, hardly any state; learning_rate is a share of "
-              "each weight's size", needs=(needs.WHOLE_WEIGHTS,)),
+              "second moments of rows and columns, almost no state; learning_rate is relative to "
+              "the size of each weight", needs=(needs.WHOLE_WEIGHTS,)),
     Optimizer("torch-adamax", "torch.optim:Adamax", 8.0, ADAM,
               "Adam with the largest gradient instead of the second moment"),
     Optimizer("torch-asgd", "torch.optim:ASGD", 4.0, "weight_decay lambd alpha t0",
-              "averaged gradient descent: pictures, evaluation and files use the average from "
+              "averaged gradient descent: sampling, evaluation and files use the average from "
               "step `t0` on"),
 )  # fmt: skip
 
@@ -96,12 +96,12 @@ def _optimi(name: str, kind: str, size: float, options: str, about: str, **fixed
 
 OPTIMI = (
     _optimi("stableadamw", "StableAdamW", 8.0, f"{OPTIMI_OPTIONS} eps",
-            "AdamW whose step shrinks when gradients outgrow their second moment: SD3.5 large at "
-            "1e-5", **DECAYED),
+            "AdamW that reduces its step when the gradient spikes; for SD3.5 large at 1e-5",
+            **DECAYED),
     _optimi("adamw", "AdamW", 8.0, f"{OPTIMI_OPTIONS} eps",
             "torch-optimi's AdamW: beta2 0.99, eps 1e-6", **DECAYED),
     _optimi("lion", "Lion", 4.0, OPTIMI_OPTIONS,
-            "sign updates, one moment: half the state, a third to a tenth of AdamW's rate",
+            "sign updates, half of AdamW's state; use a third to a tenth of its learning rate",
             **DECAYED),
     _optimi("radam", "RAdam", 8.0, f"{OPTIMI_OPTIONS} eps decouple_wd",
             "torch-optimi's RAdam: beta2 0.99"),
@@ -109,7 +109,7 @@ OPTIMI = (
             "RAdam with lookahead"),
     # adam_wd is not an option: it never reaches Adan's update (0.3.3).
     _optimi("adan", "Adan", 16.0, f"{OPTIMI_OPTIONS} eps",
-            "Nesterov momentum over gradient differences: larger rates than AdamW's"),
+            "Nesterov momentum over gradient differences; takes larger learning rates than AdamW"),
     _optimi("adam", "Adam", 8.0, f"{OPTIMI_OPTIONS} eps decouple_wd",
             "torch-optimi's Adam: beta2 0.99"),
     _optimi("sgd", "SGD", 0.0, "momentum weight_decay dampening decouple_wd decouple_lr",
@@ -125,13 +125,13 @@ PYTORCH_OPTIMIZER = (
               needs=(COLLECTION, needs.WHOLE_WEIGHTS)),
     Optimizer("adamw_schedulefree", "pytorch_optimizer:ScheduleFreeAdamW", 8.0,
               f"{ADAM} r weight_lr_power",
-              "AdamW that averages its weights: no decay of the rate to plan, any step is a good "
-              "last one", needs=(COLLECTION,)),
+              "AdamW that averages its weights: needs no learning-rate decay, training can end "
+              "at any step", needs=(COLLECTION,)),
     # Eigenbases of wide sides would be larger than the model: an adapter's rank is rotated only.
     Optimizer("soap", "pytorch_optimizer:SOAP", 8.1,
               f"{ADAM} shampoo_beta precondition_frequency max_precondition_dim correct_bias "
               "normalize_gradient",
-              "AdamW in the eigenbasis of the gradients: fewer steps, each dearer",
+              "AdamW in the eigenbasis of the gradients: fewer steps, each costs more",
               DECAYED | {"max_precondition_dim": 256}, (COLLECTION, needs.WHOLE_WEIGHTS)),
 )  # fmt: skip
 

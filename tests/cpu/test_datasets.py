@@ -13,6 +13,7 @@ from sd3tune.errors import DataError
 from sd3tune.train.run import train
 from tests.commands import sd3tune
 from tests.cpu.conftest import Project
+from tests.image_folders import shown
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_the_words_and_the_sheet(everything: Project) -> None:
     assert answer.returncode == 0, answer.stderr
     for words in ("d (image): 6 images, 12 with repeats", "eval (eval)", "picture number 0"):
         assert words in answer.stdout
-    assert Image.open(everything.root / "sheets" / "one.png").size[0] > 900
+    assert shown(everything.root / "sheets" / "one.png").size[0] > 900
     bad = sd3tune("dataset", "config/config.json", "--sheet", "one.nothing", cwd=everything.root)
     assert bad.returncode == 1 and bad.stderr.splitlines()[-2].startswith("error: the contact")
 
@@ -206,5 +207,5 @@ def test_a_sheet_of_many_is_about_as_wide_as_high(project: Project) -> None:
         project.picture(f"{i}.png", i, (64, 64))
     sheet = project.root / "sheet.png"
     draw_sheet(inspect(project.write(), [], decode=False), sheet, 100)
-    width, height = Image.open(sheet).size
+    width, height = shown(sheet).size
     assert 0.5 < width / height < 2

@@ -220,6 +220,8 @@ def peft(model: Tiny, tmp_path: Path, **config: Any) -> tuple[Path, Tensor]:
     return tmp_path / "pytorch_lora_weights.safetensors", model.ask(net.eval())
 
 
+# peft 0.21 takes the biases of a LoRA for torn shards.
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. 18 LoRA tensor:UserWarning")
 @pytest.mark.parametrize(
     "config",
     [
@@ -284,6 +286,24 @@ def test_plain_lora_beside_dora_keeps_its_meaning_in_diffusers(tiny: Any, tmp_pa
     adapter_files.write(tmp_path / "b.safetensors", AdapterFile(modules), "kohya", base=model.base)
     torch.testing.assert_close(model.by_diffusers(tmp_path / "a.safetensors"),
                                model.by_comfyui(tmp_path / "b.safetensors"), **CLOSE)  # fmt: skip
+
+
+def test_a_difference_beside_lora_in_one_fused_matrix_is_read_again(
+    tiny: Any, tmp_path: Path
+) -> None:
+    """comfyui has DoRA of the query as a difference of the fused matrix, which is zero for the key,
+    and LoRA of the key under a name of its own."""
+    model = tiny("sd3-medium")
+    adapter = random_lora(model)
+    name = "transformer_blocks.0.attn.to_q"
+    m = adapter.modules[name]
+    assert isinstance(m, LoraWeights)
+    dora = LoraWeights(m.down, m.up, m.alpha, torch.full((128,), 0.9))
+    mixed = AdapterFile({**adapter.modules, name: dora})
+    first, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    adapter_files.write(first, mixed, "comfyui", base=model.base)
+    adapter_files.write(again, adapter_files.read(first), "kohya")
+    torch.testing.assert_close(model.by_comfyui(again), model.by_comfyui(first), **CLOSE)
 
 
 LYCORIS = {
@@ -424,7 +444,7 @@ def test_a_fused_dora_is_split_by_rows(tiny: Any, tmp_path: Path) -> None:
         (["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"], "cannot be understood"),
         (["text_encoder.text_model.x.lora_A.weight"], "text encoders too"),
         (["transformer_blocks.0.attn.to_q.lora_A.weight",
-          "transformer_blocks.0.attn.to_q.lora_B.weight"], "says nowhere what its alpha is"),
+          "transformer_blocks.0.attn.to_q.lora_B.weight"], "does not state its alpha"),
         (["lora_unet_joint_blocks_0_x_block_attn_proj.lora_down.weight",
           "lora_unet_joint_blocks_0_x_block_attn_proj.lora_up.weight",
           "transformer.transformer_blocks.0.attn.to_out.0.lora_A.weight",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from PIL import Image
 
 from sd3tune.demo import MODELS
 from sd3tune.sd3 import latents, text, weights
+from tests.image_folders import shown
 
 PROMPTS = ["a tabby cat with green eyes", "", "a rocket " * 60]
 
@@ -57,8 +57,8 @@ def test_the_blank_caption_s_halves_are_zeroed_apart(demo: Path) -> None:
 
 def test_latents_are_the_posterior_s_mean_shifted_and_scaled(demo: Path) -> None:
     vae = weights.vae(str(demo / "models" / "sd3.5-medium"), "fp32")
-    picture = Image.open(next((demo / "photos" / "aspect").glob("*.png"))).convert("RGB")
-    pixels = torch.from_numpy(np.asarray(picture.resize((128, 64)))).permute(2, 0, 1)[None]
+    picture = shown(next((demo / "photos" / "aspect").glob("*.png"))).convert("RGB")
+    pixels = torch.from_numpy(np.array(picture.resize((128, 64)))).permute(2, 0, 1)[None]
     pixels = pixels.float() / 127.5 - 1
     mean, deviation = latents.encode(vae, pixels)
     posterior = vae.encode(pixels).latent_dist
@@ -72,7 +72,7 @@ def test_the_demo_s_photographs_become_latents_of_about_unit_size(demo: Path) ->
     vae = weights.vae(str(demo / "models" / "sd3.5-medium"), "fp32")
     found = []
     for path in sorted((demo / "photos" / "square").glob("*.png")):
-        pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB").resize((128, 128))))
+        pixels = torch.from_numpy(np.array(shown(path).convert("RGB").resize((128, 128))))
         found.append(latents.encode(vae, pixels.permute(2, 0, 1)[None].float() / 127.5 - 1)[0])
     assert 0.3 < torch.cat(found).float().std() < 3
 

@@ -146,7 +146,7 @@ def test_metrics_of_an_earlier_run_are_moved_aside_and_those_of_strangers_refuse
     assert steps(output / "earlier-2" / "metrics.jsonl") == steps(output / "metrics.jsonl") == [1]
     (output / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     for asked in ("latest", "never"):
-        with pytest.raises(DiskError, match="holds no row of metrics"):
+        with pytest.raises(DiskError, match="does not hold metrics"):
             prepared(*WORDS, "max_train_steps=1", f"resume_from_checkpoint={asked}")
 
 

@@ -1,5 +1,6 @@
 """Attention, probes and quantised linears on the CPU."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,26 +53,24 @@ def test_the_cpu_passes_its_own_probes(name: str) -> None:
     assert result["ok"], result["words"]
 
 
-def test_a_forward_only_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def probed(attend: smoke.Attend) -> smoke.Result:
+    probe = partial(smoke.attention, name="diffusers", attend=attend)
+    return smoke.attempt(probe, torch.device("cpu"))
+
+
+def test_a_forward_only_kernel_is_caught() -> None:
     """As SageAttention behaves: the output is right and has no history."""
 
     def forward_only(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        if q.dtype == torch.float64:  # the reference
-            return real(q, k, v)
         return real(q.detach(), k.detach(), v.detach()).requires_grad_()
 
-    monkeypatch.setattr(smoke, "sdpa", forward_only)
-    result = smoke.run("cpu", ["attention_diffusers"])["attention_diffusers"]
-    assert not result["ok"] and "no backward" in str(result["words"])
+    result = probed(forward_only)
+    assert not result.ok and "no backward" in result.words
 
 
-def test_wrong_gradients_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slightly_off(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return real(q, k * (1.0 if q.dtype == torch.float64 else 1.01), v)
-
-    monkeypatch.setattr(smoke, "sdpa", slightly_off)
-    result = smoke.run("cpu", ["attention_diffusers"])["attention_diffusers"]
-    assert not result["ok"] and "off by" in str(result["words"])
+def test_wrong_gradients_are_caught() -> None:
+    result = probed(lambda q, k, v: real(q, k * 1.01, v))
+    assert not result.ok and "off by" in result.words
 
 
 def test_a_kernel_the_device_lacks_is_a_finding() -> None:

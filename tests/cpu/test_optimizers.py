@@ -120,6 +120,8 @@ UNLIKE = {("optimi-sgd", "dampening"): True, ("optimi-ranger", "decouple_wd"): F
 FAMILIES = [n for n in OPTIMIZERS if not (n.startswith("ao-") or "8bit" in n or "paged" in n)]
 
 
+# On purpose: one step, to see that the option changes it.
+@pytest.mark.filterwarnings("ignore:You are using weight_decay up to:UserWarning")
 @pytest.mark.parametrize(
     "name, option", [(n, o) for n in FAMILIES for o in sorted(OPTIMIZERS[n].option_names)]
 )

@@ -25,6 +25,7 @@ from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import weights
 from tests.cpu.conftest import Project
 from tests.cpu.forks import forked
+from tests.image_folders import shown
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,7 @@ class Truth:
 
     def encoded(self, path: Path) -> Tensor:
         """Not by the code under test: Pillow and diffusers alone, centre crop to 64x64."""
-        image = ImageOps.fit(Image.open(path).convert("RGB"), (64, 64), Image.Resampling.LANCZOS)
+        image = ImageOps.fit(shown(path).convert("RGB"), (64, 64), Image.Resampling.LANCZOS)
         pixels = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
             mean: Tensor = self.vae.encode(pixels).latent_dist.mean

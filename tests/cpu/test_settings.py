@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sd3tune.encode.caches import Caches
 from sd3tune.errors import PlanError
@@ -14,6 +13,7 @@ from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import determinism
 from sd3tune.train.begin import begin
 from tests.cpu.conftest import Project, Train
+from tests.image_folders import shown
 
 DRAWN = ("max_train_steps=1", "lr_warmup_steps=0", "train_batch_size=2", "validation_disable=false",
          "validation_resolution=64x64", "validation_num_inference_steps=2",
@@ -22,7 +22,7 @@ DRAWN = ("max_train_steps=1", "lr_warmup_steps=0", "train_batch_size=2", "valida
 
 def pictures(run: Train, *words: str) -> dict[str, np.ndarray]:
     outcome = run(*DRAWN, "resume_from_checkpoint=never", *words)
-    return {f"{p.parent.name}/{p.name}": np.asarray(Image.open(p)) for p in outcome.pictures}
+    return {f"{p.parent.name}/{p.name}": np.asarray(shown(p)) for p in outcome.pictures}
 
 
 @pytest.mark.slow

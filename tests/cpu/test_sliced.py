@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,18 +102,15 @@ def test_no_product_has_a_transposed_view_for_a_factor(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_sliced_processor_is_right_in_every_architecture(
-    name: str, demo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sliced_processor_is_right_in_every_architecture(name: str, demo: Path) -> None:
     """Against the stock processor in float64, image and text and both attentions of a block."""
     torch.manual_seed(0)
     given = torch.randn(1, 16, 16, 16), torch.randn(1, 9, 96), torch.randn(1, 80)
-    real = sliced.attention
-    monkeypatch.setattr(sliced, "attention", lambda q, k, v: real(q, k, v, 500))
 
     def ask(dtype: torch.dtype, mechanism: str) -> list[Tensor]:
         model = weights.transformer(str(demo / "models" / name), "fp32").to(dtype)
-        attention.use_processors(model, "views", mechanism)
+        if mechanism == "sliced":
+            model.set_attn_processor(attention.SlicedJointAttention(500))
         leaves = [t.to(dtype).requires_grad_() for t in given]
         out = model(*leaves, torch.tensor([400.0]).to(dtype), return_dict=False)[0]
         return [out, *torch.autograd.grad(out.square().mean(), leaves)]
@@ -129,7 +127,7 @@ def test_a_mac_trains_the_demo_with_it_as_without(
     calls: list[int] = []
     real = sliced.attention
 
-    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def counted(q: Tensor, k: Tensor, v: Tensor, most: int) -> Tensor:
         calls.append(1)
         return real(q, k, v, 5000)
 
@@ -151,12 +149,13 @@ def test_a_mac_trains_the_demo_with_it_as_without(
     assert slices.loss_after == pytest.approx(whole.loss_after, rel=1e-5)
 
 
-def test_the_probe_admits_it_and_sees_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_admits_it_and_sees_a_wrong_gradient() -> None:
     name = "attention_sliced"
     assert smoke.run("cpu", [name])[name]["ok"]
-    real = sliced.attention
-    monkeypatch.setattr(sliced, "attention", lambda q, k, v, most: real(q, 1.01 * k, v, most))
-    assert "is off by" in str(smoke.run("cpu", [name])[name]["words"])
+    wrong = partial(
+        smoke.attention, name="sliced", attend=lambda q, k, v: sliced.attention(q, 1.01 * k, v)
+    )
+    assert "is off by" in smoke.attempt(wrong, torch.device("cpu")).words
 
 
 def measure(*words: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
 from tests.cpu.conftest import Train
+from tests.image_folders import shown
 
 SHORT = ("max_train_steps=12", "lr_scheduler=constant", "lr_warmup_steps=0")
 
@@ -186,7 +187,6 @@ def test_sigterm_finishes_the_step_saves_and_the_same_command_continues(
 
 
 def test_pictures_are_drawn_for_every_prompt_and_size(run: Train, tmp_path: Path) -> None:
-    from PIL import Image
 
     outcome = run(
         *SHORT,
@@ -205,7 +205,7 @@ def test_pictures_are_drawn_for_every_prompt_and_size(run: Train, tmp_path: Path
         for name in ("cat", "rocket", "validation")
         for size in ("128x128", "192x128")
     )
-    sizes = {Image.open(p).size for p in outcome.pictures}
+    sizes = {shown(p).size for p in outcome.pictures}
     assert sizes == {(128, 128), (192, 128)}
 
 

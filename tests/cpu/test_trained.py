@@ -173,7 +173,7 @@ BAD_NETWORKS = [
     ({"conv_dim": 4}, "no convolutions|convolutions, and SD3"),
     ({"linear_dim": "four"}, "`linear_dim=four` must be a whole number"),
     ({"apply_preset": {"target_module": ["UNet"]}}, "matches no linear layer"),
-    ({"apply_preset": {"target_name": ["("]}}, "is no regular expression"),
+    ({"apply_preset": {"target_name": ["("]}}, "is not a regular expression"),
     ({"apply_preset": {"module_algo_map": {"Attention": {"factr": 4}}}}, "Attention.factr"),
     ({"algo": "boft", "linear_dim": 2}, "boft cannot split"),
 ]

@@ -111,7 +111,7 @@ def test_a_plan_for_a_reported_mac_that_cannot_train_is_refused_as_there(
     sent = tmp_path / "sent.json"
     sent.write_text(json.dumps({"facts": to_json(there)}))
     with pytest.raises(HardwareError) as e:
-        devices.elsewhere(str(sent))
+        devices.facts_of(str(sent))
     assert str(e.value) == next(p.message for p in there.problems if p.severity == "fail")
 
 

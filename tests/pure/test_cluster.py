@@ -200,7 +200,7 @@ def test_sd3tune_takes_the_command(words: list[str]) -> None:
     name, *rest = ours(words)
     command = cli.commands[name]
     context = command.make_context(name, [w.replace("$", "") for w in rest])
-    for word in context.params.get("words", ()):
+    for word in context.params.get("arguments", ()):
         assert isinstance(command, click.Command)
         if "=" in word:
             assert word.split("=")[0] in Config.model_fields, word

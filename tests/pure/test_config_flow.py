@@ -64,7 +64,7 @@ BAD = [
     ({"loss_type": "huber", "huber_c": 2}, "huber_c=2 must be at most 1 with huber_schedule=snr"),
     ({"huber_c": 0}, "`huber_c=0` must be above 0"),
     ({"input_perturbation": -1}, "`input_perturbation=-1` must be at least 0"),
-    ({"scheduled_sampling_max_step_offset": 4}, "rolls nothing out with scheduled_sampling_probability=0"),
+    ({"scheduled_sampling_max_step_offset": 4}, "with scheduled_sampling_probability=0 no image is rolled out"),
     (ON | {"scheduled_sampling_sampler": "unipc"}, "scheduled_sampling_sampler=unipc is not for flow matching"),
     (ON | {"scheduled_sampling_order": 2}, "scheduled_sampling_order=2 is not for flow matching"),
     (ON | {"fsdp_enable": True}, "scheduled_sampling_max_step_offset and fsdp_enable are both set"),

@@ -71,7 +71,7 @@ def test_filters_remove_texts_and_expressions_and_replace(images: Path, tmp_path
         assert captions(got) == {"z.png": want}
     empty = found(images, caption_filter_list=["cat"])
     assert reasons(empty) == {"cat.jpg": "caption_filter_list leaves nothing of its caption"}
-    with pytest.raises(ConfigError, match="is not a valid regular expression"):
+    with pytest.raises(ConfigError, match="not a valid regular expression"):
         found(images, caption_filter_list=["s/(/x/"])
 
 
@@ -137,7 +137,7 @@ def test_parquet_rows_may_leave_the_suffix_out_and_hold_lists(images: Path, tmp_
     assert captions(got) == {"z.png": ("a wall", "a white wall"), "b/cat.jpg": ("a cat",)}
     assert {s.name: s.size for s in got.samples} == {"z.png": (96, 64), "b/cat.jpg": (10, 10)}
     path.write_bytes(b"no table")
-    with pytest.raises(DataError, match="no parquet file"):
+    with pytest.raises(DataError, match="not a parquet file"):
         found(images, caption_strategy="parquet", parquet=columns)
 
 
@@ -259,7 +259,8 @@ def test_a_hub_dataset_gives_images_captions_and_sizes(images: Path, tmp_path: P
     assert [(s.captions, s.size) for s in got.samples] == [(("a wall",), (96, 64)),
                                                           (("a cat",), (96, 64))]  # fmt: skip
     assert [r.reason for r in got.rejected] == ["cannot be read: the row has no image"]
-    assert Image.open(source.open(got.samples[1].name)).format == "JPEG"
+    with source.open(got.samples[1].name) as file, Image.open(file) as image:
+        assert image.format == "JPEG"
     wrong = settings.model_copy(update={"huggingface": settings.huggingface.model_copy(
         update={"image_column": "picture"})})  # fmt: skip
     with pytest.raises(DataError, match="no column `picture`"):
@@ -283,7 +284,7 @@ def test_columns_of_a_hub_dataset_that_are_not_used_may_be_missing(tmp_path: Pat
     assert got.captions == ("a wall",) and got.mask == got.name  # rows are paired by number
     columns = settings.huggingface.model_copy(update={"image_column": "number"})
     wrong = settings.model_copy(update={"huggingface": columns})
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="does not hold images"):
         discover(wrong, source_of(wrong))
 
 

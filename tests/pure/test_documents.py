@@ -1,5 +1,6 @@
 """Documents made from the code are up to date, and what the documents name exists."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
     for module in MODULE.findall(text):
         path = ROOT / module.replace(".", "/")
         assert path.is_dir() or path.with_suffix(".py").exists(), module
+
+
+def test_the_tour_shows_the_rows_that_the_layer_test_checks() -> None:
+    layers = ast.parse((ROOT / "tests" / "pure" / "test_layers.py").read_text())
+    (rows,) = (ast.literal_eval(node.value) for node in layers.body if isinstance(node, ast.Assign)
+               and ast.unparse(node.targets[0]) == "ROWS")  # fmt: skip
+    section = (ROOT / "docs" / "tour.md").read_text().split("## Rooms and rows")[1].split("## ")[0]
+    shown: list[set[str]] = []
+    for number, rooms in re.findall(r"^\| (\d*) ?\| (`.*?) \|", section, re.M):
+        names = set(re.findall(r"`(\w+)(?:/|\.py)`", rooms))
+        shown = [*shown, names] if number else [*shown[:-1], shown[-1] | names]
+    assert shown == [set(row) for row in rows[:-1]]  # the last row is __main__
 
 
 def test_documents_that_the_code_names_exist_and_have_the_named_section() -> None:

@@ -75,7 +75,7 @@ def test_what_is_not_an_image_is_not_kept_and_asked_for_again(tmp_path: Path) ->
     with serving(sends(png())) as good, serving(lambda r: sends(answers.pop(0))(r)) as server:
         for _ in range(2):
             got = fetched(tmp_path, f"{good.address}/b.png", f"{server.address}/a.png")
-            assert "what came is not an image" in got.rejected[0].reason
+            assert "the download is not an image" in got.rejected[0].reason
         assert len(list((tmp_path / "kept").iterdir())) == 1
         assert (
             len(fetched(tmp_path, f"{good.address}/b.png", f"{server.address}/a.png").samples) == 2

@@ -68,7 +68,7 @@ CHECKED: dict[str, tuple[Engine, str, str, str]] = {
     "no toolkit": (Engine(), "NVIDIA toolkit", "neither a runtime nor CDI devices", "nvidia-ctk"),
     "no image": (Engine(TOOLKIT, {}), "image", f"there is no `{TAG}` here", "image build"),
     "no name": (Engine(TOOLKIT, refuses={"/images": (400, "invalid reference format")}),
-        "image", f"`{TAG}` is no name of an image", "lower case"),
+        "image", f"`{TAG}` is not a valid name of an image", "lower case"),
     "refused": (Engine(TOOLKIT, refuses={"/start": (500, "unable to find user x: no")}),
         "container", "the image has no user `x`", "--user"),
     "failed inside": (Engine(TOOLKIT, out=doctor(FAILED), ends=1),

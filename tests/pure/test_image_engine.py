@@ -171,7 +171,7 @@ RECORDED = {  # what engines said -> the error, a part of the hint
         "the port is taken on this host", "--publish"),
     "No such image: sd3tune:cuda": (f"there is no image `{TAG}` here", "sd3tune image build"),
     "invalid reference format: repository name must be lowercase": (
-        f"`{TAG}` is no name of an image", "lower case"),
+        f"`{TAG}` is not a valid name of an image", "lower case"),
     "dial tcp: lookup registry.example.com: no such host": (
         "the container engine refused: dial tcp: lookup", "sd3tune image check"),
 }  # fmt: skip

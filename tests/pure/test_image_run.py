@@ -79,7 +79,7 @@ def test_hugging_faces_folder_is_made_and_is_a_whole_path(
         assert found == tmp_path / folder and (found / "hub").is_dir() and (found / "xet").is_dir()
     (tmp_path / "file").touch()
     for said in ("file", "file/hub", "/proc/hub", "~no_such_user_here/hub"):
-        with pytest.raises(ContainerError, match=f"`{said}` cannot be made") as e:
+        with pytest.raises(ContainerError, match=f"`{said}` cannot be created") as e:
             run_options.shared_hub({"HF_HOME": said})
         assert "HF_HOME" in e.value.hint
 

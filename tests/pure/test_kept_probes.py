@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from sd3tune.backends.decide import chips
+from sd3tune.backends.decide.admission import probes_of
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.probes import ProbeAnswer, essential, probes
-from sd3tune.backends.decide.rules import Smoke
 from sd3tune.backends.observe import child, kept_answers, probing
 from sd3tune.backends.observe.facts import Facts
 
@@ -186,6 +186,7 @@ def test_processes_that_start_together_probe_once(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from sd3tune.backends.decide import chips
+from sd3tune.backends.decide.admission import probes_of
 from sd3tune.backends.decide.probes import ProbeAnswer
 from sd3tune.backends.observe import probing
 
@@ -225,8 +226,7 @@ def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -
 
 
 def test_every_probe_has_a_row_and_every_row_decides_or_informs() -> None:
-    named = {r.probe for axis in AXES.values() for o in axis for r in o.rules
-             if isinstance(r, Smoke)}  # fmt: skip
+    named = {name for axis in AXES.values() for option in axis for name in probes_of(option)}
     assert named <= set(probes())
     idle = {p.name for p in probes().values() if p.name not in named and p.name not in essential()}
     assert {n for n in idle if not n.startswith("import_")} == {

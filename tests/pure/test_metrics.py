@@ -148,7 +148,7 @@ def test_rows_beyond_a_step_are_copied_before_they_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["not JSON\n", '{"step": 1, "loss": 2.0}\n', "[]", "\0" * 4096])
 def test_a_file_without_a_row_of_ours_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "m").write_text(text)
-    with pytest.raises(DiskError, match="holds no row of metrics") as refused:
+    with pytest.raises(DiskError, match="does not hold metrics") as refused:
         metrics.refuse_strangers(tmp_path / "m")
     assert "move it away" in refused.value.hint and (tmp_path / "m").read_text() == text
 
@@ -168,7 +168,7 @@ def test_cutting_writes_through_no_planted_link(tmp_path: Path) -> None:
 def test_a_file_without_an_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "m").touch()
     os.truncate(tmp_path / "m", 2**40)
-    with pytest.raises(DiskError, match="holds no row of metrics"):
+    with pytest.raises(DiskError, match="does not hold metrics"):
         metrics.refuse_strangers(tmp_path / "m")
 
 

@@ -197,7 +197,7 @@ def test_a_key_that_is_missing_or_none_is_named(
     for value in ("", " \n"):
         refused({**given, variable: value}, f"{variable} is not set")
     for value in (f"{KEY}\nX: y", f"{KEY}\x7f", f"{KEY}…"):
-        refused({**given, variable: value}, f"{variable} is no key")
+        refused({**given, variable: value}, f"{variable} is not a key")
     del given[variable]
     refused(given, f"{variable} is not set")
     assert platform.asked == []

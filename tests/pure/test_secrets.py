@@ -235,7 +235,7 @@ def test_rows_with_addresses_of_other_kinds_show_no_secret(tmp_path: Path) -> No
     assert len(got.samples) == 1 and len(got.rejected) == len(names)
     assert "pw" not in repr(got.rejected) and "sig" not in repr(got.rejected)
     why = [r.reason for r in got.rejected if not r.path.startswith("//")]
-    assert why == ["cannot be read: its address is not one of http or https"] * 3
+    assert why == ["cannot be read: its address is not an http or https address"] * 3
 
 
 def test_urls_of_a_table_are_shown_cut_everywhere(project: Path) -> None:

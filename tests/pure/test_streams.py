@@ -79,6 +79,7 @@ def test_characters_that_a_terminal_lacks_are_written_as_escapes(tmp_path: Path)
     process.stdin.write(b"go\n")
     process.stdin.close()
     said = process.stdout.read().decode("utf-8", "replace")  # click writes UTF-8 whatever it is
+    process.stdout.close()
     assert process.wait(60) == 0 and "caf\\xe9" in said and "\\udcff" in said
 
 

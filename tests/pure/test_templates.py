@@ -201,7 +201,7 @@ def test_every_command_is_one_of_sd3tune() -> None:
 
     for name, *rest in commands():
         context = cli.commands[name].make_context(name, list(rest))
-        settings = [w.split("=")[0] for w in context.params["words"] if "=" in w]
+        settings = [w.split("=")[0] for w in context.params["arguments"] if "=" in w]
         assert set(settings) <= set(Config.model_fields)
 
 

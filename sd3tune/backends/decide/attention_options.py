@@ -3,7 +3,7 @@
 from sd3tune.backends.decide.option import Option
 from sd3tune.backends.decide.rules import (
     Request,
-    elsewhere,
+    except_on,
     fits,
     gfx_in,
     never_on,
@@ -88,7 +88,7 @@ SAMPLING: tuple[Option, ...] = (
         (
             vendors("cuda"),
             sm_in(*SAGE_SM),
-            elsewhere(package("sageattention", "2.1.1"), "rocm", "mps", "cpu"),
+            except_on(package("sageattention", "2.1.1"), "rocm", "mps", "cpu"),
             half_dtype,
             lambda f, r: None if r.head_dim <= 128 else "its heads end at 128",
             smoke("attention_sageattention"),

@@ -126,7 +126,7 @@ package = Package
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ExceptOn:
     """A rule that is not asked of vendors that another rule excludes: installing something would
     be no use."""
 
@@ -137,14 +137,14 @@ class Elsewhere:
         return None if f.vendor in self.vendors else self.rule(f, r)
 
 
-def elsewhere(rule: Rule, *never: Vendor) -> Rule:
+def except_on(rule: Rule, *never: Vendor) -> Rule:
     """`rule`, except on the vendors named."""
-    return Elsewhere(rule, never)
+    return ExceptOn(rule, never)
 
 
 def inner(rule: Rule) -> Rule:
-    """The rule inside `elsewhere`; any other is its own."""
-    return rule.rule if isinstance(rule, Elsewhere) else rule
+    """The rule inside `except_on`; any other is its own."""
+    return rule.rule if isinstance(rule, ExceptOn) else rule
 
 
 def tool(name: str, why: str) -> Rule:
@@ -281,4 +281,4 @@ RULES: Mapping[str, Callable[..., Rule]] = {
 
 def rule_of(need: Need) -> Rule:
     """The rule that says whether a row's need is met."""
-    return elsewhere(RULES[need.kind](*need.arguments), *need.not_on)
+    return except_on(RULES[need.kind](*need.arguments), *need.not_on)

@@ -37,6 +37,7 @@ class Result:
 
 
 Probe = Callable[[torch.device], str]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value (B, heads, tokens, dim)
 
 
 def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -78,12 +79,14 @@ def matmul(device: torch.device, dtype: torch.dtype) -> str:
     return f"error {error:.0e}"
 
 
-def attention(device: torch.device, name: str, dtype: torch.dtype | None = None) -> str:
-    """Forward and backward at SD3's shapes with q, k, v as views, as the model makes them."""
-    dtype = dtype or working_dtype(device, name)
+def attention(device: torch.device, name: str, attend: Attend | None = None) -> str:
+    """Forward and backward at SD3's shapes with q, k, v as views, as the model makes them; against
+    PyTorch's math attention in float64. attend: None is the kernel of that name."""
+    dtype = working_dtype(device, name)
     shape = (2, TOKENS, HEADS, HEAD_DIM)
     flat = [torch.randn(*shape, generator=_dice(n)).to(dtype) for n in range(4)]
-    attend = partial(sliced.attention, most=SLICE) if name == "sliced" else sdpa
+    if attend is None:
+        attend = partial(sliced.attention, most=SLICE) if name == "sliced" else sdpa
     with kernel(name):
         got = _attention_gradients([t.to(device) for t in flat], attend)
     with kernel("native-math"):
@@ -97,7 +100,7 @@ def attention(device: torch.device, name: str, dtype: torch.dtype | None = None)
     return f"forward and backward match, error {worst:.0e} in {str(dtype).removeprefix('torch.')}"
 
 
-def _attention_gradients(flat: list[Tensor], attend: Callable[..., Tensor]) -> list[Tensor | None]:
+def _attention_gradients(flat: list[Tensor], attend: Attend) -> list[Tensor | None]:
     leaves = [t.clone().requires_grad_() for t in flat[:3]]
     q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, heads, tokens, head_dim), not contiguous
     out = attend(q, k, v)

@@ -99,6 +99,8 @@ def _end(child: "subprocess.Popen[str]") -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    if child.stderr is not None:
+        child.stderr.close()  # `communicate` leaves it open at the limit
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ STATES = 16  # files; the oldest beyond them are removed
 # An answer that did not come is kept this long, and only for the processes of one run.
 UNANSWERED_SECONDS = 600.0
 PACKAGE = Path(__file__).parents[2]
-SOURCES = ("backends", "quant")  # rooms whose code makes the answers
+SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
 # Beginnings of variables that change what a device computes or what Python imports.
 VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "PYTORCH_", "TORCH", "LD_LIBRARY_PATH", "PYTHONPATH",
              "SD3TUNE_BACKEND")  # fmt: skip

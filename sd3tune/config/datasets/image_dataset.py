@@ -15,16 +15,16 @@ from sd3tune.tables.dataset_types import DATASET_TYPES
 
 
 class Shuffle(Settings):
-    """Captions made of tags, with the tags in other orders."""
+    """More captions, with their tags in another order."""
 
     enable: Flag = True
     """false switches it off."""
     count: Count = 1
     """Shuffled captions made from each."""
     seed: Whole = Field(0, ge=0)
-    """Same seed, same orders."""
+    """The same seed gives the same orders."""
     split_on: Literal["comma", "space", "period"] = "comma"
-    """What lies between tags."""
+    """What separates the tags."""
     position_start: Whole = Field(0, ge=0)
     """Tags at the front that stay where they are."""
     include_original: Flag = True
@@ -37,7 +37,7 @@ class ImageDataset(Stored):
     dataset_type: Annotated[str, OneOf(DATASET_TYPES, explained=True)] = "image"
     """What the entry is for; the last two have settings of their own, below."""
     crop: Flag = False
-    """Cut images to crop_aspect; off, they keep their aspect in the nearest bucket."""
+    """Crop images to crop_aspect. Off: images keep their aspect, in the nearest bucket."""
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
     """`square`; `preserve` the aspect of each image; a `random` or the `closest` one of
     crop_aspect_buckets."""
@@ -56,20 +56,20 @@ class ImageDataset(Stored):
     resolution_type: Literal["pixel", "area", "pixel_area"]
     """`pixel_area`: edge of a square of that area. `area`: megapixels. `pixel`: shorter edge."""
     minimum_image_size: Number | None = Field(None, ge=0)
-    """Smaller images are set aside."""
+    """Smaller images are not used."""
     maximum_image_size: Number | None = Field(None, ge=0)
     """With target_downsample_size: crops are taken from images resized to that size first."""
     target_downsample_size: Number | None = Field(None, ge=0)
     """Size to which images are resized before they are cropped."""
     max_upscale_threshold: Number | None = Field(None, ge=0)
-    """Images that would be enlarged by more than this share are set aside: 0.25 allows a quarter.
+    """Images that would be enlarged by more than this share are not used: 0.25 allows a quarter.
     Left out: any enlargement."""
     minimum_aspect_ratio: Number | None = Field(None, ge=0)
-    """Images of narrower buckets (width / height) are set aside; 0 is none."""
+    """Images of narrower buckets (width / height) are not used. 0 is no limit."""
     maximum_aspect_ratio: Number | None = Field(None, gt=0)
-    """Images of wider buckets are set aside."""
+    """Images of wider buckets (width / height) are not used."""
     aspect_bucket_rounding: Whole = Field(2, ge=1, le=9)
-    """Decimals of an aspect ratio that tell buckets apart."""
+    """Decimals to which aspect ratios are rounded; each rounded ratio is a bucket."""
     aspect_bucket_alignment: Literal[64] = 64
     """Sides are multiples of 64 pixels for SD3."""
     caption_strategy: Annotated[
@@ -78,7 +78,7 @@ class ImageDataset(Stored):
     ] = "filename"
     """The file's name, a .txt beside it, instance_prompt, or a column of a table."""
     instance_prompt: str | None = None
-    """The caption of every image, or words put before each."""
+    """The caption of every image, or a text put before each caption."""
     only_instance_prompt: Flag = False
     """instance_prompt is the only caption."""
     prepend_instance_prompt: Flag = False
@@ -101,14 +101,13 @@ class ImageDataset(Stored):
         Literal["discovery", "parquet", "csv", "huggingface"],
         BeforeValidator(lambda v: "discovery" if v in ("json", "filesystem") else v),
     ] = "discovery"
-    """How sizes are found: from the files' headers, or from columns of a table."""
+    """Where image sizes are read: from the files' headers, or from columns of a table."""
     metadata_update_interval: Whole = Field(60, ge=60)
-    """Seconds between writes of what is known about files while they are read for the first
-    time."""
+    """Seconds between writes of the list of files while they are read for the first time."""
     cache_dir_vae: Path
     """Where encoded images are kept."""
     vae_cache_clear_each_epoch: Flag = False
-    """Take new random crops and aspects each epoch, and encode them."""
+    """Take new random crops and aspects in each epoch, and encode them."""
     skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
     """`metadata` or `aspect`: use the files and sizes of the last discovery without looking.
     `vae`, `text`: encode nothing; what is not cached is an error when it is reached."""
@@ -124,11 +123,11 @@ class ImageDataset(Stored):
     start_epoch: Count = 1
     """First epoch that draws from this dataset."""
     end_epoch: Count | None = None
-    """Last epoch that draws from it."""
+    """Last epoch that draws from this dataset."""
     start_step: Whole = Field(0, ge=0)
-    """Optimizer steps to be done before it is drawn from."""
+    """Optimizer steps before the dataset is drawn from."""
     end_step: Count | None = None
-    """Last optimizer step that draws from it."""
+    """Last optimizer step that draws from this dataset."""
     train_batch_size: Count | None = None
     """Images per forward pass of this dataset. Left out: the run's."""
     vae_batch_size: Count = 4
@@ -136,9 +135,10 @@ class ImageDataset(Stored):
     image_processing_batch_size: Count = 32
     """Images decoded ahead of the encoder."""
     write_batch_size: Count = 32
-    """Cache entries in a file; what an interruption can lose."""
+    """Cache entries in a file. An interruption loses at most so many."""
     is_regularisation_data: Flag = False
-    """Hold the model to what it says without the adapter on these images (prior preservation)."""
+    """Prior preservation: on these images the target is the prediction of the model without the
+    adapter."""
     timestep_sampling_offset: Number = 0.0
     """Added to the normal number behind each logit-normal noise level of these images: above 0
     means more noise (composition), below 0 less (detail)."""
@@ -147,7 +147,7 @@ class ImageDataset(Stored):
     text_embeds: str | None = None
     """id of the text_embeds entry that keeps these captions. Left out: the default one."""
     strict: Flag = False
-    """A file that cannot be used is an error instead of a line in the report."""
+    """A file that cannot be used is an error. Off: it is left out and reported."""
 
     @property
     def trained(self) -> bool:
@@ -166,12 +166,12 @@ class Masks(Stored):
     dataset_type: Literal["conditioning"] = "conditioning"
     """Marks this entry as masks, used through conditioning_data."""
     conditioning_type: Literal["mask", "segmentation"] = "mask"
-    """`mask`: the red channel weighs the loss, black 0, white 1. `segmentation`: brighter than
-    middle grey is 1, the rest 0."""
+    """`mask`: the loss is multiplied by the red channel, black 0, white 1. `segmentation`: brighter
+    than middle grey is 1, the rest 0."""
 
 
 class TextEmbeds(Settings):
-    """Where encoded captions are kept."""
+    """The cache of encoded captions."""
 
     id: str = Field(min_length=1)
     """Name of the entry, unique in the file."""
@@ -182,6 +182,6 @@ class TextEmbeds(Settings):
     default: Flag = False
     """The cache of validation prompts, and of every dataset that names no other."""
     cache_dir: Path
-    """Its folder."""
+    """Folder of the cache."""
     write_batch_size: Count = 32
-    """Captions in a file; what an interruption can lose."""
+    """Captions in a file. An interruption loses at most so many."""

@@ -52,6 +52,6 @@ def folders_exist(stored: Sequence[Stored], path: Path) -> None:
     if missing:
         words = ", ".join(f"`{d.instance_data_dir}` of dataset `{d.id}`" for d in missing)
         raise ConfigError(
-            f"`{path}`: instance_data_dir is no folder: {words}",
+            f"`{path}`: instance_data_dir is not a folder: {words}",
             hint=f"relative paths start at `{project_folder(path)}`",
         )

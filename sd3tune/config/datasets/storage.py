@@ -16,7 +16,7 @@ from sd3tune.tables.storages import STORAGES, owners
 
 
 class Columns(Settings):
-    """Which columns of a table hold what."""
+    """The columns of a table."""
 
     path: Path
     """The .csv or .parquet file."""
@@ -25,7 +25,7 @@ class Columns(Settings):
     caption_column: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("caption",)
     """The caption; several columns, or lists in one, are several captions."""
     fallback_caption_column: str | None = None
-    """Read where caption_column is empty."""
+    """Column that is read where caption_column is empty."""
     width_column: str | None = None
     """Width in pixels; with height_column and metadata_backend no header is read."""
     height_column: str | None = None
@@ -41,14 +41,14 @@ class Columns(Settings):
 
 
 class HubColumns(Settings):
-    """Which columns of a Hugging Face dataset hold what."""
+    """The columns of a Hugging Face dataset."""
 
     image_column: str = "image"
     """The image."""
     caption_column: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("caption",)
     """The caption; several columns, or lists in one, are several captions."""
     fallback_caption_column: str | None = None
-    """Read where caption_column is empty."""
+    """Column that is read where caption_column is empty."""
     width_column: str | None = None
     """Width in pixels; with height_column no header is read."""
     height_column: str | None = None
@@ -93,21 +93,21 @@ class Stored(Settings):
     revision: str | None = None
     """huggingface: branch, tag or commit."""
     huggingface: HubColumns = HubColumns()
-    """huggingface: which columns hold what."""
+    """huggingface: the names of the columns."""
     csv: Columns | None = None
-    """A .csv with captions or sizes: which columns hold what."""
+    """A .csv with captions or sizes, and the names of its columns."""
     csv_cache_dir: Path | None = None
     """csv: where images behind http(s) addresses are kept. Left out: beside the latents; masks in
     output_dir/cache/masks."""
     read_batch_size: Count = 25
     """Files read at a time from a bucket or over http."""
     allowed_roots: tuple[Path, ...] = ()
-    """Other folders that rows of tables, caption files and links may lead to. Without them, what
-    leaves the dataset is set aside; only images behind links are used, with a warning."""
+    """Other folders that rows of tables, caption files and links may lead to. Without them, files
+    outside the dataset are not used, except images behind links, with a warning."""
     allow_private_hosts: Flag = False
     """csv: fetch from this machine and private networks too, and through proxies."""
     max_download_mib: Count = 64
-    """csv: MiB of a fetched file; larger ones are set aside."""
+    """csv: largest fetched file in MiB; larger ones are not used."""
     max_download_seconds: Count = 120
     """csv: seconds for a fetched file, redirects and tries included."""
 

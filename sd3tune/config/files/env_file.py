@@ -127,8 +127,8 @@ def _shell_value(
         if name not in values and name in os.environ and looks_secret(name):
             raise ConfigError(
                 f"{where}: {variable} uses ${name}, which looks like a secret: a configuration "
-                "file takes none out of the environment",
-                hint="leave it out: what needs a secret reads the environment itself",
+                "file may not read secrets from the environment",
+                hint="leave it out: libraries that need a secret read the environment themselves",
             )
         return values.get(name, os.environ.get(name, ""))
 

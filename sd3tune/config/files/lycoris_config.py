@@ -35,7 +35,7 @@ Factor = Annotated[Whole, Field(ge=-1)]
 
 
 class Part(Settings):
-    """What one kind of module gets instead of the settings above it."""
+    """Settings of some modules that differ from those of all."""
 
     algo: Literal["lora", "locon", "loha", "lokr", "glora", "diag-oft", "boft"] | None = None
     """Another algorithm."""
@@ -62,13 +62,13 @@ class Targets(Settings):
     target_name: tuple[str, ...] = ()
     """Module names, as expressions (or as shell patterns with use_fnmatch)."""
     module_algo_map: dict[str, Part] = Field(default_factory=dict)
-    """Class name to what those modules get instead."""
+    """Class name -> settings of its modules."""
     name_algo_map: dict[str, Part] = Field(default_factory=dict)
-    """Name pattern to what those modules get instead."""
+    """Name pattern -> settings of the modules it matches."""
     use_fnmatch: Flag = False
     """Patterns are those of a shell, as in *.attn.*"""
     exclude_name: tuple[str, ...] = ()
-    """Patterns of modules that are left alone."""
+    """Patterns of modules that are not adapted."""
     enable_conv: Flag = False
     """No effect on SD3's transformer, which is linear but for its first layer."""
 
@@ -87,7 +87,7 @@ class Targets(Settings):
 
 
 class Lycoris(Settings):
-    """The file."""
+    """The file named by lycoris_config."""
 
     algo: Annotated[
         Literal["lora", "locon", "loha", "lokr", "glora", "diag-oft", "boft"],
@@ -104,9 +104,9 @@ class Lycoris(Settings):
     factor: Factor = -1
     """lokr: size of the smaller matrix. A larger one makes a smaller adapter."""
     full_matrix: Flag = False
-    """lokr: the larger matrix whole instead of in two factors."""
+    """lokr: do not split the larger matrix into two factors."""
     decompose_both: Flag = False
-    """lokr: the smaller matrix in two factors as well."""
+    """lokr: split the smaller matrix into two factors too."""
     unbalanced_factorization: Flag = False
     """lokr: the output side is split the other way round."""
     dropout: Number = Field(0.0, ge=0, lt=1)
@@ -122,7 +122,7 @@ class Lycoris(Settings):
     wd_on_output: Flag = True
     """dora_wd: one magnitude per output instead of per input."""
     constraint: Number = Field(0.0, ge=0)
-    """Rotations: how far they may turn; 0 is free."""
+    """Rotations: largest rotation; 0 is no limit."""
     rescaled: Flag = False
     """Rotations: one trained scale per output as well."""
     bypass_mode: Flag | None = None

@@ -70,8 +70,8 @@ def _text(value: str, key: str, where: str, words: Mapping[str, str], allowed: A
     text = PLACEHOLDER.sub(lambda m: _value(m[1], key, where), text)
     if local and key in allowed.either and not text.startswith(("/", "~", ".")):
         raise ConfigError(
-            f"{where}: `{key}={shown(value)}` is not a path, so nothing of this machine goes into "
-            "it: it would be sent to a server",
+            f"{where}: `{key}={shown(value)}` is not a path, and its value is sent to a server: "
+            "values of this machine may not be part of it",
             hint=f"write the value of {key} itself; a folder begins with /, ~ or .",
         )
     if "{output_dir}" in value and "output_dir" in words and not _stays(key, allowed):

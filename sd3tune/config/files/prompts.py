@@ -61,6 +61,6 @@ def _text(entry: Any, name: str, where: str) -> str:
             if isinstance(entry.get(key), str) and entry[key].strip():
                 return str(entry[key])
     raise ConfigError(
-        f"{where}: entry `{name}` holds no prompt",
+        f"{where}: entry `{name}` has no prompt",
         hint='write "shortname": "prompt" or "shortname": {"prompt": "…"}',
     )

@@ -111,7 +111,8 @@ def _plain(key: str) -> str:
 
 
 def absolute_path(text: str, folder: Path, where: str, name: str) -> Path:
-    """`text` from `folder` on; `~` is the home folder. Raises ConfigError for what is no path."""
+    """`text` from `folder` on; `~` is the home folder. Raises ConfigError for a text that cannot
+    be a path."""
     try:
         path = (folder / Path(text).expanduser()).absolute()
     except RuntimeError:
@@ -121,7 +122,7 @@ def absolute_path(text: str, folder: Path, where: str, name: str) -> Path:
     if "\0" in text or len(str(path)) > 4000 or any(len(os.fsencode(p)) > 255 for p in path.parts):
         raise ConfigError(
             f"{where}: `{name}={shown(text)}` cannot be a path".replace("\0", "?"),
-            hint="parts of a path are 1 to 255 bytes, and none of them is zero",
+            hint="each part of a path takes 1 to 255 bytes, without null characters",
         )
     return path
 

@@ -80,7 +80,7 @@ def of_checkpointing(name: str, default: object) -> Rule[AllSettings]:
     return error(
         f"gradient_checkpointing {name}",
         lambda c: not c.gradient_checkpointing and getattr(c, name) not in (None, default),
-        f"{name}={{c.{name}}} goes with gradient_checkpointing=true, which is false",
+        f"{name}={{c.{name}}} needs gradient_checkpointing=true",
         f"set gradient_checkpointing=true, or leave out {name}",
     )
 
@@ -167,9 +167,9 @@ ROLLOUT = (
             and not c.scheduled_sampling_probability
             and not c.scheduled_sampling_ramp_steps
         ),
-        "scheduled_sampling_max_step_offset={c.scheduled_sampling_max_step_offset} rolls nothing "
-        "out with scheduled_sampling_probability=0",
-        "set the probability, or scheduled_sampling_ramp_steps",
+        "scheduled_sampling_max_step_offset={c.scheduled_sampling_max_step_offset} has no effect: "
+        "with scheduled_sampling_probability=0 no image is rolled out",
+        "set scheduled_sampling_probability, or scheduled_sampling_ramp_steps",
     ),
     always_euler("scheduled_sampling_sampler", "euler"),
     always_euler("scheduled_sampling_order", 1),
@@ -185,38 +185,37 @@ ADAPTER = (
         "lycoris_config lora_type",
         lambda c: c.lycoris_config is not None and c.lora_type != "lycoris",
         "lycoris_config belongs to lora_type=lycoris",
-        "set that, or leave it out",
+        "set lora_type=lycoris, or leave out lycoris_config",
     ),
     *(of_standard_lora(name) for name in OF_STANDARD_LORA),
     error(
         "init_lora model_type",
         lambda c: c.init_lora is not None and c.model_type == "full",
-        "init_lora begins an adapter, and model_type=full has none",
+        "init_lora is for an adapter, and model_type=full trains none",
         "leave it out",
     ),
     error(
         "init_lora lora_init_type",
         lambda c: c.init_lora is not None and c.lora_init_type != "default",
-        "init_lora and lora_init_type={c.lora_init_type} both say how the adapter begins",
+        "init_lora and lora_init_type={c.lora_init_type} both choose the adapter's first weights",
         "leave one of them out",
     ),
     error(
         "lora_type lora_format",
         lambda c: c.lora_type == "lycoris" and c.lora_format != "diffusers",
-        "lora_format={c.lora_format} belongs to lora_type=standard: LyCORIS files have one form",
+        "lora_format={c.lora_format} belongs to lora_type=standard: LyCORIS files have one dialect",
         "leave it out",
     ),
     error(
         "fsdp_enable use_dora lora_format",
         lambda c: c.fsdp_enable and c.use_dora and c.lora_format != "diffusers",
-        "lora_format={c.lora_format} of DoRA needs the weights in one place, and fsdp_enable "
-        "splits them",
+        "lora_format={c.lora_format} of DoRA needs whole weights, and fsdp_enable splits them",
         "leave lora_format out, and run `sd3tune export` afterwards",
     ),
     error(
         "use_dora lora_init_type",
         lambda c: c.use_dora and c.lora_init_type in ("pissa", "olora"),
-        "use_dora and lora_init_type={c.lora_init_type} both change what the weights are",
+        "use_dora and lora_init_type={c.lora_init_type} both replace the frozen weights",
         "leave one of them out",
     ),
 )
@@ -229,15 +228,15 @@ BLOCKS = (
             c.blocks_to_swap
             and (not c.gradient_checkpointing or c.gradient_checkpointing_interval > 1)
         ),
-        "blocks_to_swap={c.blocks_to_swap} needs every block checkpointed: otherwise what was "
-        "copied stays",
+        "blocks_to_swap={c.blocks_to_swap} needs every block checkpointed: the backward pass of "
+        "other blocks keeps their weights on the device",
         "set gradient_checkpointing=true and gradient_checkpointing_interval=1",
     ),
     error(
         "blocks_to_swap model_type",
         lambda c: c.blocks_to_swap and c.model_type != "lora",
         "blocks_to_swap={c.blocks_to_swap} goes with model_type=lora: only frozen weights can stay "
-        "behind",
+        "in host memory",
         "remove one of the two",
     ),
     error(

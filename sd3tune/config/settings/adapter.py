@@ -14,7 +14,7 @@ class AdapterSettings(Settings):
     """The adapter that is trained."""
 
     lora_rank: Count = 16
-    """Width of the update; doubling it doubles the adapter file."""
+    """Rank of the low-rank update; doubling it doubles the adapter file."""
     lora_alpha: Number | None = Field(None, gt=0)
     """The update is scaled by alpha / rank. Left out: alpha = rank."""
     lora_dropout: Number = Field(0.1, ge=0, lt=1)
@@ -22,16 +22,18 @@ class AdapterSettings(Settings):
     peft_lora_target_modules: Words = None
     """Module-name suffixes to adapt. Left out: to_q, to_k, to_v, to_out.0."""
     use_dora: Flag = False
-    """Weight decomposition (DoRA): a trained magnitude beside the direction. Slower."""
+    """DoRA: trains the magnitude of each weight vector beside its direction. Slower."""
     use_rslora: Flag = False
-    """Scale by alpha / sqrt(rank), which keeps large ranks alive (rsLoRA)."""
+    """rsLoRA: scales by alpha / sqrt(rank), so that large ranks still learn."""
     lora_init_type: Annotated[
         Literal["default", "gaussian", "pissa", "olora"],
         BeforeValidator(supported("lora_init_type")),
     ] = "default"
-    """How the adapter begins: `pissa` and `olora` take part of the weights, and need them whole."""
+    """How the adapter is initialised. `pissa` and `olora` move a part of the frozen weights into
+    it, and need weights that are not quantised."""
     init_lora: Path | None = None
-    """An adapter file of any dialect to begin with; a smaller rank than lora_rank is fine."""
+    """An adapter file, in any dialect, whose weights training begins with. Its rank may be smaller
+    than lora_rank."""
     lora_format: Annotated[str, OneOf(DIALECTS)] = "diffusers"
     """Dialect of the file that is written; `sd3tune export` writes the others. LyCORIS has one
     dialect."""

@@ -1,4 +1,4 @@
-"""What is kept, and how a run continues."""
+"""Checkpoints: how often, how many are kept, and how a run continues."""
 
 from pydantic import Field
 
@@ -6,18 +6,19 @@ from sd3tune.config.fields import Count, Settings, Whole
 
 
 class CheckpointSettings(Settings):
-    """What is kept, and how a run continues."""
+    """Checkpoints: how often, how many are kept, and how a run continues."""
 
     checkpoint_step_interval: Count = 500
     """Steps between checkpoints; there is always one at the end."""
     checkpoint_epoch_interval: Count | None = None
     """Epochs between checkpoints, beside those by steps."""
     checkpointing_rolling_steps: Whole = Field(0, ge=0)
-    """Steps between checkpoints that are kept for a short while only; 0: none."""
+    """Steps between rolling checkpoints, which newer ones soon replace. 0 writes none."""
     checkpoints_rolling_total_limit: Count = 1
-    """Newest whole ones of those to keep."""
+    """How many rolling checkpoints are kept: the newest complete ones."""
     checkpoints_total_limit: Count = 5
-    """Newest whole checkpoints of the run to keep; nothing else is counted or removed."""
+    """How many checkpoints are kept: the newest complete ones of this run. Nothing else is
+    removed."""
     resume_from_checkpoint: str = "latest"
-    """`latest` whole one, `never`, or a checkpoint folder to go back to: its path, or its name in
-    output_dir. What a run does not go on from is moved to `earlier-<n>`."""
+    """`latest`: the newest complete checkpoint. `never`: start afresh. Or the path of a checkpoint,
+    or its name in output_dir. Newer checkpoints and older results are moved to `earlier-<n>`."""

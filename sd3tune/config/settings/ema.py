@@ -1,4 +1,4 @@
-"""A moving average of what is trained."""
+"""An exponential moving average (EMA) of the trained weights."""
 
 from typing import Literal
 
@@ -8,17 +8,19 @@ from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
 
 
 class EmaSettings(Settings):
-    """A moving average of what is trained."""
+    """An exponential moving average (EMA) of the trained weights."""
 
     use_ema: Flag = False
-    """Keep a moving average; it becomes the result, the last values are kept beside it."""
+    """Keep a moving average of the trained weights. The average is the result; the last weights are
+    kept in `last/`."""
     ema_decay: Number = Field(0.995, ge=0, lt=1)
-    """Share of the average that a step leaves as it was, once there are enough steps."""
+    """Share of the old average in the new one, after the first steps."""
     ema_warmup_steps: Whole = Field(0, ge=0)
-    """Steps in which the average is a copy. 0: the decay rises as (1 + n) / (10 + n)."""
+    """Steps during which the average is a copy of the weights. 0: the decay rises as
+    (1 + n) / (10 + n)."""
     ema_update_interval: Count = 1
-    """Steps between updates."""
+    """Optimizer steps between updates of the average."""
     ema_device: Literal["cpu", "accelerator"] = "cpu"
     """Where the average is kept."""
     ema_validation: Literal["none", "ema_only", "comparison"] = "comparison"
-    """Weights that pictures are drawn with: the last, the average, or both."""
+    """Weights for validation pictures: the last (`none`), the average (`ema_only`), or both."""

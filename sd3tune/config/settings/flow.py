@@ -13,23 +13,24 @@ class FlowSettings(Settings):
     """Noise levels and the loss."""
 
     flow_schedule_shift: Annotated[Number, AfterValidator(lambda v: v or 1.0)] = Field(3.0, ge=0)
-    """Moves noise levels toward noise: s' = shift s / (1 + (shift - 1) s). 1, or 0, leaves them
-    alone."""
+    """Shifts noise levels s toward noise: s' = shift s / (1 + (shift - 1) s). 1, or 0, is no
+    shift."""
     flow_schedule_auto_shift: Flag = False
-    """Shift by image size instead, alike in training and validation pictures."""
+    """Compute the shift from the image size, the same in training and in validation pictures."""
     flow_use_uniform_schedule: Flag = False
     """Uniform noise levels instead of logit-normal ones."""
     flow_use_beta_schedule: Flag = False
     """Noise levels from a Beta distribution instead."""
     flow_beta_schedule_alpha: Number = Field(2.0, gt=0)
-    """Its alpha; larger means more noise."""
+    """Alpha of the Beta distribution; larger means more noise."""
     flow_beta_schedule_beta: Number = Field(2.0, gt=0)
-    """Its beta; larger means less noise."""
+    """Beta of the Beta distribution; larger means less noise."""
     flow_cubic_schedule_weights: Annotated[tuple[float, ...], BeforeValidator(values.weights)] = ()
     """Weights as [1, 3, 2]: how often levels of the first, second and last third are drawn,
     smoothed by a monotone cubic."""
     flow_custom_timesteps: Annotated[tuple[float, ...], BeforeValidator(values.timesteps)] = ()
-    """The only timesteps there are, as [250, 500, 750] or as levels up to 1; not shifted."""
+    """The only timesteps to train on, as [250, 500, 750], or as noise levels up to 1. They are not
+    shifted."""
     flow_timesteps_mode: Literal["fixed-list", "round-robin"] = "fixed-list"
     """`fixed-list` draws from flow_custom_timesteps; `round-robin` takes the next one each step."""
     flow_sigmoid_scale: Number = Field(1.0, gt=0)
@@ -44,7 +45,7 @@ class FlowSettings(Settings):
     masked_loss_normalize: Flag = False
     """Divide a masked loss by the mask's sum, so that images with little mask count like others."""
     input_perturbation: Number = Field(0.0, ge=0)
-    """Noise added to the input that the target does not know of, as a share of the noise; 0.1 is
-    its paper's."""
+    """Extra noise in the input that is not part of the target, as a share of the noise. The paper
+    (arXiv:2301.11706) uses 0.1."""
     input_perturbation_steps: Whole = Field(0, ge=0)
-    """Steps over which it fades to nothing. 0: it stays."""
+    """Steps over which input_perturbation falls to 0. 0: it stays."""

@@ -9,7 +9,7 @@ class FolderSettings(Settings):
     """Files and folders of a run."""
 
     output_dir: Path
-    """Adapter, checkpoints, pictures and caches go here."""
+    """The folder for the adapter, checkpoints, pictures and caches."""
     data_backend_config: Path
     """The list of datasets. Left out: multidatabackend.json beside the configuration file."""
     user_prompt_library: Path | None = None

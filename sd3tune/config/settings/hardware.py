@@ -1,4 +1,4 @@
-"""What the machine computes in: all of it is chosen when left out."""
+"""Formats, kernels and devices. What is left out is chosen for the machine."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ from sd3tune.config.fields import Attention, Flag, Precision, QuantizeVia, Setti
 
 
 class HardwareSettings(Settings):
-    """What the machine computes in: all of it is chosen when left out."""
+    """Formats, kernels and devices. What is left out is chosen for the machine."""
 
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Autocast of the forward pass. `no` on Apple."""
@@ -30,16 +30,18 @@ class HardwareSettings(Settings):
     again. Left out: `cache/quantised` in output_dir when the CPU quantises (minutes for the 8B
     model), `none` when the accelerator does (seconds)."""
     blocks_to_swap: Whole = Field(0, ge=0)
-    """So many transformer blocks live in host memory and visit the device while they compute: less
-    memory, more time. Needs gradient_checkpointing. Untested on hardware."""
+    """Transformer blocks whose weights stay in host memory and are copied to the device when they
+    are needed: less device memory, more time. Needs gradient_checkpointing. Untested on
+    hardware."""
     vae_dtype: Literal["default", "fp32", "fp16", "bf16"] | None = None
     """Format of the autoencoder."""
     attention_mechanism: Attention | None = None
-    """Attention kernel; `sageattention` is for validation pictures only, `sliced` keeps no scores
-    where no kernel of PyTorch's has a backward."""
+    """Attention kernel; `sageattention` is for validation pictures only. `sliced` stores no
+    attention scores, for devices where PyTorch has no kernel that can be differentiated without
+    them."""
     sageattention_usage: Literal["inference"] = "inference"
     """SageAttention has no backward: `training` would leave query, key and value untrained."""
     dynamo_backend: Literal["no", "inductor", "aot_eager"] | None = None
     """torch.compile of the transformer's blocks."""
     deterministic: Flag = False
-    """Same bits on each run of the same machine, at some cost in speed."""
+    """Bit-identical results on each run of the same machine; slower."""

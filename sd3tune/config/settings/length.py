@@ -9,7 +9,7 @@ class LengthSettings(Settings):
     """How long the run is, and how large its steps."""
 
     seed: Whole = Field(0, ge=0)
-    """Same seed, same noise, on every vendor."""
+    """Seed of all random numbers. The same seed gives the same noise on every vendor's hardware."""
     max_train_steps: Whole | None = Field(None, ge=0)
     """Optimizer steps to run in total. Or set num_train_epochs."""
     num_train_epochs: Whole | None = Field(None, ge=0)
@@ -21,7 +21,7 @@ class LengthSettings(Settings):
     gradient_checkpointing: Flag = True
     """Recompute activations in the backward pass instead of keeping them."""
     gradient_checkpointing_interval: Count = 1
-    """Every n-th block forgets its activations; the others keep them: faster, and larger."""
+    """Checkpoint every n-th block only. More than 1 is faster and takes more memory."""
     gradient_checkpointing_backend: CheckpointingBackend | None = None
-    """Where the inputs of forgetful blocks wait: on the device (`torch`) or in host memory
+    """Where the inputs of checkpointed blocks are kept: on the device (`torch`) or in host memory
     (`unsloth`)."""

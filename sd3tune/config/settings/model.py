@@ -1,4 +1,4 @@
-"""Which model is trained, and what of it."""
+"""The model, and which of its weights are trained."""
 
 from typing import Annotated, Literal
 
@@ -7,14 +7,15 @@ from sd3tune.tables.architectures import ARCHITECTURES
 
 
 class ModelSettings(Settings):
-    """Which model is trained, and what of it."""
+    """The model, and which of its weights are trained."""
 
     model_family: Literal["sd3"] = "sd3"
     """Always sd3: Stable Diffusion 3 and 3.5."""
     model_type: Literal["lora", "full"] = "lora"
-    """What is trained: `lora`, a small adapter beside frozen weights, or `full`, the weights."""
+    """`lora` trains a small adapter beside frozen weights, `full` trains all weights of the
+    transformer."""
     lora_type: Literal["standard", "lycoris"] = "standard"
-    """`standard` is LoRA through peft; `lycoris` what lycoris_config says."""
+    """`standard`: LoRA through peft. `lycoris`: the algorithm that lycoris_config names."""
     model_flavour: Annotated[str, OneOf(ARCHITECTURES, explained=True)] | None = None
     """Which released model; `medium` and `large` are those of SD3.5."""
     pretrained_model_name_or_path: str = ""
@@ -24,7 +25,8 @@ class ModelSettings(Settings):
     """The transformer alone from another folder, repository or safetensors file (which brings its
     VAE along when it holds one); text encoders stay those of pretrained_model_name_or_path."""
     pretrained_transformer_subfolder: str = "transformer"
-    """Where in that folder or repository it is; `.` is the folder itself."""
+    """Sub-folder of pretrained_transformer_model_name_or_path with the transformer; `.` is the
+    folder itself."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     variant: str | None = None
