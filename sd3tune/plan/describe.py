@@ -23,7 +23,8 @@ def decisions(plan: Plan) -> dict[str, Decision[Any]]:
 
 
 def decision(d: Decision[Any]) -> dict[str, Any]:
-    """One decision as JSON. `file` and `key` are there when the user wrote the value."""
+    """One decision as JSON. `file` and `key` are there when the user wrote the value, or wrote the
+    setting that an automatic value follows from."""
     written = {"file": d.source.file, "key": d.source.key}
     return {
         "value": d.value,

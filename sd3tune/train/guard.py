@@ -19,7 +19,7 @@ NAMED = 4  # images in a message
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepImage:
     """One image of an optimizer step."""
 
     id: int
@@ -43,7 +43,7 @@ class Guard:
         return cls(plan.loss.spike_action, plan.loss.spike_factor, paths.__getitem__)
 
     def refuse_bad_numbers(
-        self, state: TrainState, loss: float, grad_norm: float, seen: Sequence[Seen]
+        self, state: TrainState, loss: float, grad_norm: float, seen: Sequence[StepImage]
     ) -> None:
         """Raises Diverged. Under the fp16 scaler a gradient that overflows is no error: the update
         is skipped and the scale halved. A scale below 1 means that it was no overflow."""
@@ -59,7 +59,9 @@ class Guard:
             "holds",
         )
 
-    def spike(self, state: TrainState, loss: float, seen: Sequence[Seen]) -> SpikeAction | None:
+    def spike(
+        self, state: TrainState, loss: float, seen: Sequence[StepImage]
+    ) -> SpikeAction | None:
         """What was done about a loss far above the median of the recent ones; None for an ordinary
         one. Every loss is remembered, spikes too: a lasting change is followed, not fought.
         Raises Diverged for `stop`."""
@@ -81,7 +83,7 @@ class Guard:
             lower(state)
         return self.action
 
-    def _names(self, seen: Sequence[Seen]) -> str:
+    def _names(self, seen: Sequence[StepImage]) -> str:
         names = list(dict.fromkeys(f"`{self.name(s.id)}`" for s in seen))
         rest = len(names) - NAMED
         return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

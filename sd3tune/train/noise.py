@@ -8,7 +8,6 @@ lacks.
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from sd3tune.data.seeds import seed_of
 from sd3tune.plan.objective import NoiseLevels
 from sd3tune.sd3 import flow
 from sd3tune.sd3.variants import PATCH
-from sd3tune.train import cubic
+from sd3tune.train import levels
 
 
 @dataclass(frozen=True)
@@ -68,32 +67,8 @@ def dice(seed: int, step: int, image: int, label: str) -> float:
 def draw_levels(how: NoiseLevels, seed: int, step: int, batch: Batch, u: Tensor) -> Tensor:
     """Noise levels (B,) float32 on the CPU, as the network sees them. u (B,): of `draw`."""
     if how.listed:
-        return _from_list(how, seed, step, batch, u)
+        return levels.listed(how, seed, step, batch, u)
     height, width = batch.latents.shape[-2:]
     by_tokens = flow.auto_shift((height // PATCH) * (width // PATCH))
     shift = by_tokens if how.shift is None else how.shift
-    return flow.shifted(_unshifted(how, seed, step, batch, u), shift)
-
-
-def _unshifted(how: NoiseLevels, seed: int, step: int, batch: Batch, u: Tensor) -> Tensor:
-    if how.uniform:
-        return u
-    if how.beta is not None:
-        return torch.tensor([_beta(seed, step, i, *how.beta) for i in batch.ids])
-    if how.weights:
-        return cubic.quantile(u, how.weights)
-    return flow.logit_normal(u, how.scale, batch.level_offset)
-
-
-def _from_list(how: NoiseLevels, seed: int, step: int, batch: Batch, u: Tensor) -> Tensor:
-    count = len(how.listed)
-    if how.in_turn:  # each image begins at a place of its own
-        places = [(step + seed_of(seed, i, "turn")) % count for i in batch.ids]
-    else:
-        places = [int(x * count) for x in u.tolist()]
-    return torch.tensor([how.listed[p] for p in places])
-
-
-def _beta(seed: int, step: int, image: int, alpha: float, beta: float) -> float:
-    """One draw; torch has neither the quantile function nor a seeded sampler."""
-    return float(np.random.default_rng(seed_of(seed, step, image, "beta")).beta(alpha, beta))
+    return flow.shifted(levels.unshifted(how, seed, step, batch, u), shift)

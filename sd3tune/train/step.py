@@ -12,7 +12,7 @@ from sd3tune.data.seeds import seed_of
 from sd3tune.plan.objective import SpikeAction
 from sd3tune.processes.world import ALONE_ON_CPU, World, unsynchronised
 from sd3tune.train.clip import clip
-from sd3tune.train.guard import BAD_NUMBERS, Guard, Seen
+from sd3tune.train.guard import BAD_NUMBERS, Guard, StepImage
 from sd3tune.train.losses import Losses, losses
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
@@ -24,7 +24,7 @@ class Taken:
 
     loss: float  # mean over the images of all processes
     grad_norm: float  # before clipping
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[StepImage, ...] = ()
     spike: SpikeAction | None = None  # what the guard did
 
 
@@ -77,10 +77,10 @@ def dropout_seed(world: World) -> tuple[int, ...]:
     return (world.processes.rank,) if world.size > 1 else ()
 
 
-def seen(batches: Sequence[Batch], scored: Sequence[Losses]) -> tuple[Seen, ...]:
+def seen(batches: Sequence[Batch], scored: Sequence[Losses]) -> tuple[StepImage, ...]:
     """Every image of the step with its level, loss and noise."""
     each = torch.cat([f.each.detach() for f in scored]).tolist()
     levels = torch.cat([f.levels for f in scored]).tolist()
     ids = (i for batch in batches for i in batch.ids)
     noise = (n for f in scored for n in f.noise)
-    return tuple(map(Seen, ids, levels, each, noise))
+    return tuple(map(StepImage, ids, levels, each, noise))

@@ -15,7 +15,7 @@ from PIL import Image
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.data.cache import TensorCache
 from sd3tune.demo import write
-from sd3tune.encode import store
+from sd3tune.encode import upkeep
 from sd3tune.prepare import Prepared
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.run import train
@@ -105,7 +105,7 @@ class Project:
     def build(self, *words: str) -> dict[str, int]:
         """Fills the caches; how many entries were made in each."""
         before = {name: self.entries(name) for name in ("text", "vae")}
-        store.build(self.prepare(*words))
+        upkeep.build(self.prepare(*words))
         after = {name: self.entries(name) for name in ("text", "vae")}
         return {name: len(after[name] - before[name]) for name in after}
 

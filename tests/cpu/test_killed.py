@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.encode import store
+from sd3tune.encode import upkeep
 from sd3tune.prepare import Prepared
 from tests.cpu.conftest import Project
 from tests.cpu.forks import forked
@@ -51,7 +51,7 @@ def killed_after(cpu_seconds: float, work: Callable[[], object]) -> Callable[[],
 def test_twenty_kills_leave_the_cache_of_an_undisturbed_run(project: Project) -> None:
     images(project)
     undisturbed = into(project, "undisturbed")
-    _, status, used = os.wait4(forked(lambda: store.build(undisturbed)), 0)
+    _, status, used = os.wait4(forked(lambda: upkeep.build(undisturbed)), 0)
     assert status == 0
     want = contents(project.root / "undisturbed")
     assert len(want) > 40
@@ -59,7 +59,7 @@ def test_twenty_kills_leave_the_cache_of_an_undisturbed_run(project: Project) ->
     dice, seen, kills = random.Random(1), set[str](), 0
     while kills < KILLS:
         seconds = dice.uniform(0, (used.ru_utime + used.ru_stime) / 4)
-        child = forked(killed_after(seconds, lambda: store.build(disturbed)))
+        child = forked(killed_after(seconds, lambda: upkeep.build(disturbed)))
         if os.WIFSIGNALED(status := os.waitpid(child, 0)[1]):
             assert os.WTERMSIG(status) == signal.SIGPROF
             kills += 1
@@ -70,15 +70,15 @@ def test_twenty_kills_leave_the_cache_of_an_undisturbed_run(project: Project) ->
             assert status == 0 and contents(folder) == want
             shutil.rmtree(folder)
             seen = set()
-    assert os.waitpid(forked(lambda: store.build(disturbed)), 0)[1] == 0
+    assert os.waitpid(forked(lambda: upkeep.build(disturbed)), 0)[1] == 0
     assert contents(folder) == want
 
 
 @pytest.mark.slow
 def test_two_processes_fill_one_cache_and_share_the_work(project: Project) -> None:
     images(project)
-    store.build(into(project, "alone"))
+    upkeep.build(into(project, "alone"))
     shared = into(project, "shared")
-    children = [forked(lambda: store.build(shared)) for _ in range(2)]
+    children = [forked(lambda: upkeep.build(shared)) for _ in range(2)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert contents(project.root / "shared") == contents(project.root / "alone")

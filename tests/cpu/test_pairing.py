@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sd3tune.data.batch import Batch
 from sd3tune.data.loader import Loader
-from sd3tune.encode import store
+from sd3tune.encode import upkeep
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.embeddings import load_encoders
 from sd3tune.encode.file_digests import fingerprint
@@ -35,7 +35,7 @@ class Truth:
 
     def __init__(self, project: Project) -> None:
         prepared = project.prepare()
-        store.build(prepared)
+        upkeep.build(prepared)
         self.caches = Caches.of(prepared)
         fingerprint(self.caches, prepared.dataset("d"), prepared.samples)
         self.samples = {s.id: s for s in prepared.samples}

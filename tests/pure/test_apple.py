@@ -326,7 +326,7 @@ def test_a_mac_copies_query_key_and_value_and_says_which_faults_it_fears() -> No
 
 def test_every_limit_and_fault_names_an_issue_and_when_to_look_again() -> None:
     root = Path(limits.__file__).parent
-    for name in ("limits.py", "options.py"):
+    for name in ("limits.py", "attention_options.py"):
         text = (root / name).read_text()
         assert re.search(r"Look again (at torch \d\.\d+|when \S+#\d+)", text), name
     for limit in (limits.MPS_VALUES, limits.MPS_TERMS):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sd3tune.errors import PlanError
-from sd3tune.plan.describe import describe
+from sd3tune.plan.describe import decisions, describe
 from sd3tune.plan.memory import GIB, stored
 from sd3tune.plan.optimisation import scaled_rate
 from sd3tune.prepare import this_run
@@ -231,6 +231,41 @@ def test_the_stable_recipes_of_examples_plan_without_a_warning(name: str, tmp_pa
         assert made.optimizer.name.value == "adamw_bf16"
         assert made.precision.trainable.value == "bf16"
         assert all("untested on hardware" in w for w in made.warnings)
+
+
+def test_plan_json_names_file_and_key_of_what_the_user_wrote(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (1024, 1024)).save(tmp_path / "images" / "a red bicycle.png")
+    datasets = [{"id": "d", "instance_data_dir": "images", "caption_strategy": "filename"},
+                {"id": "t", "dataset_type": "text_embeds", "default": True}]  # fmt: skip
+    settings = {"output_dir": "o", "model_flavour": "medium", "max_train_steps": 3,
+                "train_batch_size": 1}  # fmt: skip
+    folder = tmp_path / "config"
+    folder.mkdir()
+    (folder / "multidatabackend.json").write_text(json.dumps(datasets))
+    (folder / "config.json").write_text(json.dumps(settings))
+    made = this_run(folder / "config.json", ("learning_rate=5e-5",), "h200").plan
+    rows = describe(made)["decisions"]
+    steps, rate, scaler = (rows[a] for a in ("max_train_steps", "learning_rate", "grad_scaler"))
+    assert (steps["value"], steps["source"], steps["key"]) == (3, "user", "max_train_steps")
+    assert steps["file"].endswith("config/config.json")
+    assert (rate["value"], rate["file"]) == (5e-5, "the command line")
+    assert rows["gradient_accumulation_steps"]["source"] == "default"
+    assert (scaler["value"], scaler["source"]) == ("off", "auto") and "file" not in scaler
+
+
+def test_values_of_a_plan_have_the_type_of_what_they_are() -> None:
+    made = plan("m3-max", LARGE, base_model_precision="int8-quanto")
+    assert made.precision.autocast.value is None and made.precision.fp8_dtype.value is None
+    assert made.precision.grad_scaler.value is False and made.memory.checkpointing.value is True
+    assert made.trained.lora is not None
+    assert made.trained.lora.targets.value == ("to_q", "to_k", "to_v", "to_out.0")
+    assert made.optimizer.peak_rate.value == made.optimizer.rate.peak == 1e-4
+    written = {axis: d.value for axis, d in decisions(made).items()}
+    assert (written["mixed_precision"], written["fp8_dtype"], written["grad_scaler"]) == (
+        "no", "none", "off"
+    )  # fmt: skip
+    assert written["peft_lora_target_modules"] == "to_q,to_k,to_v,to_out.0"
 
 
 @pytest.mark.parametrize(
