@@ -241,12 +241,6 @@ VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "accelerator",
         )
     },
-    "lr_scheduler": {
-        "sine": (
-            "programs that offer `sine` implement different curves",
-            "cosine_with_restarts",
-        )
-    },
     "lora_init_type": {
         "loftq": ("base_model_precision decides how weights are quantised", "default")
     },

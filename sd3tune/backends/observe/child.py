@@ -19,6 +19,7 @@ from typing import Any
 
 from sd3tune import start
 from sd3tune.errors import HardwareError
+from sd3tune.filesystem import drafts
 from sd3tune.filesystem.temporary import private_folder
 
 OBSERVERS = {  # name -> module:function, called with the words that follow
@@ -106,9 +107,7 @@ def main() -> None:
     path, name, *words = sys.argv[1:]
     module, function = OBSERVERS[name].split(":")
     answer = getattr(import_module(module), function)(*words)
-    draft = Path(path).with_suffix(".tmp")
-    draft.write_text(json.dumps(answer))
-    draft.replace(path)
+    drafts.write(Path(path), json.dumps(answer).encode())
 
 
 if __name__ == "__main__":
