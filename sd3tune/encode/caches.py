@@ -130,13 +130,13 @@ class Caches:
     def wanted_text(self, prompts: Sequence[str]) -> dict[Path, set[str]]:
         """Captions by folder: every image's, the prompts', and the blank one wherever captions can
         be dropped."""
-        found: dict[Path, set[str]] = {self.text.folder: {*prompts, BLANK}}
+        wanted: dict[Path, set[str]] = {self.text.folder: {*prompts, BLANK}}
         for dataset in self.prepared.datasets.all:
             discovery = self.prepared.discoveries.get(dataset.id)
             if discovery is not None:
-                captions = found.setdefault(self.text_of(dataset.id).folder, set())
+                captions = wanted.setdefault(self.text_of(dataset.id).folder, set())
                 captions |= {BLANK} | {c for s in discovery.samples for c in s.captions}
-        return found
+        return wanted
 
     def _entry(
         self, sample: Sample, key: str, names: Sequence[str], channels: int

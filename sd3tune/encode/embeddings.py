@@ -56,7 +56,7 @@ def encoded(
     encoders: TextEncoders, plan: Plan, captions: Mapping[str, str], keys: Sequence[str]
 ) -> Made:
     """Entries of some keys; captions: what each stands for."""
-    found: Entries = {}
+    entries: Entries = {}
     batch = plan.captions.at_once
     for start in range(0, len(keys), batch):
         some = [captions[key] for key in keys[start : start + batch]]
@@ -68,8 +68,8 @@ def encoded(
                     f"the text encoders produced NaN or infinity for `{caption[:60]}`",
                     hint="set text_encoder_1_precision to text_encoder_3_precision=no_change",
                 )
-            found[keys[start + i]] = packed(*(blank(*pair, plan) if caption == BLANK else pair))
-    return found, {}
+            entries[keys[start + i]] = packed(*(blank(*pair, plan) if caption == BLANK else pair))
+    return entries, {}
 
 
 def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,7 @@ def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, in
         for folder, keys in _wanted(_looked(run)).items():
             wanted.setdefault(folder, set()).update(keys)
     gone = _of_no_epoch(prepared) - wanted.keys()
-    found = []
+    removed = []
     for folder, keys in sorted((wanted | {folder: set() for folder in gone}).items()):
         cache = TensorCache(folder)
         unused = len(cache.places.keys() - keys)
@@ -95,8 +95,8 @@ def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, in
             cache.prune(keys)
         if folder in gone and not dry_run:
             _remove_empty(folder)
-        found.append((folder, unused))
-    return found
+        removed.append((folder, unused))
+    return removed
 
 
 def _of_no_epoch(prepared: Sequence[Prepared]) -> set[Path]:
@@ -126,13 +126,13 @@ def folders(paths: Sequence[Path]) -> list[TensorCache]:
     a folder called shards too."""
     below = sorted({shards.parent for path in paths for shards in path.rglob(SHARDS)
                     if shards.is_dir()})  # fmt: skip
-    found = [cache for cache in map(TensorCache, below) if cache.is_ours()]
-    if not found:
+    caches = [cache for cache in map(TensorCache, below) if cache.is_ours()]
+    if not caches:
         raise ConfigError(
             f"no sd3tune cache below {', '.join(f'`{p}`' for p in paths)}",
             hint="name cache_dir, cache_dir_vae, or a folder that holds them",
         )
-    return found
+    return caches
 
 
 def verify(paths: Sequence[Path], *, repair: bool) -> tuple[int, list[Damage]]:
@@ -182,12 +182,12 @@ def _wanted(caches: Caches) -> dict[Path, set[str]]:
 
 
 def _held(caches: Caches) -> tuple[Held, ...]:
-    found = []
+    held = []
     texts = {t.cache_dir for t in caches.prepared.datasets.texts.values()}
     for folder, wanted in sorted(_wanted(caches).items()):
         cache = TensorCache(folder)
         problems = sum(place.problem is not None for place in cache.places.values())
-        found.append(
+        held.append(
             Held(
                 folder=folder,
                 kind="captions" if folder in texts else "latents",
@@ -199,4 +199,4 @@ def _held(caches: Caches) -> tuple[Held, ...]:
                 missing=len(wanted - cache.places.keys()),
             )
         )
-    return tuple(found)
+    return tuple(held)

@@ -85,22 +85,22 @@ class Sizes:
         if self.room is None:
             return {}
         encoders = axis == "text_encoder_3_precision"
-        found = {}
+        reasons = {}
         for precision in SCHEMES:
             amount = self.encoding(r, precision) if encoders else self.training(r, precision)
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.
             host = limits.host_bytes(self.inputs.facts)
             if amount > self.room and not (encoders and (host is None or amount <= host)):
-                found[precision] = self._words(amount, encoders=encoders)
-        return found
+                reasons[precision] = self._words(amount, encoders=encoders)
+        return reasons
 
     def _words(self, amount: int, precision: str = "", *, encoders: bool = False) -> str:
-        who = "the text encoders need" if encoders else f"{self.inputs.model.name} needs"
+        needs = "the text encoders need" if encoders else f"{self.inputs.model.name} needs"
         batch = "" if encoders else f" at batch size {self.inputs.smallest_batch}"
         weights = f" with {precision} weights" if precision not in ("", "no_change") else ""
-        device = f"{self.inputs.facts.weakest.name} has {gib(self.room or 0)}"
-        return f"{who} about {gib(amount)}{batch}{weights}, {device}"
+        has = f"{self.inputs.facts.weakest.name} has {gib(self.room or 0)}"
+        return f"{needs} about {gib(amount)}{batch}{weights}, {has}"
 
     def attention_too_big(self, r: Request) -> dict[str, str]:
         """Kernels that write out all scores -> why none of them is chosen here. A kernel that the

@@ -14,8 +14,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as e:
-        operation, said, _ = str(e).partition(NO_KERNEL)
-        if not said:
+        operation, recognised, _ = str(e).partition(NO_KERNEL)
+        if not recognised:
             raise
         raise PlanError(
             f"`deterministic=true`: `{operation.strip()}` has no deterministic kernel here",
