@@ -78,6 +78,7 @@ def hub(plan: Plan) -> dict[str, str]:
 
 
 def make_output(folder: Path) -> None:
+    """Makes output_dir. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -1,4 +1,4 @@
-"""Images to latents and masks to weights, before training: once, and kept."""
+"""Encodes images to latents and masks to weights, once, before training; the results are cached."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +132,7 @@ def _latents(
     samples: Mapping[str, Sample],
     keys: Sequence[str],
 ) -> Made:
-    """Entries of some keys; samples: what each stands for."""
+    """Cache entries of some keys. samples: key -> image."""
     source = caches.prepared.sources[dataset.id]
     entries: Entries = {}
     problems: dict[str, str] = {}

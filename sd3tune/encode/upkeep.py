@@ -44,15 +44,19 @@ class Held:
 
     @property
     def unused(self) -> int:
+        """Entries that no run of this configuration asks for."""
         return self.entries + self.problems - (self.wanted - self.missing)
 
     @property
     def bytes_per_entry(self) -> int:
+        """On average; 0 without entries."""
         return self.size_bytes // self.entries if self.entries else 0
 
 
 @dataclass(frozen=True)
 class Built:
+    """What `cache build` and `cache info` print."""
+
     seconds: float
     held: tuple[Held, ...]
     padded_bytes: int  # of one caption as float32 at full length, for comparison

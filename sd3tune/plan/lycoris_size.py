@@ -19,6 +19,7 @@ Matched = dict[str, tuple[Linear, "Lycoris"]]
 
 
 def parameters(shape: "Transformer", config: "Lycoris") -> int:
+    """Values that are trained."""
     return sum(_values(linear, own) for linear, own in matched(shape, config).values())
 
 

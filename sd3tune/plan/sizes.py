@@ -60,6 +60,7 @@ class Sizes:
         )
 
     def need(self, r: Request, batch: int, precision: str) -> int:
+        """Bytes while training with these values."""
         return estimate(self.inputs.model, self.load(r, batch, precision)).training
 
     @cached_property
@@ -69,6 +70,7 @@ class Sizes:
 
     @property
     def room(self) -> int | None:
+        """Bytes of the smallest device; None: it does not say."""
         return self.inputs.room_bytes
 
     @property
@@ -80,6 +82,7 @@ class Sizes:
         return min(counts.values()) // batches
 
     def too_big(self, axis: str, r: Request) -> dict[str, str]:
+        """Option of an axis -> why it does not fit the memory; without those that fit."""
         if axis == "attention_mechanism":
             return self.attention_too_big(r)
         if self.room is None:
@@ -135,14 +138,18 @@ class Sizes:
         return [o.name for o in options if not why_not(o, self.inputs.facts, open_)]
 
     def training(self, r: Request, precision: str) -> int:
+        """Bytes while training at the smallest batch size, with weights in `precision`."""
         return self.need(r, self.inputs.smallest_batch, precision)
 
     def encoding(self, r: Request, precision: str) -> int:
+        """Bytes while captions are encoded, with T5 in `precision`."""
         decided = r.with_value("text_encoder_3_precision", precision)
         memory = estimate(self.inputs.model, self.load(decided, 1, "no_change"))
         return memory.text_encoders + memory.workspace
 
     def batch(self, r: Request) -> Decision[int]:
+        """The batch size that the user set, or the largest of BATCHES that fits and can be
+        filled."""
         asked = self.inputs.config.train_batch_size
         if asked is not None:
             source = self.inputs.config.source("train_batch_size")

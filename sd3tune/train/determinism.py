@@ -1,4 +1,4 @@
-"""With `deterministic`: an operation that has no deterministic kernel on this device, in words."""
+"""Explains torch's error where `deterministic` is set and an operation has no such kernel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

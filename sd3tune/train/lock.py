@@ -82,6 +82,7 @@ class Claim:
             return True
 
     def release(self) -> None:
+        """Releases the lock; another run may start in the folder."""
         self._lock.release()
         if self._folder is not None:
             os.close(self._folder)
