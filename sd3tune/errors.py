@@ -22,7 +22,7 @@ from sd3tune.urls import redacted
 
 
 @dataclass(frozen=True)
-class Problem:
+class ErrorAndHint:
     """One thing that is wrong, and what to do about it: one line each."""
 
     message: str
@@ -42,26 +42,26 @@ class Sd3tuneError(Exception):
         self.hint = redacted(hint)
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[ErrorAndHint, ...]:
         """Everything to print, in order; the first is the error's own message and hint."""
-        return (Problem(str(self), self.hint),)
+        return (ErrorAndHint(str(self), self.hint),)
 
 
 class ConfigError(Sd3tuneError):
     """All problems of a configuration at once: `problems` holds the first and the others."""
 
-    def __init__(self, message: str, *, hint: str, others: Sequence[Problem] = ()) -> None:
+    def __init__(self, message: str, *, hint: str, others: Sequence[ErrorAndHint] = ()) -> None:
         super().__init__(message, hint=hint)
-        self.others = tuple(Problem(redacted(p.message), redacted(p.hint)) for p in others)
+        self.others = tuple(ErrorAndHint(redacted(p.message), redacted(p.hint)) for p in others)
 
     @classmethod
-    def of(cls, problems: Sequence[Problem]) -> "ConfigError":
+    def of(cls, problems: Sequence[ErrorAndHint]) -> "ConfigError":
         """problems: one or more, in the order in which they are printed."""
         first, *others = problems
         return cls(first.message, hint=first.hint, others=others)
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[ErrorAndHint, ...]:
         return (*super().problems, *self.others)
 
 

@@ -36,8 +36,7 @@ def during(what: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as e:
         if is_out_of_memory(e) and not _mark(e):
-            # What `add_note` does from Python 3.11 on.
-            e.__dict__.setdefault("__notes__", []).append(MARK + what)
+            e.add_note(MARK + what)
         raise
 
 

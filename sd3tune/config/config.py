@@ -21,12 +21,12 @@ from sd3tune.config.names import notes_on
 from sd3tune.config.problems import COMMAND_LINE, Location, Problems, known_settings, validated
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
 
-# What may stand where a path may.
-WORDS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
+# Values of path settings that are not paths.
+NOT_PATHS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
 PATHS = (
     "output_dir", "data_backend_config", "user_prompt_library", "lycoris_config",
@@ -52,7 +52,7 @@ class Reading:
 
     settings: AllSettings  # wrong values and missing ones left at their defaults
     wrong: frozenset[str]  # the names of those
-    problems: tuple[Problem, ...]
+    problems: tuple[ErrorAndHint, ...]
 
 
 class Config(AllSettings):
@@ -106,7 +106,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     settings._sources, settings._notes = sources, tuple(notes_on(asked))
     for problem in rules.problems(settings, wrong):
         what = f"{location.of()}: {problem.message}"
-        problems.add(Problem(what, problem.hint))
+        problems.add(ErrorAndHint(what, problem.hint))
     order = [*(k for k in file.values if k not in words.values), "", *words.values]
     return Reading(settings, wrong, (*problems.ordered(order), *typed.ordered()))
 
@@ -159,7 +159,7 @@ def left_open(name: str, value: Any) -> bool:
 def absolute(name: str, text: str, folder: Path, where: str) -> str:
     """A path of the file, absolute. A model may also be a repository: only what exists, or looks
     like a path, is one. Raises ConfigError."""
-    if text in WORDS.get(name, ()):
+    if text in NOT_PATHS.get(name, ()):
         return text
     path = absolute_path(text, folder, where, name)
     looks_local = text.startswith((".", "/", "~")) or path.exists()

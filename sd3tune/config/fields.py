@@ -42,7 +42,7 @@ Flag = Annotated[bool, BeforeValidator(values.flag)]
 Whole = Annotated[int, BeforeValidator(values.whole), Field(lt=2**63)]  # what torch can hold
 Number = Annotated[float, BeforeValidator(values.number)]
 Count = Annotated[Whole, Field(ge=1)]
-Words = Annotated[tuple[str, ...] | None, BeforeValidator(values.words)]
+ModuleNames = Annotated[tuple[str, ...] | None, BeforeValidator(values.module_names)]
 Layers = Annotated[tuple[int, ...] | None, BeforeValidator(values.layers)]
 Sizes = Annotated[tuple[tuple[int, int], ...], BeforeValidator(values.sizes)]
 
@@ -66,7 +66,7 @@ class Settings(BaseModel):
         order = dict.fromkeys(name for base in inherited for name in base.model_fields)
         order |= dict.fromkeys(fields)  # its own come last
         if list(order) != list(fields):
-            found = dict(fields)
+            unordered = dict(fields)
             fields.clear()
-            fields.update({name: found[name] for name in order})
+            fields.update({name: unordered[name] for name in order})
             cls.model_rebuild(force=True)

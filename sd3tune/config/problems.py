@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from sd3tune.config.names import REASONS, Unsupported, asks_for_nothing
 from sd3tune.decision import Provenance
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.urls import redacted
 
 CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key")  # never shown
@@ -25,9 +25,9 @@ class Problems:
     """Collects the problems of one file and of the words that override it."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[str, Problem]] = []
+        self._found: list[tuple[str, ErrorAndHint]] = []
 
-    def add(self, problem: Problem, setting: str = "") -> None:
+    def add(self, problem: ErrorAndHint, setting: str = "") -> None:
         """setting: whose problem it is; none for a rule that joins several."""
         self._found.append((setting, problem))
 
@@ -45,7 +45,7 @@ class Problems:
         """The settings with a problem of their own."""
         return frozenset(setting for setting, _ in self._found if setting)
 
-    def ordered(self, settings: Iterable[str] = ()) -> tuple[Problem, ...]:
+    def ordered(self, settings: Iterable[str] = ()) -> tuple[ErrorAndHint, ...]:
         """In the order of `settings`. Before them comes what is not the name of a setting; what
         concerns several comes where "" is among them, or last."""
         rank = {setting: i for i, setting in enumerate(dict.fromkeys([*settings, ""]))}
@@ -95,14 +95,14 @@ def known_settings(
         elif not asks_for_nothing(name, value):
             why = unsupported[name]
             what = f"{location.of(name)}: `{name}={_shown_as(name, value)}` {why.reason}"
-            problems.add(Problem(what, why.hint), name)
+            problems.add(ErrorAndHint(what, why.hint), name)
     return kept
 
 
-def _unknown(name: str, kind: type[BaseModel], where: str) -> Problem:
+def _unknown(name: str, kind: type[BaseModel], where: str) -> ErrorAndHint:
     close = get_close_matches(name, [*kind.model_fields, *REASONS], n=1, cutoff=0.6)
     hint = f"did you mean `{close[0]}`?" if close else "docs/reference/settings.md lists them all"
-    return Problem(f"{where}: unknown setting `{name}`", hint)
+    return ErrorAndHint(f"{where}: unknown setting `{name}`", hint)
 
 
 def validated(
@@ -120,7 +120,7 @@ def validated(
 
 def _each(
     error: ValidationError, kind: type[BaseModel], location: Location, values: Mapping[str, Any]
-) -> Iterator[tuple[str, Problem]]:
+) -> Iterator[tuple[str, ErrorAndHint]]:
     """pydantic's errors as ours: one for each setting, or for each key of a setting's object."""
     seen = set()
     for details in error.errors():
@@ -142,32 +142,32 @@ def _is_object(kind: type[BaseModel], setting: str) -> bool:
     )
 
 
-def _plain(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any) -> Problem:
+def _plain(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any) -> ErrorAndHint:
     setting = str(details["loc"][0]) if details["loc"] else ""
     if details["type"] == "missing":
-        return Problem(f"{spot}: `{setting}` is missing", f"add it: {_help(kind, setting)}")
-    words = _words(details)
+        return ErrorAndHint(f"{spot}: `{setting}` is missing", f"add it: {_help(kind, setting)}")
+    sentence = _sentence(details)
     if not setting:  # a rule inside an object names its keys itself
-        head, _, hint = words.partition("; ")
-        return Problem(f"{spot}: {head}", hint or "change one of them")
+        head, _, hint = sentence.partition("; ")
+        return ErrorAndHint(f"{spot}: {head}", hint or "change one of them")
     value = _shown_as(setting, written)
-    words, _, advice = words.partition("; use ")
+    sentence, _, advice = sentence.partition("; use ")
     hint = f"use {setting}={advice}" if advice else _help(kind, setting)
-    return Problem(f"{spot}: `{setting}={value}` {words}", hint)
+    return ErrorAndHint(f"{spot}: `{setting}={value}` {sentence}", hint)
 
 
-def _inside(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any) -> Problem:
+def _inside(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any) -> ErrorAndHint:
     """A problem of a key of an object that is itself a setting's value."""
     name, key = str(details["loc"][0]), ".".join(str(part) for part in details["loc"][1:])
     hint = _help(kind, name)
     if not key:  # a rule over several keys names them itself
-        return Problem(f"{spot}: `{name}`: {_words(details)}".replace("; ", ", "), hint)
+        return ErrorAndHint(f"{spot}: `{name}`: {_sentence(details)}".replace("; ", ", "), hint)
     if details["type"] == "missing":
-        return Problem(f"{spot}: `{name}.{key}` is missing", hint)
+        return ErrorAndHint(f"{spot}: `{name}.{key}` is missing", hint)
     if details["type"] == "extra_forbidden":
-        return Problem(f"{spot}: `{name}` has no key `{shown(key)}`", hint)
+        return ErrorAndHint(f"{spot}: `{name}` has no key `{shown(key)}`", hint)
     value = shown(written.get(key))
-    return Problem(f"{spot}: `{name}.{key}={value}` {_words(details)}", hint)
+    return ErrorAndHint(f"{spot}: `{name}.{key}={value}` {_sentence(details)}", hint)
 
 
 def _shown_as(name: str, value: Any) -> str:
@@ -193,7 +193,7 @@ def sound(text: str, where: str) -> str:
     return text
 
 
-def _words(details: ErrorDetails) -> str:
+def _sentence(details: ErrorDetails) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -209,8 +209,8 @@ def _words(details: ErrorDetails) -> str:
     limits = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt"),
               "less_than_equal": ("at most", "le"), "less_than": ("below", "lt")}  # fmt: skip
     if kind in limits:
-        words, key = limits[kind]
-        return f"must be {words} {context[key]:g}"
+        bound, key = limits[kind]
+        return f"must be {bound} {context[key]:g}"
     return details["msg"].lower()
 
 

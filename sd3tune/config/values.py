@@ -48,16 +48,16 @@ def layers(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     try:
-        found = tuple(int(str(v)) for v in value)
+        numbers = tuple(int(str(v)) for v in value)
     except (TypeError, ValueError):
         raise ValueError("must be block numbers such as [7, 8, 9]") from None
-    if any(n < 0 for n in found) or len(set(found)) != len(found):
+    if any(n < 0 for n in numbers) or len(set(numbers)) != len(numbers):
         raise ValueError("must be block numbers from 0, each once")
-    return found or None
+    return numbers or None
 
 
-def words(value: Any) -> Any:
-    """A list of words, the same as a JSON string, or words between commas."""
+def module_names(value: Any) -> Any:
+    """A list of names, the same as a JSON string, or names between commas."""
     if value is None or value == "":
         return None
     if isinstance(value, str):
@@ -125,10 +125,10 @@ def stages(value: Any) -> Any:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
         raise ValueError(f"must be words out of {', '.join(STAGES)}")
-    found = tuple(p.strip() for p in parts if p.strip())
-    if unknown := next((p for p in found if p not in STAGES), None):
+    named = tuple(p.strip() for p in parts if p.strip())
+    if unknown := next((p for p in named if p not in STAGES), None):
         raise ValueError(f"has `{unknown}`: it takes words out of {', '.join(STAGES)}")
-    return found
+    return named
 
 
 def aspects(value: Any) -> Any:
@@ -141,7 +141,7 @@ def aspects(value: Any) -> Any:
     weighted = [isinstance(v, dict) for v in value]
     if any(weighted) and not all(weighted):
         raise ValueError("mixes plain and weighted aspects")
-    found = []
+    aspects = []
     for item in value:
         if isinstance(item, dict):
             if set(item) != {"aspect", "weight"}:
@@ -156,13 +156,13 @@ def aspects(value: Any) -> Any:
                 f"has aspect {pair[0]:g} with weight {pair[1]:g}: aspects lie between 0 and 100, "
                 "weights between 0 and 1"
             )
-        found.append((float(pair[0]), float(pair[1])))
-    total = sum(weight for _, weight in found)
-    if found and abs(total - 1) > 1e-6:
+        aspects.append((float(pair[0]), float(pair[1])))
+    total = sum(weight for _, weight in aspects)
+    if aspects and abs(total - 1) > 1e-6:
         raise ValueError(f"has weights that sum to {total:g}, not 1")
-    if len({aspect for aspect, _ in found}) != len(found):
+    if len({aspect for aspect, _ in aspects}) != len(aspects):
         raise ValueError("has an aspect twice")
-    return tuple(found)
+    return tuple(aspects)
 
 
 def sizes(value: Any) -> Any:
@@ -201,32 +201,32 @@ def options(text: str) -> str:
 
 def optimizer_options(text: str) -> dict[str, Any]:
     """ "eps=1e-6,amsgrad=true" to {"eps": 1e-6, "amsgrad": True}."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, value = part.partition("=")
         if not equals or not name.strip().isidentifier():
             raise ValueError(f"`{part}` is not name=value")
         try:
-            found[name.strip()] = json.loads(value.strip().lower())
+            options[name.strip()] = json.loads(value.strip().lower())
         except ValueError:
             raise ValueError(f"`{part}`: the value must be a number, true or false") from None
-    return found
+    return options
 
 
 def timesteps(value: Any) -> Any:
     """[250, 500, 750] or "250,500,750" as noise levels; if none is above 1, they are levels."""
-    found = _numbers(value, "timesteps such as [250, 500, 750], or noise levels up to 1")
-    if any(not 0 < n <= 1000 for n in found):
+    levels = _numbers(value, "timesteps such as [250, 500, 750], or noise levels up to 1")
+    if any(not 0 < n <= 1000 for n in levels):
         raise ValueError("must lie above 0 and at most at 1000")
-    return found if all(n <= 1 for n in found) else tuple(n / 1000 for n in found)
+    return levels if all(n <= 1 for n in levels) else tuple(n / 1000 for n in levels)
 
 
 def weights(value: Any) -> Any:
     """[1, 2, 1] or "1,2,1": two or more, all above 0."""
-    found = _numbers(value, "weights such as [1, 2, 1]")
-    if len(found) == 1 or any(n <= 0 for n in found):
+    weights = _numbers(value, "weights such as [1, 2, 1]")
+    if len(weights) == 1 or any(n <= 0 for n in weights):
         raise ValueError("must be two or more weights above 0")
-    return found
+    return weights
 
 
 def _numbers(value: Any, wanted: str) -> tuple[float, ...]:

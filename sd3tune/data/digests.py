@@ -1,8 +1,8 @@
-"""What is known about files that were read before: sizes and digests, under their stamps.
+"""Sizes and digests of files that were read before, stored with the files' stamps.
 
-Only a shortcut: an entry counts while its stamp is the file's, and losing them all costs reading
-the files again. Kept as SQLite beside the latents, written whole and renamed, so that a run killed
-at any moment leaves the old or the new one; the same knowledge gives the same bytes.
+This is only an optimisation: an entry is valid while its stamp equals the file's, and losing all
+entries costs reading the files again. They are stored as SQLite beside the latents, written
+atomically, so a killed run leaves the old or the new file; equal entries give equal bytes.
 """
 
 import os
@@ -18,7 +18,7 @@ from sd3tune.filesystem import cachedir, disk
 
 Key = tuple[bytes, bytes]  # dataset, name
 
-FILE, INDEX = "files.sqlite", "index.sqlite"  # INDEX: of the cache in the same folder
+FILE, INDEX = "files.sqlite", "index.sqlite"  # INDEX: the index of the cache in the same folder
 SCHEMA = """
 create table files (dataset blob, name blob, stamp text, width integer, height integer,
                     digest blob, primary key (dataset, name)) without rowid
@@ -30,7 +30,7 @@ class Known:
     stamp: str
     width: int
     height: int
-    digest: bytes | None  # of the content; None: the header was read, the rest was not
+    digest: bytes | None  # of the content; None: only the header was read
 
 
 class KnownFiles:
@@ -57,7 +57,7 @@ class KnownFiles:
             self.write()
 
     def write(self) -> None:
-        """Other datasets' rows are kept. Raises DataError."""
+        """Writes the file; rows of other datasets stay. Raises DataError."""
         self._written = time.monotonic()
         me = self.dataset.encode()
         if not self._replaceable():
@@ -84,8 +84,8 @@ class KnownFiles:
             raise DataError(f"cannot write `{self.path}`: {why}", hint=hint) from None
 
     def _replaceable(self) -> bool:
-        """Whether nothing of another program is lost: it is not there, or ours, or, in a folder
-        that is ours, what is left of it."""
+        """Whether the file may be replaced without loss for another program: it is missing, or
+        sd3tune wrote it, or its folder has sd3tune's mark."""
         missing = not os.path.lexists(self.path)
         return (
             missing
@@ -105,6 +105,6 @@ def _rows(path: Path) -> dict[Key, Known]:
 
 
 def _sound(*row: object) -> bool:
-    """SQLite keeps any type in any column."""
+    """Whether a row has the right types: SQLite accepts any type in any column."""
     kinds = (bytes, bytes, str, int, int, bytes | None)
     return len(row) == len(kinds) and all(map(isinstance, row, kinds))

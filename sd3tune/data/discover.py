@@ -1,7 +1,9 @@
-"""Which images a dataset has, and what will happen to each: headers are read, no pixel is decoded.
+"""Finds the images of a dataset and decides how each is used. It reads headers and decodes no
+pixel.
 
-A file that cannot be used is set aside with its reason and the run goes on (`strict` makes it an
-error); a dataset of which nothing is left is an error that says which reason removed how many.
+A file that cannot be used is set aside with a reason, and the run continues (`strict` makes it an
+error). A dataset without any usable image is an error that states how many files each reason
+excluded.
 """
 
 import os
@@ -34,20 +36,20 @@ class Sample:
     """One image to train on."""
 
     dataset: str
-    path: str  # where a human finds it
+    path: str  # for messages: where a user finds it
     name: str  # "/"-separated, relative to the dataset
-    size: Size  # as seen, EXIF orientation applied
+    size: Size  # with EXIF orientation applied
     captions: tuple[str, ...]
     geometry: Geometry
-    id: int  # 63 bits of dataset and name: seeds its noise wherever it appears
+    id: int  # 63 bits, a hash of dataset and name; seeds its noise
     repeats: int = 0  # extra passes per epoch
-    mask: str | None = None  # its name in the dataset of masks
-    focus: Focus | None = None  # the face a crop is taken around
+    mask: str | None = None  # the name of its mask in the dataset of masks
+    focus: Focus | None = None  # the face that crop_style=face centres
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A file that is not trained on; what a library said of it may hold a whole URL."""
+    """A file that is not trained on, with the reason. URLs in the reason are shortened."""
 
     dataset: str
     path: str
@@ -59,6 +61,8 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Discovery:
+    """The usable images of a dataset, and the files that were set aside."""
+
     samples: tuple[Sample, ...]
     rejected: tuple[Rejected, ...]
 
@@ -70,9 +74,9 @@ def discover(
     masks: Source | None = None,
     tick: Tick = lambda: None,
 ) -> Discovery:
-    """Every usable image, in the order of their names. tick: called for each file looked at.
+    """All usable images, in the order of their names. tick: called for each file.
 
-    Raises DataError when there is none.
+    Raises DataError if no image is usable, or with `strict` if a file is not.
     """
     look = SampleReader(dataset, source, masks)
     samples: list[Sample] = []
@@ -99,7 +103,7 @@ def discover(
 
 
 class SampleReader:
-    """Looks at one file after the other."""
+    """Examines the files of a dataset, one at a time."""
 
     def __init__(self, dataset: "ImageDataset", source: Source, masks: Source | None) -> None:
         self.dataset, self.source = dataset, source
@@ -133,7 +137,7 @@ class SampleReader:
         shape = geometry(size, dataset, identity, focus)
         if (why := unwanted(size, shape, dataset)) is not None:
             raise Unusable(why)
-        # Most images share their geometry with others: one object for all of them.
+        # Most images share their geometry with others, so equal geometries share one object.
         shape = self._shapes.setdefault((shape.resized, (*shape.crop, *shape.bucket)), shape)  # type: ignore[arg-type]
         digest = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         return Sample(
@@ -175,28 +179,28 @@ class SampleReader:
             return faces.largest(pixels.decoded(self.source.read(name), draft=faces.EDGE))
         except Unusable:
             raise
-        except Exception as e:  # OpenCV's and the disk's
+        except Exception as e:  # of OpenCV or the disk
             raise Unusable(f"cannot be decoded: {e}") from None
 
     def _mask(self, name: str) -> str | None:
         if self._masks is None:
             return None
-        # Of its own name first: a.png and a.jpg may have a mask each.
+        # First the mask with exactly its name: a.png and a.jpg may have different masks.
         found = self._masks.get(name) or self._masks.get(_stem(name))
         if found is None:
             raise Unusable(f"no mask for it in dataset `{self.dataset.conditioning_data}`")
         return found
 
     def _remembered(self) -> list[str]:
-        """Names of the last discovery, where listing them again costs anything. A cache may come
-        with a shared folder: no name in it leads out of the dataset."""
+        """Names of the last discovery, for storages that are slow to list. A cache may come from a
+        shared folder, so names that lead out of the dataset are ignored."""
         if not self.source.has_files:
             return []
         names = sorted(self.known.files)
         return [n for n in names if not n.startswith("/") and ".." not in n.split("/")]
 
     def _listed(self, source: Source, what: str = "") -> Sequence[str]:
-        """Every name. A folder that cannot be listed is set aside with all that is in it."""
+        """All names. A folder that cannot be listed is set aside with its content."""
         names, lost = source.listed()
         for e in lost:
             why = f"{what}this folder cannot be listed: {e.strerror or e}"
@@ -205,7 +209,7 @@ class SampleReader:
         return names
 
     def _images(self, names: Iterable[str]) -> list[str]:
-        """Names that may be images; those that surely are not are set aside."""
+        """The names that may be images; other files are set aside, except usual companions."""
         if not self.source.has_files:
             return list(names)
         images = []
@@ -214,7 +218,9 @@ class SampleReader:
             if suffix in SUFFIXES:
                 images.append(name)
             elif suffix not in COMPANIONS:
-                why = f"{suffix} is no suffix of an image" if suffix else "its name has no suffix"
+                why = (
+                    f"{suffix} is not a suffix of an image" if suffix else "its name has no suffix"
+                )
                 self.no_images.append(Rejected(self.dataset.id, self.source.where(name), why))
         return images
 
@@ -226,7 +232,7 @@ class SampleReader:
 def _mapped(
     look: Callable[[str], Sample | Rejected], names: Sequence[str], ahead: int
 ) -> Iterator[Sample | Rejected]:
-    """In order; over a network, several at a time."""
+    """The results in order; over a network, several files are examined at the same time."""
     if ahead == 1:
         yield from map(look, names)
         return
@@ -241,8 +247,8 @@ def _stem(name: str) -> str:
 
 
 def _by_name(masks: Source, names: Sequence[str]) -> Mapping[str, str]:
-    """Paired by relative path, with or without suffix: masks in sub-folders belong to images there.
-    Rows are paired by their number."""
+    """Name of an image, with or without suffix -> name of its mask: both have the same relative
+    path. Rows are paired by their number."""
     if not masks.numbered:
         names = [name for name in names if suffix_of(name) in SUFFIXES]
     return {_stem(name): name for name in names} | {name: name for name in names}
@@ -251,25 +257,25 @@ def _by_name(masks: Source, names: Sequence[str]) -> Mapping[str, str]:
 def in_epoch(
     sample: Sample, dataset: "ImageDataset", epoch: int, longest: int | None = None
 ) -> Sample:
-    """The same image with the aspect and crop of another epoch (vae_cache_clear_each_epoch)."""
+    """The image with the aspect ratio and crop of another epoch (vae_cache_clear_each_epoch)."""
     if epoch == 0:
         return sample
     identity = f"{sample.dataset}\0{sample.name}\0epoch {epoch}"
     shape = geometry(sample.size, dataset, identity, sample.focus)
-    # What settings or model turn away in this epoch's aspect keeps the first one's.
+    # If settings or model exclude this epoch's aspect ratio, keep that of the first epoch.
     refused = unwanted(sample.size, shape, dataset) or (longest and max(shape.bucket) > longest)
     return sample if refused else replace(sample, geometry=shape)
 
 
 def without(found: Discovery, bad: Sequence[Rejected]) -> Discovery:
-    """The same without samples that turned out to be unusable."""
+    """The discovery without samples that turned out to be unusable."""
     paths = {r.path for r in bad}
     kept = tuple(s for s in found.samples if s.path not in paths)
     return Discovery(kept, (*found.rejected, *bad))
 
 
 def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery:
-    """Sets aside images whose bucket is longer than the model has positions for, in pixels.
+    """Sets aside images whose bucket is longer than `longest`, the model's limit in pixels.
 
     Raises DataError when none is left.
     """

@@ -27,7 +27,7 @@ async def _tried(fs: Any, path: str, count: int, part: Range | None) -> bytes:
     seconds = SECONDS + count / SLOWEST_BYTES_PER_SECOND
     try:
         return await asyncio.wait_for(_answer(fs, path, count, part), seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise TimeoutError(f"it took longer than {seconds:.0f} seconds") from None
 
 

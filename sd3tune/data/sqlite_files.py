@@ -7,13 +7,11 @@ exactly sd3tune's counts as absent. The content of these files can be computed a
 import errno
 import os
 import sqlite3
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sd3tune.filesystem import drafts, opening
-from sd3tune.filesystem.temporary import private_folder
 
 Row = tuple[object, ...]
 MAGIC = b"SQLite format 3\0"
@@ -32,17 +30,8 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(":memory:")) as db:
             with db:
                 yield db
-            drafts.fill(descriptor, _serialised(db))
+            drafts.fill(descriptor, db.serialize())
         drafts.finish(draft, path, descriptor)
-
-
-def _serialised(db: sqlite3.Connection) -> bytes:
-    """The bytes of the file that a database in memory would be."""
-    if sys.version_info >= (3, 11):
-        return db.serialize()
-    with private_folder("index") as folder:  # until Python 3.10 is dropped
-        db.execute("vacuum into ?", (str(folder / "index"),))
-        return (folder / "index").read_bytes()
 
 
 def _refuse_strange(draft: Path, descriptor: int) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 GIB = 2**30
-OLDEST, NEWEST = (3, 10), (3, 13)
+OLDEST, NEWEST = (3, 11), (3, 13)
 DISK_BYTES = 40 * GIB  # SD3.5 large with its encoders is 27 GB
 
 
@@ -52,7 +52,7 @@ def _python(host: Host) -> Finding:
     if OLDEST <= version <= NEWEST:
         return Finding("host.python", "ok", "python", host.python, sys.executable)
     return Finding(
-        "host.python", "FAIL", "python", f"{host.python}; tested with 3.10 to 3.13",
+        "host.python", "FAIL", "python", f"{host.python}; tested with 3.11 to 3.13",
         sys.executable, "install Python 3.12 and run scripts/setup again",
     )  # fmt: skip
 

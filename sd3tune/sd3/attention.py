@@ -1,10 +1,12 @@
-"""SD3's joint attention, where diffusers' own way of calling a kernel does not do.
+"""SD3's joint attention, for the cases that diffusers' own processors do not cover:
 
-Three reasons: a device whose kernels read views wrongly gets query, key and value in one piece
-each, in training and in sampling; where no kernel has a backward, a slice of queries at a time
-keeps no scores; and sampling may use a kernel that training may not. SageAttention has no backward
-(thu-ml/SageAttention#60), and does not say so: query, key and value projections would silently get
-no gradient. It is admitted to passes without gradients only, and raises when one is recorded.
+* Some devices read views wrongly. They get query, key and value in contiguous memory, in training
+  and in sampling.
+* Where no kernel has a backward pass, attention is computed in slices of the queries, which keeps
+  no scores.
+* Sampling may use a kernel that training may not. SageAttention has no backward pass and raises no
+  error (thu-ml/SageAttention#60): the projections of query, key and value would silently get no
+  gradient. It is used only in passes without gradients, and raises if gradients are recorded.
 """
 
 from collections.abc import Iterator

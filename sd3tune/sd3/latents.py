@@ -1,8 +1,9 @@
-"""Images to latents: the posterior's mean and deviation, so that two runs cache the same numbers.
+"""Encodes images as latents: the posterior's mean and standard deviation, so that two runs cache
+the same numbers.
 
-(z - shift) * scale as the transformer expects; SD3's VAE: shift 0.0609, scale 1.5305. Training
-draws mean + deviation * unit noise anew each time an image comes up, as latent diffusion defines it
-(Rombach et al. 2022, sec. 3.1); evaluation takes the mean.
+Latents are (z - shift) * scale, as the transformer expects; SD3's VAE has shift 0.0609 and scale
+1.5305. Training draws a new sample mean + deviation * unit noise each time an image is used, as in
+latent diffusion (Rombach et al. 2022, sec. 3.1); evaluation uses the mean.
 """
 
 from typing import Any

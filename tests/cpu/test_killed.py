@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sd3tune.encode import upkeep
 from sd3tune.prepare import Prepared
 from tests.cpu.conftest import Project
@@ -45,6 +47,7 @@ def killed_after(cpu_seconds: float, work: Callable[[], object]) -> Callable[[],
     return run
 
 
+@pytest.mark.slow
 def test_twenty_kills_leave_the_cache_of_an_undisturbed_run(project: Project) -> None:
     images(project)
     undisturbed = into(project, "undisturbed")
@@ -71,6 +74,7 @@ def test_twenty_kills_leave_the_cache_of_an_undisturbed_run(project: Project) ->
     assert contents(folder) == want
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_cache_and_share_the_work(project: Project) -> None:
     images(project)
     upkeep.build(into(project, "alone"))

@@ -168,7 +168,8 @@ def test_the_unspoilt_project_plans(
     assert plan["decisions"]["mixed_precision"]["value"] == "bf16"
     assert plan["measured"] is False
     assert plan["decisions"]["train_batch_size"] | {"rejected": []} == {
-        "value": 1, "source": "user", "reason": "set in the configuration", "rejected": []
+        "value": 1, "source": "user", "file": "config/config.json", "key": "train_batch_size",
+        "reason": "set in the configuration", "rejected": [],
     }  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def test_a_hugging_face_folder_that_cannot_be_made_is_two_lines(
     words = ["image", *RUN, "doctor"]
     for folder in ("config/config.json/hub", "config/config.json", "~no_such_user_here/hub"):
         monkeypatch.setenv("HF_HOME", folder)
-        refused(words, f"`{folder}` cannot be made", "export HF_HOME", monkeypatch, capsys)
+        refused(words, f"`{folder}` cannot be created", "export HF_HOME", monkeypatch, capsys)
 
 
 def test_a_mode_of_stopping_that_is_none_is_two_lines(

@@ -9,7 +9,7 @@ import pytest
 from sd3tune.config import names
 from sd3tune.config.config import Config, read
 from sd3tune.config.datasets.listing import read_datasets
-from sd3tune.errors import Problem
+from sd3tune.errors import ErrorAndHint
 
 LIST = Path(__file__).parents[1] / "golden/vocabulary.txt"
 
@@ -34,7 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def recognised(problems: tuple[Problem, ...]) -> bool:
+def recognised(problems: tuple[ErrorAndHint, ...]) -> bool:
     """Each problem is about the value or says why; none takes the name for a typing error."""
     assert all(p.message and p.hint for p in problems)
     return not [p for p in problems if "unknown setting" in p.message]

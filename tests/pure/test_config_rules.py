@@ -87,6 +87,10 @@ def test_a_setting_that_another_switches_off_is_named_with_the_reason(
                    for name in idle)  # fmt: skip
 
 
+def test_a_revision_is_that_of_the_text_encoders_of_a_single_file() -> None:
+    assert rules.warnings(load(pretrained_model_name_or_path="./m.safetensors", revision="v")) == ()
+
+
 def test_a_value_that_is_the_default_is_not_warned_about() -> None:
     defaults = {name: AllSettings.model_fields[name].default
                 for row in WITHOUT_EFFECT for name in row.settings}  # fmt: skip
@@ -108,7 +112,7 @@ ALWAYS = """
     loss_spike_action t5_padding tokenizer_max_length sd3_clip_uncond_behaviour
     sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
-    validation_disable max_grad_norm variant pretrained_model_name_or_path
+    max_grad_norm variant pretrained_model_name_or_path
     pretrained_transformer_model_name_or_path
 """.split()
 
@@ -132,6 +136,7 @@ def test_rows_that_switch_off_are_all_tested() -> None:
 
 DOUBTFUL: list[tuple[dict[str, Any], str, str]] = [
     ({"loss_type": "huber"}, "huber_schedule=snr forgives", "huber_schedule=exponential"),
+    (PROMPT | {"flow_custom_timesteps": 500, "flow_schedule_shift": 2}, "flow_schedule_shift changes validation pictures only", "leave out one"),
     (PROMPT | {"validation_guidance": 1, "validation_guidance_skip_layers": [7]}, "validation_guidance=1 switches skip-layer guidance off", "above 1"),
     ({"optimizer": "soap", "model_type": "full"}, "soap preconditions sides", "raise max_precondition_dim"),
     ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "lr_scheduler=cosine with a schedule-free", "use constant_with_warmup"),
@@ -161,7 +166,7 @@ DATASETS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"dataset_config": "c", "split": "test", "revision": "v1", "huggingface": {"image_column": "i"}}, "type is local, not huggingface"),
     ({}, {"allow_private_hosts": True, "max_download_mib": 1, "max_download_seconds": 9}, "type is local, not csv"),
     ({}, {"read_batch_size": 3}, "files of type=local are not fetched"),
-    ({"dataset_type": "eval"}, {"repeats": 1, "probability": 0.5, "start_epoch": 2, "end_epoch": 3, "start_step": 1, "end_step": 5, "train_batch_size": 2, "conditioning_data": "m"}, "dataset_type=eval is never trained on"),
+    ({"dataset_type": "eval"}, {"repeats": 1, "probability": 0.5, "start_epoch": 2, "end_epoch": 3, "start_step": 1, "end_step": 5, "train_batch_size": 2}, "dataset_type=eval is never trained on"),
 ]  # fmt: skip
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [ROOT / "scripts" / n for n in ("setup", "demo", "test")] + [ROOT / ".ci" / "run"]
+SCRIPTS = [
+    path
+    for path in [*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci" / "run"]
+    if "bash" in path.read_text().splitlines()[0]
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -31,3 +35,15 @@ def test_the_range_of_pytorch_is_the_same_everywhere() -> None:
 
     assert f'"{RANGE}"' in (ROOT / "pyproject.toml").read_text()
     assert "(2, 13) <=" in (ROOT / "scripts" / "setup").read_text()
+
+
+def test_the_range_of_python_is_the_same_everywhere() -> None:
+    from sd3tune.doctor.software import NEWEST, OLDEST
+
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'requires-python = ">=3.{OLDEST[1]},<3.{NEWEST[1] + 1}"' in text
+    assert f'target-version = "py3{OLDEST[1]}"' in text
+    for minor in range(OLDEST[1], NEWEST[1] + 1):
+        assert f'"Programming Language :: Python :: 3.{minor}"' in text
+    for name in ("setup", "test-pythons"):
+        assert f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]}" in (ROOT / "scripts" / name).read_text()

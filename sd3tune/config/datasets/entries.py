@@ -10,12 +10,12 @@ from sd3tune.config import rules
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
 from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
-from sd3tune.config.files.written import Written
+from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported, notes_on
 from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import Provenance
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
 from sd3tune.tables.storages import STORAGES, owners
 from sd3tune.tables.table import load
@@ -30,7 +30,7 @@ ENVIRONMENT = Allowed(
 
 
 @dataclass(frozen=True)
-class Entry:
+class DatasetEntry:
     """dataset: None where something is wrong in it."""
 
     dataset: Dataset | None
@@ -57,8 +57,12 @@ def named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) -> 
 
 
 def read(
-    written: Written, name: str, config: AllSettings, wrong: frozenset[str], problems: Problems
-) -> Entry:
+    written: WrittenSettings,
+    name: str,
+    config: AllSettings,
+    wrong: frozenset[str],
+    problems: Problems,
+) -> DatasetEntry:
     """What the entry of that id asks for. wrong: settings of the run without a usable value. Raises
     ConfigError when the entry is of a kind that sd3tune does not have."""
     row = _type_of(written, name)
@@ -80,7 +84,7 @@ def read(
     dataset = kind.model_validate(defaults | right)
     unusable = own.settings | (wrong & (defaults.keys() - asked.keys()))
     for problem in _contradictions(dataset, config, unusable):
-        own.add(Problem(f"{location.of()}: {problem.message}", problem.hint))
+        own.add(ErrorAndHint(f"{location.of()}: {problem.message}", problem.hint))
     for problem in own.ordered(values):
         problems.add(problem)
     if isinstance(dataset, ImageDataset):
@@ -89,10 +93,10 @@ def read(
     sources |= {"csv" if k in CSV_KEYS else k: s for k, s in written.sources().items() if
                 written.values[k] is not None}  # fmt: skip
     complete = None if own.ordered() else dataset
-    return Entry(complete, sources, tuple(f"dataset `{name}`: {note}" for note in notes))
+    return DatasetEntry(complete, sources, tuple(f"dataset `{name}`: {note}" for note in notes))
 
 
-def _type_of(written: Written, name: str) -> DatasetType:
+def _type_of(written: WrittenSettings, name: str) -> DatasetType:
     """The row of an entry's dataset_type. Raises ConfigError, also for a storage that this type
     cannot have."""
     kind, storage = written.values.get("dataset_type", "image"), written.values.get("type", "local")
@@ -115,7 +119,7 @@ def _type_of(written: Written, name: str) -> DatasetType:
 
 
 def _filled(
-    written: Written, name: str, config: AllSettings, location: Location, problems: Problems
+    written: WrittenSettings, name: str, config: AllSettings, location: Location, problems: Problems
 ) -> dict[str, Any]:
     """The keys that are not null, with their placeholders filled in."""
     placeholders = {
@@ -123,13 +127,13 @@ def _filled(
         "model_family": config.model_family,
         "output_dir": str(config.output_dir),
     }
-    found = {}
+    filled_in = {}
     for key, value in written.values.items():
         with problems.collecting(key):
             filled = fill_in({key: value}, location.of(), placeholders, ENVIRONMENT)[key]
             if filled is not None:
-                found[key] = filled
-    return found
+                filled_in[key] = filled
+    return filled_in
 
 
 def _without_hashing(
@@ -138,7 +142,7 @@ def _without_hashing(
     if asked.get("hash_filenames") is False:
         what = "entries of a cache are named by a hash of their content"
         what = f"{location.of()}: `hash_filenames=false` is not supported: {what}"
-        problems.add(Problem(what, "leave it out"))
+        problems.add(ErrorAndHint(what, "leave it out"))
     return {k: v for k, v in asked.items() if k != "hash_filenames"}
 
 
@@ -149,7 +153,7 @@ def _csv(asked: Mapping[str, Any], location: Location, problems: Problems) -> di
         return dict(asked)
     if "csv" in asked:
         what = f"{location.of()}: `csv` and `{next(iter(flat))}` are both set"
-        problems.add(Problem(what, "keep one of them"))
+        problems.add(ErrorAndHint(what, "keep one of them"))
     rest = {k: v for k, v in asked.items() if k not in CSV_KEYS}
     return {"csv": {CSV_KEYS[k]: v for k, v in flat.items()}} | rest
 
@@ -163,14 +167,14 @@ def _without_image_keys(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
 def _foreign(kind: type[Dataset]) -> dict[str, Unsupported]:
     """Why a key that an entry of another kind has, or that SimpleTuner has, is not one of this."""
-    found = dict(REASONS)
+    owners = dict(REASONS)
     run = Unsupported("is a setting of the whole run", "write it in config.json")
-    found |= dict.fromkeys(AllSettings.model_fields, run)
+    owners |= dict.fromkeys(AllSettings.model_fields, run)
     for row in DATASET_TYPES.rows:
         if (other := load(row.settings)) is not kind:
             owner = Unsupported(f"belongs to {row.called}", "leave it out")
-            found |= dict.fromkeys(other.model_fields, owner)
-    return found | DATASET_REASONS
+            owners |= dict.fromkeys(other.model_fields, owner)
+    return owners | DATASET_REASONS
 
 
 def _defaults(
@@ -178,16 +182,18 @@ def _defaults(
 ) -> dict[str, Any]:
     """What holds for the keys that are left out: settings of the run, folders below output_dir."""
     storage, cache = asked.get("type", "local"), config.output_dir / "cache"
-    found = {"id": name} | {key: getattr(config, key) for key in row.inherited}
-    if "caption_strategy" in found and STORAGES[storage].captions:
-        found["caption_strategy"] = STORAGES[storage].captions
+    defaults = {"id": name} | {key: getattr(config, key) for key in row.inherited}
+    if "caption_strategy" in defaults and STORAGES[storage].captions:
+        defaults["caption_strategy"] = STORAGES[storage].captions
     for key, folder in row.folders.items():
         if storage in owners().get(key, (storage,)):
-            found[key] = str(cache / folder.format(id=name))
-    return found
+            defaults[key] = str(cache / folder.format(id=name))
+    return defaults
 
 
-def _contradictions(dataset: Dataset, config: AllSettings, unusable: Set[str]) -> Iterator[Problem]:
+def _contradictions(
+    dataset: Dataset, config: AllSettings, unusable: Set[str]
+) -> Iterator[ErrorAndHint]:
     if not isinstance(dataset, TextEmbeds):
         keys = {"type", *owners(), *(storage.key for storage in STORAGES.rows)}
         if keys.isdisjoint(unusable):

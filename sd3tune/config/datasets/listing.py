@@ -11,16 +11,16 @@ from typing import Any
 
 from sd3tune.config import values
 from sd3tune.config.datasets import entries
-from sd3tune.config.datasets.entries import Entry
+from sd3tune.config.datasets.entries import DatasetEntry
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.paths import folders_exist
 from sd3tune.config.files.reading import JSON_NAMES, read_json, without_dashes
-from sd3tune.config.files.written import Written
+from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import DATASET_ALIASES
 from sd3tune.config.problems import Problems, shown
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ def load_datasets(path: Path, config: AllSettings) -> Datasets:
     """Reads and checks the file. Raises ConfigError with all problems, each naming file, dataset,
     key and value."""
     datasets, problems = read_datasets(path, config)
-    if problems or datasets is None:
+    if problems:
         raise ConfigError.of(problems)
     return datasets
 
 
 def read_datasets(
     path: Path, config: AllSettings, wrong: frozenset[str] = frozenset()
-) -> tuple[Datasets | None, tuple[Problem, ...]]:
-    """The datasets, or what is wrong with them. wrong: settings of the run that have a problem of
-    their own; what depends on them is not asked. Raises ConfigError when the file cannot be read.
-    """
+) -> tuple[Datasets, tuple[ErrorAndHint, ...]]:
+    """The datasets without a problem, and all problems. wrong: settings of the run that have a
+    problem of their own; rules that depend on them are not asked. Raises ConfigError when the file
+    cannot be read."""
     problems = Problems()
     document = read_json(path, list, "list of datasets")
-    made: list[Entry] = []
+    made: list[DatasetEntry] = []
     seen: set[str] = set()
     disabled = 0
     for number, entry in enumerate(document, 1):
@@ -81,14 +81,14 @@ def read_datasets(
             name = entries.named(written.values, path, number, seen)
             made.append(entries.read(written, name, config, wrong, problems))
     complete = [e for e in made if e.dataset is not None]
-    found = _listed(complete, path, config, problems)
+    datasets = _listed(complete, path, config, problems)
     if len(complete) + disabled == len(document):  # otherwise what is missing may be in the others
         for check in (_some_are_drawn, _names_exist, _caches_apart):
-            check(found, path, problems)
-    return found, problems.ordered()
+            check(datasets, path, problems)
+    return datasets, problems.ordered()
 
 
-def _written(entry: Any, path: Path, number: int, problems: Problems) -> Written:
+def _written(entry: Any, path: Path, number: int, problems: Problems) -> WrittenSettings:
     """An entry under today's names. Raises ConfigError when it is not an object."""
     if not isinstance(entry, dict):
         held = JSON_NAMES.get(type(entry), "a number or null")
@@ -97,16 +97,16 @@ def _written(entry: Any, path: Path, number: int, problems: Problems) -> Written
             hint="every dataset is an object { } with an id",
         )
     written = without_dashes(entry, path, problems)
-    found = Written(written.file)
+    today = WrittenSettings(written.file)
     for old, value in written.values.items():
         name = DATASET_ALIASES.get(old, old)
-        if name in found.values:
+        if name in today.values:
             other = next(o for o in entry if o != name and DATASET_ALIASES.get(o) == name)
             what = f"`{path}`: entry {number}: `{other}` sets `{name}` a second time"
-            problems.add(Problem(what, "remove one of the two"))
+            problems.add(ErrorAndHint(what, "remove one of the two"))
         else:
-            found.set(name, value, written.keys[old])
-    return found
+            today.set(name, value, written.keys[old])
+    return today
 
 
 def _flag(value: Any, path: Path, number: int) -> bool:
@@ -118,10 +118,12 @@ def _flag(value: Any, path: Path, number: int) -> bool:
         ) from None
 
 
-def _listed(made: list[Entry], path: Path, config: AllSettings, problems: Problems) -> Datasets:
-    images = [e.dataset for e in made if isinstance(e.dataset, ImageDataset)]
-    texts = [e.dataset for e in made if isinstance(e.dataset, TextEmbeds)]
-    masks = {e.dataset.id: e.dataset for e in made if isinstance(e.dataset, Masks)}
+def _listed(
+    entries: list[DatasetEntry], path: Path, config: AllSettings, problems: Problems
+) -> Datasets:
+    images = [e.dataset for e in entries if isinstance(e.dataset, ImageDataset)]
+    texts = [e.dataset for e in entries if isinstance(e.dataset, TextEmbeds)]
+    masks = {e.dataset.id: e.dataset for e in entries if isinstance(e.dataset, Masks)}
     with problems.collecting():
         folders_exist([*images, *masks.values()], path)
     text = _default_text(texts, path, config, problems)
@@ -131,8 +133,8 @@ def _listed(made: list[Entry], path: Path, config: AllSettings, problems: Proble
         evals=tuple(d for d in images if not d.trained),
         masks=masks,
         texts={t.id: t for t in texts} | {text.id: text},
-        notes=(*config.notes, *(note for e in made for note in e.notes)),
-        sources={e.dataset.id: e.sources for e in made if e.dataset is not None},
+        notes=(*config.notes, *(note for e in entries for note in e.notes)),
+        sources={e.dataset.id: e.sources for e in entries if e.dataset is not None},
     )
 
 
@@ -143,7 +145,7 @@ def _default_text(
     if len(defaults) > 1:
         names = " and ".join(f"`{t.id}`" for t in defaults[:2])
         what = f"`{path}`: {names} are both the default text_embeds"
-        problems.add(Problem(what, "keep default on one"))
+        problems.add(ErrorAndHint(what, "keep default on one"))
     if defaults or texts:
         return (defaults or texts)[0]
     return TextEmbeds(
@@ -153,8 +155,8 @@ def _default_text(
     )
 
 
-def _some_are_drawn(found: Datasets, path: Path, problems: Problems) -> None:
-    images = found.images
+def _some_are_drawn(datasets: Datasets, path: Path, problems: Problems) -> None:
+    images = datasets.images
     if not images:
         what = f"`{path}` has no enabled image dataset"
         hint = 'add one with "dataset_type": "image" and "instance_data_dir"'
@@ -166,13 +168,13 @@ def _some_are_drawn(found: Datasets, path: Path, problems: Problems) -> None:
         hint = "leave out start_epoch and start_step in one of them"
     else:
         return
-    problems.add(Problem(what, hint))
+    problems.add(ErrorAndHint(what, hint))
 
 
-def _names_exist(found: Datasets, path: Path, problems: Problems) -> None:
+def _names_exist(datasets: Datasets, path: Path, problems: Problems) -> None:
     """conditioning_data and text_embeds point at entries of the right kind."""
-    for dataset in found.all:
-        for key, known in (("conditioning_data", found.masks), ("text_embeds", found.texts)):
+    for dataset in datasets.all:
+        for key, known in (("conditioning_data", datasets.masks), ("text_embeds", datasets.texts)):
             name = getattr(dataset, key)
             if name is not None and name not in known:
                 kind = "conditioning" if key == "conditioning_data" else "text_embeds"
@@ -181,17 +183,17 @@ def _names_exist(found: Datasets, path: Path, problems: Problems) -> None:
                     f"`{path}`: dataset `{dataset.id}`: `{key}={shown(name)}` names no enabled "
                     f"dataset of dataset_type={kind}"
                 )
-                problems.add(Problem(what, f"the ids of dataset_type={kind}: {names}"))
+                problems.add(ErrorAndHint(what, f"the ids of dataset_type={kind}: {names}"))
 
 
-def _caches_apart(found: Datasets, path: Path, problems: Problems) -> None:
+def _caches_apart(datasets: Datasets, path: Path, problems: Problems) -> None:
     """Text and image caches in one folder would be pruned as one. Several image datasets may share
     theirs: entries are named by content."""
-    texts = {t.cache_dir: t.id for t in found.texts.values()}
-    for dataset in found.all:
+    texts = {t.cache_dir: t.id for t in datasets.texts.values()}
+    for dataset in datasets.all:
         if dataset.cache_dir_vae in texts:
             what = (
                 f"`{path}`: dataset `{dataset.id}`: `cache_dir_vae={dataset.cache_dir_vae}` is "
                 f"also the cache_dir of `{texts[dataset.cache_dir_vae]}`"
             )
-            problems.add(Problem(what, "give each a folder of its own"))
+            problems.add(ErrorAndHint(what, "give each a folder of its own"))

@@ -18,12 +18,12 @@ def make_absolute(
     values: Mapping[str, Any], path: Path, where: str, problems: Problems
 ) -> dict[str, Any]:
     """The keys of a dataset with absolute paths. path: the datasets file."""
-    found = dict(values)
+    made_absolute = dict(values)
     for key in (*FOLDERS, *TABLES, "allowed_roots", "caption_filter_list", "dataset_name"):
         if key in values:
             with problems.collecting(key):
-                found[key] = _absolute(key, values[key], project_folder(path), where)
-    return found
+                made_absolute[key] = _absolute(key, values[key], project_folder(path), where)
+    return made_absolute
 
 
 def _absolute(key: str, value: Any, folder: Path, where: str) -> Any:
@@ -50,8 +50,8 @@ def folders_exist(stored: Sequence[Stored], path: Path) -> None:
     folders = [d for d in stored if d.type == "local" and d.instance_data_dir is not None]
     missing = [d for d in folders if d.instance_data_dir and not d.instance_data_dir.is_dir()]
     if missing:
-        words = ", ".join(f"`{d.instance_data_dir}` of dataset `{d.id}`" for d in missing)
+        listed = ", ".join(f"`{d.instance_data_dir}` of dataset `{d.id}`" for d in missing)
         raise ConfigError(
-            f"`{path}`: instance_data_dir is not a folder: {words}",
+            f"`{path}`: instance_data_dir is not a folder: {listed}",
             hint=f"relative paths start at `{project_folder(path)}`",
         )

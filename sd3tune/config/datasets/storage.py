@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 
 from sd3tune.config import values
 from sd3tune.config.fields import Count, Flag, OneOf, Settings
-from sd3tune.errors import Problem
+from sd3tune.errors import ErrorAndHint
 from sd3tune.tables.storages import STORAGES, owners
 
 
@@ -117,14 +117,14 @@ class Stored(Settings):
         assert self.csv_cache_dir is not None  # load_datasets sets it for masks
         return self.csv_cache_dir
 
-    def storage_problems(self) -> Iterator[Problem]:
+    def storage_problems(self) -> Iterator[ErrorAndHint]:
         """Each kind of storage has its own keys."""
         storage = STORAGES[self.type]
         if not getattr(self, storage.key):
             written = storage.key_as_written or storage.key
-            yield Problem(f"type={self.type} needs {written}", "add it")
+            yield ErrorAndHint(f"type={self.type} needs {written}", "add it")
         if self.type == "csv" and self.csv and not self.csv.identifier_includes_extension:
-            yield Problem(
+            yield ErrorAndHint(
                 "csv.identifier_includes_extension=false leaves no file to open with type=csv",
                 "write whole names in the table",
             )
@@ -132,4 +132,4 @@ class Stored(Settings):
             if getattr(self, key) and self.type not in kinds:
                 owner = " or ".join(kinds)
                 what = f"{key} belongs to type={owner}, this dataset has type={self.type}"
-                yield Problem(what, "leave one of them out")
+                yield ErrorAndHint(what, "leave one of them out")

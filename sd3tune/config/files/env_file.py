@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sd3tune.config.files.placeholders import looks_secret
 from sd3tune.config.files.reading import add_word, read_text
-from sd3tune.config.files.written import Written
+from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.problems import Problems, shown
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 
 # $NAME and ${NAME}; with no group: a substitution that only a shell can do.
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*)|[({])|`")
@@ -54,7 +54,7 @@ RENAMED = {
 }
 
 
-def read_env(path: Path, problems: Problems, texts: Container[str] = ()) -> Written:
+def read_env(path: Path, problems: Problems, texts: Container[str] = ()) -> WrittenSettings:
     """A `config.env`: `export K=V`, `K+=V`, quotes, comments, `$V` and `${V}` of earlier lines or
     of the environment. TRAINER_EXTRA_ARGS is split as a shell would. A variable that is not a
     setting is fine when a later line uses it. Raises ConfigError where the file cannot be read."""
@@ -66,7 +66,7 @@ def read_env(path: Path, problems: Problems, texts: Container[str] = ()) -> Writ
             with problems.collecting(f"line {number}"):
                 _assign(stripped, values, used, f"`{path}:{number}`")
     extra = values.pop("TRAINER_EXTRA_ARGS", "")
-    written = Written(str(path))
+    written = WrittenSettings(str(path))
     _variables(written, values, used, problems, texts)
     with problems.collecting("TRAINER_EXTRA_ARGS"):
         for word in _arguments(extra, path):
@@ -87,7 +87,7 @@ def _assign(line: str, values: dict[str, str], used: set[str], where: str) -> No
 
 
 def _variables(
-    written: Written,
+    written: WrittenSettings,
     values: Mapping[str, str],
     used: set[str],
     problems: Problems,
@@ -98,12 +98,12 @@ def _variables(
         if variable.startswith(OF_THE_ENVIRONMENT):
             what = f"{written.where}: {variable} is read from the environment, not from this file"
             hint = f"export {variable} in the shell that starts sd3tune"
-            problems.add(Problem(what, hint), variable)
+            problems.add(ErrorAndHint(what, hint), variable)
         elif text == "" or variable in used:
             continue
         elif name in written.values:
             what = f"{written.where}: two variables set `{name}`, the second is {variable}"
-            problems.add(Problem(what, "remove one of the two"), name)
+            problems.add(ErrorAndHint(what, "remove one of the two"), name)
         else:
             with problems.collecting(name):
                 add_word(written, f"{name}={text}", texts, variable)

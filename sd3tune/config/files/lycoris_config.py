@@ -13,7 +13,7 @@ from sd3tune.config.files.reading import read_json
 from sd3tune.config.names import Unsupported
 from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
 from sd3tune.config.rules.rule import Rule, violated
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 
 _NO_CONVOLUTION = "is about convolutions, and SD3's transformer has none to adapt"
 UNSUPPORTED = (
@@ -187,14 +187,14 @@ def load_lycoris(path: Path) -> Lycoris:
     problems, location = Problems(), Location(str(path))
     for name in [n for n in document if n.startswith("_")]:
         what = f"`{path}`: unknown setting `{shown(name)}`"
-        problems.add(Problem(what, "leave it out"), name)
+        problems.add(ErrorAndHint(what, "leave it out"), name)
     named = {name: value for name, value in document.items() if not name.startswith("_")}
     values = known_settings(named, Lycoris, location, problems, REASONS)
     validated(values, Lycoris, location, problems)
     wrong = problems.settings
     lycoris = Lycoris.model_validate({k: v for k, v in values.items() if k not in wrong})
     for problem in violated(RULES, "error", lycoris, wrong):
-        problems.add(Problem(f"`{path}`: {problem.message}", problem.hint))
-    if found := problems.ordered(document):
-        raise ConfigError.of(found)
+        problems.add(ErrorAndHint(f"`{path}`: {problem.message}", problem.hint))
+    if every := problems.ordered(document):
+        raise ConfigError.of(every)
     return lycoris

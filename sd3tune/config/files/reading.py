@@ -9,9 +9,9 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sd3tune.config.files.written import Written
+from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.problems import COMMAND_LINE, Problems, shown, sound
-from sd3tune.errors import ConfigError, Problem
+from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.filesystem import opening
 
 JSON_NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
@@ -64,7 +64,7 @@ def read_json(path: Path, kind: type, what: str) -> Any:
         raise ConfigError(f"`{path}` is nested too deeply", hint="flatten it") from None
     if repeated:
         twice = [f"`{path}` sets `{shown(name)}` twice" for name in dict.fromkeys(repeated)]
-        raise ConfigError.of([Problem(message, "remove one of the two") for message in twice])
+        raise ConfigError.of([ErrorAndHint(message, "remove one of the two") for message in twice])
     if not isinstance(data, kind):
         held = JSON_NAMES.get(type(data), "a number or null")
         wanted = "an object { }" if kind is dict else "a list [ ]"
@@ -85,14 +85,14 @@ def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]
     return seen
 
 
-def without_dashes(data: Mapping[str, Any], path: Path, problems: Problems) -> Written:
+def without_dashes(data: Mapping[str, Any], path: Path, problems: Problems) -> WrittenSettings:
     """Keys may be written `key` or `--key`; both at once is a problem."""
-    written = Written(str(path))
+    written = WrittenSettings(str(path))
     for key, value in data.items():
         name = _plain(key)
         if not name.isidentifier():
             problems.add(
-                Problem(
+                ErrorAndHint(
                     f"`{path}`: `{shown(key)}` is not the name of a setting",
                     "names are letters, digits and underscores; JSON has no comments",
                 ),
@@ -100,7 +100,7 @@ def without_dashes(data: Mapping[str, Any], path: Path, problems: Problems) -> W
             )
         elif name in written.values:
             what = f"`{path}` sets `{name}` twice, with and without dashes"
-            problems.add(Problem(what, "remove one of the two"), name)
+            problems.add(ErrorAndHint(what, "remove one of the two"), name)
         else:
             written.set(name, value, key)
     return written
@@ -127,16 +127,20 @@ def absolute_path(text: str, folder: Path, where: str, name: str) -> Path:
     return path
 
 
-def read_words(words: Iterable[str], problems: Problems, texts: Container[str] = ()) -> Written:
+def read_words(
+    words: Iterable[str], problems: Problems, texts: Container[str] = ()
+) -> WrittenSettings:
     """`key=value` and `--key=value` words of a command line; the last one of a name holds."""
-    written = Written(COMMAND_LINE)
+    written = WrittenSettings(COMMAND_LINE)
     for word in words:
         with problems.collecting(_plain(word.partition("=")[0])):
             add_word(written, word, texts)
     return written
 
 
-def add_word(written: Written, word: str, texts: Container[str], key: str | None = None) -> None:
+def add_word(
+    written: WrittenSettings, word: str, texts: Container[str], key: str | None = None
+) -> None:
     """Adds the setting of one `key=value` word. A value that reads as JSON is JSON, unless its name
     is one of `texts`: a revision `7e10` is not a number. Raises ConfigError.
 

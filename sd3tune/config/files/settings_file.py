@@ -10,10 +10,10 @@ from sd3tune.config import values
 from sd3tune.config.files.env_file import read_env
 from sd3tune.config.files.placeholders import Allowed, fill_in
 from sd3tune.config.files.reading import absolute_path, read_json, read_words, without_dashes
-from sd3tune.config.files.written import Written
+from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import ALIASES, INVERTED, SPELLINGS
 from sd3tune.config.problems import COMMAND_LINE, Problems, shown
-from sd3tune.errors import Problem
+from sd3tune.errors import ErrorAndHint
 
 LENGTHS = ("max_train_steps", "num_train_epochs")
 
@@ -28,7 +28,9 @@ def find(path: Path) -> Path:
     return next((p for p in inside if p.is_file()), path)
 
 
-def read_file(path: Path, allowed: Allowed, problems: Problems, texts: Container[str]) -> Written:
+def read_file(
+    path: Path, allowed: Allowed, problems: Problems, texts: Container[str]
+) -> WrittenSettings:
     """The settings of the file, with its placeholders filled in. Raises ConfigError when it cannot
     be read at all."""
     if path.suffix == ".env":
@@ -36,7 +38,7 @@ def read_file(path: Path, allowed: Allowed, problems: Problems, texts: Container
     else:
         written = without_dashes(read_json(path, dict, "configuration file"), path, problems)
     written = renamed(written, problems)
-    filled = Written(written.file)
+    filled = WrittenSettings(written.file)
     for name, value in written.values.items():
         with problems.collecting(name):
             value = fill_in({name: value}, written.where, {}, allowed)[name]
@@ -44,35 +46,37 @@ def read_file(path: Path, allowed: Allowed, problems: Problems, texts: Container
     return renamed(filled, problems)  # a variable's value may be an old spelling
 
 
-def read_overrides(words: Sequence[str], problems: Problems, texts: Container[str]) -> Written:
+def read_overrides(
+    words: Sequence[str], problems: Problems, texts: Container[str]
+) -> WrittenSettings:
     return renamed(read_words(words, problems, texts), problems)
 
 
-def merged(file: Written, words: Written) -> Written:
+def merged(file: WrittenSettings, words: WrittenSettings) -> WrittenSettings:
     """The file's settings, and those of the words instead of or beside them; a length among the
     words replaces the file's, however either is counted. Keys keep the order of the file."""
     kept = dict(file.values)
     for one, other in (LENGTHS, LENGTHS[::-1]):
         if words.values.get(one) and other not in words.values:
             kept.pop(other, None)
-    return Written(file.file, kept | words.values, file.keys | words.keys)
+    return WrittenSettings(file.file, kept | words.values, file.keys | words.keys)
 
 
-def renamed(written: Written, problems: Problems) -> Written:
+def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
     """Other names and spellings as today's. Two names of one setting are a problem."""
-    found = Written(written.file)
+    today = WrittenSettings(written.file)
     for old, value in written.values.items():
         name = ALIASES.get(old, old)
         if old in INVERTED and (turned := _inverted(value)) is not None:
             name, value = INVERTED[old], turned
-        if name in found.values:
+        if name in today.values:
             what = f"{written.where}: `{old}={shown(value)}` sets `{name}` a second time"
-            problems.add(Problem(what, "remove one of the two"), name)
+            problems.add(ErrorAndHint(what, "remove one of the two"), name)
             continue
         spellings: Mapping[str, str] = SPELLINGS.get(name, {})
         value = spellings.get(value, value) if isinstance(value, str) else value
-        found.set(name, value, written.keys[old])
-    return found
+        today.set(name, value, written.keys[old])
+    return today
 
 
 def _inverted(value: Any) -> bool | None:

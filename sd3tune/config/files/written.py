@@ -8,7 +8,7 @@ from sd3tune.decision import Provenance
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenSettings:
     """file: its path as the user gave it, or "the command line"."""
 
     file: str

@@ -24,19 +24,19 @@ from sd3tune.config.rules.doubtful import DOUBTFUL
 from sd3tune.config.rules.rule import violated
 from sd3tune.config.rules.without_effect import WITHOUT_EFFECT
 from sd3tune.config.settings.all_settings import AllSettings
-from sd3tune.errors import Problem
+from sd3tune.errors import ErrorAndHint
 
 RULES = (*CONTRADICTIONS, *DOUBTFUL, *WITHOUT_EFFECT)
 
 
-def problems(settings: AllSettings, wrong: Set[str] = frozenset()) -> Iterator[Problem]:
+def problems(settings: AllSettings, wrong: Set[str] = frozenset()) -> Iterator[ErrorAndHint]:
     """Every violated rule. wrong: settings that have a problem of their own."""
     return violated(RULES, "error", settings, wrong)
 
 
 def dataset_problems(
     dataset: ImageDataset, run: AllSettings, wrong: Set[str] = frozenset()
-) -> Iterator[Problem]:
+) -> Iterator[ErrorAndHint]:
     """The same for the keys of a dataset, by themselves and beside the settings of the run."""
     yield from violated(DATASET_CONTRADICTIONS, "error", dataset, wrong)
     yield from violated(FORBIDDEN_BY_RUN, "error", DatasetOfRun(run, dataset), wrong)
@@ -49,17 +49,17 @@ def dataset_notes(dataset: ImageDataset) -> Iterator[str]:
 
 def warnings(settings: AllSettings, datasets: Sequence[ImageDataset] = ()) -> tuple[str, ...]:
     """What will run and may disappoint: a sentence each, with what to write instead."""
-    found = [sentence(p) for p in violated(RULES, "warning", settings)]
+    sentences = [sentence(p) for p in violated(RULES, "warning", settings)]
     if datasets:
         run = RunOfDatasets(settings, datasets)
-        found += [sentence(p) for p in violated(RUN_WITHOUT_EFFECT, "warning", run)]
+        sentences += [sentence(p) for p in violated(RUN_WITHOUT_EFFECT, "warning", run)]
     for dataset in datasets:
         both = DatasetOfRun(settings, dataset)
-        found += [f"dataset `{dataset.id}`: {sentence(p)}"
+        sentences += [f"dataset `{dataset.id}`: {sentence(p)}"
                   for p in violated(SWITCHED_OFF_BY_RUN, "warning", both)]  # fmt: skip
-    return tuple(found)
+    return tuple(sentences)
 
 
-def sentence(problem: Problem) -> str:
+def sentence(problem: ErrorAndHint) -> str:
     """On one line."""
     return f"{problem.message}; {problem.hint}"

@@ -119,8 +119,7 @@ DATASET_WITHOUT_EFFECT = (
         "leave it out",
     ),
     *idle(
-        "repeats probability start_epoch end_epoch start_step end_step train_batch_size "
-        "conditioning_data",
+        "repeats probability start_epoch end_epoch start_step end_step train_batch_size",
         lambda d: not d.trained,
         "dataset_type={c.dataset_type} is never trained on",
         "leave it out",

@@ -6,8 +6,12 @@ are in plan/warnings.py.
 
 from collections.abc import Callable
 
+from sd3tune.config.rules.contradictions import changed
 from sd3tune.config.rules.rule import Rule
+from sd3tune.config.rules.without_effect import no_pictures
 from sd3tune.config.settings.all_settings import AllSettings
+
+SHIFTS = ("flow_schedule_shift", "flow_schedule_auto_shift")
 
 
 def warning(
@@ -31,6 +35,19 @@ DOUBTFUL = (
         "validation_guidance={c.validation_guidance:g} switches skip-layer guidance off: diffusers "
         "guides only above 1",
         "set validation_guidance above 1, or leave out validation_guidance_skip_layers",
+    ),
+    warning(
+        "flow_custom_timesteps flow_schedule_shift flow_schedule_auto_shift validation_disable "
+        "validation_prompt user_prompt_library",
+        lambda c: (
+            next(
+                (name for name in SHIFTS if c.source(name).by == "user" and changed(c, name)), None
+            )
+            if c.flow_custom_timesteps and not no_pictures(c)
+            else None
+        ),
+        "{which} changes validation pictures only: flow_custom_timesteps are taken as they are",
+        "leave out one of them",
     ),
     warning(
         "optimizer model_type optimizer_config",

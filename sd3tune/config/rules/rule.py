@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from sd3tune.errors import Problem
+from sd3tune.errors import ErrorAndHint
 
 S = TypeVar("S")
 
@@ -25,12 +25,12 @@ class Rule(Generic[S]):
     sentence: str
     hint: str
 
-    def problem(self, settings: S) -> Problem | None:
+    def problem(self, settings: S) -> ErrorAndHint | None:
         """The row's words about these settings, when it holds."""
         if not (which := self.when(settings)):
             return None
         filled = (text.format(c=settings, which=which) for text in (self.sentence, self.hint))
-        return Problem(*filled)
+        return ErrorAndHint(*filled)
 
 
 def violated(
@@ -38,7 +38,7 @@ def violated(
     severity: Literal["error", "warning"],
     settings: S,
     wrong: Set[str] = frozenset(),
-) -> Iterator[Problem]:
+) -> Iterator[ErrorAndHint]:
     """The words of every row of a severity that holds. wrong: settings without a usable value."""
     for rule in rules:
         asked = rule.severity == severity and wrong.isdisjoint(rule.settings)

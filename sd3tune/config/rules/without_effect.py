@@ -33,15 +33,15 @@ class Idle:
         return Rule((name,), "warning", idle, f"{name} has no effect: {self.why}", self.hint)
 
 
-def is_folder(source: str | None) -> bool:
-    """Whether a model is a folder or file of this machine; None is no other model."""
-    return source is None or source.startswith("/")
-
-
 def model_is_local(c: AllSettings) -> bool:
-    return is_folder(c.pretrained_model_name_or_path or None) and is_folder(
-        c.pretrained_transformer_model_name_or_path
+    """Whether every part of the model is on this machine. The text encoders of a single file come
+    from a repository."""
+    model, transformer = (
+        c.pretrained_model_name_or_path,
+        c.pretrained_transformer_model_name_or_path,
     )
+    folder = model.startswith("/") and not model.endswith(".safetensors")
+    return folder and (transformer is None or transformer.startswith("/"))
 
 
 def rollout(c: AllSettings) -> int:
@@ -153,7 +153,7 @@ FLOW = (
     ),
     Idle(
         "flow_schedule_shift flow_schedule_auto_shift",
-        lambda c: c.flow_custom_timesteps,
+        lambda c: c.flow_custom_timesteps and no_pictures(c),
         "flow_custom_timesteps are taken as they are",
         "leave it out",
     ),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Words
+from sd3tune.config.fields import Count, Flag, ModuleNames, Number, OneOf, Settings
 from sd3tune.config.names import supported
 from sd3tune.tables.dialects import DIALECTS
 
@@ -19,7 +19,7 @@ class AdapterSettings(Settings):
     """The update is scaled by alpha / rank. Left out: alpha = rank."""
     lora_dropout: Number = Field(0.1, ge=0, lt=1)
     """Share of adapter inputs dropped in training."""
-    peft_lora_target_modules: Words = None
+    peft_lora_target_modules: ModuleNames = None
     """Module-name suffixes to adapt. Left out: to_q, to_k, to_v, to_out.0."""
     use_dora: Flag = False
     """DoRA: trains the magnitude of each weight vector beside its direction. Slower."""
