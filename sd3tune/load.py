@@ -1,4 +1,4 @@
-"""Models as the plan wants them: loaded, quantised, and the quantised transformer kept on disk."""
+"""Loads the transformer as planned, quantises it, and keeps the quantised weights on disk."""
 
 import time
 from pathlib import Path

@@ -1,8 +1,9 @@
-"""Out of memory, in words: what the plan had reckoned, what was being done, what to change first.
+"""Explains an out-of-memory error: what the plan had estimated, what the run was doing, and which
+setting saves most.
 
-`during` marks what is being done, `explained` turns whatever the allocator raises into one error.
-Nothing is freed and tried again: a smaller batch would be another run than the one planned. Nothing
-is lost either, as checkpoints are whole before they have their name.
+`during` marks what the run is doing, `explained` turns any allocator's error into a HardwareError.
+The step is not repeated with a smaller batch: that would be another run than the planned one. No
+checkpoint is lost, since each is complete before it gets its name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,7 @@ def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
     has = f"has {gib(room)}" if room else "hides how much it has"
     words = [
         f"out of memory{f' while {doing}' if doing in STAGES else f' in {doing}' if doing else ''}",
-        f"the plan reckoned {gib(memory.estimate.training)} for training at batch size "
+        f"the plan estimated {gib(memory.estimate.training)} for training at batch size "
         f"{memory.load.batch} with {plan.precision.transformer.value} weights, "
         f"{device.name} {has}",
     ]

@@ -42,6 +42,7 @@ class Caches:
 
     @classmethod
     def of(cls, prepared: Prepared) -> "Caches":
+        """The caches of a prepared run. Opens every folder; encodes nothing."""
         plan, datasets = prepared.plan, prepared.datasets
         folders = {d.cache_dir_vae for d in datasets.all}
         folders |= {d.cache_dir_vae / epoch_folder(plan) for d in datasets.all}
@@ -63,24 +64,30 @@ class Caches:
         return self.folders[self.prepared.datasets.text.cache_dir]
 
     def text_of(self, dataset: str) -> TensorCache:
+        """Of a dataset's captions."""
         settings = self.prepared.dataset(dataset)
         return self.folders[self.prepared.datasets.text_of(settings).cache_dir]
 
     def latents_of(self, dataset: str) -> TensorCache:
+        """Of a dataset's images and masks."""
         return self.folders[self.prepared.dataset(dataset).cache_dir_vae]
 
     def epoch_of(self, dataset: str) -> TensorCache:
+        """Of the crops that this process draws in the running epoch."""
         folder = self.prepared.dataset(dataset).cache_dir_vae / epoch_folder(self.prepared.plan)
         return self.folders[folder]
 
     def text_key(self, caption: str) -> str:
+        """The key of a caption's embeddings."""
         return text_key(caption, self.text_identity if caption else self.blank_identity)
 
     def key(self, sample: Sample) -> str:
+        """The key of an image's latents. Its digest must be known."""
         digest = self.digests[sample.dataset, sample.name]
         return latent_key(sample.size, sample.geometry, digest, self.vae_identity)
 
     def mask_key(self, sample: Sample) -> str | None:
+        """The key of an image's mask; None for an image without one."""
         name = self.prepared.dataset(sample.dataset).conditioning_data
         if name is None or sample.mask is None:
             return None
@@ -110,6 +117,8 @@ class Caches:
         return None if key is None else self._entry(sample, key, ("mask",), 1)["mask"]
 
     def loader(self, world: World, begin_epoch: Epoch) -> Loader:
+        """The batches of this process. begin_epoch: called before the first batch of each epoch is
+        made."""
         plan = self.prepared.plan
         return Loader(
             schedule=self.prepared.schedule,
@@ -130,13 +139,13 @@ class Caches:
     def wanted_text(self, prompts: Sequence[str]) -> dict[Path, set[str]]:
         """Captions by folder: every image's, the prompts', and the blank one wherever captions can
         be dropped."""
-        found: dict[Path, set[str]] = {self.text.folder: {*prompts, BLANK}}
+        wanted: dict[Path, set[str]] = {self.text.folder: {*prompts, BLANK}}
         for dataset in self.prepared.datasets.all:
             discovery = self.prepared.discoveries.get(dataset.id)
             if discovery is not None:
-                captions = found.setdefault(self.text_of(dataset.id).folder, set())
+                captions = wanted.setdefault(self.text_of(dataset.id).folder, set())
                 captions |= {BLANK} | {c for s in discovery.samples for c in s.captions}
-        return found
+        return wanted
 
     def _entry(
         self, sample: Sample, key: str, names: Sequence[str], channels: int

@@ -1,4 +1,4 @@
-"""Captions to embeddings, before training: the encoders come, say what they have to say, and go."""
+"""Encodes captions before training: the text encoders are loaded, used once, and dropped."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -55,8 +55,9 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
 def encoded(
     encoders: TextEncoders, plan: Plan, captions: Mapping[str, str], keys: Sequence[str]
 ) -> Made:
-    """Entries of some keys; captions: what each stands for."""
-    found: Entries = {}
+    """Cache entries of some keys. captions: key -> caption. Raises DataError where the encoders
+    produce NaN or infinity."""
+    entries: Entries = {}
     batch = plan.captions.at_once
     for start in range(0, len(keys), batch):
         some = [captions[key] for key in keys[start : start + batch]]
@@ -68,11 +69,13 @@ def encoded(
                     f"the text encoders produced NaN or infinity for `{caption[:60]}`",
                     hint="set text_encoder_1_precision to text_encoder_3_precision=no_change",
                 )
-            found[keys[start + i]] = packed(*(blank(*pair, plan) if caption == BLANK else pair))
-    return found, {}
+            entries[keys[start + i]] = packed(*(blank(*pair, plan) if caption == BLANK else pair))
+    return entries, {}
 
 
 def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """The blank caption's embeddings as sd3_clip_uncond_behaviour and sd3_t5_uncond_behaviour
+    say."""
     return unconditional(
         embeds,
         pooled,

@@ -57,7 +57,7 @@ def report(prepared: Prepared, late: int, changed: Sequence[str]) -> None:
     """Every file that is not trained on, with its reason, and every decision that is another one
     than the plan that was shown, as JSON in output_dir. late: files of which decoding said so."""
     output = prepared.plan.output_dir
-    aside = [asdict(r) for found in prepared.discoveries.values() for r in found.rejected]
+    aside = [asdict(r) for discovery in prepared.discoveries.values() for r in discovery.rejected]
     for path, rows in ((output / SET_ASIDE, aside), (output / PLAN_CHANGES, changed)):
         with disk.explained("write", path):
             if rows:
@@ -78,6 +78,7 @@ def hub(plan: Plan) -> dict[str, str]:
 
 
 def make_output(folder: Path) -> None:
+    """Makes output_dir. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

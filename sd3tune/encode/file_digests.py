@@ -106,9 +106,9 @@ def read_again(source: Source, name: str, digest: bytes) -> bytes:
     try:
         data = source.read(name)
     except OSError as e:
-        words = f"`{source.where(name)}` cannot be read any more: {e.strerror or e}"
-        raise DataError(words, hint="run again: what was encoded is kept") from None
+        problem = f"`{source.where(name)}` cannot be read any more: {e.strerror or e}"
+        raise DataError(problem, hint="run again: what was encoded is kept") from None
     if blake2b(data, digest_size=DIGEST_BYTES).digest() != digest:
-        words = f"`{source.where(name)}` was changed while it was being encoded"
-        raise DataError(words, hint="run again: what was encoded is kept")
+        problem = f"`{source.where(name)}` was changed while it was being encoded"
+        raise DataError(problem, hint="run again: what was encoded is kept")
     return data

@@ -1,4 +1,4 @@
-"""Images to latents and masks to weights, before training: once, and kept."""
+"""Encodes images to latents and masks to weights, once, before training; the results are cached."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +39,8 @@ def fill_images(caches: Caches, device: torch.device) -> list[RejectedFile]:
             rejected += fingerprint(caches, dataset, discovery.samples)
     lost = {(r.dataset, r.path) for r in rejected}  # datasets may share their files
     kept = {
-        name: [s for s in found.samples if (name, s.path) not in lost]
-        for name, found in prepared.discoveries.items()
+        name: [s for s in discovery.samples if (name, s.path) not in lost]
+        for name, discovery in prepared.discoveries.items()
     }
     encode(caches, kept, device, caches.latents_of)
     for samples in kept.values():
@@ -61,21 +61,21 @@ def fill_images(caches: Caches, device: torch.device) -> list[RejectedFile]:
 def fill_epoch(caches: Caches, epoch: int, device: torch.device) -> None:
     """The crops that this process draws in an epoch, for datasets with vae_cache_clear_each_epoch;
     those of the one before are removed. Epoch 0 is what fill_images made."""
-    schedule, who = caches.prepared.schedule, caches.prepared.plan.processes
+    schedule, processes = caches.prepared.schedule, caches.prepared.plan.processes
     redrawn = {share.name for share in schedule.shares if share.redraw is not None}
     if epoch == 0 or not redrawn:
         return
     start = schedule.start(epoch)
     mine: dict[str, dict[int, Sample]] = {name: {} for name in redrawn}
-    for place, chosen in enumerate(schedule.epoch(epoch, start), start):
-        if place % who.size == who.rank and chosen[0].dataset in redrawn:
+    for position, chosen in enumerate(schedule.epoch(epoch, start), start):
+        if position % processes.size == processes.rank and chosen[0].dataset in redrawn:
             mine[chosen[0].dataset] |= {s.id: s for s in chosen}
     wanted: dict[TensorCache, set[str]] = {}  # datasets may share a folder
     for name, samples in mine.items():
-        found = list(samples.values())
-        encode(caches, {name: found}, device, caches.epoch_of)
-        keys = {caches.key(s) for s in found}
-        keys |= {k for s in found if (k := caches.mask_key(s))}
+        own = list(samples.values())
+        encode(caches, {name: own}, device, caches.epoch_of)
+        keys = {caches.key(s) for s in own}
+        keys |= {k for s in own if (k := caches.mask_key(s))}
         wanted.setdefault(caches.epoch_of(name), set()).update(keys)
     for cache, keys in wanted.items():
         cache.prune(keys)
@@ -132,7 +132,7 @@ def _latents(
     samples: Mapping[str, Sample],
     keys: Sequence[str],
 ) -> Made:
-    """Entries of some keys; samples: what each stands for."""
+    """Cache entries of some keys. samples: key -> image."""
     source = caches.prepared.sources[dataset.id]
     entries: Entries = {}
     problems: dict[str, str] = {}
@@ -168,10 +168,10 @@ def _latents(
     return entries, problems
 
 
-def _alike(found: Iterable[tuple[str, Tensor]], most: int) -> Iterator[list[tuple[str, Tensor]]]:
+def _alike(images: Iterable[tuple[str, Tensor]], most: int) -> Iterator[list[tuple[str, Tensor]]]:
     """Runs of one size, no longer than `most`."""
     some: list[tuple[str, Tensor]] = []
-    for item in found:
+    for item in images:
         if some and (len(some) == most or some[0][1].shape != item[1].shape):
             yield some
             some = []

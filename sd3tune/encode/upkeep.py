@@ -42,15 +42,19 @@ class Held:
 
     @property
     def unused(self) -> int:
+        """Entries that no run of this configuration asks for."""
         return self.entries + self.problems - (self.wanted - self.missing)
 
     @property
     def bytes_per_entry(self) -> int:
+        """On average; 0 without entries."""
         return self.size_bytes // self.entries if self.entries else 0
 
 
 @dataclass(frozen=True)
 class Built:
+    """What `cache build` and `cache info` print."""
+
     seconds: float
     held: tuple[Held, ...]
 
@@ -84,7 +88,7 @@ def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, in
         for folder, keys in _wanted(_looked(run)).items():
             wanted.setdefault(folder, set()).update(keys)
     gone = _of_no_epoch(prepared) - wanted.keys()
-    found = []
+    removed = []
     for folder, keys in sorted((wanted | {folder: set() for folder in gone}).items()):
         cache = TensorCache(folder)
         unused = len(cache.places.keys() - keys)
@@ -92,8 +96,8 @@ def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, in
             cache.prune(keys)
         if folder in gone and not dry_run:
             _remove_empty(folder)
-        found.append((folder, unused))
-    return found
+        removed.append((folder, unused))
+    return removed
 
 
 def _of_no_epoch(prepared: Sequence[Prepared]) -> set[Path]:
@@ -123,13 +127,13 @@ def folders(paths: Sequence[Path]) -> list[TensorCache]:
     a folder called shards too."""
     below = sorted({shards.parent for path in paths for shards in path.rglob(SHARDS)
                     if shards.is_dir()})  # fmt: skip
-    found = [cache for cache in map(TensorCache, below) if cache.is_ours()]
-    if not found:
+    caches = [cache for cache in map(TensorCache, below) if cache.is_ours()]
+    if not caches:
         raise ConfigError(
             f"no sd3tune cache below {', '.join(f'`{p}`' for p in paths)}",
             hint="name cache_dir, cache_dir_vae, or a folder that holds them",
         )
-    return found
+    return caches
 
 
 def verify(paths: Sequence[Path], *, repair: bool) -> tuple[int, list[Damage]]:
@@ -171,12 +175,12 @@ def _wanted(caches: Caches) -> dict[Path, set[str]]:
 
 
 def _held(caches: Caches) -> tuple[Held, ...]:
-    found = []
+    held = []
     texts = {t.cache_dir for t in caches.prepared.datasets.texts.values()}
     for folder, wanted in sorted(_wanted(caches).items()):
         cache = TensorCache(folder)
         problems = sum(place.problem is not None for place in cache.places.values())
-        found.append(
+        held.append(
             Held(
                 folder=folder,
                 kind="captions" if folder in texts else "latents",
@@ -188,4 +192,4 @@ def _held(caches: Caches) -> tuple[Held, ...]:
                 missing=len(wanted - cache.places.keys()),
             )
         )
-    return tuple(found)
+    return tuple(held)

@@ -71,6 +71,7 @@ class AttentionPlan:
 
 
 def hardware_plan(inputs: RunInputs, chosen: Chosen) -> HardwarePlan:
+    """The device of this process. chosen: the option of each axis."""
     facts, local_rank = inputs.facts, inputs.processes.local_rank
     device = facts.devices[min(local_rank, len(facts.devices) - 1)]
     return HardwarePlan(
@@ -83,6 +84,7 @@ def hardware_plan(inputs: RunInputs, chosen: Chosen) -> HardwarePlan:
 
 
 def precision_plan(chosen: Chosen) -> PrecisionPlan:
+    """Number formats and quantisation. chosen: the option of each axis."""
     return PrecisionPlan(
         autocast=typed(chosen["mixed_precision"], AUTOCAST),
         base=typed(chosen["base_model_default_dtype"], DTYPES),
@@ -102,6 +104,7 @@ def precision_plan(chosen: Chosen) -> PrecisionPlan:
 
 
 def attention_plan(chosen: Chosen) -> AttentionPlan:
+    """Attention kernels. chosen: the option of each axis."""
     return AttentionPlan(
         training=chosen["attention_mechanism"],
         sampling=chosen["attention_no_grad"],

@@ -21,6 +21,7 @@ class CaptionPlan:
 
 
 def caption_plan(c: Config) -> CaptionPlan:
+    """The settings of captions, which need no decision."""
     return CaptionPlan(
         t5_tokens=c.tokenizer_max_length,
         t5_padding=c.t5_padding,

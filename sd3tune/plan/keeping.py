@@ -48,6 +48,7 @@ class PicturePlan:
 
 
 def checkpoint_plan(c: Config) -> CheckpointPlan:
+    """The settings of checkpoints, which need no decision."""
     return CheckpointPlan(
         every_steps=c.checkpoint_step_interval,
         every_epochs=c.checkpoint_epoch_interval,
@@ -59,6 +60,8 @@ def checkpoint_plan(c: Config) -> CheckpointPlan:
 
 
 def picture_plan(c: Config, data: DataPlan) -> PicturePlan:
+    """The settings of pictures. Without validation_resolution, one square of the training
+    resolution."""
     return PicturePlan(
         sizes=c.validation_resolution or ((data.square, data.square),),
         per_prompt=c.num_validation_images,

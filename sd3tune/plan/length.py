@@ -33,6 +33,7 @@ class ParallelPlan:
 
 
 def data_plan(inputs: RunInputs, batch: Decision[int]) -> DataPlan:
+    """Batches and steps. batch: what fits the memory, or what the user set."""
     c = inputs.config
     edge = c.resolution if c.resolution_type != "area" else (c.resolution * 1e6) ** 0.5
     return DataPlan(
@@ -49,6 +50,7 @@ def data_plan(inputs: RunInputs, batch: Decision[int]) -> DataPlan:
 
 
 def parallel_plan(inputs: RunInputs, batch: int, chosen: Chosen) -> ParallelPlan:
+    """How the processes work together. batch: images per forward pass."""
     config, size = inputs.config, inputs.processes.size
     accumulated = config.gradient_accumulation_steps
     why = f"a step sees {batch * accumulated * size} images: {batch} x {accumulated} x {size}"

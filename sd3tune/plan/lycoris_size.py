@@ -19,12 +19,13 @@ Matched = dict[str, tuple[Linear, "Lycoris"]]
 
 
 def parameters(shape: "Transformer", config: "Lycoris") -> int:
+    """Values that are trained."""
     return sum(_values(linear, own) for linear, own in matched(shape, config).values())
 
 
 def matched(shape: "Transformer", config: "Lycoris") -> Matched:
     """Adapted linears by name, each with the settings it gets."""
-    found: Matched = {}
+    adapted: Matched = {}
     preset = config.apply_preset
     classes = {*preset.target_module, *preset.module_algo_map}
     names = (*preset.target_name, *preset.name_algo_map)
@@ -43,8 +44,8 @@ def matched(shape: "Transformer", config: "Lycoris") -> Matched:
             parts = preset.name_algo_map.items()
             own = _refined(config, next((p for n, p in parts if hit((n,), linear.name)), None))
         if own is not None and not hit(preset.exclude_name, linear.name):
-            found[linear.name] = linear, own
-    return found
+            adapted[linear.name] = linear, own
+    return adapted
 
 
 def _any(patterns: Sequence[str], name: str, shell: bool) -> bool:

@@ -37,6 +37,7 @@ class MemoryEstimate:
 
     @property
     def training(self) -> int:
+        """Bytes while training: all but the text encoders."""
         return (
             self.weights
             + self.adapter
@@ -74,6 +75,7 @@ class Load:
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:
+    """Bytes by arithmetic; activations and workspace are estimates."""
     shape = model.transformer
     parts = load.processes if load.sharded else 1
     trained = load.trained // parts

@@ -101,6 +101,7 @@ class LossPlan:
 
 
 def loss_plan(c: Config) -> LossPlan:
+    """The settings of noise levels, loss and guard, which need no decision."""
     return LossPlan(
         levels=_levels(c),
         kind=c.loss_type,

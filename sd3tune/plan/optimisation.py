@@ -37,6 +37,7 @@ class OptimizerPlan:
 def optimizer_plan(
     config: Config, name: Decision[str], data: DataPlan, processes: int
 ) -> OptimizerPlan:
+    """name: the optimizer that was chosen. processes: that train together, for lr_scale."""
     peak = scaled_rate(config, data.batch_size.value, processes)
     rate = LearningRate(
         name=config.lr_scheduler,

@@ -59,10 +59,12 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
+        """Images per forward pass."""
         return self.data.batch_size.value
 
     @property
     def steps(self) -> int:
+        """Optimizer steps in total."""
         return self.data.steps.value
 
     @property

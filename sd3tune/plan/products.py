@@ -35,22 +35,22 @@ def training(facts: Facts, model: Model, image: int, text: int, attention: str) 
 def encoding(facts: Facts, width: int, height: int) -> LargestBatch:
     """The VAE's one attention, of one head over the latent's pixels. Its sum is over one image."""
     one = (width // VAE_SCALE) * (height // VAE_SCALE)
-    found = _most(facts, one**2, 0, f"{one**2:,} attention scores of the VAE")
+    largest = _most(facts, one**2, 0, f"{one**2:,} attention scores of the VAE")
     limit = limits.terms(facts)
     if limit is not None and one > limit.most:
         return LargestBatch(0, f"the VAE sums {one:,} terms, and {limit.why}")
-    return found
+    return largest
 
 
 def _most(facts: Facts, values: int, terms: int, what: str) -> LargestBatch:
-    found = LargestBatch()
+    largest = LargestBatch()
     if (limit := limits.values(facts)) is not None and values:
-        found = LargestBatch(limit.most // values, f"an image makes {what}, and {limit.why}")
+        largest = LargestBatch(limit.most // values, f"an image makes {what}, and {limit.why}")
     if (limit := limits.terms(facts)) is not None and terms:
         fits = limit.most // terms
-        if fits < found.most:
-            found = LargestBatch(fits, f"gradients sum {terms:,} terms an image, and {limit.why}")
-    return found
+        if fits < largest.most:
+            largest = LargestBatch(fits, f"gradients sum {terms:,} terms an image, and {limit.why}")
+    return largest
 
 
 def refuse(inputs: RunInputs, attention: str) -> None:
@@ -99,8 +99,8 @@ def _refused_encoding(inputs: RunInputs, attention: str) -> PlanError | None:
     facts, (width, height) = inputs.facts, inputs.largest_size
     encode = min((encoding(facts, *size) for size in inputs.sizes), key=lambda b: b.most)
     if encode.most < 1:
-        words = f"images of {width}x{height} on {facts.weakest.name}: {encode.why}"
-        return PlanError(words, hint=_smaller(inputs, attention))
+        problem = f"images of {width}x{height} on {facts.weakest.name}: {encode.why}"
+        return PlanError(problem, hint=_smaller(inputs, attention))
     # Datasets have batch sizes of their own; without any dataset the configuration's counts.
     wanted = {f"dataset `{d.id}`: ": d.vae_batch_size for d in inputs.datasets}
     for dataset, size in (wanted or {"": inputs.config.vae_batch_size}).items():
@@ -117,17 +117,17 @@ def _refused_pictures(inputs: RunInputs, attention: str) -> PlanError | None:
     config, facts = inputs.config, inputs.facts
     together = 2 if config.validation_guidance > 1 else 1
     for size in config.validation_resolution:
-        found, decoded = _drawn(inputs, size, attention), encoding(facts, *size)
-        if min(found.most // together, decoded.most) > 0:
+        drawn, decoded = _drawn(inputs, size, attention), encoding(facts, *size)
+        if min(drawn.most // together, decoded.most) > 0:
             continue
         two = f", two at a time with validation_guidance={config.validation_guidance:g},"
-        where = f"`validation_resolution`: {size[0]}x{size[1]}" + (two if together > 1 else "")
+        setting = f"`validation_resolution`: {size[0]}x{size[1]}" + (two if together > 1 else "")
         hint = _smaller(inputs, attention, together)
         if decoded.most < 1:
-            where, found = where.removesuffix(two), decoded
+            setting, drawn = setting.removesuffix(two), decoded
         elif _drawn(inputs, size, "sliced").most >= together:
             hint += OR_SLICED
-        return PlanError(f"{where} on {facts.weakest.name}: {found.why}", hint=hint)
+        return PlanError(f"{setting} on {facts.weakest.name}: {drawn.why}", hint=hint)
     return None
 
 

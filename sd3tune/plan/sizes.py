@@ -60,6 +60,7 @@ class Sizes:
         )
 
     def need(self, r: Request, batch: int, precision: str) -> int:
+        """Bytes while training with these values."""
         return estimate(self.inputs.model, self.load(r, batch, precision)).training
 
     @cached_property
@@ -69,6 +70,7 @@ class Sizes:
 
     @property
     def room(self) -> int | None:
+        """Bytes of the smallest device; None: it does not say."""
         return self.inputs.room_bytes
 
     @property
@@ -80,27 +82,28 @@ class Sizes:
         return min(counts.values()) // batches
 
     def too_big(self, axis: str, r: Request) -> dict[str, str]:
+        """Option of an axis -> why it does not fit the memory; without those that fit."""
         if axis == "attention_mechanism":
             return self.attention_too_big(r)
         if self.room is None:
             return {}
         encoders = axis == "text_encoder_3_precision"
-        found = {}
+        reasons = {}
         for precision in SCHEMES:
             amount = self.encoding(r, precision) if encoders else self.training(r, precision)
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.
             host = limits.host_bytes(self.inputs.facts)
             if amount > self.room and not (encoders and (host is None or amount <= host)):
-                found[precision] = self._words(amount, encoders=encoders)
-        return found
+                reasons[precision] = self._words(amount, encoders=encoders)
+        return reasons
 
     def _words(self, amount: int, precision: str = "", *, encoders: bool = False) -> str:
-        who = "the text encoders need" if encoders else f"{self.inputs.model.name} needs"
+        needs = "the text encoders need" if encoders else f"{self.inputs.model.name} needs"
         batch = "" if encoders else f" at batch size {self.inputs.smallest_batch}"
         weights = f" with {precision} weights" if precision not in ("", "no_change") else ""
-        device = f"{self.inputs.facts.weakest.name} has {gib(self.room or 0)}"
-        return f"{who} about {gib(amount)}{batch}{weights}, {device}"
+        has = f"{self.inputs.facts.weakest.name} has {gib(self.room or 0)}"
+        return f"{needs} about {gib(amount)}{batch}{weights}, {has}"
 
     def attention_too_big(self, r: Request) -> dict[str, str]:
         """Kernels that write out all scores -> why none of them is chosen here. A kernel that the
@@ -135,14 +138,18 @@ class Sizes:
         return [o.name for o in options if not why_not(o, self.inputs.facts, open_)]
 
     def training(self, r: Request, precision: str) -> int:
+        """Bytes while training at the smallest batch size, with weights in `precision`."""
         return self.need(r, self.inputs.smallest_batch, precision)
 
     def encoding(self, r: Request, precision: str) -> int:
+        """Bytes while captions are encoded, with T5 in `precision`."""
         decided = r.with_value("text_encoder_3_precision", precision)
         memory = estimate(self.inputs.model, self.load(decided, 1, "no_change"))
         return memory.text_encoders + memory.workspace
 
     def batch(self, r: Request) -> Decision[int]:
+        """The batch size that the user set, or the largest of BATCHES that fits and can be
+        filled."""
         asked = self.inputs.config.train_batch_size
         if asked is not None:
             source = self.inputs.config.source("train_batch_size")

@@ -56,14 +56,14 @@ def _full(config: Config, model: Model) -> TrainedPlan:
 
 
 def _lycoris(config: Config, model: Model, lycoris: Lycoris) -> TrainedPlan:
-    found = lycoris_size.matched(model.transformer, lycoris)
-    if not found:
+    layers = lycoris_size.matched(model.transformer, lycoris)
+    if not layers:
         raise ConfigError(
             f"`{config.lycoris_config}`: apply_preset matches no linear layer of {model.name}",
             hint="target_module takes class names: Attention, FeedForward, JointTransformerBlock",
         )
     count = lycoris_size.parameters(model.transformer, lycoris)
-    why = f"{_amount(count)} in {len(found)} layers, {_share(count, model)}"
+    why = f"{_amount(count)} in {len(layers)} layers, {_share(count, model)}"
     kind: Decision[Literal["lycoris"]] = Decision("lycoris", config.source("lora_type"), why)
     return TrainedPlan(kind, count, lycoris=lycoris, begin_with=config.init_lora)
 

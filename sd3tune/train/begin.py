@@ -53,9 +53,9 @@ def begin(plan: Plan, world: World) -> TrainState:
 def refuse_apart(steps: Sequence[int], plan: Plan) -> None:
     """Raises CheckpointError where processes would train different weights from here on."""
     if len(set(steps)) > 1:
-        words = ", ".join(map(str, steps))
+        listed = ", ".join(map(str, steps))
         raise CheckpointError(
-            f"the processes of this run begin at different steps: {words}",
+            f"the processes of this run begin at different steps: {listed}",
             hint=f"let all machines see the same output_dir; here it is {plan.output_dir}",
         )
 

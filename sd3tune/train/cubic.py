@@ -31,8 +31,8 @@ def _slopes(x: Tensor, y: Tensor) -> Tensor:
 
 def _end(h0: Tensor, h1: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
     """One-sided derivative at an end; d0, d1 > 0, so only two of the usual cases can happen."""
-    found = ((2 * h0 + h1) * d0 - h0 * d1) / (h0 + h1)
-    return found.clamp(min=0).reshape(1)
+    slope = ((2 * h0 + h1) * d0 - h0 * d1) / (h0 + h1)
+    return slope.clamp(min=0).reshape(1)
 
 
 def _hermite(u: Tensor, x: Tensor, y: Tensor, m: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""With `deterministic`: an operation that has no deterministic kernel on this device, in words."""
+"""Explains torch's error where `deterministic` is set and an operation has no such kernel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as e:
-        operation, said, _ = str(e).partition(NO_KERNEL)
-        if not said:
+        operation, recognised, _ = str(e).partition(NO_KERNEL)
+        if not recognised:
             raise
         raise PlanError(
             f"`deterministic=true`: `{operation.strip()}` has no deterministic kernel here",

@@ -43,9 +43,9 @@ class Ema:
         """After optimizer step number `step`."""
         if step % self.interval:
             return
-        place = self.average.shadow_params[0].device
+        device = self.average.shadow_params[0].device
         self.average.optimization_step = step - 1
-        self.average.step([p.to(place) for p in self.trained.named().values()])
+        self.average.step([p.to(device) for p in self.trained.named().values()])
 
     @property
     def decay(self) -> float | None:

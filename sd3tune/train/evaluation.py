@@ -28,13 +28,13 @@ def fixed_batches(caches: Caches, device: torch.device) -> list[Batch]:
                if not prepared.dataset(s.dataset).is_regularisation_data)  # fmt: skip
     images = prepared.evals or tuple(trained) or prepared.samples
     chosen = sorted({s.id: s for s in images}.values(), key=lambda s: s.id)[:IMAGES]
-    found = []
+    batches = []
     for s in chosen:
         embeds, pooled = caches.embeds(s.captions[0], s.dataset)
         mean, _ = caches.posterior(s)
         batch = Batch((s.id,), mean[None], embeds[None], pooled[None])
-        found.append(batch.each(lambda t: t.to(device).float()))
-    return found
+        batches.append(batch.each(lambda t: t.to(device).float()))
+    return batches
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""Bad numbers and loss spikes: noticed before the weights are touched, with the images named."""
+"""Finds bad numbers and loss spikes before the weights are updated, and names the images."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -82,6 +82,7 @@ class Claim:
             return True
 
     def release(self) -> None:
+        """Releases the lock; another run may start in the folder."""
         self._lock.release()
         if self._folder is not None:
             os.close(self._folder)
@@ -129,8 +130,8 @@ def _owner(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-            said = json.loads(file.read(OWNER_BYTES))
-        pid, host, start = int(said["pid"]), str(said["host"]), str(said["start"])
+            owner = json.loads(file.read(OWNER_BYTES))
+        pid, host, start = int(owner["pid"]), str(owner["host"]), str(owner["start"])
     except (OSError, ValueError, KeyError, TypeError):
         return "another run, which has not said its process"
     return f"process {pid} on host {host} since {start}"

@@ -1,4 +1,5 @@
-"""Blocks that live in host memory and visit the device while they compute.
+"""Block swapping: frozen weights of some blocks stay in host memory and are copied to the device
+while the block computes.
 
 Their frozen weights have one copy, on the host. Each forward pass of such a block, and the second
 one that checkpointing makes in the backward pass, computes with copies on the device; they are gone
@@ -55,6 +56,7 @@ def stream(block: nn.Module, to_host: Copy, to_device: Copy) -> None:
 
 
 def taken_out(block: nn.Module, to_host: Copy) -> Held:
+    """Takes the frozen weights out of a block and returns them, as `to_host` copies them."""
     held: Held = {}
     for module in block.modules():
         for name, weight in list(module._parameters.items()):

@@ -74,6 +74,7 @@ def _without_compiling(optimizer: Any) -> None:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):  # torchao
             group["lr"].fill_(lr)

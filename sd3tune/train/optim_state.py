@@ -27,8 +27,8 @@ def kind(optimizer: torch.optim.Optimizer) -> str:
 def take(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Moments that are split over processes stay so: gathering is one tensor's business at a
     time."""
-    found: dict[str, Any] = plain(optimizer.state_dict())
-    return found
+    state: dict[str, Any] = plain(optimizer.state_dict())
+    return state
 
 
 def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -97,5 +97,5 @@ def _tensor(value: Mapping[str, Any]) -> Any:
 
 
 def _dtype(name: str) -> torch.dtype:
-    found: torch.dtype = getattr(torch, name.removeprefix("torch."))
-    return found
+    dtype: torch.dtype = getattr(torch, name.removeprefix("torch."))
+    return dtype

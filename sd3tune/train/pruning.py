@@ -31,10 +31,12 @@ class Verified:
     signatures: dict[Path, Signature] = field(default_factory=dict)
 
     def add(self, folder: Path) -> None:
+        """Remembers a checkpoint that this process has just written."""
         with suppress(OSError):
             self.signatures[folder] = _signature(folder)
 
     def whole(self, folder: Path) -> bool:
+        """Whether every byte of a checkpoint is right; read again only when a file has changed."""
         try:
             now = _signature(folder)
         except OSError:

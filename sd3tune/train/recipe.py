@@ -22,6 +22,7 @@ class Recipe:
 
     @classmethod
     def of(cls, plan: Plan) -> "Recipe":
+        """The recipe of a plan."""
         dtype = plan.precision.autocast.value
         return cls(
             seed=plan.seed,

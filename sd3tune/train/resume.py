@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Beginning:
+    """Where a run begins."""
+
     folder: Path | None  # None: step 0
     named: Named | None = None  # the run goes back to it, and leaves what lies beyond
 

@@ -1,7 +1,8 @@
-"""Scheduled sampling: now and then the network is shown where it got to itself, not the path.
+"""Scheduled sampling: for some images the network's input is a point that the network itself has
+reached, instead of a point of the path.
 
-Sampling feeds the network its own answers; training on points of the path alone never shows it
-what its errors do (exposure bias). Here an image's input at level s is made by Euler steps of
+Sampling feeds the network its own predictions; training on points of the path alone never shows it
+what its errors lead to (exposure bias). Here an image's input at level s is made by Euler steps of
 1/1000 from a higher level of the same path (same x0, same eps), with the present weights, without
 gradient and without dropout: that is how pictures are made. The target stays eps - x0.
 """

@@ -49,6 +49,7 @@ class Run:
 
     @property
     def plan(self) -> Plan:
+        """The plan as it is after encoding, which may have found unusable files."""
         return self.caches.prepared.plan
 
     def draw_pictures(self) -> list[Path]:

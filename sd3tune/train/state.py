@@ -30,8 +30,10 @@ class TrainState:
 
     @property
     def model(self) -> Any:
+        """The transformer as it is called."""
         return self.trained.model
 
     @property
     def trainable(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves, always in one order."""
         return list(self.trained.named().values())

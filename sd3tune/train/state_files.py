@@ -107,6 +107,7 @@ def flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> An
 
 
 def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `flatten`: `tensors` in the places that their names stand for."""
     if isinstance(value, dict):
         if TENSOR in value:
             return tensors[value[TENSOR]]

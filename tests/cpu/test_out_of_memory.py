@@ -49,7 +49,7 @@ def test_a_run_out_of_memory_says_what_it_needed_and_keeps_its_checkpoint(
     assert "Traceback" not in failed.stderr
     error, hint = failed.stderr.strip().splitlines()[-2:]
     assert error.startswith("error: out of memory in a step on 2 images of ")
-    assert "the plan reckoned" in error and "at batch size 2 with no_change weights" in error
+    assert "the plan estimated" in error and "at batch size 2 with no_change weights" in error
     assert "train_batch_size=1 saves" in hint and "base_model_precision=int8-quanto saves" in hint
     assert "the same command continues" in hint
     found, passed = checkpoint.latest(tmp_path)
