@@ -263,7 +263,7 @@ def test_a_hugging_face_folder_that_cannot_be_made_is_two_lines(
     words = ["image", *RUN, "doctor"]
     for folder in ("config/config.json/hub", "config/config.json", "~no_such_user_here/hub"):
         monkeypatch.setenv("HF_HOME", folder)
-        refused(words, f"`{folder}` cannot be made", "export HF_HOME", monkeypatch, capsys)
+        refused(words, f"`{folder}` cannot be created", "export HF_HOME", monkeypatch, capsys)
 
 
 def test_a_mode_of_stopping_that_is_none_is_two_lines(
