@@ -108,7 +108,7 @@ def test_init_lora_of_another_model_is_one_error(adapter: Path, project: Project
     model = weights.transformer(str(project.config["pretrained_model_name_or_path"]), "fp32")
     shape = lora.Shape(4, 4, 0.0, ("to_q", "to_k", "to_v", "to_out.0"))
     made = lora.attach(model, shape, dtype=torch.float32, seed=1)
-    with pytest.raises(ConfigError, match="is of a layer of 5 to"):
+    with pytest.raises(ConfigError, match="fits a layer of 5 to"):
         made.begin_with(adapter_files.read(path), str(path))
 
 
