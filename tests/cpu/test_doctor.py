@@ -104,7 +104,9 @@ def test_a_report_is_written_beside_the_findings_and_can_be_planned_for(demo, tm
 def test_a_report_of_a_chip_in_the_catalogue_is_refused() -> None:
     command = [sys.executable, "-m", "sd3tune", "doctor", "--on", "m1", "--report"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: `--report` is of this machine")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: `--report` describes this machine"
+    )
 
 
 @pytest.mark.slow
