@@ -15,7 +15,7 @@ from sd3tune.config.run_files import load_run
 from sd3tune.data.buckets import enlarged
 from sd3tune.data.discover import (
     Discovery,
-    Rejected,
+    RejectedFile,
     Sample,
     check_minimum,
     check_vae_batch,
@@ -39,7 +39,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Seen:
+class InspectedDataset:
     """One dataset as understood."""
 
     settings: ImageDataset
@@ -51,7 +51,7 @@ class Seen:
 @dataclass(frozen=True)
 class Inspection:
     found: Discovered
-    datasets: tuple[Seen, ...]
+    datasets: tuple[InspectedDataset, ...]
     notes: tuple[str, ...]
 
 
@@ -88,7 +88,7 @@ def _seen(
     config: Config,
     longest: int | None,
     asked_vae_batch: bool,
-) -> Seen:
+) -> InspectedDataset:
     groups: dict[tuple[tuple[int, int], float], list[Sample]] = defaultdict(list)
     for s in discovery.samples:
         groups[s.geometry.bucket, s.geometry.aspect].append(s)
@@ -118,10 +118,10 @@ def _seen(
             )
         except DataError as e:
             problems.append(f"{e}; {e.hint}")
-    return Seen(settings, discovery, tuple(buckets), tuple(problems))
+    return InspectedDataset(settings, discovery, tuple(buckets), tuple(problems))
 
 
-def _undecodable(found: Discovered, name: str) -> list[Rejected]:
+def _undecodable(found: Discovered, name: str) -> list[RejectedFile]:
     """Decodes every image of a dataset; those that cannot be, with the reason."""
     from sd3tune.data import pixels
     from sd3tune.data.headers import Unusable
@@ -133,7 +133,7 @@ def _undecodable(found: Discovered, name: str) -> list[Rejected]:
             try:
                 pixels.rgb(pixels.decoded(source.read(s.name)))
             except (Unusable, OSError) as e:
-                bad.append(Rejected(name, s.path, str(e)))
+                bad.append(RejectedFile(name, s.path, str(e)))
             bar.advance()
     return bad
 

@@ -19,7 +19,7 @@ from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import (
-    Rejected,
+    RejectedFile,
     check_minimum,
     check_vae_batch,
     without,
@@ -58,7 +58,7 @@ class Prepared(Discovered):
         """Raises DataError where no dataset is active in some step of the run."""
         self.schedule.begin(self.plan.steps * self.plan.batches_per_step - 1)
 
-    def without(self, bad: Sequence[Rejected]) -> "Prepared":
+    def without(self, bad: Sequence[RejectedFile]) -> "Prepared":
         """The same without files that turned out to be unusable, planned again."""
         if not bad:
             return self

@@ -1,9 +1,11 @@
-"""Tests are filed by what they need: pure (no torch), cpu (torch on the CPU)."""
+"""Tests are filed by what they need: pure (no torch), cpu (torch on the CPU), device (a GPU),
+docker (a container engine)."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite tests/golden from this run"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """tests/pure imports no torch; a few of its tests start a command that looks for one."""
+    if find_spec("torch") is None:
+        for item in items:
+            if item.get_closest_marker("needs_torch"):
+                item.add_marker(pytest.mark.skip(reason="needs an installed PyTorch"))
 
 
 def pytest_unconfigure() -> None:

@@ -15,7 +15,7 @@ from sd3tune.report.messages import say, warn
 from sd3tune.tables.table import Table
 
 if TYPE_CHECKING:
-    from sd3tune.data.discover import Rejected
+    from sd3tune.data.discover import RejectedFile
     from sd3tune.prepare import Prepared
 
 LOG = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     return ready
 
 
-def warn_of_rejected(dataset: str, rejected: "Sequence[Rejected]") -> None:
+def warn_of_rejected(dataset: str, rejected: "Sequence[RejectedFile]") -> None:
     """Files that will not be trained on, with their reasons."""
     count = len(rejected)
     details = [f"  {sentence(r.path)}: {sentence(r.reason)}" for r in rejected[:MOST_REJECTED]]

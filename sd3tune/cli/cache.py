@@ -105,9 +105,6 @@ def lines(built: "Built") -> list[words.Line]:
     shown: list[words.Line] = []
     for held in built.held:
         each = f", {held.bytes_per_entry:,} bytes each" if held.entries else ""
-        if held.kind == "captions" and held.entries:
-            factor = built.padded_bytes / held.bytes_per_entry
-            each += f" ({built.padded_bytes:,} as padded float32, {factor:.1f} times as much)"
         unusable = f"; {held.problems} known to be unusable" if held.problems else ""
         shown += [
             f"{held.kind:<9} {held.folder}",
@@ -129,12 +126,7 @@ def document(built: "Built") -> str:
         }
         for held in built.held
     ]
-    content = {
-        "seconds": round(built.seconds, 3),
-        "padded_float32_bytes_per_caption": built.padded_bytes,
-        "caches": caches,
-    }
-    return words.document("cache", content)
+    return words.document("cache", {"seconds": round(built.seconds, 3), "caches": caches})
 
 
 def verified(whole: int, damaged: "Sequence[Damage]", *, repaired: bool) -> list[words.Line]:

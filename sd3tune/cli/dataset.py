@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sd3tune.config.datasets.image_dataset import ImageDataset
-    from sd3tune.data.discover import Rejected, Sample
-    from sd3tune.dataset_inspection import Inspection, Seen
+    from sd3tune.data.discover import RejectedFile, Sample
+    from sd3tune.dataset_inspection import InspectedDataset, Inspection
 
 MOST_REJECTED = 8  # files that are named, of each dataset
 MOST_CAPTIONS = 3
@@ -82,7 +82,7 @@ def document(inspection: "Inspection") -> str:
     return words.document("dataset", document(inspection))
 
 
-def _dataset(seen: "Seen") -> list[words.Line]:
+def _dataset(seen: "InspectedDataset") -> list[words.Line]:
     d, samples = seen.settings, seen.discovery.samples
     drawn = sum(s.repeats + 1 for s in samples)
     repeats = f", {drawn} with repeats" if drawn != len(samples) else ""
@@ -115,7 +115,7 @@ def _captions(samples: "Sequence[Sample]", d: "ImageDataset") -> list[words.Line
     return shown
 
 
-def _rejected(rejected: "Sequence[Rejected]") -> list[words.Line]:
+def _rejected(rejected: "Sequence[RejectedFile]") -> list[words.Line]:
     """Reasons with their counts, and the first files."""
     if not rejected:
         return []

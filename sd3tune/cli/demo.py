@@ -9,7 +9,7 @@ from sd3tune.cli import words
 from sd3tune.tables import architectures
 
 if TYPE_CHECKING:
-    from sd3tune.demo import Written
+    from sd3tune.demo import WrittenDemo
 
 
 @click.command("demo", short_help="Write tiny models, photographs and configuration.")
@@ -33,7 +33,7 @@ def command(folder: Path, model: str, force: bool) -> None:
     words.show(lines(write(folder, model=model, force=force)))
 
 
-def lines(written: "Written") -> list[words.Line]:
+def lines(written: "WrittenDemo") -> list[words.Line]:
     """What was written, and the command to go on with."""
     return [
         *(f"wrote  {path}" for path in written.paths),

@@ -60,6 +60,7 @@ class Config(AllSettings):
 
     @model_validator(mode="after")
     def fits_together(self) -> "Config":
+        """Refuses, also where a program makes it, what violates a rule. Raises ValueError."""
         for problem in rules.problems(self):
             raise ValueError(f"{problem.message}; {problem.hint}")
         return self
@@ -80,6 +81,7 @@ class Config(AllSettings):
         return config
 
     def to_json(self) -> dict[str, Any]:
+        """Every setting by its name, as JSON holds it."""
         data: dict[str, Any] = json.loads(self.model_dump_json())
         return data
 

@@ -26,6 +26,10 @@ ABOUT = (
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
     "says why."
 )
+UNSUPPORTED_NAMES = (
+    "SimpleTuner has these settings and sd3tune does not. One of them is an error, with the reason "
+    "below, unless its value asks for nothing: `false`, `0`, `null`, `none`, or an empty text."
+)
 
 
 def document() -> str:
@@ -39,22 +43,24 @@ def document() -> str:
     lines += table("`caption_shuffle` of a dataset", Shuffle)
     names = ALIASES | DATASET_ALIASES | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
-    lines += ["## Known and refused", "", "Unless they are switched off.", ""]
+    lines += ["## Names that are not supported", "", UNSUPPORTED_NAMES, ""]
     for where, rows in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
         lines += [f"In {where}:", ""]
         for row in rows:
             listed = ", ".join(f"`{name}`" for name in row.names.split())
-            lines += [f"* {row.reason}: {listed}", ""]
+            lines += [f"* {row.reason} ({row.hint}): {listed}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def table(title: str, kind: type[BaseModel]) -> list[str]:
+    """The lines of one section: every setting with its default and its docstring."""
     rows = [f"| `{name}` | {default(field)} | {meaning(field)} |"
             for name, field in kind.model_fields.items()]  # fmt: skip
     return [f"## {title}", "", "| setting | default | meaning |", "|-|-|-|", *rows, ""]
 
 
 def default(field: FieldInfo) -> str:
+    """A setting's default as it is written in a file; empty where it is chosen."""
     if field.is_required():
         return "required"
     value: Any = field.default
@@ -66,6 +72,7 @@ def default(field: FieldInfo) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
+    """A setting's docstring, and the rows of its table where it names one."""
     text = " ".join((field.description or "").split())
     for kind in (*field.metadata, *_metadata(field.annotation)):
         if isinstance(kind, OneOf):

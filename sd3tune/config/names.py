@@ -20,6 +20,7 @@ class Unsupported:
 
     @property
     def each(self) -> dict[str, "Unsupported"]:
+        """This row under each of its names."""
         return dict.fromkeys(self.names.split(), self)
 
 
@@ -238,12 +239,6 @@ VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "pipeline": (
             "diffusers' loaders quantise on GPUs only, and layer by layer needs no more memory",
             "accelerator",
-        )
-    },
-    "lr_scheduler": {
-        "sine": (
-            "programs that offer `sine` implement different curves",
-            "cosine_with_restarts",
         )
     },
     "lora_init_type": {

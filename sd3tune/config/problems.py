@@ -74,6 +74,7 @@ class Location:
 
 
 def shown_file(file: str) -> str:
+    """A file between backticks; "the command line" as it is."""
     return file if file == COMMAND_LINE else f"`{file}`"
 
 

@@ -174,6 +174,7 @@ def sizes(value: Any) -> Any:
 
 
 def one_size(text: str) -> tuple[int, int]:
+    """ "1280x768", or "1024" for a square, to (width, height) in pixels."""
     match = re.fullmatch(r"\s*(\d+)(?:\.0)?(?:\s*[xX]\s*(\d+))?\s*", text)
     if match is None:
         raise ValueError(f"has `{text.strip()}`, which is not a size; use 1024x1024")

@@ -21,7 +21,7 @@ OTHERS = (
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Private(OSError):
+class PrivateAddress(OSError):
     """A host that only this machine or its network can reach."""
 
 
@@ -44,8 +44,8 @@ def public(address: str) -> bool:
 def addresses(host: str, port: int, *, private: bool) -> list[str]:
     """The numeric addresses of `host`; every spelling of an IPv4 address works.
 
-    Raises OSError if the host has no address, and Private if one of its addresses is not public and
-    `private` is False.
+    Raises OSError if the host has no address, and PrivateAddress if one of its addresses is not
+    public and `private` is False.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -55,5 +55,7 @@ def addresses(host: str, port: int, *, private: bool) -> list[str]:
     for address in digits:
         if not private and not public(address):
             spelt = host if host == address else f"{host} is {address}, which"
-            raise Private(f"{spelt} is not a public address; allow_private_hosts=true permits it")
+            raise PrivateAddress(
+                f"{spelt} is not a public address; allow_private_hosts=true permits it"
+            )
     return digits

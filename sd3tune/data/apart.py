@@ -44,12 +44,12 @@ class NoDecoder(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     memory_bytes: int
     seconds: int
 
     @classmethod
-    def of(cls, pixels: int, length: int) -> "Limits":
+    def of(cls, pixels: int, length: int) -> "ProcessLimits":
         """The limits for an image of `pixels` pixels in a file of `length` bytes."""
         seconds = pixels * SECONDS_PER_MEGAPIXEL + length * SECONDS_PER_MEGABYTE
         return cls(
@@ -61,13 +61,13 @@ class Limits:
 def size(data: bytes, pixels: int) -> Size:
     """Width and height as a viewer shows them. pixels: number of pixels that the file states.
     Raises Refused and NoDecoder."""
-    return _asked(data, Limits.of(pixels, len(data)), whole=False)[0]
+    return _asked(data, ProcessLimits.of(pixels, len(data)), whole=False)[0]
 
 
 def pixels(data: bytes, count: int) -> tuple[Size, bytes]:
     """Size, and pixels as 8-bit sRGB, row by row. count: number of pixels that the file states.
     Raises Refused and NoDecoder."""
-    return _asked(data, Limits.of(count, len(data)), whole=True)
+    return _asked(data, ProcessLimits.of(count, len(data)), whole=True)
 
 
 class Decoder:
@@ -82,7 +82,7 @@ class Decoder:
             start_new_session=True,
         )  # fmt: skip
 
-    def ask(self, data: bytes, limits: Limits, whole: bool) -> tuple[Size, bytes]:
+    def ask(self, data: bytes, limits: ProcessLimits, whole: bool) -> tuple[Size, bytes]:
         """Size of the image, and its pixels if `whole`. Raises Refused and NoDecoder; call `end`
         after that."""
         deadline = time.monotonic() + PATIENCE * limits.seconds
@@ -115,7 +115,7 @@ class Decoder:
             left -= len(part)
         return b"".join(parts)
 
-    def _died(self, limits: Limits) -> Exception:
+    def _died(self, limits: ProcessLimits) -> Exception:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
             return Refused(f"decoding it takes more than {limits.seconds} seconds")
@@ -135,7 +135,7 @@ _idle: list[Decoder] = []
 _turns = threading.BoundedSemaphore(MOST_DECODERS)
 
 
-def _asked(data: bytes, limits: Limits, *, whole: bool) -> tuple[Size, bytes]:
+def _asked(data: bytes, limits: ProcessLimits, *, whole: bool) -> tuple[Size, bytes]:
     with _turns:
         decoder = _taken()
         try:

@@ -62,7 +62,7 @@ def text_key(caption: str, encoders: str) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class EntryLocation:
     """The shard of an entry, or the reason why an input has no entry. Inputs that cannot be encoded
     are recorded under their content too."""
 
@@ -76,13 +76,13 @@ class TensorCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._shards = folder / SHARDS
-        self._places: dict[str, Place] | None = None
+        self._places: dict[str, EntryLocation] | None = None
         self._open: OrderedDict[str, tuple[Any, dict[str, str]]] = OrderedDict()
         self._broken: list[Path] = []  # incomplete or damaged shards
         self._lock = threading.Lock()  # loader threads share the open files
 
     @property
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, EntryLocation]:
         """Key -> place, for every entry of the cache."""
         if self._places is None:
             self._places = self._read_places()
@@ -157,7 +157,7 @@ class TensorCache:
         if path.name in _read_index(self.folder / INDEX)[0]:  # the index is wrong
             (self.folder / INDEX).unlink(missing_ok=True)
         if set(keys) <= {*entries, *problems}:
-            self.places.update({key: Place(path.name, problems.get(key)) for key in keys})
+            self.places.update({key: EntryLocation(path.name, problems.get(key)) for key in keys})
         elif not self._remove(path):
             raise DataError(
                 f"`{path}` has the name of a cache file, but sd3tune did not write it",
@@ -273,7 +273,7 @@ class TensorCache:
         self._broken.clear()
         return len(removed)
 
-    def _read_places(self) -> dict[str, Place]:
+    def _read_places(self) -> dict[str, EntryLocation]:
         sizes = {path.name: path.stat().st_size for path in self.shard_paths()}
         listed, found = _read_index(self.folder / INDEX)
         sound = {name for name, size in listed.items() if sizes.get(name) == size}
@@ -286,9 +286,9 @@ class TensorCache:
                 self._broken.append(self._shards / name)
                 continue
             for key in entries:
-                found.setdefault(key, Place(name))
+                found.setdefault(key, EntryLocation(name))
             for key, why in problems.items():
-                found.setdefault(key, Place(name, why))
+                found.setdefault(key, EntryLocation(name, why))
         return found
 
     def _read(self, shard: str, key: str) -> tuple[dict[str, Tensor], str | None]:
@@ -321,9 +321,9 @@ class Draft:
         drafts.fill(self.descriptor, shards.serialised(entries, problems))
         drafts.finish(self.draft, self.final, self.descriptor)
         for key in entries:
-            self.cache.places[key] = Place(self.final.name)
+            self.cache.places[key] = EntryLocation(self.final.name)
         for key, why in problems.items():
-            self.cache.places[key] = Place(self.final.name, why)
+            self.cache.places[key] = EntryLocation(self.final.name, why)
 
 
 def unwritable(folder: Path, error: Exception) -> DataError:
@@ -339,7 +339,7 @@ def shard_name(keys: Sequence[str]) -> str:
 
 
 def _write_index(
-    db: sqlite3.Connection, places: Mapping[str, Place], shards: Sequence[Path]
+    db: sqlite3.Connection, places: Mapping[str, EntryLocation], shards: Sequence[Path]
 ) -> None:
     db.execute(SHARDS_TABLE)
     db.execute(ENTRIES_TABLE)
@@ -350,7 +350,7 @@ def _write_index(
     db.executemany("insert into entries values (?, ?, ?)", entries)
 
 
-def _read_index(path: Path) -> tuple[dict[str, int], dict[str, Place]]:
+def _read_index(path: Path) -> tuple[dict[str, int], dict[str, EntryLocation]]:
     """Sizes of the shards it lists, and places. Rows that no cache writes count as absent: the name
     of a shard could lead out of the folder."""
     listed: Any = sqlite_files.rows(path, TABLES, "select name, bytes from shards")
@@ -359,7 +359,7 @@ def _read_index(path: Path) -> tuple[dict[str, int], dict[str, Place]]:
     names = {name: name for name in sizes}  # one string per shard instead of one per entry
     entries: Any = sqlite_files.rows(path, TABLES, "select key, shard, problem from entries")
     return sizes, {
-        key: Place(names[shard], problem)
+        key: EntryLocation(names[shard], problem)
         for key, shard, problem in entries
         if isinstance(key, str) and shard in names and isinstance(problem, str | None)
     }

@@ -48,7 +48,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectedFile:
     """A file that is not trained on, with the reason. URLs in the reason are shortened."""
 
     dataset: str
@@ -64,7 +64,7 @@ class Discovery:
     """The usable images of a dataset, and the files that were set aside."""
 
     samples: tuple[Sample, ...]
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[RejectedFile, ...]
 
 
 def discover(
@@ -80,7 +80,7 @@ def discover(
     """
     look = SampleReader(dataset, source, masks)
     samples: list[Sample] = []
-    rejected: list[Rejected] = list(look.no_images)
+    rejected: list[RejectedFile] = list(look.no_images)
     for found in _mapped(look.at, look.names, source.ahead):
         tick()
         if isinstance(found, Sample):
@@ -111,7 +111,7 @@ class SampleReader:
         trusted = {"metadata", "aspect"} & set(dataset.skip_file_discovery)
         self._trusts_sizes = bool(trusted)
         listed = bool(trusted) or dataset.preserve_data_backend_cache
-        self.no_images: list[Rejected] = []
+        self.no_images: list[RejectedFile] = []
         remembered = self._remembered() if listed else []
         self.names = self._images(remembered or self._listed(source))
         self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
@@ -122,11 +122,11 @@ class SampleReader:
         if dataset.crop and dataset.crop_style == "face":
             faces.detector()
 
-    def at(self, name: str) -> Sample | Rejected:
+    def at(self, name: str) -> Sample | RejectedFile:
         try:
             return self._sample(name)
         except (Unusable, NoCaption) as e:
-            return Rejected(self.dataset.id, self.source.where(name), str(e))
+            return RejectedFile(self.dataset.id, self.source.where(name), str(e))
 
     def _sample(self, name: str) -> Sample:
         dataset = self.dataset
@@ -205,7 +205,7 @@ class SampleReader:
         for e in lost:
             why = f"{what}this folder cannot be listed: {e.strerror or e}"
             path = e.filename or source.where("")
-            self.no_images.append(Rejected(self.dataset.id, os.fsdecode(path), why))
+            self.no_images.append(RejectedFile(self.dataset.id, os.fsdecode(path), why))
         return names
 
     def _images(self, names: Iterable[str]) -> list[str]:
@@ -221,7 +221,7 @@ class SampleReader:
                 why = (
                     f"{suffix} is not a suffix of an image" if suffix else "its name has no suffix"
                 )
-                self.no_images.append(Rejected(self.dataset.id, self.source.where(name), why))
+                self.no_images.append(RejectedFile(self.dataset.id, self.source.where(name), why))
         return images
 
     def _table(self, backend: str) -> image_tables.ImageTable | None:
@@ -230,8 +230,8 @@ class SampleReader:
 
 
 def _mapped(
-    look: Callable[[str], Sample | Rejected], names: Sequence[str], ahead: int
-) -> Iterator[Sample | Rejected]:
+    look: Callable[[str], Sample | RejectedFile], names: Sequence[str], ahead: int
+) -> Iterator[Sample | RejectedFile]:
     """The results in order; over a network, several files are examined at the same time."""
     if ahead == 1:
         yield from map(look, names)
@@ -267,7 +267,7 @@ def in_epoch(
     return sample if refused else replace(sample, geometry=shape)
 
 
-def without(found: Discovery, bad: Sequence[Rejected]) -> Discovery:
+def without(found: Discovery, bad: Sequence[RejectedFile]) -> Discovery:
     """The discovery without samples that turned out to be unusable."""
     paths = {r.path for r in bad}
     kept = tuple(s for s in found.samples if s.path not in paths)
@@ -284,7 +284,7 @@ def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery
         return found
     words = "{}x{} becomes {}x{}, and the model ends at " + str(longest)
     rejected = [
-        Rejected(s.dataset, s.path, words.format(*s.size, *s.geometry.bucket)) for s in beyond
+        RejectedFile(s.dataset, s.path, words.format(*s.size, *s.geometry.bucket)) for s in beyond
     ]
     kept = tuple(s for s in found.samples if max(s.geometry.bucket) <= longest)
     if not kept:
@@ -340,7 +340,7 @@ def check_vae_batch(found: Discovery, dataset: "ImageDataset", asked: bool) -> N
         )
 
 
-def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejected]) -> str:
+def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[RejectedFile]) -> str:
     where = f"dataset `{dataset.id}`: "
     if dataset.instance_data_dir:
         where += f"instance_data_dir `{dataset.instance_data_dir}`"
@@ -353,7 +353,7 @@ def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejecte
     return f"{where} has no usable image: {words}"
 
 
-def _what_to_do(rejected: Sequence[Rejected]) -> str:
+def _what_to_do(rejected: Sequence[RejectedFile]) -> str:
     if not rejected:
         return f"put images there: {', '.join(sorted(SUFFIXES))}"
     if "caption" in rejected[0].reason:

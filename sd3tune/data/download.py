@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore2 as httpcore
 
-from sd3tune.data.addresses import Private
+from sd3tune.data.addresses import PrivateAddress
 from sd3tune.data.network import SILENCE_SECONDS, Checked
 
 TRIES = 3
@@ -42,7 +42,7 @@ class Busy(Failed):
 
 
 @dataclass(frozen=True)
-class Limits:
+class DownloadLimits:
     max_bytes: int
     seconds: float  # redirects and attempts included
     private: bool  # allow hosts that are not public, and proxies
@@ -55,7 +55,10 @@ def host_of(url: str) -> str:
     return f"{host}:{parts.port}" if parts.port else str(host)
 
 
-def fetch(url: str, file: BinaryIO, limits: Limits, tell: Tell) -> None:
+# One loop, with the server's own Retry-After and a deadline over all tries: tenacity would take
+# both as functions of ours, and nothing else here retries (huggingface_hub and s3fs do it
+# themselves).
+def fetch(url: str, file: BinaryIO, limits: DownloadLimits, tell: Tell) -> None:
     """Downloads `url` to `file`. tell: is called with every other host that a redirect names,
     before that host is contacted. Raises Failed."""
     deadline = time.monotonic() + limits.seconds
@@ -73,7 +76,9 @@ def fetch(url: str, file: BinaryIO, limits: Limits, tell: Tell) -> None:
             wait *= 2
 
 
-def _followed(url: str, file: BinaryIO, limits: Limits, deadline: float, tell: Tell) -> None:
+def _followed(
+    url: str, file: BinaryIO, limits: DownloadLimits, deadline: float, tell: Tell
+) -> None:
     start = host_of(url)
     for _ in range(MOST_REDIRECTS + 1):
         target = _answer(url, file, limits, deadline, authorised=host_of(url) == start)
@@ -86,7 +91,7 @@ def _followed(url: str, file: BinaryIO, limits: Limits, deadline: float, tell: T
 
 
 def _answer(
-    url: str, file: BinaryIO, limits: Limits, deadline: float, *, authorised: bool
+    url: str, file: BinaryIO, limits: DownloadLimits, deadline: float, *, authorised: bool
 ) -> str | None:
     """The URL that the server redirects to; None if `file` now holds the whole response."""
     parts = _parts(url)
@@ -124,7 +129,7 @@ def _joined(url: str, location: str) -> str:
         raise Failed("its address is not a URL") from None
 
 
-def _check(status: int, headers: dict[str, str], limits: Limits) -> None:
+def _check(status: int, headers: dict[str, str], limits: DownloadLimits) -> None:
     if status in LATER:
         asked = headers.get("retry-after", "")
         raise Busy(f"the server answers {status}", float(asked) if asked.isdecimal() else 0.0)
@@ -138,7 +143,7 @@ def _check(status: int, headers: dict[str, str], limits: Limits) -> None:
         raise Failed(_too_long(limits))
 
 
-def _written(body: Iterable[bytes], file: BinaryIO, limits: Limits) -> None:
+def _written(body: Iterable[bytes], file: BinaryIO, limits: DownloadLimits) -> None:
     size = 0
     for some in body:
         size += len(some)
@@ -147,7 +152,7 @@ def _written(body: Iterable[bytes], file: BinaryIO, limits: Limits) -> None:
         file.write(some)
 
 
-def _too_long(limits: Limits) -> str:
+def _too_long(limits: DownloadLimits) -> str:
     return f"it is longer than max_download_mib={limits.max_bytes // 2**20}"
 
 
@@ -192,14 +197,14 @@ def _headers(parts: SplitResult, *, authorised: bool) -> list[tuple[str, str]]:
     return found
 
 
-def _proxy(parts: SplitResult, limits: Limits) -> httpcore.Proxy | None:
+def _proxy(parts: SplitResult, limits: DownloadLimits) -> httpcore.Proxy | None:
     """The proxy that the environment names for this URL. A proxy resolves the host name itself, so
     the address cannot be checked here: it needs allow_private_hosts."""
     named = getproxies().get(parts.scheme)
     if not named or proxy_bypass(parts.hostname or ""):
         return None
     if not limits.private:
-        raise Private(
+        raise PrivateAddress(
             f"{parts.scheme}_proxy is set, and a proxy connects to addresses that cannot be "
             "checked here; allow_private_hosts=true permits it"
         )

@@ -22,7 +22,7 @@ class NoHeader(Exception):
 
 
 @dataclass(frozen=True)
-class Header:
+class JxlHeader:
     size: tuple[int, int]  # as stored: before its orientation is applied
     channels: int  # colours, alpha and others; each is decoded at full size
 
@@ -32,12 +32,12 @@ def starts(prefix: bytes) -> bool:
     return prefix[:2] == CODESTREAM or prefix[4:7] == b"JXL"
 
 
-def header(stream: BinaryIO) -> Header:
+def header(stream: BinaryIO) -> JxlHeader:
     """The header, from the current position of `stream`. Raises NoHeader."""
     bits = _Bits(_codestream(stream))
     if bits.take(16) != 0x0AFF:
         raise NoHeader("it does not contain a JPEG XL image")
-    return Header(_size(bits), 3 + _extra_channels(bits))
+    return JxlHeader(_size(bits), 3 + _extra_channels(bits))
 
 
 class _Bits:

@@ -7,28 +7,25 @@ run asks again.
 
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from sd3tune.data import image_tables
 from sd3tune.data.folder import stamp
 from sd3tune.data.headers import NoMemory, Unusable, size_of
 from sd3tune.data.roots import Roots
 from sd3tune.data.sources import IMAGE_BYTES, Source, Tell
-from sd3tune.filesystem import opening
+from sd3tune.filesystem import drafts, opening
 from sd3tune.urls import is_url, shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.datasets.storage import Stored
 
-DRAFT = re.compile(r"\.part-[0-9a-f]{32}")
+DRAFT = re.compile(r"[0-9a-f]{64}" + re.escape(drafts.SUFFIX))
 MOST_HOSTS = 50  # hosts that are named one by one
 
 
@@ -116,34 +113,36 @@ class Rows(Source):
         return str(path)
 
     def _fetch(self, name: str, path: Path) -> None:
-        from sd3tune.data.download import Limits, fetch
+        from sd3tune.data.download import DownloadLimits, fetch
 
         d = self._dataset
-        limits = Limits(d.max_download_mib * 2**20, d.max_download_seconds, d.allow_private_hosts)
+        limits = DownloadLimits(
+            d.max_download_mib * 2**20, d.max_download_seconds, d.allow_private_hosts
+        )
         self._keep.mkdir(parents=True, exist_ok=True)
         self._clear_once()
-        draft = self._keep / f".part-{uuid4().hex}"
-        try:
-            with draft.open("xb") as file:
-                fetch(name, file, limits, self._told_once)
-            with opening.opened(draft, IMAGE_BYTES) as stored:
-                size_of(stored, urlsplit(name).path)
-            draft.replace(path)
-        except Unusable as e:
-            raise OSError(f"the download is not an image: {e}") from None
-        finally:
-            draft.unlink(missing_ok=True)
+        draft = path.with_suffix(drafts.SUFFIX)
+        with drafts.drafted(draft, path, wait=True) as descriptor:
+            if descriptor is None:  # another process has fetched it meanwhile
+                return
+            try:
+                with os.fdopen(os.dup(descriptor), "w+b") as file:
+                    fetch(name, file, limits, self._told_once)
+                    file.seek(0)
+                    size_of(file, urlsplit(name).path)
+                drafts.finish(draft, path, descriptor)
+            except Unusable as e:
+                raise OSError(f"the download is not an image: {e}") from None
+            finally:
+                draft.unlink(missing_ok=True)
 
     def _clear_once(self) -> None:
-        """Removes drafts of killed processes: those older than a download may take."""
-        if self._cleared:
-            return
-        self._cleared = True
-        for draft in self._keep.glob(".part-*"):
-            with suppress(OSError):  # another process removed it first
-                age = time.time() - draft.lstat().st_mtime
-                if DRAFT.fullmatch(draft.name) and age > 2 * self._dataset.max_download_seconds:
-                    draft.unlink()
+        """Removes drafts of processes that were killed."""
+        if not self._cleared:
+            self._cleared = True
+            for draft in self._keep.glob("*" + drafts.SUFFIX):
+                if DRAFT.fullmatch(draft.name):
+                    drafts.clear(draft)
 
     def _told_once(self, host: str) -> None:
         if host not in self._told:

@@ -16,12 +16,12 @@ MARK = ".sd3tune-demo"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenDemo:
     paths: tuple[Path, ...]
     next_command: str
 
 
-def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> Written:
+def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> WrittenDemo:
     """Fills `folder`. An older demo there is kept unless `force`; anything else is refused.
 
     Raises ConfigError, and DataError when the photographs' package is missing.
@@ -46,7 +46,7 @@ def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> 
     (folder / MARK).write_text("written by `sd3tune demo`\n", encoding="utf-8")
     paths = [folder / "models" / name for name in MODELS]
     paths += [folder / "photos", *(folder / "config" / file for file in files)]
-    return Written(tuple(paths), f"sd3tune train {folder}/config/config.json")
+    return WrittenDemo(tuple(paths), f"sd3tune train {folder}/config/config.json")
 
 
 def _check(folder: Path, force: bool) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data.digests import Known, KnownFiles
-from sd3tune.data.discover import Rejected, Sample
+from sd3tune.data.discover import RejectedFile, Sample
 from sd3tune.data.sources import Source
 from sd3tune.encode.caches import Caches
 from sd3tune.errors import DataError
@@ -35,7 +35,7 @@ class File:
 
 def fingerprint(
     caches: Caches, dataset: ImageDataset, samples: Sequence[Sample], *, keep: bool = True
-) -> list[Rejected]:
+) -> list[RejectedFile]:
     """The digest of every file's content, remembered under its stamp (keep): a file that was not
     touched is not read again. What cannot be read comes back."""
     unknown = []
@@ -55,7 +55,7 @@ def fingerprint(
         while some := list(islice(left, 16 * ahead)):
             for file, answer in zip(some, pool.map(_read, some), strict=True):
                 if isinstance(answer, str):
-                    rejected.append(Rejected(dataset.id, file.sample.path, answer))
+                    rejected.append(RejectedFile(dataset.id, file.sample.path, answer))
                 else:
                     file.known.files[file.name] = answer
                     caches.digests[file.owner, file.name] = answer.digest or b""

@@ -13,7 +13,7 @@ from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.data import pixel_tensors
 from sd3tune.data.cache import TensorCache
-from sd3tune.data.discover import Rejected, Sample
+from sd3tune.data.discover import RejectedFile, Sample
 from sd3tune.data.headers import NoMemory, Unusable
 from sd3tune.data.sources import Source
 from sd3tune.encode.caches import Caches
@@ -29,10 +29,10 @@ from sd3tune.sd3 import weights
 DECODERS = 4  # threads; Pillow decodes and resizes outside the interpreter's lock
 
 
-def fill_images(caches: Caches, device: torch.device) -> list[Rejected]:
+def fill_images(caches: Caches, device: torch.device) -> list[RejectedFile]:
     """Every image and mask, encoded once and kept; what cannot be decoded, with the reason."""
     prepared = caches.prepared
-    rejected: list[Rejected] = []
+    rejected: list[RejectedFile] = []
     for dataset in prepared.datasets.all:
         discovery = prepared.discoveries.get(dataset.id)
         if discovery is not None:
@@ -48,7 +48,7 @@ def fill_images(caches: Caches, device: torch.device) -> list[Rejected]:
             cache = caches.latents_of(s.dataset)
             why = cache.problem(caches.key(s)) or cache.problem(caches.mask_key(s) or "")
             if why is not None:
-                rejected.append(Rejected(s.dataset, s.path, why))
+                rejected.append(RejectedFile(s.dataset, s.path, why))
     for r in rejected:
         if prepared.dataset(r.dataset).strict:
             raise DataError(

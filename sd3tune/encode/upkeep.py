@@ -23,10 +23,8 @@ from sd3tune.prepare import Prepared
 from sd3tune.processes.environment import ALONE
 from sd3tune.processes.world import World
 from sd3tune.report.quiet import quiet_libraries
-from sd3tune.sd3.variants import CLIP_TOKENS
 
 EPOCHS = re.compile(rf"{EPOCH}(-\d+)?")  # as epoch_folder names them
-FP32 = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,6 @@ class Built:
 
     seconds: float
     held: tuple[Held, ...]
-    padded_bytes: int  # of one caption as float32 at full length, for comparison
 
 
 def build(prepared: Prepared) -> Built:
@@ -74,14 +71,14 @@ def build(prepared: Prepared) -> Built:
     device = torch.device(plan.hardware.device.torch_device)
     world = World(ALONE, device)
     caches = filled(prepared, load_prompts(prepared.config), device, vendor, world)
-    return Built(monotonic() - started, _held(caches), padded_bytes(prepared))
+    return Built(monotonic() - started, _held(caches))
 
 
 def info(prepared: Prepared) -> Built:
     """What there is and what is missing; nothing is encoded."""
     started = monotonic()
     caches = _looked(prepared)
-    return Built(monotonic() - started, _held(caches), padded_bytes(prepared))
+    return Built(monotonic() - started, _held(caches))
 
 
 def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, int]]:
@@ -150,14 +147,6 @@ def verify(paths: Sequence[Path], *, repair: bool) -> tuple[int, list[Damage]]:
         whole += sum(place.shard not in names for place in cache.places.values())
         damaged += bad
     return whole, damaged
-
-
-def padded_bytes(prepared: Prepared) -> int:
-    """A caption the way other tools keep it: float32, T5 padded to its full length."""
-    plan = prepared.plan
-    shape = plan.model.transformer
-    tokens = CLIP_TOKENS + plan.captions.t5_tokens
-    return (tokens * shape.joint_dim + shape.pooled_dim) * FP32
 
 
 def _looked(prepared: Prepared) -> Caches:

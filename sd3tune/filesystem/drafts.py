@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+SUFFIX = ".draft"  # of a file that is being written beside its final name
 PARTS = ".parts"  # the folder beside a draft, see drafted_by_name
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

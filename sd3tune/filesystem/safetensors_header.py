@@ -3,6 +3,11 @@
 Format: https://github.com/huggingface/safetensors#format. Everything that the library refuses is
 refused here. Some files that the library accepts are refused too, such as one that names a tensor
 twice, because no program writes them on purpose.
+
+The library's safe_open checks each file as well (`_check_with_library`) and is not enough alone: it
+takes a file that names a tensor twice, reads BF16 values through torch only, which these commands
+do not load, does not say where in the file a tensor lies, and its refusals do not say what else the
+file is. Look again when safetensors has a reader of headers for Python.
 """
 
 import math
@@ -32,7 +37,7 @@ STRANGERS = {  # first bytes of another format -> what the file is, what to do
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor: its dtype as safetensors names it, its shape, and its bytes within the file."""
 
     dtype: str
@@ -48,7 +53,7 @@ class Entry:
 @dataclass(frozen=True)
 class Header:
     path: Path
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
 
     def number(self, name: str) -> float:
@@ -85,7 +90,7 @@ def read(path: Path) -> Header:
         header = _header(path, data, size - 8 - len(text), 8 + len(text))
     except ValueError as e:
         raise _damaged(path, f"has a damaged header: {e}") from None
-    _judged(path)
+    _check_with_library(path)
     return header
 
 
@@ -99,7 +104,7 @@ def _text(path: Path, f: BinaryIO, size: int) -> bytes:
     return f.read(length)
 
 
-def _judged(path: Path) -> None:
+def _check_with_library(path: Path) -> None:
     """Lets the library check the file as well."""
     from safetensors import SafetensorError, safe_open
 
@@ -131,7 +136,7 @@ def _header(path: Path, data: Any, room: int, start: int) -> Header:
     return Header(path, tensors, metadata)
 
 
-def _entry(name: str, entry: Any, start: int) -> Entry:
+def _entry(name: str, entry: Any, start: int) -> TensorEntry:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"`{name}` needs dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -142,7 +147,7 @@ def _entry(name: str, entry: Any, start: int) -> Entry:
     bits = BITS[dtype] * math.prod(shape) if dtype in BITS else 8 * (end - begin)
     if begin > end or bits != 8 * (end - begin):
         raise ValueError(f"`{name}` is {dtype} {shape} in {end - begin:,} bytes")
-    return Entry(dtype, tuple(shape), start + begin, start + end)
+    return TensorEntry(dtype, tuple(shape), start + begin, start + end)
 
 
 def _counts(values: Any) -> bool:

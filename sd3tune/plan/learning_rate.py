@@ -6,8 +6,10 @@ schedules spend it at rate 0). What falls, falls from there and would reach `end
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
+from sd3tune.tables.table import load
 
 
 @dataclass(frozen=True)
@@ -24,28 +26,35 @@ class LearningRate:
 
     def at(self, step: int) -> float:
         """The rate of the update that follows `step` finished ones."""
-        if self.name == "constant":
+        row = LR_SCHEDULERS[self.name]
+        if not row.warms_up:
             return self.peak
         if step < self.warmup:
             return self.peak * (step + 1) / (self.warmup + 1)
         done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
-        return self.end + (self.peak - self.end) * SHAPES[self.name](self, done)
+        return self.end + (self.peak - self.end) * float(load(row.share)(self, done))
 
 
-def _half_wave(part: float) -> float:
+# The share of the way from `end` up to the peak, when the share `done` (0 to 1) of the steps after
+# warm-up is done. Which schedule has which: tables/lr_schedulers.py.
+
+
+def whole(rate: LearningRate, done: float) -> float:
+    return 1.0
+
+
+def linear(rate: LearningRate, done: float) -> float:
+    return 1 - done
+
+
+def polynomial(rate: LearningRate, done: float) -> float:
+    return float((1 - done) ** rate.power)
+
+
+def cosine(rate: LearningRate, done: float) -> float:
     """SGDR's cosine (arXiv:1608.03983, equation 5): from 1 at 0 to 0 at 1."""
-    return 0.5 * (1 + math.cos(math.pi * part))
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _restarting(rate: LearningRate, done: float) -> float:
-    return 0.0 if done >= 1 else _half_wave(rate.cycles * done % 1.0)
-
-
-# What is left of the way from end to peak when `done` (0 … 1) of the steps after warm-up are taken.
-SHAPES: dict[str, Callable[[LearningRate, float], float]] = {
-    "constant_with_warmup": lambda rate, done: 1.0,
-    "linear": lambda rate, done: 1 - done,
-    "polynomial": lambda rate, done: (1 - done) ** rate.power,
-    "cosine": lambda rate, done: _half_wave(done),
-    "cosine_with_restarts": _restarting,
-}
+def cosine_with_restarts(rate: LearningRate, done: float) -> float:
+    return 0.0 if done >= 1 else cosine(rate, rate.cycles * done % 1.0)

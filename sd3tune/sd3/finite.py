@@ -11,7 +11,7 @@ import numpy as np
 
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.filesystem.safetensors_header import Entry
+from sd3tune.filesystem.safetensors_header import TensorEntry
 
 PIECE_BYTES = 2**24  # a multiple of every size below
 # dtype -> unsigned integer of the same size, and a mask: a value whose masked bits are all set is
@@ -39,7 +39,7 @@ def check(path: Path) -> safetensors_header.Header:
     return found
 
 
-def _pieces(path: Path, entry: Entry) -> Iterator[bytes]:
+def _pieces(path: Path, entry: TensorEntry) -> Iterator[bytes]:
     if entry.dtype not in EXPONENTS:
         return
     with opening.opened(path) as f:

@@ -1,7 +1,8 @@
 """A table: rows by name, in order of preference, with what to write instead of other names.
 
 A table is not changed. `extended` adds rows for the length of a `with`, for programs that bring an
-optimizer or a loss of their own; threads that are started inside see the table as it was.
+optimizer or a loss of their own. Threads and processes that are started inside see the table as it
+was: a row that has to be probed in a child process must stand in the file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -15,6 +15,7 @@ from sd3tune.sd3.models import find
 from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.storages import STORAGES
@@ -73,6 +74,7 @@ def test_an_added_loss_is_what_the_trainer_takes(prepared: Prepare) -> None:
 REFERENCES = [
     *(pytest.param(row.open, id=row.name) for row in STORAGES.rows),
     *(pytest.param(row.settings, id=row.name) for row in DATASET_TYPES.rows),
+    *(pytest.param(row.share, id=row.name) for row in LR_SCHEDULERS.rows),
     *(pytest.param(row.distance, id=row.name) for row in LOSS_TYPES.rows),
     *(pytest.param(o.build, id=o.name) for o in OPTIMIZERS.rows),
     *(

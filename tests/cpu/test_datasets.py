@@ -139,7 +139,8 @@ def test_caches_are_built_told_of_checked_and_pruned_by_command(everything: Proj
     told = json.loads(sd3tune("cache", "info", config, "--json", cwd=everything.root).stdout)
     assert all(c["missing"] == c["unused"] == 0 for c in told["caches"])
     captions = next(c for c in told["caches"] if c["kind"] == "captions")
-    assert captions["bytes_per_entry"] < told["padded_float32_bytes_per_caption"] / 2
+    # padded to 77 + 154 tokens of 96 numbers, and 80 pooled ones, in float32
+    assert captions["bytes_per_entry"] < (231 * 96 + 80) * 4 / 2
     (everything.images / "0.txt").write_text("other words")
     sd3tune("cache", "build", config, cwd=everything.root)
     counted = sd3tune("cache", "prune", config, "--dry-run", cwd=everything.root).stdout

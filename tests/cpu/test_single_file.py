@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sd3tune.demo import MODELS
 from sd3tune.errors import ModelError
-from sd3tune.filesystem.safetensors_header import Entry, Header, read
+from sd3tune.filesystem.safetensors_header import Header, TensorEntry, read
 from sd3tune.formats.convert import export
 from sd3tune.formats.identify import identify
 from sd3tune.sd3 import models, single, weights
@@ -227,7 +227,7 @@ def test_a_file_of_a_released_shape_takes_its_text_encoders_from_its_repository(
 def _header_of(shape: Transformer) -> Header:
     """Of the released model, whose weights exist on the meta device only."""
     tensors = to_original(built(shape).state_dict())
-    entries = {k: Entry("BF16", tuple(v.shape), 0, 0) for k, v in tensors.items()}
+    entries = {k: TensorEntry("BF16", tuple(v.shape), 0, 0) for k, v in tensors.items()}
     return Header(Path("somewhere.safetensors"), entries, {})
 
 

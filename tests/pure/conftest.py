@@ -17,6 +17,14 @@ Start = Callable[[Engine], Engine]
 
 
 @pytest.fixture
+def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Works in a folder with config/ and photos/, and nothing in them."""
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    Path("photos").mkdir()
+
+
+@pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of this host's engine, proxies or tokens."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -206,6 +206,7 @@ def test_sd3tune_takes_the_command(words: list[str]) -> None:
             assert word.split("=")[0] in Config.model_fields, word
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize(
     "words", [w for w in COMMANDS if w[0] == "torchrun"], ids=lambda w: " ".join(w)[:60]
 )

@@ -41,7 +41,7 @@ BAD_JSON: list[tuple[bytes | None, str, str]] = [
     (b"", "`c.json` is empty", DEMO),
     (b" \n", "`c.json` is empty", DEMO),
     (b'{"a": "\xff"}', "`c.json` is not UTF-8 at byte 7", "save it as UTF-8"),
-    (b'{\n "a": 1,\n\n}', "`c.json:4:1` is not JSON: Expecting property name enclosed in double quotes, at `}`", "JSON has double quotes, no comments, and no comma after the last entry"),
+    (b'{\n "a": 1,\n\nb: 2}', "`c.json:4:1` is not JSON: Expecting property name enclosed in double quotes, at `b: 2}`", "JSON has double quotes, no comments, and no comma after the last entry"),
     (b'{"a\xe2\x80\xa8": 1,\n "b" 2}', "`c.json:2:6` is not JSON: Expecting ':' delimiter, at `\"b\" 2}`", "JSON has double quotes, no comments, and no comma after the last entry"),
     (b'{"a": {"b": 1, "b": 1}}', "`c.json` sets `b` twice", "remove one of the two"),
     (b"[1]", "`c.json` must hold an object { }, it holds a list", DEMO),

@@ -19,11 +19,7 @@ LEAST: dict[str, Any] = {"output_dir": "out", "max_train_steps": 10}
 IMAGES: dict[str, Any] = {"id": "a", "instance_data_dir": "photos"}
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("config").mkdir()
-    Path("photos").mkdir()
+pytestmark = pytest.mark.usefixtures("empty_project")
 
 
 def write(path: Path, document: Any) -> Path:
@@ -189,12 +185,13 @@ def test_every_problem_of_a_prompt_library_and_of_a_lycoris_file_is_reported() -
     ]
 
 
+@pytest.mark.parametrize("command", ["plan", "train", "dataset"])
 def test_the_terminal_shows_a_pair_of_lines_for_each_problem(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(FILE, LEAST | {"lora_ranc": 0, "--seed": -1})
     write(DATASETS, [IMAGES | {"crop_stile": "x"}])
-    monkeypatch.setattr("sys.argv", ["sd3tune", "plan", str(FILE), "learning_rate=0"])
+    monkeypatch.setattr("sys.argv", ["sd3tune", command, str(FILE), "learning_rate=0"])
     with pytest.raises(SystemExit) as e:
         cli.main()
     assert e.value.code == 1

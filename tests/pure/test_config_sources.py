@@ -14,11 +14,7 @@ FILE = "config/config.json"
 LEAST: dict[str, Any] = {"output_dir": "out", "max_train_steps": 10}
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("config").mkdir()
-    Path("photos").mkdir()
+pytestmark = pytest.mark.usefixtures("empty_project")
 
 
 def load(*words: str, **settings: Any) -> Config:

@@ -112,7 +112,7 @@ def test_the_size_of_a_jpeg_xl_is_what_its_decoder_says(
     if "JXL" not in formats():
         pytest.skip("needs pillow-jxl-plugin")
     stream = io.BytesIO(saved(Image.new(mode, size), "JXL", effort=1, use_container=boxed))
-    assert jxl.header(stream) == jxl.Header(size, 4 if mode == "RGBA" else 3)
+    assert jxl.header(stream) == jxl.JxlHeader(size, 4 if mode == "RGBA" else 3)
     assert size_of(stream, "a.jxl") == size
 
 
@@ -248,12 +248,12 @@ def test_some_bytes_of_jpeg_2000_do_not_take_gigabytes(tmp_path: Path, boxed: bo
 
 def test_a_decoder_that_takes_too_long_is_ended_and_the_next_image_is_decoded() -> None:
     with pytest.raises(apart.Refused, match="takes more than 1 seconds"):
-        asked(jpeg_2000(6_000), apart.Limits(8 * 2**30, 1))
+        asked(jpeg_2000(6_000), apart.ProcessLimits(8 * 2**30, 1))
     good = saved(Image.new("RGB", (64, 48), "red"), "JPEG2000")
     assert decoded(good).size == (64, 48)
 
 
-def asked(data: bytes, limits: apart.Limits) -> Any:
+def asked(data: bytes, limits: apart.ProcessLimits) -> Any:
     decoder = apart.Decoder()
     try:
         return decoder.ask(data, limits, whole=True)

@@ -217,6 +217,7 @@ def server(images: Path) -> Iterator[str]:
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_address[1]}"
     running.shutdown()
+    running.server_close()
 
 
 def test_images_behind_addresses_are_fetched_once(

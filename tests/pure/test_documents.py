@@ -8,7 +8,7 @@ import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
-from sd3tune.tables import loss_types, optimizers
+from sd3tune.tables import loss_types, lr_schedulers, optimizers
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -27,6 +27,11 @@ def test_the_reference_of_settings_is_current() -> None:
 def test_the_table_of_optimizers_is_current() -> None:
     page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
     assert optimizers.markdown() in page, "python -m sd3tune.tables.optimizers"
+
+
+def test_the_table_of_schedules_is_current() -> None:
+    page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
+    assert f"|-|-|\n{lr_schedulers.markdown()}\n" in page
 
 
 def test_the_table_of_losses_is_current() -> None:

@@ -2,7 +2,6 @@
 are images."""
 
 import io
-import os
 import socket
 import tempfile
 import time
@@ -16,6 +15,7 @@ from PIL import Image
 from sd3tune.data.addresses import public
 from sd3tune.data.discover import Discovery, discover
 from sd3tune.data.sources import source_of
+from sd3tune.filesystem import drafts
 from tests.image_folders import dataset
 from tests.loopback import Answer, Handler, sends, serving
 
@@ -92,14 +92,12 @@ def test_what_is_not_an_image_is_not_kept_and_asked_for_again(tmp_path: Path) ->
 def test_what_a_killed_download_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
-    names = [".part-" + "0" * 32, ".part-" + "1" * 32, ".part-mine"]
-    for name in names:
-        (kept / name).write_bytes(b"x")
-        os.utime(kept / name, (0, 0))
-    os.utime(kept / names[1])  # another process may be writing it
-    with serving(sends(png())) as server:
+    left, writing, mine = [kept / f"{name}.draft" for name in ("0" * 64, "1" * 64, "mine")]
+    for path in (left, writing, mine):
+        path.write_bytes(b"x")
+    with drafts.drafted(writing), serving(sends(png())) as server:  # as another process does
         fetched(tmp_path, f"{server.address}/a.png")
-    assert sorted(p.name for p in kept.iterdir() if p.name.startswith(".")) == names[1:]
+    assert sorted(kept.glob("*.draft")) == [writing, mine]
 
 
 def test_a_server_that_is_busy_is_asked_a_few_times(tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "words",
     [
         ["inspect", "FILE.safetensors"],
-        ["export", "FILE.safetensors", "--to", "comfyui"],
+        pytest.param(["export", "FILE.safetensors", "--to", "comfyui"],
+                     marks=pytest.mark.needs_torch),
         ["plan", "FILE.json"],
         ["plan", "FILE.env"],
         ["plan", "config.json", "--on", "FILE.json"],

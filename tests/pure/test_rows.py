@@ -22,15 +22,17 @@ from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.formats.file_metadata import modelspec
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import kind
-from sd3tune.tables import loss_types, needs, optimizers
+from sd3tune.tables import loss_types, lr_schedulers, needs, optimizers
 from sd3tune.tables.architectures import ARCHITECTURES, Architecture
 from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
 from sd3tune.tables.libraries import LIBRARIES, Library
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS, LrScheduler
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.storages import STORAGES, Storage
@@ -157,6 +159,22 @@ def test_an_added_loss_is_taken_and_documented() -> None:
         assert "| `made-up-l3` | |d|³ |" in loss_types.markdown()
     with pytest.raises(ValueError, match="must be one of 'l2', 'huber', 'smooth_l1'"):
         config(loss_type="made-up-l3")
+
+
+# Learning rates
+
+
+def steep(rate: LearningRate, done: float) -> float:
+    return (1 - done) ** 3
+
+
+def test_an_added_schedule_is_taken_documented_and_followed() -> None:
+    ours = LrScheduler("made-up-cubic", f"{__name__}:steep", "falls steeply", "peak (1 - p)³")
+    with LR_SCHEDULERS.extended(ours):
+        made = plan("h200", lr_scheduler="made-up-cubic", learning_rate=1e-3)
+        assert made.optimizer.rate.at(5) == pytest.approx(1e-3 / 8)
+        assert "`made-up-cubic`: falls steeply" in document()
+        assert "| `made-up-cubic` | peak (1 - p)³ |" in lr_schedulers.markdown()
 
 
 # Storages
@@ -286,6 +304,7 @@ TABLES: dict[str, Table[Any]] = {
     "optimizers": OPTIMIZERS,
     "schemes": SCHEMES,
     "loss types": LOSS_TYPES,
+    "learning rates": LR_SCHEDULERS,
     "storages": STORAGES,
     "dataset types": DATASET_TYPES,
     "architectures": ARCHITECTURES,

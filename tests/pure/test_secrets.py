@@ -11,7 +11,7 @@ import pytest
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.config.files.placeholders import looks_secret
-from sd3tune.data.discover import Rejected, discover
+from sd3tune.data.discover import RejectedFile, discover
 from sd3tune.data.sheet import draw
 from sd3tune.data.sources import source_of
 from sd3tune.errors import ConfigError, DataError
@@ -204,7 +204,7 @@ def test_an_endpoint_is_an_address_and_nothing_else(project: Path, url: str) -> 
 )
 def test_urls_are_shown_without_what_may_be_a_secret(text: str, shown: str) -> None:
     assert redacted(text) == shown
-    assert str(DataError(text, hint="")) == shown and Rejected("d", "p", text).reason == shown
+    assert str(DataError(text, hint="")) == shown and RejectedFile("d", "p", text).reason == shown
 
 
 def test_names_that_are_urls_are_cut_whatever_they_are_made_of() -> None:

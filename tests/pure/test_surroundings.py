@@ -41,6 +41,7 @@ def test_doctor_and_help_need_no_working_directory(tmp_path: Path) -> None:
     assert done.returncode == 0 and "h100" in done.stdout and "sd3tune train" in done.stdout
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("usable", [True, False])
 def test_a_plan_needs_some_temporary_folder_and_the_error_names_tmpdir(
     usable: bool, tmp_path: Path

@@ -19,7 +19,6 @@ from sd3tune.backends.decide.rules import (
     native_bf16,
     never_on,
     not_full,
-    several,
     sm_at_least,
     smoke,
     tool,
@@ -216,11 +215,9 @@ _AXES: dict[str, Options] = {
         Option("none", (), "no fp8 on this device"),
     ),
     "distributed_backend": (
-        Option("nccl", (vendors("cuda", "rocm"), several), "NCCL, or RCCL under the same name"),
-        Option(
-            "gloo", (never_on("mps", "a Mac has one GPU"), several), "the CPU's collective library"
-        ),
         Option("none", (alone,), "one process trains"),
+        Option("nccl", (vendors("cuda", "rocm"),), "NCCL, or RCCL under the same name"),
+        Option("gloo", (never_on("mps", "a Mac has one GPU"),), "the CPU's collective library"),
     ),
     "deterministic": (
         Option("off", (), "faster kernels may add in another order on each run"),

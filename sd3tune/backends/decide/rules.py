@@ -205,12 +205,6 @@ def alone(f: Facts, r: Request) -> str | None:
     return None if r.processes == 1 else f"{r.processes} processes train one model"
 
 
-def several(f: Facts, r: Request) -> str | None:
-    return (
-        "one process trains: it has nobody to exchange gradients with" if r.processes == 1 else None
-    )
-
-
 def fits(precision: str) -> Rule:
     return lambda f, r: r.too_big.get(precision)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sd3tune import start
 from sd3tune.errors import HardwareError
+from sd3tune.filesystem import drafts
 from sd3tune.filesystem.temporary import private_folder
 
 OBSERVERS = {  # name -> module:function, called with the words that follow
@@ -64,7 +65,7 @@ def ask(
 
 
 def _asked(path: Path, command: Sequence[str], timeout_seconds: float) -> Answer:
-    child = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
         stdin=subprocess.DEVNULL,
@@ -73,13 +74,13 @@ def _asked(path: Path, command: Sequence[str], timeout_seconds: float) -> Answer
         text=True,
         errors="replace",
         start_new_session=True,
-    )
-    try:
-        _, said = child.communicate(timeout=timeout_seconds)
-    except subprocess.TimeoutExpired:
-        return Answer(error=f"no answer in {timeout_seconds:g} s")
-    finally:
-        _end(child)
+    ) as child:
+        try:
+            _, said = child.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return Answer(error=f"no answer in {timeout_seconds:g} s")
+        finally:
+            _end(child)
     return _read(path, child.returncode, said)
 
 
@@ -106,9 +107,7 @@ def main() -> None:
     path, name, *words = sys.argv[1:]
     module, function = OBSERVERS[name].split(":")
     answer = getattr(import_module(module), function)(*words)
-    draft = Path(path).with_suffix(".tmp")
-    draft.write_text(json.dumps(answer))
-    draft.replace(path)
+    drafts.write(Path(path), json.dumps(answer).encode())
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Columns(Settings):
 
     @model_validator(mode="after")
     def fits_together(self) -> "Columns":
+        """Width and height are read together. Raises ValueError."""
         if (self.width_column is None) != (self.height_column is None):
             raise ValueError("width_column and height_column need each other; set both or neither")
         return self
@@ -56,6 +57,7 @@ class HubColumns(Settings):
 
     @model_validator(mode="after")
     def fits_together(self) -> "HubColumns":
+        """Width and height are read together. Raises ValueError."""
         if (self.width_column is None) != (self.height_column is None):
             raise ValueError("width_column and height_column need each other; set both or neither")
         return self

@@ -74,6 +74,7 @@ class Targets(Settings):
 
     @model_validator(mode="after")
     def fits_together(self) -> "Targets":
+        """Patterns must be regular expressions. Raises ValueError."""
         if self.enable_conv:
             raise ValueError(f"enable_conv {_NO_CONVOLUTION}; leave it out")
         patterns = () if self.use_fnmatch else (*self.target_name, *self.name_algo_map,

@@ -49,6 +49,7 @@ def read_file(
 def read_overrides(
     words: Sequence[str], problems: Problems, texts: Container[str]
 ) -> WrittenSettings:
+    """The settings of a command line's `key=value` words, under today's names."""
     return renamed(read_words(words, problems, texts), problems)
 
 

@@ -21,7 +21,9 @@ class WrittenSettings:
         return shown_file(self.file)
 
     def set(self, name: str, value: Any, key: str) -> None:
+        """key: as the user wrote it."""
         self.values[name], self.keys[name] = value, key
 
     def sources(self) -> dict[str, Provenance]:
+        """The provenance of each setting: all of them are the user's."""
         return {name: Provenance("user", self.file, self.keys[name]) for name in self.values}

@@ -32,6 +32,7 @@ def error(
 
 
 def too_many_megapixels(name: str) -> Rule[ImageDataset]:
+    """A size in pixels where megapixels are meant."""
     return error(
         f"{name} resolution_type",
         lambda d: (
@@ -45,6 +46,7 @@ def too_many_megapixels(name: str) -> Rule[ImageDataset]:
 
 
 def too_few_pixels(name: str) -> Rule[ImageDataset]:
+    """A size in megapixels where pixels are meant."""
     return error(
         f"{name} resolution_type",
         lambda d: d.resolution_type == "pixel" and 0 < (getattr(d, name) or 0) < SMALLEST_PIXEL,
@@ -109,6 +111,7 @@ SIZES = (
 def needs_prompt(
     keys: str, name: str, when: Callable[[ImageDataset], object]
 ) -> Rule[ImageDataset]:
+    """A way of making captions that needs instance_prompt. name: as the error shows it."""
     return error(
         f"{keys} instance_prompt",
         lambda d: when(d) and not (d.instance_prompt or "").strip(),
@@ -118,6 +121,7 @@ def needs_prompt(
 
 
 def needs_table(key: str, table: Literal["parquet", "csv"]) -> Rule[ImageDataset]:
+    """A key whose value is the name of a table that is not there."""
     return error(
         f"{key} {table}",
         lambda d: getattr(d, key) == table and getattr(d, table) is None,
@@ -127,6 +131,7 @@ def needs_table(key: str, table: Literal["parquet", "csv"]) -> Rule[ImageDataset
 
 
 def needs_hub(key: str) -> Rule[ImageDataset]:
+    """A key that asks for columns of a Hugging Face dataset."""
     return error(
         f"{key} type",
         lambda d: getattr(d, key) == "huggingface" and d.type != "huggingface",
@@ -136,6 +141,8 @@ def needs_hub(key: str) -> Rule[ImageDataset]:
 
 
 def needs_sizes(table: Literal["parquet", "csv"]) -> Rule[ImageDataset]:
+    """Sizes from a table without columns for them."""
+
     def incomplete(d: ImageDataset) -> bool:
         columns = d.parquet if table == "parquet" else d.csv
         return d.metadata_backend == table and columns is not None and not columns.width_column

@@ -10,6 +10,8 @@ from sd3tune.config.rules.contradictions import changed
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.rules.without_effect import no_pictures
 from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.tables.loss_types import LOSS_TYPES
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 
 SHIFTS = ("flow_schedule_shift", "flow_schedule_auto_shift")
 
@@ -24,7 +26,7 @@ def warning(
 DOUBTFUL = (
     warning(
         "loss_type huber_schedule",
-        lambda c: c.loss_type != "l2" and c.huber_schedule == "snr",
+        lambda c: LOSS_TYPES[c.loss_type].bends and c.huber_schedule == "snr",
         "huber_schedule=snr forgives large errors where there is little noise, its paper "
         "(arXiv:2403.16728) where there is much",
         "huber_schedule=exponential does what the paper says",
@@ -62,7 +64,7 @@ DOUBTFUL = (
     ),
     warning(
         "optimizer lr_scheduler",
-        lambda c: c.optimizer == "adamw_schedulefree" and not c.lr_scheduler.startswith("constant"),
+        lambda c: c.optimizer == "adamw_schedulefree" and LR_SCHEDULERS[c.lr_scheduler].falls,
         "lr_scheduler={c.lr_scheduler} with a schedule-free optimizer: averaging replaces decay",
         "use constant_with_warmup",
     ),

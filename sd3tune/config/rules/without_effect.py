@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from sd3tune.config.rules.contradictions import changed, schedules
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.tables.loss_types import LOSS_TYPES
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
+from sd3tune.tables.optimizers import OPTIMIZERS
 
-FALLING = ("linear", "polynomial", "cosine", "cosine_with_restarts")  # schedules that reach lr_end
 TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
+
+
+def _trains_bf16(c: AllSettings) -> bool:
+    return OPTIMIZERS[c.optimizer or "adamw"].bf16_weights
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Idle:
     hint: str
 
     def rows(self) -> tuple[Rule[AllSettings], ...]:
+        """A rule for each of the settings."""
         return tuple(self._row(name) for name in self.names.split())
 
     def _row(self, name: str) -> Rule[AllSettings]:
@@ -45,10 +52,12 @@ def model_is_local(c: AllSettings) -> bool:
 
 
 def rollout(c: AllSettings) -> int:
+    """Not 0 with scheduled sampling."""
     return c.scheduled_sampling_max_step_offset
 
 
 def of_rollout(names: str) -> str:
+    """The settings' names in full."""
     return " ".join(f"scheduled_sampling_{name}" for name in names.split())
 
 
@@ -98,7 +107,7 @@ ADAPTER = (
 OPTIMISATION = (
     Idle(
         "lr_end",
-        lambda c: c.lr_scheduler not in FALLING,
+        lambda c: not LR_SCHEDULERS[c.lr_scheduler].falls,
         "lr_scheduler={c.lr_scheduler} does not fall",
         "leave it out, or set lr_scheduler=cosine",
     ),
@@ -122,7 +131,7 @@ OPTIMISATION = (
     ),
     Idle(
         "gradient_precision",
-        lambda c: None if c.optimizer == "adamw_bf16" else c.optimizer or "adamw",
+        lambda c: None if _trains_bf16(c) else c.optimizer or "adamw",
         "{which} trains float32 weights",
         "leave it out",
     ),
@@ -171,8 +180,8 @@ FLOW = (
     ),
     Idle(
         "huber_c huber_schedule",
-        lambda c: c.loss_type == "l2",
-        "loss_type is l2",
+        lambda c: not LOSS_TYPES[c.loss_type].bends,
+        "loss_type is {c.loss_type}",
         "leave it out, or set loss_type=huber",
     ),
     Idle(

@@ -2,17 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from sd3tune.config import values
-from sd3tune.config.fields import Count, Flag, Number, Optimizer, Settings, Whole
-from sd3tune.config.names import supported
-
-Schedule = Annotated[
-    Literal["constant", "constant_with_warmup", "linear", "polynomial", "cosine",
-            "cosine_with_restarts"],
-    BeforeValidator(supported("lr_scheduler")),
-]  # fmt: skip
+from sd3tune.config.fields import Count, Flag, Number, OneOf, Optimizer, Settings, Whole
+from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 
 
 class OptimisationSettings(Settings):
@@ -24,9 +18,8 @@ class OptimisationSettings(Settings):
     """Multiply learning_rate by the images of a step: batch x accumulation x processes."""
     lr_scale_sqrt: Flag = False
     """With lr_scale: multiply by the square root of the number of images instead."""
-    lr_scheduler: Schedule = "constant_with_warmup"
-    """Course of the learning rate after warm-up: constant, or falling to lr_end at the last
-    step."""
+    lr_scheduler: Annotated[str, OneOf(LR_SCHEDULERS, explained=True)] = "constant_with_warmup"
+    """Course of the learning rate after warm-up."""
     lr_warmup_steps: Whole = Field(0, ge=0)
     """Steps over which the learning rate rises to its peak."""
     lr_end: Number = Field(0.0, ge=0)
