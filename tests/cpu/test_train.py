@@ -95,7 +95,10 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(  # type: ignore[no-un
               for p in (tmp_path / "whole", again)]  # fmt: skip
     assert states[0] == states[1] and len(states[0]["recent_losses"]) == 12
     logs = [
-        [json.loads(line) | {"seconds": 0} for line in (p / "metrics.jsonl").open()]
+        [
+            json.loads(line) | {"seconds": 0}
+            for line in (p / "metrics.jsonl").read_text().splitlines()
+        ]
         for p in (tmp_path / "whole", again)
     ]
     assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(1, 13))
