@@ -78,7 +78,7 @@ def diagnose(
 ) -> Report:
     """What was observed and what the probes come to, as findings, and the decisions of a run whose
     configuration asks for nothing."""
-    from sd3tune.doctor import hardware, probing, software
+    from sd3tune.doctor import hardware, probe_findings, software
 
     findings = [*software.host(machine.host), *software.packages(), *software.hub()]
     findings += hardware.torch(torch, facts, device=depth.device)
@@ -90,16 +90,16 @@ def diagnose(
         findings.append(Finding("probes", "skip", "probes", why, "doctor"))
         run_probes = recorded({})
     elif not depth.device:
-        answers |= run_probes(facts, probing.imports())
+        answers |= run_probes(facts, probe_findings.imports())
         findings.append(Finding("probes", "skip", "probes", "not asked for", "doctor"))
         run_probes = recorded({})
     else:
-        names = probing.offered(facts)
-        left = [] if depth.deep else probing.slow(facts, names)
+        names = probe_findings.offered(facts)
+        left = [] if depth.deep else probe_findings.slow(facts, names)
         answers |= run_probes(facts, [n for n in names if n not in left])
-        findings += map(probing.skipped, left)
+        findings += map(probe_findings.skipped, left)
     made = _decided(facts, run_probes, answers)
-    probed = probing.findings(facts, answers)
+    probed = probe_findings.findings(facts, answers)
     said = {f.id for f in probed}  # a package that is missing, with what needs it
     found = [*(f for f in findings if f.id not in said), *probed, *made.findings]
     return replace(made, findings=tuple(found), machine=machine, torch=torch)
@@ -121,13 +121,13 @@ def consult(name: str) -> Report:
 def _decided(facts: Facts, run: ProbeRunner, answers: dict[str, ProbeAnswer]) -> Report:
     """The decisions, or a finding where one of them is impossible. answers: of probes that have
     run, to which those are added that the decisions need besides."""
-    from sd3tune.doctor import probing
+    from sd3tune.doctor import probe_findings
 
     def decide(facts: Facts) -> dict[str, Decision[str]]:
         return decide_all(facts, Request())[0]
 
     try:
-        admitted = admit(facts, decide, chosen, probing.remembering(run, answers))
+        admitted = admit(facts, decide, chosen, probe_findings.remembering(run, answers))
         known = replace(admitted.facts, smoke=smoke_of(answers))
         return Report((), known, admitted.decided, capabilities(known))
     except PlanError as e:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from sd3tune.backends.kernels import devices
+from sd3tune.backends.kernels import torch_devices
 from sd3tune.errors import HardwareError, PeerLost
 from sd3tune.processes.environment import ALONE, Processes
 
@@ -43,7 +43,7 @@ class World:
         """Sum of each value over the processes, in float64 on the CPU and float32 elsewhere."""
         if self.size == 1:
             return values
-        t = torch.tensor(values, dtype=devices.dtype_of_sums(self.device), device=self.device)
+        t = torch.tensor(values, dtype=torch_devices.dtype_of_sums(self.device), device=self.device)
         torch.distributed.all_reduce(t)
         return tuple(t.tolist())
 
@@ -132,7 +132,7 @@ def replicated(model: Any, world: World) -> Any:
     so DDP sends nothing at the start."""
     if world.size == 1:
         return model
-    ids = devices.device_ids(world.device)
+    ids = torch_devices.device_ids(world.device)
     return nn.parallel.DistributedDataParallel(
         model, device_ids=ids, forward_sync_buffers=False, init_sync=False
     )

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention as real
 
 from sd3tune.backends.kernels import smoke
 from sd3tune.demo import MODELS
-from sd3tune.quant import smoke as quant_probes
+from sd3tune.quant import linear_probes as quant_probes
 from sd3tune.sd3 import attention, weights
 
 

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,14 @@ def test_files_stay_short_enough_to_read() -> None:
     for path in FILES:
         lines = len(path.read_text().splitlines())
         assert lines <= 400, f"{path}: split it, or argue for an exception in docs/adr"
+
+
+NAMED_OTHERWISE = ("cli", "settings")  # a command's file has its name, a topic's settings too
+
+
+def test_a_file_name_leads_to_one_file_and_a_class_name_to_one_class() -> None:
+    files = [p for p in FILES if p.stem != "__init__" and p.parent.name not in NAMED_OTHERWISE]
+    assert {n for n, count in Counter(p.name for p in files).items() if count > 1} == set()
+    trees = [ast.parse(path.read_text()) for path in FILES]
+    classes = Counter(n.name for t in trees for n in ast.walk(t) if isinstance(n, ast.ClassDef))
+    assert {name for name, count in classes.items() if count > 1} == set()

@@ -1,8 +1,8 @@
 """The probes: programs with known answers that a device must compute rightly, one row each.
 
 A row says which child process runs the probe (observe/child.py) and when. The programs themselves
-are in kernels/smoke.py, quant/smoke.py and observe/imports.py. Which option of the table rests on
-which probe is written at the option (`smoke`, `package` in rules.py).
+are in kernels/smoke.py, quant/linear_probes.py and observe/imports.py. Which option of the table
+rests on which probe is written at the option (`smoke`, `package` in rules.py).
 """
 
 from collections.abc import Callable

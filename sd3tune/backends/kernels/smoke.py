@@ -2,7 +2,7 @@
 
 What a chip claims and what it computes are two things: a probe that fails removes its option from
 the plan. Runs in a child process (probe.py), since a broken driver may kill it. The probes of the
-quantised linears live beside the schemes, in quant/smoke.py.
+quantised linears live beside the schemes, in quant/linear_probes.py.
 """
 
 import time
