@@ -41,11 +41,10 @@ def output(tmp_path: Path) -> Path:
 def holder(output: Path) -> "Iterator[subprocess.Popen[str]]":
     """Another process that has `output`."""
     command = [sys.executable, "-c", HOLDER.format(output=str(output))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
 
 
 def test_a_second_run_is_refused_with_the_others_process_host_and_start(
@@ -122,15 +121,14 @@ def test_a_folder_that_was_removed_and_taken_by_another_run_is_not_written_to(
     output.rename(tmp_path / "away")
     output.mkdir()
     command = [sys.executable, "-c", HOLDER.format(output=str(output))]
-    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(DiskError, match=f"in use by process {other.pid}"):
-            claim.renew()
-    finally:
-        other.kill()
-        other.wait()
-        claim.release()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            with pytest.raises(DiskError, match=f"in use by process {other.pid}"):
+                claim.renew()
+        finally:
+            other.kill()
+            claim.release()
 
 
 def test_a_run_that_ends_gives_the_lock_back_whatever_it_ended_with(  # type: ignore[no-untyped-def]
