@@ -1,7 +1,6 @@
 """What a run leaves: the files that other programs load, and what may not be in their way."""
 
 import errno
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.encode.everything import PLAN_CHANGES, SET_ASIDE
-from sd3tune.filesystem import disk
+from sd3tune.filesystem import disk, drafts
 from sd3tune.formats import file_metadata
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
@@ -85,12 +84,11 @@ def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:
 
 
 def _into_place(draft: Path, folder: Path) -> None:
+    """Moves every file of `draft` to its place in `folder`, each when it is on the disk."""
     for path in sorted(p for p in draft.rglob("*") if p.is_file()):
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
         target = folder / path.relative_to(draft)
         target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
+        drafts.settle(path, target)
 
 
 def about(plan: Plan, state: TrainState) -> dict[str, str]:
