@@ -28,6 +28,7 @@ SCHEMA = 1
 STATES = 16  # files; the oldest beyond them are removed
 # An answer that did not come is kept this long, and only for the processes of one run.
 UNANSWERED_SECONDS = 600.0
+TURN_SECONDS = 180.0  # for the probes of another process: more than one child may take
 PACKAGE = Path(__file__).parents[2]
 SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
 # Beginnings of variables that change what a device computes or what Python imports.
@@ -129,14 +130,18 @@ def store(
 
 
 @contextmanager
-def turn(folder: Path | None) -> Iterator[None]:
+def turn(folder: Path | None, most_seconds: float = TURN_SECONDS) -> Iterator[None]:
     """Of several processes one at a time, so that the others read its answers. Where nothing can be
-    locked all go at once."""
+    locked all go at once, and nobody waits for ever: the one before may be suspended."""
+    end = time.monotonic() + most_seconds
     with ExitStack() as held:
         with suppress(OSError):
             if folder is not None:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                held.enter_context(drafts.drafted(folder / ".lock", wait=True))
+                while _ours(folder) and time.monotonic() < end:
+                    if held.enter_context(drafts.drafted(folder / ".lock")) is not None:
+                        break
+                    time.sleep(0.1)
         yield
 
 

@@ -2,6 +2,7 @@
 limit. Imports no torch; the children do."""
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -64,16 +65,23 @@ def _answers(
 
 
 def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dict[str, ProbeAnswer]:
-    """The probes of each observer in a child of their own, side by side. Never raises, and answers
-    for every name. ask: starts a child, as child.ask does."""
+    """The probes of each observer in a child of their own, side by side. Answers for every name;
+    raises nothing but KeyboardInterrupt, and then the children are gone. ask: starts a child, as
+    child.ask does."""
+    stop = threading.Event()
+    run = partial(ask, stop=stop)
     groups: dict[str, list[str]] = {}
     known = probes()
     for name in names:
         groups.setdefault(known[name].observer, []).append(name)
     device = facts.weakest.torch_device
     with ThreadPoolExecutor(max(len(groups), 1)) as pool:
-        pending = [pool.submit(_group, ask, o, device, some) for o, some in groups.items()]
-        return {name: answer for each in pending for name, answer in each.result().items()}
+        try:
+            pending = [pool.submit(_group, run, o, device, some) for o, some in groups.items()]
+            return {name: answer for each in pending for name, answer in each.result().items()}
+        except BaseException:
+            stop.set()  # the pool waits for its threads
+            raise
 
 
 def _group(ask: Ask, observer: str, device: str, names: Sequence[str]) -> dict[str, ProbeAnswer]:
