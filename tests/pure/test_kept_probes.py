@@ -230,6 +230,28 @@ def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -
     assert ("probes", "matmul_fp32") in asked and ("quant", "linear_int8-quanto") in asked
 
 
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "CUDA_DEVICE_ORDER"])
+def test_what_a_run_sets_later_does_not_make_the_probes_run_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    counting = Counting()
+    run = probing.on_this_machine(folder=tmp_path / "kept", execute=counting)
+    run(CARD, ["matmul_fp32"])
+    monkeypatch.setenv(name, "x")
+    run(CARD, ["matmul_fp32"])
+    assert counting.asked == ["matmul_fp32"]
+    probing.on_this_machine(folder=tmp_path / "kept", execute=counting)(CARD, ["matmul_fp32"])
+    assert counting.asked == 2 * ["matmul_fp32"]  # another program, with that variable from birth
+
+
+def test_a_launcher_is_not_another_machine() -> None:
+    alone = kept_answers.state(CARD, {})
+    launched = {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
+    assert kept_answers.state(CARD, launched) == alone
+
+
 def test_an_interrupt_stops_the_children_at_once() -> None:
     stopped: list[bool] = []
 

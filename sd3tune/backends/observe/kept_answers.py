@@ -34,7 +34,8 @@ SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
 # Beginnings of variables that change what a device computes or what Python imports.
 VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "PYTORCH_", "TORCH", "LD_LIBRARY_PATH", "PYTHONPATH",
              "SD3TUNE_BACKEND")  # fmt: skip
-LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_")  # set by a launcher, and different in each process
+# Set by a launcher (processes/launch.py, torchrun): no probe depends on them.
+LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABLE_SHARE_RDZV")
 
 
 def folder(environ: Mapping[str, str]) -> Path | None:

@@ -27,7 +27,8 @@ def on_this_machine(
     folder: Path | None = None,
     execute: ProbeRunner | None = None,
 ) -> ProbeRunner:
-    """A runner that asks the disk first.
+    """A runner that asks the disk first. Answers are kept for the environment of this call: what a
+    run sets later, as `prepare` of a backend does, is not another machine.
 
     anew: every probe runs, and its answer replaces the kept one.
     several: this is one of several processes of a run.
@@ -36,19 +37,21 @@ def on_this_machine(
     execute: runs the probes; None: in child processes.
     """
     where = kept_answers.folder(os.environ) if folder is None else folder
-    return partial(_answers, execute or in_children, where, anew, several, before)
+    environ = dict(os.environ)
+    return partial(_answers, execute or in_children, where, environ, anew, several, before)
 
 
 def _answers(
     execute: ProbeRunner,
     folder: Path | None,
+    environ: Mapping[str, str],
     anew: bool,
     several: bool,
     before: Callable[[], None],
     facts: Facts,
     names: Sequence[str],
 ) -> dict[str, ProbeAnswer]:
-    state = kept_answers.state(facts, os.environ)
+    state = kept_answers.state(facts, environ)
     load = partial(kept_answers.load, folder, state, several=several)
     kept = {} if anew else load()
     if all(name in kept for name in names):
