@@ -166,14 +166,14 @@ def test_what_gave_no_answer_is_tried_again_but_not_by_the_processes_of_one_run(
 def test_doctor_replaces_what_is_kept(tmp_path: Path) -> None:
     def on(answer: ProbeAnswer, **how: bool) -> Mapping[str, ProbeAnswer]:
         run = probing.on_this_machine(folder=tmp_path, execute=Counting(answer), **how)  # type: ignore[arg-type]
-        return run(CARD, ["matmul_fp32"])
+        return run(CARD, ["matmul_bf16"])
 
     bad = ProbeAnswer(False, "Wrong: off by 0.3", 0.1)
     on(GOOD)
-    assert on(bad) == {"matmul_fp32": GOOD}
-    assert on(bad, anew=True) == on(GOOD) == {"matmul_fp32": bad}
-    assert on(KILLED, anew=True) == {"matmul_fp32": KILLED}
-    assert on(GOOD) == {"matmul_fp32": GOOD}, "neither the answer of before nor the kill is kept"
+    assert on(bad) == {"matmul_bf16": GOOD}
+    assert on(bad, anew=True) == on(GOOD) == {"matmul_bf16": bad}
+    assert on(KILLED, anew=True) == {"matmul_bf16": KILLED}
+    assert on(GOOD) == {"matmul_bf16": GOOD}, "neither the answer of before nor the kill is kept"
 
 
 def test_old_states_are_removed(tmp_path: Path) -> None:
@@ -243,6 +243,21 @@ def test_what_a_run_sets_later_does_not_make_the_probes_run_again(
     assert counting.asked == ["matmul_fp32"]
     probing.on_this_machine(folder=tmp_path / "kept", execute=counting)(CARD, ["matmul_fp32"])
     assert counting.asked == 2 * ["matmul_fp32"]  # another program, with that variable from birth
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("matmul_fp32", False), ("import_peft", False), ("import_torch-optimi", False),
+     ("linear_int8-quanto", True)],
+)  # fmt: skip
+def test_a_failure_that_refuses_a_run_is_looked_at_again(
+    name: str, kept: bool, tmp_path: Path
+) -> None:
+    failed = Counting(ProbeAnswer(False, "ImportError: libfoo.so", 0.1))
+    probing.on_this_machine(folder=tmp_path / "kept", execute=failed)(CARD, [name])
+    mended = Counting()
+    answers = probing.on_this_machine(folder=tmp_path / "kept", execute=mended)(CARD, [name])
+    assert (answers[name].ok, mended.asked) == ((False, []) if kept else (True, [name]))
 
 
 def test_a_launcher_is_not_another_machine() -> None:

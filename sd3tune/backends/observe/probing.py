@@ -62,7 +62,7 @@ def _answers(
         missing = [n for n in names if anew or n not in known]
         fresh = execute(facts, missing) if missing else {}
         known |= fresh
-        keep = {n: a for n, a in known.items() if a.answered or several}
+        keep = {n: a for n, a in known.items() if several or kept_answers.lasting(n, a)}
         kept_answers.store(folder, state, keep)
     return {name: known[name] for name in names}
 
