@@ -21,6 +21,11 @@ class Provenance:
 DEFAULT, AUTO = Provenance("default"), Provenance("auto")
 
 
+def following(source: Provenance) -> Provenance:
+    """Of a value that follows from a setting. source: who chose that setting."""
+    return Provenance("auto", source.file, source.key) if source.by == "user" else source
+
+
 @dataclass(frozen=True)
 class Rejected:
     """An option that cannot be used, with every reason."""

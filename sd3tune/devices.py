@@ -8,7 +8,7 @@ from pathlib import Path
 from sd3tune.backends.decide import chips
 from sd3tune.backends.observe import recorded_machine, this_machine
 from sd3tune.backends.observe.facts import Facts, TorchReport
-from sd3tune.errors import HardwareError
+from sd3tune.errors import ErrorAndHint, HardwareError
 from sd3tune.filesystem import temporary
 from sd3tune.processes.environment import ALONE, Processes
 
@@ -25,16 +25,17 @@ def facts_of(name: str) -> Facts:
 
 def refuse_broken(facts: Facts) -> None:
     """A device that cannot be used is an error, and never a silent run on the CPU. Raises
-    HardwareError."""
-    broken = next((p for p in facts.problems if p.severity == "fail"), None)
-    if broken is None:
-        return
+    HardwareError with everything that is broken."""
     # A package is missing for every device, and the CPU has nothing to fall back to.
     helpless = ("software.",) if facts.accelerated else ("software.", "probe.")
-    other = (
-        "" if broken.id.startswith(helpless) else "; SD3TUNE_BACKEND=cpu trains on the CPU instead"
-    )
-    raise HardwareError(broken.message, hint=broken.fix + other)
+    other = "; SD3TUNE_BACKEND=cpu trains on the CPU instead"
+    broken = [
+        ErrorAndHint(p.message, p.fix + ("" if p.id.startswith(helpless) else other))
+        for p in facts.problems
+        if p.severity == "fail"
+    ]
+    if broken:
+        raise HardwareError.of(broken)
 
 
 def observe(processes: Processes = ALONE) -> Facts:

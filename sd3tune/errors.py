@@ -17,8 +17,11 @@ Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sd3tune.urls import redacted
+
+E = TypeVar("E", bound="Sd3tuneError")
 
 
 @dataclass(frozen=True)
@@ -37,32 +40,24 @@ class Sd3tuneError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str) -> None:
+    def __init__(self, message: str, *, hint: str, others: Sequence[ErrorAndHint] = ()) -> None:
         super().__init__(redacted(message))
         self.hint = redacted(hint)
-
-    @property
-    def problems(self) -> tuple[ErrorAndHint, ...]:
-        """Everything to print, in order; the first is the error's own message and hint."""
-        return (ErrorAndHint(str(self), self.hint),)
-
-
-class ConfigError(Sd3tuneError):
-    """All problems of a configuration at once: `problems` holds the first and the others."""
-
-    def __init__(self, message: str, *, hint: str, others: Sequence[ErrorAndHint] = ()) -> None:
-        super().__init__(message, hint=hint)
         self.others = tuple(ErrorAndHint(redacted(p.message), redacted(p.hint)) for p in others)
 
     @classmethod
-    def of(cls, problems: Sequence[ErrorAndHint]) -> "ConfigError":
-        """problems: one or more, in the order in which they are printed."""
+    def of(cls: type[E], problems: Sequence[ErrorAndHint]) -> E:
+        """All problems at once. problems: one or more, in the order in which they are printed."""
         first, *others = problems
         return cls(first.message, hint=first.hint, others=others)
 
     @property
     def problems(self) -> tuple[ErrorAndHint, ...]:
-        return (*super().problems, *self.others)
+        """Everything to print, in order; the first is the error's own message and hint."""
+        return (ErrorAndHint(str(self), self.hint), *self.others)
+
+
+class ConfigError(Sd3tuneError): ...
 
 
 class PlanError(Sd3tuneError): ...

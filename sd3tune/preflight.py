@@ -3,21 +3,43 @@
 from pathlib import Path
 
 from sd3tune.config.config import Config
-from sd3tune.errors import CheckpointError, ConfigError
+from sd3tune.config.files.prompts import load_prompts
+from sd3tune.errors import CheckpointError, ConfigError, Sd3tuneError
 from sd3tune.formats import manifest
 from sd3tune.report import metrics
 from sd3tune.sd3 import finite
 
 
 def refuse_missing_files(config: Config) -> None:
-    """Raises ConfigError for an init_lora that is missing or holds bad numbers, CheckpointError for
-    a resume_from_checkpoint that is missing, and what metrics.refuse_strangers raises."""
-    if config.init_lora is not None:
-        if not config.init_lora.exists():
-            words = f"`init_lora={config.init_lora}`: there is no such file"
-            raise ConfigError(words, hint="give a .safetensors file of an adapter")
-        finite.check(config.init_lora)
+    """Raises for an init_lora that is missing or holds bad numbers, for prompts that cannot be
+    read, for a metrics.jsonl of another program and for a resume_from_checkpoint that is missing:
+    the error of the one that was found, or a ConfigError with all of them."""
+    found: list[Sd3tuneError] = []
+    for check in (_adapter, load_prompts, _metrics, _checkpoint):
+        try:
+            check(config)
+        except Sd3tuneError as e:
+            found.append(e)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise ConfigError.of([problem for e in found for problem in e.problems])
+
+
+def _adapter(config: Config) -> None:
+    if config.init_lora is None:
+        return
+    if not config.init_lora.exists():
+        words = f"`init_lora={config.init_lora}`: there is no such file"
+        raise ConfigError(words, hint="give a .safetensors file of an adapter")
+    finite.check(config.init_lora)
+
+
+def _metrics(config: Config) -> None:
     metrics.refuse_strangers(config.output_dir / metrics.FILE)
+
+
+def _checkpoint(config: Config) -> None:
     asked = config.resume_from_checkpoint
     if asked in ("latest", "never") or checkpoint_folder(asked, config.output_dir) is not None:
         return

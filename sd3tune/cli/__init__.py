@@ -95,7 +95,7 @@ def main() -> None:
     except ReaderGone:  # `sd3tune plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still holds
         sys.exit(0)
-    except (OSError, UnicodeEncodeError) as e:
+    except (OSError, UnicodeEncodeError, ImportError) as e:
         if (refusal := surroundings.refusal(e)) is None:
             _bug(e)
         words.show_error(*refusal)

@@ -1,4 +1,5 @@
-"""What a command finds around it and cannot work with: disks, a locale, no working directory."""
+"""What a command finds around it and cannot work with: disks, a locale, no working directory, a
+library that does not load."""
 
 import os
 import sys
@@ -22,8 +23,15 @@ def find_working_directory(command: str | None) -> None:
         os.chdir("/")
 
 
-def refusal(e: OSError | UnicodeEncodeError) -> tuple[str, str] | None:
+def refusal(e: OSError | UnicodeEncodeError | ImportError) -> tuple[str, str] | None:
     """What went wrong and what to do, for what is the world's; None for what is a bug of ours."""
+    if isinstance(e, ImportError):
+        library = (e.name or "").partition(".")[0]
+        if library in ("", "sd3tune"):
+            return None
+        name = "PyTorch" if library == "torch" else f"the package {library}"
+        hint = "bash scripts/setup installs it; `sd3tune doctor` looks further"
+        return f"{name} cannot be imported: {type(e).__name__}: {e}", hint
     if isinstance(e, UnicodeEncodeError):
         if e.encoding.lower().replace("-", "") == "utf8":
             return None

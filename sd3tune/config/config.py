@@ -20,7 +20,7 @@ from sd3tune.config.files.reading import absolute_path, project_folder
 from sd3tune.config.names import notes_on
 from sd3tune.config.problems import COMMAND_LINE, Location, Problems, known_settings, validated
 from sd3tune.config.settings.all_settings import AllSettings
-from sd3tune.decision import DEFAULT, Provenance
+from sd3tune.decision import DEFAULT, Provenance, following
 from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
@@ -134,8 +134,7 @@ def _derive(values: dict[str, Any], sources: dict[str, Provenance], path: Path) 
 
 def _following(name: str, sources: Mapping[str, Provenance]) -> Provenance:
     """Of a value that follows from the setting `name`."""
-    source = sources.get(name, DEFAULT)
-    return Provenance("auto", source.file, source.key) if source.by == "user" else DEFAULT
+    return following(sources.get(name, DEFAULT))
 
 
 def _make_absolute(

@@ -9,7 +9,7 @@ from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Device, Facts
 from sd3tune.config.config import Config
 from sd3tune.config.files.lycoris_config import Lycoris
-from sd3tune.decision import AUTO, Decision
+from sd3tune.decision import AUTO, Decision, Provenance, following
 from sd3tune.plan.inputs import RunInputs
 
 Dtype = Literal["bf16", "fp16", "fp32"]
@@ -127,15 +127,23 @@ def request_of(inputs: RunInputs) -> Request:
     elif (attention := attention_asked(config)) is not None:
         asked |= {"attention_mechanism": attention, "attention_no_grad": "as-training"}
     vae = None if config.vae_dtype == "default" else config.vae_dtype
-    asked |= {"vae_dtype": vae, "deterministic": "on" if config.deterministic else None}
+    asked |= {"vae_dtype": vae, "deterministic": "on" if config.deterministic else "off"}
     return Request(
         **asked,
-        sources={axis: config.source(SETTING.get(axis, axis)) for axis in asked},
+        sources={axis: _source(config, axis, value) for axis, value in asked.items()},
         model_type=config.model_type,
         processes=inputs.processes.size,
         sharded=config.fsdp_enable and inputs.processes.size > 1,
         whole_weights=_whole_weights(config, inputs.lycoris),
     )
+
+
+def _source(config: Config, axis: str, value: str | None) -> Provenance:
+    """Who chose the value of an axis. A setting of another name is the user's word only where it
+    has that value."""
+    setting = SETTING.get(axis, axis)
+    source = config.source(setting)
+    return source if setting == axis or value == getattr(config, setting) else following(source)
 
 
 def _whole_weights(config: Config, lycoris: Lycoris | None) -> str | None:

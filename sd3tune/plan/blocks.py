@@ -62,7 +62,7 @@ def _interval(config: Config, shape: Transformer) -> Decision[int]:
             hint="gradient_checkpointing=false checkpoints none",
         )
     if not config.gradient_checkpointing:
-        return Decision(interval, AUTO, "no block is checkpointed")
+        return Decision(interval, config.source(name), "no block is checkpointed")
     checkpointed = -(-shape.layers // interval)
     why = f"{checkpointed} of {shape.layers} blocks are recomputed"
     return Decision(interval, config.source(name), why)
@@ -72,7 +72,7 @@ def _swapped(inputs: RunInputs) -> Decision[int]:
     facts, layers = inputs.facts, inputs.model.transformer.layers
     name, count = "blocks_to_swap", inputs.config.blocks_to_swap
     if not count:
-        return Decision(0, AUTO, "every block stays on the device")
+        return Decision(0, inputs.config.source(name), "every block stays on the device")
     if count > layers:
         raise ConfigError(
             f"`{name}={count}`: there are {layers} blocks", hint=f"use at most {layers}"

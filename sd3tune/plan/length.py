@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from sd3tune.config.config import Config
 from sd3tune.data.order import schedule
-from sd3tune.decision import Decision
+from sd3tune.decision import AUTO, Decision, Provenance, following
 from sd3tune.plan.arithmetic import Chosen, or_none
 from sd3tune.plan.inputs import RunInputs
 
@@ -58,11 +58,20 @@ def parallel_plan(inputs: RunInputs, batch: int, chosen: Chosen) -> ParallelPlan
     if sharded:
         why += "; weights, gradients and optimizer state are split (FSDP2)"
     return ParallelPlan(
-        count=Decision(size, config.source("num_processes"), why),
+        count=Decision(size, _counted_by(config, size), why),
         backend=or_none(chosen["distributed_backend"], "none"),
         sharded=sharded,
         reshard=config.fsdp_reshard_after_forward,
     )
+
+
+def _counted_by(config: Config, size: int) -> Provenance:
+    """Who chose the number of processes: one machine's is a setting, that of several follows from
+    two, and a launcher may have started another number."""
+    if size == config.num_processes:
+        return config.source("num_processes")
+    asked = size == config.num_processes * config.num_machines
+    return following(config.source("num_machines")) if asked else AUTO
 
 
 def as_set(config: Config, name: str, value: T, default: str) -> Decision[T]:
@@ -81,4 +90,4 @@ def _steps(inputs: RunInputs, batch: int) -> Decision[int]:
         inputs.samples, inputs.datasets, config, batch, processes=inputs.processes.size
     )
     why = f"{epochs} epochs of {order.steps_of(1)} steps over {len(inputs.samples)} images"
-    return Decision(order.steps_of(epochs), config.source("num_train_epochs"), why)
+    return Decision(order.steps_of(epochs), following(config.source("num_train_epochs")), why)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sd3tune.config.config import Config
-from sd3tune.decision import Decision
+from sd3tune.decision import Decision, following
 from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.plan.length import DataPlan, as_set
 
@@ -70,7 +70,7 @@ def scaled_rate(config: Config, batch: int, processes: int = 1) -> Decision[floa
     factor = images**0.5 if config.lr_scale_sqrt else images
     root = "the square root of " if config.lr_scale_sqrt else ""
     why = f"{rate:g} x {root}{images} images a step"
-    return Decision(rate * factor, config.source("lr_scale"), why)
+    return Decision(rate * factor, following(config.source("lr_scale")), why)
 
 
 def _average(c: Config) -> AveragePlan | None:

@@ -70,7 +70,11 @@ def _model_files(inputs: RunInputs) -> ModelFiles:
     config, model = inputs.config, inputs.model
     shape, count = model.transformer, model.transformer.parameters
     size = f"{count / 1e9:.3f} B" if count > 1e8 else f"{count / 1e6:.2f} M"
-    named = ("pretrained_model_name_or_path", "model_flavour")
+    named = (
+        "pretrained_transformer_model_name_or_path",
+        "pretrained_model_name_or_path",
+        "model_flavour",
+    )
     source = next((s for s in map(config.source, named) if s.by == "user"), DEFAULT)
     why = f"{model.source}: {shape.layers} blocks of width {shape.hidden}, {size} parameters"
     return ModelFiles(Decision(model.name, source, why), config.revision, config.variant)

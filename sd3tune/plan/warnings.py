@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.sd3.variants import Model
 
@@ -18,6 +19,7 @@ def warnings(inputs: RunInputs, optimizer: OptimizerPlan) -> tuple[str, ...]:
     config, name, peak = inputs.config, optimizer.name.value, optimizer.peak_rate.value
     return (
         *_of_optimisation(config, inputs.model, name, peak),
+        *_of_length(config, optimizer.rate),
         *rules.warnings(config, inputs.datasets),
         *_of_this_run(inputs),
     )
@@ -35,6 +37,16 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"
         yield f"sd3tune is untested on {kind}; please report what you see"
+
+
+def _of_length(config: Config, rate: LearningRate) -> Iterator[str]:
+    """Where epochs are counted, the number of steps is known only here."""
+    if not config.max_train_steps and rate.warmup >= rate.total:
+        yield (
+            f"lr_warmup_steps={rate.warmup} is not below the {rate.total} steps of "
+            f"num_train_epochs={config.num_train_epochs}: the learning rate never reaches its "
+            "peak; lower lr_warmup_steps, or raise num_train_epochs"
+        )
 
 
 def _of_optimisation(config: Config, model: Model, optimizer: str, peak: float) -> Iterator[str]:

@@ -14,6 +14,7 @@ from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.config.rules.dataset_without_effect import DATASET_WITHOUT_EFFECT
 from sd3tune.config.rules.without_effect import WITHOUT_EFFECT
 from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.errors import ConfigError
 
 LEAST: dict[str, Any] = {"output_dir": "out", "max_train_steps": 10}
 IMAGES: dict[str, Any] = {"id": "a", "instance_data_dir": "photos", "resolution": 64}
@@ -201,3 +202,18 @@ def test_a_setting_of_the_run_that_no_dataset_uses_is_named() -> None:
     config = load(**settings)
     assert [w.partition(" has")[0] for w in rules.warnings(config, [alone])] == list(settings)
     assert rules.warnings(config, [alone, masked]) == ()
+
+
+def test_what_draws_no_picture_is_hinted_at_by_its_own_remedy() -> None:
+    (disabled,) = rules.warnings(load(validation_disable=True, validation_step_interval=5))
+    assert disabled.endswith("leave it out, or leave out validation_disable")
+    (promptless,) = rules.warnings(load(validation_step_interval=5))
+    assert promptless.endswith("leave it out, or set validation_prompt")
+
+
+def test_every_schedule_that_was_set_is_named() -> None:
+    with pytest.raises(ConfigError) as e:
+        load(flow_use_uniform_schedule=True, flow_use_beta_schedule=True,
+             flow_cubic_schedule_weights=[1, 2])  # fmt: skip
+    words = "flow_use_uniform_schedule and flow_use_beta_schedule and flow_cubic_schedule_weights"
+    assert f"{words} are all set" in str(e.value)

@@ -78,3 +78,14 @@ def test_metrics_of_a_folder_that_was_removed_begin_again_there(tmp_path: Path) 
     metrics = Metrics(tmp_path / "output" / "metrics.jsonl", 0)
     metrics.write(1, {"loss": 1.0}, [])
     assert '"step": 1' in (tmp_path / "output" / "metrics.jsonl").read_text()
+
+
+def test_a_library_that_does_not_load_is_the_worlds_and_a_module_of_ours_a_bug() -> None:
+    missing = ModuleNotFoundError("No module named 'torch'", name="torch")
+    said = surroundings.refusal(missing)
+    assert said is not None
+    assert said[0].startswith("PyTorch cannot be imported: ModuleNotFoundError: No module")
+    taken = surroundings.refusal(ImportError("cannot import name 'x'", name="peft.tuners"))
+    assert taken is not None and taken[0].startswith("the package peft cannot be imported")
+    assert surroundings.refusal(ImportError("cannot import name 'x'", name="sd3tune.cli")) is None
+    assert surroundings.refusal(ImportError("of no module")) is None

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.probes import ProbeAnswer, essential, probes
 from sd3tune.backends.observe import child, kept_answers, probing
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.filesystem import drafts
 
 GOOD = ProbeAnswer(True, "error 1e-06", 0.25)
 KILLED = ProbeAnswer(False, "killed by SIGABRT", answered=False)
@@ -163,14 +166,14 @@ def test_what_gave_no_answer_is_tried_again_but_not_by_the_processes_of_one_run(
 def test_doctor_replaces_what_is_kept(tmp_path: Path) -> None:
     def on(answer: ProbeAnswer, **how: bool) -> Mapping[str, ProbeAnswer]:
         run = probing.on_this_machine(folder=tmp_path, execute=Counting(answer), **how)  # type: ignore[arg-type]
-        return run(CARD, ["matmul_fp32"])
+        return run(CARD, ["matmul_bf16"])
 
     bad = ProbeAnswer(False, "Wrong: off by 0.3", 0.1)
     on(GOOD)
-    assert on(bad) == {"matmul_fp32": GOOD}
-    assert on(bad, anew=True) == on(GOOD) == {"matmul_fp32": bad}
-    assert on(KILLED, anew=True) == {"matmul_fp32": KILLED}
-    assert on(GOOD) == {"matmul_fp32": GOOD}, "neither the answer of before nor the kill is kept"
+    assert on(bad) == {"matmul_bf16": GOOD}
+    assert on(bad, anew=True) == on(GOOD) == {"matmul_bf16": bad}
+    assert on(KILLED, anew=True) == {"matmul_bf16": KILLED}
+    assert on(GOOD) == {"matmul_bf16": GOOD}, "neither the answer of before nor the kill is kept"
 
 
 def test_old_states_are_removed(tmp_path: Path) -> None:
@@ -211,7 +214,9 @@ print(run(chips.facts(chips.chip("h100")), ["matmul_fp32"])["matmul_fp32"].words
 def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -> None:
     asked: list[tuple[str, ...]] = []
 
-    def ask(observer: str, words: Sequence[str], *, timeout_seconds: float) -> child.Answer:
+    def ask(
+        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event
+    ) -> child.Answer:
         names = words[1:]  # after the device
         asked.append((observer, *names))
         if "linear_nf4-bnb" in names:
@@ -223,6 +228,75 @@ def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -
     assert answers["matmul_fp32"].ok and answers["linear_int8-quanto"].ok
     assert answers["linear_nf4-bnb"] == ProbeAnswer(False, "killed by SIGSEGV", answered=False)
     assert ("probes", "matmul_fp32") in asked and ("quant", "linear_int8-quanto") in asked
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "CUDA_DEVICE_ORDER"])
+def test_what_a_run_sets_later_does_not_make_the_probes_run_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    counting = Counting()
+    run = probing.on_this_machine(folder=tmp_path / "kept", execute=counting)
+    run(CARD, ["matmul_fp32"])
+    monkeypatch.setenv(name, "x")
+    run(CARD, ["matmul_fp32"])
+    assert counting.asked == ["matmul_fp32"]
+    probing.on_this_machine(folder=tmp_path / "kept", execute=counting)(CARD, ["matmul_fp32"])
+    assert counting.asked == 2 * ["matmul_fp32"]  # another program, with that variable from birth
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("matmul_fp32", False), ("import_peft", False), ("import_torch-optimi", False),
+     ("linear_int8-quanto", True)],
+)  # fmt: skip
+def test_a_failure_that_refuses_a_run_is_looked_at_again(
+    name: str, kept: bool, tmp_path: Path
+) -> None:
+    failed = Counting(ProbeAnswer(False, "ImportError: libfoo.so", 0.1))
+    probing.on_this_machine(folder=tmp_path / "kept", execute=failed)(CARD, [name])
+    mended = Counting()
+    answers = probing.on_this_machine(folder=tmp_path / "kept", execute=mended)(CARD, [name])
+    assert (answers[name].ok, mended.asked) == ((False, []) if kept else (True, [name]))
+
+
+def test_a_launcher_is_not_another_machine() -> None:
+    alone = kept_answers.state(CARD, {})
+    launched = {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
+    assert kept_answers.state(CARD, launched) == alone
+
+
+def test_an_interrupt_stops_the_children_at_once() -> None:
+    stopped: list[bool] = []
+
+    def ask(
+        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event
+    ) -> child.Answer:
+        if not stop.is_set():
+            time.sleep(0.5)  # until every thread has started
+            os.kill(os.getpid(), signal.SIGINT)  # to the main thread
+        stopped.append(stop.wait(20.0))
+        return child.Answer(error=child.STOPPED)
+
+    with pytest.raises(KeyboardInterrupt):
+        probing.in_children(CARD, ["matmul_fp32", "matmul_bf16"], ask)
+    assert stopped and all(stopped)
+
+
+def test_nobody_waits_for_ever_for_the_probes_of_another_process(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with drafts.drafted(tmp_path / ".lock") as held:
+        assert held is not None
+        started = time.monotonic()
+        with kept_answers.turn(tmp_path, most_seconds=0.3):
+            assert 0.3 <= time.monotonic() - started < 60
+
+
+def test_a_folder_that_others_can_write_to_is_not_locked(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with kept_answers.turn(tmp_path):
+        assert not list(tmp_path.iterdir())
 
 
 def test_every_probe_has_a_row_and_every_row_decides_or_informs() -> None:

@@ -2,20 +2,28 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from sd3tune.errors import PlanError
+from sd3tune import devices, preflight
+from sd3tune.backends.decide import chips
+from sd3tune.backends.observe.facts import Problem
+from sd3tune.config.config import Config
+from sd3tune.errors import ConfigError, HardwareError, PlanError
 from sd3tune.plan.describe import decisions, describe
+from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import GIB, stored
 from sd3tune.plan.optimisation import scaled_rate
+from sd3tune.plan.resolve import resolve
 from sd3tune.prepare import this_run
+from sd3tune.processes.environment import Processes
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
-from tests.plans import LARGE, MEDIUM, plan
+from tests.plans import LARGE, MEDIUM, plan, samples
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -252,6 +260,85 @@ def test_plan_json_names_file_and_key_of_what_the_user_wrote(tmp_path: Path) -> 
     assert (rate["value"], rate["file"]) == (5e-5, "the command line")
     assert rows["gradient_accumulation_steps"]["source"] == "default"
     assert (scaler["value"], scaler["source"]) == ("off", "auto") and "file" not in scaler
+
+
+@pytest.mark.parametrize(
+    ("settings", "axis", "value", "by", "key"),
+    [
+        # What the user wrote is the user's, also where it is the default or switches off.
+        ({"blocks_to_swap": 0}, "blocks_to_swap", 0, "user", "blocks_to_swap"),
+        ({}, "blocks_to_swap", 0, "default", None),
+        ({"deterministic": False}, "deterministic", "off", "user", "deterministic"),
+        ({}, "deterministic", "off", "default", None),
+        ({"gradient_checkpointing": False, "gradient_checkpointing_interval": 1},
+         "gradient_checkpointing_interval", 1, "user", "gradient_checkpointing_interval"),
+        ({"gradient_checkpointing": False}, "gradient_checkpointing_interval", 1, "default", None),
+        # What follows from another setting names it, and is not the user's own word.
+        ({"max_train_steps": None, "num_train_epochs": 2}, "max_train_steps", 10, "auto",
+         "num_train_epochs"),
+        ({"lr_scale": True, "train_batch_size": 2, "learning_rate": 0.5}, "learning_rate", 1.0,
+         "auto", "lr_scale"),
+        ({"attention_mechanism": "native-math"}, "attention_no_grad", "as-training", "auto",
+         "attention_mechanism"),
+        ({"attention_mechanism": "native-math"}, "attention_mechanism", "native-math", "user",
+         "attention_mechanism"),
+    ],
+)  # fmt: skip
+def test_provenance_is_that_of_the_value(
+    settings: dict[str, Any], axis: str, value: object, by: str, key: str | None
+) -> None:
+    made = decisions(plan("h100", **settings))[axis]
+    assert (made.value, made.source.by, made.source.key) == (value, by, key)
+
+
+def test_the_number_of_processes_is_the_users_only_where_the_user_set_that_number() -> None:
+    def source(count: int, **settings: int) -> tuple[str, str | None]:
+        config = Config(output_dir="o", data_backend_config="d", max_train_steps=1, **settings)
+        one = chips.facts(chips.chip("h100"))
+        facts = replace(one, devices=one.devices * count)
+        inputs = RunInputs(config, facts, find(MEDIUM), samples(),
+                           processes=Processes(size=count, local_size=count))  # fmt: skip
+        made = decisions(resolve(inputs))["num_processes"]
+        assert made.value == count
+        return made.source.by, made.source.key
+
+    assert source(1) == ("default", None)
+    assert source(2, num_processes=2) == ("user", "num_processes")
+    assert source(2, num_machines=2) == ("auto", "num_machines")
+    assert source(2) == ("auto", None)  # started by a launcher
+
+
+def test_a_warmup_longer_than_the_epochs_is_said() -> None:
+    epochs: dict[str, Any] = {"max_train_steps": None, "num_train_epochs": 1}
+    assert not any("never reaches" in w for w in plan("h100", lr_warmup_steps=4, **epochs).warnings)
+    said = plan("h100", lr_warmup_steps=5, **epochs).warnings
+    assert any("lr_warmup_steps=5 is not below the 5 steps" in w for w in said)
+
+
+def test_every_missing_file_is_reported_at_once(tmp_path: Path) -> None:
+    config = Config(output_dir=tmp_path, data_backend_config="d", max_train_steps=1,
+                    init_lora=tmp_path / "no.safetensors", resume_from_checkpoint="checkpoint-9",
+                    user_prompt_library=tmp_path / "no.json")  # fmt: skip
+    with pytest.raises(ConfigError) as e:
+        preflight.refuse_missing_files(config)
+    said = [p.message for p in e.value.problems]
+    assert len(said) == 3
+    for words in ("init_lora", "no such prompt library", "resume_from_checkpoint"):
+        assert any(words in message for message in said)
+
+
+def test_everything_that_is_broken_is_reported_at_once() -> None:
+    broken = tuple(Problem(f"software.{p}", "fail", f"{p} is broken", f"pip install {p}")
+                   for p in ("diffusers", "peft"))  # fmt: skip
+    device = Problem("probe.matmul", "fail", "wrong results", "reboot")
+    facts = replace(chips.facts(chips.chip("h100")), problems=(*broken, device))
+    with pytest.raises(HardwareError) as e:
+        devices.refuse_broken(facts)
+    assert [(p.message, p.hint) for p in e.value.problems] == [
+        ("diffusers is broken", "pip install diffusers"),
+        ("peft is broken", "pip install peft"),
+        ("wrong results", "reboot; SD3TUNE_BACKEND=cpu trains on the CPU instead"),
+    ]
 
 
 def test_values_of_a_plan_have_the_type_of_what_they_are() -> None:

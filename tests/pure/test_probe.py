@@ -1,7 +1,11 @@
 """Real child processes that hang, die, print and lie."""
 
+import os
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +49,52 @@ def test_a_hang_ends_at_the_limit_and_takes_its_children_along(probe) -> None:  
     started = time.monotonic()
     assert probe("os.system('sleep 600')", 1.0).error == "no answer in 1 s"
     assert time.monotonic() - started < 600  # it did not wait for the child's own child
+
+
+def test_another_thread_stops_a_child() -> None:
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    started = time.monotonic()
+    command = ["sh", "-c", "sleep 600"]
+    answer = child.ask("torch", timeout_seconds=600.0, command=command, stop=stop)
+    assert answer.error == child.STOPPED
+    assert time.monotonic() - started < 60
+    assert child.ask("torch", timeout_seconds=1.0, stop=stop).error == child.STOPPED
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    observer = f"import os, time\ndef observe():\n os.system('echo $$ > {pid}; exec sleep 600')\n"
+    (tmp_path / "strange_driver.py").write_text(observer)
+    started = (
+        "import sys; from sd3tune.backends.observe import child;"
+        "child.OBSERVERS['strange'] = 'strange_driver:observe'; child.main()"
+    )
+    asking = (
+        "import sys; from sd3tune.backends.observe import child;"
+        f"child.ask('strange', timeout_seconds=600, command=[sys.executable, '-c', {started!r}])"
+    )
+    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", asking], env=environ) as parent:
+        until(lambda: pid.exists() and pid.read_text().strip() != "")
+        parent.kill()
+    until(lambda: not alive(int(pid.read_text())))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Waits for it, a minute at most."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs. A zombie that nobody waits for does not."""
+    status = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return status.stdout.strip() not in ("", "Z", "Zs")
 
 
 def test_an_exit_without_an_answer_is_an_error(probe) -> None:  # type: ignore[no-untyped-def]

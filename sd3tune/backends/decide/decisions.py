@@ -84,7 +84,8 @@ def _asked(
         )
     because = next(o.because for o in AXES[axis] if o.name == asked)
     source = request.sources.get(axis, Provenance("user"))
-    return Decision(asked, source, f"set in the configuration; {because}", rejected)
+    written = "set in the configuration; " if source.by == "user" else ""
+    return Decision(asked, source, written + because, rejected)
 
 
 def _few(names: list[str], most: int = 8) -> str:

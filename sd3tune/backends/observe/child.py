@@ -9,8 +9,11 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -37,6 +40,8 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
 # Children must number the cards as cuda.prepare() will in this process.
 ENVIRONMENT = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 COMMAND = start.command("sd3tune.backends.observe.child")
+LOOK_SECONDS = 0.2  # between looks at `stop`
+STOPPED = "it was stopped before it answered"
 
 
 @dataclass(frozen=True)
@@ -53,35 +58,62 @@ def ask(
     *,
     timeout_seconds: float,
     command: Sequence[str] = COMMAND,
+    stop: threading.Event | None = None,
 ) -> Answer:
     """Runs an observer in a child. Never raises; the child and everything it started are gone when
-    this returns. command: starts the child, and gets the path of the answer, name and words."""
+    this returns. command: starts the child, and gets the path of the answer, name and words. stop:
+    set by another thread, ends the child before its time."""
     try:
         with private_folder("probe") as folder:
             line = [*command, str(folder / "answer.json"), name, *words]
-            return _asked(folder / "answer.json", line, timeout_seconds)
+            return _asked(folder / "answer.json", line, timeout_seconds, stop or threading.Event())
     except HardwareError as e:
         return Answer(error=str(e))
 
 
-def _asked(path: Path, command: Sequence[str], timeout_seconds: float) -> Answer:
-    with subprocess.Popen(
-        command,
-        env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as child:
+def _asked(
+    path: Path, command: Sequence[str], timeout_seconds: float, stop: threading.Event
+) -> Answer:
+    if stop.is_set():
+        return Answer(error=STOPPED)
+    lifeline, held = os.pipe()  # the child ends when nobody holds the other end: see main()
+    try:
+        with subprocess.Popen(
+            command,
+            env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
+            stdin=lifeline,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as child:
+            try:
+                said = _said(child, timeout_seconds, stop)
+            finally:
+                _end(child)
+    except subprocess.TimeoutExpired:
+        return Answer(error=f"no answer in {timeout_seconds:g} s")
+    finally:
+        os.close(lifeline)
+        os.close(held)
+    return Answer(error=STOPPED) if said is None else _read(path, child.returncode, said)
+
+
+def _said(
+    child: "subprocess.Popen[str]", timeout_seconds: float, stop: threading.Event
+) -> str | None:
+    """What the child wrote to stderr until its end; None when it was stopped before. Raises
+    TimeoutExpired."""
+    end = time.monotonic() + timeout_seconds
+    while not stop.is_set():
+        left = end - time.monotonic()
         try:
-            _, said = child.communicate(timeout=timeout_seconds)
+            return child.communicate(timeout=min(max(left, 0.0), LOOK_SECONDS))[1]
         except subprocess.TimeoutExpired:
-            return Answer(error=f"no answer in {timeout_seconds:g} s")
-        finally:
-            _end(child)
-    return _read(path, child.returncode, said)
+            if left <= LOOK_SECONDS:
+                raise
+    return None
 
 
 def _read(path: Path, status: int, said: str) -> Answer:
@@ -103,7 +135,16 @@ def _end(child: "subprocess.Popen[str]") -> None:
         child.stderr.close()  # `communicate` leaves it open at the limit
 
 
+def _end_with_parent() -> None:
+    """Ends this child and all it started when the parent is gone, killed or not. The parent holds
+    the other end of stdin and never writes."""
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
+    if stat.S_ISFIFO(os.fstat(0).st_mode) and os.getpgrp() == os.getpid():  # started by ask()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     path, name, *words = sys.argv[1:]
     module, function = OBSERVERS[name].split(":")
     answer = getattr(import_module(module), function)(*words)

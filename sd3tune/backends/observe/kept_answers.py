@@ -20,20 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune import __version__
-from sd3tune.backends.decide.probes import ProbeAnswer
+from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, probes
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.filesystem import drafts, opening
 
 SCHEMA = 1
 STATES = 16  # files; the oldest beyond them are removed
-# An answer that did not come is kept this long, and only for the processes of one run.
+# An answer that does not last is kept this long, and only for the processes of one run.
 UNANSWERED_SECONDS = 600.0
+TURN_SECONDS = 180.0  # for the probes of another process: more than one child may take
 PACKAGE = Path(__file__).parents[2]
 SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
 # Beginnings of variables that change what a device computes or what Python imports.
 VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "PYTORCH_", "TORCH", "LD_LIBRARY_PATH", "PYTHONPATH",
              "SD3TUNE_BACKEND")  # fmt: skip
-LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_")  # set by a launcher, and different in each process
+# Set by a launcher (processes/launch.py, torchrun): no probe depends on them.
+LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABLE_SHARE_RDZV")
 
 
 def folder(environ: Mapping[str, str]) -> Path | None:
@@ -85,8 +87,8 @@ def path_of(folder: Path, state: Mapping[str, Any]) -> Path:
 
 
 def load(folder: Path | None, state: Mapping[str, Any], *, several: bool) -> dict[str, ProbeAnswer]:
-    """By probe. several: one run has several processes, which must decide alike, so what gave no
-    answer a moment ago is not tried again."""
+    """By probe. several: one run has several processes, which must decide alike, so what failed or
+    gave no answer a moment ago is not tried again."""
     if folder is None or not _ours(folder):
         return {}
     try:
@@ -97,7 +99,16 @@ def load(folder: Path | None, state: Mapping[str, Any], *, several: bool) -> dic
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     young = time.time() - UNANSWERED_SECONDS
-    return {n: a for n, (a, at) in rows.items() if a.answered or (several and at > young)}
+    return {n: a for n, (a, at) in rows.items() if lasting(n, a) or (several and at > young)}
+
+
+def lasting(name: str, answer: ProbeAnswer) -> bool:
+    """Whether an answer holds for the next run. No answer does not, and neither does a failed
+    import or essential probe: what mends it (the same version installed again, a system library, a
+    free device) may leave the state as it was."""
+    row = probes().get(name)
+    refuses = name.startswith(IMPORT) or (row is not None and row.essential)
+    return answer.answered and (answer.ok or not refuses)
 
 
 def _answer(row: Mapping[str, Any]) -> ProbeAnswer:
@@ -129,14 +140,18 @@ def store(
 
 
 @contextmanager
-def turn(folder: Path | None) -> Iterator[None]:
+def turn(folder: Path | None, most_seconds: float = TURN_SECONDS) -> Iterator[None]:
     """Of several processes one at a time, so that the others read its answers. Where nothing can be
-    locked all go at once."""
+    locked all go at once, and nobody waits for ever: the one before may be suspended."""
+    end = time.monotonic() + most_seconds
     with ExitStack() as held:
         with suppress(OSError):
             if folder is not None:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                held.enter_context(drafts.drafted(folder / ".lock", wait=True))
+                while _ours(folder) and time.monotonic() < end:
+                    if held.enter_context(drafts.drafted(folder / ".lock")) is not None:
+                        break
+                    time.sleep(0.1)
         yield
 
 

@@ -2,6 +2,7 @@
 limit. Imports no torch; the children do."""
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,7 +27,8 @@ def on_this_machine(
     folder: Path | None = None,
     execute: ProbeRunner | None = None,
 ) -> ProbeRunner:
-    """A runner that asks the disk first.
+    """A runner that asks the disk first. Answers are kept for the environment of this call: what a
+    run sets later, as `prepare` of a backend does, is not another machine.
 
     anew: every probe runs, and its answer replaces the kept one.
     several: this is one of several processes of a run.
@@ -35,19 +37,21 @@ def on_this_machine(
     execute: runs the probes; None: in child processes.
     """
     where = kept_answers.folder(os.environ) if folder is None else folder
-    return partial(_answers, execute or in_children, where, anew, several, before)
+    environ = dict(os.environ)
+    return partial(_answers, execute or in_children, where, environ, anew, several, before)
 
 
 def _answers(
     execute: ProbeRunner,
     folder: Path | None,
+    environ: Mapping[str, str],
     anew: bool,
     several: bool,
     before: Callable[[], None],
     facts: Facts,
     names: Sequence[str],
 ) -> dict[str, ProbeAnswer]:
-    state = kept_answers.state(facts, os.environ)
+    state = kept_answers.state(facts, environ)
     load = partial(kept_answers.load, folder, state, several=several)
     kept = {} if anew else load()
     if all(name in kept for name in names):
@@ -58,22 +62,29 @@ def _answers(
         missing = [n for n in names if anew or n not in known]
         fresh = execute(facts, missing) if missing else {}
         known |= fresh
-        keep = {n: a for n, a in known.items() if a.answered or several}
+        keep = {n: a for n, a in known.items() if several or kept_answers.lasting(n, a)}
         kept_answers.store(folder, state, keep)
     return {name: known[name] for name in names}
 
 
 def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dict[str, ProbeAnswer]:
-    """The probes of each observer in a child of their own, side by side. Never raises, and answers
-    for every name. ask: starts a child, as child.ask does."""
+    """The probes of each observer in a child of their own, side by side. Answers for every name;
+    raises nothing but KeyboardInterrupt, and then the children are gone. ask: starts a child, as
+    child.ask does."""
+    stop = threading.Event()
+    run = partial(ask, stop=stop)
     groups: dict[str, list[str]] = {}
     known = probes()
     for name in names:
         groups.setdefault(known[name].observer, []).append(name)
     device = facts.weakest.torch_device
     with ThreadPoolExecutor(max(len(groups), 1)) as pool:
-        pending = [pool.submit(_group, ask, o, device, some) for o, some in groups.items()]
-        return {name: answer for each in pending for name, answer in each.result().items()}
+        try:
+            pending = [pool.submit(_group, run, o, device, some) for o, some in groups.items()]
+            return {name: answer for each in pending for name, answer in each.result().items()}
+        except BaseException:
+            stop.set()  # the pool waits for its threads
+            raise
 
 
 def _group(ask: Ask, observer: str, device: str, names: Sequence[str]) -> dict[str, ProbeAnswer]:

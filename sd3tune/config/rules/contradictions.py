@@ -32,6 +32,12 @@ def schedules(c: AllSettings) -> list[str]:
     return [name for name in SCHEDULES if getattr(c, name)]
 
 
+def more_than_one(names: list[str]) -> str | None:
+    """That all of these are set; None for one or none."""
+    how = "both" if len(names) == 2 else "all"
+    return f"{' and '.join(names)} are {how} set" if len(names) > 1 else None
+
+
 def unused_options(c: AllSettings) -> tuple[str, str, str] | None:
     """Options that the optimizer does not have, as they were set; its name; those that it has."""
     has = OPTIMIZERS[c.optimizer or "adamw"].option_names
@@ -129,8 +135,8 @@ OPTIMISATION = (
 FLOW = (
     error(
         " ".join(SCHEDULES),
-        lambda c: schedules(c) if len(schedules(c)) > 1 else None,
-        "{which[0]} and {which[1]} are both set, and noise levels are drawn in one way",
+        lambda c: more_than_one(schedules(c)),
+        "{which}, and noise levels are drawn in one way",
         "set one of them",
     ),
     error(

@@ -61,12 +61,12 @@ def of_rollout(names: str) -> str:
     return " ".join(f"scheduled_sampling_{name}" for name in names.split())
 
 
-def no_pictures(c: AllSettings) -> str | None:
-    """Why no validation picture is drawn."""
+def no_pictures(c: AllSettings) -> tuple[str, str] | None:
+    """Why no validation picture is drawn, and what would draw some."""
     if c.validation_disable:
-        return "validation_disable is true"
+        return "validation_disable is true", "leave out validation_disable"
     if c.validation_prompt is None and c.user_prompt_library is None:
-        return "there is no prompt to draw"
+        return "there is no prompt to draw", "set validation_prompt"
     return None
 
 
@@ -267,14 +267,14 @@ PICTURES = (
         "validation_num_inference_steps validation_seed num_validation_images "
         "validation_step_interval validation_guidance_skip_layers",
         no_pictures,
-        "{which}",
-        "leave it out, or set validation_prompt",
+        "{which[0]}",
+        "leave it out, or {which[1]}",
     ),
     Idle(
         "ema_validation",
         lambda c: no_pictures(c) if c.use_ema else None,
-        "{which}",
-        "leave it out, or set validation_prompt",
+        "{which[0]}",
+        "leave it out, or {which[1]}",
     ),
     Idle(
         "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
