@@ -11,12 +11,11 @@ from torch import Tensor
 
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError
-from sd3tune.formats import adapter_files
+from sd3tune.formats import adapter_files, file_metadata
 from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
 from sd3tune.formats.writers import size_bytes
 from sd3tune.quant import dequantised
 
-FILE = "pytorch_lora_weights.safetensors"
 NAME = "default"  # peft's own
 MAGNITUDE = "lora_magnitude_vector"
 SHIFTING = ("pissa", "olora")  # initialisations that move part of the base weights into the adapter
@@ -75,9 +74,9 @@ class LoraAdapter(Trained):
             begun = {name.replace(f".{NAME}.", "."): t for name, t in self.start.items()}
             held = less(held, parts(begun, self.model.peft_config[NAME]))
         adapter_files.write(
-            folder / FILE, AdapterFile(held, about), self.dialect, base=self._weight
+            folder / file_metadata.FILE, AdapterFile(held, about), self.dialect, base=self._weight
         )
-        return folder / FILE
+        return folder / file_metadata.FILE
 
     def begin_with(self, adapter: AdapterFile, where: str) -> int:
         """Begins with the values of another adapter; returns the number of its layers. Raises

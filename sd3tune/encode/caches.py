@@ -21,8 +21,8 @@ from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
 from sd3tune.sd3 import weights
-from sd3tune.sd3.text import COMPONENTS, unpacked
-from sd3tune.sd3.variants import VAE_SCALE
+from sd3tune.sd3.text import unpacked
+from sd3tune.sd3.variants import COMPONENTS, VAE_SCALE
 
 BLANK = ""
 EPOCH = "epoch"  # below cache_dir_vae: latents of the running epoch (vae_cache_clear_each_epoch)

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sd3tune.filesystem import safetensors_header
+
 FORMAT = 2
 MANIFEST, STATE, RUN = "manifest.json", "state.json", "run.json"
 TRAINED, OPTIMIZER, AVERAGE = "trained.safetensors", "optimizer.safetensors", "ema.safetensors"
@@ -27,7 +29,6 @@ ROLLING = "-rolling"  # in the name of a checkpoint that is kept for a while onl
 NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling)?(?:-[0-9]{1,6})?")
 MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**26
 MAX_BATCHES = 2**16  # in one step, by all processes together
-MAX_HEADER_BYTES = 100_000_000  # of safetensors
 Number = int | float
 
 
@@ -228,11 +229,11 @@ def _too_long(path: Path) -> bool:
         size = os.fstat(f.fileno()).st_size
         if path.suffix != ".safetensors":
             return size > MAX_STATE_BYTES
-        if size < 8 or (length := struct.unpack("<Q", f.read(8))[0]) > MAX_HEADER_BYTES:
-            return size > MAX_HEADER_BYTES
+        if size < 8 or (length := struct.unpack("<Q", f.read(8))[0]) > safetensors_header.LARGEST:
+            return size > safetensors_header.LARGEST
         try:
             header = json.loads(f.read(length))
             ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
             return bool(size > 8 + length + max(ends, default=0))
         except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-            return size > MAX_HEADER_BYTES
+            return size > safetensors_header.LARGEST

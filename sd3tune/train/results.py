@@ -15,12 +15,12 @@ from sd3tune.filesystem import disk
 from sd3tune.formats import file_metadata
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
+from sd3tune.report import metrics
 from sd3tune.train.optim import averaged
 from sd3tune.train.state import TrainState
 
 DRAFT = ".result.tmp"  # beside the result, while it is written
 LAST = "last"  # in output_dir: the last values, where the result is their average
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def pictured(
 
 def refuse_in_the_way(output: Path) -> None:
     """What could not be written after hours is refused before. Raises DiskError."""
-    with disk.explained("write", output / METRICS):
-        (output / METRICS).open("ab").close()
+    with disk.explained("write", output / metrics.FILE):
+        (output / metrics.FILE).open("ab").close()
     for path in (output / SET_ASIDE, output / PLAN_CHANGES):
         if path.is_dir():
             raise disk.refusal("write", path, IsADirectoryError(errno.EISDIR, ""))

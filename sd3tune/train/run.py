@@ -18,7 +18,7 @@ from sd3tune.encode.image_latents import fill_epoch
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
-from sd3tune.report.metrics import Metrics
+from sd3tune.report import metrics
 from sd3tune.report.progress import Heartbeat, say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sample.pictures import PictureJob, draw_pictures
@@ -32,7 +32,7 @@ from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.recipe import Recipe
-from sd3tune.train.results import METRICS, pictured, refuse_in_the_way, versions, write
+from sd3tune.train.results import pictured, refuse_in_the_way, versions, write
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
 
@@ -128,7 +128,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         stage("train", plan.steps) as bar,
     ):
         bar.begin(state.step)
-        log = StepLog(plan, Metrics(plan.output_dir / METRICS, state.step), bar, world)
+        log = StepLog(plan, metrics.Metrics(plan.output_dir / metrics.FILE, state.step), bar, world)
         loop(state, batches, job, chores, interrupt, log)
     keeper.save()
 

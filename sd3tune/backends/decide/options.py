@@ -1,6 +1,6 @@
 """The axes of choice, and for every option the rules under which it works.
 
-Order within an axis is preference; decide.py reads the table. A level says how an option works:
+Order within an axis is preference; decisions.py reads the table. A level says how an option works:
 fp8 may be good for storage and not for arithmetic, a kernel may run forward only. Where the facts
 behind the rules come from: docs/reference/hardware.md.
 """
