@@ -164,8 +164,7 @@ def read_by(program: str) -> frozenset[tuple[str, Layout]]:
 
 def markdown() -> str:
     """The table of docs/guides/adapters.md."""
-    lines = (
-        f"| {row.programs} | `--to {row.name}` | {row.remarks} | {row.cannot_hold} |"
+    return "".join(
+        f"| {row.programs} | `--to {row.name}` | {row.remarks} | {row.cannot_hold} |\n"
         for row in DIALECTS.rows
     )
-    return "\n".join(lines) + "\n"

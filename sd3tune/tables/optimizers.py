@@ -241,11 +241,5 @@ OPTIMIZERS = Table(
 
 def markdown() -> str:
     """The table of docs/concepts/optimisation.md."""
-    lines = ["| name | class | bytes | about |", "|-|-|-|-|"]
-    lines += [f"| `{o.name}` | {o.library} | {o.state_bytes:g} | {o.about} |"
-              for o in OPTIMIZERS.rows]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")
+    return "".join(f"| `{o.name}` | {o.library} | {o.state_bytes:g} | {o.about} |\n"
+                   for o in OPTIMIZERS.rows)  # fmt: skip
