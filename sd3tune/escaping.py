@@ -1,4 +1,5 @@
-"""What is printed of words that others chose: names of files, captions, metadata, libraries.
+"""Escapes text of other people for printing: names of files, captions, metadata, messages of
+libraries.
 
 A terminal obeys control characters: they move the cursor, set titles and write to the clipboard
 (ESC, OSC), or turn the direction of reading so that a name looks like another (bidi). They are
@@ -51,8 +52,8 @@ def sentence(words: object) -> str:
 
 
 class ReaderGone(Exception):
-    """Whoever reads stdout has seen enough (`| head`). Not an OSError: click ends with exit code 1
-    on those."""
+    """The reader of stdout has closed it (`| head`). Not an OSError, because click exits with 1 on
+    those."""
 
 
 def echo(text: str, *, err: bool = False) -> None:

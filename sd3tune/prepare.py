@@ -59,7 +59,7 @@ class Prepared(Discovered):
         self.schedule.begin(self.plan.steps * self.plan.batches_per_step - 1)
 
     def without(self, bad: Sequence[RejectedFile]) -> "Prepared":
-        """The same without files that turned out to be unusable, planned again."""
+        """A new plan without the files that turned out to be unusable."""
         if not bad:
             return self
         discoveries = {}
@@ -178,12 +178,13 @@ def admitted_plan(
 
 
 def chosen(plan: Plan) -> dict[str, str]:
-    """The option of each axis."""
+    """Axis -> the name of its chosen option."""
     return {axis: decision.value for axis, decision in decisions(plan).items()}
 
 
 def asked_for(config: Config) -> Processes:
-    """Those that were started, or those that `sd3tune train` would start."""
+    """The processes of the run: those that a launcher started, or those that `sd3tune train` would
+    start."""
     if "WORLD_SIZE" in os.environ:
         return environment.processes(os.environ)
     return Processes(size=config.num_processes * config.num_machines,

@@ -68,7 +68,7 @@ class LoraAdapter(Trained):
         return 2 * size if self.start else size
 
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
-        """`pytorch_lora_weights.safetensors` in the dialect asked for (lora_format)."""
+        """Writes `pytorch_lora_weights.safetensors` in the dialect that lora_format names."""
         held = parts(values, self.model.peft_config[NAME])
         if self.start:
             begun = {name.replace(f".{NAME}.", "."): t for name, t in self.start.items()}
@@ -90,7 +90,7 @@ class LoraAdapter(Trained):
             _fits(name, module, own, where)
             assert isinstance(module, LoraWeights)
             down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
-            rank = module.rank  # what is left of a larger one stays as it was drawn, times zero
+            rank = module.rank  # rows beyond it keep their random values, times zero
             state[down][:rank] = module.down.to(state[down])
             state[up].zero_()
             state[up][:, :rank] = (module.up.float() * module.scale / scale).to(state[up])

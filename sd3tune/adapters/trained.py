@@ -100,7 +100,8 @@ def is_split(t: Tensor) -> "TypeGuard[DTensor]":
 
 
 def whole(t: Tensor) -> Tensor:
-    """The values, also of what is split over several processes (all must ask)."""
+    """The whole tensor, also of a tensor that is split over processes. Every process must call
+    this."""
     return (t.full_tensor() if is_split(t) else t).detach()
 
 

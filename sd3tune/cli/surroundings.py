@@ -23,7 +23,8 @@ def find_working_directory(command: str | None) -> None:
 
 
 def refusal(e: OSError | UnicodeEncodeError) -> tuple[str, str] | None:
-    """What went wrong and what to do, for what is the world's; None for what is a bug of ours."""
+    """Message and hint for an error of the environment (disk, permissions, encoding); None for a
+    bug in sd3tune."""
     if isinstance(e, UnicodeEncodeError):
         if e.encoding.lower().replace("-", "") == "utf8":
             return None

@@ -166,7 +166,8 @@ class Caches:
 
 
 def _of_another_kind(cache: TensorCache, key: str) -> DataError:
-    """Whoever can write to a shared folder can put anything there."""
+    """The error for an entry of another kind, which anyone who can write to a shared folder can put
+    there."""
     return DataError(
         f"the entry {key[:12]}… of the cache `{cache.folder}` is not what sd3tune encodes",
         hint="remove the folder, or set another cache_dir and cache_dir_vae",

@@ -1,7 +1,7 @@
 """A checkpoint folder as it lies on the disk: its name, its manifest, its run, and its damage.
 
-Own is a folder whose manifest lists the files of a checkpoint. Anything else, whatever its name, is
-somebody else's: it is reported and never replaced, renamed or removed. Links are not followed.
+sd3tune owns a folder whose manifest lists the files of a checkpoint. Any other folder, whatever its
+name, is reported and never replaced, renamed or removed. Links are not followed.
 """
 
 import json
@@ -25,7 +25,7 @@ TRAINED, OPTIMIZER, AVERAGE = "trained.safetensors", "optimizer.safetensors", "e
 WRITTEN = (MANIFEST, STATE, RUN, "plan.json", TRAINED, OPTIMIZER, AVERAGE)
 REQUIRED = (STATE, TRAINED, OPTIMIZER)  # in every manifest
 ROLLING = "-rolling"  # in the name of a checkpoint that is kept for a while only
-# The last number: this name was taken by a folder of somebody else.
+# The last number avoids the name of a folder that another program made.
 NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling)?(?:-[0-9]{1,6})?")
 MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**26
 MAX_BATCHES = 2**16  # in one step, by all processes together
@@ -104,14 +104,14 @@ def is_ours(folder: Path, run: str = "") -> bool:
 
 
 def is_renamed(folder: Path) -> bool:
-    """Whether it has the name of another step than its own. Raises OSError and ValueError for a
-    damaged state."""
+    """Whether the step in the folder's name is not the step in its state. Raises OSError and
+    ValueError for a damaged state."""
     return facts(folder).step != step_of(folder) >= 0
 
 
 def resembles(folder: Path) -> bool:
-    """Whether a folder looks as if we wrote it, with its manifest or without: one name that nobody
-    else uses, or two that others use one of."""
+    """Whether sd3tune wrote a folder, judged by the names of its files: the manifest or
+    trained.safetensors, or two of the files that a checkpoint holds."""
     known = [name for name in WRITTEN if os.path.lexists(folder / name)]
     return MANIFEST in known or TRAINED in known or len(known) > 1
 

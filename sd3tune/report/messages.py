@@ -1,4 +1,4 @@
-"""What is said while a command runs: sentences on stderr, in levels, for the human who follows it.
+"""Messages while a command runs: sentences on stderr, in levels, for the user who watches it.
 
     logging.getLogger(__name__).debug("…")    with -v: which file was read, what was kept on disk
     say("…")                                  what happens, unless -q

@@ -1,4 +1,4 @@
-"""A moving average of what is trained, through diffusers' EMAModel.
+"""A moving average of the trained values, by diffusers' EMAModel.
 
 Its decay is min((1 + n) / (10 + n), ema_decay) with n = step - 1, so that the average forgets its
 beginning; with ema_warmup_steps the weights are copied so long, and then averaged at ema_decay.

@@ -25,7 +25,7 @@ LAST = "last"  # in output_dir: the last values, where the result is their avera
 
 @dataclass(frozen=True)
 class Version:
-    """Values of what is trained: the last ones, or their moving average."""
+    """One version of the trained values: the last ones, or their moving average."""
 
     name: str
     folder: str  # below output_dir
@@ -43,7 +43,7 @@ def versions(state: TrainState) -> list[Version]:
 def pictured(
     state: TrainState, asked: str
 ) -> list[tuple[str, Callable[[], AbstractContextManager[None]]]]:
-    """Folder and values of what pictures are drawn with: the last values, their average, or both.
+    """Folder and values for validation pictures: the last values, their average, or both.
     asked: ema_validation."""
     drawn: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = []
     if state.ema is None or asked != "ema_only":
@@ -54,7 +54,7 @@ def pictured(
 
 
 def refuse_in_the_way(output: Path) -> None:
-    """What could not be written after hours is refused before. Raises DiskError."""
+    """Raises DiskError before training for a result that could not be written after it."""
     with disk.explained("write", output / metrics.FILE):
         (output / metrics.FILE).open("ab").close()
     for path in (output / SET_ASIDE, output / PLAN_CHANGES):

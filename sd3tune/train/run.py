@@ -61,7 +61,8 @@ class Run:
 
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
-    """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
+    """Runs the training and writes all files of the run. Raises Sd3tuneError for errors that the
+    user can mend."""
     plan = prepared.plan
     make_output(plan.output_dir)
     try:
@@ -103,7 +104,8 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
 
 
 def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
-    """The loop with its chores: checkpoints, and pictures on the way when asked for."""
+    """The loop with its chores: checkpoints, and validation pictures during training when
+    requested."""
     state, plan, world = run.state, run.plan, run.world
     keeper = Keeper(state, plan, world, state.step)
     loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
@@ -134,7 +136,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
 
 
 def finish(run: Run, loss_after: float) -> Outcome:
-    """The result as files, and pictures of it."""
+    """Writes the result and draws its validation pictures."""
     state, plan = run.state, run.plan
     files = []
     for version in versions(state):

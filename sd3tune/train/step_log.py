@@ -1,4 +1,4 @@
-"""What is recorded of every step: a line in metrics.jsonl, and the progress bar."""
+"""Records every step: a line in metrics.jsonl, and the progress bar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

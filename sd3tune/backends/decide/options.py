@@ -47,7 +47,7 @@ def flavour_level(f: Facts) -> Level:
 
 
 def bf16_base(f: Facts, r: Request) -> str | None:
-    """Weights in bf16 without autocast is the Apple way; elsewhere autocast goes with it."""
+    """Weights in bf16 go with autocast, except on Apple, where they are used without it."""
     if r.model_type == "full" and r.optimizer is not None and not trains_bf16(r):
         return f"{r.optimizer} trains float32 weights; adamw_bf16 trains bf16 ones"
     if r.mixed_precision == "bf16" or f.vendor == "mps":
@@ -56,7 +56,8 @@ def bf16_base(f: Facts, r: Request) -> str | None:
 
 
 def reference_stays_exact(f: Facts, r: Request) -> str | None:
-    """A CPU with AMX could; it is the reference, so it does when asked only."""
+    """A CPU computes in float32, because it is the reference; bf16 (fast with AMX) only on
+    request."""
     if f.vendor != "cpu" or r.mixed_precision is not None:
         return None
     return "the CPU is the reference: float32 unless asked"

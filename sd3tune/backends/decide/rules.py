@@ -127,8 +127,8 @@ package = Package
 
 @dataclass(frozen=True)
 class ExceptOn:
-    """A rule that is not asked of vendors that another rule excludes: installing something would
-    be no use."""
+    """A rule that some vendors skip, because another rule already excludes them: advice to install
+    a package would not help there."""
 
     rule: Rule
     vendors: tuple[Vendor, ...]
@@ -148,7 +148,7 @@ def inner(rule: Rule) -> Rule:
 
 
 def tool(name: str, why: str) -> Rule:
-    """Unknown (a catalogued chip, say) is not a failure: nobody looked."""
+    """A tool whose presence is unknown (a catalogued chip) does not fail the rule."""
     return lambda f, r: f"{why}, and there is none" if f.tools.get(name) is False else None
 
 

@@ -1,4 +1,4 @@
-"""How every backend says that there is no memory left."""
+"""Recognises the out-of-memory error of each backend."""
 
 import torch
 

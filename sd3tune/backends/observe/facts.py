@@ -1,4 +1,5 @@
-"""What was observed of a machine: frozen, JSON both ways, and never a conclusion.
+"""Observations of a machine, without conclusions: frozen dataclasses that are written to JSON and
+read again.
 
 Three views are kept apart until they are joined on identity (UUID, then PCI bus id):
 
@@ -6,7 +7,7 @@ Machine      what the operating system and the vendor's library say       (machi
 TorchReport  what PyTorch sees, asked in a child process                   (torch_report.py)
 Facts        the two joined for the one vendor that training will use      (cuda, rocm, mps, cpu)
 
-`None` always means "nobody could say". Bytes, watts, degrees Celsius; unit in every name.
+`None` always means "unknown". Bytes, watts, degrees Celsius: the unit is in every name.
 """
 
 import json

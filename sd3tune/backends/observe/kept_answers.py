@@ -130,8 +130,8 @@ def store(
 
 @contextmanager
 def turn(folder: Path | None) -> Iterator[None]:
-    """Of several processes one at a time, so that the others read its answers. Where nothing can be
-    locked all go at once."""
+    """Lets one of several processes probe at a time, so that the others read its answers. Where
+    files cannot be locked, all probe at once."""
     with ExitStack() as held:
         with suppress(OSError):
             if folder is not None:
