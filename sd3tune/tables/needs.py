@@ -44,7 +44,7 @@ def compiler_on(vendor: Vendor, why: str) -> Need:
 
 def decided(axis: str, *values: str) -> Need:
     """An axis that is decided earlier came out as one of the values."""
-    return Need("asks", (axis, *values))
+    return Need("decided", (axis, *values))
 
 
 FLOAT32_WEIGHTS = Need("float32_weights")  # not a whole model in bf16

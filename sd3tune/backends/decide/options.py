@@ -14,7 +14,7 @@ from sd3tune.backends.decide.probes import fp8_products
 from sd3tune.backends.decide.rules import (
     Request,
     alone,
-    asks,
+    decided,
     gfx_in,
     native_bf16,
     never_on,
@@ -52,7 +52,7 @@ def bf16_base(f: Facts, r: Request) -> str | None:
         return f"{r.optimizer} trains float32 weights; adamw_bf16 trains bf16 ones"
     if r.mixed_precision == "bf16" or f.vendor == "mps":
         return None
-    return f"goes with mixed_precision=bf16, which is {r.mixed_precision} here"
+    return f"needs mixed_precision=bf16, and this run has {r.mixed_precision}"
 
 
 def reference_stays_exact(f: Facts, r: Request) -> str | None:
@@ -101,18 +101,18 @@ _AXES: dict[str, Options] = {
             "fp16",
             (
                 vendors("cuda", "rocm"),
-                asks("mixed_precision", "fp16"),
+                decided("mixed_precision", "fp16"),
                 not_full("trained weights need float32 under fp16 autocast"),
             ),
             "half of float32, and the multiplications run in fp16 anyway",
         ),
-        Option("fp32", (), "what is not autocast must be exact"),
+        Option("fp32", (), "arithmetic outside autocast stays exact"),
     ),
     "text_encoder_dtype": (
-        Option("bf16", (asks("base_model_default_dtype", "bf16"),), "as the base weights"),
+        Option("bf16", (decided("base_model_default_dtype", "bf16"),), "as the base weights"),
         Option(
             "fp16",
-            (asks("base_model_default_dtype", "fp16"),),
+            (decided("base_model_default_dtype", "fp16"),),
             "as the base weights; T5 keeps "
             "its output layers in float32, without which fp16 overflows",
         ),
@@ -121,8 +121,8 @@ _AXES: dict[str, Options] = {
     "vae_dtype": (
         Option(
             "bf16",
-            (asks("mixed_precision", "bf16"), native_bf16),
-            "the VAE holds in bf16",
+            (decided("mixed_precision", "bf16"), native_bf16),
+            "the VAE is stable in bf16",
             level=bf16_level,
         ),
         Option(
@@ -141,7 +141,7 @@ _AXES: dict[str, Options] = {
     "optimizer": optimizers,
     "trainable_dtype": TRAINABLE,
     "grad_scaler": (
-        Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
+        Option("on", (decided("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
     "attention_mechanism": attention.TRAINING,

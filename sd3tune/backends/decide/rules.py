@@ -185,13 +185,13 @@ class Smoke:
 smoke = Smoke
 
 
-def asks(axis: str, *values: str) -> Rule:
+def decided(axis: str, *values: str) -> Rule:
     """An earlier axis must have come out as one of `values`."""
     wanted = " or ".join(values)
 
     def rule(f: Facts, r: Request) -> str | None:
         have = getattr(r, axis)
-        return None if have in values else f"goes with {axis}={wanted}, which is {have} here"
+        return None if have in values else f"needs {axis}={wanted}, and this run has {have}"
 
     return rule
 
@@ -266,7 +266,7 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "smoke": smoke,
     "sm_at_least": sm_at_least,
     "compiles_on": compiles_on,
-    "asks": asks,
+    "decided": decided,
     "native_bf16": lambda: native_bf16,
     "whole_weights": lambda: whole_weights,
     "float32_weights": lambda: float32_weights,
