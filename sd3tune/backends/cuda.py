@@ -204,7 +204,7 @@ def _compared(
     host: Host,
     environ: Mapping[str, str],
 ) -> list[Problem]:
-    """Where the driver's view and torch's differ."""
+    """Problems where the driver's view and torch's differ."""
     if torch.version is None or not found.gpus:
         return []
     if torch.cuda is None:

@@ -137,7 +137,7 @@ def _device(gpu: Gpu, torch: TorchReport, environ: Mapping[str, str]) -> Device:
 
 
 def _compared(found: Survey, torch: TorchReport, environ: Mapping[str, str]) -> list[Problem]:
-    """Where macOS, the wheel and the settings do not fit together."""
+    """Problems where macOS, the wheel and the settings do not fit together."""
     problems = [p for p in found.problems if p.severity == "fail"]
     if "CONDA_PREFIX" in environ:
         problems = [replace(p, fix=ARM_CONDA) if p.fix == ARM_PYTHON else p for p in problems]

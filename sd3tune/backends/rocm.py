@@ -268,7 +268,7 @@ def _compared(
     packages: Mapping[str, str],
     environ: Mapping[str, str],
 ) -> list[Problem]:
-    """Where the driver's view and torch's differ."""
+    """Problems where the driver's view and torch's differ."""
     hip, cuda = environ.get("HIP_VISIBLE_DEVICES"), environ.get("CUDA_VISIBLE_DEVICES")
     problems = []
     if hip is not None and cuda is not None and hip != cuda:

@@ -133,7 +133,7 @@ def _derive(values: dict[str, Any], sources: dict[str, Provenance], path: Path) 
 
 
 def _following(name: str, sources: Mapping[str, Provenance]) -> Provenance:
-    """Of a value that follows from the setting `name`."""
+    """The source of a value that follows from the setting `name`."""
     source = sources.get(name, DEFAULT)
     return Provenance("auto", source.file, source.key) if source.by == "user" else DEFAULT
 

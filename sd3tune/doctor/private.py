@@ -116,7 +116,7 @@ class Private:
 
     @classmethod
     def here(cls) -> "Private":
-        """Of this process."""
+        """The names and folders of this process."""
         nodes = {socket.gethostname(), platform.node()}
         return cls.of(os.environ, Path.home(), Path.cwd(), _account(), nodes)
 
@@ -167,7 +167,8 @@ class Private:
 
 
 def _is_secret(value: str) -> bool:
-    """Not a switch such as TOKENIZERS_PARALLELISM=false, nor a small number."""
+    """Whether a value is a secret, and not a switch such as TOKENIZERS_PARALLELISM=false or a small
+    number."""
     long = len(value) >= (SHORTEST_NUMBER if value.isdigit() else SHORTEST_SECRET)
     return long and value.lower() not in SWITCHES
 

@@ -60,20 +60,20 @@ class Caches:
 
     @property
     def text(self) -> TensorCache:
-        """Of the validation prompts."""
+        """The cache of the validation prompts."""
         return self.folders[self.prepared.datasets.text.cache_dir]
 
     def text_of(self, dataset: str) -> TensorCache:
-        """Of a dataset's captions."""
+        """The cache of a dataset's captions."""
         settings = self.prepared.dataset(dataset)
         return self.folders[self.prepared.datasets.text_of(settings).cache_dir]
 
     def latents_of(self, dataset: str) -> TensorCache:
-        """Of a dataset's images and masks."""
+        """The cache of a dataset's images and masks."""
         return self.folders[self.prepared.dataset(dataset).cache_dir_vae]
 
     def epoch_of(self, dataset: str) -> TensorCache:
-        """Of the crops that this process draws in the running epoch."""
+        """The cache of the crops that this process draws in the running epoch."""
         folder = self.prepared.dataset(dataset).cache_dir_vae / epoch_folder(self.prepared.plan)
         return self.folders[folder]
 

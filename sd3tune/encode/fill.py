@@ -27,8 +27,8 @@ def fill(
     bar: Stage,
 ) -> None:
     """Makes the missing entries, `size` keys in each shard. A shard that another process is writing
-    is left to that process and
-    awaited. The shards do not depend on interruptions or on the process that wrote them."""
+    is left to that process and awaited. The shards do not depend on interruptions or on the process
+    that wrote them."""
     left = iter(keys)
     chunks = list(iter(lambda: list(islice(left, size)), []))
     while chunks:

@@ -71,7 +71,7 @@ def folders(output: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """From the name; -1 where it is not the name of a checkpoint."""
+    """The step in the folder's name; -1 where it is not the name of a checkpoint."""
     match = NAME.fullmatch(folder.name)
     return int(match[1]) if match else -1
 

@@ -69,5 +69,5 @@ class Plan:
 
     @property
     def batches_per_step(self) -> int:
-        """Of all processes together."""
+        """Batches of one optimizer step, over all processes."""
         return self.data.accumulation.value * self.processes.size

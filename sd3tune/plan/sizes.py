@@ -65,7 +65,7 @@ class Sizes:
 
     @cached_property
     def tokens(self) -> int:
-        """Of the largest image."""
+        """Tokens of the largest image."""
         return tokens(*self.inputs.largest_size)
 
     @property

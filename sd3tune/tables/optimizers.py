@@ -44,7 +44,7 @@ class Optimizer:
 
     @property
     def library(self) -> str:
-        """As docs name it."""
+        """The class, as the documents name it."""
         module, _, attribute = self.build.partition(":")
         top = module.split(".")[0]
         return "sd3tune" if top == "sd3tune" else f"{module}.{attribute}"

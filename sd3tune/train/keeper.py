@@ -107,9 +107,8 @@ def epoch_ends(schedule: Schedule, epochs: int, per_step: int) -> Callable[[Trai
 @contextmanager
 def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
     """Saves the last finished step when training ends by an error other than divergence or a failed
-    checkpoint: a disk, an image, memory, or a
-    bug. Nothing is saved with several processes, because they may be at
-    different steps."""
+    checkpoint: a disk, an image, memory, or a bug. Nothing is saved with several processes, because
+    they may be at different steps."""
     try:
         yield
     except (CheckpointError, Diverged):

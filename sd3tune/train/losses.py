@@ -80,8 +80,8 @@ def network_input(at: Points, recipe: Recipe) -> Tensor:
 
 
 def distance(loss: LossPlan, s: Tensor) -> distances.Distance:
-    """The loss of each latent as a function of its error, from the row of
-    `loss_type`. s: noise levels (B,)."""
+    """The loss of each latent as a function of its error, from the row of `loss_type`. s: noise
+    levels (B,)."""
     row = LOSS_TYPES[loss.kind]
     change: Callable[..., Tensor] = load(row.distance)
     if not row.bends:

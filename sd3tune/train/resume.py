@@ -1,8 +1,8 @@
 """Where a run begins: afresh, at its newest whole checkpoint, or at one that the user names.
 
 Process 0 decides and moves folders for all processes. Checkpoints that the run leaves behind are
-moved to `earlier-<n>` in output_dir and never removed. A kill in between leaves each
-of them in one of the two places.
+moved to `earlier-<n>` in output_dir and never removed. A kill in between leaves each of them in one
+of the two places.
 """
 
 import os

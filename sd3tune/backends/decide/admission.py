@@ -66,7 +66,7 @@ def admit(
 
 
 def smoke_of(answers: Mapping[str, ProbeAnswer]) -> dict[str, str]:
-    """As rules read it: probe -> "ok" or what went wrong."""
+    """Probe -> "ok" or the error, as rules read it."""
     return {name: "ok" if a.ok else a.words for name, a in answers.items()}
 
 

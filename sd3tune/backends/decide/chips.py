@@ -124,7 +124,8 @@ NOTES: Mapping[str, str] = {  # in a name -> what is said of its figures
 
 
 def chip(name: str) -> Chip:
-    """By key, forgiving case, spaces, dashes and the maker's name. Raises ConfigError."""
+    """The chip of that name, whatever its case, spaces, dashes and the maker's name. Raises
+    ConfigError."""
     word = _plain(name)
     found = {name: c for c in CHIPS for name in (_plain(c.key), *c.also_called)}
     for guess in (word, f"rtx{word}", f"rx{word}"):

@@ -26,7 +26,8 @@ ELSEWHERE = {
 def lacks(
     image: str | None, shm_bytes: int | None, environ: Mapping[str, str], root: Path
 ) -> tuple[Lack, ...]:
-    """Of a container of the image "cuda" or "rocm"; of any other only its shared memory."""
+    """What a container of the image "cuda" or "rocm" lacks; in any other container only shared
+    memory is checked."""
     found: list[Lack] = []
     if image == "cuda":
         found += _nvidia(environ, root)

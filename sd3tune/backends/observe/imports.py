@@ -39,7 +39,7 @@ def attempt(distribution: str, imports: str | None = None) -> dict[str, object]:
 
 
 def sentence(error: BaseException) -> str:
-    """Of the error underneath: a lazy module wraps it in paragraphs."""
+    """One line of the first cause of an error, since a lazy module wraps it in paragraphs."""
     root = cause(error)
     line = next(iter(str(root).strip().splitlines()), "")
     return f"{type(root).__name__}: {line}" if line else type(root).__name__

@@ -37,7 +37,7 @@ LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_")  # set by a launcher, and different 
 
 
 def folder(environ: Mapping[str, str]) -> Path | None:
-    """Below the user's cache folder; None where there is none."""
+    """The folder of kept answers, below the user's cache folder; None without one."""
     named = environ.get("XDG_CACHE_HOME", "")
     try:
         cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"  # noqa: PTH117
@@ -85,8 +85,8 @@ def path_of(folder: Path, state: Mapping[str, Any]) -> Path:
 
 
 def load(folder: Path | None, state: Mapping[str, Any], *, several: bool) -> dict[str, ProbeAnswer]:
-    """By probe. several: one run has several processes, which must decide alike, so what gave no
-    answer a moment ago is not tried again."""
+    """The kept answers, by probe. several: the processes of one run must decide alike, so a probe
+    that just gave no answer is not tried again."""
     if folder is None or not _ours(folder):
         return {}
     try:
