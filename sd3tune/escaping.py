@@ -11,7 +11,6 @@ import sys
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterable
 from io import TextIOWrapper
 from typing import Any
 
@@ -38,11 +37,6 @@ def one_line(words: object) -> str:
 def printable(text: str) -> str:
     """Text of several lines, which keeps its line ends and tabs."""
     return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
-
-
-def page(lines: Iterable[object]) -> str:
-    """Each entry on a line of its own, whatever it holds."""
-    return "\n".join(map(one_line, lines))
 
 
 def sentence(words: object) -> str:
