@@ -1,4 +1,5 @@
-"""What the datasets are understood to be: every image with its geometry, every refusal.
+"""How sd3tune reads the datasets: every image with its geometry, every refused file with its
+reason.
 
 Looks at the files and nothing else: no device is asked, no weight loaded, nothing written.
 """
@@ -122,7 +123,8 @@ def _seen(
 
 
 def _undecodable(found: Discovered, name: str) -> list[RejectedFile]:
-    """Decodes every image of a dataset; those that cannot be, with the reason."""
+    """Decodes every image of a dataset. The answer is the images that cannot be decoded, with
+    reasons."""
     from sd3tune.data import pixels
     from sd3tune.data.headers import Unusable
 

@@ -29,12 +29,12 @@ class Discovered:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """What is trained on."""
+        """Images to train on."""
         return self._of(self.datasets.images)
 
     @property
     def evals(self) -> tuple[Sample, ...]:
-        """What the evaluation loss is measured on, when there are datasets for it."""
+        """Images for the evaluation loss; none without an `eval` dataset."""
         return self._of(self.datasets.evals)
 
     def _of(self, datasets: Sequence[ImageDataset]) -> tuple[Sample, ...]:
@@ -43,7 +43,8 @@ class Discovered:
 
 
 def look(config: Config, datasets: Datasets, longest: int | None) -> Discovered:
-    """Discovers every dataset that is drawn from. longest: side in pixels where the model ends."""
+    """Discovers every dataset, except training datasets with probability 0. longest: the model's
+    longest image side, in pixels; None: larger images stay."""
     run_folders.refuse_own_pictures(config, datasets)
     written = run_folders.folders(config, datasets)
     stored = {d.id: d for d in datasets.all} | dict(datasets.masks)

@@ -1,4 +1,5 @@
-"""What is printed of words that others chose: names of files, captions, metadata, libraries.
+"""Escapes text of other people for printing: names of files, captions, metadata, messages of
+libraries.
 
 A terminal obeys control characters: they move the cursor, set titles and write to the clipboard
 (ESC, OSC), or turn the direction of reading so that a name looks like another (bidi). They are
@@ -10,7 +11,6 @@ import sys
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterable
 from io import TextIOWrapper
 from typing import Any
 
@@ -39,11 +39,6 @@ def printable(text: str) -> str:
     return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
 
 
-def page(lines: Iterable[object]) -> str:
-    """Each entry on a line of its own, whatever it holds."""
-    return "\n".join(map(one_line, lines))
-
-
 def sentence(words: object) -> str:
     """One line of what may have been several, as libraries write, and not a novel."""
     line = one_line(" ".join(str(words).split()))
@@ -51,8 +46,8 @@ def sentence(words: object) -> str:
 
 
 class ReaderGone(Exception):
-    """Whoever reads stdout has seen enough (`| head`). Not an OSError: click ends with exit code 1
-    on those."""
+    """The reader of stdout has closed it (`| head`). Not an OSError, because click exits with 1 on
+    those."""
 
 
 def echo(text: str, *, err: bool = False) -> None:

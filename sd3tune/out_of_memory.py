@@ -80,7 +80,8 @@ def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
 
 
 def savings(plan: Plan) -> list[tuple[int, str]]:
-    """(bytes, what to set), the most first; only what is possible here and not yet done."""
+    """(bytes saved, setting), the largest first; only settings that are possible here and not in
+    use."""
     load, now = plan.memory.load, plan.memory.estimate.training
     saved = [
         (now - estimate(plan.model, changed).training, what)

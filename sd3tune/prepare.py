@@ -15,7 +15,7 @@ from sd3tune.backends.decide.probes import IMPORT
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.listing import Datasets, load_datasets
+from sd3tune.config.datasets.listing import Datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import (
@@ -59,7 +59,7 @@ class Prepared(Discovered):
         self.schedule.begin(self.plan.steps * self.plan.batches_per_step - 1)
 
     def without(self, bad: Sequence[RejectedFile]) -> "Prepared":
-        """The same without files that turned out to be unusable, planned again."""
+        """A new plan without the files that turned out to be unusable."""
         if not bad:
             return self
         discoveries = {}
@@ -92,20 +92,6 @@ def this_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> P
     return planned(found, model, devices.observe(processes), processes, run_probes)
 
 
-def prepare(
-    config: Config,
-    facts: Facts,
-    processes: Processes = ALONE,
-    run_probes: ProbeRunner | None = None,
-) -> Prepared:
-    """The plan of a loaded configuration for a machine with these facts. Raises Sd3tuneError.
-
-    run_probes: None takes the answers in `facts.smoke`, and asks no device.
-    """
-    found, model = read(config, load_datasets(config.data_backend_config, config))
-    return planned(found, model, facts, processes, run_probes)
-
-
 def read(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
     if config.output_dir.exists() and not config.output_dir.is_dir():
@@ -134,8 +120,8 @@ def planned(
 ) -> Prepared:
     """Admits the device, decides, and checks the sizes of the datasets against the decisions.
 
-    run_probes: as in `prepare`. Which probes are needed depends on the datasets too: weights are
-    quantised where large images would not fit beside them.
+    run_probes: None takes the answers in `facts.smoke`. Which probes are needed depends on the
+    datasets too: weights are quantised where large images would not fit beside them.
     """
     run = recorded(facts.smoke) if run_probes is None else run_probes
     plan = admitted_plan(found, model, facts, processes, run)
@@ -178,12 +164,13 @@ def admitted_plan(
 
 
 def chosen(plan: Plan) -> dict[str, str]:
-    """The option of each axis."""
+    """Axis -> the name of its chosen option."""
     return {axis: decision.value for axis, decision in decisions(plan).items()}
 
 
 def asked_for(config: Config) -> Processes:
-    """Those that were started, or those that `sd3tune train` would start."""
+    """The processes of the run: those that a launcher started, or those that `sd3tune train` would
+    start."""
     if "WORLD_SIZE" in os.environ:
         return environment.processes(os.environ)
     return Processes(size=config.num_processes * config.num_machines,

@@ -22,7 +22,9 @@ os.environ["XDG_CACHE_HOME"] = CACHE
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--update-golden", action="store_true", help="rewrite tests/golden from this run"
+        "--update-golden",
+        action="store_true",
+        help="rewrite tests/golden and what documents take from the code",
     )
 
 

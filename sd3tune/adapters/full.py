@@ -71,7 +71,8 @@ def attach(transformer: Any, source: ModelSource, *, dtype: torch.dtype) -> Full
 
 
 def _elsewhere(folder: str, names: list[str]) -> list[str]:
-    """What is not copied: folders that a link leads to could be a whole disk, pipes have no end."""
+    """Names that are not copied: links to folders, which could hold a whole disk, and pipes, which
+    have no end."""
     paths = [Path(folder) / name for name in names]
     return [p.name for p in paths if (p.is_symlink() and p.is_dir())
             or not (p.is_dir() or opening.is_regular(p))]  # fmt: skip

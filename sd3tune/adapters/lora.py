@@ -11,12 +11,11 @@ from torch import Tensor
 
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError
-from sd3tune.formats import adapter_files
+from sd3tune.formats import adapter_files, file_metadata
 from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
 from sd3tune.formats.writers import size_bytes
 from sd3tune.quant import dequantised
 
-FILE = "pytorch_lora_weights.safetensors"
 NAME = "default"  # peft's own
 MAGNITUDE = "lora_magnitude_vector"
 SHIFTING = ("pissa", "olora")  # initialisations that move part of the base weights into the adapter
@@ -69,15 +68,15 @@ class LoraAdapter(Trained):
         return 2 * size if self.start else size
 
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
-        """`pytorch_lora_weights.safetensors` in the dialect asked for (lora_format)."""
+        """Writes `pytorch_lora_weights.safetensors` in the dialect that lora_format names."""
         held = parts(values, self.model.peft_config[NAME])
         if self.start:
             begun = {name.replace(f".{NAME}.", "."): t for name, t in self.start.items()}
             held = less(held, parts(begun, self.model.peft_config[NAME]))
         adapter_files.write(
-            folder / FILE, AdapterFile(held, about), self.dialect, base=self._weight
+            folder / file_metadata.FILE, AdapterFile(held, about), self.dialect, base=self._weight
         )
-        return folder / FILE
+        return folder / file_metadata.FILE
 
     def begin_with(self, adapter: AdapterFile, where: str) -> int:
         """Begins with the values of another adapter; returns the number of its layers. Raises
@@ -91,7 +90,7 @@ class LoraAdapter(Trained):
             _fits(name, module, own, where)
             assert isinstance(module, LoraWeights)
             down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
-            rank = module.rank  # what is left of a larger one stays as it was drawn, times zero
+            rank = module.rank  # rows beyond it keep their random values, times zero
             state[down][:rank] = module.down.to(state[down])
             state[up].zero_()
             state[up][:, :rank] = (module.up.float() * module.scale / scale).to(state[up])

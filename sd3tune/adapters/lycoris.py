@@ -17,11 +17,10 @@ from sd3tune.adapters.trained import Trained, copies
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import drafts
-from sd3tune.formats import adapter_files
+from sd3tune.formats import adapter_files, file_metadata
 from sd3tune.report.quiet import quiet_logger
 from sd3tune.sd3 import finite
 
-FILE = "pytorch_lora_weights.safetensors"
 CONFIG = "lycoris_config.json"
 PART = "lycoris"  # the network's name inside the transformer, and the prefix of its keys
 # A tensor of each module that the update is linear in: the multiplier goes there.
@@ -64,8 +63,8 @@ class LycorisAdapter(Trained):
         text = written.model_dump_json(indent=2, exclude_none=True) + "\n"
         drafts.write(folder / CONFIG, text.encode())
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
-        adapter_files.save(folder / FILE, state, about)
-        return folder / FILE
+        adapter_files.save(folder / file_metadata.FILE, state, about)
+        return folder / file_metadata.FILE
 
     def begin_with(self, path: Path) -> int:
         """Begins with a file of the same configuration; returns the number of its layers. Raises

@@ -35,20 +35,21 @@ class Trained(ABC):
     @contextmanager
     @abstractmethod
     def off(self) -> Iterator[None]:
-        """The model as it was before training, as long as the block runs. Raises PlanError where
-        that is gone."""
+        """Restores the model as it was before training while the block runs. Raises PlanError where
+        its weights are gone."""
 
     @abstractmethod
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """What `write` writes: copies of the present values, as `copies` makes them."""
+        """The values for `write`: copies of the present values, as `copies` makes them."""
 
     def file_bytes(self, values: Mapping[str, Tensor]) -> int:
-        """Of what `write` would write, without the names of tensors."""
+        """Bytes of the file that `write` would write, without the names of tensors."""
         return sum(t.nbytes for t in values.values())
 
     @abstractmethod
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
-        """Writes what other programs load; returns the file or folder. about: facts for the file's
+        """Writes the file or folder that other programs load, and returns its
+        path. about: facts for the file's
         metadata."""
 
 
@@ -100,7 +101,8 @@ def is_split(t: Tensor) -> "TypeGuard[DTensor]":
 
 
 def whole(t: Tensor) -> Tensor:
-    """The values, also of what is split over several processes (all must ask)."""
+    """The whole tensor, also of a tensor that is split over processes. Every process must call
+    this."""
     return (t.full_tensor() if is_split(t) else t).detach()
 
 

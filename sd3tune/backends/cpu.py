@@ -30,7 +30,7 @@ def observe() -> dict[str, Any]:
 
 
 def survey(root: Path = Path("/")) -> Survey:
-    """No card; what is to know stands in Host."""
+    """No card: all facts of the CPU are in Host."""
     return Survey(VENDOR, source="os")
 
 

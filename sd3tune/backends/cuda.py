@@ -45,7 +45,7 @@ SMI_FIELDS = (
 
 
 def present(root: Path = Path("/")) -> str | None:
-    """Cheap evidence of a card, without any library; None when there is none."""
+    """Evidence of a card that needs no library, in words; None without a card."""
     for path in ("dev/nvidiactl", "proc/driver/nvidia/version", "usr/lib/wsl/lib/libcuda.so.1"):
         if (root / path).exists():
             return f"/{path}"
@@ -58,7 +58,8 @@ def observe() -> dict[str, Any]:
 
 
 def survey(root: Path = Path("/")) -> Survey:
-    """The best source that answers, and a Problem for each one that should have and did not."""
+    """The cards, from the best source that answers, and a Problem for each source that should have
+    answered but did not."""
     problems: list[Problem] = []
     for source in (nvml.read, _smi, _kernel):
         found = source(root, problems)
@@ -203,7 +204,7 @@ def _compared(
     host: Host,
     environ: Mapping[str, str],
 ) -> list[Problem]:
-    """Where the driver's view and torch's differ."""
+    """Problems where the driver's view and torch's differ."""
     if torch.version is None or not found.gpus:
         return []
     if torch.cuda is None:

@@ -34,7 +34,7 @@ ARM_CONDA = "CONDA_SUBDIR=osx-arm64 conda create -n sd3tune python=3.12"
 
 
 def present(root: Path = Path("/")) -> str | None:
-    """Cheap evidence of an Apple chip, also under an x86-64 Python; None when there is none."""
+    """Evidence of an Apple chip, in words, also under an x86-64 Python; None without one."""
     if platform.system() != "Darwin":
         return None
     if platform.machine() == "arm64" or sysctl.number("hw.optional.arm64") == 1:
@@ -121,8 +121,8 @@ def used_bytes(index: int) -> int | None:
 
 
 def _device(gpu: Gpu, torch: TorchReport, environ: Mapping[str, str]) -> Device:
-    """What a run may fill is what Metal recommends, which PyTorch knows, or less when the
-    allocator was told so."""
+    """The device. Its usable memory is the size that Metal recommends, as PyTorch reports it, or
+    less when the variables of the allocator set less."""
     usable, source = torch.mps_recommended_bytes, "torch.mps.recommended_max_memory"
     if usable is None and gpu.wired_limit_bytes is not None:
         usable, source = gpu.wired_limit_bytes, "sysctl iogpu.wired_limit_mb"
@@ -137,7 +137,7 @@ def _device(gpu: Gpu, torch: TorchReport, environ: Mapping[str, str]) -> Device:
 
 
 def _compared(found: Survey, torch: TorchReport, environ: Mapping[str, str]) -> list[Problem]:
-    """Where macOS, the wheel and the settings do not fit together."""
+    """Problems where macOS, the wheel and the settings do not fit together."""
     problems = [p for p in found.problems if p.severity == "fail"]
     if "CONDA_PREFIX" in environ:
         problems = [replace(p, fix=ARM_CONDA) if p.fix == ARM_PYTHON else p for p in problems]

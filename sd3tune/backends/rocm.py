@@ -37,7 +37,7 @@ WHEELS = "https://download.pytorch.org/whl/rocm7.2"
 
 
 def present(root: Path = Path("/")) -> str | None:
-    """Cheap evidence of a card, without any library; None when there is none."""
+    """Evidence of a card that needs no library, in words; None without a card."""
     if (root / "dev/kfd").exists():
         return "/dev/kfd"
     if _topology(root):
@@ -52,7 +52,8 @@ def observe() -> dict[str, Any]:
 
 
 def survey(root: Path = Path("/")) -> Survey:
-    """The best source that answers, and a Problem for each one that should have and did not."""
+    """The cards, from the best source that answers, and a Problem for each source that should have
+    answered but did not."""
     problems: list[Problem] = [*_nodes(root), *_numa(root)]
     for source in (amdsmi.read, _cli, _kernel):
         found = source(root, problems)
@@ -70,7 +71,8 @@ def survey(root: Path = Path("/")) -> Survey:
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """ROCr filters first, HIP (or CUDA, under the same meaning) numbers what is left."""
+    """The cards that PyTorch numbers: ROCR_VISIBLE_DEVICES filters first, then HIP_VISIBLE_DEVICES
+    (or CUDA_VISIBLE_DEVICES, with the same meaning) selects and orders."""
     cards = survey.gpus
     if all(g.hip_index is not None for g in cards):
         cards = tuple(sorted(cards, key=lambda g: g.hip_index or 0))
@@ -266,7 +268,7 @@ def _compared(
     packages: Mapping[str, str],
     environ: Mapping[str, str],
 ) -> list[Problem]:
-    """Where the driver's view and torch's differ."""
+    """Problems where the driver's view and torch's differ."""
     hip, cuda = environ.get("HIP_VISIBLE_DEVICES"), environ.get("CUDA_VISIBLE_DEVICES")
     problems = []
     if hip is not None and cuda is not None and hip != cuda:

@@ -24,7 +24,8 @@ def find_working_directory(command: str | None) -> None:
 
 
 def refusal(e: OSError | UnicodeEncodeError | ImportError) -> tuple[str, str] | None:
-    """What went wrong and what to do, for what is the world's; None for what is a bug of ours."""
+    """Message and hint for an error of the environment (disk, permissions, encoding, a package that
+    is not installed); None for a bug in sd3tune."""
     if isinstance(e, ImportError):
         library = (e.name or "").partition(".")[0]
         if library in ("", "sd3tune"):

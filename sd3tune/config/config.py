@@ -114,8 +114,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
 
 
 def _derive(values: dict[str, Any], sources: dict[str, Provenance], path: Path) -> None:
-    """Settings that follow from others, and defaults that depend on where the file is. `sources`
-    gets what they follow from."""
+    """Fills in settings that follow from others, and defaults that depend on the folder of the
+    file. Adds to `sources` what they follow from."""
     folder = path.absolute().parent
     for name, wanted in (("data_backend_config", True),
                          ("lycoris_config", values.get("lora_type") == "lycoris")):  # fmt: skip
@@ -133,7 +133,7 @@ def _derive(values: dict[str, Any], sources: dict[str, Provenance], path: Path) 
 
 
 def _following(name: str, sources: Mapping[str, Provenance]) -> Provenance:
-    """Of a value that follows from the setting `name`."""
+    """The source of a value that follows from the setting `name`."""
     return following(sources.get(name, DEFAULT))
 
 

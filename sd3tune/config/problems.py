@@ -1,6 +1,6 @@
 """Problems of configuration files: one line that names file, key and value, one on what to do.
 
-Everything that is wrong is collected and reported at once; nothing here decides what is wrong.
+All problems are collected and reported together. The rules that find them are elsewhere.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,8 +46,8 @@ class Problems:
         return frozenset(setting for setting, _ in self._found if setting)
 
     def ordered(self, settings: Iterable[str] = ()) -> tuple[ErrorAndHint, ...]:
-        """In the order of `settings`. Before them comes what is not the name of a setting; what
-        concerns several comes where "" is among them, or last."""
+        """The problems in the order of `settings`. Unknown names of settings come first. Problems
+        of several settings come at the position of "" in `settings`, or last."""
         rank = {setting: i for i, setting in enumerate(dict.fromkeys([*settings, ""]))}
         found = sorted(self._found, key=lambda item: rank.get(item[0], -1))
         return tuple(dict.fromkeys(problem for _, problem in found))

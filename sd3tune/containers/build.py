@@ -81,7 +81,7 @@ def command_of(b: Build, docker: str) -> list[str]:
 
 
 def revision(source: Path) -> str:
-    """Of the sources, for the image's label."""
+    """The revision of the sources, for the image's label."""
     asked = [
         "git",
         "-C",

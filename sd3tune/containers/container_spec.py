@@ -52,7 +52,7 @@ class Container:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """Those of the engine's default ones that are left."""
+        """The capabilities that the container keeps, of the engine's default ones."""
         if (self.user or "0").split(":")[0] not in ("0", "root"):
             return ()
         return FILES + (SSHD if any(self.environment.get(k) for k in SSH_KEYS) else ())

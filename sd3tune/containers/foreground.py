@@ -55,7 +55,7 @@ def _resize(container: Any) -> None:
 
 
 def _copy(output: Any, terminal: bool) -> None:
-    """What the container says, where it said it."""
+    """Copies the container's stdout and stderr to those of this process."""
     for part in output:
         for stream, data in zip(
             (sys.stdout, sys.stderr), (part, None) if terminal else part, strict=True

@@ -75,9 +75,9 @@ def container(
 def environment(
     names: Sequence[str], given: Sequence[str], outer: Mapping[str, str]
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """`names` as far as they are set outside; of `given` NAME takes the outer value, NAME=VALUE
-    states it. And which of them have the outer value. Raises ContainerError for a NAME that is not
-    set, and for no name."""
+    """Variables of the container, and the names of those copied from the caller's environment.
+    Each of `names` is copied when it is set. In `given`, NAME copies a variable and NAME=VALUE sets
+    one. Raises ContainerError for a NAME that is not set, and for an empty one."""
     found = {name: outer[name] for name in names if outer.get(name)}
     inherited = set(found)
     for word in given:

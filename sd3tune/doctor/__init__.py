@@ -76,8 +76,8 @@ def diagnose(
     run_probes: ProbeRunner,
     depth: Depth = WHOLE,
 ) -> Report:
-    """What was observed and what the probes come to, as findings, and the decisions of a run whose
-    configuration asks for nothing."""
+    """Observations and results of probes as findings, and the decisions of a run without
+    settings."""
     from sd3tune.doctor import hardware, probe_findings, software
 
     findings = [*software.host(machine.host), *software.packages(), *software.hub()]

@@ -32,7 +32,9 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
         yield Finding("torch.import", "ok", "torch", words, how)
         yield from _unsupported(report.version)
     if device:
-        met = (p for p in facts.problems if not p.id.startswith("container."))  # said of the host
+        met = (
+            p for p in facts.problems if not p.id.startswith("container.")
+        )  # others are findings of the host
         yield from (of(p, "torch", "survey and torch compared") for p in met)
         yield from (Finding(n.id, "ok", "setting", n.message, n.source) for n in facts.notes)
 
@@ -65,7 +67,7 @@ def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
 
 
 def accelerator(gpu: Gpu) -> Iterator[Finding]:
-    """One card: who it is, then everything that would slow or stop training."""
+    """One card: its name, then everything that would slow or stop training."""
     name = f"{gpu.vendor} {gpu.index}"
     parts = [f"{gpu.name}, {gpu.arch.name}"]
     if gpu.total_bytes is not None:
@@ -121,11 +123,11 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
         return
     container = machine.host.container
     if any(p.severity == "fail" for p in facts.problems):
-        return  # said, with its fix
+        return  # reported among the problems
     if any(s.gpus for s in machine.surveys):
-        return  # a card torch cannot use: said, with its fix, among the problems
+        return  # a card that torch cannot use is among the problems
     if any(lack.blocks for lack in machine.host.lacks):
-        return  # said, with its fix, of the container
+        return  # reported as a finding of the container
     if container:
         yield Finding(
             "container.no-device", "warn", "container",
@@ -144,7 +146,8 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
 
 
 def _usable(facts: Facts) -> Iterator[Finding]:
-    """What of a memory that is shared with the computer a run may fill, and who says so."""
+    """How much of a device's memory a run may use, where the device shares memory with the host,
+    and the source of that number."""
     for d in facts.devices:
         if d.usable_source and d.usable_bytes and d.total_bytes:
             words = f"{d.usable_bytes / GIB:.1f} of {d.total_bytes / GIB:.1f} GiB"
@@ -152,8 +155,8 @@ def _usable(facts: Facts) -> Iterator[Finding]:
 
 
 def catalogued(chip: Chip) -> list[Finding]:
-    """What documents say of a chip; nothing was measured. Figures that nobody compared with the
-    document are `skip`, and say so."""
+    """The figures of a chip from documents; nothing was measured. Figures that were not compared
+    with the document are `skip`."""
     rates = {"fp32": chip.fp32_flops, "bf16": chip.bf16_flops, "fp16": chip.fp16_flops,
              "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
     speed = chip.bandwidth_bytes_per_second

@@ -1,8 +1,8 @@
-"""Takes out of a document what says who and where somebody is.
+"""Removes from a report what identifies a person, a machine or a place.
 
-Names, folders and secrets of this machine are replaced literally, identities of devices and
-addresses by their form; the same thing gets the same placeholder, so that what belongs together
-still does. Figures and the document's own words stay.
+Names, folders and secrets of this machine are found by their exact text; device identities and
+network addresses are found by their form. Equal values get equal placeholders. Figures and the
+words of the report stay.
 """
 
 import os
@@ -69,7 +69,8 @@ LONG = 5  # a shorter name is replaced as a whole word only: it may be part of a
 
 @cache
 def vocabulary() -> set[str]:
-    """Words of ours. A user who is called as a chip or an option gives nothing away by it."""
+    """Words that every report contains: names of chips, options and sd3tune's own terms. A user
+    name that equals one of them stays, because it reveals nothing."""
     ours = [*AXES, *chips.keys(), *(name for c in chips.CHIPS for name in c.also_called)]
     ours += [option.name for options in AXES.values() for option in options]
     ours += "linux darwin root localhost cuda rocm mps cpu apple sm gfx warn fail ok skip".split()
@@ -80,7 +81,7 @@ def vocabulary() -> set[str]:
 
 @dataclass
 class Private:
-    """rules: what is replaced literally, folders first and longer things before shorter ones."""
+    """rules: the texts to replace, folders first, and longer texts before shorter ones."""
 
     rules: Sequence[tuple[re.Pattern[str], str]]
     seen: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -115,7 +116,7 @@ class Private:
 
     @classmethod
     def here(cls) -> "Private":
-        """Of this process."""
+        """The names and folders of this process."""
         nodes = {socket.gethostname(), platform.node()}
         return cls.of(os.environ, Path.home(), Path.cwd(), _account(), nodes)
 
@@ -166,7 +167,8 @@ class Private:
 
 
 def _is_secret(value: str) -> bool:
-    """Not a switch such as TOKENIZERS_PARALLELISM=false, nor a small number."""
+    """Whether a value is a secret, and not a switch such as TOKENIZERS_PARALLELISM=false or a small
+    number."""
     long = len(value) >= (SHORTEST_NUMBER if value.isdigit() else SHORTEST_SECRET)
     return long and value.lower() not in SWITCHES
 

@@ -33,14 +33,14 @@ def offered(facts: Facts) -> list[str]:
 
 
 def slow(facts: Facts, names: Sequence[str]) -> list[str]:
-    """Those that take long on a CPU, where they decide nothing that is chosen by itself."""
+    """The probes that take long on a CPU, where no automatic choice depends on them."""
     if facts.accelerated:
         return []
     return [n for n in names if probes()[n].seconds_on_cpu > SLOW_SECONDS]
 
 
 def remembering(run: ProbeRunner, answers: dict[str, ProbeAnswer]) -> ProbeRunner:
-    """The same runner, which asks for no probe twice. answers: those that are known, and grow."""
+    """A runner that runs no probe twice. answers: the known answers; new ones are added."""
 
     def answered(facts: Facts, names: Sequence[str]) -> dict[str, ProbeAnswer]:
         if missing := [n for n in names if n not in answers]:

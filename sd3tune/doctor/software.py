@@ -110,7 +110,7 @@ def requirements() -> dict[str, "Requirement"]:
 
 
 def wanted(name: str) -> "Requirement | None":
-    """The range of a package that sd3tune was tested with; None where nobody knows."""
+    """The range of versions of a package that sd3tune was tested with; None where it is unknown."""
     return requirements().get(name)
 
 
@@ -150,7 +150,8 @@ def _package(requirement: "Requirement") -> Finding | None:
 
 
 def hub() -> Iterator[Finding]:
-    """Hugging Face: who asks, where, and whether the cache can be written. No network."""
+    """Hugging Face: whether a token is set, which endpoint, and whether the cache can be written.
+    No network."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")

@@ -21,8 +21,8 @@ from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
 from sd3tune.sd3 import weights
-from sd3tune.sd3.text import COMPONENTS, unpacked
-from sd3tune.sd3.variants import VAE_SCALE
+from sd3tune.sd3.text import unpacked
+from sd3tune.sd3.variants import COMPONENTS, VAE_SCALE
 
 BLANK = ""
 EPOCH = "epoch"  # below cache_dir_vae: latents of the running epoch (vae_cache_clear_each_epoch)
@@ -60,20 +60,20 @@ class Caches:
 
     @property
     def text(self) -> TensorCache:
-        """Of the validation prompts."""
+        """The cache of the validation prompts."""
         return self.folders[self.prepared.datasets.text.cache_dir]
 
     def text_of(self, dataset: str) -> TensorCache:
-        """Of a dataset's captions."""
+        """The cache of a dataset's captions."""
         settings = self.prepared.dataset(dataset)
         return self.folders[self.prepared.datasets.text_of(settings).cache_dir]
 
     def latents_of(self, dataset: str) -> TensorCache:
-        """Of a dataset's images and masks."""
+        """The cache of a dataset's images and masks."""
         return self.folders[self.prepared.dataset(dataset).cache_dir_vae]
 
     def epoch_of(self, dataset: str) -> TensorCache:
-        """Of the crops that this process draws in the running epoch."""
+        """The cache of the crops that this process draws in the running epoch."""
         folder = self.prepared.dataset(dataset).cache_dir_vae / epoch_folder(self.prepared.plan)
         return self.folders[folder]
 
@@ -166,7 +166,8 @@ class Caches:
 
 
 def _of_another_kind(cache: TensorCache, key: str) -> DataError:
-    """Whoever can write to a shared folder can put anything there."""
+    """The error for an entry of another kind, which anyone who can write to a shared folder can put
+    there."""
     return DataError(
         f"the entry {key[:12]}… of the cache `{cache.folder}` is not what sd3tune encodes",
         hint="remove the folder, or set another cache_dir and cache_dir_vae",

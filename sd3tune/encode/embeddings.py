@@ -17,7 +17,8 @@ from sd3tune.out_of_memory import during
 from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
 from sd3tune.report.progress import say, stage
-from sd3tune.sd3.text import COMPONENTS, TextEncoders, packed, unconditional
+from sd3tune.sd3.text import TextEncoders, packed, unconditional
+from sd3tune.sd3.variants import COMPONENTS
 
 Used = Callable[[], int | None]  # bytes of the device in use
 

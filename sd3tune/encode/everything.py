@@ -54,8 +54,8 @@ def filled(
 
 
 def report(prepared: Prepared, late: int, changed: Sequence[str]) -> None:
-    """Every file that is not trained on, with its reason, and every decision that is another one
-    than the plan that was shown, as JSON in output_dir. late: files of which decoding said so."""
+    """Writes JSON to output_dir: each file that is set aside, with its reason, and each decision
+    that differs from the printed plan. late: number of files that failed to decode."""
     output = prepared.plan.output_dir
     aside = [asdict(r) for discovery in prepared.discoveries.values() for r in discovery.rejected]
     for path, rows in ((output / SET_ASIDE, aside), (output / PLAN_CHANGES, changed)):

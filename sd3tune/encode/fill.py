@@ -1,6 +1,5 @@
-"""Filling a cache: what is missing is made shard by shard, and can be interrupted at any moment.
-
-The next run goes on with what is missing; two runs at a time share the work.
+"""Fills a cache shard by shard. It can be interrupted at any moment: the next run makes the missing
+entries. Two runs at a time share the work.
 """
 
 import gc
@@ -27,8 +26,9 @@ def fill(
     make: Callable[[list[str]], Made],
     bar: Stage,
 ) -> None:
-    """Makes what is missing, `size` keys to a shard. A shard that another process is writing is
-    left to it. The shards are the same whatever was interrupted, and whoever wrote them."""
+    """Makes the missing entries, `size` keys in each shard. A shard that another process is writing
+    is left to that process and awaited. The shards do not depend on interruptions or on the process
+    that wrote them."""
     left = iter(keys)
     chunks = list(iter(lambda: list(islice(left, size)), []))
     while chunks:

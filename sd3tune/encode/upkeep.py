@@ -1,4 +1,4 @@
-"""`sd3tune cache`: what the caches hold, filling them without training, clearing them."""
+"""`sd3tune cache`: lists, fills, checks and prunes the caches without training."""
 
 import re
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ EPOCHS = re.compile(rf"{EPOCH}(-\d+)?")  # as epoch_folder names them
 
 @dataclass(frozen=True)
 class Held:
-    """One cache folder beside what a run wants of it."""
+    """The content of one cache folder, compared with the entries that a run needs."""
 
     folder: Path
     kind: str  # latents or captions
@@ -60,7 +60,7 @@ class Built:
 
 
 def build(prepared: Prepared) -> Built:
-    """Encodes what is missing, as `train` would, and stops there. Raises Sd3tuneError."""
+    """Encodes the missing entries, as `train` would, and then stops. Raises Sd3tuneError."""
     started = monotonic()
     make_output(prepared.plan.output_dir)
     quiet_libraries()
@@ -75,14 +75,15 @@ def build(prepared: Prepared) -> Built:
 
 
 def info(prepared: Prepared) -> Built:
-    """What there is and what is missing; nothing is encoded."""
+    """Existing and missing entries of the caches, without encoding."""
     started = monotonic()
     caches = _looked(prepared)
     return Built(monotonic() - started, _held(caches))
 
 
 def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, int]]:
-    """Removes what none of these runs wants; folders and numbers of entries."""
+    """Removes entries that none of these runs needs. The answer is folders with numbers of removed
+    entries."""
     wanted: dict[Path, set[str]] = {}
     for run in prepared:
         for folder, keys in _wanted(_looked(run)).items():
@@ -113,7 +114,7 @@ def _of_no_epoch(prepared: Sequence[Prepared]) -> set[Path]:
 
 
 def _remove_empty(folder: Path) -> None:
-    """What is left of a cache without entries. A file that is not ours keeps the folder."""
+    """Removes the folder of a cache without entries, unless it holds a file of another program."""
     with suppress(OSError):
         (folder / SHARDS).rmdir()
         if sqlite_files.is_ours(folder / INDEX, TABLES):

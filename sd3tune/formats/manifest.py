@@ -1,7 +1,7 @@
 """A checkpoint folder as it lies on the disk: its name, its manifest, its run, and its damage.
 
-Own is a folder whose manifest lists the files of a checkpoint. Anything else, whatever its name, is
-somebody else's: it is reported and never replaced, renamed or removed. Links are not followed.
+sd3tune owns a folder whose manifest lists the files of a checkpoint. Any other folder, whatever its
+name, is reported and never replaced, renamed or removed. Links are not followed.
 """
 
 import json
@@ -17,17 +17,18 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sd3tune.filesystem import safetensors_header
+
 FORMAT = 2
 MANIFEST, STATE, RUN = "manifest.json", "state.json", "run.json"
 TRAINED, OPTIMIZER, AVERAGE = "trained.safetensors", "optimizer.safetensors", "ema.safetensors"
 WRITTEN = (MANIFEST, STATE, RUN, "plan.json", TRAINED, OPTIMIZER, AVERAGE)
 REQUIRED = (STATE, TRAINED, OPTIMIZER)  # in every manifest
 ROLLING = "-rolling"  # in the name of a checkpoint that is kept for a while only
-# The last number: this name was taken by a folder of somebody else.
+# The last number avoids the name of a folder that another program made.
 NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling)?(?:-[0-9]{1,6})?")
 MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**26
 MAX_BATCHES = 2**16  # in one step, by all processes together
-MAX_HEADER_BYTES = 100_000_000  # of safetensors
 Number = int | float
 
 
@@ -70,7 +71,7 @@ def folders(output: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """From the name; -1 where it is not the name of a checkpoint."""
+    """The step in the folder's name; -1 where it is not the name of a checkpoint."""
     match = NAME.fullmatch(folder.name)
     return int(match[1]) if match else -1
 
@@ -103,14 +104,14 @@ def is_ours(folder: Path, run: str = "") -> bool:
 
 
 def is_renamed(folder: Path) -> bool:
-    """Whether it has the name of another step than its own. Raises OSError and ValueError for a
-    damaged state."""
+    """Whether the step in the folder's name is not the step in its state. Raises OSError and
+    ValueError for a damaged state."""
     return facts(folder).step != step_of(folder) >= 0
 
 
 def resembles(folder: Path) -> bool:
-    """Whether a folder looks as if we wrote it, with its manifest or without: one name that nobody
-    else uses, or two that others use one of."""
+    """Whether sd3tune wrote a folder, judged by the names of its files: the manifest or
+    trained.safetensors, or two of the files that a checkpoint holds."""
     known = [name for name in WRITTEN if os.path.lexists(folder / name)]
     return MANIFEST in known or TRAINED in known or len(known) > 1
 
@@ -228,11 +229,11 @@ def _too_long(path: Path) -> bool:
         size = os.fstat(f.fileno()).st_size
         if path.suffix != ".safetensors":
             return size > MAX_STATE_BYTES
-        if size < 8 or (length := struct.unpack("<Q", f.read(8))[0]) > MAX_HEADER_BYTES:
-            return size > MAX_HEADER_BYTES
+        if size < 8 or (length := struct.unpack("<Q", f.read(8))[0]) > safetensors_header.LARGEST:
+            return size > safetensors_header.LARGEST
         try:
             header = json.loads(f.read(length))
             ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
             return bool(size > 8 + length + max(ends, default=0))
         except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-            return size > MAX_HEADER_BYTES
+            return size > safetensors_header.LARGEST

@@ -21,8 +21,8 @@ def needs_base(module: ModuleWeights) -> bool:
 
 
 def check(name: str, module: LycorisWeights) -> None:
-    """Whether its tensors fit together, by their shapes, where that can be told without the frozen
-    weight. Raises what arithmetic raises."""
+    """Checks that the shapes of the tensors fit together, as far as possible without the frozen
+    weight. Raises the error of the arithmetic."""
     tucker = any(part.endswith(("_t1", "_t2")) for part in module.tensors)
     if module.algorithm in ("loha", "lokr") and not module.dora and not tucker:
         shapes = {part: t.to("meta") for part, t in module.tensors.items()}

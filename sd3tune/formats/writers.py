@@ -1,8 +1,8 @@
 """An adapter as the tensors of one dialect: what each program reads exactly, or an error. The rows
 of tables/dialects.py name these functions.
 
-What a program would render wrong becomes something it renders right: DoRA a full difference for
-ComfyUI, LyCORIS a LoRA for diffusers when a rank for it is given.
+A module that a program would render wrong is converted: DoRA to a full difference for ComfyUI,
+LyCORIS to a LoRA for diffusers when a rank is given.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,8 +60,8 @@ def rendered(modules: Modules, dialect: str, base: Base | None, rank: int | None
 
 
 def size_bytes(modules: Mapping[str, LoraWeights], dialect: str) -> int:
-    """Bytes of what `rendered` makes of LoRA, without making it; a little more where layers of a
-    fused matrix have no adapter."""
+    """Bytes of the tensors that `rendered` would make of LoRA; slightly too many where a layer of a
+    fused matrix has no adapter."""
     row = DIALECTS[dialect]
     total, differences = 0, dict[str, int]()
     for name, m in modules.items():
@@ -105,7 +105,8 @@ def diffusers(row: Dialect, modules: Modules, base: Base | None, rank: int | Non
 
 
 def comfyui(row: Dialect, modules: Modules, base: Base | None, rank: int | None) -> Rendered:
-    """Query, key and value apart; what ComfyUI would render wrong as whole differences."""
+    """Query, key and value separate; modules that ComfyUI would render wrong become full
+    differences."""
     modules, notes = _for_comfyui(modules, base, rank)
     found = Rendered(notes=notes)
     differences: dict[str, Difference] = {}
@@ -147,7 +148,8 @@ def kohya(row: Dialect, modules: Modules, base: Base | None, rank: int | None) -
 def _for_comfyui(
     modules: Modules, base: Base | None, rank: int | None
 ) -> tuple[Modules, tuple[str, ...]]:
-    """With a rank, what would become whole differences is LoRA of that rank."""
+    """The modules for ComfyUI. With a rank, modules that would become full differences become LoRA
+    of that rank."""
     if rank is None:
         return modules, ()
     return converted(modules, lambda m: not _plain(m) and not _kept(m), base, rank)
@@ -163,7 +165,7 @@ def _original(name: str) -> str:
 
 
 def _same(name: str) -> bool:
-    """The same matrix in both layouts, for certain."""
+    """Whether the module is the same matrix in both layouts."""
     original = module_names.original_of(name)
     adaln = name.endswith(("norm_out.linear", "norm1_context.linear"))
     return original is not None and original.part is None and not adaln
@@ -208,7 +210,8 @@ def _lycoris(row: Dialect, name: str, module: LycorisWeights) -> dict[str, Tenso
 def _with_differences(
     row: Dialect, found: Rendered, differences: Mapping[str, Difference]
 ) -> Rendered:
-    """Under the original's names, where ComfyUI has room for both weight and bias."""
+    """Adds full differences under the names of the original layout, where ComfyUI reads weight and
+    bias."""
     parts = {name: (w if w.ndim else None, b) for name, (w, b) in differences.items()}
     for original, (weight, bias) in fused_qkv.fuse_differences(parts).items():
         key = _named(row.difference, original)

@@ -113,7 +113,8 @@ def attention_plan(chosen: Chosen) -> AttentionPlan:
 
 
 def attention_asked(config: Config) -> str | None:
-    """For training. SageAttention only samples: training keeps kernels with a backward."""
+    """The attention mechanism that the user set for training. SageAttention only samples, so
+    training keeps kernels with a backward pass."""
     asked = config.attention_mechanism
     return None if asked == "sageattention" else asked
 

@@ -20,7 +20,8 @@ BACKENDS: dict[str, Literal["torch", "unsloth"]] = {"torch": "torch", "unsloth":
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is kept on the device, what is computed again, and what waits on the host."""
+    """Where activations and weights are during training: on the device, recomputed, or in host
+    memory."""
 
     estimate: MemoryEstimate
     load: Load  # what `estimate` was reckoned from

@@ -1,4 +1,4 @@
-"""What differs between two plans of one run, for whoever was shown the first."""
+"""The differences between two plans of one run, for users who have seen the first one."""
 
 from sd3tune.decision import AUTO, Decision
 from sd3tune.plan.describe import decisions

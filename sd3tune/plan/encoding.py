@@ -10,8 +10,8 @@ Blank = Literal["empty_string", "zero"]  # the blank caption is encoded, or is z
 
 @dataclass(frozen=True)
 class CaptionPlan:
-    """What the text encoders are given, and what of their answers is kept. The words are those of
-    the settings, since keys of the cache contain them."""
+    """The input of the text encoders, and the part of their output that is kept. Values are spelled
+    as in the settings, because cache keys contain them."""
 
     t5_tokens: int  # per caption
     t5_padding: Literal["unmodified", "zero"]  # what T5 says about padding

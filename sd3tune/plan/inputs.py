@@ -1,4 +1,4 @@
-"""What a run is planned from: settings, the machine's facts, the model, and what was discovered."""
+"""The inputs of the plan: settings, the machine's facts, the model, and the discovered datasets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

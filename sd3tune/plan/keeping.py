@@ -1,4 +1,4 @@
-"""What a run leaves on the way and at its end: checkpoints, and validation pictures."""
+"""The plan of checkpoints and validation pictures."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -77,7 +77,8 @@ def picture_plan(c: Config, data: DataPlan) -> PicturePlan:
 
 
 def refuse_impossible_pictures(config: Config, model: Model) -> None:
-    """Raises ConfigError for what would fail after hours of training."""
+    """Raises ConfigError for settings of validation pictures that would fail after hours of
+    training."""
     blocks = model.transformer.layers
     beyond = [n for n in config.validation_guidance_skip_layers or () if n >= blocks]
     if beyond:

@@ -66,7 +66,7 @@ class Load:
     inputs_on_host: bool  # those of checkpointed blocks
     text_dtype: str
     text_precisions: tuple[str, str, str]
-    full: bool = False  # what is trained are the weights themselves
+    full: bool = False  # all weights are trained
     ema: bool = False  # an average is kept on the device
     processes: int = 1
     sharded: bool = False  # over the processes (FSDP)
@@ -132,8 +132,9 @@ def activations(model: Model, load: Load) -> int:
 
 
 def scores(shape: Transformer, load: Load) -> int:
-    """float32 whatever the weights are: one matrix of each attention is kept for the backward pass,
-    of a checkpointed block while it is recomputed, and two more pass through one of them."""
+    """Bytes of attention scores, in float32 for every format of the weights. Each attention keeps
+    one matrix for the backward pass (a checkpointed block only while it is recomputed), and one
+    attention at a time needs two more."""
     forgetful = -(-shape.layers // load.interval) if load.interval else 0
     blocks = shape.layers - forgetful + min(forgetful, 1)
     every = shape.scores(load.tokens + CLIP_TOKENS + load.text_tokens)
@@ -143,7 +144,8 @@ def scores(shape: Transformer, load: Load) -> int:
 
 
 def slices(shape: Transformer, load: Load) -> int:
-    """float32 as well; of one attention at a time, and nothing of it is kept."""
+    """Bytes of the slices of sliced attention, in float32. One attention computes at a time, and no
+    slice is kept for the backward pass."""
     count = load.tokens + CLIP_TOKENS + load.text_tokens
     passing = PASSING_SCORES * min(SLICE_VALUES, load.batch * shape.scores(count))
     return 4 * (passing + SLICED_FLOATS * load.batch * count * shape.hidden)

@@ -1,6 +1,7 @@
-"""What is minimised: how noise levels are drawn, which distance, which rollouts, which guard.
+"""The training objective: distribution of noise levels, loss, rollouts, guard against spikes.
 
-The equations are sd3/flow.py's, the draws train/noise.py's; here are the numbers they take.
+The equations are in sd3/flow.py and the random draws in train/noise.py; this module holds their
+numbers.
 docs/concepts/flow.md
 """
 

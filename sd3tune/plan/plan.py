@@ -1,8 +1,8 @@
 """What will happen: everything that encoding, training, sampling and export read.
 
-`resolve` makes a Plan from the settings, the machine's facts and the data. Each part is one topic;
-what was decided carries its source and reason, what the user merely sets is a plain value. Nobody
-below the plan reads the configuration: it is here because checkpoints record it.
+`resolve` makes a Plan from the settings, the machine's facts and the data. Each part is one topic.
+A decision has its source and reason; a setting without a decision is a plain value. Code after the
+plan does not read the configuration: it is here because checkpoints record it.
 """
 
 from dataclasses import dataclass
@@ -69,5 +69,5 @@ class Plan:
 
     @property
     def batches_per_step(self) -> int:
-        """Of all processes together."""
+        """Batches of one optimizer step, over all processes."""
         return self.data.accumulation.value * self.processes.size

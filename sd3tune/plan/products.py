@@ -26,8 +26,8 @@ class LargestBatch:
 
 
 def training(facts: Facts, model: Model, image: int, text: int, attention: str) -> LargestBatch:
-    """Of images with so many tokens, with captions of so many T5 tokens. A slice of the scores is
-    small, whatever the batch."""
+    """The largest batch for training on images with so many tokens and captions of so many T5
+    tokens. A slice of the scores is small, whatever the batch."""
     one = 0 if attention == "sliced" else model.transformer.scores(image + CLIP_TOKENS + text)
     return _most(facts, one, image, f"{one:,} attention scores")
 

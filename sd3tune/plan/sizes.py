@@ -29,7 +29,7 @@ class Sizes:
     trained: int
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
-        """What memory depends on, with what was decided so far."""
+        """The load for the memory estimate, from the decisions so far."""
         c, facts = self.inputs.config, self.inputs.facts
         shared = one_memory(facts) is not None
         return Load(
@@ -65,7 +65,7 @@ class Sizes:
 
     @cached_property
     def tokens(self) -> int:
-        """Of the largest image."""
+        """Tokens of the largest image."""
         return tokens(*self.inputs.largest_size)
 
     @property
@@ -82,7 +82,7 @@ class Sizes:
         return min(counts.values()) // batches
 
     def too_big(self, axis: str, r: Request) -> dict[str, str]:
-        """Option of an axis -> why it does not fit the memory; without those that fit."""
+        """Option of an axis -> why it does not fit the memory. Options that fit are left out."""
         if axis == "attention_mechanism":
             return self.attention_too_big(r)
         if self.room is None:

@@ -1,4 +1,4 @@
-"""What is trained, counted from names and sizes before a weight is loaded."""
+"""The trained parameters, counted from names and sizes before a weight is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path

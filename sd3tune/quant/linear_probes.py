@@ -23,7 +23,7 @@ def observe(device: str, *names: str) -> dict[str, dict[str, object]]:
 
 
 def _block() -> Any:
-    """As much of a transformer as the name patterns of quant.apply need."""
+    """A block with the layer names that the patterns of quant.apply need."""
     torch.manual_seed(0)
     block = nn.Module()
     block.transformer_blocks = nn.ModuleList([nn.Linear(256, 128)])

@@ -1,4 +1,4 @@
-"""What a quantised weight is made of: plain tensors, to be counted, or moved one by one.
+"""The plain tensors inside a quantised weight, to count them or to move them one by one.
 
 Nothing is repacked on the way: the same bytes arrive.
 """
@@ -66,7 +66,7 @@ def _moved_nf4(tensor: Any, move: Move) -> Tensor:
 
 
 def _moved_state(state: Any, move: Move) -> Any:
-    """bitsandbytes' QuantState.to moves in place, under the feet of whoever shares it."""
+    """bitsandbytes' QuantState.to moves in place, also for other tensors that share it."""
     made = copy.copy(state)
     for name in ("absmax", "code", "offset"):
         if isinstance(value := getattr(state, name), torch.Tensor):

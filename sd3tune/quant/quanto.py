@@ -27,7 +27,7 @@ from sd3tune.tables.schemes import Scheme
 def quantise(
     module: Any, scheme: Scheme, which: Patterns, fp8: str, device: torch.device | None
 ) -> None:
-    """In place; weights are frozen quantised tensors afterwards, each where it was.
+    """Quantises a module in place: its weights become frozen quantised tensors on the same device.
 
     device: where a layer is quantised, one at a time. fp8: torch's name of the chip's flavour.
     """

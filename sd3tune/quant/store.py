@@ -71,8 +71,8 @@ def _clear(folder: Path) -> None:
 
 
 def load(module: Any, path: Path, scheme: str, which: Patterns, fp8: str) -> bool:
-    """Gives a module on the meta device the weights kept at `path`, on the CPU, frozen; False, and
-    the module is of no use, when there is no whole file."""
+    """Gives a module on the meta device the weights kept at `path`, on the CPU, frozen. False when
+    there is no whole file: the module must then not be used."""
     try:
         state = _read(path)
         if state is None:

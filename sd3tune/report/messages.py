@@ -1,4 +1,4 @@
-"""What is said while a command runs: sentences on stderr, in levels, for the human who follows it.
+"""Messages while a command runs: sentences on stderr, in levels, for the user who watches it.
 
     logging.getLogger(__name__).debug("…")    with -v: which file was read, what was kept on disk
     say("…")                                  what happens, unless -q
@@ -58,12 +58,12 @@ LOGGER = _logger()  # the parent of logging.getLogger(__name__) in every module
 
 
 def set_verbosity(verbosity: Verbosity) -> None:
-    """Of this process, from now on."""
+    """Sets the verbosity of this process."""
     LOGGER.setLevel(LEVELS[verbosity])
 
 
 def verbosity() -> Verbosity:
-    """As it is set now."""
+    """The present verbosity."""
     return next(name for name, level in LEVELS.items() if level == LOGGER.level)
 
 

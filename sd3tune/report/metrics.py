@@ -150,8 +150,8 @@ def _row(text: bytes) -> Row | None:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Without the rows beyond `step` and a torn last line; at once or not at all. What then ends
-    without a line feed gets one."""
+    """Removes the rows beyond `step` and an incomplete last line, at once or not at all. The
+    remaining text ends in a line feed."""
     _remove(path, step)
     with suppress(FileNotFoundError), path.open("rb+") as file:
         if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":

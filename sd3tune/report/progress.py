@@ -1,4 +1,4 @@
-"""What is going on, on stderr: bars on a terminal, a line now and then in a log file.
+"""Progress on stderr: bars on a terminal, an occasional line in a log file.
 
 Words carry the meaning; nothing here can fail a run, and stdout stays free for data.
 """

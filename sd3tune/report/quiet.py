@@ -1,5 +1,5 @@
-"""Libraries are quiet: what they print at import and while loading is of no use to somebody who
-trains. With `-v` they say what they want to."""
+"""Silences libraries: their output at import and while loading does not help a user who trains.
+With `-v` they print it."""
 
 import logging
 import os

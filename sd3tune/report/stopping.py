@@ -17,7 +17,8 @@ GRACE_SECONDS = 5.0  # for threads that decode or download; whatever they write 
 
 
 class Stopped(BaseException):
-    """By a signal. Not an Exception, so that nothing takes it for a failure of its own."""
+    """The run is stopped by a signal. Not an Exception, so that no code handles it as a failure of
+    its own."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -20,7 +20,7 @@ def speaks() -> bool:
 
 
 class Undeterred(io.FileIO):
-    """A descriptor to write to. What it does not take is dropped."""
+    """A file descriptor for output. Bytes that cannot be written are dropped."""
 
     def write(self, data: object) -> int:
         size = memoryview(data).nbytes  # type: ignore[arg-type]
@@ -45,8 +45,8 @@ def open_closed() -> None:
 
 
 def outlive() -> None:
-    """From now on a failed write to stdout or stderr is dropped. What stands in the place of a
-    descriptor (a test's buffer) stays."""
+    """From now on a failed write to stdout or stderr is dropped. A stream that is not a file (a
+    test's buffer) is kept."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
@@ -57,7 +57,8 @@ def outlive() -> None:
 
 
 def writer(number: int, encoding: str = "utf-8") -> io.TextIOWrapper:
-    """Text to a descriptor, line by line; drops what it does not take."""
+    """A text stream to a file descriptor, flushed at each line; text that cannot be written is
+    dropped."""
     raw = Undeterred(number, "w", closefd=False)
     buffer = io.BufferedWriter(raw)
     return io.TextIOWrapper(

@@ -76,7 +76,7 @@ def drawing(model: Any, kernel: str) -> Iterator[None]:
 
 
 def pictures(job: PictureJob) -> list[Picture]:
-    """Every prompt in every size, as often as asked."""
+    """The pictures to draw: every prompt in every size, as many as the settings ask for."""
     plan, wanted = job.plan.pictures, []
     for prompt in job.prompts:
         embeds = batched(job.embeds_of(prompt.text))

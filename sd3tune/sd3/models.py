@@ -12,6 +12,7 @@ from sd3tune.errors import ModelError
 from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.sd3 import configs, single
 from sd3tune.sd3.variants import (
+    COMPONENTS,
     TEXT_ENCODERS,
     VAE,
     Model,
@@ -25,7 +26,6 @@ from sd3tune.tables.architectures import ARCHITECTURES, of_repository
 
 MODEL = "pretrained_model_name_or_path"
 TRANSFORMER = "pretrained_transformer_model_name_or_path"
-ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin")  # all but the first are refused later
 
 
@@ -159,7 +159,7 @@ def _sizes(source: str) -> tuple[tuple[int, int, int], int]:
     folder = Path(source)
     if not folder.is_dir():
         return TEXT_ENCODERS, VAE
-    clip_l, clip_g, t5 = (stored_parameters(folder / name) for name in ENCODERS)
+    clip_l, clip_g, t5 = (stored_parameters(folder / name) for name in COMPONENTS)
     return (clip_l, clip_g, t5), stored_parameters(folder / "vae") or VAE
 
 

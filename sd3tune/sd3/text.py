@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.sd3.variants import CLIP_TOKENS, ModelSource
+from sd3tune.sd3.variants import CLIP_TOKENS, COMPONENTS, ModelSource
 from sd3tune.sd3.weights import DTYPES, reading
-
-COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class TextEncoders:

@@ -133,7 +133,9 @@ SD3_MEDIUM = shape_of(architectures.SD3_MEDIUM)
 SD35_MEDIUM = shape_of(architectures.SD35_MEDIUM)
 SD35_LARGE = shape_of(architectures.SD35_LARGE)
 
-# CLIPTextModelWithProjection of CLIP-L and OpenCLIP-G, T5-v1.1-XXL's encoder, the 16-channel VAE.
+COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3")  # folders of a pipeline
+# Parameter counts: CLIPTextModelWithProjection of CLIP-L and OpenCLIP-G, T5-v1.1-XXL's encoder, and
+# the 16-channel VAE.
 TEXT_ENCODERS = (123_650_304, 694_659_840, 4_762_310_656)
 VAE = 83_819_683
 

@@ -17,8 +17,8 @@ Part = Literal["down", "up", "mid", "up_bias", "magnitude", "alpha"]
 @dataclass(frozen=True)
 class Keys:
     """How the keys of some modules begin, and whose names the modules have: diffusers', or the
-    original ones, in which query, key and value are one matrix. flat: the dots in a module's name
-    are underscores. read_by: the programs that load such a key; the others load nothing of it,
+    original ones, in which query, key and value are one matrix. flat: module names have underscores
+    instead of dots. read_by: the programs that load such a key; the others load nothing of it,
     without an error."""
 
     prefix: str
@@ -31,13 +31,13 @@ class Keys:
 class Dialect:
     """One dialect.
 
-    keys: of its LoRA modules first. lycoris, difference: keys of LyCORIS tensors and of full
-    differences of weights, where it has them. parts: endings of LoRA's keys and what each holds;
-    of several endings for one part, the first is the one that is written. alpha: in a tensor; or
-    folded into `up`, so that alpha = rank. dora: as a magnitude, or as the full difference.
-    fused: query, key and value in one module. writer: "module:function" that makes the tensors; ""
-    for a dialect that is only read. implementation: modelspec's field, whose names these are.
-    programs, remarks, cannot_hold: for the docs.
+    keys: those of its LoRA modules. lycoris, difference: keys of LyCORIS tensors and of full
+    differences of weights, where it has them. parts: endings of LoRA keys and the part that each
+    holds; the first ending of a part is the one that is written. alpha: in a tensor; or folded into
+    `up`, so that alpha = rank. dora: as a magnitude, or as the full difference. fused: query, key
+    and value in one module. writer: "module:function" that makes the tensors; "" for a dialect that
+    is only read. implementation: the value of modelspec.implementation, the program whose names
+    these are. programs, remarks, cannot_hold: for the docs.
     """
 
     name: str
@@ -58,18 +58,19 @@ class Dialect:
 
     @property
     def every_keys(self) -> tuple[Keys, ...]:
-        """Of all its modules."""
+        """The keys of all its kinds of modules."""
         return tuple(k for k in (self.keys, self.lycoris, self.difference) if k is not None)
 
     def ending(self, part: Part) -> str:
-        """As a key that is written ends, with its dot. Raises StopIteration for a part it lacks."""
+        """The ending of a written key for a part, with its dot. Raises StopIteration for a part it
+        lacks."""
         return next(ending for ending, held in self.parts if held == part)
 
 
 PEFT_PARTS: tuple[tuple[str, Part], ...] = (
     (".lora_A.weight", "down"),
     (".lora_B.weight", "up"),
-    (".lora_A.default.weight", "down"),  # when nobody cut the adapter's name
+    (".lora_A.default.weight", "down"),  # when the adapter's name is still in the key
     (".lora_B.default.weight", "up"),
     (".lora_B.bias", "up_bias"),
     (".lora_magnitude_vector", "magnitude"),
@@ -164,8 +165,7 @@ def read_by(program: str) -> frozenset[tuple[str, Layout]]:
 
 def markdown() -> str:
     """The table of docs/guides/adapters.md."""
-    lines = (
-        f"| {row.programs} | `--to {row.name}` | {row.remarks} | {row.cannot_hold} |"
+    return "".join(
+        f"| {row.programs} | `--to {row.name}` | {row.remarks} | {row.cannot_hold} |\n"
         for row in DIALECTS.rows
     )
-    return "\n".join(lines) + "\n"

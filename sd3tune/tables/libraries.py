@@ -31,7 +31,7 @@ class Library:
     aliases: tuple[str, ...] = ()
 
     def needed(self) -> Need:
-        """As a row's need."""
+        """The need of a row that uses this library."""
         return Need("package", (self.name, self.lowest, self.extra))
 
 

@@ -12,8 +12,8 @@ Vendor = Literal["cuda", "rocm", "mps", "cpu"]
 
 @dataclass(frozen=True)
 class Need:
-    """The name of a rule and its arguments. not_on: vendors that are not asked, because another
-    need already excludes them: installing something there would help nobody."""
+    """The name of a rule and its arguments. not_on: vendors for which the rule is skipped, because
+    another need already excludes them: advice to install a package would not help there."""
 
     kind: str
     arguments: tuple[str | int, ...] = ()
@@ -38,13 +38,13 @@ def sm_at_least(lowest: int, why: str) -> Need:
 
 
 def compiler_on(vendor: Vendor, why: str) -> Need:
-    """There, a C++ compiler and ninja, and an environment that can be written to."""
+    """On this vendor, a C++ compiler, ninja and a writable environment."""
     return Need("compiles_on", (vendor, why))
 
 
 def decided(axis: str, *values: str) -> Need:
     """An axis that is decided earlier came out as one of the values."""
-    return Need("asks", (axis, *values))
+    return Need("decided", (axis, *values))
 
 
 FLOAT32_WEIGHTS = Need("float32_weights")  # not a whole model in bf16

@@ -44,7 +44,7 @@ class Optimizer:
 
     @property
     def library(self) -> str:
-        """As docs name it."""
+        """The class, as the documents name it."""
         module, _, attribute = self.build.partition(":")
         top = module.split(".")[0]
         return "sd3tune" if top == "sd3tune" else f"{module}.{attribute}"
@@ -241,11 +241,5 @@ OPTIMIZERS = Table(
 
 def markdown() -> str:
     """The table of docs/concepts/optimisation.md."""
-    lines = ["| name | class | bytes | about |", "|-|-|-|-|"]
-    lines += [f"| `{o.name}` | {o.library} | {o.state_bytes:g} | {o.about} |"
-              for o in OPTIMIZERS.rows]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")
+    return "".join(f"| `{o.name}` | {o.library} | {o.state_bytes:g} | {o.about} |\n"
+                   for o in OPTIMIZERS.rows)  # fmt: skip

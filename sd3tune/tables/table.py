@@ -48,7 +48,7 @@ class Table(Mapping[str, R], Generic[R]):
 
     @property
     def rows(self) -> tuple[R, ...]:
-        """In order of preference."""
+        """All rows, in order of preference."""
         return (*self._rows, *self._added.get())
 
     def __getitem__(self, name: str) -> R:

@@ -25,8 +25,8 @@ from sd3tune.train.state import TrainState
 
 
 def begin(plan: Plan, world: World) -> TrainState:
-    """The transformer with what is trained on the device, and the state of the newest
-    checkpoint."""
+    """Loads the transformer onto the device, attaches the adapter, and loads the checkpoint from
+    which the run continues."""
     model = load.transformer(plan, world.device)
     kernels = plan.attention
     attention.use_processors(model, kernels.inputs.value, kernels.training.value)

@@ -17,8 +17,8 @@ Saving = Callable[[], AbstractContextManager[Any]]
 
 
 def enable(model: Any, plan: Plan) -> None:
-    """As planned: off, every n-th block, inputs on the device (`torch`) or on the host
-    (`unsloth`)."""
+    """Sets gradient checkpointing as planned: off, or every n-th block, with its inputs on the
+    device (`torch`) or on the host (`unsloth`)."""
     memory, hardware = plan.memory, plan.hardware
     if not memory.checkpointing.value:
         return

@@ -1,4 +1,4 @@
-"""A moving average of what is trained, through diffusers' EMAModel.
+"""A moving average of the trained values, by diffusers' EMAModel.
 
 Its decay is min((1 + n) / (10 + n), ema_decay) with n = step - 1, so that the average forgets its
 beginning; with ema_warmup_steps the weights are copied so long, and then averaged at ema_decay.
@@ -40,7 +40,7 @@ class Ema:
         return cls(average, trained, interval)
 
     def update(self, step: int) -> None:
-        """After optimizer step number `step`."""
+        """Updates the average after optimizer step number `step`."""
         if step % self.interval:
             return
         device = self.average.shadow_params[0].device
@@ -49,13 +49,13 @@ class Ema:
 
     @property
     def decay(self) -> float | None:
-        """Of the last update."""
+        """The decay of the last update."""
         value: float | None = self.average.cur_decay_value
         return value
 
     @contextmanager
     def instead(self) -> Iterator[None]:
-        """The model with averaged values, as long as the block runs."""
+        """Puts the averages into the model while the block runs."""
         parameters = list(self.trained.named().values())
         present = [p.detach().clone() for p in parameters]
         self.average.copy_to(parameters)
@@ -67,7 +67,7 @@ class Ema:
                     p.copy_(value)
 
     def take(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """By the names of what is trained, as `copies` makes them."""
+        """The averages by the names of the trained values, as `copies` makes them."""
         names, values = self.trained.named(), self.average.shadow_params
         return copies(dict(zip(names, values, strict=True)), keep=keep)
 

@@ -45,8 +45,9 @@ class Guard:
     def refuse_bad_numbers(
         self, state: TrainState, loss: float, grad_norm: float, seen: Sequence[StepImage]
     ) -> None:
-        """Raises Diverged. Under the fp16 scaler a gradient that overflows is no error: the update
-        is skipped and the scale halved. A scale below 1 means that it was no overflow."""
+        """Raises Diverged for a loss or gradient that is not finite. With the fp16 gradient scaler
+        an overflowing gradient is not an error: the scaler skips the update and halves its scale.
+        At a scale below 1 the cause is not an overflow."""
         if math.isfinite(loss) and math.isfinite(grad_norm):
             return
         if math.isfinite(loss) and state.scaler.is_enabled() and state.scaler.get_scale() >= 1:
@@ -62,8 +63,8 @@ class Guard:
     def spike(
         self, state: TrainState, loss: float, seen: Sequence[StepImage]
     ) -> SpikeAction | None:
-        """What was done about a loss far above the median of the recent ones; None for an ordinary
-        one. Every loss is remembered, spikes too: a lasting change is followed, not fought.
+        """The action for a loss far above the median of recent losses; None for an ordinary loss.
+        Spikes enter the median too, so that it follows a lasting change.
         Raises Diverged for `stop`."""
         before = state.recent_losses
         state.recent_losses = [*before, loss][-WINDOW:]

@@ -24,7 +24,7 @@ class Interrupt:
             signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else before)  # type: ignore[arg-type]
 
     def agree(self, world: World) -> bool:
-        """Whether any process was told to stop: then all are."""
+        """Whether any process got a signal to stop; every process gets the same answer."""
         self.signal = world.largest(self.signal or 0) or None
         return self.signal is not None
 

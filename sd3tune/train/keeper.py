@@ -1,4 +1,4 @@
-"""Checkpoints on the way: when one is due, what is written, and which older ones go."""
+"""Checkpoints during training: when one is due, its content, and which older ones are removed."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -78,8 +78,8 @@ class Keeper:
         )
 
     def _exported(self) -> dict[str, Tensor]:
-        """What other programs load: the values that the result would have now; none in a process
-        that does not write."""
+        """The trained values as the result would have them now; empty in a process that does not
+        write."""
         with versions(self.state)[0].values():
             return self.state.trained.values(keep=self.world.main)
 
@@ -106,9 +106,9 @@ def epoch_ends(schedule: Schedule, epochs: int, per_step: int) -> Callable[[Trai
 
 @contextmanager
 def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
-    """Saves the last finished step when something else than the training itself fails: a disk, an
-    image, memory, or this program. Not what diverged, nor what is split over processes, where the
-    others are not at the same step."""
+    """Saves the last finished step when training ends by an error other than divergence or a failed
+    checkpoint: a disk, an image, memory, or a bug. Nothing is saved with several processes, because
+    they may be at different steps."""
     try:
         yield
     except (CheckpointError, Diverged):

@@ -110,7 +110,7 @@ def in_use(output: Path) -> DiskError:
 
 
 def _sign(path: Path) -> None:
-    """Who holds the lock, for whoever finds it taken."""
+    """The process that holds the lock, in words for an error message."""
     owner = {
         "pid": os.getpid(),
         "host": socket.gethostname(),

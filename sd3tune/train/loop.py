@@ -34,7 +34,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Chore:
-    """A thing to do after the steps for which it is due."""
+    """A task that runs after each step for which it is due."""
 
     due: Callable[[TrainState], bool]
     do: Callable[[], object]

@@ -1,7 +1,7 @@
-"""The loss of each image of a batch: noise and levels are drawn, and the network's error scored.
+"""The loss of each image of a batch: draws noise and noise levels, and scores the network's error.
 
-What the settings add to the paper's loss (masks, rollouts, other distances) is put together here;
-the equations are sd3/flow.py's.
+This module combines what the settings add to the paper's loss (masks, rollouts, other distances).
+The equations are in sd3/flow.py.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from sd3tune.train.rollout import offsets, roll_out
 
 @dataclass(frozen=True)
 class Losses:
-    """Of each image of a batch, (B,)."""
+    """The loss, noise level and noise digest of each image of a batch, (B,)."""
 
     each: Tensor
     levels: Tensor  # noise levels, on the CPU
@@ -50,8 +50,8 @@ def losses(
 
 
 def terms_of(trained: Trained, at: Points, recipe: Recipe) -> flow.Terms:
-    """What the settings add to the paper's loss. Images of a regularisation dataset keep to the
-    path: there the model without its adapter is the target."""
+    """What the settings add to the paper's loss. For images of a regularisation dataset, the target
+    is the prediction without the adapter, and there is no rollout."""
     loss, batch, model = recipe.loss, at.batch, trained.model
     masked = dice(recipe.seed, at.step, batch.ids[0], "mask") < loss.masked
     terms = flow.Terms(
@@ -71,7 +71,8 @@ def terms_of(trained: Trained, at: Points, recipe: Recipe) -> flow.Terms:
 
 
 def network_input(at: Points, recipe: Recipe) -> Tensor:
-    """The path's point, or one with more noise than the target knows of (input_perturbation)."""
+    """The network's input: the point of the path, or with input_perturbation a point with more
+    noise than the target has."""
     eps = at.eps
     if more := recipe.loss.perturbation_at(at.step):
         eps = eps + more * another(recipe.seed, at.step, at.batch, "perturbation")
@@ -79,7 +80,8 @@ def network_input(at: Points, recipe: Recipe) -> Tensor:
 
 
 def distance(loss: LossPlan, s: Tensor) -> distances.Distance:
-    """What each latent's error counts, as the row of `loss_type` says. s: noise levels (B,)."""
+    """The loss of each latent as a function of its error, from the row of `loss_type`. s: noise
+    levels (B,)."""
     row = LOSS_TYPES[loss.kind]
     change: Callable[..., Tensor] = load(row.distance)
     if not row.bends:

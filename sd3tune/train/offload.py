@@ -37,7 +37,8 @@ def move_to_device(model: Any, plan: Plan, device: torch.device) -> None:
 def stream(block: nn.Module, to_host: Copy, to_device: Copy) -> None:
     """Takes the frozen weights out of `block`, and puts copies in their place whenever it runs.
 
-    Between two runs the weights are None: whoever moves the model cannot move them. Both functions
+    Between two runs the weights are None, so that moving the model does not move
+    them. Both functions
     take one plain tensor; `to_device` must copy.
     """
     held = taken_out(block, to_host)

@@ -1,7 +1,7 @@
 """An optimizer's state as plain tensors, numbers, lists and dicts, and back.
 
 torchao keeps its moments in tensor subclasses, which neither safetensors nor `Tensor.clone` on the
-way there understand: each goes as the tensors it is made of, with its class and context by name.
+way there understand: each is stored as its plain tensors, with the names of its class and context.
 """
 
 from collections.abc import Mapping

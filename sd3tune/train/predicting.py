@@ -1,4 +1,4 @@
-"""The model when it is only asked: without dropout, and where wanted without its adapter."""
+"""Predictions without training: dropout is off, and optionally the adapter too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

@@ -1,4 +1,4 @@
-"""Which checkpoints go, and how: only whole ones of this run, and never the one just written.
+"""Removes old checkpoints: only whole ones of this run, and never the one just written.
 
 Before a checkpoint is counted or removed every byte of it is compared with its checksum, once in a
 process; those that this process wrote are known. So a run that was resumed reads up to
@@ -94,8 +94,8 @@ def remove(folder: Path) -> None:
 
 
 def recover(output: Path) -> None:
-    """After a kill: a whole checkpoint that was on its way in or out gets its name back, unless
-    another has it by now; the rest of what was on its way is removed."""
+    """Cleans up after a kill. A whole checkpoint that was being written or removed gets its name
+    back, unless another checkpoint has that name; other unfinished folders are removed."""
     for passing in sorted(output.glob(".checkpoint-*"), reverse=True):  # drafts are newer
         if (match := PASSING.fullmatch(passing.name)) is None:
             continue

@@ -1,4 +1,4 @@
-"""How every step of a run is taken: what the plan decided for it, and nothing that changes."""
+"""The constants of every training step, taken from the plan."""
 
 from dataclasses import dataclass
 

@@ -14,17 +14,17 @@ from sd3tune.filesystem import disk, drafts
 from sd3tune.formats import file_metadata
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
+from sd3tune.report import metrics
 from sd3tune.train.optim import averaged
 from sd3tune.train.state import TrainState
 
 DRAFT = ".result.tmp"  # beside the result, while it is written
 LAST = "last"  # in output_dir: the last values, where the result is their average
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Version:
-    """Values of what is trained: the last ones, or their moving average."""
+    """One version of the trained values: the last ones, or their moving average."""
 
     name: str
     folder: str  # below output_dir
@@ -42,7 +42,7 @@ def versions(state: TrainState) -> list[Version]:
 def pictured(
     state: TrainState, asked: str
 ) -> list[tuple[str, Callable[[], AbstractContextManager[None]]]]:
-    """Folder and values of what pictures are drawn with: the last values, their average, or both.
+    """Folder and values for validation pictures: the last values, their average, or both.
     asked: ema_validation."""
     drawn: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = []
     if state.ema is None or asked != "ema_only":
@@ -53,9 +53,9 @@ def pictured(
 
 
 def refuse_in_the_way(output: Path) -> None:
-    """What could not be written after hours is refused before. Raises DiskError."""
-    with disk.explained("write", output / METRICS):
-        (output / METRICS).open("ab").close()
+    """Raises DiskError before training for a result that could not be written after it."""
+    with disk.explained("write", output / metrics.FILE):
+        (output / metrics.FILE).open("ab").close()
     for path in (output / SET_ASIDE, output / PLAN_CHANGES):
         if path.is_dir():
             raise disk.refusal("write", path, IsADirectoryError(errno.EISDIR, ""))

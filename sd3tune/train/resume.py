@@ -1,7 +1,8 @@
 """Where a run begins: afresh, at its newest whole checkpoint, or at one that the user names.
 
-Process 0 decides and moves, and the others do as it says. What a run does not go on from is moved
-to `earlier-<n>` in output_dir and never removed; a kill in between leaves it here or there.
+Process 0 decides and moves folders for all processes. Checkpoints that the run leaves behind are
+moved to `earlier-<n>` in output_dir and never removed. A kill in between leaves each of them in one
+of the two places.
 """
 
 import os
@@ -37,8 +38,8 @@ class Beginning:
 
 
 def resume(state: TrainState, plan: Plan, world: World) -> None:
-    """Puts the checkpoint into `state` that is asked for. Raises CheckpointError, and then nothing
-    was moved."""
+    """Loads the requested checkpoint into `state`. Raises CheckpointError before anything is
+    moved."""
     restarted = world.processes.restarts > 0
     begins = decided(
         world, lambda: beginning(plan.checkpoints.resume, plan.output_dir, restarted=restarted)
@@ -60,8 +61,9 @@ def resume(state: TrainState, plan: Plan, world: World) -> None:
 
 
 def _go_back(state: TrainState, folder: Path, output: Path) -> None:
-    """What was not on the way to `folder` leaves: of a checkpoint that lies elsewhere everything,
-    and a copy of it comes, so that the next start continues there."""
+    """Makes `folder` the newest checkpoint of output_dir, so that the next start continues from it.
+    Later checkpoints are put away. A folder outside output_dir is copied into it, and every
+    checkpoint that was there is put away."""
     if folder.resolve().parent == output.resolve():
         put_away(output, beyond=state.step)
         return
@@ -71,7 +73,8 @@ def _go_back(state: TrainState, folder: Path, output: Path) -> None:
 
 
 def decided(world: World, decide: Callable[[], T]) -> T:
-    """What process 0 decides, for all; its error is everybody's. All wait for it."""
+    """The answer of process 0, given to every process. Its error is raised in every process. Every
+    process waits for the answer."""
     answer: T | tuple[str, str]
     try:
         answer = decide() if world.main else ("", "")
@@ -87,8 +90,8 @@ def decided(world: World, decide: Callable[[], T]) -> T:
 
 
 def beginning(asked: str, output: Path, *, restarted: bool) -> Beginning:
-    """asked: resume_from_checkpoint. restarted: by the launcher, after a process was lost; then
-    `never` has had its effect."""
+    """asked: resume_from_checkpoint. restarted: the launcher restarted the run because a process
+    was lost; `never` then continues from the newest checkpoint."""
     recover(output)
     if asked == "never" and not restarted:
         put_away(output)

@@ -22,8 +22,8 @@ STEP = 1 / flow.TIMESTEPS  # in noise level
 
 
 def offsets(rollout: Rollout, seed: int, step: int, batch: Batch, s: Tensor) -> list[int]:
-    """Euler steps for each image, 0 for those that are shown the path. None reaches beyond level
-    1. s (B,): noise levels."""
+    """Euler steps for each image; 0: the image is trained on the straight path. No step goes beyond
+    level 1. s (B,): noise levels."""
     chance, steps = rollout.chance(step), []
     for image, level in zip(batch.ids, s.tolist(), strict=True):
         rolls = dice(seed, step, image, "rollout") < chance

@@ -18,7 +18,7 @@ from sd3tune.encode.image_latents import fill_epoch
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
-from sd3tune.report.metrics import Metrics
+from sd3tune.report import metrics
 from sd3tune.report.progress import Heartbeat, say, stage
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sample.pictures import PictureJob, draw_pictures
@@ -32,7 +32,7 @@ from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.recipe import Recipe
-from sd3tune.train.results import METRICS, pictured, refuse_in_the_way, versions, write
+from sd3tune.train.results import pictured, refuse_in_the_way, versions, write
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
 
@@ -61,7 +61,8 @@ class Run:
 
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
-    """Raises Sd3tuneError for what the user can mend; otherwise leaves every file of the run."""
+    """Runs the training and writes all files of the run. Raises Sd3tuneError for errors that the
+    user can mend."""
     plan = prepared.plan
     make_output(plan.output_dir)
     try:
@@ -103,7 +104,8 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
 
 
 def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
-    """The loop with its chores: checkpoints, and pictures on the way when asked for."""
+    """The loop with its chores: checkpoints, and validation pictures during training when
+    requested."""
     state, plan, world = run.state, run.plan, run.world
     keeper = Keeper(state, plan, world, state.step)
     loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
@@ -128,13 +130,13 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         stage("train", plan.steps) as bar,
     ):
         bar.begin(state.step)
-        log = StepLog(plan, Metrics(plan.output_dir / METRICS, state.step), bar, world)
+        log = StepLog(plan, metrics.Metrics(plan.output_dir / metrics.FILE, state.step), bar, world)
         loop(state, batches, job, chores, interrupt, log)
     keeper.save()
 
 
 def finish(run: Run, loss_after: float) -> Outcome:
-    """The result as files, and pictures of it."""
+    """Writes the result and draws its validation pictures."""
     state, plan = run.state, run.plan
     files = []
     for version in versions(state):

@@ -57,7 +57,7 @@ def restore(state: TrainState, folder: Path, facts: manifest.SavedState) -> None
 
 
 def size_bytes(files: Files, texts: Mapping[str, str]) -> int:
-    """Of the files of a checkpoint, without what is written beside them."""
+    """Bytes of the files of a checkpoint, without the exported adapter beside them."""
     tensors = [t for file in files.values() for t in file.values()]
     data: int = sum(t.numel() * t.element_size() + HEADER_BYTES for t in tensors)
     return data + sum(len(text) for text in texts.values())  # JSON of ours is ASCII

@@ -73,7 +73,8 @@ def train_step(
 
 
 def dropout_seed(world: World) -> tuple[int, ...]:
-    """What tells the processes apart, which drop different units; empty for a process alone."""
+    """The rank as a part of the dropout seed, so that processes drop different units; empty for one
+    process."""
     return (world.processes.rank,) if world.size > 1 else ()
 
 

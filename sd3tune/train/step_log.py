@@ -1,4 +1,4 @@
-"""What is recorded of every step: a line in metrics.jsonl, and the progress bar."""
+"""Records every step: a line in metrics.jsonl, and the progress bar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SPIKE = {"skip": "update skipped", "lower": "learning rate halved for a while"}
 
 @dataclass(frozen=True)
 class StepLog:
-    """Where the numbers of a step go."""
+    """Writes the numbers of a step."""
 
     plan: Plan
     metrics: Metrics
@@ -33,8 +33,8 @@ class StepLog:
     def write(
         self, state: TrainState, taken: Taken, batches: Sequence[Batch], seconds: float
     ) -> None:
-        """All processes must call this, since weights may be split over them and images are; the
-        first one writes."""
+        """Every process must call this, because images (and sometimes weights) are split over them.
+        Process 0 writes."""
         weights, (tokens,) = weight_norm(state), self.world.sum(sum(map(tokens_of, batches)))
         if self.world.main:
             numbers = {
@@ -54,18 +54,18 @@ class StepLog:
 
 
 def weight_norm(state: TrainState) -> float:
-    """Of everything that trains."""
+    """The norm of all trained values."""
     with torch.no_grad():
         return float(whole(nn.utils.get_total_norm(state.trainable)))
 
 
 def memory_in_use(plan: Plan) -> str:
-    """Of the device, as "3.1 GiB"; empty where nobody knows."""
+    """Memory of the device in use, as "3.1 GiB"; empty where it is unknown."""
     amount = backends.module(plan.facts.vendor).used_bytes(plan.hardware.device.index)
     return "" if amount is None else gib(amount)
 
 
 def tokens_of(batch: Batch) -> int:
-    """Of all images of a batch: 16 x 16 pixels each."""
+    """Number of image tokens of a batch; a token is 16 x 16 pixels."""
     height, width = batch.latents.shape[-2:]
     return len(batch.ids) * int(height // PATCH) * int(width // PATCH)

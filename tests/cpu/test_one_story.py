@@ -16,10 +16,10 @@ from sd3tune.decision import Decision
 from sd3tune.errors import HardwareError
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.plan import Plan
-from sd3tune.prepare import prepare
 from sd3tune.train.run import train
 from tests import recordings
 from tests.cpu.conftest import Project
+from tests.this_machine import prepare
 
 LARGE = "stabilityai/stable-diffusion-3.5-large"
 WRONG = "Wrong: the result is off by 3.1e-01 of its largest value"

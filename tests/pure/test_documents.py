@@ -2,13 +2,14 @@
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
-from sd3tune.tables import loss_types, lr_schedulers, optimizers
+from sd3tune.tables import dialects, loss_types, lr_schedulers, optimizers
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -16,27 +17,43 @@ HISTORY = [ROOT / "LOG.md", ROOT / "CHANGELOG.md"]  # name files as they were at
 FOLDERS = "sd3tune|tests|docs|scripts|examples|docker|benchmarks"
 # Paths under the repository, and those under the package that are written without `sd3tune/`.
 NAMED = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[\w-]+/[\w/-]+\.py)`")
+OF_OTHERS = {  # files of Python, PyTorch, diffusers and SageAttention that the code names
+    "tokenize.py", "site.py", "torch/version.py", "version.py", "loaders/lora_base.py", "core.py",
+}  # fmt: skip
 MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 
 
-def test_the_reference_of_settings_is_current() -> None:
+def compare(path: Path, made: str, request: pytest.FixtureRequest) -> None:
+    """The page must be as the code makes it; with --update-golden it is written."""
+    if request.config.getoption("--update-golden"):
+        path.write_text(made)
+    assert path.read_text() == made, "pytest --update-golden tests/pure/test_documents.py"
+
+
+def test_the_reference_of_settings_is_current(request: pytest.FixtureRequest) -> None:
     path = ROOT / "docs" / "reference" / "settings.md"
-    assert path.read_text() == document(), "python -m sd3tune.config.document > " + str(path)
+    compare(path, document(), request)
 
 
-def test_the_table_of_optimizers_is_current() -> None:
-    page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
-    assert optimizers.markdown() in page, "python -m sd3tune.tables.optimizers"
-
-
-def test_the_table_of_schedules_is_current() -> None:
-    page = (ROOT / "docs" / "concepts" / "optimisation.md").read_text()
-    assert f"|-|-|\n{lr_schedulers.markdown()}\n" in page
-
-
-def test_the_table_of_losses_is_current() -> None:
-    page = (ROOT / "docs" / "concepts" / "flow.md").read_text()
-    assert f"| `loss_type` | loss |\n|-|-|\n{loss_types.markdown()}\n" in page
+@pytest.mark.parametrize(
+    "page, header, rows",
+    [
+        ("concepts/optimisation.md", "| name | class | bytes | about |", optimizers.markdown),
+        ("concepts/optimisation.md", "| `lr_scheduler` | rate after warm-up |",
+         lr_schedulers.markdown),
+        ("concepts/flow.md", "| `loss_type` | loss |", loss_types.markdown),
+        ("guides/adapters.md", "| program | use | remarks | cannot hold |", dialects.markdown),
+    ],
+)  # fmt: skip
+def test_tables_of_the_documents_are_current(
+    page: str, header: str, rows: Callable[[], str], request: pytest.FixtureRequest
+) -> None:
+    path = ROOT / "docs" / page
+    before, _, table = path.read_text().partition(f"{header}\n")
+    line, _, below = table.partition("\n")
+    assert re.fullmatch(r"[|-]+", line), f"{page} has no table {header}"
+    after = re.sub(r"\A(\|.*\n)*", "", below)
+    compare(path, f"{before}{header}\n{line}\n{rows()}{after}", request)
 
 
 def test_every_setting_is_explained() -> None:
@@ -79,6 +96,15 @@ def test_the_tour_shows_the_rows_that_the_layer_test_checks() -> None:
         names = set(re.findall(r"`(\w+)(?:/|\.py)`", rooms))
         shown = [*shown, names] if number else [*shown[:-1], shown[-1] | names]
     assert shown == [set(row) for row in rows[:-1]]  # the last row is __main__
+
+
+def test_files_that_the_code_names_exist() -> None:
+    sources = [str(path) for path in (ROOT / "sd3tune").rglob("*.py")]
+    tests = [str(path) for path in (ROOT / "tests").rglob("*.py")]
+    for source in sources:
+        for named in re.findall(r"(?<![\w./{])(?:[\w-]+/)*[\w-]+\.py\b", Path(source).read_text()):
+            found = any(path.endswith(f"/{named}") for path in sources + tests)
+            assert found or named in OF_OTHERS, f"{source}: {named}"
 
 
 def test_documents_that_the_code_names_exist_and_have_the_named_section() -> None:

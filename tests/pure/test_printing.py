@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sd3tune.escaping import one_line, page, printable
+from sd3tune.escaping import one_line, printable
 from sd3tune.report.progress import say, stage
 from tests import safetensors_files
 from tests.commands import exit_code
@@ -48,7 +48,7 @@ def test_what_a_terminal_obeys_is_escaped(name: str) -> None:
     shown = one_line(NAMES[name])
     assert not controls(shown) and "\n" not in shown and "\\" in shown
     assert "\u200d" not in shown and "\u200c" not in shown
-    assert not controls(printable(NAMES[name])) and page(["x", NAMES[name]]).count("\n") == 1
+    assert not controls(printable(NAMES[name]))
 
 
 @pytest.mark.parametrize(

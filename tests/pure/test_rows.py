@@ -152,12 +152,12 @@ def test_an_added_library_is_assumed_of_chips_and_probed() -> None:
 
 
 def test_an_added_loss_is_taken_and_documented() -> None:
-    cubic = LossType("made-up-l3", "sd3tune.sd3.flow:l2", "cube of the error", "|d|³")
+    cubic = LossType("made-up-l3", "sd3tune.sd3.distances:l2", "cube of the error", "|d|³")
     with LOSS_TYPES.extended(cubic):
         assert config(loss_type="made-up-l3").loss_type == "made-up-l3"
         assert "`made-up-l3`: cube of the error" in document()
         assert "| `made-up-l3` | |d|³ |" in loss_types.markdown()
-    with pytest.raises(ValueError, match="must be one of 'l2', 'huber', 'smooth_l1'"):
+    with pytest.raises(ValueError, match=f"must be one of {LOSS_TYPES.listed()}"):
         config(loss_type="made-up-l3")
 
 

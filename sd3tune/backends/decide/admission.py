@@ -1,8 +1,8 @@
-"""Admission: the probes on which a run's choices rest are run, and nothing is chosen on a probe
-that was not. Doctor, plan and trainer call the same `admit`, so they tell one story.
+"""Admission: runs the probes on which a run's choices depend. No choice depends on a probe that was
+not run. Doctor, plan and trainer call the same `admit`, so their answers agree.
 
-Nothing is run here: who calls says how a probe gets its answer (on this machine, from the disk,
-from a recording).
+This module runs no probe itself: its caller passes a ProbeRunner (this machine, kept answers, a
+recording).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,7 +66,7 @@ def admit(
 
 
 def smoke_of(answers: Mapping[str, ProbeAnswer]) -> dict[str, str]:
-    """As rules read it: probe -> "ok" or what went wrong."""
+    """Probe -> "ok" or the error, as rules read it."""
     return {name: "ok" if a.ok else a.words for name, a in answers.items()}
 
 
@@ -77,8 +77,9 @@ def resting(chosen: Mapping[str, str]) -> list[str]:
 
 
 def probes_of(option: Option) -> list[str]:
-    """Those that its rules name. A probe of a kernel imports its package on the way; without one
-    the package is imported alone, since an installed package may be broken."""
+    """The probes that the rules of an option name. A kernel's probe also imports its package; an
+    option without such a probe gets the import probe of its package, because an installed package
+    may be broken."""
     rules = [inner(rule) for rule in option.rules]
     if names := [rule.probe for rule in rules if isinstance(rule, Smoke)]:
         return names
@@ -104,7 +105,7 @@ def problem(facts: Facts, name: str, answer: ProbeAnswer) -> Problem:
 
 
 def recorded(smoke: Mapping[str, str]) -> ProbeRunner:
-    """Answers that came with the facts of another machine; of the others nobody knows."""
+    """A ProbeRunner that returns the answers stored with a machine's facts, and no other answer."""
 
     def run(facts: Facts, names: Sequence[str]) -> dict[str, ProbeAnswer]:
         return {n: ProbeAnswer(smoke[n] == "ok", smoke[n]) for n in names if n in smoke}

@@ -96,9 +96,13 @@ SAMPLING: tuple[Option, ...] = (
         "8-bit attention for sampling only: it has no backward",
         level=lambda f: "forward_only",
     ),
-    Option("as-training", (), "the kernels that also train"),
+    Option("as-training", (), "the same kernel as in training"),
 )
 INPUTS: tuple[Option, ...] = (
-    Option("views", (never_on("mps", VIEWS_ON_MPS),), "read where the projections left them"),
+    Option(
+        "views",
+        (never_on("mps", VIEWS_ON_MPS),),
+        "query, key and value are views, without a copy",
+    ),
     Option("contiguous", (), "query, key and value are copied into one piece first"),
 )

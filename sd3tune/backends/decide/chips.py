@@ -28,7 +28,7 @@ INSTINCT = f"{AMD}/en/products/accelerators/instinct (product data sheet)"
 RADEON = f"{AMD}/en/products/graphics/desktops/radeon (product specifications)"
 MAC = f"{APPLE}/specs (technical specifications of the Macs with this chip)"
 
-# What sd3tune installs for a vendor: `--on` assumes it, since nobody can look.
+# The versions that sd3tune installs for a vendor: `--on` assumes them.
 ASSUMED_TORCH = "2.13.0"
 ASSUMED_BUILD: dict[Vendor, tuple[str, str]] = {  # PyTorch build; CUDA, ROCm or macOS version
     "cuda": ("cu130", "13.0"),
@@ -37,7 +37,7 @@ ASSUMED_BUILD: dict[Vendor, tuple[str, str]] = {  # PyTorch build; CUDA, ROCm or
     "cpu": ("cpu", ""),
 }
 USABLE_ON_APPLE = 0.7  # Metal recommends 65 to 75 % of unified memory
-USABLE = 0.95  # drivers and ECC keep a few per cent of what is printed on the box
+USABLE = 0.95  # drivers and ECC reserve a few per cent of the marketed memory
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ NOTES: Mapping[str, str] = {  # in a name -> what is said of its figures
 
 
 def chip(name: str) -> Chip:
-    """By key, forgiving case, spaces, dashes and the maker's name. Raises ConfigError."""
+    """The chip of that name, whatever its case, spaces, dashes and the maker's name. Raises
+    ConfigError."""
     word = _plain(name)
     found = {name: c for c in CHIPS for name in (_plain(c.key), *c.also_called)}
     for guess in (word, f"rtx{word}", f"rx{word}"):

@@ -1,7 +1,8 @@
 """From the table of options and the facts to decisions, with every reason kept.
 
-Every rule of every option is evaluated, so that doctor, plan and trainer tell one story. What the
-user set must be clean or is refused; what is left open takes the first clean option.
+Every rule of every option is evaluated, so that doctor, plan and trainer agree. A value that the
+user set is refused when a rule excludes it; an axis without a value takes the first option that no
+rule excludes.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +48,8 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision[str]:
 
 
 def _way_out(axis: str, facts: Facts, request: Request, spare: list[str]) -> str:
-    """Where nothing is chosen. spare: options that are taken only when they are asked for."""
+    """The hint of an axis without a usable option. spare: usable options that are chosen only on
+    request."""
     if axis == "distributed_backend":
         return "leave out num_processes and --nproc: one process trains here"
     if axis not in SMALLER or not request.too_big:
@@ -113,7 +115,8 @@ def decide_all(
 
 
 def capabilities(facts: Facts) -> dict[str, dict[str, tuple[Level, tuple[str, ...]]]]:
-    """Axis -> option -> (level, why not): the whole matrix for one machine, nothing asked.
+    """Axis -> option -> (level, why not): the whole matrix for one machine and a run without
+    settings.
 
     Rules that look at earlier axes see the automatic decisions.
     """

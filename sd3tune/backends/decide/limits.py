@@ -54,7 +54,7 @@ def host_bytes(f: Facts) -> int | None:
 
 
 def values(f: Facts) -> Limit | None:
-    """Of the result of one batched product."""
+    """The limit on the number of values in the result of one batched product."""
     return MPS_VALUES if f.vendor == "mps" else None
 
 

@@ -1,6 +1,6 @@
 """The axes of choice, and for every option the rules under which it works.
 
-Order within an axis is preference; decide.py reads the table. A level says how an option works:
+Order within an axis is preference; decisions.py reads the table. A level says how an option works:
 fp8 may be good for storage and not for arithmetic, a kernel may run forward only. Where the facts
 behind the rules come from: docs/reference/hardware.md.
 """
@@ -14,7 +14,7 @@ from sd3tune.backends.decide.probes import fp8_products
 from sd3tune.backends.decide.rules import (
     Request,
     alone,
-    asks,
+    decided,
     gfx_in,
     native_bf16,
     never_on,
@@ -47,16 +47,17 @@ def flavour_level(f: Facts) -> Level:
 
 
 def bf16_base(f: Facts, r: Request) -> str | None:
-    """Weights in bf16 without autocast is the Apple way; elsewhere autocast goes with it."""
+    """Weights in bf16 go with autocast, except on Apple, where they are used without it."""
     if r.model_type == "full" and r.optimizer is not None and not trains_bf16(r):
         return f"{r.optimizer} trains float32 weights; adamw_bf16 trains bf16 ones"
     if r.mixed_precision == "bf16" or f.vendor == "mps":
         return None
-    return f"goes with mixed_precision=bf16, which is {r.mixed_precision} here"
+    return f"needs mixed_precision=bf16, and this run has {r.mixed_precision}"
 
 
 def reference_stays_exact(f: Facts, r: Request) -> str | None:
-    """A CPU with AMX could; it is the reference, so it does when asked only."""
+    """A CPU computes in float32, because it is the reference; bf16 (fast with AMX) only on
+    request."""
     if f.vendor != "cpu" or r.mixed_precision is not None:
         return None
     return "the CPU is the reference: float32 unless asked"
@@ -100,18 +101,18 @@ _AXES: dict[str, Options] = {
             "fp16",
             (
                 vendors("cuda", "rocm"),
-                asks("mixed_precision", "fp16"),
+                decided("mixed_precision", "fp16"),
                 not_full("trained weights need float32 under fp16 autocast"),
             ),
             "half of float32, and the multiplications run in fp16 anyway",
         ),
-        Option("fp32", (), "what is not autocast must be exact"),
+        Option("fp32", (), "arithmetic outside autocast stays exact"),
     ),
     "text_encoder_dtype": (
-        Option("bf16", (asks("base_model_default_dtype", "bf16"),), "as the base weights"),
+        Option("bf16", (decided("base_model_default_dtype", "bf16"),), "as the base weights"),
         Option(
             "fp16",
-            (asks("base_model_default_dtype", "fp16"),),
+            (decided("base_model_default_dtype", "fp16"),),
             "as the base weights; T5 keeps "
             "its output layers in float32, without which fp16 overflows",
         ),
@@ -120,8 +121,8 @@ _AXES: dict[str, Options] = {
     "vae_dtype": (
         Option(
             "bf16",
-            (asks("mixed_precision", "bf16"), native_bf16),
-            "the VAE holds in bf16",
+            (decided("mixed_precision", "bf16"), native_bf16),
+            "the VAE is stable in bf16",
             level=bf16_level,
         ),
         Option(
@@ -140,7 +141,7 @@ _AXES: dict[str, Options] = {
     "optimizer": optimizers,
     "trainable_dtype": TRAINABLE,
     "grad_scaler": (
-        Option("on", (asks("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
+        Option("on", (decided("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
     "attention_mechanism": attention.TRAINING,

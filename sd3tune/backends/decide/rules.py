@@ -127,8 +127,8 @@ package = Package
 
 @dataclass(frozen=True)
 class ExceptOn:
-    """A rule that is not asked of vendors that another rule excludes: installing something would
-    be no use."""
+    """A rule that some vendors skip, because another rule already excludes them: advice to install
+    a package would not help there."""
 
     rule: Rule
     vendors: tuple[Vendor, ...]
@@ -148,7 +148,7 @@ def inner(rule: Rule) -> Rule:
 
 
 def tool(name: str, why: str) -> Rule:
-    """Unknown (a catalogued chip, say) is not a failure: nobody looked."""
+    """A tool whose presence is unknown (a catalogued chip) does not fail the rule."""
     return lambda f, r: f"{why}, and there is none" if f.tools.get(name) is False else None
 
 
@@ -185,13 +185,13 @@ class Smoke:
 smoke = Smoke
 
 
-def asks(axis: str, *values: str) -> Rule:
+def decided(axis: str, *values: str) -> Rule:
     """An earlier axis must have come out as one of `values`."""
     wanted = " or ".join(values)
 
     def rule(f: Facts, r: Request) -> str | None:
         have = getattr(r, axis)
-        return None if have in values else f"goes with {axis}={wanted}, which is {have} here"
+        return None if have in values else f"needs {axis}={wanted}, and this run has {have}"
 
     return rule
 
@@ -266,7 +266,7 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "smoke": smoke,
     "sm_at_least": sm_at_least,
     "compiles_on": compiles_on,
-    "asks": asks,
+    "decided": decided,
     "native_bf16": lambda: native_bf16,
     "whole_weights": lambda: whole_weights,
     "float32_weights": lambda: float32_weights,

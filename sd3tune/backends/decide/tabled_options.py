@@ -4,7 +4,7 @@ from sd3tune.backends.decide.option import Option
 from sd3tune.backends.decide.rules import (
     Request,
     Rule,
-    asks,
+    decided,
     fits,
     not_full,
     rule_of,
@@ -41,7 +41,7 @@ def fp32_trained(f: Facts, r: Request) -> str | None:
     if trains_bf16(r):
         return f"{r.optimizer} trains bf16 weights"
     if r.model_type == "full":
-        return asks("base_model_default_dtype", "fp32")(f, r)
+        return decided("base_model_default_dtype", "fp32")(f, r)
     return None
 
 

@@ -1,4 +1,4 @@
-"""How every backend says that there is no memory left."""
+"""Recognises the out-of-memory error of each backend."""
 
 import torch
 
@@ -7,7 +7,7 @@ WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the device or of the host."""
+    """Whether memory of the device or of the host ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(w in str(error) for w in WORDS)

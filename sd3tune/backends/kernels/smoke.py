@@ -1,8 +1,8 @@
 """Programs with known answers, run on a device and compared with float64 on the CPU.
 
 What a chip claims and what it computes are two things: a probe that fails removes its option from
-the plan. Runs in a child process (probe.py), since a broken driver may kill it. The probes of the
-quantised linears live beside the schemes, in quant/linear_probes.py.
+the plan. Probes run in a child process (observe/child.py), since a broken driver may kill it. The
+probes of quantised linears are in quant/linear_probes.py.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What a container was not given, seen from inside, with the words of `docker run` that give it.
+"""What a container lacks, seen from inside, with the option of `docker run` that provides it.
 
 Standard library only, and nothing here raises. Which vendor a container is meant for is known from
 SD3TUNE_IMAGE, which sd3tune's images set; elsewhere nobody can tell what is missing.
@@ -14,7 +14,7 @@ SHM_BYTES = 2**30  # the loader's and NCCL's shared memory; the default of docke
 NVIDIA_NODES = ("dev/nvidiactl", "dev/dxg")  # dxg: Windows' subsystem for Linux
 LIBRARIES = ("usr/lib/*-linux-gnu", "usr/lib64", "usr/local/nvidia/lib64", "usr/lib/wsl/lib")
 NOTHING = ("", "void", "none")
-# Who rents a container has no `docker run`: what to do instead.
+# On a rented machine the user cannot change `docker run`: what to do instead.
 ELSEWHERE = {
     "runpod": "choose a pod with a GPU of the image's vendor; docs/guides/clouds.md",
     "vast": "rent an offer with a GPU of the image's vendor; docs/guides/clouds.md",
@@ -26,7 +26,8 @@ ELSEWHERE = {
 def lacks(
     image: str | None, shm_bytes: int | None, environ: Mapping[str, str], root: Path
 ) -> tuple[Lack, ...]:
-    """Of a container of the image "cuda" or "rocm"; of any other only its shared memory."""
+    """What a container of the image "cuda" or "rocm" lacks; in any other container only shared
+    memory is checked."""
     found: list[Lack] = []
     if image == "cuda":
         found += _nvidia(environ, root)
@@ -100,8 +101,8 @@ def problems(host: Host) -> list[Problem]:
 
 
 def no_device(host: Host) -> list[Problem]:
-    """For an image of ours that was given device files, and yet has no device. Nobody takes one to
-    train on a CPU unless he says so."""
+    """The problem of one of sd3tune's images that has device files but no usable device. Training
+    on the CPU there needs SD3TUNE_BACKEND=cpu."""
     if host.image is None:
         return []
     words = f"this is sd3tune's image for {host.image}, its device files are here, and no device is"

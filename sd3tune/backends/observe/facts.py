@@ -1,12 +1,13 @@
-"""What was observed of a machine: frozen, JSON both ways, and never a conclusion.
+"""Observations of a machine, without conclusions: frozen dataclasses that are written to JSON and
+read again.
 
 Three views are kept apart until they are joined on identity (UUID, then PCI bus id):
 
 Machine      what the operating system and the vendor's library say       (machine.py)
-TorchReport  what PyTorch sees, asked in a child process                   (probe.py)
+TorchReport  what PyTorch sees, asked in a child process                   (torch_report.py)
 Facts        the two joined for the one vendor that training will use      (cuda, rocm, mps, cpu)
 
-`None` always means "nobody could say". Bytes, watts, degrees Celsius; unit in every name.
+`None` always means "unknown". Bytes, watts, degrees Celsius: the unit is in every name.
 """
 
 import json
@@ -15,7 +16,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
-Vendor = Literal["cuda", "rocm", "mps", "cpu"]
+from sd3tune.tables import needs
+
+Vendor = needs.Vendor
 Family = Literal["sm", "gfx", "apple", "cpu"]
 Severity = Literal["warn", "fail"]
 Origin = Literal["measured", "catalog", "recorded"]

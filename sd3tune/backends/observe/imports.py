@@ -20,8 +20,8 @@ def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
 
 
 def attempt(distribution: str, imports: str | None = None) -> dict[str, object]:
-    """A ProbeAnswer as JSON data: the version that was imported, or what went wrong and what would
-    mend it. imports: as in a row of LIBRARIES, whose own they are by default."""
+    """A ProbeAnswer as JSON data: the version that was imported, or the error and its fix. imports:
+    as in a row of LIBRARIES; by default those of the row of that name."""
     started = time.perf_counter()
     try:
         version = metadata.version(distribution)
@@ -39,7 +39,7 @@ def attempt(distribution: str, imports: str | None = None) -> dict[str, object]:
 
 
 def sentence(error: BaseException) -> str:
-    """Of the error underneath: a lazy module wraps it in paragraphs."""
+    """One line of the first cause of an error, since a lazy module wraps it in paragraphs."""
     root = cause(error)
     line = next(iter(str(root).strip().splitlines()), "")
     return f"{type(root).__name__}: {line}" if line else type(root).__name__

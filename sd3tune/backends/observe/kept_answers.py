@@ -39,7 +39,7 @@ LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABL
 
 
 def folder(environ: Mapping[str, str]) -> Path | None:
-    """Below the user's cache folder; None where there is none."""
+    """The folder of kept answers, below the user's cache folder; None without one."""
     named = environ.get("XDG_CACHE_HOME", "")
     try:
         cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"  # noqa: PTH117
@@ -87,8 +87,8 @@ def path_of(folder: Path, state: Mapping[str, Any]) -> Path:
 
 
 def load(folder: Path | None, state: Mapping[str, Any], *, several: bool) -> dict[str, ProbeAnswer]:
-    """By probe. several: one run has several processes, which must decide alike, so what failed or
-    gave no answer a moment ago is not tried again."""
+    """The kept answers, by probe. several: the processes of one run must decide alike, so a probe
+    that failed or gave no answer a moment ago is not tried again."""
     if folder is None or not _ours(folder):
         return {}
     try:
@@ -141,8 +141,8 @@ def store(
 
 @contextmanager
 def turn(folder: Path | None, most_seconds: float = TURN_SECONDS) -> Iterator[None]:
-    """Of several processes one at a time, so that the others read its answers. Where nothing can be
-    locked all go at once, and nobody waits for ever: the one before may be suspended."""
+    """Lets one of several processes probe at a time, so that the others read its answers. Where
+    files cannot be locked, or the one before is suspended for `most_seconds`, all probe at once."""
     end = time.monotonic() + most_seconds
     with ExitStack() as held:
         with suppress(OSError):

@@ -67,7 +67,7 @@ def survey_from(data: Mapping[str, object]) -> Survey:
 
 
 def host(root: Path = Path("/")) -> Host:
-    """The computer. A field nobody could tell is None."""
+    """The computer. An unknown field is None."""
     sources: dict[str, str] = {"os": "platform"}
     ram, available = _ram(root, sources)
     name = platform.system()

@@ -88,7 +88,8 @@ def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dic
 
 
 def _group(ask: Ask, observer: str, device: str, names: Sequence[str]) -> dict[str, ProbeAnswer]:
-    """A probe that takes its child along takes the others' answers too: then each runs alone."""
+    """Runs probes in one child process. When a probe ends the child, the answers of all are lost;
+    then each probe runs in a child of its own."""
     answer = ask(observer, [device, *names], timeout_seconds=TOGETHER_SECONDS)
     if answer.data is None and len(names) > 1:
         alone = {n: ask(observer, [device, n], timeout_seconds=ALONE_SECONDS) for n in names}

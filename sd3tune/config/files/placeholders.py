@@ -1,8 +1,8 @@
 """`{env:NAME}` and other placeholders in configuration files, and which settings may hold them.
 
-Configuration files are shared. A value of the environment is never put where it would be sent to
-somebody: it goes into credentials, which are sent to nobody in the clear, and into what stays on
-this machine, and there only when its name does not look like a secret's.
+Configuration files are shared. A value from the environment never goes into a setting that is sent
+to another machine in the clear. It may go into credentials; and, when its name does not look like a
+secret, into settings that stay on this machine.
 """
 
 import os

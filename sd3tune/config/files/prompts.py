@@ -20,8 +20,8 @@ class Prompt:
 
 
 def load_prompts(config: AllSettings) -> tuple[Prompt, ...]:
-    """In the order they are drawn; empty when nothing is asked for. Raises ConfigError with all
-    problems of the library."""
+    """Validation prompts in the order in which they are drawn; empty without any setting of them.
+    Raises ConfigError with all problems of the library."""
     if config.validation_disable:
         return ()
     own = Prompt("validation", config.validation_prompt) if config.validation_prompt else None

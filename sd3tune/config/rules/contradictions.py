@@ -39,7 +39,8 @@ def more_than_one(names: list[str]) -> str | None:
 
 
 def unused_options(c: AllSettings) -> tuple[str, str, str] | None:
-    """Options that the optimizer does not have, as they were set; its name; those that it has."""
+    """The options that the optimizer lacks, as the user wrote them; the optimizer; the options that
+    it has."""
     has = OPTIMIZERS[c.optimizer or "adamw"].option_names
     alone = {"beta1": c.optimizer_beta1, "beta2": c.optimizer_beta2}
     unused = [

@@ -1,4 +1,4 @@
-"""What works as it is documented, and may not be what was meant. A row that holds is a warning.
+"""Settings that work as documented but may not be intended. A row that holds is a warning.
 
 Recipes: docs/guides/stability.md. Warnings that need the model's size or the scaled learning rate
 are in plan/warnings.py.
