@@ -13,6 +13,7 @@ freed memory is given back at once.
 import json
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +33,10 @@ def resident(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
 
-def measured(kind: str, most: int, batch: int, heads: int, tokens: int, dtype: torch.dtype) -> dict:
-    attend = partial(sliced.attention, most=most)
+def measured(
+    kind: str, most: int, batch: int, heads: int, tokens: int, dtype: torch.dtype
+) -> dict[str, float]:
+    attend: Callable[..., Tensor] = partial(sliced.attention, most=most)
     if kind == "math":
         attend = scaled_dot_product_attention
 
@@ -64,5 +67,5 @@ def measured(kind: str, most: int, batch: int, heads: int, tokens: int, dtype: t
 if __name__ == "__main__":
     kind, most, batch, heads, tokens, dtype = sys.argv[1:]
     torch.set_num_threads(1)
-    numbers = map(int, (most, batch, heads, tokens))
-    print(json.dumps(measured(kind, *numbers, getattr(torch, dtype))))
+    sizes = int(most), int(batch), int(heads), int(tokens)
+    print(json.dumps(measured(kind, *sizes, getattr(torch, dtype))))

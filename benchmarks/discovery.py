@@ -56,8 +56,9 @@ def peak_mib() -> float:
 def measure(folder: Path) -> dict[str, float]:
     """In this process."""
     from sd3tune.config.datasets.image_dataset import ImageDataset
-    from sd3tune.data.discover import discover, source_of
+    from sd3tune.data.discover import discover
     from sd3tune.data.order import Schedule, Share
+    from sd3tune.data.sources import source_of
 
     dataset = ImageDataset(
         id="bench",

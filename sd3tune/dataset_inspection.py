@@ -22,7 +22,7 @@ from sd3tune.data.discover import (
     check_vae_batch,
     without,
 )
-from sd3tune.discovered import Discovered, look
+from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, Sd3tuneError
 from sd3tune.prepare import model_of
 from sd3tune.report.progress import stage
@@ -66,7 +66,7 @@ def inspect(path: Path, overrides: Sequence[str], *, decode: bool) -> Inspection
         longest = model_of(config).transformer.longest_side
     except Sd3tuneError as e:  # the images are there to be looked at without the model
         notes.append(f"the model is not known here, so sizes beyond its positions are not: {e}")
-    found = look(config, datasets, None)
+    found = discover_all(config, datasets, None)
     notes += found.datasets.notes[len(datasets.notes) :]  # what `look` has to say
     discoveries = dict(found.discoveries)
     if decode:

@@ -42,7 +42,7 @@ class Discovered:
         return tuple(s for discovery in found for s in discovery.samples)
 
 
-def look(config: Config, datasets: Datasets, longest: int | None) -> Discovered:
+def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Discovered:
     """Discovers every dataset, except training datasets with probability 0. longest: the model's
     longest image side, in pixels; None: larger images stay."""
     run_folders.refuse_own_pictures(config, datasets)

@@ -15,7 +15,7 @@ from sd3tune.backends.decide.probes import IMPORT
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.listing import Datasets
+from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import (
@@ -25,7 +25,7 @@ from sd3tune.data.discover import (
     without,
 )
 from sd3tune.data.order import Schedule, schedule
-from sd3tune.discovered import Discovered, look
+from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import ConfigError, DataError
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
@@ -73,33 +73,45 @@ class Prepared(Discovered):
             discoveries[name] = kept
         left = Discovered(self.config, self.datasets, self.sources, discoveries)
         plan = self.plan
-        return planned(left, plan.model, plan.facts, plan.processes, self.run_probes)
+        return plan_run(left, plan.model, plan.facts, plan.processes, self.run_probes)
 
 
-def this_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> Prepared:
+def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> Prepared:
     """The plan of a configuration file for this machine. Raises Sd3tuneError.
 
     chip: another machine, as `devices.facts_of` takes it. Errors in settings and datasets are
     reported before a device is asked.
     """
     config, datasets = load_run(path, overrides)
-    found, model = read(config, datasets)
+    found, model = read_data(config, datasets)
     processes = asked_for(config)
     if chip is not None:
         facts = devices.facts_of(chip)
-        return planned(found, model, facts, processes, recorded(facts.smoke))
+        return plan_run(found, model, facts, processes, recorded(facts.smoke))
     run_probes = probing.on_this_machine(several=processes.size > 1, before=partial(say, PROBING))
-    return planned(found, model, devices.observe(processes), processes, run_probes)
+    return plan_run(found, model, devices.observe(processes), processes, run_probes)
 
 
-def read(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
+def prepare(
+    config: Config,
+    facts: Facts,
+    processes: Processes = ALONE,
+    run_probes: ProbeRunner | None = None,
+) -> Prepared:
+    """The plan of a loaded configuration for a machine with these facts. run_probes: as in
+    `plan_run`. Raises Sd3tuneError."""
+    found, model = read_data(config, load_datasets(config.data_backend_config, config))
+    return plan_run(found, model, facts, processes, run_probes)
+
+
+def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
     if config.output_dir.exists() and not config.output_dir.is_dir():
         words = f"`output_dir={config.output_dir}` is a file"
         raise ConfigError(words, hint="choose another name for the folder")
     preflight.refuse_missing_files(config)
     model = model_of(config)
-    return look(config, datasets, model.transformer.longest_side), model
+    return discover_all(config, datasets, model.transformer.longest_side), model
 
 
 def model_of(config: Config) -> variants.Model:
@@ -111,7 +123,7 @@ def model_of(config: Config) -> variants.Model:
     )
 
 
-def planned(
+def plan_run(
     found: Discovered,
     model: variants.Model,
     facts: Facts,
@@ -124,7 +136,7 @@ def planned(
     datasets too: weights are quantised where large images would not fit beside them.
     """
     run = recorded(facts.smoke) if run_probes is None else run_probes
-    plan = admitted_plan(found, model, facts, processes, run)
+    plan = admit_plan(found, model, facts, processes, run)
     config = found.config
     discoveries = dict(found.discoveries)
     for dataset in found.datasets.all:
@@ -146,7 +158,7 @@ def planned(
     return made
 
 
-def admitted_plan(
+def admit_plan(
     found: Discovered, model: variants.Model, facts: Facts, processes: Processes, run: ProbeRunner
 ) -> Plan:
     """Raises HardwareError where nothing can train, PlanError and ConfigError as `resolve` does."""

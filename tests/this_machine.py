@@ -4,14 +4,11 @@ import os
 from functools import cache
 from pathlib import Path
 
-from sd3tune.backends.decide.admission import ProbeRunner
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.listing import load_datasets
 from sd3tune.devices import observe
-from sd3tune.prepare import Prepared, asked_for, planned, read
-from sd3tune.processes.environment import ALONE, Processes
+from sd3tune.prepare import Prepared, asked_for, prepare
 
 
 @cache
@@ -19,16 +16,6 @@ def facts_here() -> Facts:
     """The CPU, whatever else this machine has: tests/cpu/conftest.py says so."""
     assert os.environ["SD3TUNE_BACKEND"] == "cpu"
     return observe()
-
-
-def prepare(
-    config: Config, facts: Facts, processes: Processes = ALONE,
-    run_probes: ProbeRunner | None = None,
-) -> Prepared:  # fmt: skip
-    """The plan of a loaded configuration for a machine with these facts. run_probes: as in
-    `sd3tune.prepare.planned`."""
-    found, model = read(config, load_datasets(config.data_backend_config, config))
-    return planned(found, model, facts, processes, run_probes)
 
 
 def prepared_here(path: Path, *words: str) -> Prepared:

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.demo import MODELS
-from sd3tune.prepare import Prepared, planned
+from sd3tune.prepare import Prepared, plan_run
 from sd3tune.sd3 import attention, weights
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.run import train
@@ -27,7 +27,7 @@ def on_mac(
 
     def go(folder: str, *words: str, chip: str = "m3-max", guard: str | None = None) -> Outcome:
         made = prepared(f"output_dir={tmp_path / folder}", *words)
-        made = planned(made, made.plan.model, mac(chip))
+        made = plan_run(made, made.plan.model, mac(chip))
         plan = made.plan
         if guard is not None:
             plan = decided(plan, "attention", inputs=guard)
@@ -58,7 +58,7 @@ def test_the_demo_trains_with_a_mac_s_decisions_and_the_guard_changes_nothing(
     on_mac: Callable[..., Outcome], prepared: Callable[..., Prepared]
 ) -> None:
     made = prepared(*SHORT)
-    plan = planned(made, made.plan.model, mac("m3-max")).plan
+    plan = plan_run(made, made.plan.model, mac("m3-max")).plan
     precision = plan.precision
     assert precision.autocast.value is None and precision.transformer.value == "int8-quanto"
     assert precision.grad_scaler.value is False and precision.quantize_via.value == "cpu"

@@ -16,7 +16,7 @@ from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.demo import tiny
 from sd3tune.errors import PlanError
 from sd3tune.plan.plan import Plan
-from sd3tune.prepare import this_run
+from sd3tune.prepare import prepare_run
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant.parts import parts
 from sd3tune.train import checkpointing, offload
@@ -172,10 +172,10 @@ def test_every_kind_of_adapter_works_on_swapped_blocks(
 def test_one_memory_cannot_be_saved_by_moving_things_within_it(demo: Path) -> None:
     config = demo / "config" / "config.json"
     with pytest.raises(PlanError, match=r"blocks_to_swap=1.*share one memory"):
-        this_run(config, (SWAP, ON), "m3-max")
+        prepare_run(config, (SWAP, ON), "m3-max")
     with pytest.raises(PlanError, match=r"unsloth.*host memory is the device's"):
-        this_run(config, ("gradient_checkpointing_backend=unsloth", ON), "m3-max")
-    plan = this_run(config, (SWAP, ON), "rtx4090").plan
+        prepare_run(config, ("gradient_checkpointing_backend=unsloth", ON), "m3-max")
+    plan = prepare_run(config, (SWAP, ON), "rtx4090").plan
     assert "untested on hardware" in plan.memory.blocks_to_swap.reason
 
 

@@ -16,10 +16,10 @@ from sd3tune.decision import Decision
 from sd3tune.errors import HardwareError
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.plan import Plan
+from sd3tune.prepare import prepare
 from sd3tune.train.run import train
 from tests import recordings
 from tests.cpu.conftest import Project
-from tests.this_machine import prepare
 
 LARGE = "stabilityai/stable-diffusion-3.5-large"
 WRONG = "Wrong: the result is off by 3.1e-01 of its largest value"
@@ -173,13 +173,13 @@ def test_what_a_report_says_of_its_probes_is_what_a_plan_for_it_decides_from(
     tmp_path: Path,
 ) -> None:
     from sd3tune.cli import doctor as doctor_command
-    from sd3tune.prepare import this_run
+    from sd3tune.prepare import prepare_run
 
     project.picture("a.png", 1), project.picture("b.png", 2)
     report = doctor.diagnose(*machine("rtx4090"), Device("matmul_bf16", "attention_native-flash"))
     path = tmp_path / "sent.json"
     path.write_text(doctor_command.document(report))
-    plan = this_run(project.write(), (), str(path)).plan
+    plan = prepare_run(project.write(), (), str(path)).plan
     assert plan.precision.autocast == report.decisions["mixed_precision"]
     assert plan.facts.origin == "recorded"
     assert "attention_native-flash" in json.loads(path.read_text())["facts"]["smoke"]

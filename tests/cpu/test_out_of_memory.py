@@ -11,7 +11,7 @@ from sd3tune import out_of_memory
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.errors import HardwareError
 from sd3tune.plan.plan import Plan
-from sd3tune.prepare import this_run
+from sd3tune.prepare import prepare_run
 from sd3tune.train import checkpoint
 from tests.this_machine import prepared_here
 
@@ -88,7 +88,7 @@ def test_each_piece_of_advice_saves_what_it_says(demo: Path) -> None:
     """Followed, the plan comes out smaller by just that; the largest saving is named first."""
     config = demo / "config" / "config.json"
     words = ("train_batch_size=4", "lora_rank=4", "gradient_checkpointing=false")
-    plan = this_run(config, words, "rtx4090").plan
+    plan = prepare_run(config, words, "rtx4090").plan
     advice = out_of_memory.savings(plan)
     assert [n for n, _ in advice] == sorted((n for n, _ in advice), reverse=True)
     settings = [(n, what) for n, what in advice if "=" in what]
@@ -96,14 +96,16 @@ def test_each_piece_of_advice_saves_what_it_says(demo: Path) -> None:
         "train_batch_size", "gradient_checkpointing", "base_model_precision"
     }  # fmt: skip
     for saved, what in settings:
-        changed = this_run(config, (*(w for w in words if w[:9] != what[:9]), what), "rtx4090").plan
+        changed = prepare_run(
+            config, (*(w for w in words if w[:9] != what[:9]), what), "rtx4090"
+        ).plan
         assert plan.memory.estimate.training - changed.memory.estimate.training == saved, what
 
 
 def test_what_was_done_already_is_not_advised(demo: Path) -> None:
     words = ("base_model_precision=int2-quanto", "train_batch_size=1", "blocks_to_swap=3",
              "gradient_checkpointing=true")  # fmt: skip
-    plan = this_run(demo / "config" / "config.json", words, "rtx4090").plan
+    plan = prepare_run(demo / "config" / "config.json", words, "rtx4090").plan
     told = out_of_memory.explain_out_of_memory(plan, "a step on 1 image of 1024x1024")
     assert "with int2-quanto weights, NVIDIA GeForce RTX 4090 has 2" in str(told)
     advice = told.hint.split(". ")[0]

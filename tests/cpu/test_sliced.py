@@ -19,7 +19,7 @@ from sd3tune.backends.kernels import sliced, smoke
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.demo import MODELS
 from sd3tune.plan.memory import Load, slices
-from sd3tune.prepare import Prepared, planned
+from sd3tune.prepare import Prepared, plan_run
 from sd3tune.sd3 import attention, weights
 from sd3tune.sd3.variants import SD35_LARGE, SD35_MEDIUM, Transformer
 from sd3tune.train.outcome import Outcome
@@ -138,7 +138,7 @@ def test_a_mac_trains_the_demo_with_it_as_without(
     def go(mechanism: str) -> Outcome:
         asked = (f"output_dir={tmp_path / mechanism}", f"attention_mechanism={mechanism}")
         made = prepared(*words, *asked)
-        made = planned(made, made.plan.model, mac("m3-max"))
+        made = plan_run(made, made.plan.model, mac("m3-max"))
         return train(made, load_prompts(made.plan.config))
 
     whole = go("diffusers")

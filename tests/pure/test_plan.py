@@ -19,7 +19,7 @@ from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import GIB, stored
 from sd3tune.plan.optimisation import scaled_rate
 from sd3tune.plan.resolve import resolve
-from sd3tune.prepare import this_run
+from sd3tune.prepare import prepare_run
 from sd3tune.processes.environment import Processes
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
@@ -234,7 +234,7 @@ def test_the_stable_recipes_of_examples_plan_without_a_warning(name: str, tmp_pa
         Image.new("RGB", (1024, 1024)).save(project / "images" / f"{i}.png")
         (project / "images" / f"{i}.txt").write_text("a red bicycle")
     for chip in ("h200", "rtx4090", "mi300x", "rx7900xtx"):
-        made = this_run(project / "config" / "config.json", (), chip).plan
+        made = prepare_run(project / "config" / "config.json", (), chip).plan
         assert made.model.name.endswith(name.removeprefix("sd3.5-"))
         assert made.optimizer.name.value == "adamw_bf16"
         assert made.precision.trainable.value == "bf16"
@@ -252,7 +252,7 @@ def test_plan_json_names_file_and_key_of_what_the_user_wrote(tmp_path: Path) -> 
     folder.mkdir()
     (folder / "multidatabackend.json").write_text(json.dumps(datasets))
     (folder / "config.json").write_text(json.dumps(settings))
-    made = this_run(folder / "config.json", ("learning_rate=5e-5",), "h200").plan
+    made = prepare_run(folder / "config.json", ("learning_rate=5e-5",), "h200").plan
     rows = describe(made)["decisions"]
     steps, rate, scaler = (rows[a] for a in ("max_train_steps", "learning_rate", "grad_scaler"))
     assert (steps["value"], steps["source"], steps["key"]) == (3, "user", "max_train_steps")
