@@ -128,7 +128,9 @@ def request_of(inputs: RunInputs) -> Request:
     elif (attention := attention_asked(config)) is not None:
         asked |= {"attention_mechanism": attention, "attention_no_grad": "as-training"}
     vae = None if config.vae_dtype == "default" else config.vae_dtype
-    asked |= {"vae_dtype": vae, "deterministic": "on" if config.deterministic else "off"}
+    written = config.source("deterministic").by == "user"
+    deterministic = ("on" if config.deterministic else "off") if written else None
+    asked |= {"vae_dtype": vae, "deterministic": deterministic}
     return Request(
         **asked,
         sources={axis: _source(config, axis, value) for axis, value in asked.items()},

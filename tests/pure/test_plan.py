@@ -269,7 +269,7 @@ def test_plan_json_names_file_and_key_of_what_the_user_wrote(tmp_path: Path) -> 
         ({"blocks_to_swap": 0}, "blocks_to_swap", 0, "user", "blocks_to_swap"),
         ({}, "blocks_to_swap", 0, "default", None),
         ({"deterministic": False}, "deterministic", "off", "user", "deterministic"),
-        ({}, "deterministic", "off", "default", None),
+        ({}, "deterministic", "off", "auto", None),
         ({"gradient_checkpointing": False, "gradient_checkpointing_interval": 1},
          "gradient_checkpointing_interval", 1, "user", "gradient_checkpointing_interval"),
         ({"gradient_checkpointing": False}, "gradient_checkpointing_interval", 1, "default", None),
