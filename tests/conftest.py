@@ -13,8 +13,10 @@ import pytest
 # Two threads on a busy two-core machine are five times slower per step than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# pytest-xdist hands the width of its terminal to its workers, and commands would wrap their errors.
-os.environ.pop("COLUMNS", None)
+# readline, which pytest imports, sets a width past os.environ, and pytest-xdist hands its own width
+# to its workers: commands would break their errors at it. Only what was set can be unset.
+os.environ["COLUMNS"] = ""
+del os.environ["COLUMNS"]
 # Answers of probes are kept here: for the session, and not among the user's.
 CACHE = tempfile.mkdtemp(prefix="sd3tune-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE
