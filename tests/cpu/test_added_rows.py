@@ -31,6 +31,7 @@ PLAIN = Optimizer(
 )
 
 
+@pytest.mark.slow
 def test_the_trainer_builds_an_added_optimizer(prepared: Prepare) -> None:
     with OPTIMIZERS.extended(PLAIN):
         plan = prepared("optimizer=made-up-sgd", "optimizer_config=momentum=0.5").plan

@@ -131,6 +131,7 @@ def test_no_weight_is_used_from_the_wrong_memory(scheme: str) -> None:
         placed(Tensor.clone)(**asked)
 
 
+@pytest.mark.slow
 def test_a_run_with_swapped_blocks_and_inputs_on_the_host_is_the_same_run(
     run: Train, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ KINDS = {
     "lycoris": ("lora_type=lycoris",),
     "full": ("model_type=full", "learning_rate=1e-4", "use_ema=true"),
 }
+SLOW = ("dora, nf4", "lycoris", "full")
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -42,7 +43,13 @@ def facts(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("words", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=kind, marks=[pytest.mark.slow] * (kind in SLOW))
+        for kind, words in KINDS.items()
+    ],
+)
 def test_whatever_is_trained_resumes_bit_for_bit(
     words: tuple[str, ...], run: Train, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_checkpoint_that_cannot_be_resumed_moves_nothing(
     assert content(output) == before
 
 
+@pytest.mark.slow
 def test_when_every_checkpoint_is_damaged_the_run_is_refused_and_nothing_is_cut(
     run: Train, prepared: Any, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_when_every_checkpoint_is_damaged_the_run_is_refused_and_nothing_is_cut(
     assert manifest.latest(output)[0] == output / "checkpoint-3-2"
 
 
+@pytest.mark.slow
 def test_metrics_of_an_earlier_run_are_moved_aside_and_those_of_strangers_refused(
     run: Train, prepared: Any, tmp_path: Path
 ) -> None:

@@ -328,6 +328,7 @@ def words(tmp_path: Path) -> Iterator[tuple[str, ...]]:
     yield (*WORDS, "learning_rate=1e-2", "checkpoint_step_interval=2")
 
 
+@pytest.mark.slow
 def test_a_schedule_free_run_resumes_exactly_and_gives_away_the_average(
     run: Train, tmp_path: Path, words: tuple[str, ...]
 ) -> None:

@@ -133,7 +133,14 @@ def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "precision", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb"]
+    "precision",
+    [
+        "int8-quanto",
+        "nf4-bnb",
+        pytest.param("int4-quanto", marks=pytest.mark.slow),
+        pytest.param("int2-quanto", marks=pytest.mark.slow),
+        pytest.param("fp8-quanto", marks=pytest.mark.slow),
+    ],
 )
 def test_every_precision_trains_and_shrinks_the_blocks(precision: str, run: Train) -> None:
     outcome = run(f"base_model_precision={precision}", *SHORT, "max_train_steps=30")
@@ -153,6 +160,7 @@ def test_quantised_text_encoders_stay_close(prepared) -> None:  # type: ignore[n
     assert 0 < error < 0.05
 
 
+@pytest.mark.slow
 def test_losses_match_the_golden_curve(
     run: Train, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +197,7 @@ def test_sigterm_finishes_the_step_saves_and_the_same_command_continues(
     assert (tmp_path / "pytorch_lora_weights.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_for_every_prompt_and_size(run: Train, tmp_path: Path) -> None:
 
     outcome = run(

@@ -52,6 +52,7 @@ def test_a_look_imports_nothing_from_the_working_directory(way: str, ask: Ask) -
     assert "training can start" in ask(*command, "doctor", "--quick", **environ).stdout
 
 
+@pytest.mark.slow
 def test_doctor_computes_with_the_installed_torch(ask: Ask) -> None:
     """Its probes are children. Those of a run: test_processes.py."""
     command, environ = WAYS["relative entries"]
