@@ -73,7 +73,7 @@ def main() -> None:
     escaping.prepare()
     messages.set_verbosity("normal")
     try:
-        cli(prog_name="sd3tune", standalone_mode=False)
+        _run_command()
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.exceptions.NoArgsIsHelpError as e:  # `sd3tune` or `sd3tune cache` alone
@@ -102,6 +102,16 @@ def main() -> None:
         sys.exit(1)
     except Exception as e:  # everything raised on purpose is an Sd3tuneError
         _bug(e)
+
+
+def _run_command() -> None:
+    """Raises what the command raises; after a signal, Stopped in place of every error."""
+    try:
+        cli(prog_name="sd3tune", standalone_mode=False)
+    except Exception:
+        if stopped := stopping.received():
+            raise stopped from None
+        raise
 
 
 def _bug(e: Exception) -> NoReturn:

@@ -25,6 +25,15 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
+_received: list[Stopped] = []
+
+
+def received() -> Stopped | None:
+    """The signal that came, if one came. C code that calls Python (a tensor's constructor, for
+    example) may replace Stopped by an error of its own: that error is then no error of the run."""
+    return _received[0] if _received else None
+
+
 def stop_when_told() -> None:
     """From now on the first of these signals raises Stopped; what `nohup` had ignored stays so."""
     for number in CAUGHT:
@@ -38,6 +47,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for each in CAUGHT:
         signal.signal(each, signal.SIG_IGN)  # a terminal that closes sends several
     stopped = Stopped(number)
+    _received.append(stopped)
     end = threading.Timer(GRACE_SECONDS, os._exit, (stopped.exit_code,))
     end.daemon = True
     end.start()

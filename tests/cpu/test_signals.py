@@ -117,11 +117,36 @@ def test_a_signal_outside_training_leaves_soon_with_a_sentence(
     os.kill(child, number)
     status = os.waitpid(child, 0)[1]
     lines = said.read_text().splitlines()
-    assert os.waitstatus_to_exitcode(status) == 128 + number, lines
+    assert os.waitstatus_to_exitcode(status) == 128 + number, "\n".join(lines)
     kept = "what was finished is kept, and the same command continues"
     assert (
         lines[-1] == f"stopped by signal {int(number)}; {kept}"
         and "Traceback" not in said.read_text()
+    )
+
+
+def test_an_error_in_place_of_the_signal_is_not_reported() -> None:
+    """torch's C code answers an exception of a signal handler with a TypeError of its own."""
+    script = """
+import os, signal, sys
+from sd3tune import cli
+from sd3tune.report import stopping
+
+@cli.cli.command("swallow")
+def swallow():
+    stopping.stop_when_told()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except stopping.Stopped:
+        raise TypeError("could not determine the shape of object type") from None
+
+sys.argv = ["sd3tune", "swallow"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        143,
+        ["stopped by signal 15; what was finished is kept, and the same command continues"],
     )
 
 
