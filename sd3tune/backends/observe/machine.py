@@ -9,14 +9,14 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sd3tune.backends import cuda, mps, rocm
-from sd3tune.backends.observe import child, container, sysctl
-from sd3tune.backends.observe.facts import Host, Machine, Problem, Survey, Vendor, gpu_from
+from sd3tune.backends.observe import container, sysctl
+from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.facts import Host, Machine, Survey
 from sd3tune.backends.observe.system import read
 from sd3tune.backends.observe.torch_report import RANGE
 
@@ -30,40 +30,13 @@ CLOUDS = {
 }
 
 
-def survey(timeout_seconds: float = 10.0, root: Path = Path("/")) -> Machine:
-    """The host and one Survey per vendor with evidence of being present, asked side by side."""
-    found = {name: vendor for name, vendor in VENDORS.items() if vendor.present(root) is not None}
+def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Machine:
+    """The host and one Survey per vendor with evidence of being present, asked side by side. ask:
+    gets the answer of one source."""
+    vendors = [vendor for vendor in VENDORS.values() if vendor.present(root) is not None]
     with ThreadPoolExecutor(len(VENDORS)) as pool:
-        answers = {
-            name: pool.submit(child.ask, name, timeout_seconds=timeout_seconds) for name in found
-        }
-        surveys = tuple(_survey(name, answer.result()) for name, answer in answers.items())
-    return Machine(host(root), surveys)
-
-
-def _survey(name: str, answer: child.Answer) -> Survey:
-    vendor: Vendor = VENDORS[name].VENDOR
-    if answer.data is not None:
-        return survey_from(answer.data)
-    problem = Problem(
-        f"{name}.observer-died",
-        "fail",
-        f"asking the {name} driver failed: {answer.error}",
-        "reboot, or reinstall the driver; training on this card will hang in the same way",
-    )
-    return Survey(vendor, problems=(problem,))
-
-
-def survey_from(data: Mapping[str, object]) -> Survey:
-    """A Survey that travelled as JSON."""
-    gpus, problems = data["gpus"], data["problems"]
-    assert isinstance(gpus, list) and isinstance(problems, list)
-    rest = {k: v for k, v in data.items() if k not in ("gpus", "problems")}
-    return Survey(
-        gpus=tuple(gpu_from(g) for g in gpus),
-        problems=tuple(Problem(**p) for p in problems),
-        **rest,  # type: ignore[arg-type]
-    )
+        pending = [pool.submit(vendor.survey, root, ask) for vendor in vendors]
+        return Machine(host(root), tuple(each.result() for each in pending))
 
 
 def host(root: Path = Path("/")) -> Host:
