@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sd3tune.backends.decide.rules import version
+from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
 from sd3tune.backends.observe import card_sources, system
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
 from sd3tune.backends.observe.facts import (
@@ -29,7 +30,7 @@ from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "cuda"
 PCI_VENDOR = "0x10de"
-CU126 = "https://download.pytorch.org/whl/cu126"
+NEWEST = f"{CUDA_BUILDS[0].driver} or newer"
 # Where nobody inside can update a driver: what to ask for instead.
 RENTED = {
     "runpod": "`minCudaVersion` {0}, or the CUDA filter of the console",
@@ -158,28 +159,31 @@ def _compared(
     for chip in sorted(sm) if built_for else []:
         # Binaries of one major generation run on its later minors.
         if not any(b // 10 == chip // 10 and b <= chip for b in built_for):
-            fix = f"SD3TUNE_TORCH='{RANGE} --index-url {CU126}' bash scripts/setup"
+            fix = other_build(found) or "use another card: no build has kernels for this one"
             words = f"this PyTorch has no kernels for sm_{chip}: it has {sorted(built_for)}"
             problems.append(Problem("torch.arch-not-in-build", "fail", words, fix))
     return problems
 
 
 def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
-    """CUDA 13 needs driver 580, CUDA 12 needs 525; a newer minor runs by compatibility."""
+    """Whether the driver runs the installed build; a newer minor of CUDA runs by compatibility. A
+    driver of which nothing is known is left to PyTorch's own answer."""
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
-    least = {13: 580, 12: 525}.get(wheel[0] if wheel else 0, 0)
-    driver = version(found.driver)[:1]
-    known = found.runtime is not None
-    if (driver and driver[0] < least) or (known and offered[0] < wheel[0]):
+    needed = next((build for build in CUDA_BUILDS if build.cuda == wheel[0]), None)
+    if needed is None or not (known(found.driver) or known(found.runtime)):
+        return []
+    if not needed.runs_on(found.driver, found.runtime):
+        this = found.driver or f"one that offers CUDA {found.runtime}"
         words = (
-            f"PyTorch is built for CUDA {torch.cuda}, which needs driver {least}; "
-            f"this one is {found.driver}"
+            f"PyTorch is built for CUDA {torch.cuda}, which needs driver {needed.driver}; "
+            f"this one is {this}"
         )
-        fix = f"update the driver, or: SD3TUNE_TORCH='torch --index-url {CU126}' bash scripts/setup"
+        other = other_build(found)
+        fix = f"update the driver, or: {other}" if other else f"update the driver to {NEWEST}"
         if host.cloud in RENTED:  # where nobody inside can update it
             fix = f"rent another machine: {RENTED[host.cloud].format(torch.cuda)}"
         return [Problem("torch.driver-too-old", "fail", words, fix)]
-    if known and offered < wheel:
+    if known(found.runtime) and offered < wheel:
         words = (
             f"PyTorch is built for CUDA {torch.cuda}, the driver offers {found.runtime}: "
             "works by minor-version compatibility, kernels shipped as PTX may fail"

@@ -22,7 +22,7 @@ FIXES = {
     "hangs": "reboot, or reinstall the amdgpu driver; training on this card may hang in the same "
     "way",
 }
-Run = Callable[[list[str], float], system.Output]
+Run = Callable[[list[str], float], system.ProgramOutput]
 
 
 def survey(root: Path, run: Run = system.output) -> Survey:
@@ -36,7 +36,7 @@ def survey(root: Path, run: Run = system.output) -> Survey:
     return Survey("rocm", gpus, word(driver), None, "amd-smi" if gpus else None, tuple(problems))
 
 
-def _entries(output: system.Output, problems: list[Problem]) -> list[Mapping[str, Any]]:
+def _entries(output: system.ProgramOutput, problems: list[Problem]) -> list[Mapping[str, Any]]:
     """One entry a card: a list, or a dict with it under gpu_data since ROCm 7."""
     if output.cause is not None:
         severity = "warn" if output.cause == "absent" else "fail"

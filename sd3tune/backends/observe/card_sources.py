@@ -22,7 +22,7 @@ Ask = Callable[[str, Path], child.Answer]
 
 
 @dataclass(frozen=True)
-class Source:
+class CardSource:
     """One way to learn of a vendor's cards."""
 
     vendor: Vendor
@@ -35,15 +35,15 @@ class Source:
 DRIVER = "reinstall the NVIDIA driver and reboot"
 AMD_SMI = "reinstall amd-smi-lib of your ROCm, or the amdgpu driver, and reboot"
 SOURCES = {  # the best first; its name stands in Gpu.source
-    "nvml": Source("cuda", "nvidia.nvml", "NVML", "nvml", DRIVER),
-    "nvidia-smi": Source("cuda", "nvidia.smi", "nvidia-smi", "nvidia_smi", DRIVER),
-    "libcuda": Source("cuda", "nvidia.libcuda", "libcuda.so.1", "libcuda", DRIVER),
-    "/proc/driver/nvidia": Source("cuda", "nvidia.proc", "/proc/driver/nvidia", "nvidia_files",
+    "nvml": CardSource("cuda", "nvidia.nvml", "NVML", "nvml", DRIVER),
+    "nvidia-smi": CardSource("cuda", "nvidia.smi", "nvidia-smi", "nvidia_smi", DRIVER),
+    "libcuda": CardSource("cuda", "nvidia.libcuda", "libcuda.so.1", "libcuda", DRIVER),
+    "/proc/driver/nvidia": CardSource("cuda", "nvidia.proc", "/proc/driver/nvidia", "nvidia_files",
                                   DRIVER),
-    "amdsmi": Source("rocm", "amd.amdsmi", "amdsmi", "amdsmi", AMD_SMI),
-    "amd-smi": Source("rocm", "amd.smi", "amd-smi", "amd_smi_program", AMD_SMI),
-    "/sys/class/kfd": Source("rocm", "amd.kfd", "/sys/class/kfd", "kfd", AMD_SMI),
-    "sysctl": Source("mps", "mps.sysctl", "sysctl", "sysctl", "update macOS"),
+    "amdsmi": CardSource("rocm", "amd.amdsmi", "amdsmi", "amdsmi", AMD_SMI),
+    "amd-smi": CardSource("rocm", "amd.smi", "amd-smi", "amd_smi_program", AMD_SMI),
+    "/sys/class/kfd": CardSource("rocm", "amd.kfd", "/sys/class/kfd", "kfd", AMD_SMI),
+    "sysctl": CardSource("mps", "mps.sysctl", "sysctl", "sysctl", "update macOS"),
 }  # fmt: skip
 
 

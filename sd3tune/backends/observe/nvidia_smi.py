@@ -34,7 +34,7 @@ FIXES = {
     "hangs": "reboot, or reinstall the NVIDIA driver; training on this card may hang in the same "
     "way",
 }
-Run = Callable[[list[str], float], system.Output]
+Run = Callable[[list[str], float], system.ProgramOutput]
 
 
 @dataclass
@@ -93,7 +93,7 @@ def _rows(asked: _Asked) -> list[dict[str, str]]:
     return cards
 
 
-def _failed(asked: _Asked, output: system.Output) -> None:
+def _failed(asked: _Asked, output: system.ProgramOutput) -> None:
     """A problem in the program's own words, for what nvidia-smi says of the driver."""
     text = f"{output.text} {output.message}"
     if "Driver/library version mismatch" in text:

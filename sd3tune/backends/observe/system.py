@@ -17,7 +17,7 @@ Cause = Literal["absent", "forbidden", "hangs", "crashed", "failed", "garbage"]
 
 
 @dataclass(frozen=True)
-class Output:
+class ProgramOutput:
     """What a program printed; `cause` and `message` say why there is nothing to read."""
 
     text: str = ""
@@ -39,18 +39,18 @@ def run(command: list[str], timeout_seconds: float = 8.0) -> str | None:
     return answer.text if answer.cause is None else None
 
 
-def output(command: list[str], timeout_seconds: float = 8.0) -> Output:
+def output(command: list[str], timeout_seconds: float = 8.0) -> ProgramOutput:
     """Runs a program to its end. One that never ends, or whose own children hold its output open,
     is given up at the limit; one that prints more than MOST_BYTES as well."""
     pipe = subprocess.PIPE
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     except FileNotFoundError:
-        return Output(cause="absent", message="is not on PATH")
+        return ProgramOutput(cause="absent", message="is not on PATH")
     except PermissionError:
-        return Output(cause="forbidden", message="may not be started by this user")
+        return ProgramOutput(cause="forbidden", message="may not be started by this user")
     except OSError as e:  # a file that is no program
-        return Output(cause="garbage", message=f"cannot be started: {e.strerror or e}")
+        return ProgramOutput(cause="garbage", message=f"cannot be started: {e.strerror or e}")
     printed: dict[str, bytes] = {"out": b"", "err": b""}
     try:
         stopped = _collect(process, printed, timeout_seconds)
@@ -65,10 +65,10 @@ def output(command: list[str], timeout_seconds: float = 8.0) -> Output:
 
 def _collect(
     process: "subprocess.Popen[bytes]", printed: dict[str, bytes], timeout_seconds: float
-) -> Output | None:
+) -> ProgramOutput | None:
     """Reads both streams to their ends; why not, when that does not happen."""
     end = time.monotonic() + timeout_seconds
-    late = Output(cause="hangs", message=f"did not answer in {timeout_seconds:g} s")
+    late = ProgramOutput(cause="hangs", message=f"did not answer in {timeout_seconds:g} s")
     with selectors.DefaultSelector() as streams:
         for stream, name in ((process.stdout, "out"), (process.stderr, "err")):
             assert stream is not None
@@ -83,7 +83,7 @@ def _collect(
                 if not piece:
                     streams.unregister(key.fileobj)
             if sum(map(len, printed.values())) > MOST_BYTES:
-                return Output(cause="garbage", message="does not stop printing")
+                return ProgramOutput(cause="garbage", message="does not stop printing")
     try:
         process.wait(max(0.1, end - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -91,16 +91,16 @@ def _collect(
     return None
 
 
-def _ended(status: int, printed: dict[str, bytes]) -> Output:
+def _ended(status: int, printed: dict[str, bytes]) -> ProgramOutput:
     if status < 0:
-        return Output(cause="crashed", message=f"was killed by {signal_name(-status)}")
+        return ProgramOutput(cause="crashed", message=f"was killed by {signal_name(-status)}")
     text = printed["out"].decode("utf-8", errors="replace")
     if status != 0:
         words = (text + "\n" + printed["err"].decode("utf-8", errors="replace")).splitlines()
         first = next((line.strip() for line in words if line.strip()), "")
         message = f"failed with exit code {status}" + (f": {first[:200]}" if first else "")
-        return Output(text, "failed", message)
-    return Output(text, utf8="\ufffd" not in text)
+        return ProgramOutput(text, "failed", message)
+    return ProgramOutput(text, utf8="\ufffd" not in text)
 
 
 def signal_name(number: int) -> str:
