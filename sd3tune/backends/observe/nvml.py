@@ -8,11 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import system
+from sd3tune.backends.observe import card_faults, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
 
 UNKNOWN = Arch("sm", "unknown")
-COMPUTE_MODES = {0: "default", 2: "prohibited", 3: "exclusive"}
+COMPUTE_MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
 REINSTALL = "reinstall the NVIDIA driver and reboot"
 # NVML return codes at initialisation (nvml.h), what they mean, what helps.
 INIT = {
@@ -60,9 +60,11 @@ def _nvml_card(pynvml: ModuleType, index: int, problems: list[Problem]) -> list[
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     except pynvml.NVMLError as e:
-        words = f"GPU {index} does not answer: {e}"
-        problems.append(problem("gpu-unusable", "warn", words, "reboot, or rent another host"))
-        return []
+        if e.value == card_faults.NOT_GIVEN:
+            words = f"GPU {index} is closed to this user, job or container: {e}"
+            problems.append(problem("gpu-closed", "warn", words, "ask for it where you start"))
+            return []
+        return [Gpu("cuda", index, "NVIDIA GPU", UNKNOWN, "nvml", error=str(e))]
     card = _nvml_gpu(pynvml, handle, index)
     if (_q(pynvml, "nvmlDeviceGetMigMode", handle) or [0])[0] != 1:
         return [card]
@@ -115,6 +117,8 @@ def _nvml_gpu(pynvml: ModuleType, handle: Any, index: int) -> Gpu:
         pcie_width_max=q("nvmlDeviceGetMaxPcieLinkWidth"),
         links=_links(pynvml, handle),
         compute_mode=COMPUTE_MODES.get(q("nvmlDeviceGetComputeMode")),
+        fabric=card_faults.fabric(pynvml, handle),
+        error=card_faults.lost(pynvml, handle),
     )
 
 
@@ -131,6 +135,10 @@ def _mig(pynvml: ModuleType, part: Any, card: Gpu) -> Gpu:
         used_bytes=memory and memory.used,
         uuid=_text(_q(pynvml, "nvmlDeviceGetUUID", part)),
         bus_id=card.bus_id,
+        card_uuid=card.uuid,
+        compute_mode=card.compute_mode,
+        fabric=card.fabric,
+        error=card.error,
         temperature_celsius=card.temperature_celsius,
         ecc_enabled=card.ecc_enabled,
         ecc_uncorrected=card.ecc_uncorrected,
