@@ -196,7 +196,10 @@ def _completed(card: Gpu, other: Gpu | None) -> Gpu:
     missing = {
         field.name: getattr(other, field.name)
         for field in fields(Gpu)
-        if getattr(card, field.name) is None and getattr(other, field.name) is not None
+        # No error is an answer too: the better source's.
+        if field.name != "error"
+        and getattr(card, field.name) is None
+        and getattr(other, field.name) is not None
     }
     if card.arch.name == "unknown" and other.arch.name != "unknown":
         missing["arch"] = other.arch
