@@ -62,7 +62,7 @@ def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> 
     from sd3tune.backends.observe import probing, this_machine
 
     started = time.perf_counter()
-    machine, torch, facts = this_machine.observe(import_torch=not quick)
+    machine, torch, facts = this_machine.observe(import_torch=not quick, device=device)
     depth = Depth(quick=quick, device=device, deep=deep)
     run_probes = probing.on_this_machine(anew=True)
     made = diagnose(machine, torch, facts, run_probes, depth)

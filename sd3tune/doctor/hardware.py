@@ -83,7 +83,7 @@ def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
                 yield finding
         if survey.driver:
             words = f"{survey.driver}, offers {survey.offers}" if survey.runtime else survey.driver
-            source = survey.source or "survey"
+            source = survey.source_of("driver") or "survey"
             yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
         for gpu in survey.gpus:
             several = len(survey.gpus) > 1
@@ -120,7 +120,7 @@ def accelerator(gpu: Gpu, several: bool = False) -> Iterator[Finding]:
     parts += [f"{gpu.gpu_cores} GPU cores"] if gpu.gpu_cores else []
     parts += [f"PCI {gpu.bus_id}"] if gpu.bus_id else []
     parts += [p for p in (gpu.hip_uuid or gpu.uuid,) if p and several]
-    yield Finding(f"{gpu.vendor}.device", "ok", name, ", ".join(parts), gpu.source)
+    yield Finding(f"{gpu.vendor}.device", "ok", name, ", ".join(parts), gpu.told_by)
     yield from (Finding(f"{gpu.vendor}.{i}", s, name, words, gpu.source, fix)
                 for i, s, words, fix in _health(gpu))  # fmt: skip
 

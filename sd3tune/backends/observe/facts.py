@@ -27,6 +27,8 @@ MAKERS: Mapping[Vendor, str] = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple",
 UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 
+# Fields that doctor shows beside a card's name, as it calls them.
+SHOWN = {"name": "name", "arch": "architecture", "total_bytes": "memory", "used_bytes": "used"}
 UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
@@ -123,9 +125,10 @@ class Gpu:
 
     @property
     def told_by(self) -> str:
-        """The source, and in brackets what others added: "/proc/driver/nvidia (arch: libcuda)"."""
-        told = ", ".join(f"{name}: {who}" for name, who in self.sources.items())
-        return f"{self.source} ({told})" if told else self.source
+        """The source, and what others added to what is shown: "/proc/driver/nvidia; architecture:
+        libcuda"."""
+        added = [f"{SHOWN[key]}: {who}" for key, who in self.sources.items() if key in SHOWN]
+        return "; ".join([self.source, *added])
 
     @property
     def label(self) -> str:

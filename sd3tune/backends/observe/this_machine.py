@@ -22,28 +22,33 @@ TOOLS = ("ninja", "nvcc", "hipcc")
 TORCH_SECONDS = 60.0
 
 
-def observe(*, import_torch: bool = True) -> tuple[Machine, TorchReport, Facts]:
+def observe(
+    *, import_torch: bool = True, device: bool = True, root: Path = Path("/")
+) -> tuple[Machine, TorchReport, Facts]:
     """This machine, what torch sees of it, and the two joined for the vendor that will train.
 
-    import_torch=False: under a second, devices are those the driver shows. Raises HardwareError
-    only for a SD3TUNE_BACKEND that does not exist.
+    import_torch=False: under a second, devices are those the driver shows. device=False: no driver
+    is asked, by us or by torch, as if there were none. root: of this machine's files. Raises
+    HardwareError only for a SD3TUNE_BACKEND that does not exist.
     """
     from sd3tune.backends.observe import machine as host
 
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(ask_torch, import_torch)
-        machine = host.survey()
+        pending = pool.submit(ask_torch, import_torch, device)
+        machine = host.survey(root) if device else Machine(host.host(root))
         torch = pending.result()
     return machine, torch, join(machine, torch, packages(), tools(), os.environ)
 
 
-def ask_torch(import_torch: bool) -> TorchReport:
+def ask_torch(import_torch: bool, device: bool) -> TorchReport:
+    """What torch says of itself and, with `device`, of the devices."""
     from sd3tune.backends.observe import child, torch_report
 
     files = torch_report.from_files()
     if not import_torch or files.version is None:
         return files
-    answer = child.ask("torch", timeout_seconds=TORCH_SECONDS)
+    depth = "devices" if device else "software"
+    answer = child.ask("torch", [depth], timeout_seconds=TORCH_SECONDS)
     if answer.data is None:
         return TorchReport(version=files.version, cuda=files.cuda, hip=files.hip,
                            error=answer.error)  # fmt: skip

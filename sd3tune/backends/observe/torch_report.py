@@ -3,7 +3,7 @@ and a broken build may take the process along; `from_files` does not start torch
 """
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,22 +17,27 @@ RANGE = (
 DEFINITION = re.compile(r"^(\w+)(?:\s*:[^=]+)?\s*=\s*(.+)$", re.MULTILINE)
 
 
-def observe() -> dict[str, Any]:
-    """The child's answer: a TorchReport as JSON data."""
+def observe(depth: str = "devices") -> dict[str, Any]:
+    """The child's answer: a TorchReport as JSON data. depth: "software" asks no driver."""
     import torch
 
-    devices, error = _devices()
-    report = TorchReport(
+    built = TorchReport(
         version=str(torch.__version__),
         cuda=torch.version.cuda,
         hip=torch.version.hip,
         mps_built=torch.backends.mps.is_built(),
+        native_bf16_cpu=_native_bf16(),
+        imported=True,
+    )
+    if depth == "software":
+        return asdict(built)
+    devices, error = _devices()
+    report = replace(
+        built,
         mps_available=torch.backends.mps.is_available(),
         devices=devices,
         arch_list=tuple(torch.cuda.get_arch_list()),
-        native_bf16_cpu=_native_bf16(),
         mps_recommended_bytes=_recommended(),
-        imported=True,
         devices_error=error,
     )
     return asdict(report)
