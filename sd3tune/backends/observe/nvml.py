@@ -116,6 +116,7 @@ def _nvml_gpu(pynvml: ModuleType, handle: Any, index: int) -> Gpu:
         pcie_width=q("nvmlDeviceGetCurrPcieLinkWidth"),
         pcie_width_max=q("nvmlDeviceGetMaxPcieLinkWidth"),
         links=_links(pynvml, handle),
+        links_max=card_faults.nvlinks(pynvml, handle),
         compute_mode=COMPUTE_MODES.get(q("nvmlDeviceGetComputeMode")),
         fabric=card_faults.fabric(pynvml, handle),
         error=card_faults.lost(pynvml, handle),
