@@ -112,7 +112,7 @@ def test_a_uuid_prefix_maps_torch_s_first_device_to_the_second_card(facts) -> No
             "unlike-cards-fastest-first",
             [
                 "1 0000:41:00.0 GPU-0a9d7c55-1e2f-4a3b-8c4d-5e6f70819203",
-                "0 0000:01:00.0 GPU-3060c0de-1e2f-4a3b-8c4d-5e6f70819204",
+                "0 0000:01:00.0 GPU-2080c0de-1e2f-4a3b-8c4d-5e6f70819204",
             ],
         ),
         (

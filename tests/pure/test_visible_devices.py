@@ -210,7 +210,7 @@ def test_under_the_order_of_the_user_cards_are_known_by_identity(seen: Seen) -> 
     facts = seen("unlike-cards-fastest-first", (1,), CUDA_DEVICE_ORDER="FASTEST_FIRST",
                  CUDA_VISIBLE_DEVICES="1")  # fmt: skip
     (device,) = facts.devices
-    assert (device.name, device.physical_index) == ("NVIDIA GeForce RTX 3060", 0)
+    assert (device.name, device.physical_index) == ("NVIDIA GeForce RTX 2080 Ti", 0)
     assert device.chosen_by == "CUDA_VISIBLE_DEVICES=1, CUDA_DEVICE_ORDER=FASTEST_FIRST"
     assert not facts.problems
     assert "may differ from those of nvidia-smi" in facts.notes[0].message
@@ -230,7 +230,7 @@ def test_of_two_unlike_cards_one_process_uses_the_first_and_several_the_weakest(
 ) -> None:
     facts = seen("unlike-cards-fastest-first", None, CUDA_DEVICE_ORDER="FASTEST_FIRST")
     assert facts.of_processes(ALONE.local_size).weakest.name == "NVIDIA GeForce RTX 4090"
-    assert facts.of_processes(2).weakest.name == "NVIDIA GeForce RTX 3060"
+    assert facts.of_processes(2).weakest.name == "NVIDIA GeForce RTX 2080 Ti"
 
 
 def test_a_device_that_no_source_knows_is_used_only_when_it_is_asked_for(seen: Seen) -> None:
