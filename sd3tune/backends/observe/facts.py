@@ -68,6 +68,7 @@ class Problem:
     severity: Severity
     message: str
     fix: str  # can be pasted, or one sentence on what to do
+    source: str | None = None  # of the sources of cards, the one that failed or met it
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,13 @@ class Survey:
     def source_of(self, name: str) -> str | None:
         """Who said what a field holds; None: nobody."""
         return self.sources.get(name, self.source)
+
+    @property
+    def driver_told_by(self) -> str:
+        """The source of the driver's version, and that of what it offers where it is another."""
+        driver, runtime = self.source_of("driver"), self.source_of("runtime")
+        told = driver or "survey"
+        return told if self.runtime is None or runtime == driver else f"{told}; offers: {runtime}"
 
     @property
     def offers(self) -> str | None:
