@@ -14,10 +14,13 @@ from typing import Any
 from pydantic import model_validator
 
 from sd3tune.config import rules
+from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.files import settings_file
 from sd3tune.config.files.placeholders import Allowed
 from sd3tune.config.files.reading import absolute_path, project_folder
-from sd3tune.config.names import notes_on
+from sd3tune.config.inert import notes_on
+from sd3tune.config.names import Unsupported
+from sd3tune.config.other_trainers import NAMES
 from sd3tune.config.problems import COMMAND_LINE, Location, Problems, known_settings, validated
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance, following
@@ -44,6 +47,11 @@ TEXTS = frozenset(
     if field.annotation in (str, str | None, Path, Path | None) or name in PATHS
 )
 PROMPTS = ("validation_prompt", "validation_negative_prompt")
+# Names that are no settings of a run, and why.
+FOREIGN = dict.fromkeys(
+    ImageDataset.model_fields.keys() - AllSettings.model_fields.keys(),
+    Unsupported("belongs to a dataset", "set it in multidatabackend.json"),
+) | dict(NAMES)
 
 
 @dataclass(frozen=True)
@@ -94,10 +102,10 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     file = settings_file.read_file(path, ENVIRONMENT, problems, TEXTS)
     words = settings_file.read_overrides(overrides, typed, TEXTS)
     written = settings_file.merged(file, words)
-    asked = {k: v for k, v in written.values.items() if not left_open(k, v)}
+    asked = {k: v for k, v in written.values.items() if k in FOREIGN or not left_open(k, v)}
     sources = {k: v for k, v in (file.sources() | words.sources()).items() if k in asked}
     location = Location(str(path), file.sources() | words.sources())
-    values = known_settings(asked, AllSettings, location, problems)
+    values, passed_over = known_settings(asked, AllSettings, location, problems, FOREIGN)
     _derive(values, sources, path)
     _make_absolute(values, sources, path, problems)
     validated(values, AllSettings, location, problems)
@@ -105,7 +113,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     needed = {"output_dir": "output", "data_backend_config": "multidatabackend.json"}
     right = {k: v for k, v in values.items() if k not in wrong}
     settings = AllSettings.model_validate({k: v for k, v in needed.items() if k in wrong} | right)
-    settings._sources, settings._notes = sources, tuple(notes_on(asked))
+    settings._sources, settings._notes = sources, tuple(notes_on(passed_over, asked))
     for problem in rules.problems(settings, wrong):
         what = f"{location.of()}: {problem.message}"
         problems.add(ErrorAndHint(what, problem.hint))
