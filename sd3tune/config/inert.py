@@ -45,6 +45,7 @@ HARMLESS = {
     "enable_bucket": (True, "true"),
     "aspect_ratio_bucketing": (True, "true"),
     "enabled": (True, "true"),
+    "clip_skip": (1, "1"),
 }
 NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their own
 
@@ -98,6 +99,11 @@ def is_off(value: Any) -> bool:
         return float(text) == 0
     except ValueError:
         return False
+
+
+def is_left_out(value: Any) -> bool:
+    """Whether a value says that a number, a text or a path is not given: false, or a word."""
+    return value is False or str(value).strip().lower() in ("none", "null")
 
 
 def asks_for_nothing(name: str, value: Any, written: Mapping[str, Any]) -> bool:

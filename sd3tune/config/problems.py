@@ -185,7 +185,10 @@ def _plain(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any
         return ErrorAndHint(f"{spot}: {head}", hint or "change one of them")
     value = _shown_as(setting, written)
     sentence, _, advice = sentence.partition("; use ")
-    advice = value_of(setting, written) or advice
+    if ours := value_of(setting, written, sentence):
+        advice = ours
+        if sentence.startswith(("must be", "is not a")):
+            sentence = "is another program's word"
     hint = f"use {setting}={advice}" if advice else _help(kind, setting)
     return ErrorAndHint(f"{spot}: `{setting}={value}` {sentence}", hint)
 

@@ -297,7 +297,7 @@ ELSEWHERE = (
     ),
     Unsupported(
         "is another program's option",
-        "name the file first, as in `sd3tune train config/config.json`",
+        "name the file without it, as in `sd3tune train {value}`",
         "config config_file config_path train_config",
     ),
 )

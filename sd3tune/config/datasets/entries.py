@@ -11,7 +11,7 @@ from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbed
 from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
 from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
 from sd3tune.config.files.written import WrittenSettings
-from sd3tune.config.inert import notes_on
+from sd3tune.config.inert import is_left_out, notes_on
 from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported
 from sd3tune.config.other_trainers_data import DATASET_NAMES
 from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
@@ -24,6 +24,9 @@ from sd3tune.tables.table import load
 
 Dataset = ImageDataset | Masks | TextEmbeds
 NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
+OPTIONAL = frozenset(  # keys that may be left out; a caption may be any word
+    key for key, field in ImageDataset.model_fields.items() if field.default is None
+) - {"instance_prompt"}
 ENVIRONMENT = Allowed(
     paths=PATHS,
     either=("dataset_name",),
@@ -132,7 +135,7 @@ def _filled(
     for key, value in written.values.items():
         with problems.collecting(key):
             filled = fill_in({key: value}, location.of(), placeholders, ENVIRONMENT)[key]
-            if filled is not None:
+            if filled is not None and not (key in OPTIONAL and is_left_out(filled)):
                 filled_in[key] = filled
     return filled_in
 
