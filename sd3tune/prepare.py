@@ -117,7 +117,7 @@ def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.
 def model_of(config: Config) -> variants.Model:
     """Raises ModelError."""
     return models.find_whole(
-        models.ModelSettings(
+        models.ModelRequest(
             config.pretrained_model_name_or_path,
             config.pretrained_transformer_model_name_or_path,
             config.pretrained_transformer_subfolder,

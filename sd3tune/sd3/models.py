@@ -30,7 +30,7 @@ FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin")  # all but the first a
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelRequest:
     """The model that the settings name.
 
     source: a folder, repository or file. transformer: the same for another transformer; None: that
@@ -57,10 +57,10 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
     repository. A single file provides the VAE if it contains one. Text encoders come from `source`,
     or from the repository of the released model if `source` is a file.
     """
-    return find_named(ModelSettings(source, transformer, subfolder))
+    return find_named(ModelRequest(source, transformer, subfolder))
 
 
-def find_whole(named: ModelSettings) -> Model:
+def find_whole(named: ModelRequest) -> Model:
     """The model, after checking by name that every part of its folders is there and fits the
     others. Raises ModelError with all problems."""
     problems: list[ErrorAndHint] = []
@@ -76,7 +76,7 @@ def find_whole(named: ModelSettings) -> Model:
     return model
 
 
-def _incomplete(named: ModelSettings, model: Model | None) -> Iterator[ModelError]:
+def _incomplete(named: ModelRequest, model: Model | None) -> Iterator[ModelError]:
     """What is wrong with the folders of a model. model: None where its shape is unknown."""
     shape = None if model is None else model.transformer
     folder = Path(named.source)
@@ -95,7 +95,7 @@ def _incomplete(named: ModelSettings, model: Model | None) -> Iterator[ModelErro
             yield e
 
 
-def find_named(named: ModelSettings) -> Model:
+def find_named(named: ModelRequest) -> Model:
     """The sources and sizes of a model. Raises ModelError."""
     source = named.source
     if named.composed:
@@ -143,7 +143,7 @@ def _from_file(source: str) -> Model:
     return Model(name, where, held.shape, TEXT_ENCODERS, VAE)
 
 
-def _composed(named: ModelSettings) -> Model:
+def _composed(named: ModelRequest) -> Model:
     """The text encoders of the source, which needs no transformer, with another transformer."""
     source, transformer, subfolder = named.source, str(named.transformer), named.subfolder
     if is_file(source):
@@ -184,7 +184,7 @@ def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer
     return shape
 
 
-def _sizes(named: ModelSettings) -> tuple[tuple[int, int, int], int]:
+def _sizes(named: ModelRequest) -> tuple[tuple[int, int, int], int]:
     """Numbers of parameters: (CLIP-L, CLIP-G, T5), and the VAE."""
     folder = Path(named.source)
     if not folder.is_dir():

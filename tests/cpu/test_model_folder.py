@@ -220,7 +220,7 @@ def test_every_part_is_checked_by_name_before_anything_is_loaded(kind: str, fold
     spoil, words = SPOILT[kind]
     spoil(folder)
     with pytest.raises(ModelError) as e:
-        models.find_whole(models.ModelSettings(str(folder)))
+        models.find_whole(models.ModelRequest(str(folder)))
     assert [words in p.message for p in e.value.problems] == [True], e.value.problems
 
 
@@ -229,7 +229,7 @@ def test_all_that_is_missing_is_said_at_once(folder: Path) -> None:
         shutil.rmtree(folder / part)
     changed("text_encoder/config.json", eos_token_id=7)(folder)
     with pytest.raises(ModelError) as e:
-        models.find_whole(models.ModelSettings(str(folder)))
+        models.find_whole(models.ModelRequest(str(folder)))
     said = [p.message for p in e.value.problems]
     assert len(said) == 3 and all(
         p in " ".join(said) for p in ("vae", "tokenizer_3", "transformer")
@@ -267,7 +267,7 @@ RIGHT: dict[str, Spoil] = {
 @pytest.mark.parametrize("kind", RIGHT)
 def test_a_model_that_is_whole_passes(kind: str, folder: Path) -> None:
     RIGHT[kind](folder)
-    found = models.find_whole(models.ModelSettings(str(folder)))
+    found = models.find_whole(models.ModelRequest(str(folder)))
     assert (found.text_encoders[2] == 0) == (kind == "without T5")
 
 
@@ -286,7 +286,7 @@ def test_a_transformer_of_its_own_is_checked_and_what_it_replaces_is_not(
     shutil.rmtree(folder / "transformer")
     large = tmp_path / "large"
     shutil.copytree(demo / "models" / "sd3.5-large", large)
-    named = models.ModelSettings(str(folder), str(large))
+    named = models.ModelRequest(str(folder), str(large))
     assert models.find_whole(named).name == "sd3.5-large (tiny)"
     other(f"transformer/{DIFFUSERS}", lambda t: t.pop("proj_out.bias"))(large)
     with pytest.raises(ModelError, match=r"`proj_out.bias` is missing"):

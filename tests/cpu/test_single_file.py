@@ -208,7 +208,7 @@ def test_text_encoders_of_another_width_are_refused(
     path = folder / "text_encoder_3" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"d_model": 4096}))
     with pytest.raises(ModelError, match="of width 4096, but the transformer takes 96"):
-        models.find_whole(models.ModelSettings(str(folder), str(checkpoint("sd3-medium"))))
+        models.find_whole(models.ModelRequest(str(folder), str(checkpoint("sd3-medium"))))
 
 
 def test_a_file_of_a_released_shape_takes_its_text_encoders_from_its_repository(
