@@ -82,9 +82,13 @@ class Location:
 
     def of(self, setting: str = "") -> str:
         """ "`config.json`", "the command line", or "`datasets.json`: dataset `a`"."""
-        file = self.sources[setting].file if setting in self.sources else self.file
-        whose = f": dataset `{self.dataset}`" if self.dataset is not None else ""
-        return shown_file(file or self.file) + whose
+        return self.of_all((setting,))
+
+    def of_all(self, settings: Iterable[str]) -> str:
+        """Every place in which one of the settings was written; the file where none was."""
+        written = [self.sources[s].file or self.file for s in settings if s in self.sources]
+        places = " and ".join(shown_file(file) for file in dict.fromkeys(written or [self.file]))
+        return places + (f": dataset `{self.dataset}`" if self.dataset is not None else "")
 
 
 def shown_file(file: str) -> str:
