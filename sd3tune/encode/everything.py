@@ -19,7 +19,7 @@ from sd3tune.plan.changes import changes
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
-from sd3tune.report.messages import say, warn
+from sd3tune.report.progress import say, waiting, warn
 from sd3tune.sd3 import weights
 
 SET_ASIDE, PLAN_CHANGES = "set_aside.json", "plan_changes.json"  # in output_dir
@@ -28,7 +28,9 @@ SET_ASIDE, PLAN_CHANGES = "set_aside.json", "plan_changes.json"  # in output_dir
 def downloaded(prepared: Prepared) -> Prepared:
     """The same plan with its model on this disk."""
     plan = prepared.plan
-    model = replace(plan.model, source=weights.local(plan.model.source, **hub(plan)))
+    # The hub draws its own bars on a terminal.
+    with waiting(f"getting {plan.model.source}", drawn=False):
+        model = replace(plan.model, source=weights.local(plan.model.source, **hub(plan)))
     return replace(prepared, plan=replace(plan, model=model))
 
 
