@@ -104,7 +104,7 @@ def test_a_uuid_prefix_maps_torch_s_first_device_to_the_second_card(facts) -> No
 
 
 def test_fewer_devices_in_torch_than_in_the_driver_is_said(facts) -> None:  # type: ignore[no-untyped-def]
-    assert problems(facts("more-gpus-than-torch")) == {"torch.fewer-devices": "warn"}
+    assert problems(facts("more-gpus-than-torch")) == {"torch.fewer-devices": "fail"}
 
 
 def test_hip_numbers_what_is_left_and_na_is_not_a_number(machine, facts) -> None:  # type: ignore[no-untyped-def]
@@ -227,10 +227,11 @@ def test_recorded_torch_reports_have_the_report_s_fields() -> None:
 )
 def test_visibility_is_read_as_the_runtimes_read_it(value: str | None, left: list[int]) -> None:
     from sd3tune.backends.observe.facts import Arch, Gpu
-    from sd3tune.backends.observe.visible_devices import pick
+    from sd3tune.backends.observe.visible_devices import select
 
     uuids = ("GPU-a1", "GPU-b2", "GPU-c3")
     cards = tuple(
         Gpu("cuda", i, "card", Arch("sm", "sm_90"), "nvml", uuid=u) for i, u in enumerate(uuids)
     )
-    assert [g.index for g in pick(cards, value)] == left
+    selected = select("CUDA_VISIBLE_DEVICES", value, cards)
+    assert [g.index for g in selected.cards] == left

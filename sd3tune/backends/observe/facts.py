@@ -13,7 +13,7 @@ Facts        the two joined for the one vendor that training will use      (cuda
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from sd3tune.tables import needs
@@ -27,6 +27,8 @@ MAKERS: Mapping[Vendor, str] = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple",
 UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 
+# Fields that doctor shows beside a card's name, as it calls them.
+SHOWN = {"name": "name", "arch": "architecture", "total_bytes": "memory", "used_bytes": "used"}
 UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
@@ -109,7 +111,12 @@ class Gpu:
     hip_index: int | None = None  # AMD: HIP's number before *_VISIBLE_DEVICES, when told
     gpu_cores: int | None = None  # Apple
     wired_limit_bytes: int | None = None  # Apple: of the GPU, when set by hand; None: macOS decides
-    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where not from `source`
+    card_uuid: str | None = None  # of a MIG slice: its card's
+    hip_uuid: str | None = None  # AMD: as ROCR_VISIBLE_DEVICES takes it, GPU- and 16 digits
+    fabric: str | None = None  # NVSwitch systems: "completed", "in progress", "not started", …
+    error: str | None = None  # the card no longer answers: what its driver says instead
+    # Field -> who said it, where not `source`.
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def named(self) -> bool:
@@ -118,9 +125,18 @@ class Gpu:
 
     @property
     def told_by(self) -> str:
-        """The source, and in brackets what others added: "/proc/driver/nvidia (arch: libcuda)"."""
-        told = ", ".join(f"{name}: {who}" for name, who in self.sources.items())
-        return f"{self.source} ({told})" if told else self.source
+        """The source, and what others added to what is shown: "/proc/driver/nvidia; architecture:
+        libcuda"."""
+        added = [f"{SHOWN[key]}: {who}" for key, who in self.sources.items() if key in SHOWN]
+        return "; ".join([self.source, *added])
+
+    @property
+    def label(self) -> str:
+        """Tells equal cards apart; the number is the driver's, not PyTorch's: "card 1 (NVIDIA
+        A100, PCI 0000:0a:00.0, GPU-…)"."""
+        parts = (self.name, self.bus_id and f"PCI {self.bus_id}", self.hip_uuid or self.uuid)
+        kind = "MIG slice of card" if self.mig else "card"
+        return f"{kind} {self.index} ({', '.join(p for p in parts if p)})"
 
 
 def gpu_from(data: Mapping[str, Any]) -> Gpu:
@@ -140,7 +156,8 @@ class Survey:
     runtime: str | None = None  # newest CUDA the driver offers "13.0"; ROCm; macOS version
     source: str | None = None  # the first that listed cards; None: none did
     problems: tuple[Problem, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where not from `source`
+    # Field -> who said it, where not `source`.
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def source_of(self, name: str) -> str | None:
         """Who said what a field holds; None: nobody."""
@@ -229,6 +246,7 @@ class TorchReport:
     mps_recommended_bytes: int | None = None
     imported: bool = False  # False: read from the installed files, torch was not started
     error: str | None = None
+    devices_error: str | None = None  # what CUDA or HIP said when it was asked for its devices
 
 
 @dataclass(frozen=True)
@@ -244,6 +262,21 @@ class Device:
     usable_source: str | None = None  # who says so, where it is not the driver
     physical_index: int | None = None
     uuid: str | None = None
+    bus_id: str | None = None
+    chosen_by: str | None = None  # variables that decide which card this is; None: there is one
+    exclusive: bool = False  # its driver lets one process use it at a time
+    problems: tuple[Problem, ...] = ()  # of this device alone; the first one's are the machine's
+
+    @property
+    def card(self) -> str | None:
+        """Which card it is, and what decided that; None where there is no choice."""
+        if self.chosen_by is None:
+            return None
+        number = (
+            None if self.physical_index is None else f"card {self.physical_index} of the driver"
+        )
+        parts = (number, self.bus_id and f"PCI {self.bus_id}", self.uuid)
+        return f"{', '.join(p for p in parts if p)}; {self.chosen_by}"
 
 
 def torch_cuda(
@@ -291,6 +324,10 @@ class Facts:
         """True where nobody has run sd3tune yet: shown wherever the device is chosen."""
         return self.vendor in UNTESTED and self.weakest.arch.name not in TRAINED_ON
 
+    def rest_on(self, survey: Survey) -> bool:
+        """The survey is of the vendor that trains."""
+        return survey.vendor == self.vendor
+
     @property
     def accelerated(self) -> bool:
         """There is an accelerator: the device that trains is not the CPU."""
@@ -300,6 +337,10 @@ class Facts:
     def takes_any_number_of_processes(self) -> bool:
         """Processes may share the one device; accelerators take one process each."""
         return not self.accelerated
+
+    def of_processes(self, count: int) -> "Facts":
+        """The same machine with the devices that `count` processes use, one each."""
+        return self if len(self.devices) <= count else replace(self, devices=self.devices[:count])
 
     @property
     def weakest(self) -> Device:
