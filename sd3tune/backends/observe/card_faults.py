@@ -37,7 +37,7 @@ def lost(pynvml: ModuleType, handle: Any) -> str | None:
         except pynvml.NVMLError as e:
             if e.value in DEAD or (e.value in DOUBTFUL and name in ESSENTIAL):
                 return str(e)
-        except (AttributeError, UnicodeDecodeError):  # another age of the binding, or a bad answer
+        except Exception:  # not NVML's own: another age of the binding, or a bad answer
             continue
     return None
 
@@ -70,7 +70,7 @@ def fabric(pynvml: ModuleType, handle: Any) -> str | None:
         try:
             info = getattr(pynvml, structure)()
             getattr(pynvml, name)(handle, ctypes.byref(info))
-        except (AttributeError, pynvml.NVMLError):
+        except Exception:  # NVMLError, and what is not NVML's own: another age of the binding
             continue
         if info.state == 3 and info.status != 0:
             return f"failed: {pynvml.NVMLError(info.status)}"
@@ -84,16 +84,19 @@ def nvlinks(pynvml: ModuleType, handle: Any) -> int | None:
     for link in range(getattr(pynvml, "NVML_NVLINK_MAX_LINKS", 18)):
         try:
             pynvml.nvmlDeviceGetNvLinkState(handle, link)
-        except (AttributeError, pynvml.NVMLError):
+        except Exception:  # no more links, or a broken binding
             break
         known += 1
     return known or None
 
 
-def of_card(card: Gpu, arch: Arch, torch: TorchReport) -> tuple[Problem, ...]:
+def of_card(
+    card: Gpu, arch: Arch, torch: TorchReport, other_build: str | None = None
+) -> tuple[Problem, ...]:
     """What keeps a run from using this card, but not from using another. arch: as PyTorch says it,
-    where it does."""
-    return (*_owned(card), *_without_kernels(card, arch, torch))
+    where it does. other_build: NVIDIA: the command that installs a build with kernels for it, if
+    there is one."""
+    return (*_owned(card), *_without_kernels(card, arch, torch, other_build))
 
 
 def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
@@ -158,14 +161,18 @@ def _linked(card: Gpu) -> bool:
     return bool(card.links_max) and (card.fabric is not None or "SXM" in card.name)
 
 
-def _without_kernels(card: Gpu, arch: Arch, torch: TorchReport) -> list[Problem]:
+def _without_kernels(
+    card: Gpu, arch: Arch, torch: TorchReport, other_build: str | None
+) -> list[Problem]:
     built = [name for name in torch.arch_list if name.startswith(("sm_", "compute_", "gfx"))]
     if not built or arch.name == "unknown" or any(_runs(arch, name) for name in built):
         return []
     words = (
         f"this PyTorch has no kernels for {arch.name}, only for {', '.join(built)}: {card.label}"
     )
-    fix = _older_or_newer(arch, built) if arch.sm else _other_gfx(arch, built)
+    fix = other_build or "use another card: no build that the driver runs has kernels for this one"
+    if arch.gfx is not None:
+        fix = _other_gfx(arch, built)
     return [Problem("torch.arch-not-in-build", "fail", words, fix)]
 
 
@@ -186,13 +193,6 @@ def _runs(arch: Arch, built: str) -> bool:
         return number == arch.sm
     same_major = number // 10 == arch.sm // 10
     return number <= arch.sm and (same_major or (kind == "compute" and not suffix))
-
-
-def _older_or_newer(arch: Arch, built: list[str]) -> str:
-    numbers = [int(n) for name in built for n in re.findall(r"_(\d+)", name)]
-    if (arch.sm or 0) < min(numbers, default=0):
-        return f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}/cu126' bash scripts/setup"
-    return f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup"
 
 
 def _other_gfx(arch: Arch, built: list[str]) -> str:
