@@ -16,12 +16,22 @@ from typing import Any
 import pytest
 
 from sd3tune.backends import mps
-from sd3tune.backends.observe import card_sources, child, libcuda, machine, this_machine
+from sd3tune.backends.observe import (
+    amd_visible,
+    card_sources,
+    child,
+    libcuda,
+    machine,
+    nvidia_visible,
+    this_machine,
+)
 from sd3tune.backends.observe.facts import Facts, Machine, Survey, TorchReport, to_json
 from sd3tune.backends.observe.torch_report import from_answer
 from tests.fakes import amd, driver, nvml
 
 DISK_BYTES = 2**38  # of every recorded machine, whatever this one has
+VARIABLES = (*amd_visible.VARIABLES, nvidia_visible.ORDER, "NVIDIA_VISIBLE_DEVICES",
+             "SD3TUNE_BACKEND")  # fmt: skip
 FOLDER = Path(__file__).parent / "machines"
 
 
@@ -77,7 +87,7 @@ def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) 
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for key in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "SD3TUNE_BACKEND"):
+    for key in VARIABLES:
         monkeypatch.delenv(key, raising=False)
     libraries(recorded, monkeypatch)
     programs(recorded["commands"], root, monkeypatch)

@@ -145,13 +145,18 @@ def _devices(
         cards = nvidia_visible.shown(cards)
         devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
         return devices, dict(enumerate(cards))
-    alike = len({(g.name, g.total_bytes) for g in found.gpus}) == 1
-    ordered = nvidia_visible.by_bus(environ) or alike
+    ordered = _ordered(found, environ)
     shown = nvidia_visible.shown(cards)
     pool = shown if ordered and len(shown) == len(torch.devices) else cards
     if not ordered or not cards:
         pool = found.gpus
     return torch.devices, matched(torch.devices, pool, ordered=ordered)
+
+
+def _ordered(found: Survey, environ: Mapping[str, str]) -> bool:
+    """CUDA's numbers follow the driver's order: by bus, or of cards that are alike."""
+    alike = len({(g.name, g.total_bytes) for g in found.gpus}) == 1
+    return nvidia_visible.by_bus(environ) or alike
 
 
 def _device(
@@ -171,6 +176,9 @@ def _device(
         asked = environ.get("SD3TUNE_BACKEND") == VENDOR
         wrong = () if asked else (card_faults.unknown(VENDOR, seen.name, seen.index),)
         return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
+    if not torch.imported and not _ordered(found, environ):  # which of them, only CUDA knows
+        device = replace(device, physical_index=None, uuid=None)
+        card = replace(card, bus_id=None)
     return replace(
         device,
         bus_id=card.bus_id,
@@ -202,10 +210,15 @@ def _compared(
         fix = f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup"
         return [*faults, Problem(name, "fail", words, fix)]
     problems = [*faults, *_driver_age(found, torch, host)]
+    problems += card_faults.of_fabric(selected.cards, torch)
+    problems += card_faults.of_lost(selected.cards)
     if not torch.imported or any(p.severity == "fail" for p in problems):
         return problems
     seen = list(of.values())
     missing = [card for card in selected.cards if card not in seen]
+    if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
+        others = [card for card in found.gpus if card not in seen]
+        missing = others[: len(selected.cards) - len(seen)]
     sick = [
         p for c in missing for p in card_faults.of_card(c, c.arch, torch, other_build(found, c))
     ]

@@ -167,6 +167,7 @@ def _compared(
         built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"
         words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
         return [*problems, Problem(name, "fail", words, fix)]
+    problems += card_faults.of_lost(selected.cards)
     if not torch.imported or problems:
         return problems
     seen = list(of.values())

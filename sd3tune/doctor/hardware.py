@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.chips import Chip
-from sd3tune.backends.observe.facts import MAKERS, Facts, Gpu, Machine, TorchReport
+from sd3tune.backends.observe.facts import MAKERS, Device, Facts, Gpu, Machine, TorchReport
 from sd3tune.doctor import software
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
 HOT_CELSIUS = 90
+JOINED = "torch and survey joined"
 # What a card does when idle or at its power limit is its business; these cost speed.
 HARMFUL = ("thermal", "slowdown", "brake", "prochot", "hbm", "socket")
 
@@ -148,11 +149,12 @@ def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
 
 
 def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
-    named = (f"{d.torch_device} {d.name}{f' ({d.card})' if d.card else ''}" for d in facts.devices)
-    names = ", ".join(named)
     refused = any(p.severity == "fail" for p in facts.problems)
     if facts.accelerated and not refused:
-        yield Finding("device.chosen", "ok", "trains on", names, "torch and survey joined")
+        first, *others = facts.devices
+        yield Finding("device.chosen", "ok", "trains on", _which(first), JOINED)
+        for device in others:
+            yield Finding("device.more", "ok", "with --nproc", _which(device), JOINED)
         yield from _usable(facts)
         yield from _unlike(facts)
         if facts.untested_on_hardware:
@@ -182,7 +184,7 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
         "device.chosen",
         "ok",
         "trains on",
-        f"{names}: no accelerator here, slow but exact",
+        f"cpu {facts.devices[0].name}: no accelerator here, slow but exact",
         "survey",
     )
 
@@ -198,7 +200,12 @@ def _unlike(facts: Facts) -> Iterator[Finding]:
         f"{first.torch_device}; {len(facts.devices)} processes decide for the weakest, "
         f"{weakest.torch_device} {weakest.name}"
     )
-    yield Finding("device.unlike", "ok", "devices", words, "survey and torch joined")
+    yield Finding("device.unlike", "ok", "devices", words, JOINED)
+
+
+def _which(device: Device) -> str:
+    """PyTorch's number and name, then the driver's number and what decided between them."""
+    return f"{device.torch_device} {device.name}{f' ({device.card})' if device.card else ''}"
 
 
 def _usable(facts: Facts) -> Iterator[Finding]:

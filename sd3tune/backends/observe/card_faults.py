@@ -7,11 +7,12 @@ is not refused for it. Standard library only, and nothing here raises.
 
 import ctypes
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe.facts import MAKERS, Arch, Device, Gpu, Problem, TorchReport
+from sd3tune.backends.observe.facts import MAKERS, Arch, Device, Gpu, Problem, Severity, TorchReport
 from sd3tune.backends.observe.torch_report import RANGE
 
 WHEELS = "https://download.pytorch.org/whl"
@@ -77,18 +78,25 @@ def fabric(pynvml: ModuleType, handle: Any) -> str | None:
     return None
 
 
+def nvlinks(pynvml: ModuleType, handle: Any) -> int | None:
+    """The number of NVLink links of a card, up or down; None where it has none."""
+    known = 0
+    for link in range(getattr(pynvml, "NVML_NVLINK_MAX_LINKS", 18)):
+        try:
+            pynvml.nvmlDeviceGetNvLinkState(handle, link)
+        except Exception:  # no more links, or a broken binding
+            break
+        known += 1
+    return known or None
+
+
 def of_card(
     card: Gpu, arch: Arch, torch: TorchReport, other_build: str | None = None
 ) -> tuple[Problem, ...]:
-    """Everything that keeps a run from using this card. arch: as PyTorch says it, where it does.
-    other_build: NVIDIA: the command that installs a build with kernels for it, if there is one."""
-    if card.error is not None:
-        return (_lost(card),)
-    return (
-        *_owned(card),
-        *_fabric_down(card, torch),
-        *_without_kernels(card, arch, torch, other_build),
-    )
+    """What keeps a run from using this card, but not from using another. arch: as PyTorch says it,
+    where it does. other_build: NVIDIA: the command that installs a build with kernels for it, if
+    there is one."""
+    return (*_owned(card), *_without_kernels(card, arch, torch, other_build))
 
 
 def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
@@ -98,13 +106,6 @@ def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Pro
         return (), ()
     first, *others = devices
     return (replace(first, problems=()), *others), first.problems
-
-
-def _lost(card: Gpu) -> Problem:
-    maker = "nvidia" if card.vendor == "cuda" else "amd"
-    fix = "reboot, or rent another machine; look at dmesg for "
-    fix += "Xid messages" if card.vendor == "cuda" else "amdgpu messages"
-    return Problem(f"{maker}.gpu-lost", "fail", f"{card.label} does not answer: {card.error}", fix)
 
 
 def _owned(card: Gpu) -> list[Problem]:
@@ -119,16 +120,45 @@ def _owned(card: Gpu) -> list[Problem]:
     return []
 
 
-def _fabric_down(card: Gpu, torch: TorchReport) -> list[Problem]:
-    if card.fabric in (None, UP):
-        return []
-    words = f"the NVSwitch fabric of {card.label} is not up ({card.fabric})"
+def of_lost(cards: Sequence[Gpu]) -> list[Problem]:
+    """The cards that variables leave to a run, and that answer no more: CUDA and HIP then start
+    without them, renumber the others, or do not start."""
+    return [_lost(card) for card in cards if card.error is not None]
+
+
+def _lost(card: Gpu) -> Problem:
+    maker = "nvidia" if card.vendor == "cuda" else "amd"
+    messages = "Xid messages" if card.vendor == "cuda" else "amdgpu messages"
+    variable = "CUDA_VISIBLE_DEVICES" if card.vendor == "cuda" else "ROCR_VISIBLE_DEVICES"
+    fix = f"reboot, or rent another machine; look at dmesg for {messages}; to train without it, "
+    fix += f"name the others in {variable} by their UUIDs"
+    return Problem(f"{maker}.gpu-lost", "fail", f"{card.label} does not answer: {card.error}", fix)
+
+
+def of_fabric(cards: Sequence[Gpu], torch: TorchReport) -> list[Problem]:
+    """What connects the cards and is down. Without the fabric of an NVSwitch system CUDA does not
+    start; where it has started, a virtual machine has one card of such a system."""
     fix = "start the fabric manager: sudo systemctl restart nvidia-fabricmanager; its version must "
     fix += "be the driver's. Inside a container or a rented machine only its host can do that"
-    if torch.devices:  # CUDA started: a virtual machine with one card of the system
-        words += ": several processes may hang"
-        return [Problem("nvidia.fabric-down", "warn", words, fix)]
-    return [Problem("nvidia.fabric-down", "fail", f"{words}: CUDA cannot start", fix)]
+    started = bool(torch.devices)
+    so = "several processes may hang" if started else "CUDA cannot start"
+    severity: Severity = "warn" if started else "fail"
+    if down := [card for card in cards if card.fabric not in (None, UP)]:
+        states = ", ".join(sorted({str(card.fabric) for card in down}))
+        words = f"the NVSwitch fabric is {states} for {len(down)} of {len(cards)} cards, as for "
+        return [Problem("nvidia.fabric-down", severity, f"{words}{down[0].label}: {so}", fix)]
+    # Bridges between cards in slots leave links unused; on boards with NVSwitch all are connected.
+    if dark := [card for card in cards if _linked(card) and card.links != card.links_max]:
+        card = dark[0]
+        words = f"{card.links} of {card.links_max} NVLink links are up on {card.label}"
+        more = f" and others ({len(dark)} of {len(cards)} cards)" if len(dark) > 1 else ""
+        words = f"{words}{more}: several processes are slow or hang"
+        return [Problem("nvidia.links-down", "warn", words, f"reboot; {fix}")]
+    return []
+
+
+def _linked(card: Gpu) -> bool:
+    return bool(card.links_max) and (card.fabric is not None or "SXM" in card.name)
 
 
 def _without_kernels(

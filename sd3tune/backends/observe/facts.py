@@ -105,6 +105,7 @@ class Gpu:
     pcie_width: int | None = None
     pcie_width_max: int | None = None
     links: int | None = None  # active NVLink or xGMI links
+    links_max: int | None = None  # NVLink links, active or not
     compute_mode: str | None = None  # NVIDIA: "default", "exclusive", "prohibited"
     compute_partition: str | None = None  # AMD: "SPX", "CPX", …
     memory_partition: str | None = None  # AMD: "NPS1", "NPS4", …

@@ -5,11 +5,13 @@ enumeration": a process sees one slice, and no whole card beside a slice.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sd3tune.backends.observe.facts import Gpu, Note, Problem
 from sd3tune.backends.observe.visible_devices import Selection, named, select
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+CONTAINER = "NVIDIA_VISIBLE_DEVICES"  # what the container was given
 BY_BUS = "PCI_BUS_ID"  # what sd3tune sets where the user has not set another order
 
 
@@ -18,7 +20,13 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
     stands for a card, and for the first slice of one that is cut into slices."""
     first = {card.index: card for card in reversed(cards)}
     numbered = [first[index] for index in sorted(first)]
-    return select(VISIBLE, environ.get(VISIBLE), cards, numbered=numbered)
+    selected = select(VISIBLE, environ.get(VISIBLE), cards, numbered=numbered)
+    given = environ.get(CONTAINER, "all")
+    if given.lower() in ("", "all", "void", "none"):
+        return selected
+    more = f"; of {CONTAINER}={given} this container has these cards, numbered from 0"
+    told = tuple(replace(f, message=f.message + more) for f in selected.faults)
+    return Selection(selected.cards, told)
 
 
 def shown(cards: Sequence[Gpu]) -> tuple[Gpu, ...]:

@@ -199,6 +199,7 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
         pcie_width=q("nvmlDeviceGetCurrPcieLinkWidth"),
         pcie_width_max=q("nvmlDeviceGetMaxPcieLinkWidth"),
         links=_links(library, handle),
+        links_max=card_faults.nvlinks(library.pynvml, handle),
         compute_mode=COMPUTE_MODES.get(q("nvmlDeviceGetComputeMode")),
         fabric=card_faults.fabric(library.pynvml, handle),
         error=card_faults.lost(library.pynvml, handle),

@@ -19,6 +19,7 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 # Beside the libraries of the table: what kernels are built from and what reads the hardware.
 ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
+SICK = ("nvidia.gpu-lost", "nvidia.reset-required")  # cards, and not sources
 TORCH_SECONDS = 60.0
 
 
@@ -91,7 +92,9 @@ def _of_sources(machine: Machine, torch: TorchReport, facts: Facts) -> list[Prob
     said = {p.id for p in facts.problems}
     failed = [p for p in machine.survey(facts.vendor).problems if p.severity == "fail"]
     failed = [p for p in failed if p.id not in said]
-    return [replace(p, severity="warn") for p in failed] if torch.devices else failed
+    if not torch.devices:
+        return failed
+    return [p if p.id in SICK else replace(p, severity="warn") for p in failed]
 
 
 def _no_card(machine: Machine) -> list[Problem]:

@@ -107,8 +107,8 @@ def _misfit(entry: str, fits: list[Gpu], cards: Sequence[Gpu], numbered: Sequenc
     if re.fullmatch(r"-\d+", entry):
         return f"a negative number ({entry}) ends the list"
     if re.fullmatch(r"\+?\d+", entry):
-        have = f"they are numbered 0 to {len(numbered) - 1}" if numbered else "no card is left"
-        return f"there is no card {entry}: {have}"
+        have = f"they are numbered 0 to {len(numbered) - 1}" if numbered else "none is left"
+        return f"there is no card {entry} ({'the only one is 0' if len(numbered) == 1 else have})"
     if entry.lower() in WORDS:
         return f"`{entry}` is not a number or a UUID of a card"
     if entry.upper().startswith(("GPU-", "MIG-")):
