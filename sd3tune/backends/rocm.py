@@ -8,7 +8,7 @@ import grp
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +167,27 @@ def _cli(root: Path, problems: list[Problem]) -> Survey | None:
         return None
     entries = (said.get("gpu_data") if isinstance(said, dict) else said) or []
     gpus = tuple(_cli_gpu(e) for e in entries if isinstance(e, dict) and "asic" in e)
+    used = _cli_used() if gpus else {}
+    gpus = tuple(replace(g, used_bytes=used.get(g.index)) for g in gpus)
     if not gpus:
         return None
     driver = _inside(entries[0], "driver", "version")
     return Survey(VENDOR, gpus, driver if isinstance(driver, str) else None, None, "amd-smi")
+
+
+def _cli_used() -> dict[int, int]:
+    """GPU -> bytes in use, of `amd-smi metric --mem-usage --json`: of the same two shapes."""
+    try:
+        said = json.loads(system.run(["amd-smi", "metric", "--mem-usage", "--json"]) or "null")
+    except ValueError:
+        return {}
+    found = {}
+    for entry in (said.get("gpu_data") if isinstance(said, dict) else said) or []:
+        index = system.whole(_inside(entry, "gpu"))
+        used = system.scaled(_inside(entry, "mem_usage", "used_vram", "value"), MIB)
+        if index is not None and used is not None:
+            found[index] = used
+    return found
 
 
 def _cli_gpu(entry: Mapping[str, Any]) -> Gpu:
@@ -228,8 +245,9 @@ def _kernel_gpu(root: Path, index: int, entry: tuple[Path, dict[str, str]]) -> G
         memory = _bank(node)
     name = system.read(card / "product_name").strip() or f"AMD GPU {said.get('device_id', '?')}"
     version = said.get("gfx_target_version", "0")  # 90402 is 9.4.2
+    used = system.whole(system.read(card / "mem_info_vram_used"))
     return Gpu(VENDOR, index, name, _gfx(version), "/sys/class/kfd", total_bytes=memory,
-               bus_id=where)  # fmt: skip
+               used_bytes=used, bus_id=where)  # fmt: skip
 
 
 def _bank(node: Path) -> int | None:

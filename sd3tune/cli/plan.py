@@ -43,8 +43,8 @@ def lines(plan: "Plan") -> list[words.Line]:
     from sd3tune.plan.describe import decisions
     from sd3tune.plan.memory import gib
 
-    m, device = plan.memory.estimate, plan.hardware.device
-    room = device.usable_bytes or device.total_bytes
+    m, device = plan.memory.estimate, plan.facts.tightest
+    room = device.room_bytes
     parts = {
         "weights": m.weights,
         "adapter": m.adapter,
@@ -55,7 +55,7 @@ def lines(plan: "Plan") -> list[words.Line]:
     }
     shown = [*decision_lines(decisions(plan)), "", "memory while training"]
     shown += [f"  {name:<24}{gib(amount):>10}" for name, amount in parts.items()]
-    has = f"of {gib(room)}" if room else "of unknown"
+    has = device.free or (f"of {gib(room)}" if room is not None else "of unknown")
     shown.append(f"  {'total':<24}{gib(m.training):>10}  {has}")
     shown.append(
         f"  {'text encoders before':<24}{gib(m.text_encoders):>10}  dropped after encoding"

@@ -103,9 +103,10 @@ def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
     if gpu.pcie_width and gpu.pcie_width_max and gpu.pcie_width < gpu.pcie_width_max:
         words = f"PCIe runs at x{gpu.pcie_width} of x{gpu.pcie_width_max}: slow copies"
         yield "pcie", "warn", words, "reseat the card, or rent another host"
-    if gpu.other_processes_bytes and gpu.other_processes_bytes > GIB:
-        words = f"other processes hold {gpu.other_processes_bytes / GIB:.1f} GiB"
-        yield "shared", "warn", words, "stop them: nvidia-smi or amd-smi process names them"
+    if gpu.occupied_bytes and gpu.occupied_bytes > GIB:
+        words = f"other programs or users hold {gpu.occupied_bytes / GIB:.1f} GiB of its memory"
+        fix = "stop them, or leave it so: plan judges by what is free. nvidia-smi, or amd-smi "
+        yield "shared", "warn", words, f"{fix}process, names those that you may see"
 
 
 def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
@@ -147,8 +148,11 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
 
 def _usable(facts: Facts) -> Iterator[Finding]:
     """How much of a device's memory a run may use, where the device shares memory with the host,
-    and the source of that number."""
+    and the source of that number; how much is free, where others may hold some of it."""
     for d in facts.devices:
+        if d.free is not None:
+            words = d.free if len(facts.devices) == 1 else f"{d.torch_device}: {d.free}"
+            yield Finding("device.free", "ok", "free memory", words, "driver")
         if d.usable_source and d.usable_bytes and d.total_bytes:
             words = f"{d.usable_bytes / GIB:.1f} of {d.total_bytes / GIB:.1f} GiB"
             yield Finding("device.usable", "ok", "usable memory", words, d.usable_source)

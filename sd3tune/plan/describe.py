@@ -37,7 +37,7 @@ def decision(d: Decision[Any]) -> dict[str, Any]:
 
 def describe(plan: Plan) -> dict[str, Any]:
     """JSON-ready. Bytes are integers."""
-    device, estimate = plan.hardware.device, plan.memory.estimate
+    device, estimate = plan.facts.tightest, plan.memory.estimate
     amounts = {f"{name}_bytes": int(amount) for name, amount in asdict(estimate).items()}
     return {
         "schema": SCHEMA,
@@ -48,7 +48,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "memory": {
             **amounts,
             "training_bytes": estimate.training,
-            "available_bytes": device.usable_bytes or device.total_bytes,
+            "available_bytes": device.room_bytes,
             "estimated": ["activations_bytes", "workspace_bytes"],
         },
         "warnings": list(plan.warnings),

@@ -3,12 +3,11 @@
 Codes and structures: nvml.h and the binding's own source. Nothing here raises.
 """
 
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import system
+from sd3tune.backends.observe import own_processes, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
 
 UNKNOWN = Arch("sm", "unknown")
@@ -88,6 +87,7 @@ def _nvml_gpu(pynvml: ModuleType, handle: Any, index: int) -> Gpu:
     pci = q("nvmlDeviceGetPciInfo")
     default = q("nvmlDeviceGetPowerManagementDefaultLimit")
     limit = q("nvmlDeviceGetEnforcedPowerLimit")
+    processes = q("nvmlDeviceGetComputeRunningProcesses")
     return Gpu(
         vendor="cuda",
         index=index,
@@ -96,7 +96,8 @@ def _nvml_gpu(pynvml: ModuleType, handle: Any, index: int) -> Gpu:
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
-        other_processes_bytes=_others(q("nvmlDeviceGetComputeRunningProcesses")),
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
         uuid=_text(q("nvmlDeviceGetUUID")),
         bus_id=system.bus_id(pci.busId) if pci is not None else None,
         temperature_celsius=_temperature(pynvml, handle),
@@ -121,6 +122,7 @@ def _nvml_gpu(pynvml: ModuleType, handle: Any, index: int) -> Gpu:
 def _mig(pynvml: ModuleType, part: Any, card: Gpu) -> Gpu:
     """A slice: its own UUID and memory, everything else from its card."""
     memory = _nvml_memory(pynvml, part)
+    processes = _q(pynvml, "nvmlDeviceGetComputeRunningProcesses", part)
     return Gpu(
         vendor="cuda",
         index=card.index,
@@ -129,6 +131,8 @@ def _mig(pynvml: ModuleType, part: Any, card: Gpu) -> Gpu:
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
         uuid=_text(_q(pynvml, "nvmlDeviceGetUUID", part)),
         bus_id=card.bus_id,
         temperature_celsius=card.temperature_celsius,
@@ -188,11 +192,13 @@ def _links(pynvml: ModuleType, handle: Any) -> int | None:
     return sum(known) if known else None
 
 
-def _others(processes: Any) -> int | None:
-    """Memory of other processes. In a container their numbers are the host's: all count."""
+def _held(processes: Any, *, ours: bool) -> int | None:
+    """Memory of the listed processes that belong to this run, or of the others. In a container
+    their numbers may be the host's: then all of them count as others."""
     if processes is None:
         return None
-    return sum(p.usedGpuMemory or 0 for p in processes if p.pid != os.getpid())
+    own = own_processes.numbers()
+    return sum(p.usedGpuMemory or 0 for p in processes if (p.pid in own) == ours)
 
 
 def problem(name: str, severity: Any, message: str, fix: str) -> Problem:
