@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "--on",
     "chip",
     metavar="NAME",
-    help="plan for a catalogued chip, or for the "
+    help="plan for a chip of the catalogue (`--on list` prints it), or for the "
     "machine whose `doctor --json` is in the file NAME.json",
 )
 def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None:
@@ -33,6 +33,14 @@ def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None
       sd3tune plan my/config.json lora_rank=64 --on mi300x
       sd3tune plan my/config.json --on rented.json
     """
+    if chip == "list":
+        from sd3tune.cli import catalogue_lines
+
+        if as_json:
+            echo(words.document("plan", catalogue_lines.document()))
+        else:
+            words.show(catalogue_lines.catalogue_lines())
+        return
     plan = prepared(arguments, chip).plan
     echo(document(plan)) if as_json else words.show(lines(plan))
 

@@ -160,26 +160,20 @@ def _usable(facts: Facts) -> Iterator[Finding]:
 
 def catalogued(chip: Chip) -> list[Finding]:
     """The figures of a chip from documents; nothing was measured. Figures that were not compared
-    with the document are `skip`."""
-    rates = {"fp32": chip.fp32_flops, "bf16": chip.bf16_flops, "fp16": chip.fp16_flops,
-             "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
-    speed = chip.bandwidth_bytes_per_second
+    with a page are `skip`."""
+    rate = chip.half_flops
     figures = {
-        "memory": f"{chip.memory_bytes / GIB:.0f} GiB",
-        "bandwidth": f"{speed / 1e9:.0f} GB/s" if speed else "",
-        "rates": ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate),
+        "memory": chip.memory_words,
+        "bandwidth": f"{chip.bandwidth_bytes_per_second / 1e9:.0f} GB/s",
+        "rate": f"{rate / 1e12:.0f} TFLOP/s of dense 16-bit products" if rate else "",
     }
-    names = {"rates": "dense rates"}
-    status: Status = "ok" if chip.checked else "skip"
-    doubt = "" if chip.checked else ", entered from memory and not checked against the source"
-    found = [
-        Finding(f"catalog.{key}", status, names.get(key, key), words + doubt, chip.sources[0])
-        for key, words in figures.items()
-        if words
-    ]
-    found += [Finding("catalog.note", "ok", "note", note, chip.sources[0]) for note in chip.notes]
-    what = f"{chip.name}, {chip.arch.name}"
-    what += ": from documents, not measured"
+    what = f"{chip.name}, {chip.arch.name}: from documents, not measured"
     if chips.facts(chip).untested_on_hardware:
         what += "; sd3tune is untested on hardware of this kind"
-    return [Finding("catalog.chip", "ok", "chip", what, "catalogue"), *found]
+    found = [Finding("catalog.chip", "ok", "chip", what, "catalogue")]
+    for figure, words in figures.items():
+        source = chip.source(figure)
+        status: Status = "skip" if source == chips.UNVERIFIED else "ok"
+        if words:
+            found.append(Finding(f"catalog.{figure}", status, figure, words, source))
+    return found
