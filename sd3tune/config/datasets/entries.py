@@ -11,7 +11,9 @@ from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbed
 from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
 from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
 from sd3tune.config.files.written import WrittenSettings
-from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported, notes_on
+from sd3tune.config.inert import is_left_out, notes_on
+from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported
+from sd3tune.config.other_trainers_data import DATASET_NAMES
 from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import Provenance
@@ -22,6 +24,9 @@ from sd3tune.tables.table import load
 
 Dataset = ImageDataset | Masks | TextEmbeds
 NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
+OPTIONAL = frozenset(  # keys that may be left out; a caption may be any word
+    key for key, field in ImageDataset.model_fields.items() if field.default is None
+) - {"instance_prompt"}
 ENVIRONMENT = Allowed(
     paths=PATHS,
     either=("dataset_name",),
@@ -70,12 +75,11 @@ def read(
     location = Location(written.file, dataset=name)
     own = Problems()
     asked = _filled(written, name, config, location, own)
-    notes = notes_on(asked)
     asked = _csv(_without_hashing(asked, location, own), location, own)
-    if row.use == "mask":
-        asked, ignored = _without_image_keys(asked)
-        notes += ignored
-    asked = known_settings(asked, kind, location, own, _foreign(kind))
+    asked, notes = _without_image_keys(asked) if row.use == "mask" else (asked, [])
+    written_keys = asked
+    asked, passed_over = known_settings(asked, kind, location, own, _foreign(kind))
+    notes = notes_on(passed_over, written_keys) + notes
     asked = {k: v for k, v in asked.items() if k not in FOLDERS or v != ""}
     defaults = _defaults(row, name, config, asked)
     values = make_absolute(defaults | asked, Path(written.file), location.of(), own)
@@ -131,7 +135,7 @@ def _filled(
     for key, value in written.values.items():
         with problems.collecting(key):
             filled = fill_in({key: value}, location.of(), placeholders, ENVIRONMENT)[key]
-            if filled is not None:
+            if filled is not None and not (key in OPTIONAL and is_left_out(filled)):
                 filled_in[key] = filled
     return filled_in
 
@@ -167,7 +171,7 @@ def _without_image_keys(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
 def _foreign(kind: type[Dataset]) -> dict[str, Unsupported]:
     """Why a key that an entry of another kind has, or that SimpleTuner has, is not one of this."""
-    owners = dict(REASONS)
+    owners = REASONS | DATASET_NAMES
     run = Unsupported("is a setting of the whole run", "write it in config.json")
     owners |= dict.fromkeys(AllSettings.model_fields, run)
     for row in DATASET_TYPES.rows:
