@@ -86,8 +86,8 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
     import torch
 
     # Nobody has tried which operations MPS would refuse.

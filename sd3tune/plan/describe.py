@@ -70,6 +70,7 @@ def _of_machine(plan: Plan) -> Mapping[str, Decision[Any]]:
         "optimizer": plan.optimizer.name,
         "trainable_dtype": precision.trainable,
         "grad_scaler": precision.grad_scaler,
+        "hidden_kernels": attention.hidden_kernels,
         "attention_mechanism": attention.training,
         "base_model_precision": precision.transformer,
         "text_encoder_1_precision": clip_l,

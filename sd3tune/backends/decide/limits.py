@@ -7,6 +7,7 @@ Facts about devices, asked by the plan; None: no limit that a run could reach is
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sd3tune.backends.decide.probes import HIDDEN, hides_flash
 from sd3tune.backends.decide.rules import version
 from sd3tune.backends.observe.facts import Facts, Vendor
 
@@ -99,5 +100,8 @@ def terms(f: Facts) -> Limit | None:
 def writes_scores(f: Facts, attention: str | None) -> bool:
     """Whether attention that trains keeps every score of every pair of tokens. The fused kernel of
     MPS has no backward, so PyTorch takes the definition (pytorch#179294, open; aten's
-    attention.cpp). Look again at torch 2.17."""
-    return attention != "sliced" and (f.vendor == "mps" or attention == "native-math")
+    attention.cpp; look again at torch 2.17). So it does on AMD's chips whose hidden flash kernels
+    failed their probe."""
+    without_flash = hides_flash(f) and f.smoke.get(HIDDEN, "ok") != "ok"
+    definition = f.vendor == "mps" or without_flash or attention == "native-math"
+    return attention != "sliced" and definition
