@@ -62,7 +62,7 @@ def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Dis
             for host in used[name].contacts():
                 say_contact(name, host)
         with stage(f"look at {d.id}", None) as bar:
-            found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
+            found = discover(d, sources[d.id], masks=masks, tick=bar.advance, expect=bar.expect)
         for name in used.keys() - named:
             for warning in used[name].warnings():
                 warn(f"dataset `{name}`: {warning}")

@@ -33,7 +33,7 @@ from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
-from sd3tune.report.messages import say
+from sd3tune.report.progress import waiting
 from sd3tune.sd3 import models, variants
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
@@ -88,8 +88,12 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     if chip is not None:
         facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
-    run_probes = probing.on_this_machine(several=processes.size > 1, before=partial(say, PROBING))
-    return plan_run(found, model, devices.observe(processes), processes, run_probes)
+    run_probes = probing.on_this_machine(
+        several=processes.size > 1, while_running=partial(waiting, PROBING)
+    )
+    with waiting("looking at the devices"):
+        facts = devices.observe(processes)
+    return plan_run(found, model, facts, processes, run_probes)
 
 
 def prepare(
@@ -116,10 +120,14 @@ def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.
 
 def model_of(config: Config) -> variants.Model:
     """Raises ModelError."""
-    return models.find(
-        config.pretrained_model_name_or_path,
-        config.pretrained_transformer_model_name_or_path,
-        config.pretrained_transformer_subfolder,
+    return models.find_whole(
+        models.ModelRequest(
+            config.pretrained_model_name_or_path,
+            config.pretrained_transformer_model_name_or_path,
+            config.pretrained_transformer_subfolder,
+            config.revision,
+            config.variant,
+        )
     )
 
 

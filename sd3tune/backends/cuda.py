@@ -90,8 +90,8 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
     # The default order is fastest first, which NVML does not know.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).
@@ -216,9 +216,7 @@ def _compared(
         return problems
     seen = list(of.values())
     missing = [card for card in selected.cards if card not in seen]
-    if not _ordered(
-        found, environ
-    ):  # numbers in the variable are CUDA's: only their count is known
+    if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
         others = [card for card in found.gpus if card not in seen]
         missing = others[: len(selected.cards) - len(seen)]
     sick = [

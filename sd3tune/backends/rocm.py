@@ -91,8 +91,11 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: attention may use flash
+    kernels that PyTorch counts as experimental on this chip; a value that the user set stays."""
+    if hidden_kernels:
+        os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch

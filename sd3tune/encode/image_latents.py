@@ -22,7 +22,7 @@ from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
-from sd3tune.report.progress import stage, warn
+from sd3tune.report.progress import stage, waiting, warn
 from sd3tune.sd3 import latents as sd3_latents
 from sd3tune.sd3 import weights
 
@@ -106,7 +106,9 @@ def encode(
         masks[name] = {k: s for k, s in new_masks.items() if k not in have and not cache.has(k)}
         have.update(missing[name], masks[name])
     if total := sum(map(len, missing.values())):
-        vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan)).to(device)
+        with waiting("loading the VAE"):
+            vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
+            vae = vae.to(device)
         with stage("encode images", total) as bar, ThreadPoolExecutor(DECODERS) as pool:
             for name, wanted in missing.items():
                 d = prepared.dataset(name)

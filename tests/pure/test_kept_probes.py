@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,10 +38,23 @@ class Counting:
         return dict.fromkeys(names, self.answer)
 
 
+def noted(note: Callable[[], None]) -> Callable[[], AbstractContextManager[None]]:
+    """`note` is called when probes begin to run."""
+
+    @contextmanager
+    def running() -> Iterator[None]:
+        note()
+        yield
+
+    return running
+
+
 def test_an_answer_is_kept_and_only_what_is_new_is_run(tmp_path: Path) -> None:
     device, told = Counting(), list[str]()
     run = probing.on_this_machine(
-        folder=tmp_path / "kept", execute=device, before=lambda: told.append("probing")
+        folder=tmp_path / "kept",
+        execute=device,
+        while_running=noted(lambda: told.append("probing")),
     )
     assert run(CARD, ["matmul_fp32"]) == {"matmul_fp32": GOOD}
     assert run(CARD, ["matmul_fp32", "matmul_bf16"]) == {"matmul_fp32": GOOD, "matmul_bf16": GOOD}
@@ -317,7 +331,7 @@ def test_a_command_is_not_silent_while_it_probes(tmp_path: Path) -> None:
         return dict.fromkeys(names, GOOD)
 
     before = lambda: told.append(time.monotonic() - started)  # noqa: E731
-    run = probing.on_this_machine(folder=tmp_path, execute=execute, before=before)
+    run = probing.on_this_machine(folder=tmp_path, execute=execute, while_running=noted(before))
     run(CARD, ["matmul_fp32"])
     run(CARD, ["matmul_fp32"])
     assert len(told) == 1

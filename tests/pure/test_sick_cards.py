@@ -194,18 +194,23 @@ def test_which_chips_run_what_a_build_was_compiled_for(
 @pytest.mark.parametrize(
     "arch, built, fix",
     [
-        ("sm_70", ["sm_75"], "--index-url https://download.pytorch.org/whl/cu126"),
-        ("sm_120", ["sm_80", "sm_90"], "SD3TUNE_TORCH='torch>=2.13,<2.16' bash scripts/setup"),
         ("gfx1031", ["gfx1030", "gfx1100"], "export HSA_OVERRIDE_GFX_VERSION=10.3.0"),
         ("gfx1103", ["gfx1030", "gfx1100"], "export HSA_OVERRIDE_GFX_VERSION=11.0.0"),
         ("gfx803", ["gfx906"], "--index-url https://download.pytorch.org/whl/rocm7.2"),
     ],
 )
-def test_the_cure_for_missing_kernels_fits_the_chip(arch: str, built: list[str], fix: str) -> None:
-    chip = Arch("gfx" if arch.startswith("gfx") else "sm", arch)
-    card = Gpu("rocm" if chip.family == "gfx" else "cuda", 0, "card", chip, "nvml")
+def test_the_cure_for_missing_kernels_fits_the_amd_chip(
+    arch: str, built: list[str], fix: str
+) -> None:
+    chip = Arch("gfx", arch)
+    card = Gpu("rocm", 0, "card", chip, "amdsmi")
     (problem,) = of_card(card, chip, TorchReport(version="2.13.0", arch_list=tuple(built)))
     assert fix in problem.fix
+
+
+def test_the_cure_for_missing_kernels_is_a_build_that_the_driver_runs(watch: Watch) -> None:
+    (problem,) = watch("v100-new-wheel")[2].problems
+    assert "--index-url https://download.pytorch.org/whl/cu126" in problem.fix
 
 
 def test_a_second_card_without_kernels_refuses_only_a_run_that_uses_it(watch: Watch) -> None:

@@ -84,7 +84,7 @@ def nvlinks(pynvml: ModuleType, handle: Any) -> int | None:
     for link in range(getattr(pynvml, "NVML_NVLINK_MAX_LINKS", 18)):
         try:
             pynvml.nvmlDeviceGetNvLinkState(handle, link)
-        except Exception:  # NVMLError, and what is not NVML's own: another age of the binding
+        except Exception:  # no more links, or a broken binding
             break
         known += 1
     return known or None
