@@ -16,7 +16,6 @@ from sd3tune.backends.observe.facts import (
     Device,
     Facts,
     Gpu,
-    Host,
     Machine,
     Problem,
     Survey,
@@ -25,6 +24,7 @@ from sd3tune.backends.observe.facts import (
     Vendor,
     torch_cuda,
 )
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.matching import matched
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
 from sd3tune.backends.observe.torch_report import RANGE
