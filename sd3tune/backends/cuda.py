@@ -27,7 +27,6 @@ from sd3tune.backends.observe.facts import (
 from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.matching import matched
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
-from sd3tune.backends.observe.torch_report import RANGE
 
 VENDOR: Vendor = "cuda"
 PCI_VENDOR = "0x10de"
@@ -207,7 +206,7 @@ def _compared(
         built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
         name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
         words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        fix = f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup"
+        fix = other_build(found) or f"update the driver to {NEWEST}, then run scripts/setup again"
         return [*faults, Problem(name, "fail", words, fix)]
     problems = [*faults, *_driver_age(found, torch, host)]
     problems += card_faults.of_fabric(selected.cards, torch)
