@@ -23,9 +23,8 @@ from sd3tune.backends.observe.facts import (
     TorchDevice,
     TorchReport,
     Vendor,
-    torch_cuda,
 )
-from sd3tune.backends.observe.matching import matched
+from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.torch_report import RANGE
 
 VENDOR: Vendor = "rocm"
@@ -48,7 +47,8 @@ def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
     """The cards as all sources together know them, and a Problem for each source that should have
     answered but did not. ask: gets the answer of one source."""
     found = card_sources.survey(VENDOR, root, ask)
-    if found.gpus or (root / "dev/kfd").exists():
+    told = any(p.severity == "fail" for p in found.problems)
+    if found.gpus or told or (root / "dev/kfd").exists():
         return found
     loaded = (root / "sys/module/amdgpu").exists()
     why = "/dev/kfd is not" if loaded else "/dev/kfd is not: the module amdgpu is not loaded"
@@ -91,8 +91,11 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: attention may use flash
+    kernels that PyTorch counts as experimental on this chip; a value that the user set stays."""
+    if hidden_kernels:
+        os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--on",
     "chip",
     metavar="NAME",
-    help="plan for a catalogued chip, or for the "
+    help="plan for a chip of the catalogue (`--on list` prints it), or for the "
     "machine whose `doctor --json` is in the file NAME.json",
 )
 def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None:
@@ -34,6 +34,14 @@ def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None
       sd3tune plan my/config.json lora_rank=64 --on mi300x
       sd3tune plan my/config.json --on rented.json
     """
+    if chip == "list":
+        from sd3tune.cli import catalogue_lines
+
+        if as_json:
+            echo(words.document("plan", catalogue_lines.document()))
+        else:
+            words.show(catalogue_lines.catalogue_lines())
+        return
     plan = prepared(arguments, chip).plan
     echo(document(plan)) if as_json else words.show(lines(plan))
 
@@ -44,8 +52,8 @@ def lines(plan: "Plan") -> list[words.Line]:
     from sd3tune.plan.describe import decisions
     from sd3tune.plan.memory import gib
 
-    m, device = plan.memory.estimate, plan.hardware.device
-    room = device.usable_bytes or device.total_bytes
+    m, device = plan.memory.estimate, plan.facts.tightest
+    room = device.room_bytes
     parts = {
         "weights": m.weights,
         "adapter": m.adapter,
@@ -56,7 +64,7 @@ def lines(plan: "Plan") -> list[words.Line]:
     }
     shown = [*decision_lines(decisions(plan)), "", "memory while training"]
     shown += [f"  {name:<24}{gib(amount):>10}" for name, amount in parts.items()]
-    has = f"of {gib(room)}" if room else "of unknown"
+    has = device.free or (f"of {gib(room)}" if room is not None else "of unknown")
     shown.append(f"  {'total':<24}{gib(m.training):>10}  {has}")
     shown.append(
         f"  {'text encoders before':<24}{gib(m.text_encoders):>10}  dropped after encoding"

@@ -143,9 +143,10 @@ def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
     if gpu.pcie_width and gpu.pcie_width_max and gpu.pcie_width < gpu.pcie_width_max:
         words = f"PCIe runs at x{gpu.pcie_width} of x{gpu.pcie_width_max}: slow copies"
         yield "pcie", "warn", words, "reseat the card, or rent another host"
-    if gpu.other_processes_bytes and gpu.other_processes_bytes > GIB:
-        words = f"other processes hold {gpu.other_processes_bytes / GIB:.1f} GiB"
-        yield "shared", "warn", words, "stop them: nvidia-smi or amd-smi process names them"
+    if gpu.occupied_bytes and gpu.occupied_bytes > GIB:
+        words = f"other programs or users hold {gpu.occupied_bytes / GIB:.1f} GiB of its memory"
+        fix = "stop them, or leave it so: plan judges by what is free. nvidia-smi, or amd-smi "
+        yield "shared", "warn", words, f"{fix}process, names those that you may see"
 
 
 def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
@@ -210,8 +211,11 @@ def _which(device: Device) -> str:
 
 def _usable(facts: Facts) -> Iterator[Finding]:
     """How much of a device's memory a run may use, where the device shares memory with the host,
-    and the source of that number."""
+    and the source of that number; how much is free, where others may hold some of it."""
     for d in facts.devices:
+        if d.free is not None:
+            words = d.free if len(facts.devices) == 1 else f"{d.torch_device}: {d.free}"
+            yield Finding("device.free", "ok", "free memory", words, "driver")
         if d.usable_source and d.usable_bytes and d.total_bytes:
             words = f"{d.usable_bytes / GIB:.1f} of {d.total_bytes / GIB:.1f} GiB"
             yield Finding("device.usable", "ok", "usable memory", words, d.usable_source)
@@ -219,26 +223,20 @@ def _usable(facts: Facts) -> Iterator[Finding]:
 
 def catalogued(chip: Chip) -> list[Finding]:
     """The figures of a chip from documents; nothing was measured. Figures that were not compared
-    with the document are `skip`."""
-    rates = {"fp32": chip.fp32_flops, "bf16": chip.bf16_flops, "fp16": chip.fp16_flops,
-             "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
-    speed = chip.bandwidth_bytes_per_second
+    with a page are `skip`."""
+    rate = chip.half_flops
     figures = {
-        "memory": f"{chip.memory_bytes / GIB:.0f} GiB",
-        "bandwidth": f"{speed / 1e9:.0f} GB/s" if speed else "",
-        "rates": ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate),
+        "memory": chip.memory_words,
+        "bandwidth": f"{chip.bandwidth_bytes_per_second / 1e9:.0f} GB/s",
+        "rate": f"{rate / 1e12:.0f} TFLOP/s of dense 16-bit products" if rate else "",
     }
-    names = {"rates": "dense rates"}
-    status: Status = "ok" if chip.checked else "skip"
-    doubt = "" if chip.checked else ", entered from memory and not checked against the source"
-    found = [
-        Finding(f"catalog.{key}", status, names.get(key, key), words + doubt, chip.sources[0])
-        for key, words in figures.items()
-        if words
-    ]
-    found += [Finding("catalog.note", "ok", "note", note, chip.sources[0]) for note in chip.notes]
-    what = f"{chip.name}, {chip.arch.name}"
-    what += ": from documents, not measured"
+    what = f"{chip.name}, {chip.arch.name}: from documents, not measured"
     if chips.facts(chip).untested_on_hardware:
         what += "; sd3tune is untested on hardware of this kind"
-    return [Finding("catalog.chip", "ok", "chip", what, "catalogue"), *found]
+    found = [Finding("catalog.chip", "ok", "chip", what, "catalogue")]
+    for figure, words in figures.items():
+        source = chip.source(figure)
+        status: Status = "skip" if source == chips.UNVERIFIED else "ok"
+        if words:
+            found.append(Finding(f"catalog.{figure}", status, figure, words, source))
+    return found

@@ -25,6 +25,7 @@ ENVIRONMENT = (
     *"GPU_DEVICE_ORDINAL NVIDIA_VISIBLE_DEVICES".split(),
     *"HSA_OVERRIDE_GFX_VERSION PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF".split(),
     *"OMP_NUM_THREADS SD3TUNE_BACKEND CONDA_PREFIX NCCL_P2P_DISABLE".split(),
+    "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
 )
 MORE = "sd3tune torch numpy pillow pydantic sentencepiece protobuf psutil click rich ninja".split()
 

@@ -68,6 +68,7 @@ class AttentionPlan:
     training: Decision[str]
     sampling: Decision[str]  # of passes without gradients; `as-training`: the same
     inputs: Decision[str]  # `views`, or `contiguous` copies
+    hidden_kernels: Decision[bool]  # those that PyTorch uses only with a variable set
 
 
 def hardware_plan(inputs: RunInputs, chosen: Chosen) -> HardwarePlan:
@@ -110,6 +111,7 @@ def attention_plan(chosen: Chosen) -> AttentionPlan:
         training=chosen["attention_mechanism"],
         sampling=chosen["attention_no_grad"],
         inputs=chosen["attention_inputs"],
+        hidden_kernels=typed(chosen["hidden_kernels"], SWITCH),
     )
 
 

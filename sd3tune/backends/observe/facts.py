@@ -29,6 +29,7 @@ TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 
 # Fields that doctor shows beside a card's name, as it calls them.
 SHOWN = {"name": "name", "arch": "architecture", "total_bytes": "memory", "used_bytes": "used"}
+GIB = 2**30
 UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
@@ -89,8 +90,9 @@ class Gpu:
     arch: Arch
     source: str  # "nvml", "nvidia-smi", "/proc", "amdsmi", "amd-smi", "sysfs", "sysctl"
     total_bytes: int | None = None
-    used_bytes: int | None = None
-    other_processes_bytes: int | None = None
+    used_bytes: int | None = None  # by all processes and users, as the driver counts it
+    other_processes_bytes: int | None = None  # of the listed processes, without our own
+    own_bytes: int | None = None  # of the listed processes: what this run's own hold
     uuid: str | None = None  # as the vendor prints it: "GPU-…", "MIG-…"
     bus_id: str | None = None  # "0000:65:00.0", lower case, domain of four digits
     temperature_celsius: float | None = None
@@ -138,6 +140,15 @@ class Gpu:
         parts = (self.name, self.bus_id and f"PCI {self.bus_id}", self.hip_uuid or self.uuid)
         kind = "MIG slice of card" if self.mig else "card"
         return f"{kind} {self.index} ({', '.join(p for p in parts if p)})"
+
+    @property
+    def occupied_bytes(self) -> int | None:
+        """Memory in use by anybody but this run's own processes. A driver may count more than the
+        processes that it lists (other users, a desktop, other containers), and so the larger of the
+        two figures holds; None: neither is known."""
+        counted = None if self.used_bytes is None else self.used_bytes - (self.own_bytes or 0)
+        known = [n for n in (counted, self.other_processes_bytes) if n is not None]
+        return max(0, *known) if known else None
 
 
 def gpu_from(data: Mapping[str, Any]) -> Gpu:
@@ -259,10 +270,12 @@ class Device:
     name: str
     arch: Arch
     total_bytes: int | None = None
-    usable_bytes: int | None = None  # what a run may fill: less than total on Macs and in cgroups
+    # What a run may fill: what nobody else uses; less than that on Macs and in cgroups.
+    usable_bytes: int | None = None
     usable_source: str | None = None  # who says so, where it is not the driver
     physical_index: int | None = None
     uuid: str | None = None
+    occupied_bytes: int | None = None  # in use by others when this machine was observed
     bus_id: str | None = None
     chosen_by: str | None = None  # variables that decide which card this is; None: there is one
     exclusive: bool = False  # its driver lets one process use it at a time
@@ -279,25 +292,26 @@ class Device:
         parts = (number, self.bus_id and f"PCI {self.bus_id}", self.uuid)
         return f"{', '.join(p for p in parts if p)}; {self.chosen_by}"
 
+    @property
+    def room_bytes(self) -> int | None:
+        """What a run may fill; None: the device does not say. A full device has room for 0 bytes,
+        which is known."""
+        return self.total_bytes if self.usable_bytes is None else self.usable_bytes
 
-def torch_cuda(
-    index: int, card: Gpu, total: int | None, arch: Arch | None = None, name: str | None = None
-) -> Device:
-    """torch's device number `index`, of NVIDIA or AMD, with what its vendor says of the card.
+    @property
+    def free(self) -> str | None:
+        """`3.1 of 24.0 GiB are free`; None where it is not known what others use."""
+        if self.occupied_bytes is None or self.usable_bytes is None or self.total_bytes is None:
+            return None
+        return f"{self.usable_bytes / GIB:.1f} of {self.total_bytes / GIB:.1f} GiB are free"
 
-    total, arch, name: as torch says them, when it was asked; they win.
-    """
-    total = total or card.total_bytes
-    return Device(
-        index=index,
-        torch_device=f"cuda:{index}",
-        name=name or card.name,
-        arch=arch or card.arch,
-        total_bytes=total,
-        usable_bytes=total and total - (card.other_processes_bytes or 0),
-        physical_index=card.index,
-        uuid=card.uuid,
-    )
+    @property
+    def emptied(self) -> "Device":
+        """The device as it is when nobody else uses it: what others held at another time says
+        nothing about the day of a run."""
+        if self.occupied_bytes is None or self.total_bytes is None:
+            return self
+        return replace(self, usable_bytes=self.total_bytes, occupied_bytes=None)
 
 
 @dataclass(frozen=True)
@@ -347,6 +361,13 @@ class Facts:
     def weakest(self) -> Device:
         """The device that decides for all: a run must work on each of them."""
         return min(self.devices, key=lambda d: (d.arch.sm or 0, d.total_bytes or 0))
+
+    @property
+    def tightest(self) -> Device:
+        """The device with the least room, into which a run must fit; the weakest where the devices
+        do not say."""
+        known = [d for d in self.devices if d.room_bytes is not None]
+        return min(known, key=lambda d: d.room_bytes or 0, default=self.weakest)
 
 
 def to_json(value: object) -> dict[str, Any]:

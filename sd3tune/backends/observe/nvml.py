@@ -4,13 +4,12 @@ Codes and structures: nvml.h and the binding's own source. Nothing here raises.
 """
 
 import ctypes
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import card_faults, system
+from sd3tune.backends.observe import card_faults, own_processes, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Severity, Survey
 
 UNKNOWN = Arch("sm", "unknown")
@@ -173,6 +172,7 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
     pci = q("nvmlDeviceGetPciInfo")
     default = q("nvmlDeviceGetPowerManagementDefaultLimit")
     limit = q("nvmlDeviceGetEnforcedPowerLimit")
+    processes = q("nvmlDeviceGetComputeRunningProcesses")
     return Gpu(
         vendor="cuda",
         index=index,
@@ -181,7 +181,8 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
-        other_processes_bytes=_others(q("nvmlDeviceGetComputeRunningProcesses")),
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
         uuid=_text(q("nvmlDeviceGetUUID")),
         bus_id=system.bus_id(pci.busId) if pci is not None else None,
         temperature_celsius=_temperature(library, handle),
@@ -209,6 +210,7 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
 def _mig(library: _Library, part: Any, card: Gpu) -> Gpu:
     """A slice: its own UUID and memory, everything else from its card."""
     memory = _nvml_memory(library, part)
+    processes = library.ask("nvmlDeviceGetComputeRunningProcesses", part)
     return Gpu(
         vendor="cuda",
         index=card.index,
@@ -217,6 +219,8 @@ def _mig(library: _Library, part: Any, card: Gpu) -> Gpu:
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
         uuid=_text(library.ask("nvmlDeviceGetUUID", part)),
         bus_id=card.bus_id,
         card_uuid=card.uuid,
@@ -271,11 +275,13 @@ def _links(library: _Library, handle: Any) -> int | None:
     return sum(known) if known else None
 
 
-def _others(processes: Any) -> int | None:
-    """Memory of other processes. In a container their numbers are the host's: all count."""
+def _held(processes: Any, *, ours: bool) -> int | None:
+    """Memory of the listed processes that belong to this run, or of the others. In a container
+    their numbers may be the host's: then all of them count as others."""
     if processes is None:
         return None
-    return sum(p.usedGpuMemory or 0 for p in processes if p.pid != os.getpid())
+    own = own_processes.numbers()
+    return sum(p.usedGpuMemory or 0 for p in processes if (p.pid in own) == ours)
 
 
 def problem(name: str, severity: Severity, message: str, fix: str) -> Problem:
