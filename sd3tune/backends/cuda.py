@@ -5,6 +5,7 @@ PyTorch sees, joined on UUID and bus id. Decides nothing (options.py does) and n
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sd3tune.backends.decide.rules import version
@@ -218,11 +219,9 @@ def _compared(
     if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
         others = [card for card in found.gpus if card not in seen]
         missing = others[: len(selected.cards) - len(seen)]
-    sick = [
-        p for c in missing for p in card_faults.of_card(c, c.arch, torch, other_build(found, c))
-    ]
-    if missing and not sick:
-        sick = _unseen(seen, missing, torch, environ)
+    sick, healthy = card_faults.of_missing(missing, torch, partial(other_build, found))
+    if healthy:
+        sick += _unseen(seen, healthy, torch, environ)
     return [*problems, *sick]
 
 

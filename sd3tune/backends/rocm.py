@@ -175,10 +175,8 @@ def _compared(
         return problems
     seen = list(of.values())
     missing = [card for card in selected.cards if card not in seen]
-    sick = [p for c in missing for p in card_faults.of_card(c, c.arch, torch)]
-    if sick or not missing:
-        return sick
-    return [_unseen(seen, missing, torch, packages, environ)]
+    sick, healthy = card_faults.of_missing(missing, torch)
+    return [*sick, _unseen(seen, healthy, torch, packages, environ)] if healthy else sick
 
 
 def _unseen(
