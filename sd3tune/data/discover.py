@@ -193,7 +193,9 @@ class SampleReader:
             if found is not None:
                 return found
         try:
-            if (known := self.known.get(name, self.source.stamp(name))) is not None:
+            known = self.known.get(name, self.source.stamp(name))
+            # Caches written before 2026-11-27 hold the size of a rotated TIFF the wrong way round.
+            if known is not None and suffix_of(name) not in (".tif", ".tiff"):
                 return known.width, known.height
             with self.source.open(name) as stream:
                 return size_of(stream, name)
