@@ -68,7 +68,11 @@ def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Dis
                 warn(f"dataset `{name}`: {warning}")
         named |= used.keys()
         discoveries[d.id] = found if longest is None else within(found, longest, d)
-    datasets = replace(datasets, notes=(*datasets.notes, *run_folders.notes(sources)))
+    of_files = (
+        f"dataset `{n}`: {note}" for n, found in discoveries.items() for note in found.notes
+    )
+    notes = (*datasets.notes, *run_folders.notes(sources), *of_files)
+    datasets = replace(datasets, notes=notes)
     return Discovered(config, datasets, sources, discoveries)
 
 
