@@ -19,6 +19,7 @@ from sd3tune.config.rules.dataset_without_effect import (
     MASKS_WITHOUT_EFFECT,
     STORED_WITHOUT_EFFECT,
 )
+from sd3tune.config.rules.rule import Rule
 from sd3tune.config.rules.run_without_effect import SWITCHED_OFF_BY_RUN
 from sd3tune.config.rules.without_effect import IDLE, WITHOUT_EFFECT
 from sd3tune.config.settings.all_settings import AllSettings
@@ -205,7 +206,7 @@ def test_a_key_of_a_dataset_that_another_switches_off_is_noted_with_the_reason(
 
 def test_keys_that_are_switched_off_are_all_tested() -> None:
     tested = {key for _, idle, _ in DATASETS for key in idle}
-    rows = (*DATASET_WITHOUT_EFFECT, *STORED_WITHOUT_EFFECT)
+    rows: tuple[Rule[Any], ...] = (*DATASET_WITHOUT_EFFECT, *STORED_WITHOUT_EFFECT)
     assert {key for row in rows for key in row.settings} == tested
 
 
@@ -220,11 +221,11 @@ ALWAYS_OF_MASKS = "id type instance_data_dir aws_bucket_name dataset_name csv_ca
 
 
 def test_every_key_of_an_entry_is_in_a_rule_or_always_has_an_effect() -> None:
-    of_images = (*DATASET_CONTRADICTIONS, *FORBIDDEN_BY_RUN, *DATASET_WITHOUT_EFFECT,
+    of_images: tuple[Rule[Any], ...] = (*DATASET_CONTRADICTIONS, *FORBIDDEN_BY_RUN, *DATASET_WITHOUT_EFFECT,
                  *STORED_WITHOUT_EFFECT, *SWITCHED_OFF_BY_RUN, *COLUMNS_WITHOUT_EFFECT)  # fmt: skip
     ruled = {key for rule in of_images for key in rule.settings}
     assert ruled | set(ALWAYS_OF_A_DATASET) == set(ImageDataset.model_fields)
-    of_masks = (*MASKS_WITHOUT_EFFECT, *STORED_WITHOUT_EFFECT)
+    of_masks: tuple[Rule[Any], ...] = (*MASKS_WITHOUT_EFFECT, *STORED_WITHOUT_EFFECT)
     ruled = {key for rule in of_masks for key in rule.settings}
     always = {*ALWAYS_OF_MASKS, "allowed_roots", "dataset_type", "conditioning_type"}
     assert ruled | always == set(Masks.model_fields)

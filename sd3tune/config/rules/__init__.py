@@ -1,9 +1,9 @@
 """Every rule over several settings: when it holds, how severe it is, its sentence and its hint.
 
-To add a rule, add a row: to contradictions.py for settings that cannot both be meant, to
-without_effect.py for one that another switches off, to doubtful.py for what may not be meant;
-dataset_contradictions.py and dataset_without_effect.py are the same for the keys of a dataset,
-run_without_effect.py for a run beside its datasets.
+To add a rule, add a row: to magnitudes.py for numbers that cannot be meant, to contradictions.py
+for settings that cannot both be meant, to without_effect.py for one that another switches off, to
+doubtful.py for what may not be meant. The files of datasets are the same for the keys of a dataset;
+run_without_effect.py is for a run beside its datasets.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -24,6 +24,7 @@ from sd3tune.config.rules.dataset_without_effect import (
     STORED_WITHOUT_EFFECT,
 )
 from sd3tune.config.rules.doubtful import DOUBTFUL
+from sd3tune.config.rules.magnitudes import MAGNITUDES
 from sd3tune.config.rules.rule import Violation, violated
 from sd3tune.config.rules.run_without_effect import (
     DEFAULTS_WITHOUT_EFFECT,
@@ -36,7 +37,7 @@ from sd3tune.config.rules.without_effect import WITHOUT_EFFECT
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import Provenance
 
-RULES = (*CONTRADICTIONS, *DOUBTFUL, *WITHOUT_EFFECT)
+RULES = (*MAGNITUDES, *CONTRADICTIONS, *DOUBTFUL, *WITHOUT_EFFECT)
 
 
 def problems(settings: AllSettings, wrong: Set[str] = frozenset()) -> Iterator[Violation]:
