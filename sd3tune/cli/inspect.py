@@ -24,7 +24,8 @@ LONGEST = 100  # characters of a metadata value
 def command(path: Path, as_json: bool) -> None:
     """Show what a file is (adapter, model or checkpoint) and which programs read it.
 
-    PATH is a .safetensors file, a checkpoint folder, a model folder or an output folder. Only
+    PATH is a .safetensors file, a folder with one (such as peft's save_pretrained writes), a
+    checkpoint folder, a model folder or an output folder. Only
     headers are read, except for checkpoints, where every byte is compared with its checksum.
 
     \b
@@ -85,7 +86,7 @@ def _amount(name: str, value: Any) -> str:
 def _adapter(seen: "AdapterDescription") -> list[words.Line]:
     source = {
         "tensors": "from .alpha",
-        "metadata": "from the metadata alone",
+        "metadata": _declared_by(seen.alpha_source),
         "nowhere": "nothing says alpha, so it is the rank",
     }[seen.alpha_from]
     shown: list[words.Line] = [
@@ -106,6 +107,15 @@ def _adapter(seen: "AdapterDescription") -> list[words.Line]:
         reason = f": {verdict.reason}" if verdict.reason else ""
         shown.append(f"  {program:<12} {verdict.reads}{reason}")
     return shown
+
+
+def _declared_by(source: str | None) -> str:
+    from sd3tune.formats import scale
+
+    if source == scale.BESIDE:
+        return f"from {source} beside it"
+    also = "" if source == scale.KEY else f", `{source}`"
+    return f"from the metadata alone{also}"
 
 
 def _short(value: str) -> str:

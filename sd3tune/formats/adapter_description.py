@@ -17,14 +17,15 @@ OUT_IS_WIDTH = ("net.2", "context_embedder", "embedder.linear_1", "embedder.line
 
 @dataclass(frozen=True)
 class AdapterDescription:
-    """Counts are of modules. alpha_from: where the scale is declared. because: what tells the
-    model. readers: by program."""
+    """Counts are of modules. alpha_from: where the scale is declared. alpha_source: the key of the
+    metadata or the file that declares it. because: what tells the model. readers: by program."""
 
     dialect: str
     algorithms: Mapping[str, int]
     ranks: Mapping[str, int]
     scales: Mapping[str, int]  # alpha / rank
     alpha_from: Literal["tensors", "metadata", "nowhere"]
+    alpha_source: str | None
     targets: Mapping[str, int]  # diffusers' names, block numbers cut
     model: str
     because: str
@@ -53,10 +54,11 @@ def describe(header: Header) -> AdapterDescription:
         ranks=_counts(str(r) for m in modules if (r := _rank(header, m)) is not None),
         scales=_counts(f"{s:g}" for _, s in scaled if s is not None),
         alpha_from="metadata" if source == "nowhere" and declared else source,  # type: ignore[arg-type]
+        alpha_source=declared.source if source == "nowhere" and declared else None,
         targets=_counts(_target(m) for m in modules),
         model=model,
         because=because,
-        readers=verdicts(header, grouped, scaled),
+        readers=verdicts(header, grouped, scaled, declared),
         text_encoder_keys=len(grouped.text_encoders),
         unknown_keys=tuple(grouped.unknown),
     )
