@@ -116,10 +116,14 @@ def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.
 
 def model_of(config: Config) -> variants.Model:
     """Raises ModelError."""
-    return models.find(
-        config.pretrained_model_name_or_path,
-        config.pretrained_transformer_model_name_or_path,
-        config.pretrained_transformer_subfolder,
+    return models.find_whole(
+        models.ModelRequest(
+            config.pretrained_model_name_or_path,
+            config.pretrained_transformer_model_name_or_path,
+            config.pretrained_transformer_subfolder,
+            config.revision,
+            config.variant,
+        )
     )
 
 

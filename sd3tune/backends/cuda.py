@@ -1,15 +1,16 @@
-"""NVIDIA. Observes: NVML first, `nvidia-smi --query-gpu` second, the kernel's files last; then what
+"""NVIDIA. Observes: NVML, `nvidia-smi`, libcuda and the kernel's files side by side; then what
 PyTorch sees, joined on UUID and bus id. Decides nothing (options.py does) and never raises.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sd3tune.backends.decide.rules import version
-from sd3tune.backends.observe import nvml, system
+from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
+from sd3tune.backends.observe import card_sources, system
+from sd3tune.backends.observe.card_sources import Ask, ask_in_child
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -23,25 +24,18 @@ from sd3tune.backends.observe.facts import (
     Vendor,
     torch_cuda,
 )
-from sd3tune.backends.observe.nvml import COMPUTE_MODES, UNKNOWN, problem
+from sd3tune.backends.observe.nvml import UNKNOWN, problem
 from sd3tune.backends.observe.torch_report import RANGE
 from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "cuda"
-MIB = 2**20
 PCI_VENDOR = "0x10de"
-CU126 = "https://download.pytorch.org/whl/cu126"
+NEWEST = f"{CUDA_BUILDS[0].driver} or newer"
 # Where nobody inside can update a driver: what to ask for instead.
 RENTED = {
     "runpod": "`minCudaVersion` {0}, or the CUDA filter of the console",
     "vast": "`cuda_max_good>={0}` in the search",
 }
-SMI_FIELDS = (
-    "index,name,uuid,pci.bus_id,driver_version,memory.total,memory.used,compute_cap,"
-    "temperature.gpu,power.limit,power.default_limit,ecc.errors.uncorrected.volatile.total,"
-    "pcie.link.gen.current,pcie.link.gen.max,pcie.link.width.current,pcie.link.width.max,"
-    "compute_mode,mig.mode.current"
-)
 
 
 def present(root: Path = Path("/")) -> str | None:
@@ -52,25 +46,19 @@ def present(root: Path = Path("/")) -> str | None:
     return "PCI bus" if system.pci_cards(root, PCI_VENDOR) else None
 
 
-def observe() -> dict[str, Any]:
-    """`survey` for the child process."""
-    return asdict(survey())
-
-
-def survey(root: Path = Path("/")) -> Survey:
-    """The cards, from the best source that answers, and a Problem for each source that should have
-    answered but did not."""
-    problems: list[Problem] = []
-    for source in (nvml.read, _smi, _kernel):
-        found = source(root, problems)
-        if found is not None:
-            return Survey(VENDOR, found.gpus, found.driver, found.runtime, found.source,
-                          tuple(problems))  # fmt: skip
-    if system.pci_cards(root, PCI_VENDOR) and not any(p.severity == "fail" for p in problems):
-        words = "an NVIDIA card is on the bus and no driver answers"
-        fix = "install the NVIDIA driver; in a container: docker run --gpus all …"
-        problems.append(problem("no-driver", "fail", words, fix))
-    return Survey(VENDOR, problems=tuple(problems))
+def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
+    """The cards as all sources together know them, and a Problem for each source that should have
+    answered but did not. ask: gets the answer of one source."""
+    found = card_sources.survey(VENDOR, root, ask)
+    on_bus = len(system.pci_cards(root, PCI_VENDOR))
+    if found.gpus or not on_bus or any(p.severity == "fail" for p in found.problems):
+        return found
+    words = "an NVIDIA card is on the bus and no driver answers"
+    fix = "install the NVIDIA driver; in a container: docker run --gpus all …"
+    if found.source is not None:
+        words = f"{found.source} answers and lists no card, and {on_bus} of NVIDIA's are on the bus"
+        fix = "look at dmesg for Xid messages; in a container: docker run --gpus all …"
+    return replace(found, problems=(*found.problems, problem("no-driver", "fail", words, fix)))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -132,59 +120,6 @@ def used_bytes(index: int) -> int | None:
     return int(torch.cuda.max_memory_allocated(index))
 
 
-def _smi(root: Path, problems: list[Problem]) -> Survey | None:
-    said = system.run(["nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits"])
-    rows = [[cell.strip() for cell in line.split(",")] for line in (said or "").splitlines()]
-    names = SMI_FIELDS.split(",")
-    cards = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
-    if not cards:
-        return None
-    gpus = tuple(_smi_gpu(card) for card in cards)
-    return Survey(VENDOR, gpus, cards[0]["driver_version"], None, "nvidia-smi")
-
-
-def _smi_gpu(card: Mapping[str, str]) -> Gpu:
-    capability = card["compute_cap"].replace(".", "")
-    mode = card["compute_mode"].lower().replace("_process", "")
-    return Gpu(
-        vendor=VENDOR,
-        index=system.whole(card["index"]) or 0,
-        name=card["name"],
-        arch=Arch("sm", f"sm_{capability}") if capability.isdigit() else UNKNOWN,
-        source="nvidia-smi",
-        total_bytes=system.scaled(card["memory.total"], MIB),
-        used_bytes=system.scaled(card["memory.used"], MIB),
-        uuid=card["uuid"] or None,
-        bus_id=system.bus_id(card["pci.bus_id"]),
-        temperature_celsius=system.number(card["temperature.gpu"]),
-        power_limit_watts=system.number(card["power.limit"]),
-        power_default_watts=system.number(card["power.default_limit"]),
-        ecc_uncorrected=system.whole(card["ecc.errors.uncorrected.volatile.total"]),
-        mig=card["mig.mode.current"] == "Enabled",
-        pcie_generation=system.whole(card["pcie.link.gen.current"]),
-        pcie_generation_max=system.whole(card["pcie.link.gen.max"]),
-        pcie_width=system.whole(card["pcie.link.width.current"]),
-        pcie_width_max=system.whole(card["pcie.link.width.max"]),
-        compute_mode=mode if mode in COMPUTE_MODES.values() else None,
-    )
-
-
-def _kernel(root: Path, problems: list[Problem]) -> Survey | None:
-    """/proc/driver/nvidia: names and identities, no memory and no architecture."""
-    folder = root / "proc/driver/nvidia"
-    words = system.read(folder / "version").split("Module", 1)[-1].split()
-    driver = next((w for w in words if w[0].isdigit() and "." in w), None)
-    gpus = []
-    for index, path in enumerate(sorted((folder / "gpus").glob("*/information"))):
-        lines = (line.split(":", 1) for line in system.read(path).splitlines() if ":" in line)
-        said = {name.strip(): value.strip() for name, value in lines}
-        gpus.append(
-            Gpu(VENDOR, index, said.get("Model", "NVIDIA GPU"), UNKNOWN, "/proc/driver/nvidia",
-                uuid=said.get("GPU UUID"), bus_id=system.bus_id(said.get("Bus Location")))
-        )  # fmt: skip
-    return Survey(VENDOR, tuple(gpus), driver, None, "/proc/driver/nvidia") if gpus else None
-
-
 def _join(index: int, cards: tuple[Gpu, ...], torch: TorchReport) -> Device:
     """torch's device with the card it is: by UUID, then bus id, then place."""
     seen = next(t for t in torch.devices if t.index == index)
@@ -224,28 +159,31 @@ def _compared(
     for chip in sorted(sm) if built_for else []:
         # Binaries of one major generation run on its later minors.
         if not any(b // 10 == chip // 10 and b <= chip for b in built_for):
-            fix = f"SD3TUNE_TORCH='{RANGE} --index-url {CU126}' bash scripts/setup"
+            fix = other_build(found) or "use another card: no build has kernels for this one"
             words = f"this PyTorch has no kernels for sm_{chip}: it has {sorted(built_for)}"
             problems.append(Problem("torch.arch-not-in-build", "fail", words, fix))
     return problems
 
 
 def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
-    """CUDA 13 needs driver 580, CUDA 12 needs 525; a newer minor runs by compatibility."""
+    """Whether the driver runs the installed build; a newer minor of CUDA runs by compatibility. A
+    driver of which nothing is known is left to PyTorch's own answer."""
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
-    least = {13: 580, 12: 525}.get(wheel[0] if wheel else 0, 0)
-    driver = version(found.driver)[:1]
-    known = found.runtime is not None
-    if (driver and driver[0] < least) or (known and offered[0] < wheel[0]):
+    needed = next((build for build in CUDA_BUILDS if build.cuda == wheel[0]), None)
+    if needed is None or not (known(found.driver) or known(found.runtime)):
+        return []
+    if not needed.runs_on(found.driver, found.runtime):
+        this = found.driver or f"one that offers CUDA {found.runtime}"
         words = (
-            f"PyTorch is built for CUDA {torch.cuda}, which needs driver {least}; "
-            f"this one is {found.driver}"
+            f"PyTorch is built for CUDA {torch.cuda}, which needs driver {needed.driver}; "
+            f"this one is {this}"
         )
-        fix = f"update the driver, or: SD3TUNE_TORCH='torch --index-url {CU126}' bash scripts/setup"
+        other = other_build(found)
+        fix = f"update the driver, or: {other}" if other else f"update the driver to {NEWEST}"
         if host.cloud in RENTED:  # where nobody inside can update it
             fix = f"rent another machine: {RENTED[host.cloud].format(torch.cuda)}"
         return [Problem("torch.driver-too-old", "fail", words, fix)]
-    if known and offered < wheel:
+    if known(found.runtime) and offered < wheel:
         words = (
             f"PyTorch is built for CUDA {torch.cuda}, the driver offers {found.runtime}: "
             "works by minor-version compatibility, kernels shipped as PTX may fail"

@@ -6,15 +6,15 @@ Untested on hardware: written against PyTorch's source and Apple's tools' docume
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sd3tune.backends.decide.limits import LEFT_FOR_MACOS
 from sd3tune.backends.decide.rules import version
-from sd3tune.backends.observe import mps_settings, sysctl
+from sd3tune.backends.observe import card_sources, mps_settings, sysctl
+from sd3tune.backends.observe.card_sources import Ask, ask_in_child
 from sd3tune.backends.observe.facts import (
-    Arch,
     Device,
     Facts,
     Gpu,
@@ -42,36 +42,19 @@ def present(root: Path = Path("/")) -> str | None:
     return None
 
 
-def observe() -> dict[str, Any]:
-    """`survey` for the child process."""
-    return asdict(survey())
-
-
-def survey(root: Path = Path("/")) -> Survey:
-    """The chip, its memory and GPU cores, the macOS version."""
-    name = sysctl.chip_name()
-    if name is None:
-        words = "sysctl does not name the chip"
-        return Survey(VENDOR, problems=(_problem("no-chip", "warn", words, "update macOS"),))
-    gpu = Gpu(
-        vendor=VENDOR,
-        index=0,
-        name=name,
-        arch=Arch("apple", name.lower().removeprefix("apple ").replace(" ", "-")),
-        source="sysctl",
-        total_bytes=sysctl.number("hw.memsize"),
-        gpu_cores=sysctl.gpu_cores(),
-        wired_limit_bytes=sysctl.wired_limit_bytes(),
-    )
+def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
+    """The chip, its memory and GPU cores, the macOS version. ask: gets the answer of a source."""
+    found = card_sources.survey(VENDOR, root, ask)
     problems = []
-    if sysctl.rosetta():
+    if found.gpus and sysctl.rosetta():
         words = "this Python is x86-64 and runs under Rosetta: there is no PyTorch with MPS for it"
         problems.append(_problem("rosetta", "fail", words, ARM_PYTHON))
-    if (left := _left_for_macos(gpu)) is not None and left < LEFT_FOR_MACOS:
-        words = f"iogpu.wired_limit_mb leaves macOS {left / 2**30:.1f} GiB: the Mac may freeze"
-        fix = "sudo sysctl iogpu.wired_limit_mb=0"
-        problems.append(_problem("wired-limit", "warn", words, fix))
-    return Survey(VENDOR, (gpu,), None, sysctl.macos_version(), "sysctl", tuple(problems))
+    for left in filter(None, map(_left_for_macos, found.gpus)):
+        if left < LEFT_FOR_MACOS:
+            words = f"iogpu.wired_limit_mb leaves macOS {left / 2**30:.1f} GiB: the Mac may freeze"
+            fix = "sudo sysctl iogpu.wired_limit_mb=0"
+            problems.append(_problem("wired-limit", "warn", words, fix))
+    return replace(found, problems=(*found.problems, *problems))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:

@@ -20,12 +20,14 @@ from sd3tune.tables import needs
 
 Vendor = needs.Vendor
 Family = Literal["sm", "gfx", "apple", "cpu"]
-Severity = Literal["warn", "fail"]
+Severity = Literal["skip", "warn", "fail"]  # skip: nothing is lost by it
 Origin = Literal["measured", "catalog", "recorded"]
 
 MAKERS: Mapping[Vendor, str] = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple", "cpu": "CPU"}
 UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
+
+UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
 
@@ -107,6 +109,18 @@ class Gpu:
     hip_index: int | None = None  # AMD: HIP's number before *_VISIBLE_DEVICES, when told
     gpu_cores: int | None = None  # Apple
     wired_limit_bytes: int | None = None  # Apple: of the GPU, when set by hand; None: macOS decides
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where not from `source`
+
+    @property
+    def named(self) -> bool:
+        """Whether a source gave the card its name; "NVIDIA GPU" stands for an unknown one."""
+        return self.name not in UNNAMED and not self.name.startswith("AMD GPU 0x")
+
+    @property
+    def told_by(self) -> str:
+        """The source, and in brackets what others added: "/proc/driver/nvidia (arch: libcuda)"."""
+        told = ", ".join(f"{name}: {who}" for name, who in self.sources.items())
+        return f"{self.source} ({told})" if told else self.source
 
 
 def gpu_from(data: Mapping[str, Any]) -> Gpu:
@@ -118,14 +132,19 @@ def gpu_from(data: Mapping[str, Any]) -> Gpu:
 
 @dataclass(frozen=True)
 class Survey:
-    """One vendor's answer about this machine, from the best source that answered."""
+    """One vendor's cards: what the best source that listed them said, completed by the others."""
 
     vendor: Vendor
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None  # "580.159.04"; amdgpu version
     runtime: str | None = None  # newest CUDA the driver offers "13.0"; ROCm; macOS version
-    source: str | None = None
+    source: str | None = None  # the first that listed cards; None: none did
     problems: tuple[Problem, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where not from `source`
+
+    def source_of(self, name: str) -> str | None:
+        """Who said what a field holds; None: nobody."""
+        return self.sources.get(name, self.source)
 
     @property
     def offers(self) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.backends import cuda, mps, rocm
-from sd3tune.backends.observe import system
+from sd3tune.backends.observe import amd_smi_program, nvidia_smi, system
 
 SYSCTL = (
     "machdep.cpu.brand_string",
@@ -70,12 +70,10 @@ def commands(root: Path = Path("/")) -> dict[str, Any]:
     if mps.present(root) is not None:
         found |= _apple()
     if cuda.present(root) is not None:
-        said = system.run(
-            ["nvidia-smi", f"--query-gpu={cuda.SMI_FIELDS}", "--format=csv,noheader,nounits"]
-        )
+        said = system.run(list(nvidia_smi.QUERY))
         found |= {"nvidia-smi": said} if said else {}
     if rocm.present(root) is not None:
-        said = _json(system.run(["amd-smi", "static", "--json"]))
+        said = _json(system.run(list(amd_smi_program.STATIC)))
         found |= {"amd-smi": json.dumps(_kept(said, AMD))} if said else {}
     return found
 

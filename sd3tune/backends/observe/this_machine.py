@@ -19,7 +19,7 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 # Beside the libraries of the table: what kernels are built from and what reads the hardware.
 ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
-TORCH_SECONDS, SURVEY_SECONDS = 60.0, 10.0
+TORCH_SECONDS = 60.0
 
 
 def observe(*, import_torch: bool = True) -> tuple[Machine, TorchReport, Facts]:
@@ -32,7 +32,7 @@ def observe(*, import_torch: bool = True) -> tuple[Machine, TorchReport, Facts]:
 
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(ask_torch, import_torch)
-        machine = host.survey(SURVEY_SECONDS)
+        machine = host.survey()
         torch = pending.result()
     return machine, torch, join(machine, torch, packages(), tools(), os.environ)
 
