@@ -66,7 +66,8 @@ def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     config = ready.plan.config
     if config.init_lora is not None:
         lycoris = ready.plan.trained.lycoris is not None
-        refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
+        assumed = refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
+        say(*words.notes([f"init_lora: {sentence}" for sentence in assumed]))
     say(*words.notes(ready.datasets.notes))
     for name, discovery in ready.discoveries.items():
         if discovery.rejected:

@@ -102,6 +102,7 @@ def _adapter(seen: "AdapterDescription") -> list[words.Line]:
     if seen.unknown_keys:
         first = seen.unknown_keys[0]
         shown.append(f"  {'unknown':<12} {len(seen.unknown_keys)} keys, as {first}")
+    shown += [f"  {'assumed':<12} {sentence}" for sentence in seen.assumed]
     shown.append("read by")
     for program, verdict in seen.readers.items():
         reason = f": {verdict.reason}" if verdict.reason else ""

@@ -22,6 +22,7 @@ from sd3tune.formats import (
     scale,
     weight_deltas,
 )
+from sd3tune.formats.adapter_description import assumptions
 from sd3tune.formats.adapter_weights import (
     AdapterFile,
     Base,
@@ -33,7 +34,6 @@ from sd3tune.formats.key_names import FileKeys, ModuleKeys
 from sd3tune.formats.writers import rendered
 from sd3tune.sd3 import finite
 from sd3tune.sd3.comfyui_rules import is_by_rows
-from sd3tune.tables import dialects
 
 __all__ = ["AdapterFile", "read", "save", "write"]
 LOG = logging.getLogger(__name__)
@@ -70,19 +70,7 @@ def read(path: Path) -> AdapterFile:
         modules |= split
     kept = {k: v for k, v in found.metadata.items() if k not in file_metadata.OWN}
     LOG.debug(f"{path}: {len(modules)} modules read from {len(found.tensors)} tensors")
-    return AdapterFile(modules, kept, tuple(_assumed(grouped, declared)))
-
-
-def _assumed(grouped: FileKeys, declared: scale.DeclaredScale | None) -> Iterator[str]:
-    """What the file does not state by itself."""
-    modules = grouped.modules.values()
-    known = {keys.prefix for row in dialects.rows() for keys in row.every_keys}
-    for prefix in sorted({m.prefix for m in modules} - known):
-        yield f"names begin with `{prefix}`, which is left out: it says how the model was wrapped"
-    silent = any(m.ranked_by is not None and "alpha" not in m.parts for m in modules)
-    source = None if declared is None else declared.source
-    if silent and (sentence := scale.assumed(source)) is not None:
-        yield sentence
+    return AdapterFile(modules, kept, assumptions(grouped, declared))
 
 
 @contextmanager

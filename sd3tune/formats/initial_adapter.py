@@ -25,21 +25,22 @@ def initial_file(path: Path) -> Iterator[Path]:
         yield file
     except ModelError as e:
         message, own = str(e), f"`{file}`"
-        if "init_lora" in message:
+        if message.startswith("`init_lora="):
             raise
         message = message.removeprefix(own) if message.startswith(own) else f": {message}"
         raise ModelError(f"`init_lora={file}`{message}", hint=e.hint) from None
 
 
-def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
-    """Refuses a file that the run cannot begin with. lycoris: the run trains a LyCORIS network,
-    whose file must have the same tensors. rank: of the run's LoRA. Raises ModelError for a file
-    that is not an adapter of SD3, and ConfigError for one of another kind than the run trains."""
+def refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> tuple[str, ...]:
+    """Refuses a file that the run cannot begin with; returns sentences about what is assumed of it.
+    lycoris: the run trains a LyCORIS network, whose file must have the same tensors. rank: of the
+    run's LoRA. Raises ModelError for a file that is not an adapter of SD3, and ConfigError for one
+    of another kind than the run trains."""
     with initial_file(path) as file:
-        _refuse_unfit(file, lycoris=lycoris, rank=rank)
+        return _refuse_unfit(file, lycoris=lycoris, rank=rank)
 
 
-def _refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
+def _refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> tuple[str, ...]:
     found = safetensors_header.read(path)
     modules = key_names.group(found.tensors).modules.values()
     if not modules:
@@ -48,8 +49,9 @@ def _refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
             hint=f"`sd3tune inspect {path}` says what the file is",
         )
     if lycoris:
-        return
-    verdict = describe(found).readers["sd3tune"]
+        return ()
+    seen = describe(found)
+    verdict = seen.readers["sd3tune"]
     if verdict.reads == "no":
         raise ModelError(
             f"`init_lora={path}` cannot be read: {verdict.reason}",
@@ -67,3 +69,4 @@ def _refuse_unfit(path: Path, *, lycoris: bool, rank: int) -> None:
     if largest > rank:
         words = f"`init_lora={path}` has rank {largest}, this run lora_rank={rank}"
         raise ConfigError(words, hint=f"set lora_rank={largest} or more")
+    return seen.assumed

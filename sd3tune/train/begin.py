@@ -79,7 +79,6 @@ def attach(model: Any, plan: Plan) -> Trained:
         with initial_file(begin_with) as file:
             held = adapter_files.read(file)
         say(f"begins   with {adapter.begin_with(held, str(file))} layers of {file}")
-        say(*(f"note: {sentence}" for sentence in held.assumed))
     return adapter
 
 
