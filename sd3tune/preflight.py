@@ -6,6 +6,7 @@ from sd3tune.config.config import Config
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.errors import CheckpointError, ConfigError, Sd3tuneError
 from sd3tune.formats import manifest
+from sd3tune.formats.initial_adapter import initial_file
 from sd3tune.report import metrics
 from sd3tune.sd3 import finite
 
@@ -31,8 +32,9 @@ def _adapter(config: Config) -> None:
         return
     if not config.init_lora.exists():
         words = f"`init_lora={config.init_lora}`: there is no such file"
-        raise ConfigError(words, hint="give a .safetensors file of an adapter")
-    finite.check(config.init_lora)
+        raise ConfigError(words, hint="give a .safetensors file of an adapter, or its folder")
+    with initial_file(config.init_lora) as file:
+        finite.check(file)
 
 
 def _metrics(config: Config) -> None:
