@@ -53,7 +53,6 @@ def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
 def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     """The plan for a configuration on this machine, or on `chip`; prints on stderr what is left out
     of the datasets. Raises Sd3tuneError."""
-    from sd3tune.formats.initial_adapter import refuse_unfit
     from sd3tune.prepare import prepare_run
 
     path, overrides = config_of(arguments)
@@ -61,10 +60,6 @@ def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     started = time.perf_counter()
     ready = prepare_run(path, overrides, chip)
     LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
-    config = ready.plan.config
-    if config.init_lora is not None:
-        lycoris = ready.plan.trained.lycoris is not None
-        refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
     say(*words.notes(ready.datasets.notes))
     for name, discovery in ready.discoveries.items():
         if discovery.rejected:
