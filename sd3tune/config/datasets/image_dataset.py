@@ -110,7 +110,7 @@ class ImageDataset(Stored):
     """Take new random crops and aspects in each epoch, and encode them."""
     skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
     """`metadata` or `aspect`: use the files and sizes of the last discovery without looking.
-    `vae`, `text`: encode nothing; what is not cached is an error when it is reached."""
+    `vae`, `text`: encode nothing; what is not cached is an error before training."""
     preserve_data_backend_cache: Flag = False
     """Use the list of files of the last discovery instead of listing the storage again; files that
     changed are still noticed."""
