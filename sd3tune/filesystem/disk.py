@@ -6,6 +6,7 @@ remedy.
 
 import errno
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,15 @@ def refusal(what: str, path: Path | str, error: Exception, *, then: str = "") ->
     without its full stop."""
     why, remedy = reason(error)
     return DiskError(f"cannot {what} `{path}`: {why}", hint=f"{remedy}; {then}" if then else remedy)
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes that a user may write where `path` is or would be made; None: unknown."""
+    existing = next((p for p in (path, *path.absolute().parents) if p.exists()), None)
+    try:
+        return None if existing is None else shutil.disk_usage(existing).free
+    except OSError:
+        return None
 
 
 @contextmanager
