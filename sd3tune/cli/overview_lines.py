@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 NAMES, AMOUNTS = 24, 10  # characters of the two columns
 
 
-def data(seen: "Overview") -> "list[Line]":
+def data(seen: "Overview", steps: int) -> "list[Line]":
     """Each dataset, and how long an epoch is."""
     shown: list[Line] = ["data"]
     shown += [f"  {d.id}: {_dataset(d)}" for d in seen.datasets]
     epochs = f"{seen.epochs:.2f}".rstrip("0").rstrip(".")
     shown.append(_row("steps per epoch", str(seen.steps_per_epoch)))
-    return [*shown, _row("epochs", epochs, "that max_train_steps makes")]
+    return [*shown, _row("epochs", epochs, f"in {steps} steps")]
 
 
 def _dataset(d: "DatasetSize") -> str:

@@ -45,7 +45,7 @@ def lines(ready: "Prepared") -> list[words.Line]:
     plan, seen = ready.plan, ready.overview
     parts = (
         decision_lines(decisions(plan)),
-        overview_lines.data(seen),
+        overview_lines.data(seen, plan.steps),
         overview_lines.pictures(seen, plan.pictures),
         overview_lines.memory(plan, seen),
         overview_lines.disk(seen),

@@ -30,8 +30,8 @@ def columns(stream: TextIO) -> int | None:
 
 def wrapped(line: str, width: int | None) -> list[str]:
     """A line as one or several, none wider than `width`. Words stay whole, so that a path can be
-    copied: a word that is wider than the terminal has a line of its own. Text in scripts without
-    spaces, whose characters take two columns, is broken between characters."""
+    copied: a word that is wider than the terminal has a line of its own. A list without spaces is
+    broken after commas, and text of characters that take two columns between any two of them."""
     if width is None or cell_len(line) <= width:
         return [line]
     own = len(line) - len(line.lstrip())
@@ -48,5 +48,9 @@ def wrapped(line: str, width: int | None) -> list[str]:
 def _words(text: str, width: int) -> Iterator[str]:
     """Words with the spaces behind them."""
     for word in re.findall(r"\S+\s*", text):
-        doubled = cell_len(word) > len(word)  # Chinese, Japanese, Korean, emoji
-        yield from chop_cells(word, width) if doubled and cell_len(word) > width else [word]
+        if cell_len(word) <= width:
+            yield word
+        elif cell_len(word) > len(word):  # Chinese, Japanese, Korean, emoji
+            yield from chop_cells(word, width)
+        else:
+            yield from re.findall(r"[^,]*,?\s*", word)
