@@ -102,7 +102,7 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     found, model = read_data(config, datasets)
     processes = asked_for(config)
     if chip is not None:
-        facts = devices.facts_of(chip)
+        facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
     run_probes = probing.on_this_machine(
         several=processes.size > 1, while_running=partial(waiting, PROBING)
@@ -136,10 +136,14 @@ def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.
 
 def model_of(config: Config) -> variants.Model:
     """Raises ModelError."""
-    return models.find(
-        config.pretrained_model_name_or_path,
-        config.pretrained_transformer_model_name_or_path,
-        config.pretrained_transformer_subfolder,
+    return models.find_whole(
+        models.ModelRequest(
+            config.pretrained_model_name_or_path,
+            config.pretrained_transformer_model_name_or_path,
+            config.pretrained_transformer_subfolder,
+            config.revision,
+            config.variant,
+        )
     )
 
 
@@ -155,6 +159,7 @@ def plan_run(
     run_probes: None takes the answers in `facts.smoke`. Which probes are needed depends on the
     datasets too: weights are quantised where large images would not fit beside them.
     """
+    facts = facts.of_processes(processes.local_size)
     run = recorded(facts.smoke) if run_probes is None else run_probes
     plan = admit_plan(found, model, facts, processes, run)
     config = found.config

@@ -44,9 +44,11 @@ class RowName(click.ParamType[str]):
 
 
 def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The configuration file, and each KEY=VALUE that overrides it."""
-    if arguments and ("=" not in arguments[0] or Path(arguments[0]).exists()):
-        return Path(arguments[0]), arguments[1:]
+    """The configuration file, and each KEY=VALUE that overrides it: the file is the first word, or
+    the first without `=`."""
+    for at, word in enumerate(arguments):
+        if "=" not in word or (at == 0 and Path(word).exists()):
+            return Path(word), arguments[:at] + arguments[at + 1 :]
     return CONFIG, arguments
 
 

@@ -9,6 +9,7 @@ import click
 
 from sd3tune.cli import words
 from sd3tune.cli.arguments import CONFIG, CONFIG_AND_OVERRIDES, JSON, prepared
+from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 from sd3tune.report.progress import waiting
 
@@ -36,7 +37,7 @@ def command() -> None:
     """
 
 
-@command.command(short_help="Entries, bytes, and what is missing.")
+@command.command(cls=SettingsAsOptions, short_help="Entries, bytes, and what is missing.")
 @CONFIG_AND_OVERRIDES
 @JSON
 def info(arguments: tuple[str, ...], as_json: bool) -> None:
@@ -49,7 +50,7 @@ def info(arguments: tuple[str, ...], as_json: bool) -> None:
     echo(document(built)) if as_json else words.show(lines(built))
 
 
-@command.command()
+@command.command(cls=SettingsAsOptions)
 @CONFIG_AND_OVERRIDES
 @JSON
 def build(arguments: tuple[str, ...], as_json: bool) -> None:
@@ -67,7 +68,7 @@ def build(arguments: tuple[str, ...], as_json: bool) -> None:
     echo(document(built)) if as_json else words.show(lines(built))
 
 
-@command.command(short_help="Remove entries that no CONFIG needs.")
+@command.command(cls=SettingsAsOptions, short_help="Remove entries that no CONFIG needs.")
 @click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="count, and remove nothing")
 def prune(arguments: tuple[str, ...], dry_run: bool) -> None:

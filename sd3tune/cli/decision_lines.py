@@ -24,6 +24,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "text_encoder_3_precision",
     "quantize_via",
     "vae_dtype",
+    "hidden_kernels",
     "attention_mechanism",
     "attention_no_grad",
     "attention_inputs",
@@ -55,6 +56,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "lora_type",
     "peft_lora_target_modules",
 )
+SHOWN_WHEN_ON = ("hidden_kernels",)  # for other devices it is no choice
 NAMES = 32  # characters of the first column
 
 
@@ -67,6 +69,8 @@ def decision_lines(
         if axis not in decisions:
             continue
         d = decisions[axis]
+        if axis in SHOWN_WHEN_ON and d.value == "off":
+            continue
         lines.append((f"  {axis:<{NAMES}}{d.value:<16} {d.source.by:<7}", d.reason))
         names = [option.name for option in AXES.get(axis, ())]
         preferred = names[: names.index(d.value)] if d.value in names else []

@@ -51,8 +51,8 @@ def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
     """The device's memory while training, and the host's."""
     from sd3tune.plan.memory import gib
 
-    m, device = plan.memory.estimate, plan.hardware.device
-    room = device.usable_bytes or device.total_bytes
+    m, device = plan.memory.estimate, plan.facts.tightest
+    room = device.room_bytes
     parts = {
         "weights": m.weights,
         "adapter": m.adapter,
@@ -63,7 +63,7 @@ def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
     }
     shown: list[Line] = ["memory while training"]
     shown += [_row(name, gib(amount)) for name, amount in parts.items()]
-    has = f"of {gib(room)}" if room else "of unknown"
+    has = device.free or (f"of {gib(room)}" if room is not None else "of unknown")
     shown.append(_row("total", gib(m.training), has))
     shown.append(_row("text encoders before", gib(m.text_encoders), "dropped after encoding"))
     available = seen.host_available_bytes

@@ -7,20 +7,21 @@ import click
 
 from sd3tune.cli import overview_lines, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
+from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
     from sd3tune.prepare import Prepared
 
 
-@click.command("plan", short_help="What a run would do, need and refuse.")
+@click.command("plan", cls=SettingsAsOptions, short_help="What a run would do, need and refuse.")
 @CONFIG_AND_OVERRIDES
 @JSON
 @click.option(
     "--on",
     "chip",
     metavar="NAME",
-    help="plan for a catalogued chip, or for the "
+    help="plan for a chip of the catalogue (`--on list` prints it), or for the "
     "machine whose `doctor --json` is in the file NAME.json",
 )
 def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None:
@@ -33,6 +34,14 @@ def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None
       sd3tune plan my/config.json lora_rank=64 --on mi300x
       sd3tune plan my/config.json --on rented.json
     """
+    if chip == "list":
+        from sd3tune.cli import catalogue_lines
+
+        if as_json:
+            echo(words.document("plan", catalogue_lines.document()))
+        else:
+            words.show(catalogue_lines.catalogue_lines())
+        return
     ready = prepared(arguments, chip)
     echo(document(ready)) if as_json else words.show(lines(ready))
 

@@ -21,6 +21,7 @@ from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
 from sd3tune.data.captions import Captions, NoCaption
 from sd3tune.data.digests import KnownFiles
 from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, size_of, suffix_of
+from sd3tune.data.seeds import Draw, draw_of
 from sd3tune.data.sources import Source, source_of
 from sd3tune.errors import DataError
 from sd3tune.urls import redacted
@@ -45,6 +46,12 @@ class Sample:
     repeats: int = 0  # extra passes per epoch
     mask: str | None = None  # the name of its mask in the dataset of masks
     focus: Focus | None = None  # the face that crop_style=face centres
+    occurrence: int = 0  # how often it came before in its optimizer step; the schedule counts
+
+    @property
+    def draw(self) -> Draw:
+        """What stands for this sample in the seeds of its optimizer step."""
+        return draw_of(self.id, self.occurrence)
 
 
 @dataclass(frozen=True, slots=True)

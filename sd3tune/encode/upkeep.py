@@ -69,7 +69,10 @@ def build(prepared: Prepared) -> Built:
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(deterministic=plan.hardware.deterministic.value)
+    vendor.prepare(
+        deterministic=plan.hardware.deterministic.value,
+        hidden_kernels=plan.attention.hidden_kernels.value,
+    )
     device = torch.device(plan.hardware.device.torch_device)
     world = World(ALONE, device)
     caches = filled(prepared, load_prompts(prepared.config), device, vendor, world)

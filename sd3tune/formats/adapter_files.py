@@ -14,7 +14,14 @@ from torch import Tensor
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import drafts
 from sd3tune.filesystem.safetensors_header import Header
-from sd3tune.formats import file_metadata, fused_qkv, key_names, scale, weight_deltas
+from sd3tune.formats import (
+    file_metadata,
+    fused_qkv,
+    key_names,
+    number_types,
+    scale,
+    weight_deltas,
+)
 from sd3tune.formats.adapter_weights import (
     AdapterFile,
     Base,
@@ -25,6 +32,7 @@ from sd3tune.formats.adapter_weights import (
 from sd3tune.formats.key_names import FileKeys, ModuleKeys
 from sd3tune.formats.writers import rendered
 from sd3tune.sd3 import finite
+from sd3tune.sd3.comfyui_rules import is_by_rows
 
 __all__ = ["AdapterFile", "read", "save", "write"]
 LOG = logging.getLogger(__name__)
@@ -140,8 +148,19 @@ def _module(
     value = found.number(named.parts["alpha"]) if parts.pop("alpha", None) is not None else None
     if empty := next((named.parts[p] for p, t in parts.items() if not t.numel()), None):
         raise ModelError(f"`{path}`: tensor `{empty}` is empty", hint="the file is damaged")
-    if {"down", "up"} <= parts.keys() <= LORA_PARTS and _by_rows(parts.get("dora_scale")):
-        return _lora(path, named, parts, value, declared)
+    if whole := next((named.parts[p] for p, t in parts.items() if not t.is_floating_point()), None):
+        kind = number_types.name(tensors[whole].dtype)
+        raise ModelError(
+            f"`{path}`: tensor `{whole}` is {kind}, not floating-point numbers",
+            hint="use the file from before it was quantised",
+        )
+    if {"down", "up"} <= parts.keys() <= LORA_PARTS:
+        if not _by_columns(parts.get("dora_scale")):
+            return _lora(path, named, parts, value, declared)
+        names = {"down": "lora_down.weight", "up": "lora_up.weight", "dora_scale": "dora_scale"}
+        if parts.keys() == names.keys():
+            held = {names[part]: t for part, t in parts.items()}
+            return LycorisWeights("locon", held, value or float(parts["down"].shape[0]))
     if named.algorithm in ("lora", "incomplete"):
         raise ModelError(
             f"`{path}`: `{named.module}` has {', '.join(sorted(named.parts))} and cannot be "
@@ -179,6 +198,7 @@ def _lora(
     return LoraWeights(down, up, value, flat, parts.get("up_bias"))
 
 
-def _by_rows(scale: Tensor | None) -> bool:
-    """Whether a DoRA magnitude is by rows, as in peft. LyCORIS also has it by columns."""
-    return scale is None or scale.ndim < 2 or scale.shape[1] == 1
+def _by_columns(scale: Tensor | None) -> bool:
+    """Whether a DoRA magnitude is by columns, as LyCORIS has it with wd_on_output=false; in peft it
+    is by rows."""
+    return scale is not None and not is_by_rows(tuple(scale.shape))

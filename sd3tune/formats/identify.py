@@ -127,7 +127,10 @@ def _model(folder: Path) -> Identified:
         name = models.find(str(folder)).name
     except Sd3tuneError as e:
         return Identified(
-            folder, "model folder", f"diffusers folder of another model: {e}", {"components": parts}
+            folder,
+            "model folder",
+            f"diffusers folder that cannot be trained: {e}",
+            {"components": parts},
         )
     return Identified(
         folder,

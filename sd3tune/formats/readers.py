@@ -10,11 +10,11 @@ from sd3tune.filesystem.safetensors_header import Header
 from sd3tune.formats import scale
 from sd3tune.formats.key_names import FileKeys, ModuleKeys
 from sd3tune.sd3 import module_names
+from sd3tune.sd3.comfyui_rules import EXACT, Network, misrendered
 from sd3tune.tables import dialects
 
 Reads = Literal["yes", "wrong", "no", "unknown"]
 Scaled: TypeAlias = list[tuple[ModuleKeys, float | None]]
-EXACT = ("lora", "loha", "lokr", "oft", "glora", "full")  # which ComfyUI was seen to render exactly
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def verdicts(header: Header, grouped: FileKeys, scaled: Scaled) -> dict[str, Ver
     return {
         "sd3tune": _sd3tune(header, grouped, scaled),
         "diffusers": _diffusers(header, grouped),
-        "ComfyUI": _comfyui(grouped, scaled),
+        "ComfyUI": _comfyui(header, grouped, scaled),
     }
 
 
@@ -45,11 +45,16 @@ def _sd3tune(header: Header, grouped: FileKeys, scaled: Scaled) -> Verdict:
     modules = grouped.modules.values()
     if any(scale.is_unknown(m.prefix, "alpha" in m.parts, header) for m in modules):
         return Verdict("no", "it does not state its alpha")
-    if none := next((m.module for m, s in scaled if s == 0), None):
+    if none := next((m.module for m, s in scaled if s == 0 and m.algorithm == "lora"), None):
         return Verdict("no", f"`{none}` has alpha 0, which some programs read as alpha = rank")
     every = (k for m in modules for k in m.parts.values())
     if empty := next((k for k in every if not header.tensors[k].elements), None):
         return Verdict("no", f"`{empty}` is empty")
+    types = (
+        (k, header.tensors[k].dtype) for m in modules for p, k in m.parts.items() if p != "alpha"
+    )
+    if whole := next(((k, t) for k, t in types if t.startswith(("I", "U", "BOOL"))), None):
+        return Verdict("no", f"`{whole[0]}` is {whole[1]}, not floating-point numbers")
     odd = [m for m in modules if m.algorithm == "incomplete"]
     return Verdict("no", f"`{odd[0].module}` is incomplete") if odd else Verdict("yes", "")
 
@@ -66,7 +71,15 @@ def _diffusers(header: Header, grouped: FileKeys) -> Verdict:
     return Verdict("yes", "") if pairs else NO_MODULE
 
 
-def _comfyui(grouped: FileKeys, scaled: Scaled) -> Verdict:
+def _network(header: Header, m: ModuleKeys) -> Network:
+    """What ComfyUI's rules ask of a module."""
+    shapes = {part: header.tensors[key].shape for part, key in m.parts.items()}
+    alpha = header.number(m.parts["alpha"]) if "alpha" in m.parts else None
+    name = m.module if m.layout == "diffusers" else ""
+    return Network(name, m.algorithm, shapes, alpha)
+
+
+def _comfyui(header: Header, grouped: FileKeys, scaled: Scaled) -> Verdict:
     modules = list(grouped.modules.values())
     pairs = {(m.prefix, m.layout) for m in modules}
     if other := next(iter(sorted(pairs - dialects.read_by("ComfyUI"))), None):
@@ -74,8 +87,8 @@ def _comfyui(grouped: FileKeys, scaled: Scaled) -> Verdict:
         return Verdict("no", f"it loads nothing of {words}: log lines only")
     if any("magnitude" in m.parts for m in modules):
         return Verdict("wrong", "it does not know lora_magnitude_vector: plain LoRA is applied")
-    if any("dora_scale" in m.parts for m in modules):
-        return Verdict("wrong", "it divides DoRA by |W|, not by |W + dW| as the paper does")
+    for reason in filter(None, (misrendered(_network(header, m)) for m in modules)):
+        return Verdict("wrong", reason)
     if any(s is not None and s != 1 and "alpha" not in m.parts for m, s in scaled):
         return Verdict("wrong", "alpha is in the metadata alone, which it ignores: scale 1")
     names = ((m, module_names.original_of(m.module)) for m in modules)

@@ -44,7 +44,7 @@ def decision(d: Decision[Any]) -> dict[str, Any]:
 
 def describe(plan: Plan) -> dict[str, Any]:
     """JSON-ready. Bytes are integers."""
-    device, estimate = plan.hardware.device, plan.memory.estimate
+    device, estimate = plan.facts.tightest, plan.memory.estimate
     amounts = {f"{name}_bytes": int(amount) for name, amount in asdict(estimate).items()}
     return {
         "schema": SCHEMA,
@@ -55,7 +55,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "memory": {
             **amounts,
             "training_bytes": estimate.training,
-            "available_bytes": device.usable_bytes or device.total_bytes,
+            "available_bytes": device.room_bytes,
             "estimated": ["activations_bytes", "workspace_bytes"],
         },
         "warnings": list(plan.warnings),
@@ -102,6 +102,7 @@ def _of_machine(plan: Plan) -> Mapping[str, Decision[Any]]:
         "optimizer": plan.optimizer.name,
         "trainable_dtype": precision.trainable,
         "grad_scaler": precision.grad_scaler,
+        "hidden_kernels": attention.hidden_kernels,
         "attention_mechanism": attention.training,
         "base_model_precision": precision.transformer,
         "text_encoder_1_precision": clip_l,

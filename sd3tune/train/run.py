@@ -85,7 +85,10 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(deterministic=plan.hardware.deterministic.value)
+    vendor.prepare(
+        deterministic=plan.hardware.deterministic.value,
+        hidden_kernels=plan.attention.hidden_kernels.value,
+    )
     device = torch.device(plan.hardware.device.torch_device)
     with join(plan.processes, device, plan.parallel.backend.value) as world:
         caches = filled(prepared, prompts, device, vendor, world)

@@ -68,7 +68,7 @@ BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
     ({"vae_cache_preprocess": False}, [], f"{F}: `vae_cache_ondemand=true` is not supported yet", "leave it out for now"),
     ({"snr_gamma": 5}, [], f"{F}: `snr_gamma=5` has no effect on flow matching", "leave it out"),
     ({"controlnet": True}, [], f"{F}: `controlnet=true` belongs to another model family", "leave it out"),
-    ({"adam_beta1": 0.9}, [], f"{F}: `adam_beta1=0.9` is used with DeepSpeed only", "set optimizer_beta1, optimizer_beta2 or optimizer_config"),
+    ({"adam_beta1": 0.9}, [], f"{F}: `adam_beta1=0.9` is used with DeepSpeed only", "write optimizer_beta1=0.9"),
     ({"crop": True}, [], f"{F}: `crop=true` belongs to a dataset", "set it in multidatabackend.json"),
     ({}, ["faster"], "`faster` is not KEY=VALUE", "write settings as learning_rate=1e-4"),
 ]  # fmt: skip

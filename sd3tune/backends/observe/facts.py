@@ -13,19 +13,27 @@ Facts        the two joined for the one vendor that training will use      (cuda
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from sd3tune.tables import needs
 
 Vendor = needs.Vendor
 Family = Literal["sm", "gfx", "apple", "cpu"]
-Severity = Literal["warn", "fail"]
+Severity = Literal["skip", "warn", "fail"]  # skip: nothing is lost by it
 Origin = Literal["measured", "catalog", "recorded"]
 
 MAKERS: Mapping[Vendor, str] = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple", "cpu": "CPU"}
 UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
+
+# Fields that doctor shows beside a card's name, as it calls them.
+SHOWN = {"name": "name", "arch": "architecture", "total_bytes": "memory", "used_bytes": "used"}
+GIB = 2**30
+# Drivers keep up to a tenth of small cards to themselves; the smallest slice of MIG with all other
+# slices unused is half a card.
+SAME_DEVICE = 0.8
+UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
 
@@ -85,8 +93,9 @@ class Gpu:
     arch: Arch
     source: str  # "nvml", "nvidia-smi", "/proc", "amdsmi", "amd-smi", "sysfs", "sysctl"
     total_bytes: int | None = None
-    used_bytes: int | None = None
-    other_processes_bytes: int | None = None
+    used_bytes: int | None = None  # by all processes and users, as the driver counts it
+    other_processes_bytes: int | None = None  # of the listed processes, without our own
+    own_bytes: int | None = None  # of the listed processes: what this run's own hold
     uuid: str | None = None  # as the vendor prints it: "GPU-…", "MIG-…"
     bus_id: str | None = None  # "0000:65:00.0", lower case, domain of four digits
     temperature_celsius: float | None = None
@@ -101,12 +110,48 @@ class Gpu:
     pcie_width: int | None = None
     pcie_width_max: int | None = None
     links: int | None = None  # active NVLink or xGMI links
+    links_max: int | None = None  # NVLink links, active or not
     compute_mode: str | None = None  # NVIDIA: "default", "exclusive", "prohibited"
     compute_partition: str | None = None  # AMD: "SPX", "CPX", …
     memory_partition: str | None = None  # AMD: "NPS1", "NPS4", …
     hip_index: int | None = None  # AMD: HIP's number before *_VISIBLE_DEVICES, when told
     gpu_cores: int | None = None  # Apple
     wired_limit_bytes: int | None = None  # Apple: of the GPU, when set by hand; None: macOS decides
+    card_uuid: str | None = None  # of a MIG slice: its card's
+    hip_uuid: str | None = None  # AMD: as ROCR_VISIBLE_DEVICES takes it, GPU- and 16 digits
+    fabric: str | None = None  # NVSwitch systems: "completed", "in progress", "not started", …
+    error: str | None = None  # the card no longer answers: what its driver says instead
+    # Field -> who said it, where not `source`.
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def named(self) -> bool:
+        """Whether a source gave the card its name; "NVIDIA GPU" stands for an unknown one."""
+        return self.name not in UNNAMED and not self.name.startswith("AMD GPU 0x")
+
+    @property
+    def told_by(self) -> str:
+        """The source, and what others added to what is shown: "/proc/driver/nvidia; architecture:
+        libcuda"."""
+        added = [f"{SHOWN[key]}: {who}" for key, who in self.sources.items() if key in SHOWN]
+        return "; ".join([self.source, *added])
+
+    @property
+    def label(self) -> str:
+        """Tells equal cards apart; the number is the driver's, not PyTorch's: "card 1 (NVIDIA
+        A100, PCI 0000:0a:00.0, GPU-…)"."""
+        parts = (self.name, self.bus_id and f"PCI {self.bus_id}", self.hip_uuid or self.uuid)
+        kind = "MIG slice of card" if self.mig else "card"
+        return f"{kind} {self.index} ({', '.join(p for p in parts if p)})"
+
+    @property
+    def occupied_bytes(self) -> int | None:
+        """Memory in use by anybody but this run's own processes. A driver may count more than the
+        processes that it lists (other users, a desktop, other containers), and so the larger of the
+        two figures holds; None: neither is known."""
+        counted = None if self.used_bytes is None else self.used_bytes - (self.own_bytes or 0)
+        known = [n for n in (counted, self.other_processes_bytes) if n is not None]
+        return max(0, *known) if known else None
 
 
 def gpu_from(data: Mapping[str, Any]) -> Gpu:
@@ -118,14 +163,20 @@ def gpu_from(data: Mapping[str, Any]) -> Gpu:
 
 @dataclass(frozen=True)
 class Survey:
-    """One vendor's answer about this machine, from the best source that answered."""
+    """One vendor's cards: what the best source that listed them said, completed by the others."""
 
     vendor: Vendor
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None  # "580.159.04"; amdgpu version
     runtime: str | None = None  # newest CUDA the driver offers "13.0"; ROCm; macOS version
-    source: str | None = None
+    source: str | None = None  # the first that listed cards; None: none did
     problems: tuple[Problem, ...] = ()
+    # Field -> who said it, where not `source`.
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def source_of(self, name: str) -> str | None:
+        """Who said what a field holds; None: nobody."""
+        return self.sources.get(name, self.source)
 
     @property
     def offers(self) -> str | None:
@@ -210,6 +261,7 @@ class TorchReport:
     mps_recommended_bytes: int | None = None
     imported: bool = False  # False: read from the installed files, torch was not started
     error: str | None = None
+    devices_error: str | None = None  # what CUDA or HIP said when it was asked for its devices
 
 
 @dataclass(frozen=True)
@@ -221,10 +273,49 @@ class Device:
     name: str
     arch: Arch
     total_bytes: int | None = None
-    usable_bytes: int | None = None  # what a run may fill: less than total on Macs and in cgroups
+    # What a run may fill: what nobody else uses; less than that on Macs and in cgroups.
+    usable_bytes: int | None = None
     usable_source: str | None = None  # who says so, where it is not the driver
     physical_index: int | None = None
     uuid: str | None = None
+    bus_id: str | None = None
+    chosen_by: str | None = None  # variables that decide which card this is; None: there is one
+    exclusive: bool = False  # its driver lets one process use it at a time
+    problems: tuple[Problem, ...] = ()  # of this device alone; the first one's are the machine's
+
+    @property
+    def card(self) -> str | None:
+        """Which card it is, and what decided that; None where there is no choice."""
+        if self.chosen_by is None:
+            return None
+        number = (
+            None if self.physical_index is None else f"card {self.physical_index} of the driver"
+        )
+        parts = (number, self.bus_id and f"PCI {self.bus_id}", self.uuid)
+        return f"{', '.join(p for p in parts if p)}; {self.chosen_by}"
+
+    occupied_bytes: int | None = None  # in use by others when this machine was observed
+
+    @property
+    def room_bytes(self) -> int | None:
+        """What a run may fill; None: the device does not say. A full device has room for 0 bytes,
+        which is known."""
+        return self.total_bytes if self.usable_bytes is None else self.usable_bytes
+
+    @property
+    def free(self) -> str | None:
+        """`3.1 of 24.0 GiB are free`; None where it is not known what others use."""
+        if self.occupied_bytes is None or self.usable_bytes is None or self.total_bytes is None:
+            return None
+        return f"{self.usable_bytes / GIB:.1f} of {self.total_bytes / GIB:.1f} GiB are free"
+
+    @property
+    def emptied(self) -> "Device":
+        """The device as it is when nobody else uses it: what others held at another time says
+        nothing about the day of a run."""
+        if self.occupied_bytes is None or self.total_bytes is None:
+            return self
+        return replace(self, usable_bytes=self.total_bytes, occupied_bytes=None)
 
 
 def torch_cuda(
@@ -234,16 +325,21 @@ def torch_cuda(
 
     total, arch, name: as torch says them, when it was asked; they win.
     """
-    total = total or card.total_bytes
+    whole = card.total_bytes
+    total = total or whole
+    # A part of a card (MIG, CPX) whose source counts for the whole: nobody knows for the part.
+    part = total is not None and whole is not None and total < SAME_DEVICE * whole
+    occupied = None if part or total is None else card.occupied_bytes
     return Device(
         index=index,
         torch_device=f"cuda:{index}",
         name=name or card.name,
         arch=arch or card.arch,
         total_bytes=total,
-        usable_bytes=total and total - (card.other_processes_bytes or 0),
+        usable_bytes=total and max(0, total - (occupied or 0)),
         physical_index=card.index,
         uuid=card.uuid,
+        occupied_bytes=occupied,
     )
 
 
@@ -272,6 +368,10 @@ class Facts:
         """True where nobody has run sd3tune yet: shown wherever the device is chosen."""
         return self.vendor in UNTESTED and self.weakest.arch.name not in TRAINED_ON
 
+    def rest_on(self, survey: Survey) -> bool:
+        """The survey is of the vendor that trains."""
+        return survey.vendor == self.vendor
+
     @property
     def accelerated(self) -> bool:
         """There is an accelerator: the device that trains is not the CPU."""
@@ -282,10 +382,21 @@ class Facts:
         """Processes may share the one device; accelerators take one process each."""
         return not self.accelerated
 
+    def of_processes(self, count: int) -> "Facts":
+        """The same machine with the devices that `count` processes use, one each."""
+        return self if len(self.devices) <= count else replace(self, devices=self.devices[:count])
+
     @property
     def weakest(self) -> Device:
         """The device that decides for all: a run must work on each of them."""
         return min(self.devices, key=lambda d: (d.arch.sm or 0, d.total_bytes or 0))
+
+    @property
+    def tightest(self) -> Device:
+        """The device with the least room, into which a run must fit; the weakest where the devices
+        do not say."""
+        known = [d for d in self.devices if d.room_bytes is not None]
+        return min(known, key=lambda d: d.room_bytes or 0, default=self.weakest)
 
 
 def to_json(value: object) -> dict[str, Any]:

@@ -78,7 +78,9 @@ def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dic
     for name in names:
         groups.setdefault(known[name].observer, []).append(name)
     device = facts.weakest.torch_device
-    with ThreadPoolExecutor(max(len(groups), 1)) as pool:
+    # A card in exclusive mode refuses the second child.
+    together = 1 if facts.weakest.exclusive else max(len(groups), 1)
+    with ThreadPoolExecutor(together) as pool:
         try:
             pending = [pool.submit(_group, run, o, device, some) for o, some in groups.items()]
             return {name: answer for each in pending for name, answer in each.result().items()}

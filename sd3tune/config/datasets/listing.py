@@ -75,11 +75,14 @@ def read_datasets(
     for number, entry in enumerate(document, 1):
         with problems.collecting():
             written = _written(entry, path, number, problems)
-            if _flag(written.values.pop("disabled", False), path, number):
+            if _disabled(written.values.pop("disabled", False), path, number, problems):
                 disabled += 1
                 continue
-            name = entries.named(written.values, path, number, seen)
+            name = entries.named(written.values, path, number, seen, problems)
+            written.set("id", name, "id")
             made.append(entries.read(written, name, config, wrong, problems))
+    with problems.collecting():
+        folders_exist({e.id: e.folder for e in made if e.folder is not None}, path)
     complete = [e for e in made if e.dataset is not None]
     datasets = _listed(complete, path, config, problems)
     if len(complete) + disabled == len(document):  # otherwise what is missing may be in the others
@@ -109,13 +112,13 @@ def _written(entry: Any, path: Path, number: int, problems: Problems) -> Written
     return today
 
 
-def _flag(value: Any, path: Path, number: int) -> bool:
+def _disabled(value: Any, path: Path, number: int, problems: Problems) -> bool:
     try:
         return bool(values.flag(value))
     except ValueError as e:
-        raise ConfigError(
-            f"`{path}`: entry {number}: `disabled={value}` {e}", hint="write true or false"
-        ) from None
+        what = f"`{path}`: entry {number}: `disabled={shown(value)}` {e}"
+        problems.add(ErrorAndHint(what, "write true or false"))
+        return False
 
 
 def _listed(
@@ -124,8 +127,6 @@ def _listed(
     images = [e.dataset for e in entries if isinstance(e.dataset, ImageDataset)]
     texts = [e.dataset for e in entries if isinstance(e.dataset, TextEmbeds)]
     masks = {e.dataset.id: e.dataset for e in entries if isinstance(e.dataset, Masks)}
-    with problems.collecting():
-        folders_exist([*images, *masks.values()], path)
     text = _default_text(texts, path, config, problems)
     return Datasets(
         images=tuple(d for d in images if d.trained),

@@ -21,22 +21,21 @@ from sd3tune.config.rules.dataset_without_effect import (
     RunOfDatasets,
 )
 from sd3tune.config.rules.doubtful import DOUBTFUL
-from sd3tune.config.rules.rule import violated
+from sd3tune.config.rules.rule import Violation, violated
 from sd3tune.config.rules.without_effect import WITHOUT_EFFECT
 from sd3tune.config.settings.all_settings import AllSettings
-from sd3tune.errors import ErrorAndHint
 
 RULES = (*CONTRADICTIONS, *DOUBTFUL, *WITHOUT_EFFECT)
 
 
-def problems(settings: AllSettings, wrong: Set[str] = frozenset()) -> Iterator[ErrorAndHint]:
+def problems(settings: AllSettings, wrong: Set[str] = frozenset()) -> Iterator[Violation]:
     """Every violated rule. wrong: settings that have a problem of their own."""
     return violated(RULES, "error", settings, wrong)
 
 
 def dataset_problems(
     dataset: ImageDataset, run: AllSettings, wrong: Set[str] = frozenset()
-) -> Iterator[ErrorAndHint]:
+) -> Iterator[Violation]:
     """The same for the keys of a dataset, by themselves and beside the settings of the run."""
     yield from violated(DATASET_CONTRADICTIONS, "error", dataset, wrong)
     yield from violated(FORBIDDEN_BY_RUN, "error", DatasetOfRun(run, dataset), wrong)
@@ -44,22 +43,17 @@ def dataset_problems(
 
 def dataset_notes(dataset: ImageDataset) -> Iterator[str]:
     """A sentence for each key of a dataset that was set and changes nothing."""
-    return (sentence(problem) for problem in violated(DATASET_WITHOUT_EFFECT, "warning", dataset))
+    return (v.sentence for v in violated(DATASET_WITHOUT_EFFECT, "warning", dataset))
 
 
 def warnings(settings: AllSettings, datasets: Sequence[ImageDataset] = ()) -> tuple[str, ...]:
     """What will run and may disappoint: a sentence each, with what to write instead."""
-    sentences = [sentence(p) for p in violated(RULES, "warning", settings)]
+    sentences = [v.sentence for v in violated(RULES, "warning", settings)]
     if datasets:
         run = RunOfDatasets(settings, datasets)
-        sentences += [sentence(p) for p in violated(RUN_WITHOUT_EFFECT, "warning", run)]
+        sentences += [v.sentence for v in violated(RUN_WITHOUT_EFFECT, "warning", run)]
     for dataset in datasets:
         both = DatasetOfRun(settings, dataset)
-        sentences += [f"dataset `{dataset.id}`: {sentence(p)}"
-                  for p in violated(SWITCHED_OFF_BY_RUN, "warning", both)]  # fmt: skip
+        sentences += [f"dataset `{dataset.id}`: {v.sentence}"
+                  for v in violated(SWITCHED_OFF_BY_RUN, "warning", both)]  # fmt: skip
     return tuple(sentences)
-
-
-def sentence(problem: ErrorAndHint) -> str:
-    """On one line."""
-    return f"{problem.message}; {problem.hint}"
