@@ -7,6 +7,7 @@ remedy.
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,15 @@ def unwritable(folder: Path) -> tuple[str, str] | None:
     read_only = os.statvfs(there).f_flag & os.ST_RDONLY
     why, remedy = REASONS[errno.EROFS if read_only else errno.EACCES]
     return (why if there == folder else f"{why} in `{there}`"), remedy
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes that a user may write where `path` is or would be made; None: unknown."""
+    existing = next((p for p in (path, *path.absolute().parents) if p.exists()), None)
+    try:
+        return None if existing is None else shutil.disk_usage(existing).free
+    except OSError:
+        return None
 
 
 @contextmanager
