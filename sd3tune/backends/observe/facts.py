@@ -31,9 +31,6 @@ TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 # Fields that doctor shows beside a card's name, as it calls them.
 SHOWN = {"name": "name", "arch": "architecture", "total_bytes": "memory", "used_bytes": "used"}
 GIB = 2**30
-# Drivers keep up to a tenth of small cards to themselves; the smallest slice of MIG with all other
-# slices unused is half a card.
-SAME_DEVICE = 0.8
 UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
@@ -248,6 +245,7 @@ class Device:
     usable_source: str | None = None  # who says so, where it is not the driver
     physical_index: int | None = None
     uuid: str | None = None
+    occupied_bytes: int | None = None  # in use by others when this machine was observed
     bus_id: str | None = None
     chosen_by: str | None = None  # variables that decide which card this is; None: there is one
     exclusive: bool = False  # its driver lets one process use it at a time
@@ -263,8 +261,6 @@ class Device:
         )
         parts = (number, self.bus_id and f"PCI {self.bus_id}", self.uuid)
         return f"{', '.join(p for p in parts if p)}; {self.chosen_by}"
-
-    occupied_bytes: int | None = None  # in use by others when this machine was observed
 
     @property
     def room_bytes(self) -> int | None:
@@ -286,31 +282,6 @@ class Device:
         if self.occupied_bytes is None or self.total_bytes is None:
             return self
         return replace(self, usable_bytes=self.total_bytes, occupied_bytes=None)
-
-
-def torch_cuda(
-    index: int, card: Gpu, total: int | None, arch: Arch | None = None, name: str | None = None
-) -> Device:
-    """torch's device number `index`, of NVIDIA or AMD, with what its vendor says of the card.
-
-    total, arch, name: as torch says them, when it was asked; they win.
-    """
-    whole = card.total_bytes
-    total = total or whole
-    # A part of a card (MIG, CPX) whose source counts for the whole: nobody knows for the part.
-    part = total is not None and whole is not None and total < SAME_DEVICE * whole
-    occupied = None if part or total is None else card.occupied_bytes
-    return Device(
-        index=index,
-        torch_device=f"cuda:{index}",
-        name=name or card.name,
-        arch=arch or card.arch,
-        total_bytes=total,
-        usable_bytes=total and max(0, total - (occupied or 0)),
-        physical_index=card.index,
-        uuid=card.uuid,
-        occupied_bytes=occupied,
-    )
 
 
 @dataclass(frozen=True)
