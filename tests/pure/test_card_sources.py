@@ -13,6 +13,7 @@ from sd3tune.backends.observe import (
     amd_smi_program,
     card_sources,
     child,
+    cuda_devices,
     kfd,
     libcuda,
     machine,
@@ -241,29 +242,42 @@ def test_kernel_files_full_of_rubbish_raise_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "recorded, problem",
+    "words, problem",
     [
-        ({"load": "cannot open shared object file: No such file or directory"},
-         "nvidia.libcuda-not-found"),
-        ({"load": "cannot open shared object file: Permission denied"}, "nvidia.libcuda-forbidden"),
-        ({"version": 12020, "init": 803}, "nvidia.libcuda-mismatch"),
-        ({"version": 12020, "init": 802}, "nvidia.libcuda-not-ready"),
-        ({"version": 12020, "init": 34}, "nvidia.libcuda-stub"),
-        ({"version": 12020, "init": 100}, "nvidia.libcuda-no-device"),
-        ({"version": 12020, "init": 7}, "nvidia.libcuda-init"),
+        ("cannot open shared object file: No such file or directory", "nvidia.libcuda-not-found"),
+        ("cannot open shared object file: Permission denied", "nvidia.libcuda-forbidden"),
     ],
-)  # fmt: skip
-def test_libcuda_offers_its_version_even_where_it_cannot_start(
-    recorded: dict[str, object], problem: str, tmp_path: Path
+)
+def test_a_libcuda_that_cannot_be_opened_is_one_finding(
+    words: str, problem: str, tmp_path: Path
 ) -> None:
-    seen = libcuda.survey(tmp_path, driver.load(recorded))
-    assert [p.id for p in seen.problems] == [problem]
-    assert seen.runtime == ("12.2" if "version" in recorded else None)
+    load = driver.load({"load": words})
+    assert [p.id for p in libcuda.survey(tmp_path, load).problems] == [problem]
+    assert cuda_devices.survey(tmp_path, load).problems == ()
+
+
+@pytest.mark.parametrize(
+    "code, problem",
+    [
+        (803, "nvidia.cuinit-mismatch"),
+        (802, "nvidia.cuinit-not-ready"),
+        (34, "nvidia.cuinit-stub"),
+        (100, "nvidia.cuinit-no-device"),
+        (7, "nvidia.cuinit-init"),
+    ],
+)
+def test_libcuda_offers_its_version_even_where_cuda_does_not_start(
+    code: int, problem: str, tmp_path: Path
+) -> None:
+    load = driver.load({"version": 12020, "init": code})
+    assert libcuda.survey(tmp_path, load).runtime == "12.2"
+    assert [p.id for p in cuda_devices.survey(tmp_path, load).problems] == [problem]
 
 
 def test_a_library_that_is_not_the_driver_s_is_a_finding(tmp_path: Path) -> None:
     seen = libcuda.survey(tmp_path, lambda name: ctypes.CDLL(None))
     assert [p.id for p in seen.problems] == ["nvidia.libcuda-garbage"]
+    assert cuda_devices.survey(tmp_path, lambda name: ctypes.CDLL(None)) == Survey("cuda")
 
 
 def card(source: str, **known: object) -> Gpu:
