@@ -197,32 +197,37 @@ def _compared(
 ) -> list[Problem]:
     """Problems where the driver's view, the variables and torch's view differ. of: torch's number
     -> its card."""
-    selected = nvidia_visible.selection(found.gpus, environ)
-    faults = list(selected.faults) if found.gpus else []
-    if torch.version is None or not (found.gpus or torch.devices):
-        return faults
-    if torch.cuda is None:
-        if not found.gpus:
-            return faults
-        built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
-        name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
-        words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        fix = f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup"
-        return [*faults, Problem(name, "fail", words, fix)]
-    problems = [*faults, *_driver_age(found, torch, host)]
-    problems += card_faults.of_fabric(selected.cards, torch)
-    problems += card_faults.of_lost(selected.cards)
-    if not torch.imported or any(p.severity == "fail" for p in problems):
-        return problems
-    seen = list(of.values())
+    if not found.gpus:
+        return []
+    selected, seen = nvidia_visible.selection(found.gpus, environ), list(of.values())
     missing = [card for card in selected.cards if card not in seen]
     if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
         others = [card for card in found.gpus if card not in seen]
-        missing = others[: len(selected.cards) - len(seen)]
+        missing = others[: max(0, len(selected.cards) - len(seen))]
     sick, healthy = card_faults.of_missing(missing, torch, partial(other_build, found))
-    if healthy:
-        sick += _unseen(seen, healthy, torch, environ)
-    return [*problems, *sick]
+    problems = [
+        *selected.faults,
+        *_build(found, torch, host),
+        *card_faults.of_fabric(selected.cards, torch),
+        *card_faults.of_lost(selected.cards),
+        *sick,
+    ]
+    told = any(p.severity == "fail" for p in problems)
+    if healthy and torch.imported and not told:
+        problems += _unseen(seen, healthy, torch, environ)
+    return problems
+
+
+def _build(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
+    """What this build of PyTorch lacks for the vendor, or for its driver."""
+    if torch.version is None:
+        return []
+    if torch.cuda is not None:
+        return _driver_age(found, torch, host)
+    built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
+    name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
+    words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
+    return [Problem(name, "fail", words, f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup")]
 
 
 def _unseen(

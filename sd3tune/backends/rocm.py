@@ -88,6 +88,7 @@ def facts(
         packages=packages,
         tools=tools,
         problems=(*_compared(found, of, torch, packages, environ), *problems),
+        notes=amd_visible.notes(found.gpus, environ),
     )
 
 
@@ -160,23 +161,32 @@ def _compared(
 ) -> list[Problem]:
     """Problems where the driver's view, the variables and torch's view differ. of: torch's number
     -> its card."""
-    selected = amd_visible.selection(found.gpus, environ)
-    problems = list(selected.faults) if found.gpus else []
-    if torch.version is None or not found.gpus:
-        return problems
-    fix = f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}' bash scripts/setup"
-    if torch.hip is None:
-        name = "torch.wrong-vendor-build" if torch.cuda else "torch.cpu-build-beside-gpu"
-        built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"
-        words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        return [*problems, Problem(name, "fail", words, fix)]
-    problems += card_faults.of_lost(selected.cards)
-    if not torch.imported or problems:
-        return problems
-    seen = list(of.values())
+    if not found.gpus:
+        return []
+    selected, seen = amd_visible.selection(found.gpus, environ), list(of.values())
     missing = [card for card in selected.cards if card not in seen]
     sick, healthy = card_faults.of_missing(missing, torch)
-    return [*sick, _unseen(seen, healthy, torch, packages, environ)] if healthy else sick
+    problems = [
+        *selected.faults,
+        *_build(found, torch),
+        *card_faults.of_lost(selected.cards),
+        *sick,
+    ]
+    told = any(p.severity == "fail" for p in problems)
+    if healthy and torch.imported and not told:
+        problems.append(_unseen(seen, healthy, torch, packages, environ))
+    return problems
+
+
+def _build(found: Survey, torch: TorchReport) -> list[Problem]:
+    """What this build of PyTorch lacks for the vendor."""
+    if torch.version is None or torch.hip is not None:
+        return []
+    name = "torch.wrong-vendor-build" if torch.cuda else "torch.cpu-build-beside-gpu"
+    built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"
+    words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
+    fix = f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}' bash scripts/setup"
+    return [Problem(name, "fail", words, fix)]
 
 
 def _unseen(

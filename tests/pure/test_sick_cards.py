@@ -103,6 +103,22 @@ def test_a_card_whose_compute_mode_is_prohibited_is_refused(watch: Watch) -> Non
     assert facts.problems[0].fix == "sudo nvidia-smi -i 0 -c 0"
 
 
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"nvmlDeviceGetMemoryInfo": {"raises": 15}}, "nvidia.gpu-lost"),
+        ({"nvmlDeviceGetComputeMode": 2}, "cuda.compute-mode"),
+        ({"nvmlDeviceGetGpuFabricInfoV": {"state": 1, "status": 0}}, "nvidia.fabric-down"),
+    ],
+)
+def test_a_sick_card_is_told_beside_a_build_for_the_cpu(
+    change: dict[str, Any], problem: str, watch: Watch
+) -> None:
+    *_, facts = watch("torch-cpu-beside-card", lambda r: r["pynvml"]["devices"][0].update(change))
+    failed = [p.id for p in facts.problems if p.severity == "fail"]
+    assert failed == ["torch.cpu-build-beside-gpu", problem]
+
+
 def test_an_exclusive_card_is_refused_only_when_somebody_uses_it(watch: Watch) -> None:
     def exclusive(recorded: dict[str, Any]) -> None:
         recorded["pynvml"]["devices"][0]["nvmlDeviceGetComputeMode"] = 3

@@ -103,6 +103,16 @@ def test_the_variable_and_the_card_that_it_leaves_are_named(seen: Seen) -> None:
     )
 
 
+def test_what_a_variable_leaves_is_told_with_both_numbers(seen: Seen) -> None:
+    (note,) = seen("two-gpus-one-visible", None, CUDA_VISIBLE_DEVICES="1").notes
+    assert note.message == (
+        "CUDA_VISIBLE_DEVICES=1 leaves 1 of 2: cuda:0 is card 1 (NVIDIA A100-SXM4-80GB, PCI "
+        "0000:0a:00.0, GPU-bbbbbbbb-0000-4000-8000-000000000002)"
+    )
+    (note,) = seen("rocr-visible-uuid", None, ROCR_VISIBLE_DEVICES="GPU-1b2c").notes
+    assert note.message.startswith("ROCR_VISIBLE_DEVICES=GPU-1b2c leaves 1 of 2: cuda:0 is card 1")
+
+
 def test_a_container_that_was_given_some_cards_numbers_them_from_0(seen: Seen) -> None:
     facts = seen("h100", CUDA_VISIBLE_DEVICES="3", NVIDIA_VISIBLE_DEVICES="3")
     assert failures(facts)["nvidia.visible-none"] == (
@@ -213,7 +223,8 @@ def test_under_the_order_of_the_user_cards_are_known_by_identity(seen: Seen) -> 
     assert (device.name, device.physical_index) == ("NVIDIA GeForce RTX 2080 Ti", 0)
     assert device.chosen_by == "CUDA_VISIBLE_DEVICES=1, CUDA_DEVICE_ORDER=FASTEST_FIRST"
     assert not facts.problems
-    assert "may differ from those of nvidia-smi" in facts.notes[0].message
+    (note,) = facts.notes
+    assert "may differ from those of nvidia-smi" in note.message
 
 
 def test_without_torch_nobody_knows_which_card_is_the_fastest(

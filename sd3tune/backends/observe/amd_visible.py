@@ -7,8 +7,8 @@ CUDA_VISIBLE_DEVICES and GPU_DEVICE_ORDINAL mean the same to HIP.
 
 from collections.abc import Mapping, Sequence
 
-from sd3tune.backends.observe.facts import Gpu, Problem
-from sd3tune.backends.observe.visible_devices import Selection, named, select
+from sd3tune.backends.observe.facts import Gpu, Note, Problem
+from sd3tune.backends.observe.visible_devices import Selection, left, named, select
 
 FILTER = "ROCR_VISIBLE_DEVICES"
 NUMBERS = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
@@ -52,6 +52,12 @@ def chosen_by(cards: Sequence[Gpu], environ: Mapping[str, str]) -> str | None:
     if said := named(VARIABLES, environ):
         return said
     return f"{NUMBERS[0]} is not set" if len(cards) > 1 else None
+
+
+def notes(cards: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Note, ...]:
+    """What the variables leave."""
+    selected = selection(cards, environ)
+    return left(named(VARIABLES, environ), "amd", selected, selected.cards, len(cards))
 
 
 def unseen(seen: Sequence[Gpu], missing: Sequence[Gpu], environ: Mapping[str, str]) -> Problem:

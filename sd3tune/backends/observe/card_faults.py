@@ -109,7 +109,7 @@ def of_missing(
     chip that no kernels exist for (the graphics of a processor, an old display card) is a warning
     where another device trains."""
     found, healthy = list[Problem](), list[Gpu]()
-    for card in cards:
+    for card in (c for c in cards if c.error is None):  # of_lost has the others
         wrong = of_card(card, card.arch, torch, other_build(card))
         found += wrong
         healthy += [] if wrong else [card]

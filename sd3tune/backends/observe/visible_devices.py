@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sd3tune.backends.observe.facts import Gpu, Problem
+from sd3tune.backends.observe.facts import Gpu, Note, Problem
 
 ENDS = ("", "-1")  # at the end of a list they hide nothing that was named
 # Words of container tools and schedulers, which CUDA and HIP do not know.
@@ -64,6 +64,19 @@ def named(variables: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """The variables that are set, with their values: `CUDA_VISIBLE_DEVICES=1`; None: none is."""
     found = [f"{name}={environ[name]}" for name in variables if name in environ]
     return ", ".join(found) or None
+
+
+def left(
+    variables: str | None, maker: str, selected: Selection, cards: Sequence[Gpu], count: int
+) -> tuple[Note, ...]:
+    """What variables leave of `count` cards, where they can be honoured: PyTorch's number and the
+    driver's of each."""
+    if variables is None or selected.faults:
+        return ()
+    which = "; ".join(f"cuda:{i} is {card.label}" for i, card in enumerate(cards[:SHOWN]))
+    more = f"; and {len(cards) - SHOWN} more" if len(cards) > SHOWN else ""
+    words = f"{variables} leaves {len(cards)} of {count}: {which}{more}"
+    return (Note(f"{maker}.visible", words, "environment"),)
 
 
 def cure(variable: str, cards: Sequence[Gpu]) -> str:
