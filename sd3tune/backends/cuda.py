@@ -17,7 +17,6 @@ from sd3tune.backends.observe.facts import (
     Device,
     Facts,
     Gpu,
-    Host,
     Machine,
     Problem,
     Survey,
@@ -25,6 +24,7 @@ from sd3tune.backends.observe.facts import (
     TorchReport,
     Vendor,
 )
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
 from sd3tune.backends.observe.torch_report import RANGE
@@ -252,7 +252,8 @@ def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     driver of which nothing is known is left to PyTorch's own answer."""
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
     needed = next((build for build in CUDA_BUILDS if build.cuda == wheel[0]), None)
-    if needed is None or not (known(found.driver) or known(found.runtime)):
+    mixed = any(p.id.endswith("mismatch") for p in found.problems)  # its age is not its fault
+    if mixed or needed is None or not (known(found.driver) or known(found.runtime)):
         return []
     if not needed.runs_on(found.driver, found.runtime):
         this = found.driver or f"one that offers CUDA {found.runtime}"

@@ -66,7 +66,7 @@ def command(
     if dry_run:
         ready = prepared(arguments)
         if process.main:
-            words.show(plan.lines(ready.plan))
+            words.show(plan.lines(ready))
         return
 
     streams.outlive()
@@ -76,7 +76,7 @@ def command(
     end_with_launcher(os.environ)
     ready = prepared(arguments)
     if process.main:
-        words.tell(plan.lines(ready.plan))
+        words.tell(plan.lines(ready))
 
     with waiting("importing PyTorch"):
         from sd3tune.config.files.prompts import load_prompts
