@@ -12,6 +12,7 @@ from sd3tune.backends.decide.rules import version
 from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
 from sd3tune.backends.observe import card_faults, card_sources, container, nvidia_visible, system
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.device_cards import matched, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -25,7 +26,6 @@ from sd3tune.backends.observe.facts import (
     Vendor,
 )
 from sd3tune.backends.observe.host_facts import Host
-from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
 from sd3tune.backends.observe.torch_report import RANGE
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from sd3tune.backends.observe import amd_visible, card_faults, card_sources, kfd, system
 from sd3tune.backends.observe.amdsmi import UNKNOWN, problem
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.device_cards import matched, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -24,7 +25,6 @@ from sd3tune.backends.observe.facts import (
     TorchReport,
     Vendor,
 )
-from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.torch_report import RANGE
 
 VENDOR: Vendor = "rocm"
