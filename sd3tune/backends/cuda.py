@@ -72,7 +72,7 @@ def facts(
     """The driver's view and torch's, joined. torch not started: devices are the visible cards."""
     found = machine.survey(VENDOR)
     seen, of = _devices(found, torch, environ)
-    devices = tuple(_device(t, of.get(t.index), found, torch, environ) for t in seen)
+    devices = tuple(_device(t, of, found, torch, environ) for t in seen)
     devices, problems = card_faults.of_first(devices)
     return Facts(
         vendor=VENDOR,
@@ -161,20 +161,21 @@ def _ordered(found: Survey, environ: Mapping[str, str]) -> bool:
 
 def _device(
     seen: TorchDevice,
-    card: Gpu | None,
+    of: Mapping[int, Gpu],
     found: Survey,
     torch: TorchReport,
     environ: Mapping[str, str],
 ) -> Device:
     """torch's device with what the driver says of its card, and everything that is wrong with the
-    card. card: None where no source knows it."""
+    card. of: torch's number -> its card; a device that no source knows is not in it."""
+    card = of.get(seen.index)
     arch = Arch("sm", "sm_{}{}".format(*seen.capability)) if seen.capability else None
     name = seen.name if torch.imported else None
     known = card or Gpu(VENDOR, seen.index, seen.name, arch or UNKNOWN, "torch", uuid=seen.uuid)
     device = torch_cuda(seen.index, known, seen.total_bytes, arch, name)
     if card is None:
         asked = environ.get("SD3TUNE_BACKEND") == VENDOR
-        wrong = () if asked else (card_faults.unknown(VENDOR, seen.name, seen.index),)
+        wrong = () if asked else (card_faults.unknown(VENDOR, seen, found, of),)
         return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
     if not torch.imported and not _ordered(found, environ):  # which of them, only CUDA knows
         device = replace(device, physical_index=None, uuid=None)
@@ -200,7 +201,7 @@ def _compared(
     if not found.gpus:
         return []
     selected, seen = nvidia_visible.selection(found.gpus, environ), list(of.values())
-    missing = [card for card in selected.cards if card not in seen]
+    missing = [c for c in selected.cards if selected.certain and c not in seen]
     if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
         others = [card for card in found.gpus if card not in seen]
         missing = others[: max(0, len(selected.cards) - len(seen))]

@@ -140,7 +140,7 @@ def _device(
     device = torch_cuda(seen.index, known, seen.total_bytes, arch, name)
     if card is None:
         asked = environ.get("SD3TUNE_BACKEND") == VENDOR
-        wrong = () if asked else (card_faults.unknown(VENDOR, seen.name, seen.index),)
+        wrong = () if asked else (card_faults.unknown(VENDOR, seen, found, of),)
         return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
     shared = sum(other == card for other in of.values()) > 1  # partitions, listed as one card
     return replace(
@@ -164,7 +164,7 @@ def _compared(
     if not found.gpus:
         return []
     selected, seen = amd_visible.selection(found.gpus, environ), list(of.values())
-    missing = [card for card in selected.cards if card not in seen]
+    missing = [c for c in selected.cards if selected.certain and c not in seen]
     sick, healthy = card_faults.of_missing(missing, torch)
     problems = [
         *selected.faults,

@@ -251,6 +251,32 @@ def test_a_device_that_no_source_knows_is_used_only_when_it_is_asked_for(seen: S
     assert asked.vendor == "rocm" and not failures(asked)
 
 
+def test_a_uuid_that_no_source_can_check_is_not_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nvidia-smi lists no slices, and the files of the kernel no UUIDs of AMD's cards."""
+    recorded = recordings.load("h100-mig")
+    card = "NVIDIA H100 80GB HBM3, GPU-5f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11, 00000000:18:00.0"
+    rest = "580.95.05, 81559, 600, 9.0, 41, 700.00, 700.00, 0, 5, 5, 16, 16, Default, Enabled"
+    recorded["commands"]["nvidia-smi"] = f"0, {card}, {rest}\n"
+    recorded["pynvml"] = {"import": ["ModuleNotFoundError", "No module named 'pynvml'"]}
+    facts = recordings.observed(recorded, tmp_path / "nvidia", monkeypatch)[2]
+    assert not failures(facts) and facts.vendor == "cuda"
+    recorded = recordings.load("missing-amdsmi")
+    recorded["environ"] = {"ROCR_VISIBLE_DEVICES": "GPU-9fa599fd0d5e1f20"}
+    facts = recordings.observed(recorded, tmp_path / "amd", monkeypatch)[2]
+    assert not failures(facts) and facts.vendor == "rocm"
+
+
+def test_processes_without_a_device_are_refused_with_the_variable_that_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load("two-gpus-one-visible")
+    _, torch, facts = recordings.observed(recorded, tmp_path, monkeypatch)
+    with pytest.raises(HardwareError, match=r"1 devices .* \(CUDA_VISIBLE_DEVICES=GPU-bbbbbbbb\)"):
+        devices.usable(torch, facts, Processes(size=2, local_size=2))
+
+
 def test_more_processes_than_a_card_in_exclusive_mode_takes_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

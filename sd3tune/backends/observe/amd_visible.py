@@ -20,7 +20,7 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
     if all(card.hip_index is not None for card in cards):
         cards = sorted(cards, key=lambda card: card.hip_index or 0)
     left = select(FILTER, environ.get(FILTER), cards, maker="amd")
-    if left.faults:
+    if left.faults or not left.certain:
         return left
     chosen = {
         name: select(name, environ[name], left.cards, maker="amd")
@@ -34,7 +34,7 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
     faults = (fault for selected in chosen.values() for fault in selected.faults)
     said = f" (numbers count what {FILTER}={environ[FILTER]} leaves)" if FILTER in environ else ""
     told = [Problem(f.id, f.severity, f.message + said, f.fix) for f in faults]
-    return Selection(used.cards, (*conflict, *told))
+    return Selection(used.cards, (*conflict, *told), used.certain)
 
 
 def _conflict(chosen: Mapping[str, Selection], environ: Mapping[str, str]) -> tuple[Problem, ...]:

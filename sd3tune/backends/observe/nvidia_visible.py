@@ -26,7 +26,7 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
         return selected
     more = f"; of {CONTAINER}={given} this container has these cards, numbered from 0"
     told = tuple(replace(f, message=f.message + more) for f in selected.faults)
-    return Selection(selected.cards, told)
+    return Selection(selected.cards, told, selected.certain)
 
 
 def shown(cards: Sequence[Gpu]) -> tuple[Gpu, ...]:

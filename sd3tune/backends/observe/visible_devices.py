@@ -24,6 +24,8 @@ class Selection:
 
     cards: tuple[Gpu, ...]
     faults: tuple[Problem, ...] = ()
+    # False: a UUID is named, and the driver's source does not list UUIDs: all cards are possible.
+    certain: bool = True
 
 
 def select(
@@ -47,6 +49,8 @@ def select(
     entries = [entry.strip() for entry in value.split(",")]
     for place, entry in enumerate(entries):
         fits = _named(entry, cards, numbers)
+        if not fits and _unlisted(entry, cards):
+            return Selection(tuple(cards), certain=False)
         if len(fits) != 1:
             if found and entry in ENDS and place == len(entries) - 1:
                 break
@@ -71,7 +75,7 @@ def left(
 ) -> tuple[Note, ...]:
     """What variables leave of `count` cards, where they can be honoured: PyTorch's number and the
     driver's of each."""
-    if variables is None or selected.faults:
+    if variables is None or selected.faults or not selected.certain:
         return ()
     which = "; ".join(f"cuda:{i} is {card.label}" for i, card in enumerate(cards[:SHOWN]))
     more = f"; and {len(cards) - SHOWN} more" if len(cards) > SHOWN else ""
@@ -101,6 +105,13 @@ def _named(entry: str, cards: Sequence[Gpu], numbered: Sequence[Gpu]) -> list[Gp
     # The UUID of a card that is cut into slices stands for the first of them.
     inside = [c for c in cards if c.card_uuid and c.card_uuid.lower().startswith(entry.lower())]
     return inside[:1]
+
+
+def _unlisted(entry: str, cards: Sequence[Gpu]) -> bool:
+    """The UUID may be that of a card whose UUID, or of a card whose slices, no source lists."""
+    if entry.upper().startswith("MIG-"):
+        return any(card.mig and not (card.uuid or "").startswith("MIG-") for card in cards)
+    return entry.upper().startswith("GPU-") and any(not _uuids(card) for card in cards)
 
 
 def _uuids(card: Gpu) -> list[str]:
