@@ -54,6 +54,8 @@ def private() -> Private:
         ("Serial Number (system): C02XG0ABCD", ["C02"]),
         ('serial="C02XG0ABCD", SerialNumber: C02XG0ABCE', ["C02"]),
         ("serial number C02XG0ABCD", ["C02"]),
+        ("card 1 (MI300X, GPU-1b2c3d4e5f607182)", ["1b2c", "7182"]),
+        ("CUDA_VISIBLE_DEVICES=GPU-bbbbbbbb,MIG-2c3d4e", ["bbbb", "2c3d"]),
         (f"token {TOKEN}, {KEY} refused", ["Zz0", "Ab1"]),
         ("hunter22 refused, says jane on Janes-MacBook", ["hunter22", "jane", "Janes"]),
     ],
@@ -79,3 +81,9 @@ def test_what_says_who_and_where_is_taken_out(
 )
 def test_words_of_ours_and_figures_stay(said: str, private: Private) -> None:
     assert private.text(said) == said
+
+
+def test_a_part_of_a_uuid_becomes_the_placeholder_of_the_whole(private: Private) -> None:
+    """A recording in which a variable names a card is played back with the same card."""
+    whole = private.text("GPU-1bbbbbbb-0000-4000-8000-000000000002")
+    assert private.text("CUDA_VISIBLE_DEVICES=GPU-1bbb") == f"CUDA_VISIBLE_DEVICES={whole}"
