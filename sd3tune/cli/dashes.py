@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+FILE = ("config", "config_file", "config_path")  # other programs' options for the file
 MISSPELT = 0.7  # similarity from which a word is taken for a misspelt option of the command
 
 
@@ -32,7 +33,9 @@ def as_words(args: Sequence[str], options: Collection[str]) -> Iterator[str]:
             yield word
             continue
         name = option.removeprefix("--").replace("-", "_")
-        if equals:
+        if name in FILE and (equals or rest):
+            yield word.removeprefix(f"{option}=") if equals else rest.pop(0)
+        elif equals:
             yield name + word.removeprefix(option)
         elif rest and _is_value(name, rest[0]):
             yield f"{name}={rest.pop(0)}"
@@ -60,5 +63,5 @@ def _is_value(name: str, word: str) -> bool:
     field = AllSettings.model_fields.get(name)
     if field is not None and field.annotation is bool:
         return word.lower() in (*values.TRUE, *values.FALSE)
-    names_file = "config" in name or not Path(word).exists()
-    return not word.startswith("--") and (field is not None or ("=" not in word and names_file))
+    alone = field is None and ("=" in word or Path(word).exists())
+    return not word.startswith("--") and not alone

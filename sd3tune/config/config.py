@@ -77,8 +77,8 @@ class Config(AllSettings):
     @model_validator(mode="after")
     def fits_together(self) -> "Config":
         """Refuses, also where a program makes it, what violates a rule. Raises ValueError."""
-        for problem in rules.problems(self):
-            raise ValueError(f"{problem.message}; {problem.hint}")
+        for violation in rules.problems(self):
+            raise ValueError(violation.sentence)
         return self
 
     @classmethod
@@ -122,9 +122,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     right = {k: v for k, v in values.items() if k not in wrong}
     settings = AllSettings.model_validate({k: v for k, v in needed.items() if k in wrong} | right)
     settings._sources, settings._notes = sources, tuple(notes_on(passed_over, asked))
-    for problem in rules.problems(settings, wrong):
-        what = f"{location.of()}: {problem.message}"
-        problems.add(ErrorAndHint(what, problem.hint))
+    for violation in rules.problems(settings, wrong):
+        problems.add(violation.at(location.of_all(violation.settings)))
     order = [*(k for k in file.values if k not in words.values), "", *words.values]
     return Reading(settings, wrong, (*problems.ordered(order), *typed.ordered()))
 

@@ -126,7 +126,7 @@ _CHOICES: Mapping[str, Mapping[str, str]] = {
     "loss_type": {
         "l2": "mse mse_loss l2_loss mean_squared_error",
         "huber": "pseudo_huber pseudo-huber pseudohuber huber_loss",
-        "smooth_l1": "l1 mae smooth-l1 smoothl1 l1_loss log_cosh smooth_l1_loss",
+        "smooth_l1": "smooth-l1 smoothl1 smooth_l1_loss",
     },
     "lora_format": {
         "kohya": "kohya_ss sd-scripts kohya-ss",

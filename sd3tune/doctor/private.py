@@ -34,7 +34,9 @@ OWNER = re.compile(
 )
 USERS, HOSTS = ("USER", "LOGNAME", "USERNAME", "SUDO_USER"), ("HOSTNAME", "HOST", "COMPUTERNAME")
 FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "VIRTUAL_ENV", "CONDA_PREFIX", "TMPDIR", "OLDPWD", "PWD")
-IDENTITIES = ("uuid", "serial", "serial_number", "asic_serial", "unique_id", "bus_id", "bdf")
+IDENTITIES = (
+    *"uuid card_uuid hip_uuid serial serial_number asic_serial unique_id bus_id bdf".split(),
+)
 PUBLIC = (
     *"huggingface.co github.com pytorch.org nvidia.com amd.com apple.com pypi.org".split(),
     *"python.org docker.com docker.io ghcr.io nvcr.io readthedocs.io".split(),

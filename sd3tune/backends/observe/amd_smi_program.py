@@ -96,6 +96,7 @@ def _gpu(entry: Mapping[str, Any], place: int, used: Mapping[int, int]) -> Gpu:
         total_bytes=system.scaled(size, MIB),
         used_bytes=used.get(index),
         bus_id=system.bus_id(_inside(entry, "bus", "bdf")),
+        hip_uuid=system.hip_uuid(_inside(entry, "asic", "asic_serial")),
         compute_partition=word(_inside(entry, "partition", "accelerator_partition")
                                            or _inside(entry, "partition", "compute_partition")),
         memory_partition=word(_inside(entry, "partition", "memory_partition")),

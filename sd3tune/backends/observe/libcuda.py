@@ -6,7 +6,8 @@ Functions and codes: cuda.h. Nothing here raises.
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,32 @@ INIT = {
     804: ("compatibility", "the CUDA compatibility package in this container does not support "
           "this card", "remove cuda-compat from LD_LIBRARY_PATH, or update the host's driver"),
 }  # fmt: skip
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 Load = Callable[[str], Any]
 
 
 def survey(root: Path, load: Load = ctypes.CDLL) -> Survey:
     """What CUDA answers, with all cards in the order of their buses. load: opens a library, as
     ctypes.CDLL does."""
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    with _every_card_visible():
+        return _survey(load)
+
+
+@contextmanager
+def _every_card_visible() -> Iterator[None]:
+    """Which cards a run may use is another question than which there are."""
+    before = {name: os.environ.pop(name, None) for name in VARIABLES}
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _survey(load: Load) -> Survey:
     try:
         library = load(NAME)
     except OSError as e:
@@ -51,7 +70,9 @@ def survey(root: Path, load: Load = ctypes.CDLL) -> Survey:
         fix = REINSTALL
         if cause == "absent":
             fix = "install the NVIDIA driver; in a container: docker run --gpus all …"
-        found = problem(f"libcuda-{cause}", "warn", f"{NAME} {words}", fix)
+        kind = "not-found" if cause == "absent" else cause
+        words = f"{NAME} {words}: PyTorch may not find the card"
+        found = problem(f"libcuda-{kind}", "warn", words, fix)
         return Survey("cuda", problems=(found,))
     number = _number(library, "cuDriverGetVersion")
     runtime = f"{number // 1000}.{number % 1000 // 10}" if number else None

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import own_processes, system
+from sd3tune.backends.observe import card_faults, own_processes, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Severity, Survey
 
 UNKNOWN = Arch("sm", "unknown")
-COMPUTE_MODES = {0: "default", 2: "prohibited", 3: "exclusive"}
+COMPUTE_MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
 LIBRARY = "libnvidia-ml.so.1"
 LIBRARY_NOT_FOUND = 12
 MOST_CARDS = 64
@@ -142,9 +142,11 @@ def _cards(library: _Library, index: int, problems: list[Problem]) -> list[Gpu]:
     try:
         handle = library.pynvml.nvmlDeviceGetHandleByIndex(index)
     except Exception as e:  # also what is not NVML's own: see _Library.ask
-        words = f"GPU {index} does not answer: {e}"
-        problems.append(problem("gpu-unusable", "warn", words, "reboot, or rent another host"))
-        return []
+        if getattr(e, "value", None) == card_faults.NOT_GIVEN:
+            words = f"GPU {index} is closed to this user, job or container: {e}"
+            problems.append(problem("gpu-closed", "warn", words, "ask for it where you start"))
+            return []
+        return [Gpu("cuda", index, "NVIDIA GPU", UNKNOWN, "nvml", error=str(e))]
     card = _nvml_gpu(library, handle, index)
     if (library.ask("nvmlDeviceGetMigMode", handle) or [0])[0] != 1:
         return [card]
@@ -198,7 +200,10 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
         pcie_width=q("nvmlDeviceGetCurrPcieLinkWidth"),
         pcie_width_max=q("nvmlDeviceGetMaxPcieLinkWidth"),
         links=_links(library, handle),
+        links_max=card_faults.nvlinks(library.pynvml, handle),
         compute_mode=COMPUTE_MODES.get(q("nvmlDeviceGetComputeMode")),
+        fabric=card_faults.fabric(library.pynvml, handle),
+        error=card_faults.lost(library.pynvml, handle),
     )
 
 
@@ -218,6 +223,10 @@ def _mig(library: _Library, part: Any, card: Gpu) -> Gpu:
         own_bytes=_held(processes, ours=True),
         uuid=_text(library.ask("nvmlDeviceGetUUID", part)),
         bus_id=card.bus_id,
+        card_uuid=card.uuid,
+        compute_mode=card.compute_mode,
+        fabric=card.fabric,
+        error=card.error,
         temperature_celsius=card.temperature_celsius,
         ecc_enabled=card.ecc_enabled,
         ecc_uncorrected=card.ecc_uncorrected,

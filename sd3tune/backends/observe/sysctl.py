@@ -3,6 +3,7 @@
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 from sd3tune.backends.observe import system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
@@ -66,10 +67,17 @@ def command_line_tools() -> bool | None:
     return bool((system.run(["xcode-select", "-p"]) or "").strip())
 
 
-def gpu_cores() -> int | None:
+def displays() -> list[dict[str, Any]]:
+    """The GPUs that system_profiler lists; none where it does not answer with JSON."""
     said = system.run(["system_profiler", "SPDisplaysDataType", "-json"], PROFILER_SECONDS)
     try:
-        cards = json.loads(said or "{}").get("SPDisplaysDataType", [])
-    except ValueError:
-        return None
-    return next((system.whole(c["sppci_cores"]) for c in cards if "sppci_cores" in c), None)
+        cards = json.loads(said or "{}")["SPDisplaysDataType"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
+
+
+def gpu_cores() -> int | None:
+    """Of the GPU, which Apple sells in several sizes under one name."""
+    known = (card["sppci_cores"] for card in displays() if "sppci_cores" in card)
+    return next(map(system.whole, known), None)

@@ -157,6 +157,16 @@ def bus_id(text: object) -> str | None:
     return f"{domain[-4:].rjust(4, '0')}:{rest}"
 
 
+def hip_uuid(serial: object) -> str | None:
+    """A serial number ("0x9fa599fd0d5e1f20", or a decimal number) as ROCR_VISIBLE_DEVICES takes it:
+    "GPU-9fa599fd0d5e1f20"; None for a number that is not known."""
+    try:
+        number = int(str(serial), 0)
+    except ValueError:
+        return None
+    return f"GPU-{number:016x}" if 0 < number < 2**64 else None
+
+
 def pci_cards(root: Path, vendor: str) -> list[tuple[str, str]]:
     """(bus id, class) of a vendor's display controllers and accelerators, driver or not."""
     found = []

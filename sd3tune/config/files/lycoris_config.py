@@ -206,8 +206,8 @@ def load_lycoris(path: Path) -> Lycoris:
     validated(values, Lycoris, location, problems)
     wrong = problems.settings
     lycoris = Lycoris.model_validate({k: v for k, v in values.items() if k not in wrong})
-    for problem in violated(RULES, "error", lycoris, wrong):
-        problems.add(ErrorAndHint(f"`{path}`: {problem.message}", problem.hint))
+    for violation in violated(RULES, "error", lycoris, wrong):
+        problems.add(violation.at(f"`{path}`"))
     if every := problems.ordered(document):
         raise ConfigError.of(every)
     return lycoris
