@@ -14,10 +14,15 @@ from typing import Any
 from pydantic import model_validator
 
 from sd3tune.config import rules
+from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.fields import Flag
 from sd3tune.config.files import settings_file
 from sd3tune.config.files.placeholders import Allowed
 from sd3tune.config.files.reading import absolute_path, project_folder
-from sd3tune.config.names import notes_on
+from sd3tune.config.inert import is_left_out, notes_on
+from sd3tune.config.names import ALIASES, INVERTED, Unsupported
+from sd3tune.config.other_trainers import NAMES
+from sd3tune.config.other_values import VALUES_ELSEWHERE
 from sd3tune.config.problems import COMMAND_LINE, Location, Problems, known_settings, validated
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance, following
@@ -44,6 +49,17 @@ TEXTS = frozenset(
     if field.annotation in (str, str | None, Path, Path | None) or name in PATHS
 )
 PROMPTS = ("validation_prompt", "validation_negative_prompt")
+# Numbers, texts and paths that may be left out; a choice of words has its own word for "off".
+OPTIONAL = frozenset(
+    name
+    for name, field in AllSettings.model_fields.items()
+    if field.default is None and name not in VALUES_ELSEWHERE and field.annotation != Flag | None
+) - {*PROMPTS, *NOT_PATHS} | {"model_flavour"}
+# Names that are no settings of a run, and why.
+FOREIGN = dict.fromkeys(
+    ImageDataset.model_fields.keys() - AllSettings.model_fields.keys(),
+    Unsupported("belongs to a dataset", "set it in multidatabackend.json"),
+) | dict(NAMES)
 
 
 @dataclass(frozen=True)
@@ -61,8 +77,8 @@ class Config(AllSettings):
     @model_validator(mode="after")
     def fits_together(self) -> "Config":
         """Refuses, also where a program makes it, what violates a rule. Raises ValueError."""
-        for problem in rules.problems(self):
-            raise ValueError(f"{problem.message}; {problem.hint}")
+        for violation in rules.problems(self):
+            raise ValueError(violation.sentence)
         return self
 
     @classmethod
@@ -94,10 +110,10 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     file = settings_file.read_file(path, ENVIRONMENT, problems, TEXTS)
     words = settings_file.read_overrides(overrides, typed, TEXTS)
     written = settings_file.merged(file, words)
-    asked = {k: v for k, v in written.values.items() if not left_open(k, v)}
+    asked = {k: v for k, v in written.values.items() if k in FOREIGN or not left_open(k, v)}
     sources = {k: v for k, v in (file.sources() | words.sources()).items() if k in asked}
     location = Location(str(path), file.sources() | words.sources())
-    values = known_settings(asked, AllSettings, location, problems)
+    values, passed_over = known_settings(asked, AllSettings, location, problems, FOREIGN)
     _derive(values, sources, path)
     _make_absolute(values, sources, path, problems)
     validated(values, AllSettings, location, problems)
@@ -105,10 +121,9 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     needed = {"output_dir": "output", "data_backend_config": "multidatabackend.json"}
     right = {k: v for k, v in values.items() if k not in wrong}
     settings = AllSettings.model_validate({k: v for k, v in needed.items() if k in wrong} | right)
-    settings._sources, settings._notes = sources, tuple(notes_on(asked))
-    for problem in rules.problems(settings, wrong):
-        what = f"{location.of()}: {problem.message}"
-        problems.add(ErrorAndHint(what, problem.hint))
+    settings._sources, settings._notes = sources, tuple(notes_on(passed_over, asked))
+    for violation in rules.problems(settings, wrong):
+        problems.add(violation.at(location.of_all(violation.settings)))
     order = [*(k for k in file.values if k not in words.values), "", *words.values]
     return Reading(settings, wrong, (*problems.ordered(order), *typed.ordered()))
 
@@ -150,10 +165,18 @@ def _make_absolute(
                 values[name] = absolute(name, values[name], folder, where)
 
 
+def is_known(name: str) -> bool:
+    """Whether config.json knows a name: as a setting, or as one that it answers."""
+    return name in AllSettings.model_fields or name in FOREIGN or name in {*ALIASES, *INVERTED}
+
+
 def left_open(name: str, value: Any) -> bool:
-    """null, and the word `auto` outside prompts: decide for me."""
+    """null, and the word `auto` outside prompts: decide for me. So do false and the word `none`
+    where a number, a text or a path may be left out."""
     if value == "":
         return name in TEXTS
+    if name in OPTIONAL and is_left_out(value):
+        return True
     return value is None or (value == "auto" and name not in PROMPTS)
 
 

@@ -41,6 +41,7 @@ Attention = Literal[
 Flag = Annotated[bool, BeforeValidator(values.flag)]
 Whole = Annotated[int, BeforeValidator(values.whole), Field(lt=2**63)]  # what torch can hold
 Number = Annotated[float, BeforeValidator(values.number)]
+Resolution = Annotated[float, BeforeValidator(values.resolution)]
 Count = Annotated[Whole, Field(ge=1)]
 ModuleNames = Annotated[tuple[str, ...] | None, BeforeValidator(values.module_names)]
 Layers = Annotated[tuple[int, ...] | None, BeforeValidator(values.layers)]

@@ -1,8 +1,10 @@
-"""The names that other trainers' files hold, and what sd3tune makes of each.
+"""The names that SimpleTuner's files hold, and what sd3tune makes of each.
 
 To add a name: a setting under another name goes into ALIASES, a setting that sd3tune does not have
-goes into UNSUPPORTED under its reason, a value that sd3tune does not have goes into VALUES. A name
-in none of them is a typing error and gets the nearest name as a suggestion.
+goes into UNSUPPORTED under its reason, a value that sd3tune does not have goes into VALUES. What
+may stand in a file because it asks for nothing is in inert.py, names of other programs than
+SimpleTuner are in other_trainers.py. A name in none of them is a typing error and gets the nearest
+setting as a suggestion.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +17,7 @@ class Unsupported:
     """Why sd3tune does not have some settings, and what to write instead."""
 
     reason: str
-    hint: str
+    hint: str  # `{value}` is the value that was written
     names: str = ""
 
     @property
@@ -59,30 +61,28 @@ UNSUPPORTED = (
         ema_foreach_disable enable_multiprocessing eval_dataset_id eval_dataset_pooling
         eval_epoch_interval eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
         find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer hub_model_id
-        i_know_what_i_am_doing ignore_final_epochs ignore_missing_files
-        init_lokr_norm init_lora_ema init_lora_step keep_vae_loaded layer_freeze_strategy local_rank
-        logging_dir  max_workers merge_environment_config
-         model_card_note model_card_private model_card_safe_for_work
+        i_know_what_i_am_doing ignore_final_epochs ignore_missing_files init_lokr_norm init_lora_ema
+        init_lora_step keep_vae_loaded layer_freeze_strategy local_rank logging_dir max_workers
+        merge_environment_config model_card_note model_card_private model_card_safe_for_work
         modelspec_comment num_eval_images offload_during_save offload_during_startup
         optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients
         override_dataset_config peft_lora_mode post_checkpoint_script post_upload_script
-         pretrained_evaluation_model_name_or_path
-        pretrained_t5_model_name_or_path print_filenames print_sampler_statistics publishing_config
-        push_checkpoints_to_hub push_to_hub push_to_hub_background  report_to
-        same_network seed_for_each_device set_grads_to_none singlora_ramp_up_steps
-        strict_epoch_limit text_cache_disable text_cache_ondemand text_embed_full_cache
-        text_encoder_lr torch_num_threads tracker_image_layout tracker_project_name tracker_run_name
-        train_text_encoder trust_remote_code vae_cache_disable vae_cache_ondemand
-        vae_cache_preprocess vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing
-        vae_enable_tiling validate_after_epoch validate_after_step validation_adapter_config
-        validation_adapter_mode validation_adapter_name validation_adapter_path
-        validation_adapter_strength validation_benchmark validation_disable_unconditional
-        validation_epoch_interval validation_external_background validation_external_script
-        validation_image_format validation_image_quality validation_input
-        validation_lycoris_strength validation_method validation_multigpu validation_noise_scheduler
-        validation_on_startup validation_preview validation_preview_steps validation_prompt_library
-        validation_randomize validation_seed_source validation_stitch_input_location
-        validation_torch_compile validation_using_datasets webhook_config webhook_reporting_interval
+        pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path print_filenames
+        print_sampler_statistics publishing_config push_checkpoints_to_hub push_to_hub
+        push_to_hub_background report_to same_network seed_for_each_device set_grads_to_none
+        singlora_ramp_up_steps strict_epoch_limit text_cache_disable text_cache_ondemand
+        text_embed_full_cache torch_num_threads tracker_image_layout tracker_project_name
+        tracker_run_name trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
+        vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing vae_enable_tiling
+        validate_after_epoch validate_after_step validation_adapter_config validation_adapter_mode
+        validation_adapter_name validation_adapter_path validation_adapter_strength
+        validation_benchmark validation_disable_unconditional validation_epoch_interval
+        validation_external_background validation_external_script validation_image_format
+        validation_image_quality validation_input validation_lycoris_strength validation_method
+        validation_multigpu validation_noise_scheduler validation_on_startup validation_preview
+        validation_preview_steps validation_prompt_library validation_randomize
+        validation_seed_source validation_stitch_input_location validation_torch_compile
+        validation_using_datasets webhook_config webhook_reporting_interval
         """,
     ),
     Unsupported(
@@ -152,37 +152,24 @@ UNSUPPORTED = (
         "enable_xformers_memory_efficient_attention",
     ),
     Unsupported(
-        "is used with DeepSpeed only",
-        "set optimizer_beta1, optimizer_beta2 or optimizer_config",
-        "adam_beta1 adam_beta2 adam_epsilon adam_weight_decay deepspeed_config",
+        "is not supported: text encoders are not trained",
+        "leave it out; learning_rate is the transformer's",
+        "text_encoder_lr train_text_encoder",
+    ),
+    Unsupported("is used with DeepSpeed only", "leave it out", "deepspeed_config"),
+    *(
+        Unsupported("is used with DeepSpeed only", f"write {ours}{{value}}", name)
+        for name, ours in (
+            ("adam_beta1", "optimizer_beta1="),
+            ("adam_beta2", "optimizer_beta2="),
+            ("adam_epsilon", "optimizer_config=eps="),
+            ("adam_weight_decay", "optimizer_config=weight_decay="),
+        )
     ),
 )
 REASONS = {name: row for unsupported in UNSUPPORTED for name, row in unsupported.each.items()}
 
-# A name of UNSUPPORTED may stand in a file when its value asks for nothing: null, false, 0, an
-# empty text, one of these words …
-NOTHING = ("", "none", "no", "false", "null", "off", "0")
-# … or the value that existing files spell out, and that is what sd3tune does anyway.
-HARMLESS = {
-    "validation_seed_source": ("cpu",),
-    "validation_image_format": ("png",),
-    "peft_lora_mode": ("standard",),
-    "disable_benchmark": (True, "true"),
-    "validation_disable_unconditional": (True, "true"),
-    "prediction_type": ("flow_matching",),
-    "allow_tf32": (True, "true"),
-    "checkpointing_use_tempdir": (True, "true"),
-    "local_rank": (-1,),
-    "same_network": (True, "true"),
-    "start_epoch": (1,),
-    "compress_cache": (True, "true", "True"),
-    "compress_disk_cache": (True, "true", "True"),
-    "override_dataset_config": (True, "true"),
-    "gradient_checkpointing_offload_pin_memory_max_buckets": (12,),
-}
-NOTED = ("compress_cache", "compress_disk_cache")  # these ask for something, and a note says so
-
-# The same for the keys of a dataset.
+# Keys of a dataset.
 DATASET_ALIASES = {
     "disable": "disabled",
     "is_regularization_data": "is_regularisation_data",
@@ -259,19 +246,3 @@ def supported(setting: str) -> Callable[[Any], Any]:
         return value
 
     return passed
-
-
-def asks_for_nothing(name: str, value: Any) -> bool:
-    """True when an unsupported setting is switched off, or set to what happens anyway."""
-    off = not value  # null, false, 0, 0.0, and empty text, lists and objects
-    if isinstance(value, str):
-        off = value.strip().lower() in NOTHING
-    return off or value in HARMLESS.get(name, ())
-
-
-def notes_on(values: Mapping[str, Any]) -> list[str]:
-    """A sentence for each setting that is let through and changes nothing, though it asks for
-    something."""
-    return [
-        f"{name} not used: {STORED_LENGTH}" for name in NOTED if values.get(name) in HARMLESS[name]
-    ]

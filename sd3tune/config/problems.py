@@ -12,13 +12,18 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sd3tune.config.names import REASONS, Unsupported, asks_for_nothing
+from sd3tune.config.inert import asks_for_nothing, is_off
+from sd3tune.config.names import Unsupported
+from sd3tune.config.other_trainers import NAMES, Renamed
+from sd3tune.config.other_values import value_of
+from sd3tune.config.probable import behind_the_point, percent
 from sd3tune.decision import Provenance
 from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.urls import redacted
 
 CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key")  # never shown
 COMMAND_LINE = "the command line"
+MISSPELT = 0.8  # similarity from which a name is taken for a misspelt one
 
 
 class Problems:
@@ -26,10 +31,15 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[tuple[str, ErrorAndHint]] = []
+        self._meant: set[str] = set()
 
     def add(self, problem: ErrorAndHint, setting: str = "") -> None:
         """setting: whose problem it is; none for a rule that joins several."""
         self._found.append((setting, problem))
+
+    def meant(self, setting: str) -> None:
+        """Somebody wrote this setting under a wrong name: that it is missing is not a problem."""
+        self._meant.add(setting)
 
     @contextmanager
     def collecting(self, setting: str = "") -> Iterator[None]:
@@ -42,8 +52,13 @@ class Problems:
 
     @property
     def settings(self) -> frozenset[str]:
+        """The settings with a problem of their own, or written under a wrong name."""
+        return frozenset(self.own | self._meant)
+
+    @property
+    def own(self) -> set[str]:
         """The settings with a problem of their own."""
-        return frozenset(setting for setting, _ in self._found if setting)
+        return {setting for setting, _ in self._found if setting}
 
     def ordered(self, settings: Iterable[str] = ()) -> tuple[ErrorAndHint, ...]:
         """The problems in the order of `settings`. Unknown names of settings come first. Problems
@@ -68,9 +83,13 @@ class Location:
 
     def of(self, setting: str = "") -> str:
         """ "`config.json`", "the command line", or "`datasets.json`: dataset `a`"."""
-        file = self.sources[setting].file if setting in self.sources else self.file
-        whose = f": dataset `{self.dataset}`" if self.dataset is not None else ""
-        return shown_file(file or self.file) + whose
+        return self.of_all((setting,))
+
+    def of_all(self, settings: Iterable[str]) -> str:
+        """Every place in which one of the settings was written; the file where none was."""
+        written = [self.sources[s].file or self.file for s in settings if s in self.sources]
+        places = " and ".join(shown_file(file) for file in dict.fromkeys(written or [self.file]))
+        return places + (f": dataset `{self.dataset}`" if self.dataset is not None else "")
 
 
 def shown_file(file: str) -> str:
@@ -83,39 +102,57 @@ def known_settings(
     kind: type[BaseModel],
     location: Location,
     problems: Problems,
-    unsupported: Mapping[str, Unsupported] = REASONS,
-) -> dict[str, Any]:
-    """The settings that `kind` has. A name known from other trainers that asks for nothing is
-    dropped; every other name is a problem."""
-    kept = {}
+    unsupported: Mapping[str, Unsupported] = NAMES,
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings that `kind` has, and the names that ask for nothing and are passed over. Every
+    other name is a problem."""
+    kept, passed_over = {}, []
     for name, value in values.items():
+        row = unsupported.get(name)
         if name in kind.model_fields:
             kept[name] = value
-        elif name not in unsupported:
-            problems.add(_unknown(name, kind, location.of(name)), name)
-        elif not asks_for_nothing(name, value):
-            why = unsupported[name]
-            what = f"{location.of(name)}: `{name}={_shown_as(name, value)}` {why.reason}"
-            problems.add(ErrorAndHint(what, why.hint), name)
-    return kept
+        elif row is None:
+            problems.add(_unknown(name, kind, location.of(name), problems), name)
+        elif _passes(row, name, values, kind):
+            passed_over.append(name)
+        else:
+            value = _shown_as(name, value)
+            what = f"{location.of(name)}: `{name}={value}` {row.reason}"
+            problems.add(ErrorAndHint(what, row.hint.replace("{value}", value)), name)
+            if isinstance(row, Renamed):
+                problems.meant(row.ours)
+    return kept, passed_over
 
 
-def _unknown(name: str, kind: type[BaseModel], where: str) -> ErrorAndHint:
-    close = get_close_matches(name, [*kind.model_fields, *REASONS], n=1, cutoff=0.6)
+def _passes(row: Unsupported, name: str, values: Mapping[str, Any], kind: type[BaseModel]) -> bool:
+    """Whether the row's name may be left out as it stands: another name of a setting only where it
+    is off and the setting is off by default."""
+    if not isinstance(row, Renamed):
+        return asks_for_nothing(name, values[name], values)
+    field = kind.model_fields.get(row.ours)
+    default = field.default if field is not None and not field.is_required() else None
+    return is_off(values[name]) and (values[name] in (None, "") or is_off(default))
+
+
+def _unknown(name: str, kind: type[BaseModel], where: str, problems: Problems) -> ErrorAndHint:
+    """A misspelt name leads to a setting that there is; nothing else is guessed from letters."""
+    close = get_close_matches(name, kind.model_fields, n=1, cutoff=MISSPELT)
+    if close:
+        problems.meant(close[0])
     hint = f"did you mean `{close[0]}`?" if close else "docs/reference/settings.md lists them all"
-    return ErrorAndHint(f"{where}: unknown setting `{name}`", hint)
+    return ErrorAndHint(f"{where}: unknown setting `{shown(name)}`", hint)
 
 
 def validated(
     values: Mapping[str, Any], kind: type[BaseModel], location: Location, problems: Problems
 ) -> None:
     """Adds a problem for every value that `kind` does not take, once for each setting."""
-    known = problems.settings
+    known, meant = problems.own, problems.settings - values.keys()
     try:
         kind.model_validate(dict(values))
     except ValidationError as e:
         for setting, problem in _each(e, kind, location, values):
-            if setting not in known:
+            if setting not in known | meant:
                 problems.add(problem, setting)
 
 
@@ -153,8 +190,28 @@ def _plain(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any
         return ErrorAndHint(f"{spot}: {head}", hint or "change one of them")
     value = _shown_as(setting, written)
     sentence, _, advice = sentence.partition("; use ")
+    if ours := value_of(setting, written, sentence):
+        advice = ours
+        if sentence.startswith(("must be", "is not a")):
+            sentence = "is another program's word"
     hint = f"use {setting}={advice}" if advice else _help(kind, setting)
+    if meant := _meant(details, setting):
+        hint = f"write {setting}={meant}, if that is meant. {hint}"
     return ErrorAndHint(f"{spot}: `{setting}={value}` {sentence}", hint)
+
+
+def _meant(details: ErrorDetails, setting: str) -> str | None:
+    """What a number above 1 probably means where a share is wanted: a percentage of a probability,
+    the digits of a decay."""
+    context = details.get("ctx", {})
+    if 1 not in (context.get("lt"), context.get("le")):
+        return None
+    try:
+        value = float(details["input"])
+    except (TypeError, ValueError):
+        return None
+    share = "le" in context or "dropout" in setting
+    return percent(value) if share else behind_the_point(value)
 
 
 def _inside(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any) -> ErrorAndHint:

@@ -5,6 +5,7 @@ adds file, key and value in front of it.
 """
 
 import json
+import math
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +38,22 @@ def number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
+
+
+def resolution(value: Any) -> Any:
+    """One number. Raises ValueError for a width and a height, with the edge of the square that has
+    the same area."""
+    parts = re.split(r"[,xX]", value.strip("[]() ")) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or len(parts) == 1:
+        return number(parts[0] if isinstance(parts, list | tuple) else parts)
+    try:
+        sides = [float(side) for side in parts]
+    except (TypeError, ValueError):
+        raise ValueError("must be a number") from None
+    if len(sides) == 2 and all(0 < side < 1e6 for side in sides):
+        edge = math.sqrt(sides[0] * sides[1])
+        raise ValueError(f"is a width and a height, and images keep their aspect; use {edge:.0f}")
+    raise ValueError("must be a number; several resolutions are several datasets")
 
 
 def layers(value: Any) -> Any:

@@ -82,12 +82,15 @@ def discover(
     *,
     masks: Source | None = None,
     tick: Tick = lambda: None,
+    expect: Callable[[int], None] = lambda files: None,
 ) -> Discovery:
-    """All usable images, in the order of their names. tick: called for each file.
+    """All usable images, in the order of their names. tick: called for each file; expect: called
+    with the number of files before the first of them.
 
     Raises DataError if no image is usable, or with `strict` if a file is not.
     """
     look = SampleReader(dataset, source, masks)
+    expect(len(look.names))
     samples: list[Sample] = []
     rejected: list[RejectedFile] = list(look.no_images)
     for found in _mapped(look.at, look.names, source.ahead):

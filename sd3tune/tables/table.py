@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 SHORT = 16  # rows: an error lists them all
+MISSPELT = 0.75  # similarity from which a name is taken for a misspelt one
 
 
 class Row(Protocol):
@@ -84,11 +85,14 @@ class Table(Mapping[str, R], Generic[R]):
         pass: their type is checked elsewhere."""
         if not isinstance(name, str) or name in self:
             return name
-        if name in self.refused:
-            raise ValueError(self.refused[name])
+        small = name.strip().lower()
+        if small in self.refused:
+            raise ValueError(self.refused[small])
+        if small in self:
+            raise ValueError(f"must be written in small letters; use {self[small].name}")
         if len(self) <= SHORT:
             raise ValueError(f"must be one of {self.listed()}")
-        close = get_close_matches(name, self, n=1, cutoff=0.5)
+        close = get_close_matches(small, self, n=1, cutoff=MISSPELT)
         raise ValueError(f"is not {self.kind}" + (f": did you mean `{close[0]}`?" if close else ""))
 
     def listed(self) -> str:

@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
 
 
 # They are refused by what this machine can do, and it is asked for that.
-OF_A_MACHINE = ("full and quantised", "no lycoris file", "pissa on quantised weights")
+OF_A_MACHINE = ("full and quantised", "pissa on quantised weights")
 NAMES = [
     pytest.param(name, marks=pytest.mark.needs_torch) if name in OF_A_MACHINE else name
     for name in CASES

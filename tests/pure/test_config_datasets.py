@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,22 @@ def test_what_asks_for_nothing_is_let_through(load: Load) -> None:
         "hash_filenames": True,
         "compress_cache": False,
     }
-    assert load(IMAGES | idle, TEXT) == load(IMAGES, TEXT)
+    loaded = load(IMAGES | idle, TEXT)
+    note = "dataset `a`: default, override_dataset_config, compress_cache not used: the value asks for nothing"
+    assert loaded.notes == (note,)
+    assert replace(loaded, notes=()) == load(IMAGES, TEXT)
 
 
 @pytest.mark.parametrize("value", [True, "true", "True"])
 def test_compression_is_let_through_and_said_not_to_happen(load: Load, value: Any) -> None:
     masks = {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "photos"}
-    entries = [entry | {"compress_cache": value} for entry in (IMAGES, TEXT, masks)]
+    images = IMAGES | {"conditioning_data": "m"}
+    entries = [entry | {"compress_cache": value} for entry in (images, TEXT, masks)]
     why = "not used: cache entries are stored to their true length instead"
     assert load(*entries).notes == tuple(f"dataset `{x}`: compress_cache {why}" for x in "atm")
     assert load(IMAGES, compress_disk_cache=value).notes == (f"compress_disk_cache {why}",)
-    assert load(IMAGES | {"compress_cache": False}, compress_disk_cache="false").notes == ()
+    off = load(IMAGES | {"compress_cache": False}, compress_disk_cache="false").notes
+    assert len(off) == 2 and all("the value asks for nothing" in note for note in off)
 
 
 def test_a_size_to_crop_from_that_does_nothing_is_said_to(load: Load) -> None:

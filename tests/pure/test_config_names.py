@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.config import names
-from sd3tune.config.config import Config, read
+from sd3tune.config import inert, names
+from sd3tune.config.config import FOREIGN, Config, read
 from sd3tune.config.datasets.listing import read_datasets
+from sd3tune.config.other_trainers_data import DATASET_NAMES
 from sd3tune.errors import ErrorAndHint
 
 LIST = Path(__file__).parents[1] / "golden/vocabulary.txt"
@@ -94,4 +95,5 @@ def test_a_name_stands_in_one_table_and_every_reason_says_what_to_write() -> Non
     assert not set(names.REASONS) & set(Config.model_fields)
     assert set(names.ALIASES.values()) <= set(Config.model_fields)
     assert not set(names.ALIASES) & set(Config.model_fields)
-    assert set(names.HARMLESS) <= {*names.REASONS, *names.DATASET_REASONS, "start_epoch"}
+    every = {*FOREIGN, *DATASET_NAMES, *names.DATASET_REASONS, "start_epoch"}
+    assert {*inert.HARMLESS, *inert.OF_SWITCH, *inert.NO_RESULT} <= every

@@ -2,8 +2,32 @@
 
 import json
 import platform
+from pathlib import Path
+from typing import Any
 
 from sd3tune.backends.observe import system
+from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
+
+PROFILER_SECONDS = 5.0  # of the ten for all questions to a Mac
+
+
+def survey(root: Path) -> Survey:
+    """The chip, its memory and GPU cores, the macOS version. `root` is for the other sources."""
+    name = chip_name()
+    if name is None:
+        found = Problem("mps.no-chip", "warn", "sysctl does not name the chip", "update macOS")
+        return Survey("mps", runtime=macos_version(), problems=(found,))
+    gpu = Gpu(
+        vendor="mps",
+        index=0,
+        name=name,
+        arch=Arch("apple", name.lower().removeprefix("apple ").replace(" ", "-")),
+        source="sysctl",
+        total_bytes=number("hw.memsize"),
+        gpu_cores=gpu_cores(),
+        wired_limit_bytes=wired_limit_bytes(),
+    )
+    return Survey("mps", (gpu,), None, macos_version(), "sysctl")
 
 
 def chip_name() -> str | None:
@@ -43,10 +67,17 @@ def command_line_tools() -> bool | None:
     return bool((system.run(["xcode-select", "-p"]) or "").strip())
 
 
-def gpu_cores() -> int | None:
-    said = system.run(["system_profiler", "SPDisplaysDataType", "-json"])
+def displays() -> list[dict[str, Any]]:
+    """The GPUs that system_profiler lists; none where it does not answer with JSON."""
+    said = system.run(["system_profiler", "SPDisplaysDataType", "-json"], PROFILER_SECONDS)
     try:
-        cards = json.loads(said or "{}").get("SPDisplaysDataType", [])
-    except ValueError:
-        return None
-    return next((system.whole(c["sppci_cores"]) for c in cards if "sppci_cores" in c), None)
+        cards = json.loads(said or "{}")["SPDisplaysDataType"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
+
+
+def gpu_cores() -> int | None:
+    """Of the GPU, which Apple sells in several sizes under one name."""
+    known = (card["sppci_cores"] for card in displays() if "sppci_cores" in card)
+    return next(map(system.whole, known), None)

@@ -11,8 +11,11 @@ from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbed
 from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
 from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
 from sd3tune.config.files.written import WrittenSettings
-from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported, notes_on
+from sd3tune.config.inert import is_left_out, notes_on
+from sd3tune.config.names import CSV_KEYS, DATASET_REASONS, REASONS, Unsupported
+from sd3tune.config.other_trainers_data import DATASET_NAMES
 from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
+from sd3tune.config.rules.rule import Violation
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import Provenance
 from sd3tune.errors import ConfigError, ErrorAndHint
@@ -22,6 +25,9 @@ from sd3tune.tables.table import load
 
 Dataset = ImageDataset | Masks | TextEmbeds
 NAME = re.compile(r"\w[\w .-]{0,99}")  # it names a cache folder
+OPTIONAL = frozenset(  # keys that may be left out; a caption may be any word
+    key for key, field in ImageDataset.model_fields.items() if field.default is None
+) - {"instance_prompt"}
 ENVIRONMENT = Allowed(
     paths=PATHS,
     either=("dataset_name",),
@@ -31,29 +37,42 @@ ENVIRONMENT = Allowed(
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """dataset: None where something is wrong in it."""
+    """id: as problems name it. dataset: None where something is wrong in it."""
+
+    id: str
 
     dataset: Dataset | None
     sources: Mapping[str, Provenance]
+    folder: Path | None = None  # instance_data_dir, also where something else is wrong
     notes: tuple[str, ...] = ()
 
 
-def named(entry: Mapping[str, Any], path: Path, number: int, seen: set[str]) -> str:
-    """The id of the entry of that number, which goes into `seen`. Raises ConfigError."""
+def named(
+    entry: Mapping[str, Any], path: Path, number: int, seen: set[str], problems: Problems
+) -> str:
+    """The id of the entry of that number, which goes into `seen`. Where it cannot be used, a name
+    by which the entry's other problems can be told apart."""
     name = entry.get("id")
+    problem = _of_id(name, path, number, seen)
+    if problem is not None:
+        problems.add(problem)
+        return f"number {number}"
+    seen.add(str(name))
+    return str(name)
+
+
+def _of_id(name: Any, path: Path, number: int, seen: Set[str]) -> ErrorAndHint | None:
     if not isinstance(name, str) or not name:
-        raise ConfigError(
-            f"`{path}`: entry {number} has no id", hint='give every dataset an "id" of its own'
-        )
+        hint = 'give every dataset an "id" of its own'
+        return ErrorAndHint(f"`{path}`: entry {number} has no id", hint)
     if not NAME.fullmatch(name):
-        raise ConfigError(
+        return ErrorAndHint(
             f"`{path}`: the id `{shown(name)}` cannot name a folder",
-            hint="use letters, digits, spaces, dots, dashes and underscores, at most 100",
+            "use letters, digits, spaces, dots, dashes and underscores, at most 100",
         )
     if name in seen:
-        raise ConfigError(f"`{path}`: two datasets have the id `{name}`", hint="rename one of them")
-    seen.add(name)
-    return name
+        return ErrorAndHint(f"`{path}`: two datasets have the id `{name}`", "rename one of them")
+    return None
 
 
 def read(
@@ -67,15 +86,15 @@ def read(
     ConfigError when the entry is of a kind that sd3tune does not have."""
     row = _type_of(written, name)
     kind: type[Dataset] = load(row.settings)
-    location = Location(written.file, dataset=name)
+    sources = _sources(row, written, config)
+    location = Location(written.file, {k: s for k, s in sources.items() if s.by == "user"}, name)
     own = Problems()
     asked = _filled(written, name, config, location, own)
-    notes = notes_on(asked)
     asked = _csv(_without_hashing(asked, location, own), location, own)
-    if row.use == "mask":
-        asked, ignored = _without_image_keys(asked)
-        notes += ignored
-    asked = known_settings(asked, kind, location, own, _foreign(kind))
+    asked, notes = _without_image_keys(asked) if row.use == "mask" else (asked, [])
+    written_keys = asked
+    asked, passed_over = known_settings(asked, kind, location, own, _foreign(kind))
+    notes = notes_on(passed_over, written_keys) + notes
     asked = {k: v for k, v in asked.items() if k not in FOLDERS or v != ""}
     defaults = _defaults(row, name, config, asked)
     values = make_absolute(defaults | asked, Path(written.file), location.of(), own)
@@ -83,17 +102,32 @@ def read(
     right = {k: v for k, v in values.items() if k not in own.settings}
     dataset = kind.model_validate(defaults | right)
     unusable = own.settings | (wrong & (defaults.keys() - asked.keys()))
-    for problem in _contradictions(dataset, config, unusable):
-        own.add(ErrorAndHint(f"{location.of()}: {problem.message}", problem.hint))
+    for violation in _contradictions(dataset, config, unusable):
+        own.add(violation.at(location.of_all(violation.settings)))
     for problem in own.ordered(values):
         problems.add(problem)
-    if isinstance(dataset, ImageDataset):
+    if not isinstance(dataset, TextEmbeds):
         notes += rules.dataset_notes(dataset)
-    sources = {k: config.source(k) for k in row.inherited}
-    sources |= {"csv" if k in CSV_KEYS else k: s for k, s in written.sources().items() if
-                written.values[k] is not None}  # fmt: skip
     complete = None if own.ordered() else dataset
-    return DatasetEntry(complete, sources, tuple(f"dataset `{name}`: {note}" for note in notes))
+    folder = None if "instance_data_dir" in unusable else _local_folder(dataset)
+    named_notes = tuple(f"dataset `{name}`: {note}" for note in notes)
+    return DatasetEntry(name, complete, sources, folder, named_notes)
+
+
+def _local_folder(dataset: Dataset) -> Path | None:
+    """The folder in which the images have to be."""
+    if isinstance(dataset, TextEmbeds) or dataset.type != "local":
+        return None
+    return dataset.instance_data_dir
+
+
+def _sources(
+    row: DatasetType, written: WrittenSettings, config: AllSettings
+) -> dict[str, Provenance]:
+    """Who chose each key: the entry, or the setting of the same name in config.json."""
+    own = {"csv" if key in CSV_KEYS else key: source for key, source in written.sources().items() if
+           written.values[key] is not None}  # fmt: skip
+    return {key: config.source(key) for key in row.inherited} | own
 
 
 def _type_of(written: WrittenSettings, name: str) -> DatasetType:
@@ -131,7 +165,7 @@ def _filled(
     for key, value in written.values.items():
         with problems.collecting(key):
             filled = fill_in({key: value}, location.of(), placeholders, ENVIRONMENT)[key]
-            if filled is not None:
+            if filled is not None and not (key in OPTIONAL and is_left_out(filled)):
                 filled_in[key] = filled
     return filled_in
 
@@ -167,7 +201,7 @@ def _without_image_keys(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
 def _foreign(kind: type[Dataset]) -> dict[str, Unsupported]:
     """Why a key that an entry of another kind has, or that SimpleTuner has, is not one of this."""
-    owners = dict(REASONS)
+    owners = REASONS | DATASET_NAMES
     run = Unsupported("is a setting of the whole run", "write it in config.json")
     owners |= dict.fromkeys(AllSettings.model_fields, run)
     for row in DATASET_TYPES.rows:
@@ -193,10 +227,10 @@ def _defaults(
 
 def _contradictions(
     dataset: Dataset, config: AllSettings, unusable: Set[str]
-) -> Iterator[ErrorAndHint]:
+) -> Iterator[Violation]:
     if not isinstance(dataset, TextEmbeds):
         keys = {"type", *owners(), *(storage.key for storage in STORAGES.rows)}
         if keys.isdisjoint(unusable):
-            yield from dataset.storage_problems()
+            yield from (Violation(("type",), p) for p in dataset.storage_problems())
     if isinstance(dataset, ImageDataset):
         yield from rules.dataset_problems(dataset, config, unusable)

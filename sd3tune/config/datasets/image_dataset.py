@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from sd3tune.config import values
 from sd3tune.config.datasets.storage import Columns, Stored
-from sd3tune.config.fields import Count, Flag, Number, OneOf, Settings, Whole
+from sd3tune.config.fields import Count, Flag, Number, OneOf, Resolution, Settings, Whole
 from sd3tune.tables.dataset_types import DATASET_TYPES
 
 
@@ -51,7 +51,7 @@ class ImageDataset(Stored):
     ] = "random"
     """Where the crop is taken. `random` is fixed for each image by its name; `face` is around the
     largest face, or the centre where none is found."""
-    resolution: Number = Field(gt=0)
+    resolution: Resolution = Field(gt=0)
     """Training size, in the unit of resolution_type."""
     resolution_type: Literal["pixel", "area", "pixel_area"]
     """`pixel_area`: edge of a square of that area. `area`: megapixels. `pixel`: shorter edge."""
@@ -110,7 +110,7 @@ class ImageDataset(Stored):
     """Take new random crops and aspects in each epoch, and encode them."""
     skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
     """`metadata` or `aspect`: use the files and sizes of the last discovery without looking.
-    `vae`, `text`: encode nothing; what is not cached is an error when it is reached."""
+    `vae`, `text`: encode nothing; what is not cached is an error before training."""
     preserve_data_backend_cache: Flag = False
     """Use the list of files of the last discovery instead of listing the storage again; files that
     changed are still noticed."""

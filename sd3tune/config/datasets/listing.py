@@ -4,12 +4,12 @@ Global settings of the same name are a dataset's defaults. A key that is accepte
 anything else is refused by name. All problems of the file are reported at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sd3tune.config import values
+from sd3tune.config import rules, values
 from sd3tune.config.datasets import entries
 from sd3tune.config.datasets.entries import DatasetEntry
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
@@ -75,11 +75,14 @@ def read_datasets(
     for number, entry in enumerate(document, 1):
         with problems.collecting():
             written = _written(entry, path, number, problems)
-            if _flag(written.values.pop("disabled", False), path, number):
+            if _disabled(written.values.pop("disabled", False), path, number, problems):
                 disabled += 1
                 continue
-            name = entries.named(written.values, path, number, seen)
+            name = entries.named(written.values, path, number, seen, problems)
+            written.set("id", name, "id")
             made.append(entries.read(written, name, config, wrong, problems))
+    with problems.collecting():
+        folders_exist({e.id: e.folder for e in made if e.folder is not None}, path)
     complete = [e for e in made if e.dataset is not None]
     datasets = _listed(complete, path, config, problems)
     if len(complete) + disabled == len(document):  # otherwise what is missing may be in the others
@@ -109,13 +112,13 @@ def _written(entry: Any, path: Path, number: int, problems: Problems) -> Written
     return today
 
 
-def _flag(value: Any, path: Path, number: int) -> bool:
+def _disabled(value: Any, path: Path, number: int, problems: Problems) -> bool:
     try:
         return bool(values.flag(value))
     except ValueError as e:
-        raise ConfigError(
-            f"`{path}`: entry {number}: `disabled={value}` {e}", hint="write true or false"
-        ) from None
+        what = f"`{path}`: entry {number}: `disabled={shown(value)}` {e}"
+        problems.add(ErrorAndHint(what, "write true or false"))
+        return False
 
 
 def _listed(
@@ -124,8 +127,6 @@ def _listed(
     images = [e.dataset for e in entries if isinstance(e.dataset, ImageDataset)]
     texts = [e.dataset for e in entries if isinstance(e.dataset, TextEmbeds)]
     masks = {e.dataset.id: e.dataset for e in entries if isinstance(e.dataset, Masks)}
-    with problems.collecting():
-        folders_exist([*images, *masks.values()], path)
     text = _default_text(texts, path, config, problems)
     return Datasets(
         images=tuple(d for d in images if d.trained),
@@ -133,9 +134,25 @@ def _listed(
         evals=tuple(d for d in images if not d.trained),
         masks=masks,
         texts={t.id: t for t in texts} | {text.id: text},
-        notes=(*config.notes, *(note for e in entries for note in e.notes)),
+        notes=(
+            *config.notes,
+            *rules.entry_notes(config, [(e.dataset, e.sources) for e in entries]),
+            *(note for e in entries for note in e.notes),
+            *_unused(images, [*masks, *(t.id for t in texts if t is not text)]),
+        ),
         sources={e.dataset.id: e.sources for e in entries if e.dataset is not None},
     )
+
+
+def _unused(images: Sequence[ImageDataset], ids: Sequence[str]) -> Iterator[str]:
+    """A sentence for each entry of masks or captions that no dataset names."""
+    named = {name for d in images for name in (d.conditioning_data, d.text_embeds)}
+    for name in ids:
+        if name not in named:
+            yield (
+                f"dataset `{name}` not used: no image dataset names it in conditioning_data or "
+                "text_embeds; name it there, or leave it out"
+            )
 
 
 def _default_text(

@@ -1,10 +1,9 @@
 """The paths in a datasets file: which settings hold them, and where relative ones start."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sd3tune.config.datasets.storage import Stored
 from sd3tune.config.files.reading import absolute_path, project_folder
 from sd3tune.config.problems import Problems
 from sd3tune.errors import ConfigError
@@ -45,12 +44,12 @@ def _absolute(key: str, value: Any, folder: Path, where: str) -> Any:
     return absolute(value) if key in FOLDERS else value
 
 
-def folders_exist(stored: Sequence[Stored], path: Path) -> None:
-    """Raises ConfigError naming every instance_data_dir that is not there."""
-    folders = [d for d in stored if d.type == "local" and d.instance_data_dir is not None]
-    missing = [d for d in folders if d.instance_data_dir and not d.instance_data_dir.is_dir()]
+def folders_exist(folders: Mapping[str, Path], path: Path) -> None:
+    """Raises ConfigError naming every instance_data_dir that is not there. folders: by the id of
+    their dataset."""
+    missing = {name: folder for name, folder in folders.items() if not folder.is_dir()}
     if missing:
-        listed = ", ".join(f"`{d.instance_data_dir}` of dataset `{d.id}`" for d in missing)
+        listed = ", ".join(f"`{folder}` of dataset `{name}`" for name, folder in missing.items())
         raise ConfigError(
             f"`{path}`: instance_data_dir is not a folder: {listed}",
             hint=f"relative paths start at `{project_folder(path)}`",

@@ -11,6 +11,7 @@ from sd3tune.config import values
 from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
 from sd3tune.config.files.reading import read_json
 from sd3tune.config.names import Unsupported
+from sd3tune.config.other_trainers import by_name
 from sd3tune.config.problems import Location, Problems, known_settings, shown, validated
 from sd3tune.config.rules.rule import Rule, violated
 from sd3tune.errors import ConfigError, ErrorAndHint
@@ -24,7 +25,18 @@ UNSUPPORTED = (
     Unsupported("belongs to dylora, which is not supported", "leave it out", "block_size"),
     Unsupported("is not supported", "name the modules in apply_preset", "preset"),
 )
-REASONS = {name: row for unsupported in UNSUPPORTED for name, row in unsupported.each.items()}
+RENAMED = {  # ours: what other trainers call it
+    "algo": "algorithm type network_type lycoris_algo peft_type",
+    "linear_dim": "dim rank network_dim lora_rank lokr_dim network_rank r linear",
+    "linear_alpha": "alpha network_alpha lora_alpha",
+    "factor": "lokr_factor decompose_factor lokr_decompose_factor",
+    "full_matrix": "lokr_full_matrix lokr_full_rank full_rank",
+    "decompose_both": "lokr_decompose_both",
+    "dropout": "network_dropout lora_dropout",
+    "dora_wd": "use_dora dora weight_decompose lokr_weight_decompose wd",
+    "apply_preset": "target_modules targets",
+}  # fmt: skip
+REASONS = by_name(RENAMED, UNSUPPORTED)
 ALGORITHMS = {  # that lycoris-lora has and sd3tune does not: why
     "full": "trains whole weights: model_type=full does that without a copy of each",
     "dylora": "cannot be loaded back exactly (lycoris-lora 4.1)",
@@ -190,12 +202,12 @@ def load_lycoris(path: Path) -> Lycoris:
         what = f"`{path}`: unknown setting `{shown(name)}`"
         problems.add(ErrorAndHint(what, "leave it out"), name)
     named = {name: value for name, value in document.items() if not name.startswith("_")}
-    values = known_settings(named, Lycoris, location, problems, REASONS)
+    values, _ = known_settings(named, Lycoris, location, problems, REASONS)
     validated(values, Lycoris, location, problems)
     wrong = problems.settings
     lycoris = Lycoris.model_validate({k: v for k, v in values.items() if k not in wrong})
-    for problem in violated(RULES, "error", lycoris, wrong):
-        problems.add(ErrorAndHint(f"`{path}`: {problem.message}", problem.hint))
+    for violation in violated(RULES, "error", lycoris, wrong):
+        problems.add(violation.at(f"`{path}`"))
     if every := problems.ordered(document):
         raise ConfigError.of(every)
     return lycoris

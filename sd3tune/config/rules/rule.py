@@ -33,14 +33,31 @@ class Rule(Generic[S]):
         return ErrorAndHint(*filled)
 
 
+@dataclass(frozen=True)
+class Violation:
+    """A rule that holds. settings: those it concerns, whose files say where it was written."""
+
+    settings: tuple[str, ...]
+    problem: ErrorAndHint
+
+    @property
+    def sentence(self) -> str:
+        """On one line."""
+        return f"{self.problem.message}; {self.problem.hint}"
+
+    def at(self, where: str) -> ErrorAndHint:
+        """The problem with the files in which it was written."""
+        return ErrorAndHint(f"{where}: {self.problem.message}", self.problem.hint)
+
+
 def violated(
     rules: Iterable[Rule[S]],
     severity: Literal["error", "warning"],
     settings: S,
     wrong: Set[str] = frozenset(),
-) -> Iterator[ErrorAndHint]:
-    """The words of every row of a severity that holds. wrong: settings without a usable value."""
+) -> Iterator[Violation]:
+    """Every row of a severity that holds. wrong: settings without a usable value."""
     for rule in rules:
         asked = rule.severity == severity and wrong.isdisjoint(rule.settings)
         if asked and (problem := rule.problem(settings)) is not None:
-            yield problem
+            yield Violation(rule.settings, problem)

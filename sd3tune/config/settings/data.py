@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from sd3tune.config.fields import Count, Flag, Number, Settings, Whole
+from sd3tune.config.fields import Count, Flag, Number, Resolution, Settings, Whole
 
 
 class DataSettings(Settings):
     """The training data: defaults for all datasets, and settings of the whole run."""
 
-    resolution: Number = Field(1024, gt=0)
+    resolution: Resolution = Field(1024, gt=0)
     """Default of every dataset, in the unit of resolution_type."""
     resolution_type: Literal["pixel", "area", "pixel_area"] = "pixel_area"
     """`pixel_area`: edge of a square of that area. `area`: megapixels. `pixel`: shorter edge."""

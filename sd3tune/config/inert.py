@@ -1,0 +1,132 @@
+"""Settings that sd3tune does not have and that may stand in a file, because they ask for nothing.
+
+A file that somebody published for SimpleTuner spells out what is switched off. Such a setting is
+passed over with a note:
+
+* its value is "off": null, false, 0, an empty text, or a word such as `none`, also in quotes;
+* its value says what sd3tune does anyway (HARMLESS);
+* the setting that switches it on is off (SWITCHES);
+* no value of it changes a result (NO_RESULT).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sd3tune.config.names import STORED_LENGTH
+
+OFF = ("", "none", "no", "false", "null", "off", "never", "disabled")
+# Values that existing files spell out, and that are what sd3tune does anyway.
+HARMLESS = {
+    "validation_seed_source": ("cpu",),
+    "validation_image_format": ("png",),
+    "peft_lora_mode": ("standard",),
+    "disable_benchmark": (True, "true"),
+    "disable_bucket_pruning": (True, "true"),
+    "validation_disable_unconditional": (True, "true"),
+    "prediction_type": ("flow_matching",),
+    "allow_tf32": (True, "true"),
+    "checkpointing_use_tempdir": (True, "true"),
+    "local_rank": (-1,),
+    "same_network": (True, "true"),
+    "start_epoch": (1,),
+    "compress_cache": (True, "true", "True"),
+    "compress_disk_cache": (True, "true", "True"),
+    "override_dataset_config": (True, "true"),
+    "gradient_checkpointing_offload_pin_memory_max_buckets": (12,),
+    "noise_scheduler": ("flowmatch",),
+    "save_model_as": ("safetensors",),
+    "network_module": ("networks.lora", "networks.lora_sd3"),
+    "training_method": ("LORA",),
+    "cache_latents": (True, "true"),
+    "cache_latents_to_disk": (True, "true"),
+    "cache_text_encoder_outputs": (True, "true"),
+    "cache_text_encoder_outputs_to_disk": (True, "true"),
+    "network_train_unet_only": (True, "true"),
+    "enable_bucket": (True, "true"),
+    "aspect_ratio_bucketing": (True, "true"),
+    "enabled": (True, "true"),
+    "clip_skip": (1, "1"),
+}
+NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their own
+
+# Setting -> those that change nothing while it is off or left out.
+SWITCHES = {
+    "push_to_hub": "hub_model_id push_checkpoints_to_hub push_to_hub_background model_card_note "
+    "model_card_private model_card_safe_for_work post_upload_script publishing_config",
+    "report_to": "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
+    "webhook_config": "webhook_reporting_interval",
+    "train_text_encoder": "text_encoder_lr",
+    "noise_offset": "noise_offset_probability",
+    "timestep_bias_strategy": "timestep_bias_begin timestep_bias_end timestep_bias_multiplier "
+    "timestep_bias_portion",
+    "validation_preview": "validation_preview_steps",
+    "validation_external_script": "validation_external_background",
+    "validation_adapter_path": "validation_adapter_mode validation_adapter_name "
+    "validation_adapter_strength",
+    "validation_using_datasets": "num_eval_images",
+    "evaluation_type": "pretrained_evaluation_model_name_or_path",
+    "eval_steps_interval": "eval_timesteps eval_dataset_pooling",
+    "disk_low_threshold": "disk_low_action disk_low_script",
+    "assistant_lora_path": "assistant_lora_strength assistant_lora_inference_strength",
+    "init_lora": "init_lora_step init_lora_ema",
+    "use_ema": "ema_cpu_only ema_foreach_disable",
+    "dynamo_backend": "dynamo_mode dynamo_fullgraph dynamo_dynamic dynamo_use_regional_compilation",
+    "with_prior_preservation": "num_class_images class_prompt prior_loss_weight",
+}
+OF_SWITCH = {name: switch for switch, names in SWITCHES.items() for name in names.split()}
+
+# Threads, waits, diagnostic output, and what SimpleTuner keeps in memory: of no run the result.
+NO_RESULT = frozenset(
+    """
+    accelerator_cache_clear_interval aspect_bucket_worker_count aws_max_pool_connections configs_dir
+    dataloader_prefetch dataloader_prefetch_qlen debug_aspect_buckets debug_dataset_loader
+    delete_model_after_load enable_multiprocessing fully_unload_text_encoder i_know_what_i_am_doing
+    keep_vae_loaded max_workers metadata_update_interval offload_during_save offload_during_startup
+    print_filenames print_sampler_statistics set_grads_to_none torch_num_threads trust_remote_code
+    vae_cache_scan_behaviour webhook_reporting_interval
+    """.split()
+)
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value switches a setting off, as text too: "0.0" and "False" do."""
+    if not isinstance(value, str):
+        return not value  # null, false, 0, 0.0, and empty lists and objects
+    text = value.strip().lower()
+    if text in OFF:
+        return True
+    try:
+        return float(text) == 0
+    except ValueError:
+        return False
+
+
+def is_left_out(value: Any) -> bool:
+    """Whether a value says that a number, a text or a path is not given: false, or a word."""
+    return value is False or str(value).strip().lower() in ("none", "null")
+
+
+def asks_for_nothing(name: str, value: Any, written: Mapping[str, Any]) -> bool:
+    """Whether a setting that sd3tune does not have may stand beside what else was written."""
+    if is_off(value) or value in HARMLESS.get(name, ()) or name in NO_RESULT:
+        return True
+    switch = OF_SWITCH.get(name)
+    return switch is not None and is_off(written.get(switch))
+
+
+def notes_on(passed_over: Iterable[str], written: Mapping[str, Any]) -> list[str]:
+    """A sentence for each reason why settings were passed over. passed_over: their names."""
+    named: dict[str, list[str]] = {}
+    for name in passed_over:
+        named.setdefault(_why(name, written[name]), []).append(name)
+    return [f"{', '.join(names)} not used: {why}" for why, names in named.items()]
+
+
+def _why(name: str, value: Any) -> str:
+    if name in NOTED and not is_off(value):
+        return STORED_LENGTH
+    if is_off(value) or value in HARMLESS.get(name, ()):
+        return "the value asks for nothing"
+    if name in NO_RESULT:
+        return "it changes no result"
+    return f"{OF_SWITCH[name]} is off"
