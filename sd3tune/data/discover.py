@@ -389,7 +389,7 @@ def _what_to_do(rejected: Sequence[RejectedFile]) -> str:
     if not rejected:
         return f"put images there: {', '.join(sorted(SUFFIXES))}"
     reason = rejected[0].reason
-    if reason.startswith("no caption file"):
+    if "caption file" in reason or "leaves no caption" in reason:
         return "write a .txt beside each image, or set caption_strategy to filename"
     if reason.startswith("no row"):
         return "write the names of the images into the table, relative to the dataset's folder"
