@@ -28,6 +28,7 @@ BATCH_ROWS, BATCH_BYTES = 1024, 256 * 2**20  # of a .parquet, read at one time
 TEXT_CHARACTERS = 65_536  # longest caption; T5 uses about the first 1,000 characters
 TEXTS = {".csv": ",", ".tsv": "\t"}  # suffix -> what separates its cells
 JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = frozenset((*TEXTS, *JSON_LINES, ".parquet"))
 
 
 @dataclass(frozen=True, slots=True)

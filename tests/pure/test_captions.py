@@ -51,6 +51,14 @@ def test_caption_files_that_are_not_read_are_named(images: Path, settings: dict[
     assert found(images, caption_strategy="textfile").notes == ()
 
 
+def test_a_table_that_is_not_read_is_named(images: Path) -> None:
+    (images / "metadata.jsonl").write_text('{"filename": "a.png", "caption": "unread"}')
+    (note,) = found(images).notes
+    assert note.startswith("`metadata.jsonl` lies among the images and is not read")
+    table = {"path": images / "metadata.jsonl"}
+    assert captions(found(images, caption_strategy="csv", csv=table)) == {"a.png": ("unread",)}
+
+
 @pytest.mark.parametrize(
     "entry, before, after",
     [
