@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sd3tune.data.matching import Matches, matched
+from sd3tune.data.table_names import Matches, matched
 from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
 from sd3tune.urls import shown_url
@@ -40,7 +40,7 @@ class ImageRow:
 
 class ImageTable:
     """The rows of a table, by the name of their image. Names that are not those of the files are
-    paired as data/matching.py describes."""
+    paired as data/table_names.py describes."""
 
     def __init__(
         self, rows: Mapping[str, ImageRow], *, with_suffix: bool, files: Sequence[str] = ()

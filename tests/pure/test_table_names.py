@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sd3tune.data.matching import matched
+from sd3tune.data.table_names import matched
 from sd3tune.errors import DataError
 from tests.image_folders import captions, found, picture, reasons
 
