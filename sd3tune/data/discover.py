@@ -165,10 +165,10 @@ class SampleReader:
         if dataset.caption_strategy == "textfile":
             return
         if unread := list(self._caption_files.beside(self.names)):
-            count = f"{len(unread)} images have a caption file beside them"
             yield (
-                f"{count}, such as `{unread[0]}`, which is not read: caption_strategy="
-                f"{dataset.caption_strategy}; set caption_strategy=textfile to use them"
+                "caption files beside images are not read with caption_strategy="
+                f"{dataset.caption_strategy}: {len(unread)} of them, such as `{unread[0]}`; set "
+                "caption_strategy=textfile to use them"
             )
 
     def _sample(self, name: str) -> Sample:

@@ -44,9 +44,8 @@ def test_caption_files_that_are_not_read_are_named(images: Path, settings: dict[
     (images / "a.txt").write_text("unread")
     (images / "b" / "c.CAPTION").write_text("unread")
     (note,) = found(images, **settings).notes
-    assert note.startswith(
-        "2 images have a caption file beside them, such as `a.txt`, which is not"
-    )
+    assert note.startswith("caption files beside images are not read with caption_strategy=")
+    assert "2 of them, such as `a.txt`" in note
     assert "set caption_strategy=textfile" in note
     assert found(images, caption_strategy="textfile").notes == ()
 

@@ -66,6 +66,12 @@ def test_each_row_finds_its_image_however_it_is_named(
     assert "k=1" not in " ".join(got.notes)
 
 
+def test_a_name_of_a_megabyte_is_not_shown_whole(images: Path, tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", {"x" * 1_000_000: "a", "b/cat.jpg": "b"})
+    (note,) = found(images, caption_strategy="csv", csv={"path": path}).notes
+    assert "xxx…`" in note and len(note) < 500
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_every_kind_of_table_is_read(images: Path, tmp_path: Path, suffix: str) -> None:
     path = written(tmp_path / f"t{suffix}", {file: f"of {file}" for file in FILES})
