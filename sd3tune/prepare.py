@@ -19,12 +19,8 @@ from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.config.run_files import load_run
-from sd3tune.data.discover import (
-    RejectedFile,
-    check_minimum,
-    check_vae_batch,
-    without,
-)
+from sd3tune.data.discover import RejectedFile, without
+from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, answers
