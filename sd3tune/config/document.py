@@ -1,6 +1,6 @@
 """The reference of all settings, from the table itself: `python -m sd3tune.config.document`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,7 +16,11 @@ from sd3tune.config.names import (
     DATASET_ALIASES,
     DATASET_UNSUPPORTED,
     UNSUPPORTED,
+    Unsupported,
 )
+from sd3tune.config.other_trainers import RENAMED
+from sd3tune.config.other_trainers_data import DATASET_ELSEWHERE, DATASET_RENAMED
+from sd3tune.config.without_counterpart import ELSEWHERE
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.table import load
 
@@ -26,9 +30,16 @@ ABOUT = (
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
     "says why."
 )
+OTHER_TRAINERS = (
+    "kohya's sd-scripts, OneTrainer, ai-toolkit, the scripts of diffusers and older versions of "
+    "SimpleTuner call settings by other names. None of them is taken, because a value may mean "
+    "something else there; the error says what to write."
+)
 UNSUPPORTED_NAMES = (
     "SimpleTuner has these settings and sd3tune does not. One of them is an error, with the reason "
-    "below, unless its value asks for nothing: `false`, `0`, `null`, `none`, or an empty text."
+    "below, unless it asks for nothing: its value is off (`false`, `0`, `null`, `none`, an empty "
+    "text, also in quotes), the setting that switches it on is off, or no value of it changes a "
+    "result. A note then names it."
 )
 
 
@@ -43,13 +54,29 @@ def document() -> str:
     lines += table("`caption_shuffle` of a dataset", Shuffle)
     names = ALIASES | DATASET_ALIASES | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
+    lines += ["## Names of other trainers", "", OTHER_TRAINERS, ""]
+    for title, renamed, rows in (
+        ("config.json", RENAMED, ELSEWHERE),
+        ("datasets", DATASET_RENAMED, DATASET_ELSEWHERE),
+    ):
+        lines += [f"In {title}:", "", "| setting | called elsewhere |", "|-|-|"]
+        lines += [f"| `{ours}` | {_listed(theirs)} |" for ours, theirs in renamed.items()]
+        lines += ["", *_reasons(rows)]
     lines += ["## Names that are not supported", "", UNSUPPORTED_NAMES, ""]
     for where, rows in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
         lines += [f"In {where}:", ""]
-        for row in rows:
-            listed = ", ".join(f"`{name}`" for name in row.names.split())
-            lines += [f"* {row.reason} ({row.hint}): {listed}", ""]
+        lines += _reasons(rows)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _reasons(rows: Iterable[Unsupported]) -> list[str]:
+    """Why names are not taken, and what to write, an item for each reason."""
+    items = [f"* {row.reason} ({row.hint}): {_listed(row.names)}" for row in rows]
+    return [line for item in items for line in (item.replace("{value}", "…"), "")]
+
+
+def _listed(names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names.split())
 
 
 def table(title: str, kind: type[BaseModel]) -> list[str]:
