@@ -1,6 +1,7 @@
 """The reference of all settings, from the table itself: `python -m sd3tune.config.document`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -24,11 +25,13 @@ from sd3tune.config.without_counterpart import ELSEWHERE
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.table import load
 
+NONE: Mapping[str, str] = MappingProxyType({})
 CSV_OBJECT = {old: f"csv.{new}" for old, new in CSV_KEYS.items()}
 ABOUT = (
     "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
-    "says why."
+    "says why. The default of a dataset's key may be the run's setting of the same name; default "
+    "folders of a dataset are below `cache` in output_dir."
 )
 OTHER_TRAINERS = (
     "kohya's sd-scripts, OneTrainer, ai-toolkit, the scripts of diffusers and older versions of "
@@ -46,27 +49,31 @@ UNSUPPORTED_NAMES = (
 def document() -> str:
     """docs/reference/settings.md; a test compares the two."""
     lines = ["# Settings", "", ABOUT, ""]
-    lines += table("config/config.json", Config)
-    for settings, title in {row.settings: row.title for row in DATASET_TYPES.rows}.items():
-        lines += table(f"config/multidatabackend.json: {title}", load(settings))
+    beside = {"data_backend_config": "`multidatabackend.json`"}
+    lines += table("config/config.json", Config, beside)
+    for row in {row.settings: row for row in DATASET_TYPES.rows}.values():
+        filled = dict.fromkeys(row.inherited, "the run's")
+        filled |= {key: f"`{folder}`" for key, folder in row.folders.items()}
+        lines += table(f"config/multidatabackend.json: {row.title}", load(row.settings), filled)
     lines += table("`csv` and `parquet` of a dataset", Columns)
     lines += table("`huggingface` of a dataset", HubColumns)
     lines += table("`caption_shuffle` of a dataset", Shuffle)
     names = ALIASES | DATASET_ALIASES | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
     lines += ["## Names of other trainers", "", OTHER_TRAINERS, ""]
-    for title, renamed, rows in (
-        ("config.json", RENAMED, ELSEWHERE),
-        ("datasets", DATASET_RENAMED, DATASET_ELSEWHERE),
-    ):
-        lines += [f"In {title}:", "", "| setting | called elsewhere |", "|-|-|"]
-        lines += [f"| `{ours}` | {_listed(theirs)} |" for ours, theirs in renamed.items()]
-        lines += ["", *_reasons(rows)]
+    lines += _others("config.json", RENAMED, ELSEWHERE)
+    lines += _others("datasets", DATASET_RENAMED, DATASET_ELSEWHERE)
     lines += ["## Names that are not supported", "", UNSUPPORTED_NAMES, ""]
-    for where, rows in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
-        lines += [f"In {where}:", ""]
-        lines += _reasons(rows)
+    lines += ["In config.json:", "", *_reasons(UNSUPPORTED)]
+    lines += ["In datasets:", "", *_reasons(DATASET_UNSUPPORTED)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _others(file: str, renamed: Mapping[str, str], elsewhere: Iterable[Unsupported]) -> list[str]:
+    """What other trainers call the settings of a file."""
+    head = [f"In {file}:", "", "| setting | called elsewhere |", "|-|-|"]
+    rows = [f"| `{ours}` | {_listed(theirs)} |" for ours, theirs in renamed.items()]
+    return [*head, *rows, "", *_reasons(elsewhere)]
 
 
 def _reasons(rows: Iterable[Unsupported]) -> list[str]:
@@ -79,9 +86,10 @@ def _listed(names: str) -> str:
     return ", ".join(f"`{name}`" for name in names.split())
 
 
-def table(title: str, kind: type[BaseModel]) -> list[str]:
-    """The lines of one section: every setting with its default and its docstring."""
-    rows = [f"| `{name}` | {default(field)} | {meaning(field)} |"
+def table(title: str, kind: type[BaseModel], filled: Mapping[str, str] = NONE) -> list[str]:
+    """The lines of one section: every setting with its default and its docstring. filled: defaults
+    that follow from other settings."""
+    rows = [f"| `{name}` | {filled.get(name) or default(field)} | {meaning(field)} |"
             for name, field in kind.model_fields.items()]  # fmt: skip
     return [f"## {title}", "", "| setting | default | meaning |", "|-|-|-|", *rows, ""]
 
