@@ -87,8 +87,9 @@ class Location:
 
     def of_all(self, settings: Iterable[str]) -> str:
         """Every place in which one of the settings was written; the file where none was."""
-        written = [self.sources[s].file or self.file for s in settings if s in self.sources]
-        places = " and ".join(shown_file(file) for file in dict.fromkeys(written or [self.file]))
+        written = {self.sources[s].file or self.file for s in settings if s in self.sources}
+        files = sorted(written or {self.file}, key=lambda file: (file == COMMAND_LINE, file))
+        places = " and ".join(map(shown_file, files))
         return places + (f": dataset `{self.dataset}`" if self.dataset is not None else "")
 
 
