@@ -65,8 +65,9 @@ def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
     """The plan's numbers and the batch in the message; in the hint what saves most, by the
     arithmetic that made the plan. doing: "a step on 4 images of 1024x1024", or one of STAGES."""
     device, memory = plan.hardware.device, plan.memory
-    room = device.usable_bytes or device.total_bytes
-    has = f"has {gib(room)}" if room else "hides how much it has"
+    room = device.room_bytes
+    has = f"has {gib(room)}" if room is not None else "hides how much it has"
+    has = f"had {device.free.replace(' are free', '')} free at the start" if device.free else has
     words = [
         f"out of memory{f' while {doing}' if doing in STAGES else f' in {doing}' if doing else ''}",
         f"the plan estimated {gib(memory.estimate.training)} for training at batch size "

@@ -17,6 +17,7 @@ from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
+from sd3tune.config.files.prompts import load_prompts
 from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import (
     RejectedFile,
@@ -26,15 +27,18 @@ from sd3tune.data.discover import (
 )
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
-from sd3tune.errors import ConfigError, DataError
+from sd3tune.errors import DataError, answers
+from sd3tune.filesystem import disk
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.overview import Overview, Surroundings, overview
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
-from sd3tune.report.messages import say
+from sd3tune.report.progress import waiting
 from sd3tune.sd3 import models, variants
+from sd3tune.sd3.missing_parts import missing_parts
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
 
@@ -53,6 +57,18 @@ class Prepared(Discovered):
         longest = plan.model.transformer.longest_side
         images = self.datasets.images
         return schedule(self.samples, images, plan.config, plan.batch_size, longest, size)
+
+    @cached_property
+    def overview(self) -> Overview:
+        """Images, epochs, pictures, disk, downloads and host memory."""
+        plan = self.plan
+        measured = plan.facts.origin == "measured"
+        surroundings = Surroundings(
+            prompts=tuple(p.text for p in load_prompts(self.config)),
+            missing_parts=missing_parts(plan.model),
+            free_bytes=disk.free_bytes(plan.output_dir) if measured else None,
+        )
+        return overview(plan, self.datasets, self.discoveries, self.schedule, surroundings)
 
     def refuse_gaps(self) -> None:
         """Raises DataError where no dataset is active in some step of the run."""
@@ -86,10 +102,14 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     found, model = read_data(config, datasets)
     processes = asked_for(config)
     if chip is not None:
-        facts = devices.facts_of(chip)
+        facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
-    run_probes = probing.on_this_machine(several=processes.size > 1, before=partial(say, PROBING))
-    return plan_run(found, model, devices.observe(processes), processes, run_probes)
+    run_probes = probing.on_this_machine(
+        several=processes.size > 1, while_running=partial(waiting, PROBING)
+    )
+    with waiting("looking at the devices"):
+        facts = devices.observe(processes)
+    return plan_run(found, model, facts, processes, run_probes)
 
 
 def prepare(
@@ -106,20 +126,24 @@ def prepare(
 
 def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
-    if config.output_dir.exists() and not config.output_dir.is_dir():
-        words = f"`output_dir={config.output_dir}` is a file"
-        raise ConfigError(words, hint="choose another name for the folder")
-    preflight.refuse_missing_files(config)
-    model = model_of(config)
-    return discover_all(config, datasets, model.transformer.longest_side), model
+    checks = (partial(preflight.refuse_missing_files, config, datasets), partial(model_of, config))
+    model = answers(*checks)[-1]
+    assert model is not None
+    found = discover_all(config, datasets, model.transformer.longest_side)
+    found.refuse_empty_caches()
+    return found, model
 
 
 def model_of(config: Config) -> variants.Model:
     """Raises ModelError."""
-    return models.find(
-        config.pretrained_model_name_or_path,
-        config.pretrained_transformer_model_name_or_path,
-        config.pretrained_transformer_subfolder,
+    return models.find_whole(
+        models.ModelRequest(
+            config.pretrained_model_name_or_path,
+            config.pretrained_transformer_model_name_or_path,
+            config.pretrained_transformer_subfolder,
+            config.revision,
+            config.variant,
+        )
     )
 
 
@@ -135,6 +159,7 @@ def plan_run(
     run_probes: None takes the answers in `facts.smoke`. Which probes are needed depends on the
     datasets too: weights are quantised where large images would not fit beside them.
     """
+    facts = facts.of_processes(processes.local_size)
     run = recorded(facts.smoke) if run_probes is None else run_probes
     plan = admit_plan(found, model, facts, processes, run)
     config = found.config
@@ -154,6 +179,7 @@ def plan_run(
                 oversubscribe=config.allow_dataset_oversubscription,
             )
     made = Prepared(config, found.datasets, found.sources, discoveries, plan, run)
+    preflight.refuse_other_weights(plan)
     made.refuse_gaps()
     return made
 

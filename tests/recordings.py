@@ -7,6 +7,7 @@ module, a folder as the root of the file system, programs on PATH.
 
 import builtins
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,23 @@ from typing import Any
 import pytest
 
 from sd3tune.backends import mps
-from sd3tune.backends.observe import machine, system, this_machine
-from sd3tune.backends.observe.facts import Facts, Machine, Survey, TorchReport
+from sd3tune.backends.observe import (
+    amd_visible,
+    card_sources,
+    child,
+    cuda_devices,
+    libcuda,
+    machine,
+    nvidia_visible,
+    this_machine,
+)
+from sd3tune.backends.observe.facts import Facts, Machine, Survey, TorchReport, to_json
 from sd3tune.backends.observe.torch_report import from_answer
-from tests.fakes import amd, nvml
+from tests.fakes import amd, driver, nvml
 
 DISK_BYTES = 2**38  # of every recorded machine, whatever this one has
+VARIABLES = (*amd_visible.VARIABLES, nvidia_visible.ORDER, "NVIDIA_VISIBLE_DEVICES",
+             "SD3TUNE_BACKEND")  # fmt: skip
 FOLDER = Path(__file__).parent / "machines"
 
 
@@ -48,15 +60,27 @@ def observed(
 ) -> tuple[Machine, TorchReport, Facts]:
     """As this_machine.observe returns it, from the answers of a recording."""
     play(recorded, tmp_path, monkeypatch)
-    found: list[Survey] = [
-        vendor.survey(tmp_path)
-        for vendor in machine.VENDORS.values()
-        if vendor.present(tmp_path) is not None
-    ]
-    seen, torch = Machine(machine.host(tmp_path), tuple(found)), from_answer(recorded["torch"])
+    seen = machine.survey(tmp_path, asking(recorded))
+    torch = from_answer(recorded["torch"])
     packages, environ = recorded["packages"], recorded["environ"]
     facts = this_machine.join(seen, torch, packages, recorded.get("tools", {}), environ)
     return seen, torch, facts
+
+
+def asking(recorded: dict[str, Any]) -> card_sources.Ask:
+    """Asks a source in this process, where the recorded answers are played; a machine whose libcuda
+    was not recorded is one where it says nothing."""
+
+    def ask(name: str, root: Path) -> child.Answer:
+        if name in ("libcuda", "cuInit"):
+            module = libcuda if name == "libcuda" else cuda_devices
+            answers, said = recorded.get("libcuda"), Survey("cuda")
+            if answers is not None:
+                said = module.survey(root, driver.load(answers))
+            return child.Answer(data=to_json(said))
+        return child.Answer(data=card_sources.observe(name, str(root)))
+
+    return ask
 
 
 def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,10 +88,10 @@ def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) 
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for key in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "SD3TUNE_BACKEND"):
+    for key in VARIABLES:
         monkeypatch.delenv(key, raising=False)
     libraries(recorded, monkeypatch)
-    programs(recorded["commands"], monkeypatch)
+    programs(recorded["commands"], root, monkeypatch)
     darwin = recorded["platform"] == "Darwin"
     sysctl = recorded["commands"].get("sysctl", {})
     arm = sysctl.get("hw.optional.arm64") == "1" and sysctl.get("sysctl.proc_translated") != "1"
@@ -105,11 +129,22 @@ def refuse_import(name: str, kind: str, words: str, *, monkeypatch: pytest.Monke
     monkeypatch.setattr(builtins, "__import__", importing)
 
 
-def programs(recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], timeout_seconds: float = 8.0) -> str | None:
-        answer = recorded.get(command[0])
-        if isinstance(answer, dict):
-            answer = answer.get(command[-1])
-        return None if answer is None else str(answer)
-
-    monkeypatch.setattr(system, "run", run)
+def programs(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that print the recorded answers, and no others on PATH. An answer may depend on the
+    last word of the command, or be {"text", "status"} of a program that fails."""
+    folder, shell = root / "programs", "#!/bin/sh\n"
+    shutil.rmtree(folder, ignore_errors=True)  # of a machine that was played before
+    for name, answers in recorded.items():
+        kept = folder / "answers" / name
+        kept.mkdir(parents=True, exist_ok=True)
+        failed = isinstance(answers, dict) and "status" in answers
+        by_word = answers if isinstance(answers, dict) and not failed else {}
+        for word, text in by_word.items():
+            (kept / word).write_text(str(text))
+        (kept / "any").write_text(str(answers["text"] if failed else answers))
+        last = "$last" if by_word else "any"
+        program = folder / name
+        lines = f'for last; do :; done\n/bin/cat "{kept}/{last}" || exit 1\n'
+        program.write_text(f"{shell}{lines}exit {answers['status'] if failed else 0}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))

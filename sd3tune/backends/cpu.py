@@ -1,10 +1,9 @@
 """The CPU: slow, always there, and the reference every other device is compared with."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from sd3tune.backends.observe.card_sources import Ask, ask_in_child
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -24,13 +23,8 @@ def present(root: Path = Path("/")) -> str | None:
     return "this program runs"
 
 
-def observe() -> dict[str, Any]:
-    """`survey` for the child process."""
-    return asdict(survey())
-
-
-def survey(root: Path = Path("/")) -> Survey:
-    """No card: all facts of the CPU are in Host."""
+def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
+    """No card, and nobody to ask: all facts of the CPU are in Host."""
     return Survey(VENDOR, source="os")
 
 
@@ -62,8 +56,8 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
     import torch
 
     torch.use_deterministic_algorithms(deterministic)

@@ -1,47 +1,41 @@
-"""NVIDIA. Observes: NVML first, `nvidia-smi --query-gpu` second, the kernel's files last; then what
+"""NVIDIA. Observes: NVML, `nvidia-smi`, libcuda and the kernel's files side by side; then what
 PyTorch sees, joined on UUID and bus id. Decides nothing (options.py does) and never raises.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sd3tune.backends.decide.rules import version
-from sd3tune.backends.observe import nvml, system
+from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
+from sd3tune.backends.observe import card_faults, card_sources, container, nvidia_visible, system
+from sd3tune.backends.observe.card_sources import Ask, ask_in_child
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
     Facts,
     Gpu,
-    Host,
     Machine,
     Problem,
     Survey,
+    TorchDevice,
     TorchReport,
     Vendor,
-    torch_cuda,
 )
-from sd3tune.backends.observe.nvml import COMPUTE_MODES, UNKNOWN, problem
-from sd3tune.backends.observe.torch_report import RANGE
-from sd3tune.backends.observe.visible_devices import pick
+from sd3tune.backends.observe.host_facts import Host
+from sd3tune.backends.observe.matching import matched, torch_cuda
+from sd3tune.backends.observe.nvml import UNKNOWN, problem
 
 VENDOR: Vendor = "cuda"
-MIB = 2**20
 PCI_VENDOR = "0x10de"
-CU126 = "https://download.pytorch.org/whl/cu126"
+NEWEST = f"{CUDA_BUILDS[0].driver} or newer"
 # Where nobody inside can update a driver: what to ask for instead.
 RENTED = {
     "runpod": "`minCudaVersion` {0}, or the CUDA filter of the console",
     "vast": "`cuda_max_good>={0}` in the search",
 }
-SMI_FIELDS = (
-    "index,name,uuid,pci.bus_id,driver_version,memory.total,memory.used,compute_cap,"
-    "temperature.gpu,power.limit,power.default_limit,ecc.errors.uncorrected.volatile.total,"
-    "pcie.link.gen.current,pcie.link.gen.max,pcie.link.width.current,pcie.link.width.max,"
-    "compute_mode,mig.mode.current"
-)
 
 
 def present(root: Path = Path("/")) -> str | None:
@@ -52,30 +46,19 @@ def present(root: Path = Path("/")) -> str | None:
     return "PCI bus" if system.pci_cards(root, PCI_VENDOR) else None
 
 
-def observe() -> dict[str, Any]:
-    """`survey` for the child process."""
-    return asdict(survey())
-
-
-def survey(root: Path = Path("/")) -> Survey:
-    """The cards, from the best source that answers, and a Problem for each source that should have
-    answered but did not."""
-    problems: list[Problem] = []
-    for source in (nvml.read, _smi, _kernel):
-        found = source(root, problems)
-        if found is not None:
-            return Survey(VENDOR, found.gpus, found.driver, found.runtime, found.source,
-                          tuple(problems))  # fmt: skip
-    if system.pci_cards(root, PCI_VENDOR) and not any(p.severity == "fail" for p in problems):
-        words = "an NVIDIA card is on the bus and no driver answers"
-        fix = "install the NVIDIA driver; in a container: docker run --gpus all …"
-        problems.append(problem("no-driver", "fail", words, fix))
-    return Survey(VENDOR, problems=tuple(problems))
+def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
+    """The cards as all sources together know them, and a Problem for each source that should have
+    answered but did not. ask: gets the answer of one source."""
+    found = card_sources.survey(VENDOR, root, ask)
+    on_bus = system.pci_cards(root, PCI_VENDOR)
+    if found.gpus or not on_bus or any(p.severity == "fail" for p in found.problems):
+        return found
+    return replace(found, problems=(*found.problems, _no_driver(root, found)))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The cards a process may use, in the order torch numbers them."""
-    return pick(survey.gpus, environ.get("CUDA_VISIBLE_DEVICES"))
+    """The cards that a process may use, in the order in which torch numbers them."""
+    return nvidia_visible.selection(survey.gpus, environ).cards
 
 
 def facts(
@@ -87,11 +70,9 @@ def facts(
 ) -> Facts:
     """The driver's view and torch's, joined. torch not started: devices are the visible cards."""
     found = machine.survey(VENDOR)
-    cards = visible(found, environ)
-    if torch.imported:
-        devices = tuple(_join(t.index, cards, torch) for t in torch.devices)
-    else:
-        devices = tuple(torch_cuda(i, g, None) for i, g in enumerate(cards))
+    seen, of = _devices(found, torch, environ)
+    devices = tuple(_device(t, of.get(t.index), found, torch, environ) for t in seen)
+    devices, problems = card_faults.of_first(devices)
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -103,12 +84,13 @@ def facts(
         ram_bytes=machine.host.memory_bytes,
         packages=packages,
         tools=tools,
-        problems=tuple(_compared(found, cards, torch, machine.host, environ)),
+        problems=(*_compared(found, of, torch, machine.host, environ), *problems),
+        notes=nvidia_visible.notes(found.gpus, environ),
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
     # The default order is fastest first, which NVML does not know.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).
@@ -132,120 +114,153 @@ def used_bytes(index: int) -> int | None:
     return int(torch.cuda.max_memory_allocated(index))
 
 
-def _smi(root: Path, problems: list[Problem]) -> Survey | None:
-    said = system.run(["nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits"])
-    rows = [[cell.strip() for cell in line.split(",")] for line in (said or "").splitlines()]
-    names = SMI_FIELDS.split(",")
-    cards = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
-    if not cards:
-        return None
-    gpus = tuple(_smi_gpu(card) for card in cards)
-    return Survey(VENDOR, gpus, cards[0]["driver_version"], None, "nvidia-smi")
+def _no_driver(root: Path, found: Survey) -> Problem:
+    """A card on the bus and no driver: the kernel module is not loaded, or not installed."""
+    inside = "in a container: docker run --gpus all …"
+    if found.source is not None:
+        words = f"{found.source} answers and lists no card, and one of NVIDIA's is on the bus"
+        return problem("no-driver", "fail", words, f"look at dmesg for Xid messages; {inside}")
+    if (root / "proc/driver/nvidia/version").exists():
+        words = "an NVIDIA card is on the bus, its kernel module is loaded and no source names it"
+        return problem("no-driver", "fail", words, f"look at dmesg; {inside}")
+    if (root / "sys/module/nouveau").exists():
+        words = "an NVIDIA card is on the bus with the driver nouveau, which cannot compute"
+        fix = "install the NVIDIA driver, which replaces nouveau, and reboot"
+        return problem("module-not-loaded", "fail", words, fix)
+    if any(any(root.glob(f"{folder}/libcuda.so.1")) for folder in container.LIBRARIES):
+        words = "an NVIDIA card is on the bus and the kernel module nvidia is not loaded"
+        fix = "sudo modprobe nvidia, and where that fails: dkms status (a new kernel), Secure Boot"
+        return problem("module-not-loaded", "fail", words, f"{fix}; {inside}")
+    words = "an NVIDIA card is on the bus and no driver answers"
+    return problem("no-driver", "fail", words, f"install the NVIDIA driver; {inside}")
 
 
-def _smi_gpu(card: Mapping[str, str]) -> Gpu:
-    capability = card["compute_cap"].replace(".", "")
-    mode = card["compute_mode"].lower().replace("_process", "")
-    return Gpu(
-        vendor=VENDOR,
-        index=system.whole(card["index"]) or 0,
-        name=card["name"],
-        arch=Arch("sm", f"sm_{capability}") if capability.isdigit() else UNKNOWN,
-        source="nvidia-smi",
-        total_bytes=system.scaled(card["memory.total"], MIB),
-        used_bytes=system.scaled(card["memory.used"], MIB),
-        uuid=card["uuid"] or None,
-        bus_id=system.bus_id(card["pci.bus_id"]),
-        temperature_celsius=system.number(card["temperature.gpu"]),
-        power_limit_watts=system.number(card["power.limit"]),
-        power_default_watts=system.number(card["power.default_limit"]),
-        ecc_uncorrected=system.whole(card["ecc.errors.uncorrected.volatile.total"]),
-        mig=card["mig.mode.current"] == "Enabled",
-        pcie_generation=system.whole(card["pcie.link.gen.current"]),
-        pcie_generation_max=system.whole(card["pcie.link.gen.max"]),
-        pcie_width=system.whole(card["pcie.link.width.current"]),
-        pcie_width_max=system.whole(card["pcie.link.width.max"]),
-        compute_mode=mode if mode in COMPUTE_MODES.values() else None,
-    )
+def _devices(
+    found: Survey, torch: TorchReport, environ: Mapping[str, str]
+) -> tuple[tuple[TorchDevice, ...], dict[int, Gpu]]:
+    """torch's devices, and the card of each. torch not started: as CUDA's rules have it."""
+    cards = visible(found, environ)
+    if not torch.imported:
+        cards = nvidia_visible.shown(cards)
+        devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
+        return devices, dict(enumerate(cards))
+    ordered = _ordered(found, environ)
+    shown = nvidia_visible.shown(cards)
+    pool = shown if ordered and len(shown) == len(torch.devices) else cards
+    if not ordered or not cards:
+        pool = found.gpus
+    return torch.devices, matched(torch.devices, pool, ordered=ordered)
 
 
-def _kernel(root: Path, problems: list[Problem]) -> Survey | None:
-    """/proc/driver/nvidia: names and identities, no memory and no architecture."""
-    folder = root / "proc/driver/nvidia"
-    words = system.read(folder / "version").split("Module", 1)[-1].split()
-    driver = next((w for w in words if w[0].isdigit() and "." in w), None)
-    gpus = []
-    for index, path in enumerate(sorted((folder / "gpus").glob("*/information"))):
-        lines = (line.split(":", 1) for line in system.read(path).splitlines() if ":" in line)
-        said = {name.strip(): value.strip() for name, value in lines}
-        gpus.append(
-            Gpu(VENDOR, index, said.get("Model", "NVIDIA GPU"), UNKNOWN, "/proc/driver/nvidia",
-                uuid=said.get("GPU UUID"), bus_id=system.bus_id(said.get("Bus Location")))
-        )  # fmt: skip
-    return Survey(VENDOR, tuple(gpus), driver, None, "/proc/driver/nvidia") if gpus else None
+def _ordered(found: Survey, environ: Mapping[str, str]) -> bool:
+    """CUDA's numbers follow the driver's order: by bus, or of cards that are alike."""
+    alike = len({(g.name, g.total_bytes) for g in found.gpus}) == 1
+    return nvidia_visible.by_bus(environ) or alike
 
 
-def _join(index: int, cards: tuple[Gpu, ...], torch: TorchReport) -> Device:
-    """torch's device with the card it is: by UUID, then bus id, then place."""
-    seen = next(t for t in torch.devices if t.index == index)
-    by_uuid = [g for g in cards if seen.uuid and g.uuid and g.uuid.endswith(seen.uuid)]
-    by_bus = [g for g in cards if seen.bus_id and g.bus_id == seen.bus_id and not g.mig]
-    by_place = [cards[index]] if len(cards) == len(torch.devices) else []
-    card = next(iter(by_uuid or by_bus or by_place), None)
+def _device(
+    seen: TorchDevice,
+    card: Gpu | None,
+    found: Survey,
+    torch: TorchReport,
+    environ: Mapping[str, str],
+) -> Device:
+    """torch's device with what the driver says of its card, and everything that is wrong with the
+    card. card: None where no source knows it."""
     arch = Arch("sm", "sm_{}{}".format(*seen.capability)) if seen.capability else None
-    unknown = Gpu(VENDOR, index, seen.name, arch or UNKNOWN, "torch", uuid=seen.uuid)
-    return torch_cuda(index, card or unknown, seen.total_bytes, arch, seen.name)
+    name = seen.name if torch.imported else None
+    known = card or Gpu(VENDOR, seen.index, seen.name, arch or UNKNOWN, "torch", uuid=seen.uuid)
+    device = torch_cuda(seen.index, known, seen.total_bytes, arch, name)
+    if card is None:
+        asked = environ.get("SD3TUNE_BACKEND") == VENDOR
+        wrong = () if asked else (card_faults.unknown(VENDOR, seen.name, seen.index),)
+        return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
+    if not torch.imported and not _ordered(found, environ):  # which of them, only CUDA knows
+        device = replace(device, physical_index=None, uuid=None)
+        card = replace(card, bus_id=None)
+    return replace(
+        device,
+        bus_id=card.bus_id,
+        chosen_by=nvidia_visible.chosen_by(found.gpus, environ),
+        exclusive=card.compute_mode == "exclusive",
+        problems=card_faults.of_card(card, arch or card.arch, torch, other_build(found, card)),
+    )
 
 
 def _compared(
     found: Survey,
-    cards: tuple[Gpu, ...],
+    of: Mapping[int, Gpu],
     torch: TorchReport,
     host: Host,
     environ: Mapping[str, str],
 ) -> list[Problem]:
-    """Problems where the driver's view and torch's differ."""
-    if torch.version is None or not found.gpus:
-        return []
+    """Problems where the driver's view, the variables and torch's view differ. of: torch's number
+    -> its card."""
+    selected = nvidia_visible.selection(found.gpus, environ)
+    faults = list(selected.faults) if found.gpus else []
+    if torch.version is None or not (found.gpus or torch.devices):
+        return faults
     if torch.cuda is None:
+        if not found.gpus:
+            return faults
         built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
         name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
         words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        return [Problem(name, "fail", words, f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup")]
-    problems = _driver_age(found, torch, host)
-    if torch.imported and not problems and len(torch.devices) < len(cards):
-        problems.append(
-            Problem("torch.fewer-devices", "fail" if not torch.devices else "warn",
-                    f"the driver shows {len(cards)} GPUs, PyTorch {len(torch.devices)}",
-                    "restart the container or the machine; look at dmesg for Xid messages")
-        )  # fmt: skip
-    sm = {g.arch.sm for g in cards if g.arch.sm}
-    built_for = {int(a[3:]) for a in torch.arch_list if a.startswith("sm_") and a[3:].isdigit()}
-    for chip in sorted(sm) if built_for else []:
-        # Binaries of one major generation run on its later minors.
-        if not any(b // 10 == chip // 10 and b <= chip for b in built_for):
-            fix = f"SD3TUNE_TORCH='{RANGE} --index-url {CU126}' bash scripts/setup"
-            words = f"this PyTorch has no kernels for sm_{chip}: it has {sorted(built_for)}"
-            problems.append(Problem("torch.arch-not-in-build", "fail", words, fix))
-    return problems
+        fix = other_build(found) or f"update the driver to {NEWEST}, then run scripts/setup again"
+        return [*faults, Problem(name, "fail", words, fix)]
+    problems = [*faults, *_driver_age(found, torch, host)]
+    problems += card_faults.of_fabric(selected.cards, torch)
+    problems += card_faults.of_lost(selected.cards)
+    if not torch.imported or any(p.severity == "fail" for p in problems):
+        return problems
+    seen = list(of.values())
+    missing = [card for card in selected.cards if card not in seen]
+    if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
+        others = [card for card in found.gpus if card not in seen]
+        missing = others[: len(selected.cards) - len(seen)]
+    sick, healthy = card_faults.of_missing(missing, torch, partial(other_build, found))
+    if healthy:
+        sick += _unseen(seen, healthy, torch, environ)
+    return [*problems, *sick]
+
+
+def _unseen(
+    seen: list[Gpu], missing: list[Gpu], torch: TorchReport, environ: Mapping[str, str]
+) -> list[Problem]:
+    """Why torch does not show healthy cards: in CUDA's own words, where it has said something."""
+    if torch.devices_error is None or seen:
+        return [nvidia_visible.unseen(seen, missing, environ)]
+    names = "; ".join(card.label for card in missing)
+    words = f"CUDA does not start for {names}: {torch.devices_error}"
+    fix = "restart the container or the machine; look at dmesg for Xid messages"
+    if "802" in torch.devices_error or "not yet initialized" in torch.devices_error:
+        fix = "start the fabric manager: sudo systemctl restart nvidia-fabricmanager; inside a "
+        fix += "container or a rented machine only its host can do that"
+    elif "busy or unavailable" in torch.devices_error:
+        fix = "end the program that holds the card, or: sudo nvidia-smi -c 0"
+    return [Problem("torch.cuda-start", "fail", words, fix)]
 
 
 def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
-    """CUDA 13 needs driver 580, CUDA 12 needs 525; a newer minor runs by compatibility."""
+    """Whether the driver runs the installed build; a newer minor of CUDA runs by compatibility. A
+    driver of which nothing is known is left to PyTorch's own answer."""
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
-    least = {13: 580, 12: 525}.get(wheel[0] if wheel else 0, 0)
-    driver = version(found.driver)[:1]
-    known = found.runtime is not None
-    if (driver and driver[0] < least) or (known and offered[0] < wheel[0]):
+    needed = next((build for build in CUDA_BUILDS if build.cuda == wheel[0]), None)
+    mixed = any(p.id.endswith("mismatch") for p in found.problems)  # its age is not its fault
+    if mixed or needed is None or not (known(found.driver) or known(found.runtime)):
+        return []
+    if not needed.runs_on(found.driver, found.runtime):
+        this = found.driver or f"one that offers CUDA {found.runtime}"
         words = (
-            f"PyTorch is built for CUDA {torch.cuda}, which needs driver {least}; "
-            f"this one is {found.driver}"
+            f"PyTorch is built for CUDA {torch.cuda}, which needs driver {needed.driver}; "
+            f"this one is {this}"
         )
-        fix = f"update the driver, or: SD3TUNE_TORCH='torch --index-url {CU126}' bash scripts/setup"
+        other = other_build(found)
+        fix = f"update the driver, or: {other}" if other else f"update the driver to {NEWEST}"
         if host.cloud in RENTED:  # where nobody inside can update it
             fix = f"rent another machine: {RENTED[host.cloud].format(torch.cuda)}"
         return [Problem("torch.driver-too-old", "fail", words, fix)]
-    if known and offered < wheel:
+    if known(found.runtime) and offered < wheel:
         words = (
             f"PyTorch is built for CUDA {torch.cuda}, the driver offers {found.runtime}: "
             "works by minor-version compatibility, kernels shipped as PTX may fail"

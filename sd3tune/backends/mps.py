@@ -6,15 +6,15 @@ Untested on hardware: written against PyTorch's source and Apple's tools' docume
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends.decide.limits import LEFT_FOR_MACOS
+from sd3tune.backends.decide.limits import LEFT_FOR_MACOS, metal_recommends
 from sd3tune.backends.decide.rules import version
-from sd3tune.backends.observe import mps_settings, sysctl
+from sd3tune.backends.observe import card_sources, mps_settings, sysctl
+from sd3tune.backends.observe.card_sources import Ask, ask_in_child
 from sd3tune.backends.observe.facts import (
-    Arch,
     Device,
     Facts,
     Gpu,
@@ -27,8 +27,6 @@ from sd3tune.backends.observe.facts import (
 )
 
 VENDOR: Vendor = "mps"
-# Metal recommends 65 to 75 % of memory; the exact figure needs torch (sgl-project/sglang#21443).
-USABLE = 0.7
 ARM_PYTHON = "brew install python@3.12, or: uv python install 3.12 (both arm64)"
 ARM_CONDA = "CONDA_SUBDIR=osx-arm64 conda create -n sd3tune python=3.12"
 
@@ -42,36 +40,19 @@ def present(root: Path = Path("/")) -> str | None:
     return None
 
 
-def observe() -> dict[str, Any]:
-    """`survey` for the child process."""
-    return asdict(survey())
-
-
-def survey(root: Path = Path("/")) -> Survey:
-    """The chip, its memory and GPU cores, the macOS version."""
-    name = sysctl.chip_name()
-    if name is None:
-        words = "sysctl does not name the chip"
-        return Survey(VENDOR, problems=(_problem("no-chip", "warn", words, "update macOS"),))
-    gpu = Gpu(
-        vendor=VENDOR,
-        index=0,
-        name=name,
-        arch=Arch("apple", name.lower().removeprefix("apple ").replace(" ", "-")),
-        source="sysctl",
-        total_bytes=sysctl.number("hw.memsize"),
-        gpu_cores=sysctl.gpu_cores(),
-        wired_limit_bytes=sysctl.wired_limit_bytes(),
-    )
+def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
+    """The chip, its memory and GPU cores, the macOS version. ask: gets the answer of a source."""
+    found = card_sources.survey(VENDOR, root, ask)
     problems = []
-    if sysctl.rosetta():
+    if found.gpus and sysctl.rosetta():
         words = "this Python is x86-64 and runs under Rosetta: there is no PyTorch with MPS for it"
         problems.append(_problem("rosetta", "fail", words, ARM_PYTHON))
-    if (left := _left_for_macos(gpu)) is not None and left < LEFT_FOR_MACOS:
-        words = f"iogpu.wired_limit_mb leaves macOS {left / 2**30:.1f} GiB: the Mac may freeze"
-        fix = "sudo sysctl iogpu.wired_limit_mb=0"
-        problems.append(_problem("wired-limit", "warn", words, fix))
-    return Survey(VENDOR, (gpu,), None, sysctl.macos_version(), "sysctl", tuple(problems))
+    for left in filter(None, map(_left_for_macos, found.gpus)):
+        if left < LEFT_FOR_MACOS:
+            words = f"iogpu.wired_limit_mb leaves macOS {left / 2**30:.1f} GiB: the Mac may freeze"
+            fix = "sudo sysctl iogpu.wired_limit_mb=0"
+            problems.append(_problem("wired-limit", "warn", words, fix))
+    return replace(found, problems=(*found.problems, *problems))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -90,7 +71,7 @@ def facts(
     found = machine.survey(VENDOR)
     shown = not torch.imported or torch.mps_available
     shown = shown and all(p.severity != "fail" for p in found.problems)  # Rosetta
-    devices = tuple(_device(g, torch, environ) for g in found.gpus) if shown else ()
+    devices = tuple(_device(g, torch, found.runtime, environ) for g in found.gpus) if shown else ()
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -105,8 +86,8 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
     import torch
 
     # Nobody has tried which operations MPS would refuse.
@@ -120,15 +101,15 @@ def used_bytes(index: int) -> int | None:
     return int(torch.mps.driver_allocated_memory())
 
 
-def _device(gpu: Gpu, torch: TorchReport, environ: Mapping[str, str]) -> Device:
+def _device(gpu: Gpu, torch: TorchReport, macos: str | None, environ: Mapping[str, str]) -> Device:
     """The device. Its usable memory is the size that Metal recommends, as PyTorch reports it, or
     less when the variables of the allocator set less."""
     usable, source = torch.mps_recommended_bytes, "torch.mps.recommended_max_memory"
     if usable is None and gpu.wired_limit_bytes is not None:
         usable, source = gpu.wired_limit_bytes, "sysctl iogpu.wired_limit_mb"
     if usable is None and gpu.total_bytes is not None:
-        usable = int(gpu.total_bytes * USABLE)
-        source = "a guess: Metal recommends 65 to 75 %; torch was not asked"
+        usable = metal_recommends(gpu.total_bytes, macos)
+        source = "a guess: the share that Metal recommended on others; torch was not asked"
     if usable is not None and mps_settings.share(environ) < 1:
         usable = int(usable * mps_settings.share(environ))
         source += f" x {mps_settings.HIGH}"

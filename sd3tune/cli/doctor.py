@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--on",
     "chip",
     metavar="NAME",
-    help="a catalogued chip instead of this machine; `--on list` names them all",
+    help="a chip of the catalogue instead of this machine; `--on list` prints the catalogue",
 )
 @click.option("--quick", is_flag=True, help="look, but run nothing on the device (under a second)")
 @click.option("--deep", is_flag=True, help="slow probes too: torch.compile on a CPU")
@@ -59,9 +59,12 @@ def command(
             hint="leave out one of them",
         )
     if chip == "list":
-        from sd3tune.backends.decide import chips
+        from sd3tune.cli import catalogue_lines
 
-        echo("\n".join(chips.keys()))
+        if as_json:
+            echo(words.document("doctor", catalogue_lines.document()))
+        else:
+            words.show(catalogue_lines.catalogue_lines())
         return
     report = consult(chip) if chip else examine(quick=quick, device=not no_device, deep=deep)
     echo(document(report)) if as_json else words.show(lines(report))

@@ -7,6 +7,7 @@ import click
 
 from sd3tune.cli import words
 from sd3tune.cli.arguments import RowName
+from sd3tune.report.progress import waiting
 from sd3tune.tables.dialects import DIALECTS
 
 if TYPE_CHECKING:
@@ -46,20 +47,22 @@ def command(
 ) -> None:
     """Write an adapter so that another program renders it as it was trained.
 
-    SOURCE is an adapter file of any dialect, a checkpoint, or the output folder of a run. From a
-    diffusers model folder, --to comfyui writes the transformer as one file. Nothing is dropped:
-    a part that the dialect cannot hold is an error, with a hint.
+    SOURCE is an adapter file of any dialect, a folder that holds one (of peft, a checkpoint, the
+    output of a run). From a diffusers model folder, --to comfyui writes the transformer as one
+    file. Nothing is dropped: a part that the dialect cannot hold is an error, with a hint.
 
     \b
       sd3tune export output --to comfyui
       sd3tune export dora.safetensors --to comfyui --model models/sd3.5-medium
       sd3tune export lokr.safetensors --to diffusers --rank 32
     """
-    from sd3tune.formats.convert import export
+    with waiting(f"writing {source} as {dialect}"):
+        from sd3tune.formats.convert import export
 
-    words.show(lines(export(source, dialect, output=output, model=model, rank=rank, force=force)))
+        done = export(source, dialect, output=output, model=model, rank=rank, force=force)
+    words.show(lines(done))
 
 
 def lines(done: "Exported") -> list[words.Line]:
-    """What could not be kept exactly, and the file."""
+    """What was assumed or could not be kept exactly, and the file."""
     return [*words.notes(done.notes), f"wrote  {done.path}"]

@@ -11,6 +11,7 @@ from sd3tune.cli import plan, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.report import messages, stopping, streams
+from sd3tune.report.progress import waiting
 
 if TYPE_CHECKING:
     from sd3tune.train.outcome import Outcome
@@ -65,7 +66,7 @@ def command(
     if dry_run:
         ready = prepared(arguments)
         if process.main:
-            words.show(plan.lines(ready.plan))
+            words.show(plan.lines(ready))
         return
 
     streams.outlive()
@@ -75,10 +76,11 @@ def command(
     end_with_launcher(os.environ)
     ready = prepared(arguments)
     if process.main:
-        words.tell(plan.lines(ready.plan))
+        words.tell(plan.lines(ready))
 
-    from sd3tune.config.files.prompts import load_prompts
-    from sd3tune.train.run import train
+    with waiting("importing PyTorch"):
+        from sd3tune.config.files.prompts import load_prompts
+        from sd3tune.train.run import train
 
     outcome = train(ready, load_prompts(ready.plan.config))
     if process.main:

@@ -5,18 +5,28 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from sd3tune.data.seeds import Draw, draw_of
+
 
 @dataclass(frozen=True)
 class Batch:
     """Images of one bucket of one dataset, with their captions' embeddings."""
 
-    ids: tuple[int, ...]  # one per image, independent of the order; they seed its noise
+    ids: tuple[int, ...]  # one per image, independent of the order
     latents: Tensor  # (B, 16, H/8, W/8) float32, scaled and shifted as the transformer expects
     prompt_embeds: Tensor  # (B, 77 + T5 tokens, joint_attention_dim)
     pooled: Tensor  # (B, pooled_projection_dim)
     mask: Tensor | None = None  # (B, 1, H/8, W/8) in 0..1: weight of each latent's loss
     regularisation: bool = False  # target: the prediction of the model without its adapter
     level_offset: float = 0.0  # the dataset's timestep_sampling_offset
+    # Of each image: how often it came before in its optimizer step; empty: 0 for all.
+    occurrences: tuple[int, ...] = ()
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """What stands for each image in the seeds of its optimizer step."""
+        occurrences = self.occurrences or (0,) * len(self.ids)
+        return tuple(map(draw_of, self.ids, occurrences))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """A copy in which `change` was applied to every tensor."""

@@ -1,5 +1,5 @@
 """Creates batches in threads, ahead of the training loop. Every random choice is a function of
-(seed, position, image).
+(seed, position, image and its occurrence in the step).
 
 Starting at position n therefore gives exactly the batches of an uninterrupted run from there on,
 for any number of threads and processes.
@@ -67,17 +67,18 @@ class Loader:
             mask=torch.stack(masks) if masks else None,
             regularisation=self.regularises(chosen[0]),
             level_offset=self.level_offset_of(chosen[0]),
+            occurrences=tuple(s.occurrence for s in chosen),
         )
         return batch.each(Tensor.pin_memory) if self.pin else batch
 
     def _latents(self, position: int, s: Sample) -> Tensor:
         """A sample of the VAE's posterior (16, H/8, W/8), a new one each time the image is used."""
         mean, deviation = self.posterior_of(s)
-        generator = torch.Generator().manual_seed(seed_of("latent", self.seed, position, s.id))
+        generator = torch.Generator().manual_seed(seed_of("latent", self.seed, position, *s.draw))
         return torch.randn(mean.shape, generator=generator).mul_(deviation).add_(mean)
 
     def _caption(self, position: int, s: Sample) -> str:
-        dice = seed_of("caption", self.seed, position, s.id)
+        dice = seed_of("caption", self.seed, position, *s.draw)
         if (dice & 0xFFFFFFFF) / 2**32 < self.dropout_of(s):
             return ""
         return s.captions[(dice >> 32) % len(s.captions)]

@@ -1,4 +1,5 @@
-"""The order of training: a pure function of (datasets, seed, epoch).
+"""The order of training: a pure function of (datasets, seed, epoch). Only where an optimizer step
+would have an image twice, it also depends on the number of batches per step (data/twins.py).
 
 A batch holds images of one dataset and one bucket. Within a dataset, its buckets' batches are
 shuffled together. A bucket that does not divide into batches is completed with its own images, so
@@ -10,13 +11,16 @@ Process r of n takes the positions p with p mod n = r, so n processes together u
 one process would use.
 """
 
-from collections import defaultdict
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from random import Random
 from typing import TYPE_CHECKING
 
+from sd3tune.data import twins
 from sd3tune.data.discover import Sample, in_epoch
 from sd3tune.data.seeds import seed_of
 from sd3tune.errors import DataError
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from sd3tune.config.datasets.image_dataset import ImageDataset
 
 Batches = list[tuple[Sample, ...]]
+LONG_EPOCH_STEPS = 4  # an epoch of as many steps has room to move images without touching its end
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,40 @@ class Schedule:
     by_size: bool = True  # weights are probability x images, not probability alone
 
     def epoch(self, number: int, start: int = 0) -> Batches:
-        """The batches of epoch `number` (from 0), which begins at position `start`."""
+        """The batches of epoch `number` (from 0), which begins at position `start`. Where it begins
+        within an optimizer step, it depends on the epoch before, which has the step's beginning."""
+        chain = [(number, start)]
+        while chain[-1][1] % self.batches_per_step:
+            chain.append(self.begin(chain[-1][1] - 1))
+            if self._is_long(self.length(*chain[-1])):
+                break
+        batches = earlier = self._alone(*chain.pop())
+        for at in reversed(chain):
+            batches = self._continued(self._alone(*at), at[1], earlier)
+            earlier = (earlier + batches)[-self.batches_per_step :]
+        return batches
+
+    def _continued(self, batches: Batches, start: int, earlier: Batches) -> Batches:
+        """The batches of an epoch without the images that the first optimizer step has already. Of
+        a long epoch, the end stays as it is, so that the next one need not know how it began."""
+        before = earlier[-(start % self.batches_per_step) :]
+        left_over = (start + len(batches)) % self.batches_per_step
+        end = len(batches) - left_over if self._is_long(len(batches)) else len(batches)
+        head = twins.apart(batches[:end], self._steps(start, batches[:end]), before)
+        return head + batches[end:]
+
+    def _is_long(self, length: int) -> bool:
+        return length >= LONG_EPOCH_STEPS * self.batches_per_step
+
+    def _alone(self, number: int, start: int) -> Batches:
+        """The batches of an epoch without regard to the epoch before."""
         left = {s.name: s.batches(self.seed, number)[::-1] for s in self._in(number)}
-        return [left[name].pop() for name in self._draw(number, start)]
+        batches = [left[name].pop() for name in self._draw(number, start)]
+        return twins.apart(batches, self._steps(start, batches))
+
+    def _steps(self, start: int, batches: Batches) -> list[int]:
+        return [position // self.batches_per_step
+                for position in range(start, start + len(batches))]  # fmt: skip
 
     def length(self, number: int, start: int = 0) -> int:
         """Number of batches of an epoch, computed without creating them."""
@@ -118,21 +154,33 @@ class Schedule:
 
     def begin(self, position: int) -> tuple[int, int]:
         """The epoch that holds a position, and the position at which it begins."""
-        number, start = self._filled(0, 0)
-        while (length := self.length(number, start)) <= position - start:
-            number, start = self._filled(number + 1, start + length)
-        return number, start
+        known = self._begun
+        if not known:
+            known.append(self._filled(0, 0))
+        while (end := known[-1][1] + self.length(*known[-1])) <= position:
+            known.append(self._filled(known[-1][0] + 1, end))
+        return known[bisect_right(known, position, key=itemgetter(1)) - 1]
+
+    @cached_property
+    def _begun(self) -> list[tuple[int, int]]:
+        """(epoch, position) of the epochs that `begin` has reached."""
+        return []
 
     def batches_from(
         self, position: int = 0, rank: int = 0, processes: int = 1
     ) -> Iterator[tuple[int, int, tuple[Sample, ...]]]:
         """(position, epoch, images) from `position` on, without end; every `processes`-th, from
-        `rank`. Raises DataError when nothing is active any more."""
+        `rank`. An optimizer step begins at `position`: the images know their occurrence in their
+        step, all processes together. Raises DataError when nothing is active any more."""
         number, start = self.begin(position)
+        in_step: Counter[int] = Counter()
         while True:
             batches = self.epoch(number, start)
-            for place, chosen in enumerate(batches, start):
-                if place >= position and place % processes == rank:
+            for place in range(max(start, position), start + len(batches)):
+                if (place - position) % self.batches_per_step == 0:
+                    in_step.clear()
+                chosen = twins.numbered(batches[place - start], in_step)
+                if place % processes == rank:
                     yield place, number, chosen
             number, start = self._filled(number + 1, start + len(batches))
 

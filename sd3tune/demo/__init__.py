@@ -27,13 +27,18 @@ def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> 
     Raises ConfigError, and DataError when the photographs' package is missing.
     """
     from sd3tune.demo import photos, tiny
+    from sd3tune.report.progress import say, stage
     from sd3tune.report.quiet import quiet_libraries
 
     _check(folder, force)
+    say("importing PyTorch, diffusers and transformers")
     quiet_libraries()
-    photos.write(folder / "photos")
-    for name in MODELS:
-        tiny.write(folder / "models" / name, name)
+    with stage("write photographs and models", 1 + len(MODELS)) as bar:
+        photos.write(folder / "photos")
+        bar.advance()
+        for name in MODELS:
+            tiny.write(folder / "models" / name, name)
+            bar.advance()
     files = {
         "config.json": config(model),
         "multidatabackend.json": DATASETS,

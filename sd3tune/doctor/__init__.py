@@ -62,7 +62,7 @@ def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> 
     from sd3tune.backends.observe import probing, this_machine
 
     started = time.perf_counter()
-    machine, torch, facts = this_machine.observe(import_torch=not quick)
+    machine, torch, facts = this_machine.observe(import_torch=not quick, device=device)
     depth = Depth(quick=quick, device=device, deep=deep)
     run_probes = probing.on_this_machine(anew=True)
     made = diagnose(machine, torch, facts, run_probes, depth)
@@ -85,6 +85,7 @@ def diagnose(
     if depth.device:
         findings += hardware.accelerators(machine, facts)
     answers: dict[str, ProbeAnswer] = {}
+    every, facts = facts.devices, facts.of_processes(1)  # as a run without settings
     if depth.quick or torch.error or torch.version is None:
         why = "not asked for" if depth.quick else "torch is not usable"
         findings.append(Finding("probes", "skip", "probes", why, "doctor"))
@@ -102,7 +103,8 @@ def diagnose(
     probed = probe_findings.findings(facts, answers)
     said = {f.id for f in probed}  # a package that is missing, with what needs it
     found = [*(f for f in findings if f.id not in said), *probed, *made.findings]
-    return replace(made, findings=tuple(found), machine=machine, torch=torch)
+    seen = replace(made.facts, devices=every)
+    return replace(made, findings=tuple(found), facts=seen, machine=machine, torch=torch)
 
 
 def consult(name: str) -> Report:

@@ -22,5 +22,6 @@ class Finding:
 
 def of(problem: Problem, name: str, source: str) -> Finding:
     """A problem met while observing, as a finding."""
-    status: Status = "FAIL" if problem.severity == "fail" else "warn"
-    return Finding(problem.id, status, name, problem.message, source, problem.fix)
+    status: Status = "FAIL" if problem.severity == "fail" else problem.severity
+    fix = "" if status == "skip" else problem.fix
+    return Finding(problem.id, status, name, problem.message, source, fix)

@@ -25,7 +25,17 @@ from sd3tune.backends.decide.options import AXES
 SECRET = re.compile(r"token|secret|key|passw|credential|auth|cookie", re.IGNORECASE)
 USERS, HOSTS = ("USER", "LOGNAME", "USERNAME", "SUDO_USER"), ("HOSTNAME", "HOST", "COMPUTERNAME")
 FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "VIRTUAL_ENV", "CONDA_PREFIX", "TMPDIR", "OLDPWD", "PWD")
-IDENTITIES = ("uuid", "serial", "serial_number", "asic_serial", "unique_id", "bus_id", "bdf")
+IDENTITIES = (
+    "uuid",
+    "card_uuid",
+    "hip_uuid",
+    "serial",
+    "serial_number",
+    "asic_serial",
+    "unique_id",
+    "bus_id",
+    "bdf",
+)
 PUBLIC = ("huggingface.co", "github.com", "pytorch.org", "nvidia.com", "amd.com", "apple.com")
 SYSTEM = "usr|opt|proc|sys|dev|etc|bin|sbin|lib|lib64|run|System|Library|Applications"
 HEX = "[0-9a-f]"
@@ -36,6 +46,7 @@ FORMS = {
         r"|(?:github_pat_|glpat-|sk-|xox[a-z]-|pypi-|eyJ)(?=[\w.-]*\d)[\w.-]{16,})"
     ),
     "uuid": re.compile(rf"{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}", re.I),
+    "card": re.compile(rf"\bGPU-{HEX}{{16}}\b", re.I),  # of AMD
     "bus": re.compile(rf"\b{HEX}{{4,8}}:{HEX}{{2}}:{HEX}{{2}}\.{HEX}\b", re.I),
     "mac": re.compile(rf"\b(?:{HEX}{{2}}[:-]){{5}}{HEX}{{2}}\b", re.I),
     # What only looks like one (12:30:45) is told apart by ipaddress.

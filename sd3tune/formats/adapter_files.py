@@ -5,7 +5,7 @@ Why these dialects: docs/adr/0008-adapter-dialects.md.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,15 @@ from torch import Tensor
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import drafts
 from sd3tune.filesystem.safetensors_header import Header
-from sd3tune.formats import file_metadata, fused_qkv, key_names, scale, weight_deltas
+from sd3tune.formats import (
+    file_metadata,
+    fused_qkv,
+    key_names,
+    number_types,
+    scale,
+    weight_deltas,
+)
+from sd3tune.formats.adapter_description import assumptions
 from sd3tune.formats.adapter_weights import (
     AdapterFile,
     Base,
@@ -25,6 +33,7 @@ from sd3tune.formats.adapter_weights import (
 from sd3tune.formats.key_names import FileKeys, ModuleKeys
 from sd3tune.formats.writers import rendered
 from sd3tune.sd3 import finite
+from sd3tune.sd3.comfyui_rules import is_by_rows
 
 __all__ = ["AdapterFile", "read", "save", "write"]
 LOG = logging.getLogger(__name__)
@@ -61,7 +70,7 @@ def read(path: Path) -> AdapterFile:
         modules |= split
     kept = {k: v for k, v in found.metadata.items() if k not in file_metadata.OWN}
     LOG.debug(f"{path}: {len(modules)} modules read from {len(found.tensors)} tensors")
-    return AdapterFile(modules, kept)
+    return AdapterFile(modules, kept, assumptions(grouped, declared))
 
 
 @contextmanager
@@ -117,7 +126,7 @@ def _refuse(path: Path, grouped: FileKeys) -> None:
         more = f" and {len(grouped.unknown) - 1} more" if len(grouped.unknown) > 1 else ""
         raise ModelError(
             f"`{path}`: `{grouped.unknown[0]}`{more} is not a part of an SD3 adapter",
-            hint="`sd3tune inspect` says what the file is",
+            hint=_hint(grouped.unknown),
         )
     if grouped.text_encoders:
         raise ModelError(
@@ -129,6 +138,15 @@ def _refuse(path: Path, grouped: FileKeys) -> None:
         raise ModelError(f"`{path}` is empty", hint="`sd3tune inspect` says what the file is")
 
 
+def _hint(unknown: Sequence[str]) -> str:
+    if any(key_names.whole_weight_of(key) for key in unknown):
+        return (
+            "the file holds whole weights beside its LoRA (peft's modules_to_save, or bias other "
+            "than none): merge it into the model with peft's merge_and_unload"
+        )
+    return "`sd3tune inspect` says what the file is"
+
+
 def _module(
     found: Header,
     named: ModuleKeys,
@@ -138,10 +156,24 @@ def _module(
     path = found.path
     parts = {part: tensors[key] for part, key in named.parts.items()}
     value = found.number(named.parts["alpha"]) if parts.pop("alpha", None) is not None else None
+    if value is None and declared is not None and named.ranked_by is not None:
+        rank = found.tensors[named.ranked_by].shape[0]
+        value = declared.of(named.module, rank) * rank
     if empty := next((named.parts[p] for p, t in parts.items() if not t.numel()), None):
         raise ModelError(f"`{path}`: tensor `{empty}` is empty", hint="the file is damaged")
-    if {"down", "up"} <= parts.keys() <= LORA_PARTS and _by_rows(parts.get("dora_scale")):
-        return _lora(path, named, parts, value, declared)
+    if whole := next((named.parts[p] for p, t in parts.items() if not t.is_floating_point()), None):
+        kind = number_types.name(tensors[whole].dtype)
+        raise ModelError(
+            f"`{path}`: tensor `{whole}` is {kind}, not floating-point numbers",
+            hint="use the file from before it was quantised",
+        )
+    if {"down", "up"} <= parts.keys() <= LORA_PARTS:
+        if not _by_columns(parts.get("dora_scale")):
+            return _lora(path, named, parts, value, declared)
+        names = {"down": "lora_down.weight", "up": "lora_up.weight", "dora_scale": "dora_scale"}
+        if parts.keys() == names.keys():
+            held = {names[part]: t for part, t in parts.items()}
+            return LycorisWeights("locon", held, value or float(parts["down"].shape[0]))
     if named.algorithm in ("lora", "incomplete"):
         raise ModelError(
             f"`{path}`: `{named.module}` has {', '.join(sorted(named.parts))} and cannot be "
@@ -179,6 +211,7 @@ def _lora(
     return LoraWeights(down, up, value, flat, parts.get("up_bias"))
 
 
-def _by_rows(scale: Tensor | None) -> bool:
-    """Whether a DoRA magnitude is by rows, as in peft. LyCORIS also has it by columns."""
-    return scale is None or scale.ndim < 2 or scale.shape[1] == 1
+def _by_columns(scale: Tensor | None) -> bool:
+    """Whether a DoRA magnitude is by columns, as LyCORIS has it with wd_on_output=false; in peft it
+    is by rows."""
+    return scale is not None and not is_by_rows(tuple(scale.shape))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.errors import ModelError
+from sd3tune.formats import number_types
 from sd3tune.formats.adapter_weights import LoraWeights, LycorisWeights, ModuleWeights
 from sd3tune.formats.weight_deltas import delta
 from sd3tune.sd3 import module_names
@@ -83,7 +84,8 @@ def _split_difference(
 
 def fuse(modules: Mapping[str, LoraWeights]) -> dict[str, LoraWeights]:
     """diffusers' plain LoRA modules by the original's names. Scales that differ within one fused
-    matrix are folded, alpha = joint rank; equal ones stay as alpha."""
+    matrix are folded, alpha = joint rank; equal ones stay as alpha. Number types that differ become
+    one that holds them all."""
     groups: dict[str, dict[int | None, tuple[str, LoraWeights]]] = {}
     for name, module in modules.items():
         place = module_names.original_of(name)
@@ -102,6 +104,8 @@ def _joined(parts: Mapping[int, LoraWeights]) -> LoraWeights:
     scales = {m.scale for m in parts.values()}
     if len(scales) > 1:
         parts = {i: m.folded() for i, m in parts.items()}
+    dtype = number_types.widest(t.dtype for m in parts.values() for t in (m.down, m.up))
+    parts = {i: m.to(dtype) for i, m in parts.items()}
     rank, rows = sum(m.rank for m in parts.values()), next(iter(parts.values())).up.shape[0]
     first = next(iter(parts.values()))
     up = first.up.new_zeros(QKV * rows, rank)
@@ -167,6 +171,8 @@ def _size(module: LycorisWeights) -> tuple[int, int]:
         return int(t["diff"].shape[0]), int(t["diff"].shape[-1])
     if "hada_w1_a" in t:
         return int(t["hada_w1_a"].shape[0]), int(t["hada_w1_b"].shape[1])
+    if "lora_up.weight" in t:
+        return int(t["lora_up.weight"].shape[0]), int(t["lora_down.weight"].shape[1])
     if module.algorithm == "lokr":
         sides = [t.get(f"lokr_w{i}", t.get(f"lokr_w{i}_a")) for i in (1, 2)]
         across = [t.get(f"lokr_w{i}", t.get(f"lokr_w{i}_b")) for i in (1, 2)]

@@ -13,14 +13,14 @@ from sd3tune.formats.weight_deltas import delta
 
 def converted(
     modules: Modules,
-    which: Callable[[ModuleWeights], bool],
+    which: Callable[[str, ModuleWeights], bool],
     base: Base | None,
     rank: int,
 ) -> tuple[dict[str, ModuleWeights], tuple[str, ...]]:
     """The modules for which `which` is true become LoRA of `rank`; and a note on what that lost."""
     found, lost, whole, count = dict(modules), 0.0, 0.0, 0
     for name, module in modules.items():
-        if not which(module):
+        if not which(name, module):
             continue
         weight, bias = delta(name, module, base)
         if weight.ndim != 2:

@@ -5,10 +5,13 @@ Formulas: Liu et al. 2024 (DoRA), Yeh et al. 2023 (LyCORIS), Qiu et al. 2023 (OF
 each with lycoris-lora and peft.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from sd3tune.errors import ModelError
+from sd3tune.formats import number_types
 from sd3tune.formats.adapter_weights import Base, LoraWeights, LycorisWeights, ModuleWeights
 
 NEEDS_BASE = ("oft", "glora")
@@ -74,7 +77,10 @@ def _lycoris(
             scale = _scale(module.alpha, t["a2.weight"].shape[0])
             through = weight @ t["a1.weight"] @ t["a2.weight"]
             added = scale * (through + t["b1.weight"] @ t["b2.weight"])
-        case "oft" if weight is not None and t["oft_blocks"].ndim == 3:
+        case "locon":
+            scale = _scale(module.alpha, t["lora_down.weight"].shape[0])
+            added = scale * (t["lora_up.weight"] @ t["lora_down.weight"])
+        case "oft" if weight is not None:
             added = _oft(t, module.alpha or 0.0, weight)
         case _:
             raise ModelError(
@@ -101,14 +107,44 @@ def _lokr(t: dict[str, Tensor], alpha: float | None) -> Tensor:
 
 
 def _oft(t: dict[str, Tensor], constraint: float, weight: Tensor) -> Tensor:
-    """Rows rotated in blocks: R = (I + Q)(I - Q)^-1 with Q skew, its norm bounded when asked."""
+    """Rows rotated in blocks: R = (I + Q)(I - Q)^-1 with Q skew, its norm bounded when asked. Four
+    dimensions are those of BOFT: one rotation after the other, between rows ever further apart."""
     blocks = t["oft_blocks"]
-    q = blocks - blocks.transpose(1, 2)
-    bound, norm = constraint * weight.shape[0], q.norm() + 1e-8
-    if 0 < bound < norm:
-        q = q * bound / norm
-    eye = torch.eye(q.shape[1])
+    q = _bounded(blocks - blocks.transpose(-1, -2), blocks, constraint)
+    eye = torch.eye(q.shape[-1])
     r = (eye + q) @ (eye - q).inverse()
-    rows = weight.view(blocks.shape[0], blocks.shape[1], -1)
-    rotated = torch.einsum("knm,kni->kmi", r, rows).reshape(weight.shape)
+    if r.ndim == 4:
+        rotated = _butterflies(r, weight)
+    else:
+        rows = weight.view(blocks.shape[0], blocks.shape[1], -1)
+        rotated = torch.einsum("knm,kni->kmi", r, rows).reshape(weight.shape)
     return rotated * t.get("rescale", torch.ones(1)) - weight
+
+
+def _butterflies(r: Tensor, weight: Tensor) -> Tensor:
+    """r: (factors, blocks, size, size). Factor i rotates rows that are 2^i size / 2 apart (Liu et
+    al. 2023, BOFT)."""
+    _, count, size, _ = r.shape
+    for i, factor in enumerate(r):
+        paired = weight.unflatten(0, (-1, 2, 2**i * size // 2)).transpose(1, 2)
+        turned = (factor @ paired.reshape(count, size, -1)).reshape(paired.shape)
+        weight = turned.transpose(1, 2).reshape(weight.shape)
+    return weight
+
+
+def _bounded(values: Tensor, blocks: Tensor, constraint: float) -> Tensor:
+    """Values that are linear in the blocks, as lycoris-lora bounds a rotation: the norm of Q is at
+    most the constraint times the rows of the weight."""
+    norm = (blocks - blocks.transpose(-1, -2)).norm() + 1e-8
+    bound = constraint * blocks.shape[-3] * blocks.shape[-2]
+    return values * bound / norm if 0 < bound < norm else values
+
+
+def unbounded(module: LycorisWeights) -> LycorisWeights:
+    """The same rotation of OFT or BOFT with alpha 0: its constraint is multiplied into the blocks,
+    since programs compare the norm of Q with different bounds."""
+    blocks = module.tensors["oft_blocks"]
+    if module.alpha:
+        product = _bounded(blocks.float(), blocks.float(), module.alpha)
+        blocks = number_types.stored(product, blocks.dtype)
+    return replace(module, tensors={**module.tensors, "oft_blocks": blocks}, alpha=0.0)

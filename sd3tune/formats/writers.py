@@ -5,15 +5,16 @@ A module that a program would render wrong is converted: DoRA to a full differen
 LyCORIS to a LoRA for diffusers when a rank is given.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
 from sd3tune.errors import ModelError
-from sd3tune.formats import file_metadata, fused_qkv, scale
+from sd3tune.formats import file_metadata, fused_qkv, number_types, scale
 from sd3tune.formats.adapter_weights import (
     Base,
     LoraWeights,
@@ -22,24 +23,46 @@ from sd3tune.formats.adapter_weights import (
     ModuleWeights,
 )
 from sd3tune.formats.low_rank import converted, with_magnitude
-from sd3tune.formats.weight_deltas import delta
+from sd3tune.formats.weight_deltas import delta, unbounded
 from sd3tune.sd3 import module_names
+from sd3tune.sd3.comfyui_rules import Network, misrendered
 from sd3tune.tables.dialects import DIALECTS, Dialect, Keys, Part
 from sd3tune.tables.table import load
 
 Difference = tuple[Tensor, Tensor | None]  # of weight (out, in) and of bias (out,)
-AS_THEY_ARE = ("loha", "lokr", "oft", "glora")  # LyCORIS that ComfyUI renders as lycoris-lora does
+AS_THEY_ARE = ("locon", "loha", "lokr", "oft", "glora")  # ComfyUI has the tensors of these
 
 
 @dataclass
 class Rendered:
     """Tensors by key, the modules as they were written, metadata that belongs to them, and notes on
-    what could not be kept exactly."""
+    what could not be kept exactly. widened: modules whose number type does not hold their scaled
+    numbers, with that type and the one that they are stored in."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, ModuleWeights] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    widened: dict[str, tuple[torch.dtype, torch.dtype]] = field(default_factory=dict)
+
+    def stored(self, name: str, before: LoraWeights, after: LoraWeights) -> None:
+        """Notes the number type that a module is stored in, where it is another than it had."""
+        if before.up.dtype != after.up.dtype:
+            self.widened[name] = before.up.dtype, after.up.dtype
+
+    def explained(self) -> "Rendered":
+        """The same with the number types that changed in its notes and its metadata."""
+        counts = sorted((number_types.name(a), number_types.name(b), n)
+                        for (a, b), n in Counter(self.widened.values()).items())  # fmt: skip
+        if not counts:
+            return self
+        notes = [
+            f"{n} modules are stored as {b}: {a} does not hold lora_B times alpha / rank"
+            for a, b, n in counts
+        ]
+        text = ", ".join(f"{a} to {b} in {n} modules" for a, b, n in counts)
+        about = {**self.metadata, file_metadata.WIDENED: text}
+        return replace(self, notes=(*self.notes, *notes), metadata=about)
 
 
 Writer: TypeAlias = Callable[[Dialect, Modules, Base | None, int | None], Rendered]
@@ -51,7 +74,7 @@ def rendered(modules: Modules, dialect: str, base: Base | None, rank: int | None
     row = DIALECTS[dialect]
     writer: Writer = load(row.writer)
     try:
-        return writer(row, modules, base, rank)
+        return writer(row, modules, base, rank).explained()
     except (ArithmeticError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as e:
         raise ModelError(
             f"the tensors of this adapter do not fit together: {e or type(e).__name__}",
@@ -87,7 +110,7 @@ def diffusers(row: Dialect, modules: Modules, base: Base | None, rank: int | Non
             hint="--to comfyui keeps it exactly; --rank N makes a LoRA of that rank, with a "
             "stated error",
         )
-    modules, notes = converted(modules, lambda m: isinstance(m, LycorisWeights), base, rank or 0)
+    modules, notes = converted(modules, lambda n, m: isinstance(m, LycorisWeights), base, rank or 0)
     plain = {name: m for name, m in modules.items() if isinstance(m, LoraWeights)}
     dora = [name for name, m in plain.items() if m.magnitude is not None]
     if dora and len(dora) < len(plain):
@@ -99,6 +122,7 @@ def diffusers(row: Dialect, modules: Modules, base: Base | None, rank: int | Non
         if bias and m.bias is None:  # peft has it on every module or on none
             m = replace(m, bias=m.up.new_zeros(m.up.shape[0]))
         found.modules[name] = m
+        found.stored(name, module, m)
         found.tensors |= _lora(row, name, m)
     written = {n: m for n, m in found.modules.items() if isinstance(m, LoraWeights)}
     return replace(found, metadata={scale.KEY: file_metadata.peft_config(written)})
@@ -113,7 +137,7 @@ def comfyui(row: Dialect, modules: Modules, base: Base | None, rank: int | None)
     for name, module in modules.items():
         if isinstance(module, LoraWeights) and _plain(module):
             found.tensors |= _lora(row, name, module)
-        elif isinstance(module, LycorisWeights) and _kept(module):
+        elif isinstance(module, LycorisWeights) and _kept(name, module):
             found.tensors |= _lycoris(row, name, module)
         else:
             differences[name] = delta(name, module, base)
@@ -137,7 +161,9 @@ def kohya(row: Dialect, modules: Modules, base: Base | None, rank: int | None) -
             joined = fused_qkv.fuse(plain)[original]
             found.tensors |= _lora(row, original, joined)
             found.modules[original] = joined
-        elif isinstance(module, LycorisWeights) and _kept(module) and _same(name):
+            for part, m in plain.items():
+                found.stored(part, m, joined)
+        elif isinstance(module, LycorisWeights) and _kept(name, module) and _same(name):
             found.tensors |= _lycoris(row, original, module)
             found.modules[name] = module
         else:
@@ -150,9 +176,10 @@ def _for_comfyui(
 ) -> tuple[Modules, tuple[str, ...]]:
     """The modules for ComfyUI. With a rank, modules that would become full differences become LoRA
     of that rank."""
+    modules = _unbounded(modules)
     if rank is None:
         return modules, ()
-    return converted(modules, lambda m: not _plain(m) and not _kept(m), base, rank)
+    return converted(modules, lambda n, m: not _plain(m) and not _kept(n, m), base, rank)
 
 
 def _original(name: str) -> str:
@@ -175,12 +202,25 @@ def _plain(module: ModuleWeights) -> bool:
     return isinstance(module, LoraWeights) and module.magnitude is None and module.bias is None
 
 
-def _kept(module: ModuleWeights) -> bool:
-    """LyCORIS that ComfyUI reads under lycoris-lora's names. It divides DoRA by another length than
-    the paper, and loses what `full` adds to the bias of a query, key or value."""
-    if not isinstance(module, LycorisWeights):
+def _kept(name: str, module: ModuleWeights) -> bool:
+    """LyCORIS that ComfyUI reads under lycoris-lora's names and renders as lycoris-lora does. It
+    loses what `full` adds to the bias of a query, key or value."""
+    if not isinstance(module, LycorisWeights) or module.algorithm not in AS_THEY_ARE:
         return False
-    return module.algorithm in AS_THEY_ARE and not module.dora
+    shapes = {part: tuple(t.shape) for part, t in module.tensors.items()}
+    return misrendered(Network(name, module.algorithm, shapes, module.alpha)) is None
+
+
+def _unbounded(modules: Modules) -> dict[str, ModuleWeights]:
+    """Rotations without a constraint of their own, which ComfyUI would bound elsewhere."""
+    return {name: unbounded(m) if _bounded(m) else m for name, m in modules.items()}
+
+
+def _bounded(m: ModuleWeights) -> TypeGuard[LycorisWeights]:
+    """Whether it is a rotation whose alpha ComfyUI misreads: a constraint, or none in BOFT."""
+    if not isinstance(m, LycorisWeights) or m.algorithm != "oft":
+        return False
+    return bool(m.alpha) or (m.alpha is None and m.tensors["oft_blocks"].ndim == 4)
 
 
 def _named(keys: Keys | None, module: str) -> str:

@@ -111,8 +111,7 @@ class Sizes:
         needs = "the text encoders need" if encoders else f"{self.inputs.model.name} needs"
         batch = "" if encoders else f" at batch size {self.inputs.smallest_batch}"
         weights = f" with {precision} weights" if precision not in ("", "no_change") else ""
-        has = f"{self.inputs.facts.weakest.name} has {gib(self.room or 0)}"
-        return f"{needs} about {gib(amount)}{batch}{weights}, {has}"
+        return f"{needs} about {gib(amount)}{batch}{weights}, {self.inputs.room_words}"
 
     def attention_too_big(self, r: Request) -> dict[str, str]:
         """Kernels that write out all scores -> why none of them is chosen here. A kernel that the
@@ -176,7 +175,8 @@ class Sizes:
         precision = r.base_model_precision or "no_change"
         for size in sizes:
             if (need := self.need(r, size, precision)) <= self.room:
-                why = f"about {gib(need)} of {gib(self.room)}"
+                free = " free" if self.inputs.facts.tightest.free else ""
+                why = f"about {gib(need)} of {gib(self.room)}{free}"
                 default = " (the default)" if size == BATCHES[0] else ""
                 return Decision(size, AUTO, why + default + beyond)
         raise PlanError(  # too_big has refused this before

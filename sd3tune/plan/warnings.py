@@ -9,6 +9,7 @@ from sd3tune.config.config import Config
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.plan.optimisation import OptimizerPlan
+from sd3tune.plan.rendering import of_rendering
 from sd3tune.sd3.variants import Model
 
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5
@@ -27,13 +28,17 @@ def warnings(inputs: RunInputs, optimizer: OptimizerPlan) -> tuple[str, ...]:
 
 def _of_this_run(inputs: RunInputs) -> Iterator[str]:
     config, facts, lycoris = inputs.config, inputs.facts, inputs.lycoris
-    if lycoris is not None and lycoris.dora_wd:
+    if lycoris is not None:
+        yield from of_rendering(inputs.model, lycoris)
+    if config.use_dora and config.model_type == "lora" and config.lora_format == "diffusers":
         yield (
-            "ComfyUI divides DoRA by another length than lycoris-lora: of a dora_wd file it draws "
-            "something else; `sd3tune export --to comfyui` writes what it draws right"
+            "ComfyUI does not know the magnitudes of use_dora: it renders the LoRA without them; "
+            "lora_format=comfyui, or `sd3tune export --to comfyui --model MODEL`, writes what it "
+            "renders right"
         )
     if config.fsdp_enable and inputs.processes.size == 1:
         yield "fsdp_enable=true changes nothing: there is one process to hold the weights"
+    yield from (f"{p.message}: {p.fix}" for p in facts.problems if p.severity == "warn")
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"
         yield f"sd3tune is untested on {kind}; please report what you see"

@@ -15,7 +15,7 @@ from sd3tune.filesystem import disk, drafts
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
-from sd3tune.report.progress import stage
+from sd3tune.report.progress import stage, waiting
 from sd3tune.sample.pipeline import Embeds, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
@@ -43,8 +43,9 @@ def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) ->
     if not wanted or not (job.main or plan.parallel.sharded):
         return []
     top, how = plan.output_dir / PICTURES, sampling(job)
-    vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
-    pipe = pipeline(model, vae.to(job.device), plan.pictures.shift)
+    with waiting("loading the VAE"):
+        vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
+        pipe = pipeline(model, vae.to(job.device), plan.pictures.shift)
     written = []
     for folder, values in versions:
         with (

@@ -5,7 +5,6 @@ A model folder is untrusted: its config.json can request a hundred thousand laye
 shards can name a file outside the folder, and its model_index.json can name a module to import.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,9 +16,6 @@ from sd3tune.filesystem import opening, safetensors_header
 AGAIN = "download the model again"
 INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json")
-PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
-         "tokenizer_3", "vae", "scheduler", "transformer")  # fmt: skip
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".msgpack", ".h5")
 READ = (".json", ".safetensors", ".txt", ".model")
@@ -37,18 +33,18 @@ BLOCKS = {"transformer": (r"transformer_blocks\.(\d{1,9})\.", "num_layers"),
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a config.json, after checking its numbers. Raises ModelError."""
-    config: dict[str, Any] = _json(path, dict)
+    config = json_object(path)
     for name, value in _values(config):
         _check(path, name, value)
     return config
 
 
-def check_folder(folder: Path, parts: Sequence[str] = PARTS) -> None:
-    """Checks every file of these parts of a diffusers folder. Raises ModelError."""
-    if os.path.lexists(folder / INDEX):
+def check_folder(folder: Path) -> None:
+    """Checks every file of a diffusers folder, whichever parts it holds. Raises ModelError."""
+    if (folder / INDEX).exists():
         parts_of(folder / INDEX)
-    for part in parts:
-        check_part(folder / part, part)
+    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
+        check_part(part, part.name)
 
 
 def check_part(folder: Path, part: str) -> None:
@@ -59,9 +55,6 @@ def check_part(folder: Path, part: str) -> None:
     weights = [p for p in files if p.suffix == ".safetensors"]
     for path in files:
         _check_file(path, weights)
-    if part.startswith("tokenizer") and not any((folder / name).exists() for name in VOCABULARIES):
-        words = f"`{folder}` holds no vocabulary: none of {', '.join(VOCABULARIES)}"
-        raise ModelError(words, hint=AGAIN)  # transformers would create an empty tokenizer
     headers = [safetensors_header.read(p) for p in weights]
     if part in BLOCKS and (folder / "config.json").exists():
         _check_blocks(folder / "config.json", *BLOCKS[part], headers)
@@ -70,7 +63,7 @@ def check_part(folder: Path, part: str) -> None:
 def parts_of(index: Path) -> dict[str, tuple[str, str]]:
     """Part -> (library, class), from a model_index.json. Raises ModelError."""
     found = {}
-    for name, entry in _json(index, dict).items():
+    for name, entry in json_object(index).items():
         if not isinstance(entry, list) or entry == [None, None] or name.startswith("_"):
             continue
         known = len(entry) == 2 and entry[0] in LIBRARIES and isinstance(entry[1], str)
@@ -118,7 +111,7 @@ def _check_blocks(
 
 
 def _check_shards(index: Path) -> None:
-    files = _json(index, dict).get("weight_map")
+    files = json_object(index).get("weight_map")
     if not isinstance(files, dict):
         raise ModelError(f"`{index}` has no weight_map", hint=AGAIN)
     for name in {str(name) for name in files.values()}:
@@ -128,6 +121,12 @@ def _check_shards(index: Path) -> None:
             raise ModelError(words, hint=AGAIN)
         if not opening.is_regular(index.parent / name):
             raise ModelError(f"`{index}` names `{name}`, which is missing", hint=AGAIN)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model. Raises ModelError."""
+    data: dict[str, Any] = _json(path, dict)
+    return data
 
 
 def _json(path: Path, kind: type | tuple[type, ...]) -> Any:

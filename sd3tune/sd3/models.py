@@ -4,13 +4,13 @@ torch.
 """
 
 import os
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from sd3tune.errors import ModelError
+from sd3tune.errors import ErrorAndHint, ModelError
 from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.sd3 import configs, single
+from sd3tune.sd3 import configs, hub, model_folder, single, weight_files
 from sd3tune.sd3.variants import (
     COMPONENTS,
     TEXT_ENCODERS,
@@ -29,6 +29,27 @@ TRANSFORMER = "pretrained_transformer_model_name_or_path"
 FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin")  # all but the first are refused later
 
 
+@dataclass(frozen=True)
+class ModelRequest:
+    """The model that the settings name.
+
+    source: a folder, repository or file. transformer: the same for another transformer; None: that
+    of `source`. subfolder: where the transformer is in its folder or repository. revision, variant:
+    which files of `source` are meant, as from_pretrained takes them.
+    """
+
+    source: str
+    transformer: str | None = None
+    subfolder: str = "transformer"
+    revision: str | None = None
+    variant: str | None = None
+
+    @property
+    def composed(self) -> bool:
+        """Whether the transformer has a source of its own."""
+        return self.transformer is not None and self.transformer != self.source
+
+
 def find(source: str, transformer: str | None = None, subfolder: str = "transformer") -> Model:
     """The model at `source`, or the model at `source` with another transformer. Raises ModelError.
 
@@ -36,26 +57,63 @@ def find(source: str, transformer: str | None = None, subfolder: str = "transfor
     repository. A single file provides the VAE if it contains one. Text encoders come from `source`,
     or from the repository of the released model if `source` is a file.
     """
-    if transformer is not None and transformer != source:
-        return _composed(source, transformer, subfolder)
+    return find_named(ModelRequest(source, transformer, subfolder))
+
+
+def find_whole(named: ModelRequest) -> Model:
+    """The model, after checking by name that every part of its folders is there and fits the
+    others. Raises ModelError with all problems."""
+    problems: list[ErrorAndHint] = []
+    model = None
+    try:
+        model = find_named(named)
+    except ModelError as e:
+        problems += e.problems
+    for more in _incomplete(named, model):
+        problems += [p for p in more.problems if p not in problems]
+    if model is None or problems:
+        raise ModelError.of(problems)
+    return model
+
+
+def _incomplete(named: ModelRequest, model: Model | None) -> Iterator[ModelError]:
+    """What is wrong with the folders of a model. model: None where its shape is unknown."""
+    shape = None if model is None else model.transformer
+    folder = Path(named.source)
+    if folder.is_dir() and opening.has_utf8_name(folder.absolute()):
+        without = {"transformer"} if named.composed or shape is None else set()
+        if model is not None and model.source.vae != model.source.base:
+            without.add("vae")
+        try:
+            model_folder.check(folder, shape, without=without, variant=named.variant)
+        except ModelError as e:
+            yield e
+    if named.composed and shape is not None and (other := Path(str(named.transformer))).is_dir():
+        try:
+            model_folder.check_transformer(other / named.subfolder, shape, None)
+        except ModelError as e:
+            yield e
+
+
+def find_named(named: ModelRequest) -> Model:
+    """The sources and sizes of a model. Raises ModelError."""
+    source = named.source
+    if named.composed:
+        return _composed(named)
     if is_file(source):
         return _from_file(source)
     folder = Path(source)
     if folder.is_dir():
         _refuse_odd_name(folder)
         shape = folder_shape(folder, "transformer", MODEL)
-        configs.check_folder(folder)
-        return Model(kind(shape), ModelSource.of(source), shape, *_sizes(source))
-    if (row := of_repository(source)) is not None:
+        return Model(kind(shape), ModelSource.of(source), shape, *_sizes(named))
+    if (row := of_repository(source)) is not None and named.revision is None:
         return Model(row.name, ModelSource.of(source), shape_of(row), TEXT_ENCODERS, VAE)
-    if (config := _hub_config(source, "transformer")) is not None:
-        shape = from_config(config, f"{MODEL}={source}")
-        return Model(kind(shape), ModelSource.of(source), shape, TEXT_ENCODERS, VAE)
-    raise ModelError(
-        f"`{MODEL}={source}` is not a folder or file here, and not a model that sd3tune knows",
-        hint="give a diffusers folder, a safetensors file, or one of "
-        + ", ".join(row.repository for row in ARCHITECTURES.rows),
-    )
+    if hub.is_local_name(source):
+        raise hub.no_such_path(MODEL, source)
+    shape = from_config(hub.config(MODEL, source, "transformer", named.revision),
+                        f"{MODEL}={source}")  # fmt: skip
+    return Model(kind(shape), ModelSource.of(source), shape, TEXT_ENCODERS, VAE)
 
 
 def _refuse_odd_name(folder: Path) -> None:
@@ -85,45 +143,30 @@ def _from_file(source: str) -> Model:
     return Model(name, where, held.shape, TEXT_ENCODERS, VAE)
 
 
-def _composed(source: str, transformer: str, subfolder: str) -> Model:
-    """The text encoders of `source`, which needs no transformer, with the transformer at
-    `transformer`."""
+def _composed(named: ModelRequest) -> Model:
+    """The text encoders of the source, which needs no transformer, with another transformer."""
+    source, transformer, subfolder = named.source, str(named.transformer), named.subfolder
     if is_file(source):
         raise ModelError(
             f"`{MODEL}={source}` is a single file, and `{TRANSFORMER}` names another transformer",
             hint=f"set {MODEL} to a folder or repository with text encoders",
         )
-    if not Path(source).is_dir() and source.count("/") != 1:
-        raise ModelError(f"`{MODEL}={source}` is not a folder here and not a repository",
-                         hint="it must hold text encoders and tokenizers")  # fmt: skip
+    if not Path(source).is_dir() and hub.is_local_name(source):
+        raise hub.no_such_path(MODEL, source)
     where = ModelSource(source, transformer, source, subfolder)
     if is_file(transformer):
         held = single.contents(safetensors_header.read(Path(transformer)))
         shape, where = held.shape, replace(where, vae=transformer if held.vae else source)
     elif Path(transformer).is_dir():
         shape = folder_shape(Path(transformer), subfolder, TRANSFORMER)
+    elif (row := of_repository(transformer)) is not None and subfolder == "transformer":
+        shape = shape_of(row)
+    elif hub.is_local_name(transformer):
+        raise hub.no_such_path(TRANSFORMER, transformer)
     else:
-        shape = _repository_shape(transformer, subfolder)
-    if where.vae == source and Path(source).is_dir() and not (Path(source) / "vae").is_dir():
-        raise ModelError(f"`{MODEL}={source}` holds no vae, and neither does {transformer}",
-                         hint="give a folder with text encoders and VAE")  # fmt: skip
-    if Path(source).is_dir():
-        configs.check_folder(Path(source), [p for p in configs.PARTS if p != "transformer"])
-    _same_width(source, shape)
-    return Model(kind(shape), where, shape, *_sizes(source))
-
-
-def _repository_shape(repository: str, subfolder: str) -> Transformer:
-    if (row := of_repository(repository)) is not None and subfolder == "transformer":
-        return shape_of(row)
-    if (config := _hub_config(repository, subfolder)) is not None:
-        return from_config(config, f"{TRANSFORMER}={repository}")
-    raise ModelError(
-        f"`{TRANSFORMER}={repository}` is not a folder or file here, and a repository of that name "
-        f"with {subfolder}/config.json was not found on the hub",
-        hint="give a safetensors file, a folder, or a repository and pretrained_transformer_"
-        "subfolder",
-    )
+        shape = from_config(hub.config(TRANSFORMER, transformer, subfolder, None),
+                            f"{TRANSFORMER}={transformer}")  # fmt: skip
+    return Model(kind(shape), where, shape, *_sizes(named))
 
 
 def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer:
@@ -141,43 +184,28 @@ def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer
     return shape
 
 
-def _same_width(source: str, shape: Transformer) -> None:
-    """Raises ModelError if the width of the text encoders differs from what the transformer takes:
-    the first step would fail."""
-    path = Path(source) / "text_encoder_3" / "config.json"
-    width = configs.read(path).get("d_model") if path.exists() else None
-    if width not in (None, shape.joint_dim):
-        raise ModelError(
-            f"`{MODEL}={source}` has text encoders of width {width}, but the transformer takes "
-            f"{shape.joint_dim}",
-            hint=f"use both from the same model family, or leave {TRANSFORMER} out",
-        )
-
-
-def _sizes(source: str) -> tuple[tuple[int, int, int], int]:
+def _sizes(named: ModelRequest) -> tuple[tuple[int, int, int], int]:
     """Numbers of parameters: (CLIP-L, CLIP-G, T5), and the VAE."""
-    folder = Path(source)
+    folder = Path(named.source)
     if not folder.is_dir():
         return TEXT_ENCODERS, VAE
-    clip_l, clip_g, t5 = (stored_parameters(folder / name) for name in COMPONENTS)
-    return (clip_l, clip_g, t5), stored_parameters(folder / "vae") or VAE
+    stem, variant = weight_files.TRANSFORMERS, named.variant
+    clip_l, clip_g, t5 = (_loaded_parameters(folder / name, stem, variant) for name in COMPONENTS)
+    vae = _loaded_parameters(folder / "vae", weight_files.DIFFUSERS, variant)
+    return (clip_l, clip_g, t5), vae or VAE
+
+
+def _loaded_parameters(folder: Path, stem: str, variant: str | None) -> int:
+    """Number of elements in the files that are loaded; 0 where they are missing or damaged, which
+    `find_whole` refuses."""
+    try:
+        held = weight_files.tensors(folder, stem, variant)
+    except ModelError:
+        return 0
+    return sum(entry.elements for entry in held.values())
 
 
 def stored_parameters(folder: Path) -> int:
     """Number of elements in the safetensors files of a component, from their headers."""
     files = sorted(folder.glob("*.safetensors"))
     return sum(e.elements for file in files for e in safetensors_header.read(file).tensors.values())
-
-
-def _hub_config(repository: str, subfolder: str) -> dict[str, Any] | None:
-    """config.json of a repository (a few hundred bytes); None if it cannot be downloaded."""
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        path = hf_hub_download(repository, f"{subfolder}/config.json", etag_timeout=5)
-    except (OSError, HfHubHTTPError, HFValidationError):  # no network, no such repository, gated
-        return None
-    return configs.read(Path(path))

@@ -7,11 +7,13 @@ which a test compares this.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd3tune.sd3 import configs
 from sd3tune.sd3.variants import CLIP_TOKENS, COMPONENTS, ModelSource
 from sd3tune.sd3.weights import DTYPES, reading
 
@@ -50,6 +52,9 @@ class TextEncoders:
         from diffusers import StableDiffusion3Pipeline
 
         source = ModelSource.of(source).base
+        index = Path(source) / configs.INDEX
+        if index.exists() and "text_encoder_3" not in configs.parts_of(index):
+            where |= {"text_encoder_3": None, "tokenizer_3": None}  # diffusers wants to be told
         with reading("text encoders", source):
             pipe = StableDiffusion3Pipeline.from_pretrained(
                 source,

@@ -69,7 +69,7 @@ def local(source: str | ModelSource, **where: Any) -> ModelSource:
                 source.base, use_safetensors=True, **elsewhere, **where
             )
         )
-    configs.check_folder(Path(found), [p for p in configs.PARTS if p not in elsewhere])
+    configs.check_folder(Path(found))
     transformer, vae = (found if p == source.base else p for p in (source.transformer, source.vae))
     return ModelSource(found, transformer, vae, source.subfolder)
 

@@ -45,6 +45,12 @@ class Optimizer:
         return frozenset(self.options.split())
 
     @property
+    def kind(self) -> str:
+        """Library and class, as checkpoints name them: "torch.AdamW"."""
+        module, _, attribute = self.build.partition(":")
+        return f"{module.split('.')[0]}.{attribute}"
+
+    @property
     def library(self) -> str:
         """The class, as the documents name it."""
         module, _, attribute = self.build.partition(":")

@@ -1,4 +1,5 @@
-"""Every random number of training, as a function of (seed, step, image): noise, and noise levels.
+"""Every random number of training, as a function of (seed, step, image and its occurrence in the
+step): noise, and noise levels.
 
 Drawn on the CPU: the same run sees the same noise on every vendor, in every batch layout, and
 after a resume. There is no generator state to save. Levels are computed in float64, which MPS
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.data.batch import Batch
-from sd3tune.data.seeds import seed_of
+from sd3tune.data.seeds import Draw, seed_of
 from sd3tune.plan.objective import NoiseLevels
 from sd3tune.sd3 import flow
 from sd3tune.sd3.variants import PATCH
@@ -42,8 +43,8 @@ def draw(seed: int, step: int, batch: Batch) -> Noise:
     """The noise of every image of a batch."""
     eps, u = torch.empty(batch.latents.shape), torch.empty(len(batch.ids))
     digests = []
-    for i, image in enumerate(batch.ids):
-        generator = torch.Generator().manual_seed(seed_of(seed, step, image))
+    for i, sample in enumerate(batch.draws):
+        generator = torch.Generator().manual_seed(seed_of(seed, step, *sample))
         eps[i].normal_(generator=generator)
         u[i : i + 1].uniform_(1e-7, 1 - 1e-7, generator=generator)
         data = eps[i].numpy().tobytes() + u[i].numpy().tobytes()
@@ -54,14 +55,14 @@ def draw(seed: int, step: int, batch: Batch) -> Noise:
 def another(seed: int, step: int, batch: Batch, label: str) -> Tensor:
     """Unit noise of another kind, shaped like the latents and on their device."""
     eps = torch.empty(batch.latents.shape)
-    for i, image in enumerate(batch.ids):
-        eps[i].normal_(generator=torch.Generator().manual_seed(seed_of(seed, step, image, label)))
+    for i, sample in enumerate(batch.draws):
+        eps[i].normal_(generator=torch.Generator().manual_seed(seed_of(seed, step, *sample, label)))
     return eps.to(batch.latents.device)
 
 
-def dice(seed: int, step: int, image: int, label: str) -> float:
-    """A uniform number in [0, 1)."""
-    return seed_of(seed, step, image, label) / 2**63
+def dice(seed: int, step: int, sample: Draw, label: str) -> float:
+    """A uniform number in [0, 1). sample: of `Batch.draws`."""
+    return seed_of(seed, step, *sample, label) / 2**63
 
 
 def draw_levels(how: NoiseLevels, seed: int, step: int, batch: Batch, u: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ def offsets(rollout: Rollout, seed: int, step: int, batch: Batch, s: Tensor) -> 
     """Euler steps for each image; 0: the image is trained on the straight path. No step goes beyond
     level 1. s (B,): noise levels."""
     chance, steps = rollout.chance(step), []
-    for image, level in zip(batch.ids, s.tolist(), strict=True):
-        rolls = dice(seed, step, image, "rollout") < chance
-        wanted = rollout.steps(dice(seed, step, image, "offset")) if rolls else 0
+    for sample, level in zip(batch.draws, s.tolist(), strict=True):
+        rolls = dice(seed, step, sample, "rollout") < chance
+        wanted = rollout.steps(dice(seed, step, sample, "offset")) if rolls else 0
         steps.append(min(wanted, int((1 - level) / STEP)))
     return steps
 

@@ -1,6 +1,7 @@
 """Noise levels against scipy, diffusers and the words of the documentation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from sd3tune.sample.pipeline import scheduler
 from sd3tune.sd3 import flow
 from sd3tune.sd3.variants import tokens
 from sd3tune.train import cubic
-from sd3tune.train.noise import draw, draw_levels
+from sd3tune.train.noise import another, draw, draw_levels
 from tests.cpu.conftest import Project
 from tests.cpu.known import batch
 
@@ -85,6 +86,27 @@ def test_a_level_belongs_to_seed_step_and_image_not_to_the_batch(how: NoiseLevel
     assert of(0, 3, 1, 2, 3) == of(0, 3, 3, 1, 2)[1:] + of(0, 3, 3)
     assert of(0, 3, *range(9)) != of(0, 4, *range(9))
     assert of(0, 3, *range(9)) != of(1, 3, *range(9))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [NoiseLevels(), NoiseLevels(uniform=True), NoiseLevels(beta=(2, 2)),
+     NoiseLevels(weights=(1, 2)), NoiseLevels(listed=(0.1, 0.9, 0.5, 0.3), in_turn=True)],
+)  # fmt: skip
+def test_each_twin_has_a_level_of_its_own_and_the_first_one_the_image_s(how: NoiseLevels) -> None:
+    four = replace(batch(7, 7, 7, 7, size=2), occurrences=(0, 1, 2, 3))
+    noise = draw(0, 3, four)
+    found = draw_levels(how, 0, 3, four, noise.u).tolist()
+    assert len(set(found)) == 4 and len(set(noise.digests)) == 4
+    alone = batch(7, size=2)
+    assert draw_levels(how, 0, 3, alone, draw(0, 3, alone).u).tolist() == found[:1]
+    assert draw(0, 3, alone).digests == noise.digests[:1]
+    assert len({another(0, 3, four, "more")[i].sum().item() for i in range(4)}) == 4
+
+
+def test_noise_of_an_image_without_twins_is_the_recorded_one() -> None:
+    """Recorded before the occurrence was part of the seeds: runs of then continue as they began."""
+    assert draw(3, 5, batch(11, 22, size=4)).digests == (856153157806597010, 10789501541021180506)
 
 
 def test_offset_of_a_dataset_moves_the_normal_number_and_so_the_levels(project: Project) -> None:

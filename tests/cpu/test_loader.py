@@ -1,5 +1,6 @@
 """Batches: the same from any start, with any number of threads; each image with its own caption."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -11,7 +12,8 @@ from sd3tune.data.discover import Sample
 from sd3tune.data.loader import Loader
 from sd3tune.data.order import Schedule, Share
 from sd3tune.errors import DataError
-from tests.samples import many
+from sd3tune.train.noise import draw
+from tests.samples import many, sample
 
 
 def loader(
@@ -107,3 +109,53 @@ def test_an_error_in_the_background_reaches_the_loop() -> None:
         replace(loader(many({(64, 64): 3})), posterior_of=broken).batches() as batches,
     ):
         next(batches)
+
+
+def twins(images: int, per_step: int, **more: Any) -> Loader:
+    """Images with three captions each, one image per batch, and more places in a step than
+    images."""
+    found = [sample(f"{i}.png", captions=("a", "bb", "ccc"), repeats=9) for i in range(images)]
+    one_each = Schedule([Share("d", found, 1)], 5, batches_per_step=per_step)
+    return replace(loader(found, dropout=0.25, deviation=1.0, **more), schedule=one_each)
+
+
+def steps_of(made: list[Loader], accumulation: int, start: int = 0) -> list[Counter[Any]]:
+    """For each optimizer step, the samples of all processes: image, caption, latent and noise."""
+    steps = [Counter[Any]() for _ in range(6)]
+    for one in made:
+        with one.batches(start) as batches:
+            for number, step in enumerate(steps):
+                for b in islice(batches, accumulation):
+                    noise = draw(5, number + start // one.schedule.batches_per_step, b)
+                    step[b.ids, b.prompt_embeds.sum().item(), b.latents.numpy().tobytes(),
+                         noise.digests] += 1  # fmt: skip
+    return steps
+
+
+@pytest.mark.parametrize("images", [1, 3, 5])
+def test_twins_are_the_same_samples_in_every_layout_and_after_every_resume(images: int) -> None:
+    one = steps_of([twins(images, 4)], 4)
+    two = steps_of([twins(images, 4, rank=r, processes=2) for r in (0, 1)], 2)
+    four = steps_of([twins(images, 4, rank=r, processes=4) for r in range(4)], 1)
+    assert one == two == four
+    resumed = steps_of([twins(images, 4, rank=r, processes=2) for r in (0, 1)], 2, start=8)
+    assert resumed[:4] == one[2:]
+
+
+def test_an_image_is_another_sample_each_time_it_comes_in_a_step() -> None:
+    with twins(1, 64).batches() as batches:
+        step = list(islice(batches, 64))
+    assert {b.ids for b in step} == {step[0].ids}
+    assert len({b.latents.numpy().tobytes() for b in step}) == 64
+    assert len({draw(5, 0, b).digests for b in step}) == 64
+    captions = Counter(round(b.prompt_embeds[0, 0, 0].item()) for b in step)
+    assert set(captions) == {0, 1, 2, 3} and 6 <= captions[0] <= 28  # 0: dropped
+
+
+def test_twins_in_one_batch_have_latents_and_captions_of_their_own() -> None:
+    one = sample("a.png", captions=tuple("x" * i for i in range(1, 40)), repeats=7)
+    made = replace(loader([one], deviation=1.0), schedule=Schedule([Share("d", [one], 8)], 5))
+    with made.batches() as batches:
+        batch = next(batches)
+    assert len({latents.numpy().tobytes() for latents in batch.latents}) == 8
+    assert len({e.sum().item() for e in batch.prompt_embeds}) > 4

@@ -2,6 +2,7 @@
 alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,11 +202,13 @@ def test_text_encoders_of_another_width_are_refused(
     checkpoint: Any, demo: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
-    for part in ("vae", "text_encoder_3"):
-        (folder / part).mkdir(parents=True)
-    (folder / "text_encoder_3" / "config.json").write_text('{"d_model": 4096}')
+    shutil.copytree(demo / "models" / "sd3-medium", folder)
+    shutil.rmtree(folder / "transformer")
+    shutil.rmtree(folder / "vae")  # the file holds one
+    path = folder / "text_encoder_3" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"d_model": 4096}))
     with pytest.raises(ModelError, match="of width 4096, but the transformer takes 96"):
-        models.find(str(folder), str(checkpoint("sd3-medium")))
+        models.find_whole(models.ModelRequest(str(folder), str(checkpoint("sd3-medium"))))
 
 
 def test_a_file_of_a_released_shape_takes_its_text_encoders_from_its_repository(

@@ -114,7 +114,7 @@ def test_what_a_run_may_fill_is_said_by_torch_then_by_sysctl_then_guessed(
     assert usable("m3-max", True) == (96.0, "torch.mps.recommended_max_memory")
     assert usable("m2-wired-limit", False) == (22.0, "sysctl iogpu.wired_limit_mb")
     amount, source = usable("m3-max", False)
-    assert amount == 89.6 and source is not None and source.startswith("a guess")
+    assert amount == 96.0 and source is not None and source.startswith("a guess")
     amount, source = usable("m3-max-watermark", True)
     assert amount == round(96 * 0.7, 1) and source is not None and "HIGH_WATERMARK" in source
 
@@ -257,8 +257,8 @@ def test_memory_counts_the_scores_that_attention_writes_out() -> None:
     [
         ("m3-max", MEDIUM, {}, "diffusers", "no_change", ""),
         ("m2", MEDIUM, {}, "diffusers", "no_change", ""),
-        ("m2-16", MEDIUM, {}, "sliced", "no_change", "about 11.9 GiB at batch size 1, Apple M2"),
-        ("m1", MEDIUM, {}, "sliced", "no_change", "Apple M1 has 11.2 GiB"),
+        ("m2-16gb", MEDIUM, {}, "sliced", "no_change", "about 11.9 GiB at batch size 1, Apple M2"),
+        ("m1", MEDIUM, {}, "sliced", "no_change", "Apple M1 has 10.7 GiB"),
         ("m4", LARGE, {}, "sliced", "no_change", "about 24.9 GiB at batch size 1"),
         ("m2", LARGE, {}, "sliced", "int8-quanto", "with int8-quanto weights, Apple M2"),
         ("m4", LARGE, {"base_model_precision": "int4-quanto"}, "diffusers", "int4-quanto", ""),
@@ -273,10 +273,7 @@ def test_sliced_attention_is_chosen_where_all_scores_do_not_fit_or_are_too_many(
     chip: str, model: str, settings: dict[str, Any], attention: str, precision: str, why: str
 ) -> None:
     """Before weights are quantised for the scores' sake, and with the reason."""
-    facts = chips.facts(chips.chip(chip.removesuffix("-16")))
-    if chip.endswith("-16"):
-        device = replace(facts.weakest, total_bytes=16 * GIB, usable_bytes=int(11.2 * GIB))
-        facts = replace(facts, devices=(device,), ram_bytes=16 * GIB)
+    facts = chips.facts(chips.chip(chip))
     values = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10} | settings
     made = resolve(RunInputs(Config(**values), facts, find(model), samples()))
     decision = made.attention.training

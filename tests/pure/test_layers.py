@@ -60,7 +60,9 @@ TORCH_FREE = [
     "backends/decide",
     "processes/environment.py",
 ]
-TORCH_FREE += [f"sd3/{name}.py" for name in "variants models single module_names".split()]
+SD3 = "variants models single module_names configs hub model_folder tensor_names comfyui_rules "
+SD3 += "tokenizer_files weight_files"
+TORCH_FREE += [f"sd3/{name}.py" for name in SD3.split()]
 FORMATS = "key_names scale adapter_description readers file_metadata identify manifest"
 TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]

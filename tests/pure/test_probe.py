@@ -120,9 +120,10 @@ def test_this_machine_is_surveyed_without_torch_in_a_second() -> None:
     ],
 )
 def test_the_pytorch_build_follows_the_card(name, extra, index, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from sd3tune.backends.decide.torch_builds import torch_build
     from tests.recordings import machine_of
 
-    build = machine.torch_build(machine_of(name, tmp_path, monkeypatch))
+    build = torch_build(machine_of(name, tmp_path, monkeypatch))
     assert build.extra == extra
     assert (build.index_url or "none").endswith(index or "none")
     assert (extra == "cpu") == build.requirement.endswith("+cpu")

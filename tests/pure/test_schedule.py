@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sd3tune.config.config import Config
+from sd3tune.data.discover import Sample
 from sd3tune.data.order import Schedule, Share, schedule
 from sd3tune.errors import DataError
 from tests.image_folders import dataset
-from tests.samples import many
+from tests.samples import many, sample
 
 SIZES = [(64, 64), (128, 64), (64, 128)]
 
@@ -74,6 +75,7 @@ def test_any_position_and_any_number_of_processes_give_the_same_run(  # type: ig
         shares.append(Share(f"d{i}", many(counts, f"d{i}"), batch, weight, (first, last),
                             (before, end if end and end > before else None)))  # fmt: skip
     made = Schedule(shares, 5, per_step)
+    position -= position % per_step  # a run resumes where a step begins
     whole = list(islice(made.batches_from(), position + 24))
     assert [place for place, _, _ in whole] == list(range(position + 24))
     assert list(islice(made.batches_from(position), 24)) == whole[position:]
@@ -152,3 +154,76 @@ def test_a_gap_in_the_windows_is_an_error_that_says_where() -> None:
 def test_steps_of_epochs_round_each_epoch_up() -> None:
     made = Schedule([Share("a", many({(64, 64): 5}, "a"), 1)], 0, batches_per_step=3)
     assert made.length(0) == 7 and made.steps_of(2) == 6
+
+
+def photographs(count: int, repeats: int = 0, size: tuple[int, int] = (64, 64)) -> list[Sample]:
+    return [sample(f"{size[0]}-{i}.png", size, bucket=size, repeats=repeats) for i in range(count)]
+
+
+def steps_of(made: Schedule, steps: int, start: int = 0) -> list[list[Sample]]:
+    """The images of each optimizer step."""
+    batches = [b for _, _, b in islice(made.batches_from(start), steps * made.batches_per_step)]
+    size = made.batches_per_step
+    return [[s for b in batches[i : i + size] for s in b] for i in range(0, len(batches), size)]
+
+
+def test_the_order_of_a_run_without_twins_is_the_recorded_one() -> None:
+    made = Schedule([Share("d", [sample(f"{i}.png") for i in range(12)], 2)], 7, 3)
+    recorded = [["1 2", "7 10", "0 3", "8 4", "11 9", "5 6"],
+                ["10 5", "11 3", "8 0", "9 4", "6 7", "1 2"]]  # fmt: skip
+    for epoch, wanted in enumerate(recorded):
+        batches = made.epoch(epoch, 6 * epoch)
+        assert [" ".join(s.name[:-4] for s in batch) for batch in batches] == wanted
+
+
+@pytest.mark.parametrize(
+    "images, repeats, batch, per_step",
+    [(8, 3, 8, 1), (8, 3, 4, 2), (8, 3, 2, 4), (8, 1, 3, 1), (30, 9, 4, 3), (9, 2, 3, 2),
+     (5, 0, 1, 4), (50, 0, 1, 8), (50, 3, 1, 8)],
+)  # fmt: skip
+def test_no_step_has_an_image_twice_where_there_are_enough_images(
+    images: int, repeats: int, batch: int, per_step: int
+) -> None:
+    made = Schedule([Share("d", photographs(images, repeats), batch)], 3, per_step)
+    for step in steps_of(made, 40):
+        assert len({s.id for s in step}) == len(step)
+    for epoch in range(3):
+        shown = Counter(s.id for b in made.epoch(epoch, made.start(epoch)) for s in b)
+        assert min(shown.values()) == repeats + 1 and len(shown) == images
+
+
+def test_batches_of_a_thin_bucket_go_to_different_steps() -> None:
+    wide = photographs(2, 5, (128, 64))
+    made = Schedule([Share("d", photographs(24) + wide, 2)], 1, 3)
+    for step in steps_of(made, 6):
+        assert len({s.id for s in step}) == len(step)
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+def test_twins_remain_only_where_counting_shows_that_they_must(
+    copies: list[int], batch: int, per_step: int
+) -> None:
+    """Gale and Ryser: rows of given sums in columns of given sums exist, with at most one of each
+    row in a column, exactly when the k largest rows fit into min(column, k) for every k."""
+    images = [sample(f"{i}.png", repeats=n - 1) for i, n in enumerate(copies)]
+    made = Schedule([Share("d", images, batch)], 5, per_step)
+    batches = made.epoch(0)
+    steps = [[s.id for b in batches[i : i + per_step] for s in b]
+             for i in range(0, len(batches), per_step)]  # fmt: skip
+    shown = sorted(Counter(i for step in steps for i in step).values(), reverse=True)
+    possible = all(
+        sum(shown[:k]) <= sum(min(len(step), k) for step in steps) for k in range(len(shown) + 1)
+    )
+    assert all(len(set(step)) == len(step) for step in steps) == possible
+
+
+def test_an_occurrence_is_counted_over_the_whole_step_and_anew_in_the_next() -> None:
+    made = Schedule([Share("d", photographs(1, 7), 2)], 1, batches_per_step=2)
+    assert [[s.occurrence for s in step] for step in steps_of(made, 3)] == [[0, 1, 2, 3]] * 3
+    by_rank = [[s.occurrence for _, _, b in islice(made.batches_from(0, r, 2), 2) for s in b]
+               for r in (0, 1)]  # fmt: skip
+    assert by_rank == [[0, 1, 0, 1], [2, 3, 2, 3]]

@@ -6,21 +6,23 @@ Numbers it does not know come back as the text "N/A". Nothing here raises.
 
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import system
+from sd3tune.backends.observe import card_faults, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
 
 UNKNOWN = Arch("gfx", "unknown")
 MIB = 2**20
 INSTALL = "pip install /opt/rocm/share/amd_smi (the copy that came with your ROCm)"
 IN_IMAGE = "nothing: training needs it not; docker/README.md says which amdsmi an image has"
+GROUPS = "add yourself to the groups video and render; docker run --group-add …"
 # AMDSMI_STATUS codes at initialisation: what they mean, what helps.
 INIT = {
     10: ("no-permission", "fail", "amdsmi may not open the card",
-         "add yourself to the groups video and render; docker run --group-add …"),
+         GROUPS),
     34: ("driver-not-loaded", "fail", "the amdgpu kernel driver is not loaded",
          "sudo modprobe amdgpu; in a container: --device=/dev/kfd --device=/dev/dri"),
 }  # fmt: skip
@@ -33,8 +35,53 @@ VIOLATIONS = {
 }
 
 
-def read(root: Path, problems: list[Problem]) -> Survey | None:
-    """amdsmi's answer, or None with a Problem that says why. `root` is for the other sources."""
+def survey(root: Path) -> Survey:
+    """amdsmi's answer, or no cards and a Problem that says why. `root` is for the other sources."""
+    problems: list[Problem] = []
+    library = _loaded(problems)
+    if library is None:
+        return Survey("rocm", problems=tuple(problems))
+    try:
+        handles = library.ask("amdsmi_get_processor_handles") or []
+        gpus = tuple(_gpu(library, i, handle) for i, handle in enumerate(handles))
+        driver = library.ask("amdsmi_get_gpu_driver_info", handles[0]) if handles else None
+        rocm = library.ask("amdsmi_get_rocm_version")
+        runtime = rocm[1] if rocm and rocm[0] else None
+        version = word((driver or {}).get("driver_version"))
+    finally:
+        library.ask("amdsmi_shut_down")
+    if not gpus:
+        words = "amdsmi lists no card: this user may not open it, or another libamd_smi was loaded"
+        problems.append(problem("amdsmi-empty", "warn", words, GROUPS))
+    if library.failed:
+        failed = ", ".join(f"{name} ({error})" for name, error in library.failed.items())
+        words = f"amdsmi does not match the installed ROCm: {failed[:200]}"
+        problems.append(problem("amdsmi-garbage", "warn", words, library.install))
+    return Survey("rocm", gpus, version, runtime, "amdsmi" if gpus else None, tuple(problems))
+
+
+@dataclass
+class _Binding:
+    """The binding. failed: function -> an error that is not amdsmi's own."""
+
+    amdsmi: ModuleType
+    install: str
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, name: str, *words: Any) -> Any:
+        """One question; None when this binding, library or card cannot answer it."""
+        try:
+            return getattr(self.amdsmi, name)(*words)
+        except AttributeError:  # of another age
+            return None
+        except Exception as e:  # AmdSmiException and, across ages, KeyError, OSError and others
+            if not type(e).__name__.startswith("AmdSmi"):
+                self.failed[name] = "not UTF-8" if isinstance(e, UnicodeError) else type(e).__name__
+            return None
+
+
+def _loaded(problems: list[Problem]) -> _Binding | None:
+    """The binding, imported and started; None and the reason in `problems`."""
     if folder := os.environ.get(
         "SD3TUNE_AMDSMI"
     ):  # apart from PyTorch, as in docker/rocm.Dockerfile
@@ -44,13 +91,15 @@ def read(root: Path, problems: list[Problem]) -> Survey | None:
     install = IN_IMAGE if folder else INSTALL
     try:
         import amdsmi
-    except ImportError:
-        problems.append(problem("amdsmi-missing", "warn", "the Python package amdsmi is not "
-                                "installed: fewer checks", install))  # fmt: skip
+    except ModuleNotFoundError as e:
+        if e.name == "amdsmi" or e.name is None:
+            words = "the Python package amdsmi is not installed: fewer checks"
+            problems.append(problem("amdsmi-missing", "warn", words, install))
+        else:
+            problems.append(_broken(e, install))
         return None
     except Exception as e:  # KeyError, AttributeError, OSError: whatever loading a library raises
-        words = f"amdsmi does not match the installed ROCm: {type(e).__name__}: {e}"
-        problems.append(problem("amdsmi-broken", "warn", words, install))
+        problems.append(_broken(e, install))
         return None
     try:
         amdsmi.amdsmi_init()
@@ -60,16 +109,17 @@ def read(root: Path, problems: list[Problem]) -> Survey | None:
         known = INIT.get(code) if isinstance(code, int) else None
         problems.append(problem(*(known or ("amdsmi-init", "warn", words, install))))
         return None
-    try:
-        handles = _q(amdsmi, "amdsmi_get_processor_handles") or []
-        gpus = tuple(_gpu(amdsmi, i, handle) for i, handle in enumerate(handles))
-        driver = _q(amdsmi, "amdsmi_get_gpu_driver_info", handles[0]) if handles else None
-        rocm = _q(amdsmi, "amdsmi_get_rocm_version")
-        runtime = rocm[1] if rocm and rocm[0] else None
-        version = word((driver or {}).get("driver_version"))
-        return Survey("rocm", gpus, version, runtime, "amdsmi") if gpus else None
-    finally:
-        _q(amdsmi, "amdsmi_shut_down")
+    return _Binding(amdsmi, install)
+
+
+def _broken(error: Exception, install: str) -> Problem:
+    """Of a binding that cannot be imported."""
+    if isinstance(error, OSError) and system.load_failure(error)[0] != "failed":
+        words = f"the library of amdsmi {system.load_failure(error)[1]}"
+    else:
+        words = f"amdsmi does not match the installed ROCm: {type(error).__name__}: "
+        words += " ".join(str(error).split())[:200]
+    return problem("amdsmi-broken", "warn", words, install)
 
 
 def _rocm_of_torch() -> str | None:
@@ -78,9 +128,9 @@ def _rocm_of_torch() -> str | None:
     return next((str(w) for w in wheels if (w / "lib/libamd_smi.so").exists()), None)
 
 
-def _gpu(amdsmi: ModuleType, index: int, handle: Any) -> Gpu:
+def _gpu(library: _Binding, index: int, handle: Any) -> Gpu:
     def q(name: str, *words: Any) -> Any:
-        return _q(amdsmi, name, handle, *words)
+        return library.ask(name, handle, *words)
 
     def entry(name: str, key: str) -> Any:
         found = q(name)
@@ -97,11 +147,13 @@ def _gpu(amdsmi: ModuleType, index: int, handle: Any) -> Gpu:
         name=word(entry("amdsmi_get_gpu_asic_info", "market_name")) or "AMD GPU",
         arch=Arch("gfx", gfx) if gfx and gfx.startswith("gfx") else UNKNOWN,
         source="amdsmi",
-        total_bytes=system.whole(q("amdsmi_get_gpu_memory_total", amdsmi.AmdSmiMemoryType.VRAM)),
+        total_bytes=system.whole(
+            q("amdsmi_get_gpu_memory_total", library.amdsmi.AmdSmiMemoryType.VRAM)
+        ),
         used_bytes=system.scaled(entry("amdsmi_get_gpu_vram_usage", "vram_used"), MIB),
         uuid=word(q("amdsmi_get_gpu_device_uuid")),
         bus_id=system.bus_id(q("amdsmi_get_gpu_device_bdf")),
-        temperature_celsius=_temperature(amdsmi, handle),
+        temperature_celsius=_temperature(library, handle),
         power_limit_watts=_watts(cap.get("power_cap")),
         power_default_watts=_watts(cap.get("default_power_cap")),
         ecc_uncorrected=system.whole(ecc),
@@ -114,25 +166,18 @@ def _gpu(amdsmi: ModuleType, index: int, handle: Any) -> Gpu:
         compute_partition=word(q("amdsmi_get_gpu_compute_partition")),
         memory_partition=word(q("amdsmi_get_gpu_memory_partition")),
         hip_index=system.whole(entry("amdsmi_get_gpu_enumeration_info", "hip_id")),
+        hip_uuid=word(entry("amdsmi_get_gpu_enumeration_info", "hip_uuid"))
+        or system.hip_uuid(entry("amdsmi_get_gpu_asic_info", "asic_serial")),
+        error=card_faults.amd_lost(library.amdsmi, handle),
     )
 
 
-def _q(amdsmi: ModuleType, name: str, *words: Any) -> Any:
-    """One question; None when this binding, library or card cannot answer it."""
-    function = getattr(amdsmi, name, None)
-    if function is None:
-        return None
-    try:
-        return function(*words)
-    except Exception:  # AmdSmiException and, across ages, AttributeError, KeyError, OSError
-        return None
-
-
-def _temperature(amdsmi: ModuleType, handle: Any) -> float | None:
+def _temperature(library: _Binding, handle: Any) -> float | None:
     """The junction; Instinct cards have no edge sensor."""
+    amdsmi = library.amdsmi
     current = amdsmi.AmdSmiTemperatureMetric.CURRENT
     for sensor in (amdsmi.AmdSmiTemperatureType.JUNCTION, amdsmi.AmdSmiTemperatureType.HOTSPOT):
-        found = system.number(_q(amdsmi, "amdsmi_get_temp_metric", handle, sensor, current))
+        found = system.number(library.ask("amdsmi_get_temp_metric", handle, sensor, current))
         if found is not None:
             return found
     return None

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune import start
+from sd3tune.backends.observe import system
 from sd3tune.errors import HardwareError
 from sd3tune.filesystem import drafts
 from sd3tune.filesystem.temporary import private_folder
 
 OBSERVERS = {  # name -> module:function, called with the words that follow
-    "nvidia": "sd3tune.backends.cuda:observe",
-    "amd": "sd3tune.backends.rocm:observe",
-    "apple": "sd3tune.backends.mps:observe",
+    "source": "sd3tune.backends.observe.card_sources:observe",
     "torch": "sd3tune.backends.observe.torch_report:observe",
     "torch-details": "sd3tune.backends.observe.torch_report:details",
     "probes": "sd3tune.backends.kernels.smoke:observe",
+    "hidden": "sd3tune.backends.kernels.hidden:observe",
     "quant": "sd3tune.quant.linear_probes:observe",
     "imports": "sd3tune.backends.observe.imports:observe",
 }
@@ -41,15 +41,19 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
 ENVIRONMENT = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 COMMAND = start.command("sd3tune.backends.observe.child")
 LOOK_SECONDS = 0.2  # between looks at `stop`
+MOST_CHARACTERS = 300  # of a library's last words
 STOPPED = "it was stopped before it answered"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`data` as the observer returned it, or `error`: one sentence on what happened instead."""
+    """`data` as the observer returned it, or `error`: one sentence on what happened instead.
+    hung: there was no end to it; crashed: a signal ended the child."""
 
     data: dict[str, Any] | None = None
     error: str | None = None
+    hung: bool = False
+    crashed: bool = False
 
 
 def ask(
@@ -93,7 +97,7 @@ def _asked(
             finally:
                 _end(child)
     except subprocess.TimeoutExpired:
-        return Answer(error=f"no answer in {timeout_seconds:g} s")
+        return Answer(error=f"no answer in {timeout_seconds:g} s", hung=True)
     finally:
         os.close(lifeline)
         os.close(held)
@@ -118,12 +122,13 @@ def _said(
 
 def _read(path: Path, status: int, said: str) -> Answer:
     if status < 0:
-        return Answer(error=f"killed by {signal.Signals(-status).name}")
+        return Answer(error=f"killed by {system.signal_name(-status)}", crashed=True)
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError):
         lines = [line.strip() for line in said.splitlines() if line.strip()]
-        return Answer(error=lines[-1] if lines else f"exit code {status} and no answer")
+        last = lines[-1][:MOST_CHARACTERS] if lines else f"exit code {status} and no answer"
+        return Answer(error=last)
     return Answer(data=data) if isinstance(data, dict) else Answer(error="an answer of no shape")
 
 

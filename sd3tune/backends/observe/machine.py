@@ -4,21 +4,23 @@ Standard library only, no torch, and nothing here raises, so that a bare checkou
 `python -m sd3tune.backends.observe.machine`: scripts/setup finds the right PyTorch by it.
 """
 
+import argparse
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from sd3tune.backends import cuda, mps, rocm
-from sd3tune.backends.observe import child, container, sysctl
-from sd3tune.backends.observe.facts import Host, Machine, Problem, Survey, Vendor, gpu_from
+from sd3tune.backends.observe import container, sysctl
+from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.facts import Machine
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.system import read
-from sd3tune.backends.observe.torch_report import RANGE
+from sd3tune.errors import HardwareError
 
 VENDORS = {"nvidia": cuda, "amd": rocm, "apple": mps}
 UNLIMITED = 2**60  # cgroup v1 writes 9223372036854771712 for "no limit"
@@ -30,40 +32,13 @@ CLOUDS = {
 }
 
 
-def survey(timeout_seconds: float = 10.0, root: Path = Path("/")) -> Machine:
-    """The host and one Survey per vendor with evidence of being present, asked side by side."""
-    found = {name: vendor for name, vendor in VENDORS.items() if vendor.present(root) is not None}
+def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Machine:
+    """The host and one Survey per vendor with evidence of being present, asked side by side. ask:
+    gets the answer of one source."""
+    vendors = [vendor for vendor in VENDORS.values() if vendor.present(root) is not None]
     with ThreadPoolExecutor(len(VENDORS)) as pool:
-        answers = {
-            name: pool.submit(child.ask, name, timeout_seconds=timeout_seconds) for name in found
-        }
-        surveys = tuple(_survey(name, answer.result()) for name, answer in answers.items())
-    return Machine(host(root), surveys)
-
-
-def _survey(name: str, answer: child.Answer) -> Survey:
-    vendor: Vendor = VENDORS[name].VENDOR
-    if answer.data is not None:
-        return survey_from(answer.data)
-    problem = Problem(
-        f"{name}.observer-died",
-        "fail",
-        f"asking the {name} driver failed: {answer.error}",
-        "reboot, or reinstall the driver; training on this card will hang in the same way",
-    )
-    return Survey(vendor, problems=(problem,))
-
-
-def survey_from(data: Mapping[str, object]) -> Survey:
-    """A Survey that travelled as JSON."""
-    gpus, problems = data["gpus"], data["problems"]
-    assert isinstance(gpus, list) and isinstance(problems, list)
-    rest = {k: v for k, v in data.items() if k not in ("gpus", "problems")}
-    return Survey(
-        gpus=tuple(gpu_from(g) for g in gpus),
-        problems=tuple(Problem(**p) for p in problems),
-        **rest,  # type: ignore[arg-type]
-    )
+        pending = [pool.submit(vendor.survey, root, ask) for vendor in vendors]
+        return Machine(host(root), tuple(each.result() for each in pending))
 
 
 def host(root: Path = Path("/")) -> Host:
@@ -175,57 +150,28 @@ def _container(root: Path, sources: dict[str, str]) -> str | None:
     return said or None
 
 
-@dataclass(frozen=True)
-class TorchBuild:
-    """Which PyTorch suits a machine, as words for pip."""
-
-    extra: str  # of sd3tune: cuda, rocm, apple, cpu
-    requirement: str
-    index_url: str | None  # None: the ordinary package index has it
-    reason: str
-
-
-WHEELS = "https://download.pytorch.org/whl"
-TESTED_CPU = "2.13.0"
-
-
-def torch_build(machine: Machine) -> TorchBuild:
-    """CUDA wheels go to machines with an NVIDIA card and to no other."""
-    nvidia, amd = machine.survey("cuda"), machine.survey("rocm")
-    if nvidia.gpus:
-        return _cuda_build(nvidia)
-    if amd.gpus:
-        return TorchBuild("rocm", RANGE, f"{WHEELS}/rocm7.2", f"AMD: {amd.gpus[0].name}")
-    if machine.host.os == "Darwin":
-        chip = machine.survey("mps").gpus
-        who = chip[0].name if chip else "an Intel Mac, or Python under Rosetta"
-        return TorchBuild("apple", RANGE, None, f"macOS: {who}")
-    # The local label makes the CUDA wheel of the same version impossible.
-    return TorchBuild(
-        "cpu", f"torch=={TESTED_CPU}+cpu", f"{WHEELS}/cpu", "no NVIDIA or AMD card found"
-    )
-
-
-def _cuda_build(nvidia: Survey) -> TorchBuild:
-    oldest = min((g.arch.sm or 999 for g in nvidia.gpus), default=999)
-    name = nvidia.gpus[0].name
-    major = int((nvidia.runtime or "0").split(".")[0] or 0)
-    if oldest < 75:
-        why = f"NVIDIA: {name} is sm_{oldest}, which only the CUDA 12.6 builds support"
-        return TorchBuild("cuda", RANGE, f"{WHEELS}/cu126", why)
-    if 0 < major < 13:
-        why = f"NVIDIA: the driver of {name} offers CUDA {nvidia.runtime}, older than 13"
-        return TorchBuild("cuda", RANGE, f"{WHEELS}/cu126", why)
-    return TorchBuild("cuda", RANGE, None, f"NVIDIA: {name}, driver {nvidia.driver or 'unknown'}")
-
-
 def main() -> None:
-    machine = survey()
-    if sys.argv[1:] == ["--torch"]:
-        build = torch_build(machine)
-        print(build.requirement, build.index_url or "-", build.extra, build.reason, sep="\n")
-    else:
-        print(json.dumps(asdict(machine), indent=1))
+    """Prints this machine as JSON, or which PyTorch suits it. Exit code 1 with an error and a hint
+    where none does."""
+    from sd3tune.backends.decide import torch_builds
+
+    parser = argparse.ArgumentParser(prog="sd3tune.backends.observe.machine")
+    parser.add_argument("--torch", action="store_true", help="requirement, index, extra, reason")
+    parser.add_argument("--extra", action="store_true", help="of sd3tune, whatever PyTorch it has")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="where its files are")
+    words = parser.parse_args()
+    machine = survey(words.root)
+    try:
+        if words.extra:
+            print(torch_builds.extra(machine))
+        elif words.torch:
+            build = torch_builds.torch_build(machine)
+            print(build.requirement, build.index_url or "-", build.extra, build.reason, sep="\n")
+        else:
+            print(json.dumps(asdict(machine), indent=1))
+    except HardwareError as e:
+        print(f"error: {e}\nhint: {e.hint}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,22 +3,30 @@
 Codes and structures: nvml.h and the binding's own source. Nothing here raises.
 """
 
-import os
+import ctypes
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import system
-from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
+from sd3tune.backends.observe import card_faults, own_processes, system
+from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Severity, Survey
 
 UNKNOWN = Arch("sm", "unknown")
-COMPUTE_MODES = {0: "default", 2: "prohibited", 3: "exclusive"}
+COMPUTE_MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
+LIBRARY = "libnvidia-ml.so.1"
+LIBRARY_NOT_FOUND = 12
+MOST_CARDS = 64
+PACKAGE = "pip install nvidia-ml-py"
+UPGRADE = "pip install --upgrade nvidia-ml-py"
 REINSTALL = "reinstall the NVIDIA driver and reboot"
 # NVML return codes at initialisation (nvml.h), what they mean, what helps.
-INIT = {
+INIT: dict[int, tuple[str, Severity, str, str]] = {
+    4: ("nvml-forbidden", "fail", "NVML may not open the driver's device files",
+        "look at the owner and mode of /dev/nvidia*; docker run --gpus all …"),
     9: ("driver-not-loaded", "fail", "the NVIDIA kernel driver is not loaded",
         "sudo modprobe nvidia; in a container: docker run --gpus all …"),
-    12: ("library-not-found", "warn", "libnvidia-ml.so.1 is not found",
+    LIBRARY_NOT_FOUND: ("library-not-found", "warn", f"{LIBRARY} is not found",
          "in a container: docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility …"),
     15: ("gpu-lost", "fail", "a GPU has fallen off the bus", "reboot, or rent another host"),
     16: ("reset-required", "fail", "a GPU needs a reset", "sudo nvidia-smi --gpu-reset"),
@@ -29,48 +37,126 @@ INIT = {
 }  # fmt: skip
 
 
-def read(root: Path, problems: list[Problem]) -> Survey | None:
-    """NVML's answer, or None with a Problem that says why. `root` is for the other sources."""
+def survey(root: Path) -> Survey:
+    """NVML's answer, or no cards and a Problem that says why. `root` is for the other sources."""
+    problems: list[Problem] = []
+    library = _loaded(problems)
+    if library is None:
+        return Survey("cuda", problems=tuple(problems))
+    try:
+        count = library.ask("nvmlDeviceGetCount") or 0
+        if not 0 <= count <= MOST_CARDS:
+            library.strange.append(f"nvmlDeviceGetCount: {count}")
+            count = 0
+        gpus = [gpu for index in range(count) for gpu in _cards(library, index, problems)]
+        cuda = library.ask("nvmlSystemGetCudaDriverVersion_v2")
+        runtime = f"{cuda // 1000}.{cuda % 1000 // 10}" if isinstance(cuda, int) and cuda else None
+        driver = _text(library.ask("nvmlSystemGetDriverVersion"))
+    finally:
+        library.ask("nvmlShutdown")
+    if library.strange:
+        words = f"NVML answers rubbish: {', '.join(dict.fromkeys(library.strange))[:200]}"
+        problems.append(problem("nvml-garbage", "warn", words, REINSTALL))
+    if library.failed:
+        failed = [f"{name} ({error})" for name, error in library.failed.items()]
+        words = "nvidia-ml-py and the driver's NVML are of different ages: "
+        words += ", ".join(failed)[:200]
+        fix = "update the older of them: the NVIDIA driver, or pip install --upgrade nvidia-ml-py"
+        problems.append(problem("nvml-age", "warn", words, fix))
+    return Survey("cuda", tuple(gpus), driver, runtime, "nvml", tuple(problems))
+
+
+@dataclass
+class _Library:
+    """The binding. strange: answers that are none; failed: function -> an error not of NVML's."""
+
+    pynvml: ModuleType
+    strange: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, name: str, *words: Any) -> Any:
+        """One question; None when this binding, driver or card cannot answer it."""
+        try:
+            return getattr(self.pynvml, name)(*words)
+        except (self.pynvml.NVMLError, AttributeError):
+            return None
+        except UnicodeDecodeError:
+            self.strange.append(f"{name} is not UTF-8")
+        except Exception as e:  # NVMLLibraryMismatchError, OSError and whatever else it raises
+            self.failed[name] = type(e).__name__
+        return None
+
+    def constant(self, name: str) -> Any:
+        """A constant of the binding; None in one that is too old."""
+        return getattr(self.pynvml, name, None)
+
+
+def _loaded(problems: list[Problem]) -> _Library | None:
+    """The binding, imported and started; None and the reason in `problems`."""
     try:
         import pynvml
-    except ImportError:
-        problems.append(problem("nvml-missing", "warn", "nvidia-ml-py is not installed: fewer "
-                                 "checks", "pip install nvidia-ml-py"))  # fmt: skip
+    except ModuleNotFoundError as e:
+        if e.name == "pynvml":
+            problems.append(problem("nvml-missing", "warn", "nvidia-ml-py is not installed: fewer "
+                                     "checks", PACKAGE))  # fmt: skip
+        else:
+            problems.append(_broken(e))
+        return None
+    except Exception as e:  # SyntaxError, OSError: whatever importing a package raises
+        problems.append(_broken(e))
+        return None
+    if not hasattr(pynvml, "nvmlInit") or not hasattr(pynvml, "NVMLError"):
+        problems.append(_broken(AttributeError("the module pynvml is another package's")))
         return None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as e:
-        known = INIT.get(e.value, ("init", "fail", f"NVML does not start: {e}", REINSTALL))
-        problems.append(problem(*known))
+        problems.append(problem(*_not_started(getattr(e, "value", None), e)))
         return None
+    except Exception as e:  # NVMLLibraryMismatchError, UnicodeDecodeError, OSError
+        problems.append(_broken(e))
+        return None
+    return _Library(pynvml)
+
+
+def _broken(error: Exception) -> Problem:
+    """Of a binding that fails with an error that is not NVML's own."""
+    words = f"nvidia-ml-py does not fit the driver's NVML: {type(error).__name__}: "
+    words += " ".join(str(error).split())[:200]
+    return problem("nvml-broken", "warn", words, UPGRADE)
+
+
+def _not_started(code: Any, error: Exception) -> tuple[str, Severity, str, str]:
+    """Why NVML did not start. The binding calls every library that cannot be opened not found."""
+    if code != LIBRARY_NOT_FOUND:
+        return INIT.get(code, ("init", "fail", f"NVML does not start: {error}", REINSTALL))
     try:
-        gpus: list[Gpu] = []
-        for index in range(_q(pynvml, "nvmlDeviceGetCount") or 0):
-            gpus += _nvml_card(pynvml, index, problems)
-        cuda = _q(pynvml, "nvmlSystemGetCudaDriverVersion_v2")
-        runtime = f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None
-        driver = _text(_q(pynvml, "nvmlSystemGetDriverVersion"))
-        return Survey("cuda", tuple(gpus), driver, runtime, "nvml")
-    finally:
-        _q(pynvml, "nvmlShutdown")
+        ctypes.CDLL(LIBRARY)
+    except OSError as e:
+        cause, words = system.load_failure(e)
+        if cause != "absent":
+            return f"nvml-library-{cause}", "warn", f"{LIBRARY} {words}", REINSTALL
+    return INIT[LIBRARY_NOT_FOUND]
 
 
-def _nvml_card(pynvml: ModuleType, index: int, problems: list[Problem]) -> list[Gpu]:
+def _cards(library: _Library, index: int, problems: list[Problem]) -> list[Gpu]:
     """One card, or its MIG slices."""
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    except pynvml.NVMLError as e:
-        words = f"GPU {index} does not answer: {e}"
-        problems.append(problem("gpu-unusable", "warn", words, "reboot, or rent another host"))
-        return []
-    card = _nvml_gpu(pynvml, handle, index)
-    if (_q(pynvml, "nvmlDeviceGetMigMode", handle) or [0])[0] != 1:
+        handle = library.pynvml.nvmlDeviceGetHandleByIndex(index)
+    except Exception as e:  # also what is not NVML's own: see _Library.ask
+        if getattr(e, "value", None) == card_faults.NOT_GIVEN:
+            words = f"GPU {index} is closed to this user, job or container: {e}"
+            problems.append(problem("gpu-closed", "warn", words, "ask for it where you start"))
+            return []
+        return [Gpu("cuda", index, "NVIDIA GPU", UNKNOWN, "nvml", error=str(e))]
+    card = _nvml_gpu(library, handle, index)
+    if (library.ask("nvmlDeviceGetMigMode", handle) or [0])[0] != 1:
         return [card]
     slices = []
-    for i in range(_q(pynvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
-        part = _q(pynvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, i)
+    for i in range(library.ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+        part = library.ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, i)
         if part is not None:
-            slices.append(_mig(pynvml, part, card))
+            slices.append(_mig(library, part, card))
     if not slices:
         words = f"MIG is on for {card.name} and it has no slice"
         fix = f"sudo nvidia-smi -i {index} -mig 0, or create one: sudo nvidia-smi mig -cgi 9 -C"
@@ -78,16 +164,17 @@ def _nvml_card(pynvml: ModuleType, index: int, problems: list[Problem]) -> list[
     return slices
 
 
-def _nvml_gpu(pynvml: ModuleType, handle: Any, index: int) -> Gpu:
+def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
     def q(name: str, *words: Any) -> Any:
-        return _q(pynvml, name, handle, *words)
+        return library.ask(name, handle, *words)
 
-    memory = _nvml_memory(pynvml, handle)
+    memory = _nvml_memory(library, handle)
     major_minor = q("nvmlDeviceGetCudaComputeCapability")
     ecc = q("nvmlDeviceGetEccMode")
     pci = q("nvmlDeviceGetPciInfo")
     default = q("nvmlDeviceGetPowerManagementDefaultLimit")
     limit = q("nvmlDeviceGetEnforcedPowerLimit")
+    processes = q("nvmlDeviceGetComputeRunningProcesses")
     return Gpu(
         vendor="cuda",
         index=index,
@@ -96,41 +183,52 @@ def _nvml_gpu(pynvml: ModuleType, handle: Any, index: int) -> Gpu:
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
-        other_processes_bytes=_others(q("nvmlDeviceGetComputeRunningProcesses")),
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
         uuid=_text(q("nvmlDeviceGetUUID")),
         bus_id=system.bus_id(pci.busId) if pci is not None else None,
-        temperature_celsius=_temperature(pynvml, handle),
+        temperature_celsius=_temperature(library, handle),
         power_limit_watts=None if limit is None else limit / 1000,
         power_default_watts=None if default is None else default / 1000,
         ecc_enabled=None if ecc is None else bool(ecc[0]),
         ecc_uncorrected=q(
             "nvmlDeviceGetTotalEccErrors",
-            pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
-            pynvml.NVML_VOLATILE_ECC,
+            library.constant("NVML_MEMORY_ERROR_TYPE_UNCORRECTED"),
+            library.constant("NVML_VOLATILE_ECC"),
         ),
-        throttle=_throttle(pynvml, q("nvmlDeviceGetCurrentClocksEventReasons")),
+        throttle=_throttle(library, q("nvmlDeviceGetCurrentClocksEventReasons")),
         pcie_generation=q("nvmlDeviceGetCurrPcieLinkGeneration"),
         pcie_generation_max=q("nvmlDeviceGetMaxPcieLinkGeneration"),
         pcie_width=q("nvmlDeviceGetCurrPcieLinkWidth"),
         pcie_width_max=q("nvmlDeviceGetMaxPcieLinkWidth"),
-        links=_links(pynvml, handle),
+        links=_links(library, handle),
+        links_max=card_faults.nvlinks(library.pynvml, handle),
         compute_mode=COMPUTE_MODES.get(q("nvmlDeviceGetComputeMode")),
+        fabric=card_faults.fabric(library.pynvml, handle),
+        error=card_faults.lost(library.pynvml, handle),
     )
 
 
-def _mig(pynvml: ModuleType, part: Any, card: Gpu) -> Gpu:
+def _mig(library: _Library, part: Any, card: Gpu) -> Gpu:
     """A slice: its own UUID and memory, everything else from its card."""
-    memory = _nvml_memory(pynvml, part)
+    memory = _nvml_memory(library, part)
+    processes = library.ask("nvmlDeviceGetComputeRunningProcesses", part)
     return Gpu(
         vendor="cuda",
         index=card.index,
-        name=_text(_q(pynvml, "nvmlDeviceGetName", part)) or f"{card.name} MIG",
+        name=_text(library.ask("nvmlDeviceGetName", part)) or f"{card.name} MIG",
         arch=card.arch,
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
-        uuid=_text(_q(pynvml, "nvmlDeviceGetUUID", part)),
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
+        uuid=_text(library.ask("nvmlDeviceGetUUID", part)),
         bus_id=card.bus_id,
+        card_uuid=card.uuid,
+        compute_mode=card.compute_mode,
+        fabric=card.fabric,
+        error=card.error,
         temperature_celsius=card.temperature_celsius,
         ecc_enabled=card.ecc_enabled,
         ecc_uncorrected=card.ecc_uncorrected,
@@ -142,33 +240,22 @@ def _mig(pynvml: ModuleType, part: Any, card: Gpu) -> Gpu:
     )
 
 
-def _q(pynvml: ModuleType, name: str, *words: Any) -> Any:
-    """One question; None when this binding, driver or card cannot answer it."""
-    function = getattr(pynvml, name, None)
-    if function is None:
-        return None
-    try:
-        return function(*words)
-    except pynvml.NVMLError:
-        return None
-
-
-def _nvml_memory(pynvml: ModuleType, handle: Any) -> Any:
+def _nvml_memory(library: _Library, handle: Any) -> Any:
     """Version 2 does not count what the driver reserves as used; old drivers lack it."""
-    version2 = getattr(pynvml, "nvmlMemory_v2", None)
-    found = version2 and _q(pynvml, "nvmlDeviceGetMemoryInfo", handle, version2)
-    return found or _q(pynvml, "nvmlDeviceGetMemoryInfo", handle)
+    version2 = library.constant("nvmlMemory_v2")
+    found = version2 and library.ask("nvmlDeviceGetMemoryInfo", handle, version2)
+    return found or library.ask("nvmlDeviceGetMemoryInfo", handle)
 
 
-def _temperature(pynvml: ModuleType, handle: Any) -> float | None:
-    sensor = pynvml.NVML_TEMPERATURE_GPU
-    found = _q(pynvml, "nvmlDeviceGetTemperatureV", handle, sensor)
+def _temperature(library: _Library, handle: Any) -> float | None:
+    sensor = library.constant("NVML_TEMPERATURE_GPU")
+    found = library.ask("nvmlDeviceGetTemperatureV", handle, sensor)
     if found is None:  # the older call, gone in CUDA 14
-        found = _q(pynvml, "nvmlDeviceGetTemperature", handle, sensor)
+        found = library.ask("nvmlDeviceGetTemperature", handle, sensor)
     return None if found is None else float(found)
 
 
-def _throttle(pynvml: ModuleType, bits: int | None) -> tuple[str, ...] | None:
+def _throttle(library: _Library, bits: int | None) -> tuple[str, ...] | None:
     if bits is None:
         return None
     names = {
@@ -178,24 +265,28 @@ def _throttle(pynvml: ModuleType, bits: int | None) -> tuple[str, ...] | None:
         "HwThermalSlowdown": "hardware thermal slowdown",
         "HwPowerBrakeSlowdown": "power brake",
     }
-    known = {words: getattr(pynvml, f"nvmlClocksEventReason{n}", 0) for n, words in names.items()}
+    known = {
+        words: library.constant(f"nvmlClocksEventReason{n}") or 0 for n, words in names.items()
+    }
     return tuple(words for words, bit in known.items() if bits & bit)
 
 
-def _links(pynvml: ModuleType, handle: Any) -> int | None:
-    states = [_q(pynvml, "nvmlDeviceGetNvLinkState", handle, i) for i in range(18)]
+def _links(library: _Library, handle: Any) -> int | None:
+    states = [library.ask("nvmlDeviceGetNvLinkState", handle, i) for i in range(18)]
     known = [s for s in states if s is not None]
     return sum(known) if known else None
 
 
-def _others(processes: Any) -> int | None:
-    """Memory of other processes. In a container their numbers are the host's: all count."""
+def _held(processes: Any, *, ours: bool) -> int | None:
+    """Memory of the listed processes that belong to this run, or of the others. In a container
+    their numbers may be the host's: then all of them count as others."""
     if processes is None:
         return None
-    return sum(p.usedGpuMemory or 0 for p in processes if p.pid != os.getpid())
+    own = own_processes.numbers()
+    return sum(p.usedGpuMemory or 0 for p in processes if (p.pid in own) == ours)
 
 
-def problem(name: str, severity: Any, message: str, fix: str) -> Problem:
+def problem(name: str, severity: Severity, message: str, fix: str) -> Problem:
     return Problem(f"nvidia.{name}", severity, message, fix)
 
 
