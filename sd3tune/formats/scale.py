@@ -18,6 +18,7 @@ from typing import Any
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import opening
 from sd3tune.filesystem.safetensors_header import Header
+from sd3tune.formats.key_names import without_wrappers
 
 LOG = logging.getLogger(__name__)
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
@@ -79,7 +80,7 @@ def _lora_config(path: Path, data: Mapping[str, Any], source: str) -> DeclaredSc
         alpha = data.get("lora_alpha")
         return DeclaredScale(
             None if alpha is None else _number(alpha),
-            {_pattern(k): _number(v) for k, v in patterns.items()},
+            {_pattern(without_wrappers(k)): _number(v) for k, v in patterns.items()},
             bool(data.get("use_rslora")),
             source,
         )

@@ -34,6 +34,7 @@ def peft(folder: Path, **config: Any) -> Path:
         ({}, "2"),
         ({"use_rslora": True}, "4"),
         ({"alpha_pattern": {"to_q": 2}}, "0.5"),
+        ({"alpha_pattern": {"transformer.transformer_blocks.0.attn.to_q": 2}}, "0.5"),
         ({"rank_pattern": {"to_q": 4}, "r": 16}, "2"),  # the rank is that of the tensors
     ],
 )
