@@ -79,6 +79,9 @@ def test_the_one_file_of_a_folder_is_its_adapter(tmp_path: Path) -> None:
     for name in ("x", "pytorch_lora_weights"):
         lora(tmp_path / "c" / f"{name}.safetensors")
     assert adapter_of(tmp_path / "c").name == "pytorch_lora_weights.safetensors"
+    lora(tmp_path / "c" / "y.safetensors", metadata={"sd3tune_step": "5"})  # another run's result
+    with pytest.raises(ModelError, match=r"pytorch_lora_weights\.safetensors, y\.safetensors"):
+        adapter_of(tmp_path / "c")
     assert refuse_unfit(tmp_path / "a", lycoris=False, rank=8)
 
 
