@@ -323,7 +323,8 @@ def test_the_result_of_a_run_with_ema_is_the_average_and_the_last_values_are_bes
     folders = {p.parent.name for p in outcome.pictures}
     assert folders == {"validation_images", "ema"}
     for picture in outcome.pictures:
-        says = json.loads(Image.open(picture).info["sd3tune"])
+        with Image.open(picture) as image:
+            says = json.loads(image.info["sd3tune"])
         assert (says["width"], says["steps"], says["training_step"]) == (64, 2, 8)
         assert says["weights"] == ("ema" if picture.parent.name == "ema" else "last")
     state = begin(prepared(*SHORT, "use_ema=true", "ema_decay=0.6").plan, ALONE_ON_CPU)
