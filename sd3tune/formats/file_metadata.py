@@ -56,7 +56,9 @@ def described(modules: "Mapping[str, ModuleWeights]", dialect: str) -> dict[str,
     if len(ranks) == 1 and None not in ranks:
         found["lora_rank"] = found["ss_network_dim"] = str(ranks.pop())
     if len(alphas) == 1 and None not in alphas:
-        found["lora_alpha"] = found["ss_network_alpha"] = f"{alphas.pop():g}"
+        found["lora_alpha"] = f"{alphas.pop():g}"
+        if "lora_rank" in found:  # else it is the constraint of a rotation
+            found["ss_network_alpha"] = found["lora_alpha"]
     return found
 
 

@@ -71,6 +71,12 @@ class FileKeys:
     text_encoders: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
+    @property
+    def states_alpha(self) -> bool:
+        """Whether every module that has a rank has a tensor with its alpha."""
+        modules = self.modules.values()
+        return all("alpha" in m.parts for m in modules if m.ranked_by is not None)
+
 
 @dataclass(frozen=True)
 class _Patterns:
