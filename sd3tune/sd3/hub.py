@@ -5,12 +5,13 @@ DEADLINE_SECONDS. A name that looks like a path is never asked. No torch here.
 """
 
 import os
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from sd3tune.errors import ModelError
 from sd3tune.sd3 import configs
@@ -19,8 +20,8 @@ from sd3tune.urls import shown_url
 
 T = TypeVar("T")
 ANSWER_SECONDS, DEADLINE_SECONDS = 5.0, 12.0
+OTHER_HUB = "try again later, set HF_ENDPOINT to a hub that works"
 INVALID = "Invalid credentials in Authorization header"  # what the hub says of a wrong token
-LOCAL_STARTS = (".", "/", "~")
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,14 @@ class Question:
     repository: str
     setting: str = ""  # that names the repository
     revision: str | None = None
+    token: bool = False  # the question is whether the token is valid
 
     @property
     def named(self) -> str:
+        if self.token:
+            return f"the token of {token_source()} is not checked"
         named = f"{self.setting}={self.repository}" if self.setting else self.repository
         return f"`{named}`"
-
-
-def is_local_name(text: str) -> bool:
-    """Whether a text names a path and not a repository, whether or not anything is there: it starts
-    as paths do, has a backslash or more than one slash, has no slash, or its first part is a folder
-    here."""
-    parts = text.split("/")
-    return (
-        text.startswith(LOCAL_STARTS)
-        or "\\" in text
-        or len(parts) != 2
-        or not all(parts)
-        or Path(parts[0]).is_dir()
-    )
 
 
 def no_such_path(setting: str, path: str) -> ModelError:
@@ -94,6 +84,21 @@ def file(question: Question, name: str) -> str:
         if (refused := refusal(question, e)) is None:
             raise
         raise refused from e
+
+
+def whoami() -> str | None:
+    """The name of the account whose token the hub accepts. Raises ModelError within
+    DEADLINE_SECONDS for a token that it refuses, and where no hub answers."""
+    from huggingface_hub import HfApi
+
+    try:
+        name = in_time(lambda: HfApi().whoami()).get("name")
+    except Exception as e:  # errors of two libraries and of sockets
+        question = Question("", token=True)
+        if (refused := refusal(question, e)) is None:
+            raise
+        raise refused from e
+    return None if name is None else str(name)
 
 
 def in_time(ask: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
@@ -143,7 +148,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and error not in seen:
         seen.append(error)
         yield error
-        error = error.__cause__ or error.__context__
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
 
 
 def endpoint() -> str:
@@ -166,6 +172,9 @@ def token_source() -> str | None:
 def _offline(question: Question, _: BaseException) -> ModelError:
     from huggingface_hub import constants
 
+    if question.token:
+        words = f"{question.named}: HF_HUB_OFFLINE forbids to ask the hub"
+        return ModelError(words, hint="unset HF_HUB_OFFLINE to check it")
     at = f" at revision {question.revision}" if question.revision else ""
     return ModelError(
         f"{question.named}{at} is not in the hub's cache `{constants.HF_HUB_CACHE}`, and "
@@ -236,9 +245,9 @@ def _no_repository(question: Question, error: BaseException) -> ModelError:
 
 
 def _wrong_token(question: Question) -> ModelError:
+    whose = "" if question.token else f"{question.named}: "
     return ModelError(
-        f"{question.named}: {endpoint()} refuses the token of {token_source()}: it is invalid or "
-        "has expired",
+        f"{whose}{endpoint()} refuses the token of {token_source()}: it is invalid or has expired",
         hint=f"make a new one at {endpoint()}/settings/tokens, then `hf auth login` or set "
         "HF_TOKEN; without a token public models can be read",
     )
@@ -256,6 +265,8 @@ def _answered(question: Question, error: BaseException) -> ModelError:
             hint=f"look at {endpoint()}/{question.repository} while logged in; a fine-grained "
             "token needs the permission to read this repository",
         )
+    if status == 404:
+        return _no_hub(question)
     if status == 429:
         return ModelError(
             f"{question.named}: {endpoint()} answers that there were too many requests (HTTP 429)",
@@ -267,29 +278,25 @@ def _answered(question: Question, error: BaseException) -> ModelError:
     )
 
 
-OTHER_HUB = "try again later, set HF_ENDPOINT to a hub that works"
-
-
 def _unreachable(question: Question, causes: list[BaseException]) -> ModelError | None:
     """The error where no hub answered; None where the errors are not of a connection."""
     from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError
 
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     words = " ".join(map(str, causes))
-    where = f"{question.named}: the hub at {endpoint()}"
-    if any(isinstance(c, ssl.SSLError) for c in causes) or "CERTIFICATE_VERIFY" in words:
+    where = f"{question.named}: the hub at {endpoint()}{_through()}"
+    if "SSLCertVerificationError" in names or "CERTIFICATE_VERIFY" in words:
         return ModelError(
             f"{where} shows a certificate that is not trusted here: {_last(causes)}",
             hint="a proxy that opens TLS needs its root certificate in SSL_CERT_FILE",
         )
-    if "ProxyError" in names:
-        return ModelError(f"{where} cannot be reached through the proxy: {_last(causes)}",
-                          hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY")  # fmt: skip
-    if any(isinstance(c, FileMetadataError) for c in causes):
+    if "SSLError" in names or "[SSL" in words:
         return ModelError(
-            f"{where} does not answer as a hub does",
-            hint="check HF_ENDPOINT, and whether a proxy answers instead",
+            f"{where} makes no TLS connection: {_last(causes)}",
+            hint="check HF_ENDPOINT, HTTPS_PROXY and whether a proxy answers instead",
         )
+    if any(isinstance(c, FileMetadataError) for c in causes):
+        return _no_hub(question)
     if names & {"TimeoutException", "TimeoutError"}:
         return ModelError(
             f"{where} does not answer in time",
@@ -298,11 +305,28 @@ def _unreachable(question: Question, causes: list[BaseException]) -> ModelError 
     if names & {"TransportError", "ConnectionError", "gaierror"} or any(
         isinstance(c, LocalEntryNotFoundError) for c in causes
     ):
+        network = "HTTPS_PROXY, HTTP_PROXY and NO_PROXY" if _through() else "the network"
         return ModelError(
             f"{where} cannot be reached: {_last(causes)}",
-            hint=f"check the network, {OTHER_HUB}, or give a local diffusers folder",
+            hint=f"check {network}, {OTHER_HUB}, or give a local diffusers folder",
         )
     return None
+
+
+def _no_hub(question: Question) -> ModelError:
+    return ModelError(
+        f"{question.named}: {endpoint()}{_through()} does not answer as a hub does",
+        hint="check HF_ENDPOINT, and whether a proxy answers instead",
+    )
+
+
+def _through() -> str:
+    """The proxy on the way to the hub, as words that follow its address."""
+    address = urlsplit(endpoint())
+    proxy = getproxies().get(address.scheme)
+    if proxy is None or proxy_bypass(address.hostname or ""):
+        return ""
+    return f", through the proxy {shown_url(proxy)},"
 
 
 def _address(error: BaseException) -> str:

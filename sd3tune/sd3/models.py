@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sd3tune.config.files.local_names import names_a_path
 from sd3tune.errors import ErrorAndHint, ModelError
 from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.sd3 import configs, hub, model_folder, single, weight_files
@@ -109,7 +110,7 @@ def find_named(named: ModelRequest) -> Model:
         return Model(kind(shape), ModelSource.of(source), shape, *_sizes(named))
     if (row := of_repository(source)) is not None and named.revision is None:
         return Model(row.name, ModelSource.of(source), shape_of(row), TEXT_ENCODERS, VAE)
-    if hub.is_local_name(source):
+    if names_a_path(source, Path.cwd()):
         raise hub.no_such_path(MODEL, source)
     shape = from_config(hub.config(MODEL, source, "transformer", named.revision),
                         f"{MODEL}={source}")  # fmt: skip
@@ -151,7 +152,7 @@ def _composed(named: ModelRequest) -> Model:
             f"`{MODEL}={source}` is a single file, and `{TRANSFORMER}` names another transformer",
             hint=f"set {MODEL} to a folder or repository with text encoders",
         )
-    if not Path(source).is_dir() and hub.is_local_name(source):
+    if not Path(source).is_dir() and names_a_path(source, Path.cwd()):
         raise hub.no_such_path(MODEL, source)
     where = ModelSource(source, transformer, source, subfolder)
     if is_file(transformer):
@@ -161,7 +162,7 @@ def _composed(named: ModelRequest) -> Model:
         shape = folder_shape(Path(transformer), subfolder, TRANSFORMER)
     elif (row := of_repository(transformer)) is not None and subfolder == "transformer":
         shape = shape_of(row)
-    elif hub.is_local_name(transformer):
+    elif names_a_path(transformer, Path.cwd()):
         raise hub.no_such_path(TRANSFORMER, transformer)
     else:
         shape = from_config(hub.config(TRANSFORMER, transformer, subfolder, None),
