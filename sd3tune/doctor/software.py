@@ -164,9 +164,9 @@ def hub() -> Iterator[Finding]:
 
 def _login() -> Finding:
     """Raises ImportError where huggingface_hub is missing."""
-    from sd3tune.sd3 import hub
+    from sd3tune.sd3 import hub, hub_refusals
 
-    source, endpoint = hub.token_source(), hub.endpoint()
+    source, endpoint = hub_refusals.token_source(), hub_refusals.endpoint()
     if source is None:
         words = f"not logged in at {endpoint}: SD3 weights are gated"
         return Finding("hub.login", "warn", "hugging face", words, "HF_TOKEN", "hf auth login")

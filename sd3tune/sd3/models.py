@@ -11,7 +11,7 @@ from pathlib import Path
 from sd3tune.config.files.local_names import names_a_path
 from sd3tune.errors import ErrorAndHint, ModelError
 from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.sd3 import configs, hub, model_folder, single, weight_files
+from sd3tune.sd3 import configs, hub, hub_refusals, model_folder, single, weight_files
 from sd3tune.sd3.variants import (
     COMPONENTS,
     TEXT_ENCODERS,
@@ -111,7 +111,7 @@ def find_named(named: ModelRequest) -> Model:
     if (row := of_repository(source)) is not None and named.revision is None:
         return Model(row.name, ModelSource.of(source), shape_of(row), TEXT_ENCODERS, VAE)
     if names_a_path(source, Path.cwd()):
-        raise hub.no_such_path(MODEL, source)
+        raise hub_refusals.no_such_path(MODEL, source)
     shape = from_config(hub.config(MODEL, source, "transformer", named.revision),
                         f"{MODEL}={source}")  # fmt: skip
     return Model(kind(shape), ModelSource.of(source), shape, TEXT_ENCODERS, VAE)
@@ -153,7 +153,7 @@ def _composed(named: ModelRequest) -> Model:
             hint=f"set {MODEL} to a folder or repository with text encoders",
         )
     if not Path(source).is_dir() and names_a_path(source, Path.cwd()):
-        raise hub.no_such_path(MODEL, source)
+        raise hub_refusals.no_such_path(MODEL, source)
     where = ModelSource(source, transformer, source, subfolder)
     if is_file(transformer):
         held = single.contents(safetensors_header.read(Path(transformer)))
@@ -163,7 +163,7 @@ def _composed(named: ModelRequest) -> Model:
     elif (row := of_repository(transformer)) is not None and subfolder == "transformer":
         shape = shape_of(row)
     elif names_a_path(transformer, Path.cwd()):
-        raise hub.no_such_path(TRANSFORMER, transformer)
+        raise hub_refusals.no_such_path(TRANSFORMER, transformer)
     else:
         shape = from_config(hub.config(TRANSFORMER, transformer, subfolder, None),
                             f"{TRANSFORMER}={transformer}")  # fmt: skip

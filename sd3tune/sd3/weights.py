@@ -17,7 +17,8 @@ import torch
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.sd3 import configs, hub, single
+from sd3tune.sd3 import configs, hub, hub_refusals, single
+from sd3tune.sd3.hub_refusals import Question
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
 from sd3tune.sd3.variants import ModelSource
 
@@ -37,7 +38,7 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
     except Exception as e:
         if is_out_of_memory(e):
             raise
-        refused = hub.refusal(hub.Question(place, setting), e) if remote else None
+        refused = hub_refusals.refusal(Question(place, setting), e) if remote else None
         raise (refused or _unreadable(named, part, e)) from e
 
 
@@ -60,7 +61,7 @@ def local(source: str | ModelSource, **where: Any) -> ModelSource:
     source = ModelSource.of(source)
     if Path(source.base).is_dir():
         return source
-    hub.file(hub.Question(source.base, MODEL, where.get("revision")), configs.INDEX)
+    hub.file(Question(source.base, MODEL, where.get("revision")), configs.INDEX)
     from diffusers import StableDiffusion3Pipeline
 
     elsewhere = {name: None for name in ("transformer", "vae")

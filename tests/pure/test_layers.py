@@ -60,7 +60,7 @@ TORCH_FREE = [
     "backends/decide",
     "processes/environment.py",
 ]
-SD3 = "variants models single module_names configs hub model_folder tensor_names "
+SD3 = "variants models single module_names configs hub hub_refusals model_folder tensor_names "
 SD3 += "tokenizer_files weight_files"
 TORCH_FREE += [f"sd3/{name}.py" for name in SD3.split()]
 FORMATS = "key_names scale adapter_description readers file_metadata identify manifest"
