@@ -13,6 +13,7 @@ from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.urls import shown_url
 
 OTHER_HUB = "try again later, set HF_ENDPOINT to a hub that works"
+LONGEST_REVISION = 255
 INVALID = "Invalid credentials in Authorization header"  # what the hub says of a wrong token
 
 
@@ -106,6 +107,8 @@ def _offline(question: Question, _: BaseException) -> ModelError:
 
 
 def _bad_name(question: Question, error: BaseException) -> ModelError:
+    if question.revision and len(question.revision) > LONGEST_REVISION:
+        return _no_revision(question, error)
     return ModelError(
         f"{question.named} is not a folder here and cannot be the name of a repository",
         hint="give a diffusers folder, a safetensors file, or a repository such as "
@@ -203,6 +206,8 @@ def _unreachable(question: Question, causes: list[BaseException]) -> ModelError 
     """The error where no hub answered; None where the errors are not of a connection."""
     from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError
 
+    if any(type(cause).__name__ == "InvalidURL" for cause in causes):
+        return _bad_name(question, causes[0])
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     words = " ".join(map(str, causes))
     where = f"{question.named}: the hub at {endpoint()}{_through()}"

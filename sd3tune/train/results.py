@@ -11,7 +11,7 @@ from pathlib import Path
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.encode.everything import PLAN_CHANGES, SET_ASIDE
 from sd3tune.filesystem import disk, drafts
-from sd3tune.formats import file_metadata
+from sd3tune.formats import file_metadata, finished_run
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
 from sd3tune.report import metrics
@@ -100,4 +100,4 @@ def about(plan: Plan, state: TrainState) -> dict[str, str]:
         resolution=plan.data.square,
         kind="" if kind == "full" else kind,
     )
-    return facts | {"sd3tune_step": str(state.step)}
+    return facts | {finished_run.STEP: str(state.step)}
