@@ -47,8 +47,8 @@ def pictures(seen: "Overview", how: "PicturePlan") -> "list[Line]":
     return shown
 
 
-def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
-    """The device's memory while training, and the host's."""
+def memory(plan: "Plan") -> "list[Line]":
+    """The device's memory while training."""
     from sd3tune.plan.memory import gib
 
     m, device = plan.memory.estimate, plan.facts.tightest
@@ -66,10 +66,16 @@ def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
     has = device.free or (f"of {gib(room)}" if room is not None else "of unknown")
     shown.append(_row("total", gib(m.training), has))
     shown.append(_row("text encoders before", gib(m.text_encoders), "dropped after encoding"))
+    return shown
+
+
+def host(seen: "Overview") -> "list[Line]":
+    """Memory of the host; a line of `memory`."""
+    from sd3tune.plan.memory import gib
+
     available = seen.host_available_bytes
     has = "of unknown" if available is None else f"of {gib(available)}"
-    shown.append(_row("host memory, estimated", gib(seen.host_bytes), has))
-    return shown
+    return [_row("host memory, estimated", gib(seen.host_bytes), has)]
 
 
 def disk(seen: "Overview") -> "list[Line]":

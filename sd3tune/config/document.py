@@ -1,6 +1,6 @@
 """The reference of all settings, from the table itself: `python -m sd3tune.config.document`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -17,9 +17,10 @@ from sd3tune.config.names import (
     DATASET_UNSUPPORTED,
     UNSUPPORTED,
 )
-from sd3tune.tables.dataset_types import DATASET_TYPES
+from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
 from sd3tune.tables.table import load
 
+DERIVED = {"data_backend_config": "`multidatabackend.json` beside it"}
 CSV_OBJECT = {old: f"csv.{new}" for old, new in CSV_KEYS.items()}
 ABOUT = (
     "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
@@ -35,26 +36,33 @@ UNSUPPORTED_NAMES = (
 def document() -> str:
     """docs/reference/settings.md; a test compares the two."""
     lines = ["# Settings", "", ABOUT, ""]
-    lines += table("config/config.json", Config)
-    for settings, title in {row.settings: row.title for row in DATASET_TYPES.rows}.items():
-        lines += table(f"config/multidatabackend.json: {title}", load(settings))
-    lines += table("`csv` and `parquet` of a dataset", Columns)
-    lines += table("`huggingface` of a dataset", HubColumns)
-    lines += table("`caption_shuffle` of a dataset", Shuffle)
+    lines += table("config/config.json", Config, DERIVED)
+    for settings, row in {row.settings: row for row in DATASET_TYPES.rows}.items():
+        lines += table(f"config/multidatabackend.json: {row.title}", load(settings), elsewhere(row))
+    lines += table("`csv` and `parquet` of a dataset", Columns, {})
+    lines += table("`huggingface` of a dataset", HubColumns, {})
+    lines += table("`caption_shuffle` of a dataset", Shuffle, {})
     names = ALIASES | DATASET_ALIASES | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
     lines += ["## Names that are not supported", "", UNSUPPORTED_NAMES, ""]
-    for where, rows in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
+    for where, reasons in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
         lines += [f"In {where}:", ""]
-        for row in rows:
-            listed = ", ".join(f"`{name}`" for name in row.names.split())
-            lines += [f"* {row.reason} ({row.hint}): {listed}", ""]
+        for unsupported in reasons:
+            listed = ", ".join(f"`{name}`" for name in unsupported.names.split())
+            lines += [f"* {unsupported.reason} ({unsupported.hint}): {listed}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def table(title: str, kind: type[BaseModel]) -> list[str]:
-    """The lines of one section: every setting with its default and its docstring."""
-    rows = [f"| `{name}` | {default(field)} | {meaning(field)} |"
+def elsewhere(row: DatasetType) -> dict[str, str]:
+    """Key -> what holds where a dataset leaves it out and its default is not its own."""
+    folders = {key: f"`{{output_dir}}/cache/{name}`" for key, name in row.folders.items()}
+    return dict.fromkeys(row.inherited, "as in config.json") | folders
+
+
+def table(title: str, kind: type[BaseModel], elsewhere: Mapping[str, str]) -> list[str]:
+    """The lines of one section: every setting with its default and its docstring. elsewhere:
+    defaults that are not in the settings themselves."""
+    rows = [f"| `{name}` | {elsewhere.get(name) or default(field)} | {meaning(field)} |"
             for name, field in kind.model_fields.items()]  # fmt: skip
     return [f"## {title}", "", "| setting | default | meaning |", "|-|-|-|", *rows, ""]
 
