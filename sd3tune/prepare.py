@@ -27,7 +27,7 @@ from sd3tune.data.discover import (
 )
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
-from sd3tune.errors import ConfigError, DataError
+from sd3tune.errors import DataError, answers
 from sd3tune.filesystem import disk
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
@@ -126,12 +126,12 @@ def prepare(
 
 def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
-    if config.output_dir.exists() and not config.output_dir.is_dir():
-        words = f"`output_dir={config.output_dir}` is a file"
-        raise ConfigError(words, hint="choose another name for the folder")
-    preflight.refuse_missing_files(config)
-    model = model_of(config)
-    return discover_all(config, datasets, model.transformer.longest_side), model
+    checks = (partial(preflight.refuse_missing_files, config, datasets), partial(model_of, config))
+    model = answers(*checks)[-1]
+    assert model is not None
+    found = discover_all(config, datasets, model.transformer.longest_side)
+    found.refuse_empty_caches()
+    return found, model
 
 
 def model_of(config: Config) -> variants.Model:
@@ -179,6 +179,7 @@ def plan_run(
                 oversubscribe=config.allow_dataset_oversubscription,
             )
     made = Prepared(config, found.datasets, found.sources, discoveries, plan, run)
+    preflight.refuse_other_weights(plan)
     made.refuse_gaps()
     return made
 

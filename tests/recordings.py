@@ -130,16 +130,20 @@ def refuse_import(name: str, kind: str, words: str, *, monkeypatch: pytest.Monke
 
 def programs(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that print the recorded answers, and no others on PATH. An answer may depend on the
-    last word of the command."""
+    last word of the command, or be {"text", "status"} of a program that fails."""
     folder, shell = root / "programs", "#!/bin/sh\n"
     shutil.rmtree(folder, ignore_errors=True)  # of a machine that was played before
     for name, answers in recorded.items():
         kept = folder / "answers" / name
         kept.mkdir(parents=True, exist_ok=True)
-        for word, text in answers.items() if isinstance(answers, dict) else [("any", answers)]:
+        failed = isinstance(answers, dict) and "status" in answers
+        by_word = answers if isinstance(answers, dict) and not failed else {}
+        for word, text in by_word.items():
             (kept / word).write_text(str(text))
-        last = '$last"' if isinstance(answers, dict) else 'any"'
+        (kept / "any").write_text(str(answers["text"] if failed else answers))
+        last = "$last" if by_word else "any"
         program = folder / name
-        program.write_text(f'{shell}for last; do :; done\nexec /bin/cat "{kept}/{last}\n')
+        lines = f'for last; do :; done\n/bin/cat "{kept}/{last}" || exit 1\n'
+        program.write_text(f"{shell}{lines}exit {answers['status'] if failed else 0}\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))

@@ -5,27 +5,27 @@ PyTorch sees, joined on UUID and bus id. Decides nothing (options.py does) and n
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sd3tune.backends.decide.rules import version
 from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
-from sd3tune.backends.observe import card_faults, card_sources, nvidia_visible, system
+from sd3tune.backends.observe import card_faults, card_sources, container, nvidia_visible, system
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
     Facts,
     Gpu,
-    Host,
     Machine,
     Problem,
     Survey,
     TorchDevice,
     TorchReport,
     Vendor,
-    torch_cuda,
 )
-from sd3tune.backends.observe.matching import matched
+from sd3tune.backends.observe.host_facts import Host
+from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
 from sd3tune.backends.observe.torch_report import RANGE
 
@@ -117,23 +117,23 @@ def used_bytes(index: int) -> int | None:
 
 def _no_driver(root: Path, found: Survey) -> Problem:
     """A card on the bus and no driver: the kernel module is not loaded, or not installed."""
-    container = "in a container: docker run --gpus all …"
+    inside = "in a container: docker run --gpus all …"
     if found.source is not None:
         words = f"{found.source} answers and lists no card, and one of NVIDIA's is on the bus"
-        return problem("no-driver", "fail", words, f"look at dmesg for Xid messages; {container}")
+        return problem("no-driver", "fail", words, f"look at dmesg for Xid messages; {inside}")
     if (root / "proc/driver/nvidia/version").exists():
         words = "an NVIDIA card is on the bus, its kernel module is loaded and no source names it"
-        return problem("no-driver", "fail", words, f"look at dmesg; {container}")
+        return problem("no-driver", "fail", words, f"look at dmesg; {inside}")
     if (root / "sys/module/nouveau").exists():
         words = "an NVIDIA card is on the bus with the driver nouveau, which cannot compute"
         fix = "install the NVIDIA driver, which replaces nouveau, and reboot"
         return problem("module-not-loaded", "fail", words, fix)
-    if any(root.glob("usr/lib*/**/libcuda.so.1")):
+    if any(any(root.glob(f"{folder}/libcuda.so.1")) for folder in container.LIBRARIES):
         words = "an NVIDIA card is on the bus and the kernel module nvidia is not loaded"
         fix = "sudo modprobe nvidia, and where that fails: dkms status (a new kernel), Secure Boot"
-        return problem("module-not-loaded", "fail", words, f"{fix}; {container}")
+        return problem("module-not-loaded", "fail", words, f"{fix}; {inside}")
     words = "an NVIDIA card is on the bus and no driver answers"
-    return problem("no-driver", "fail", words, f"install the NVIDIA driver; {container}")
+    return problem("no-driver", "fail", words, f"install the NVIDIA driver; {inside}")
 
 
 def _devices(
@@ -219,11 +219,9 @@ def _compared(
     if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
         others = [card for card in found.gpus if card not in seen]
         missing = others[: len(selected.cards) - len(seen)]
-    sick = [
-        p for c in missing for p in card_faults.of_card(c, c.arch, torch, other_build(found, c))
-    ]
-    if missing and not sick:
-        sick = _unseen(seen, missing, torch, environ)
+    sick, healthy = card_faults.of_missing(missing, torch, partial(other_build, found))
+    if healthy:
+        sick += _unseen(seen, healthy, torch, environ)
     return [*problems, *sick]
 
 
@@ -249,7 +247,8 @@ def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     driver of which nothing is known is left to PyTorch's own answer."""
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
     needed = next((build for build in CUDA_BUILDS if build.cuda == wheel[0]), None)
-    if needed is None or not (known(found.driver) or known(found.runtime)):
+    mixed = any(p.id.endswith("mismatch") for p in found.problems)  # its age is not its fault
+    if mixed or needed is None or not (known(found.driver) or known(found.runtime)):
         return []
     if not needed.runs_on(found.driver, found.runtime):
         this = found.driver or f"one that offers CUDA {found.runtime}"

@@ -23,9 +23,8 @@ from sd3tune.backends.observe.facts import (
     TorchDevice,
     TorchReport,
     Vendor,
-    torch_cuda,
 )
-from sd3tune.backends.observe.matching import matched
+from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.torch_report import RANGE
 
 VENDOR: Vendor = "rocm"
@@ -48,7 +47,8 @@ def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
     """The cards as all sources together know them, and a Problem for each source that should have
     answered but did not. ask: gets the answer of one source."""
     found = card_sources.survey(VENDOR, root, ask)
-    if found.gpus or (root / "dev/kfd").exists():
+    told = any(p.severity == "fail" for p in found.problems)
+    if found.gpus or told or (root / "dev/kfd").exists():
         return found
     loaded = (root / "sys/module/amdgpu").exists()
     why = "/dev/kfd is not" if loaded else "/dev/kfd is not: the module amdgpu is not loaded"
@@ -175,10 +175,8 @@ def _compared(
         return problems
     seen = list(of.values())
     missing = [card for card in selected.cards if card not in seen]
-    sick = [p for c in missing for p in card_faults.of_card(c, c.arch, torch)]
-    if sick or not missing:
-        return sick
-    return [_unseen(seen, missing, torch, packages, environ)]
+    sick, healthy = card_faults.of_missing(missing, torch)
+    return [*sick, _unseen(seen, healthy, torch, packages, environ)] if healthy else sick
 
 
 def _unseen(

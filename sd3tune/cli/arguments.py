@@ -55,28 +55,24 @@ def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
 def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     """The plan for a configuration on this machine, or on `chip`; prints on stderr what is left out
     of the datasets. Raises Sd3tuneError."""
+    from sd3tune.formats.initial_adapter import refuse_unfit
+    from sd3tune.prepare import prepare_run
+
     path, overrides = config_of(arguments)
     LOG.debug(f"configuration {path}, overridden by {' '.join(overrides) or 'nothing'}")
     started = time.perf_counter()
     with waiting("planning"):
-        ready = _planned(path, overrides, chip)
+        ready = prepare_run(path, overrides, chip)
     LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
+    config = ready.plan.config
+    if config.init_lora is not None:
+        lycoris = ready.plan.trained.lycoris is not None
+        assumed = refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
+        say(*words.notes([f"init_lora: {sentence}" for sentence in assumed]))
     say(*words.notes(ready.datasets.notes))
     for name, discovery in ready.discoveries.items():
         if discovery.rejected:
             warn_of_rejected(name, discovery.rejected)
-    return ready
-
-
-def _planned(path: Path, overrides: Sequence[str], chip: str | None) -> "Prepared":
-    from sd3tune.formats.initial_adapter import refuse_unfit
-    from sd3tune.prepare import prepare_run
-
-    ready = prepare_run(path, overrides, chip)
-    config = ready.plan.config
-    if config.init_lora is not None:
-        lycoris = ready.plan.trained.lycoris is not None
-        refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
     return ready
 
 

@@ -47,9 +47,9 @@ def command(
 ) -> None:
     """Write an adapter so that another program renders it as it was trained.
 
-    SOURCE is an adapter file of any dialect, a checkpoint, or the output folder of a run. From a
-    diffusers model folder, --to comfyui writes the transformer as one file. Nothing is dropped:
-    a part that the dialect cannot hold is an error, with a hint.
+    SOURCE is an adapter file of any dialect, a folder that holds one (of peft, a checkpoint, the
+    output of a run). From a diffusers model folder, --to comfyui writes the transformer as one
+    file. Nothing is dropped: a part that the dialect cannot hold is an error, with a hint.
 
     \b
       sd3tune export output --to comfyui
@@ -64,5 +64,5 @@ def command(
 
 
 def lines(done: "Exported") -> list[words.Line]:
-    """What could not be kept exactly, and the file."""
+    """What was assumed or could not be kept exactly, and the file."""
     return [*words.notes(done.notes), f"wrote  {done.path}"]

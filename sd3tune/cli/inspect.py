@@ -25,7 +25,8 @@ LONGEST = 100  # characters of a metadata value
 def command(path: Path, as_json: bool) -> None:
     """Show what a file is (adapter, model or checkpoint) and which programs read it.
 
-    PATH is a .safetensors file, a checkpoint folder, a model folder or an output folder. Only
+    PATH is a .safetensors file, a folder with one (such as peft's save_pretrained writes), a
+    checkpoint folder, a model folder or an output folder. Only
     headers are read, except for checkpoints, where every byte is compared with its checksum.
 
     \b
@@ -87,7 +88,7 @@ def _amount(name: str, value: Any) -> str:
 def _adapter(seen: "AdapterDescription") -> list[words.Line]:
     source = {
         "tensors": "from .alpha",
-        "metadata": "from the metadata alone",
+        "metadata": _declared_by(seen.alpha_source),
         "nowhere": "nothing says alpha, so it is the rank",
     }[seen.alpha_from]
     shown: list[words.Line] = [
@@ -103,11 +104,21 @@ def _adapter(seen: "AdapterDescription") -> list[words.Line]:
     if seen.unknown_keys:
         first = seen.unknown_keys[0]
         shown.append(f"  {'unknown':<12} {len(seen.unknown_keys)} keys, as {first}")
+    shown += [f"  {'assumed':<12} {sentence}" for sentence in seen.assumed]
     shown.append("read by")
     for program, verdict in seen.readers.items():
         reason = f": {verdict.reason}" if verdict.reason else ""
         shown.append(f"  {program:<12} {verdict.reads}{reason}")
     return shown
+
+
+def _declared_by(source: str | None) -> str:
+    from sd3tune.formats import scale
+
+    if source == scale.BESIDE:
+        return f"from {source} beside it"
+    also = "" if source == scale.KEY else f", `{source}`"
+    return f"from the metadata alone{also}"
 
 
 def _short(value: str) -> str:

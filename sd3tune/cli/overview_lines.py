@@ -47,8 +47,17 @@ def pictures(seen: "Overview", how: "PicturePlan") -> "list[Line]":
     return shown
 
 
-def memory(plan: "Plan") -> "list[Line]":
-    """The device's memory while training."""
+def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
+    """The device's memory while training, and the host's."""
+    from sd3tune.plan.memory import gib
+
+    available = seen.host_available_bytes
+    has = "of unknown" if available is None else f"of {gib(available)}"
+    return [*device_memory(plan), _row("host memory, estimated", gib(seen.host_bytes), has)]
+
+
+def device_memory(plan: "Plan") -> "list[Line]":
+    """What training takes of the device's memory, beside what the device has."""
     from sd3tune.plan.memory import gib
 
     m, device = plan.memory.estimate, plan.facts.tightest
@@ -67,15 +76,6 @@ def memory(plan: "Plan") -> "list[Line]":
     shown.append(_row("total", gib(m.training), has))
     shown.append(_row("text encoders before", gib(m.text_encoders), "dropped after encoding"))
     return shown
-
-
-def host(seen: "Overview") -> "list[Line]":
-    """Memory of the host; a line of `memory`."""
-    from sd3tune.plan.memory import gib
-
-    available = seen.host_available_bytes
-    has = "of unknown" if available is None else f"of {gib(available)}"
-    return [_row("host memory, estimated", gib(seen.host_bytes), has)]
 
 
 def disk(seen: "Overview") -> "list[Line]":

@@ -56,7 +56,7 @@ def lines(ready: "Prepared") -> list[words.Line]:
         decision_lines(decisions(plan)),
         overview_lines.data(seen, plan.steps),
         overview_lines.pictures(seen, plan.pictures),
-        overview_lines.memory(plan) + overview_lines.host(seen),
+        overview_lines.memory(plan, seen),
         overview_lines.disk(seen),
     )
     shown = [line for i, part in enumerate(parts) for line in ([""] if i and part else []) + part]

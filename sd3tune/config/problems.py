@@ -16,6 +16,7 @@ from sd3tune.config.inert import asks_for_nothing, is_off
 from sd3tune.config.names import Unsupported
 from sd3tune.config.other_trainers import NAMES, Renamed
 from sd3tune.config.other_values import value_of
+from sd3tune.config.probable import behind_the_point, percent
 from sd3tune.decision import Provenance
 from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.urls import redacted
@@ -194,7 +195,23 @@ def _plain(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any
         if sentence.startswith(("must be", "is not a")):
             sentence = "is another program's word"
     hint = f"use {setting}={advice}" if advice else _help(kind, setting)
+    if meant := _meant(details, setting):
+        hint = f"write {setting}={meant}, if that is meant. {hint}"
     return ErrorAndHint(f"{spot}: `{setting}={value}` {sentence}", hint)
+
+
+def _meant(details: ErrorDetails, setting: str) -> str | None:
+    """What a number above 1 probably means where a share is wanted: a percentage of a probability,
+    the digits of a decay."""
+    context = details.get("ctx", {})
+    if 1 not in (context.get("lt"), context.get("le")):
+        return None
+    try:
+        value = float(details["input"])
+    except (TypeError, ValueError):
+        return None
+    share = "le" in context or "dropout" in setting
+    return percent(value) if share else behind_the_point(value)
 
 
 def _inside(details: ErrorDetails, kind: type[BaseModel], spot: str, written: Any) -> ErrorAndHint:

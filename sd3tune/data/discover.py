@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from sd3tune.data import faces, image_tables, pixels
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
+from sd3tune.data.caption_files import CaptionFiles
 from sd3tune.data.captions import Captions, NoCaption
 from sd3tune.data.digests import KnownFiles
 from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, size_of, suffix_of
@@ -72,6 +73,7 @@ class Discovery:
 
     samples: tuple[Sample, ...]
     rejected: tuple[RejectedFile, ...]
+    notes: tuple[str, ...] = ()  # what a user should know about files and captions
 
 
 def discover(
@@ -105,11 +107,12 @@ def discover(
             hint="remove these files, or set strict=false to train without them",
         )
     if not samples:
-        raise DataError(_nothing(dataset, source, rejected), hint=_what_to_do(rejected))
+        why = "; ".join((_nothing(dataset, source, rejected), *look.notes()))
+        raise DataError(why, hint=_what_to_do(rejected))
     if dataset.max_num_samples and len(samples) > dataset.max_num_samples:
         kept = {s.id for s in sorted(samples, key=lambda s: s.id)[: dataset.max_num_samples]}
         samples = [s for s in samples if s.id in kept]
-    return Discovery(tuple(samples), tuple(rejected))
+    return Discovery(tuple(samples), tuple(rejected), tuple(look.notes()))
 
 
 class SampleReader:
@@ -123,11 +126,13 @@ class SampleReader:
         listed = bool(trusted) or dataset.preserve_data_backend_cache
         self.no_images: list[RejectedFile] = []
         remembered = self._remembered() if listed else []
-        self.names = self._images(remembered or self._listed(source))
+        files = remembered or self._listed(source)
+        self.names = self._images(files)
+        self._caption_files = CaptionFiles(None if remembered else files)
         self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
-        self._captions = Captions(dataset, source, words)
+        self._captions = Captions(dataset, source, words, self._caption_files)
         self._shapes: dict[tuple[Size, tuple[int, int]], Geometry] = {}
         if dataset.crop and dataset.crop_style == "face":
             faces.detector()
@@ -137,6 +142,20 @@ class SampleReader:
             return self._sample(name)
         except (Unusable, NoCaption) as e:
             return RejectedFile(self.dataset.id, self.source.where(name), str(e))
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know about the files, after all were examined."""
+        yield from self.source.notes()
+        yield from self._captions.notes()
+        dataset = self.dataset
+        if not self.source.has_files or dataset.caption_strategy == "textfile":
+            return
+        if unread := list(self._caption_files.beside(self.names)):
+            count = f"{len(unread)} images have a caption file beside them"
+            yield (
+                f"{count}, such as `{unread[0]}`, which is not read: caption_strategy="
+                f"{dataset.caption_strategy}; set caption_strategy=textfile to use them"
+            )
 
     def _sample(self, name: str) -> Sample:
         dataset = self.dataset
@@ -167,7 +186,7 @@ class SampleReader:
         if self._sizes is not None:
             entry = self._sizes.get(name)
             if entry is None:
-                raise Unusable(f"no row for it in the {self.dataset.metadata_backend} table")
+                raise Unusable(self._sizes.reason(name, self.dataset.metadata_backend))
             if entry.size is not None:
                 return entry.size
         if self._trusts_sizes and name in self.known.files:
@@ -177,7 +196,9 @@ class SampleReader:
             if found is not None:
                 return found
         try:
-            if (known := self.known.get(name, self.source.stamp(name))) is not None:
+            known = self.known.get(name, self.source.stamp(name))
+            # Caches written before 2026-11-27 hold the size of a rotated TIFF the wrong way round.
+            if known is not None and suffix_of(name) not in (".tif", ".tiff"):
                 return known.width, known.height
             with self.source.open(name) as stream:
                 return size_of(stream, name)
@@ -236,7 +257,8 @@ class SampleReader:
 
     def _table(self, backend: str) -> image_tables.ImageTable | None:
         columns = {"csv": self.dataset.csv, "parquet": self.dataset.parquet}.get(backend)
-        return image_tables.read(columns, f"dataset `{self.dataset.id}`") if columns else None
+        whose = f"dataset `{self.dataset.id}`"
+        return image_tables.read(columns, whose, self.names) if columns else None
 
 
 def _mapped(
@@ -281,7 +303,7 @@ def without(found: Discovery, bad: Sequence[RejectedFile]) -> Discovery:
     """The discovery without samples that turned out to be unusable."""
     paths = {r.path for r in bad}
     kept = tuple(s for s in found.samples if s.path not in paths)
-    return Discovery(kept, (*found.rejected, *bad))
+    return replace(found, samples=kept, rejected=(*found.rejected, *bad))
 
 
 def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery:
@@ -302,7 +324,7 @@ def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery
         raise DataError(
             _nothing(dataset, source, rejected), hint="set crop=true, or a smaller resolution"
         )
-    return Discovery(kept, (*found.rejected, *rejected))
+    return replace(found, samples=kept, rejected=(*found.rejected, *rejected))
 
 
 def check_minimum(
@@ -366,6 +388,9 @@ def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejecte
 def _what_to_do(rejected: Sequence[RejectedFile]) -> str:
     if not rejected:
         return f"put images there: {', '.join(sorted(SUFFIXES))}"
-    if "caption" in rejected[0].reason:
+    reason = rejected[0].reason
+    if reason.startswith("no caption file"):
         return "write a .txt beside each image, or set caption_strategy to filename"
+    if reason.startswith("no row"):
+        return "write the names of the images into the table, relative to the dataset's folder"
     return f"look at `{rejected[0].path}` first"

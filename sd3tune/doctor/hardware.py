@@ -10,6 +10,7 @@ from sd3tune.doctor import software
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
+COMPARED = "survey and torch compared"
 HOT_CELSIUS = 90
 JOINED = "torch and survey joined"
 # What a card does when idle or at its power limit is its business; these cost speed.
@@ -37,7 +38,9 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
         met = (
             p for p in facts.problems if not p.id.startswith("container.")
         )  # others are findings of the host
-        yield from (of(p, "torch", "survey and torch compared") for p in met)
+        for p in met:
+            name, source = ("driver", p.source) if p.source else ("torch", COMPARED)
+            yield of(p, name, source)
         yield from _of_devices(facts)
         yield from (Finding(n.id, "ok", "setting", n.message, n.source) for n in facts.notes)
 
@@ -45,10 +48,9 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
 def _of_devices(facts: Facts) -> Iterator[Finding]:
     """What is wrong with the devices after the first: a run of one process is not refused for
     them."""
-    source = "survey and torch compared"
     for device in facts.devices:
         for problem in device.problems:
-            finding = of(problem, device.torch_device, source)
+            finding = of(problem, device.torch_device, COMPARED)
             if finding.status == "FAIL":
                 words = f"{finding.fact} (a run of several processes would use it)"
                 finding = replace(finding, status="warn", fact=words)
@@ -57,7 +59,7 @@ def _of_devices(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "cuda.exclusive", "warn", device.torch_device,
                 "its compute mode is EXCLUSIVE_PROCESS: one process, and no --nproc, can use it",
-                source, f"sudo nvidia-smi -i {device.physical_index} -c 0",
+                COMPARED, f"sudo nvidia-smi -i {device.physical_index} -c 0",
             )  # fmt: skip
 
 
@@ -78,13 +80,13 @@ def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
         name = MAKERS[survey.vendor]
         for problem in survey.problems:
             if problem.id not in known:
-                finding = of(problem, name, survey.source or "survey")
+                finding = of(problem, name, problem.source or survey.source or "survey")
                 if facts.accelerated and not facts.rest_on(survey):
                     finding = replace(finding, status="warn")  # another vendor's card trains
                 yield finding
         if survey.driver:
             words = f"{survey.driver}, offers {survey.offers}" if survey.runtime else survey.driver
-            source = survey.source_of("driver") or "survey"
+            source = survey.driver_told_by
             yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
         for gpu in survey.gpus:
             several = len(survey.gpus) > 1

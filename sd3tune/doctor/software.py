@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd3tune.backends.observe.facts import Host
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.doctor.finding import Finding, Status
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sd3tune import quant
 from sd3tune.data.cache import TensorCache
+from sd3tune.discovered import FILL, skipped
 from sd3tune.encode.caches import BLANK, Caches
 from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
@@ -31,7 +32,13 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
         cache = caches.folders[folder]
         cache.mend()
         lost = sorted(c for c in captions if not cache.has(caches.text_key(c)))
-        if lost and not _skipped(caches, folder):
+        if lost and _skipped(caches, folder):
+            raise DataError(
+                f"{skipped('text')}, and `{folder}` lacks {len(lost)} of {len(captions)} captions "
+                f"and prompts, {(lost[0] or lost[-1])[:60]!r} among them",
+                hint=FILL,
+            )
+        if lost:
             missing[cache] = lost
         else:
             cache.finish()  # an earlier run may have been killed before it could

@@ -7,30 +7,34 @@ from typing import Literal
 
 from sd3tune.filesystem.safetensors_header import Header
 from sd3tune.formats import key_names, scale
-from sd3tune.formats.key_names import ModuleKeys
+from sd3tune.formats.key_names import FileKeys, ModuleKeys
 from sd3tune.formats.readers import Verdict, verdicts
 from sd3tune.sd3 import module_names
 from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE
+from sd3tune.tables import dialects
 
 OUT_IS_WIDTH = ("net.2", "context_embedder", "embedder.linear_1", "embedder.linear_2")
 
 
 @dataclass(frozen=True)
 class AdapterDescription:
-    """Counts are of modules. alpha_from: where the scale is declared. because: what tells the
-    model. readers: by program."""
+    """Counts are of modules. alpha_from: where the scale is declared. alpha_source: the key of the
+    metadata or the file that declares it. because: what tells the model. readers: by program.
+    assumed: sentences about what the file does not state by itself."""
 
     dialect: str
     algorithms: Mapping[str, int]
     ranks: Mapping[str, int]
     scales: Mapping[str, int]  # alpha / rank
     alpha_from: Literal["tensors", "metadata", "nowhere"]
+    alpha_source: str | None
     targets: Mapping[str, int]  # diffusers' names, block numbers cut
     model: str
     because: str
     readers: Mapping[str, Verdict]
     text_encoder_keys: int
     unknown_keys: tuple[str, ...]
+    assumed: tuple[str, ...]
 
 
 def is_adapter(header: Header) -> bool:
@@ -53,13 +57,31 @@ def describe(header: Header) -> AdapterDescription:
         ranks=_counts(str(r) for m in modules if (r := _rank(header, m)) is not None),
         scales=_counts(f"{s:g}" for _, s in scaled if s is not None),
         alpha_from="metadata" if source == "nowhere" and declared else source,  # type: ignore[arg-type]
+        alpha_source=declared.source if source == "nowhere" and declared else None,
         targets=_counts(_target(m) for m in modules),
         model=model,
         because=because,
-        readers=verdicts(header, grouped, scaled),
+        readers=verdicts(header, grouped, scaled, declared),
         text_encoder_keys=len(grouped.text_encoders),
         unknown_keys=tuple(grouped.unknown),
+        assumed=assumptions(grouped, declared),
     )
+
+
+def assumptions(grouped: FileKeys, declared: scale.DeclaredScale | None) -> tuple[str, ...]:
+    """What a reader takes for granted, a sentence each: that the names of wrappers carry nothing,
+    and an alpha that is not where its dialect has it."""
+    modules = grouped.modules.values()
+    known = {keys.prefix for row in dialects.rows() for keys in row.every_keys}
+    found = [
+        f"names begin with `{prefix}`, which is left out: it says how the model was wrapped"
+        for prefix in sorted({m.prefix for m in modules} - known)
+    ]
+    silent = any(m.ranked_by is not None and "alpha" not in m.parts for m in modules)
+    source = None if declared is None else declared.source
+    if silent and (sentence := scale.assumed(source)) is not None:
+        found.append(sentence)
+    return tuple(found)
 
 
 def _counts(words: Iterable[str]) -> dict[str, int]:

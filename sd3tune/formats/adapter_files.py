@@ -5,7 +5,7 @@ Why these dialects: docs/adr/0008-adapter-dialects.md.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sd3tune.formats import (
     scale,
     weight_deltas,
 )
+from sd3tune.formats.adapter_description import assumptions
 from sd3tune.formats.adapter_weights import (
     AdapterFile,
     Base,
@@ -69,7 +70,7 @@ def read(path: Path) -> AdapterFile:
         modules |= split
     kept = {k: v for k, v in found.metadata.items() if k not in file_metadata.OWN}
     LOG.debug(f"{path}: {len(modules)} modules read from {len(found.tensors)} tensors")
-    return AdapterFile(modules, kept)
+    return AdapterFile(modules, kept, assumptions(grouped, declared))
 
 
 @contextmanager
@@ -125,7 +126,7 @@ def _refuse(path: Path, grouped: FileKeys) -> None:
         more = f" and {len(grouped.unknown) - 1} more" if len(grouped.unknown) > 1 else ""
         raise ModelError(
             f"`{path}`: `{grouped.unknown[0]}`{more} is not a part of an SD3 adapter",
-            hint="`sd3tune inspect` says what the file is",
+            hint=_hint(grouped.unknown),
         )
     if grouped.text_encoders:
         raise ModelError(
@@ -137,6 +138,15 @@ def _refuse(path: Path, grouped: FileKeys) -> None:
         raise ModelError(f"`{path}` is empty", hint="`sd3tune inspect` says what the file is")
 
 
+def _hint(unknown: Sequence[str]) -> str:
+    if any(key_names.whole_weight_of(key) for key in unknown):
+        return (
+            "the file holds whole weights beside its LoRA (peft's modules_to_save, or bias other "
+            "than none): merge it into the model with peft's merge_and_unload"
+        )
+    return "`sd3tune inspect` says what the file is"
+
+
 def _module(
     found: Header,
     named: ModuleKeys,
@@ -146,6 +156,9 @@ def _module(
     path = found.path
     parts = {part: tensors[key] for part, key in named.parts.items()}
     value = found.number(named.parts["alpha"]) if parts.pop("alpha", None) is not None else None
+    if value is None and declared is not None and named.ranked_by is not None:
+        rank = found.tensors[named.ranked_by].shape[0]
+        value = declared.of(named.module, rank) * rank
     if empty := next((named.parts[p] for p, t in parts.items() if not t.numel()), None):
         raise ModelError(f"`{path}`: tensor `{empty}` is empty", hint="the file is damaged")
     if whole := next((named.parts[p] for p, t in parts.items() if not t.is_floating_point()), None):

@@ -83,7 +83,9 @@ Modules: TypeAlias = Mapping[str, ModuleWeights]  # by diffusers' names
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """What a file holds. metadata: text that travels with it, as `modelspec.title`."""
+    """What a file holds. metadata: text that travels with it, as `modelspec.title`. assumed:
+    sentences about what the file does not state."""
 
     modules: Modules
     metadata: Mapping[str, str] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()

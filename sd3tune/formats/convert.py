@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.formats import adapter_files, file_metadata
+from sd3tune.formats.adapter_folder import adapter_of
 from sd3tune.formats.adapter_weights import Base
 from sd3tune.formats.identify import identify
 from sd3tune.report.quiet import quiet_libraries
@@ -25,7 +26,7 @@ from sd3tune.tables.dialects import DIALECTS
 class Exported:
     path: Path
     modules: int  # of an adapter; tensors of a model
-    notes: tuple[str, ...]  # what could not be kept exactly
+    notes: tuple[str, ...]  # what was assumed, and what could not be kept exactly
 
 
 def export(
@@ -37,9 +38,9 @@ def export(
     rank: int | None = None,
     force: bool = False,
 ) -> Exported:
-    """Writes `source` in a dialect. source: an adapter file, a checkpoint or output folder that
-    holds one, or a diffusers folder of a model or transformer, which comfyui takes as one file in
-    the original layout.
+    """Writes `source` in a dialect. source: an adapter file, a folder that holds one (of a run, a
+    checkpoint, or peft's), or a diffusers folder of a model or transformer, which comfyui takes as
+    one file in the original layout.
 
     model: the base an adapter was trained on, where its weights are needed. Raises Sd3tuneError.
     """
@@ -52,7 +53,7 @@ def export(
                 f"`{source}` is damaged: {found.facts['damage']}",
                 hint="take the checkpoint before it",
             )
-    file = _adapter_in(source)
+    file = adapter_of(source)
     dialect = DIALECTS[dialect].name  # of its aliases
     target = output or file.with_name(f"{file.stem}.{dialect}.safetensors")
     _check(target, file, force)
@@ -60,7 +61,7 @@ def export(
     base = None if model is None else base_of(model)
     with _writing(target):
         notes = adapter_files.write(target, adapter, dialect, base=base, rank=rank)
-    return Exported(target, len(adapter.modules), notes)
+    return Exported(target, len(adapter.modules), (*adapter.assumed, *notes))
 
 
 def base_of(model: str) -> Base:
@@ -78,17 +79,6 @@ def base_of(model: str) -> Base:
         return taken
 
     return weight
-
-
-def _adapter_in(source: Path) -> Path:
-    if not source.is_dir():
-        return source
-    if (file := source / file_metadata.FILE).exists():
-        return file
-    raise ModelError(
-        f"`{source}` holds no {file_metadata.FILE}",
-        hint="give an adapter file, a checkpoint folder, or the output folder of a finished run",
-    )
 
 
 def _model(source: Path, dialect: str, output: Path | None, force: bool) -> Exported:

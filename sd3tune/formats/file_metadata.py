@@ -21,8 +21,9 @@ SPEC = "1.0.1"
 WIDENED = "sd3tune_widened"  # number types that could not hold what was exported
 # Not carried over when a file is converted: written afresh, or about the bytes of the old file.
 OWN = ("format", "lora_adapter_metadata", "sd3tune_version", "sd3tune_dialect", WIDENED,
-       "lora_rank", "lora_alpha", "modelspec.implementation", "modelspec.hash_sha256",
-       "sshs_model_hash", "sshs_legacy_hash")  # fmt: skip
+       "lora_rank", "lora_alpha", "alpha", "network_alpha", "ss_network_dim", "ss_network_alpha",
+       "adapter_config", "peft_config", "lora_config", "modelspec.implementation",
+       "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")  # fmt: skip
 
 
 def modelspec(

@@ -6,7 +6,7 @@ Headers and JSON only; of a checkpoint every byte, since that is how one knows t
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from sd3tune.filesystem import safetensors_header
 from sd3tune.filesystem.safetensors_header import Header
 from sd3tune.formats import file_metadata, key_names, manifest
 from sd3tune.formats.adapter_description import AdapterDescription, describe, is_adapter
+from sd3tune.formats.adapter_folder import adapter_of
 from sd3tune.sd3 import configs, models, single
 from sd3tune.sd3.variants import kind
 
+ADAPTERS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 NOT_SHOWN = ("lora_adapter_metadata",)  # metadata whose meaning is shown instead
 
 
 @dataclass(frozen=True)
 class Identified:
     """A file or folder. kind: `adapter`, `model file`, `checkpoint`, `model folder`,
-    `transformer folder`, `output folder` or `other`."""
+    `transformer folder`, `output folder`, `adapter folder` or `other`."""
 
     path: Path
     kind: str
@@ -96,8 +98,19 @@ def _folder(folder: Path) -> Identified:
     checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
     if checkpoints or (folder / file_metadata.FILE).exists():
         return _output(folder, checkpoints)
-    hint = "give a .safetensors file, a checkpoint or a model folder"
-    raise ModelError(f"`{folder}` holds nothing sd3tune knows", hint=hint)
+    if not any(p.suffix in ADAPTERS for p in (*folder.iterdir(), *folder.glob("*/*.safetensors"))):
+        hint = "give a .safetensors file, a checkpoint or a model folder"
+        raise ModelError(f"`{folder}` holds nothing sd3tune knows", hint=hint)
+    return _around(folder, adapter_of(folder))
+
+
+def _around(folder: Path, file: Path) -> Identified:
+    """A folder of one file."""
+    held = identify(file)
+    if held.adapter is None:
+        return held
+    summary = f"folder with {file.relative_to(folder)}: {held.summary}"
+    return replace(held, path=folder, kind="adapter folder", summary=summary)
 
 
 def _checkpoint(folder: Path) -> Identified:
@@ -110,8 +123,7 @@ def _checkpoint(folder: Path) -> Identified:
     facts = {"step": step, "whole": wrong is None, "damage": wrong, "files": files}
     words = "whole" if wrong is None else f"damaged: {wrong}"
     at = "an unknown step" if step is None else f"step {step}"
-    adapter = folder / file_metadata.FILE
-    inside = identify(adapter).adapter if wrong is None and adapter.exists() else None
+    inside = None if wrong is not None else _adapter_inside(folder)
     return Identified(
         folder, "checkpoint", f"checkpoint of sd3tune at {at}, {words}", facts, inside
     )
@@ -148,8 +160,16 @@ def _transformer(folder: Path) -> Identified:
 
 
 def _output(folder: Path, checkpoints: list[str]) -> Identified:
-    adapter = folder / file_metadata.FILE
-    inside = identify(adapter).adapter if adapter.exists() else None
+    inside = _adapter_inside(folder)
     done = "finished" if inside else "not finished"
     return Identified(folder, "output folder", f"output of a run, {done}",
                 {"checkpoints": checkpoints}, inside)  # fmt: skip
+
+
+def _adapter_inside(folder: Path) -> AdapterDescription | None:
+    """Of the adapter of a run or a checkpoint, where it holds one."""
+    try:
+        file = adapter_of(folder)
+    except ModelError:
+        return None
+    return identify(file).adapter

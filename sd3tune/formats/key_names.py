@@ -15,6 +15,7 @@ from sd3tune.sd3 import module_names
 from sd3tune.tables import dialects
 from sd3tune.tables.dialects import Dialect, Layout
 
+LONGEST = 1000  # characters of a key
 TEXT_ENCODERS = ("text_encoder", "lora_te", "text_encoders.", "clip_l.", "clip_g.", "t5xxl.")
 LYCORIS = (  # lycoris-lora's names, kept as they are
     "dora_scale hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2 lokr_w1 lokr_w1_a "
@@ -80,6 +81,7 @@ class _Patterns:
     flat: tuple[str, ...]
     dotted: tuple[str, ...]  # longest first, where one begins another; "" is the last
     only_original: frozenset[str]  # prefixes of original names alone
+    peft: re.Pattern[str]  # an ending with the name of an adapter: .lora_A.NAME.weight
 
 
 @lru_cache(maxsize=8)
@@ -95,6 +97,7 @@ def _patterns(rows: tuple[Dialect, ...]) -> _Patterns:
         tuple(dict.fromkeys(k.prefix for k in keys if k.flat)),
         tuple(sorted({k.prefix for k in keys if not k.flat}, key=len, reverse=True)),
         frozenset(k.prefix for k in keys if k.prefix not in diffusers),
+        re.compile(r"(.*\.(?:lora_[AB]|lora_magnitude_vector))\.\w+(\.(?:weight|bias))"),
     )
 
 
@@ -104,21 +107,73 @@ def group(keys: Iterable[str]) -> FileKeys:
     found = FileKeys()
     parts: dict[tuple[str, Layout, str], dict[str, str]] = {}
     for key in keys:
-        match = patterns.ending.fullmatch(key)
-        where = None if match is None else _located(match[1], patterns)
-        if match is not None and where is not None:
-            parts.setdefault(where, {})[patterns.parts[match[2]]] = key
-        elif key.startswith(TEXT_ENCODERS):
+        where, part = _parsed(key, patterns)
+        if where is not None and part not in parts.setdefault(where, {}):
+            parts[where][part] = key
+        elif where is None and key.startswith(TEXT_ENCODERS):
             found.text_encoders.append(key)
-        else:
+        else:  # or a part that another key holds already, as of a second adapter
             found.unknown.append(key)
     for (prefix, layout, module), names in parts.items():
         found.modules[prefix + module] = ModuleKeys(module, prefix, layout, names)
     return found
 
 
+def whole_weight_of(key: str) -> str | None:
+    """The module whose whole weight or bias a key is, as peft's modules_to_save leaves it; None for
+    any other key."""
+    name = re.fullmatch(r"(.*?)(?:\.modules_to_save\.\w+)?\.(?:weight|bias)", key)
+    where = None if name is None else _located(name[1], _patterns(dialects.rows()))
+    return None if where is None else where[2]
+
+
+def _parsed(key: str, patterns: _Patterns) -> tuple[tuple[str, Layout, str] | None, str]:
+    """Where the module of a key is, None for a key that is not understood; and its part."""
+    if len(key) > LONGEST:
+        return None, ""
+    named = patterns.peft.fullmatch(key)
+    for written in (key, named[1] + named[2] if named is not None else key):
+        match = patterns.ending.fullmatch(written)
+        if match is not None and (where := _located(match[1], patterns)) is not None:
+            return where, patterns.parts[match[2]]
+    return None, ""
+
+
 def _located(name: str, patterns: _Patterns) -> tuple[str, Layout, str] | None:
-    """Prefix, layout and dotted module; None when it is not a module of SD3."""
+    """Prefix, layout and dotted module; None when it is not a module of SD3. What wraps the model
+    or one of its modules is left out."""
+    if (where := _placed(name, patterns)) is not None:
+        return where
+    if (flat := next((p for p in patterns.flat if name.startswith(p)), None)) is not None:
+        bare = _unwrapped(f"_{name[len(flat) :]}", "_").removeprefix("_")
+        where = _placed(flat + bare, patterns)
+    else:
+        where = _placed(_unwrapped(f".{name}", ".").removeprefix("."), patterns)
+    if where is None:
+        return None
+    prefix, layout, module = where
+    last = module if flat is None else module_names.flattened(module)
+    if name.endswith(last):
+        return name[: -len(last)] or prefix, layout, module
+    return f"{name.partition(last[: len(module.split('.')[0])])[0]}…", layout, module
+
+
+def _unwrapped(name: str, dot: str) -> str:
+    """A name without wrappers anywhere and without roots at its beginning. dot: what stands between
+    and before its parts."""
+    for wrapper in dialects.WRAPPERS:
+        while (without := name.replace(f"{dot}{wrapper}{dot}", dot)) != name:
+            name = without
+    roots = [f"{dot}{root.replace('.', dot)}{dot}" for root in dialects.ROOTS]
+    while (root := next((r for r in roots if name.startswith(r)), None)) is not None:
+        if name.startswith(f"{dot}transformer{dot}blocks"):  # a flat name of the module itself
+            break
+        name = dot + name[len(root) :]
+    return name
+
+
+def _placed(name: str, patterns: _Patterns) -> tuple[str, Layout, str] | None:
+    """A name without wrappers."""
     for prefix in patterns.flat:
         if name.startswith(prefix):
             module = module_names.unflattened(name[len(prefix) :])

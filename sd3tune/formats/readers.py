@@ -28,12 +28,15 @@ class Verdict:
 NO_MODULE = Verdict("no", "it does not hold a module of SD3")
 
 
-def verdicts(header: Header, grouped: FileKeys, scaled: Scaled) -> dict[str, Verdict]:
-    """By program. scaled: each module with its alpha / rank."""
+def verdicts(
+    header: Header, grouped: FileKeys, scaled: Scaled, declared: scale.DeclaredScale | None
+) -> dict[str, Verdict]:
+    """By program. scaled: each module with its alpha / rank. declared: of modules without a tensor
+    that states it."""
     return {
         "sd3tune": _sd3tune(header, grouped, scaled),
-        "diffusers": _diffusers(header, grouped),
-        "ComfyUI": _comfyui(header, grouped, scaled),
+        "diffusers": _diffusers(header, grouped, scaled, declared),
+        "ComfyUI": _comfyui(header, grouped, scaled, declared),
     }
 
 
@@ -59,7 +62,9 @@ def _sd3tune(header: Header, grouped: FileKeys, scaled: Scaled) -> Verdict:
     return Verdict("no", f"`{odd[0].module}` is incomplete") if odd else Verdict("yes", "")
 
 
-def _diffusers(header: Header, grouped: FileKeys) -> Verdict:
+def _diffusers(
+    header: Header, grouped: FileKeys, scaled: Scaled, declared: scale.DeclaredScale | None
+) -> Verdict:
     if odd := next((k for k in header.tensors if "lora" not in k), None):
         return Verdict("no", f'it refuses files with a key that lacks "lora", as `{odd}`')
     pairs = {(m.prefix, m.layout) for m in grouped.modules.values()}
@@ -68,6 +73,8 @@ def _diffusers(header: Header, grouped: FileKeys) -> Verdict:
         return Verdict("no", f"it loads nothing of {words}, and only warns")
     if any(m.algorithm != "lora" for m in grouped.modules.values()):
         return Verdict("no", "it takes LoRA of two matrices only")
+    if declared is not None and declared.source != scale.KEY and any(s != 1 for _, s in scaled):
+        return Verdict("wrong", f"alpha is in {declared.source} alone, which it ignores: scale 1")
     return Verdict("yes", "") if pairs else NO_MODULE
 
 
@@ -79,7 +86,9 @@ def _network(header: Header, m: ModuleKeys) -> Network:
     return Network(name, m.algorithm, shapes, alpha)
 
 
-def _comfyui(header: Header, grouped: FileKeys, scaled: Scaled) -> Verdict:
+def _comfyui(
+    header: Header, grouped: FileKeys, scaled: Scaled, declared: scale.DeclaredScale | None
+) -> Verdict:
     modules = list(grouped.modules.values())
     pairs = {(m.prefix, m.layout) for m in modules}
     if other := next(iter(sorted(pairs - dialects.read_by("ComfyUI"))), None):
@@ -90,7 +99,8 @@ def _comfyui(header: Header, grouped: FileKeys, scaled: Scaled) -> Verdict:
     for reason in filter(None, (misrendered(_network(header, m)) for m in modules)):
         return Verdict("wrong", reason)
     if any(s is not None and s != 1 and "alpha" not in m.parts for m, s in scaled):
-        return Verdict("wrong", "alpha is in the metadata alone, which it ignores: scale 1")
+        where = scale.BESIDE if declared and declared.source == scale.BESIDE else "the metadata"
+        return Verdict("wrong", f"alpha is in {where} alone, which it ignores: scale 1")
     names = ((m, module_names.original_of(m.module)) for m in modules)
     split = [m for m, original in names if original is not None and original.part is not None]
     if any({"diff_b", "up_bias"} & m.parts.keys() for m in split):

@@ -1,8 +1,9 @@
-"""The scale of an adapter's updates where metadata declares it, as diffusers and peft do: rank,
-alpha, patterns of module names, rsLoRA.
+"""The scale of an adapter's updates where the tensors do not state it: rank, alpha, patterns of
+module names, rsLoRA.
 
-Other programs store a tensor `.alpha` for each module. A file that states neither means alpha =
-rank. No torch here.
+Most programs store a tensor `.alpha` for each module. Else the scale is in a LoraConfig (in the
+metadata under `lora_adapter_metadata`, as diffusers writes it; in peft's adapter_config.json), or
+as one number in the metadata. A file that states nothing means alpha = rank. No torch here.
 """
 
 import logging
@@ -22,17 +23,23 @@ LOG = logging.getLogger(__name__)
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
 BESIDE = "adapter_config.json"  # peft's
 MAX_ALPHA = 1e6  # people write 1 to 1024
+# Other keys of a header: a LoraConfig as JSON, or one alpha for all modules.
+CONFIGS = ("adapter_config", "peft_config", "lora_config")
+NUMBERS = ("ss_network_alpha", "lora_alpha", "network_alpha", "alpha")
+# Initialisations that move a part of the base weights into the adapter: alone it means nothing.
+SHIFTING = ("pissa", "olora", "loftq", "corda", "lora_ga")
 PATTERN = re.compile(r"[\w.\\^$|\[\]*+?-]{1,200}")
 MOST_PATTERNS, MOST_REPETITIONS = 2000, 3
 
 
 @dataclass(frozen=True)
 class DeclaredScale:
-    """peft's LoraConfig as far as it changes the scale."""
+    """peft's LoraConfig as far as it changes the scale. source: where it is declared."""
 
     alpha: float | None = None  # None: alpha = rank
     patterns: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     rslora: bool = False
+    source: str = KEY
 
     def of(self, module: str, rank: int) -> float:
         """What the module's update is multiplied by. peft's rules: patterns match the end of a
@@ -46,16 +53,25 @@ class DeclaredScale:
 
 def declared(path: Path, metadata: Mapping[str, str]) -> DeclaredScale | None:
     """What the file's metadata, or peft's adapter_config.json beside it, declares; None: nothing.
-    Raises ModelError when it cannot be understood."""
+    Raises ModelError when it cannot be understood, and for a configuration of peft whose tensors
+    mean something else than a LoRA of the released weights."""
     beside = path.parent / BESIDE
     if KEY in metadata:
         data = _object(metadata[KEY], f"`{path}`: its metadata `{KEY}`")
-        data = {k.removeprefix("transformer."): v for k, v in data.items()}
-    elif os.path.lexists(beside) and path.name.startswith("adapter_model"):
+        return _lora_config(path, {k.removeprefix("transformer."): v for k, v in data.items()}, KEY)
+    if os.path.lexists(beside) and path.name.startswith("adapter_model"):
         data = _object(_beside(beside), f"`{beside}`")
-    else:
-        return None
-    LOG.debug(f"{path}: alpha from {KEY if KEY in metadata else beside}")
+        _refuse_others(beside, data)
+        return _lora_config(path, data, BESIDE)
+    if (key := next((k for k in CONFIGS if k in metadata), None)) is not None:
+        data = _object(metadata[key], f"`{path}`: its metadata `{key}`")
+        _refuse_others(path, data)
+        return _lora_config(path, data, key)
+    return _one_number(path, metadata)
+
+
+def _lora_config(path: Path, data: Mapping[str, Any], source: str) -> DeclaredScale:
+    LOG.debug(f"{path}: alpha from {source}")
     try:
         patterns = data.get("alpha_pattern") or {}
         if len(patterns) > MOST_PATTERNS:
@@ -65,9 +81,41 @@ def declared(path: Path, metadata: Mapping[str, str]) -> DeclaredScale | None:
             None if alpha is None else _number(alpha),
             {_pattern(k): _number(v) for k, v in patterns.items()},
             bool(data.get("use_rslora")),
+            source,
         )
     except (AttributeError, TypeError, ValueError):
         raise _unreadable(f"`{path}`: its alpha") from None
+
+
+def _refuse_others(path: Path, data: Mapping[str, Any]) -> None:
+    """Raises ModelError for a configuration of another method than LoRA, or of one whose tensors
+    belong to other base weights."""
+    kind = data.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise ModelError(
+            f"`{path}`: `peft_type` is {kind!r:.60}; of peft's methods sd3tune reads LORA",
+            hint="merge it into the model with peft's merge_and_unload",
+        )
+    begun = data.get("init_lora_weights", True)
+    if isinstance(begun, str) and begun.lower().startswith(SHIFTING):
+        raise ModelError(
+            f"`{path}`: `init_lora_weights` is {begun!r:.60}, which changes the base weights too",
+            hint="save it with peft's path_initial_model_for_weight_conversion, or merge it",
+        )
+
+
+def _one_number(path: Path, metadata: Mapping[str, str]) -> DeclaredScale | None:
+    """An alpha for all modules. Words such as kohya's `None` and `Dynamic` state nothing."""
+    for key in NUMBERS:
+        try:
+            value = float(metadata.get(key, ""))
+        except ValueError:
+            continue
+        try:
+            return DeclaredScale(_number(value), source=key)
+        except ValueError:
+            raise _unreadable(f"`{path}`: its metadata `{key}={value:g}`") from None
+    return None
 
 
 def _number(value: object) -> float:
@@ -95,6 +143,18 @@ def _beside(path: Path) -> str:
         return opening.text(path)
     except (OSError, ValueError):
         raise _unreadable(f"`{path}`") from None
+
+
+def assumed(source: str | None) -> str | None:
+    """What a reader of the file should know of where its alpha is from; None where it is stated as
+    its dialect has it. source: of DeclaredScale; None where nothing declares alpha."""
+    if source is None:
+        return (
+            "nothing in the file states alpha: alpha = rank is assumed, as diffusers and ComfyUI do"
+        )
+    if source in (KEY, BESIDE):
+        return None
+    return f"alpha is stated by `{source}` in the metadata alone, and taken from there"
 
 
 def is_unknown(prefix: str, has_alpha: bool, header: Header) -> bool:

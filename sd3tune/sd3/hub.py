@@ -70,12 +70,23 @@ def config(setting: str, repository: str, subfolder: str, revision: str | None) 
 def file(question: Question, name: str) -> str:
     """The path of a small file of a repository in the hub's cache. Raises ModelError within
     DEADLINE_SECONDS."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
     def ask() -> str:
-        return hf_hub_download(
-            question.repository, name, revision=question.revision, etag_timeout=ANSWER_SECONDS
-        )
+        """The library alone would ask a hub that is down six times in 23 seconds."""
+        repository, revision = question.repository, question.revision
+        try:
+            url = hf_hub_url(repository, name, revision=revision)
+            get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+        except (EntryNotFoundError, RevisionNotFoundError):
+            raise
+        except Exception as e:  # no answer, or none for us: the cache may have the file
+            try:
+                return hf_hub_download(repository, name, revision=revision, local_files_only=True)
+            except EntryNotFoundError:
+                raise e from None
+        return hf_hub_download(repository, name, revision=revision, etag_timeout=ANSWER_SECONDS)
 
     try:
         return in_time(ask)

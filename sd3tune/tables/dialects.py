@@ -87,6 +87,15 @@ OLD_DIFFUSERS_PARTS: tuple[tuple[str, Part], ...] = (
     (".lora.down.weight", "down"),
     (".lora.up.weight", "up"),
 )
+WRAPPERS = (  # parts of a name that carry nothing: what wraps a module puts them before its names
+    "_orig_mod",  # torch.compile
+    "module",  # DistributedDataParallel, DeepSpeed
+    "_fsdp_wrapped_module",  # FullyShardedDataParallel
+    "_checkpoint_wrapped_module",  # checkpointed blocks
+)
+ROOTS = (  # what a name may begin with, in any order and repeated: names of the model in a program
+    "base_model.model", "transformer", "unet", "diffusion_model", "model", "denoiser", "mmdit",
+)  # fmt: skip
 PROGRAMS = ("diffusers", "ComfyUI")  # that Keys.read_by may name
 
 DIALECTS = Table(

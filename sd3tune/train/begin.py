@@ -11,6 +11,7 @@ from sd3tune.adapters.trained import Trained
 from sd3tune.data.seeds import seed_of
 from sd3tune.errors import CheckpointError
 from sd3tune.formats import adapter_files
+from sd3tune.formats.initial_adapter import initial_file
 from sd3tune.plan.optimisation import AveragePlan
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.trainable import LoraPlan
@@ -67,15 +68,17 @@ def attach(model: Any, plan: Plan) -> Trained:
     if plan.trained.lycoris is not None:
         network = lycoris.attach(model, plan.trained.lycoris, dtype=dtype, seed=seed)
         if begin_with is not None:
-            say(f"begins   with {network.begin_with(begin_with)} layers of {begin_with}")
+            with initial_file(begin_with) as file:
+                say(f"begins   with {network.begin_with(file)} layers of {file}")
         return network
     if plan.trained.lora is None:
         return full.attach(model, plan.model.source, dtype=dtype)
     shape, dialect = shape_of(plan.trained.lora), plan.trained.lora.dialect
     adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=dialect)
     if begin_with is not None:
-        layers = adapter.begin_with(adapter_files.read(begin_with), str(begin_with))
-        say(f"begins   with {layers} layers of {begin_with}")
+        with initial_file(begin_with) as file:
+            held = adapter_files.read(file)
+        say(f"begins   with {adapter.begin_with(held, str(file))} layers of {file}")
     return adapter
 
 

@@ -107,7 +107,8 @@ def test_what_asks_for_nothing_is_let_through(load: Load) -> None:
 @pytest.mark.parametrize("value", [True, "true", "True"])
 def test_compression_is_let_through_and_said_not_to_happen(load: Load, value: Any) -> None:
     masks = {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "photos"}
-    entries = [entry | {"compress_cache": value} for entry in (IMAGES, TEXT, masks)]
+    images = IMAGES | {"conditioning_data": "m"}
+    entries = [entry | {"compress_cache": value} for entry in (images, TEXT, masks)]
     why = "not used: cache entries are stored to their true length instead"
     assert load(*entries).notes == tuple(f"dataset `{x}`: compress_cache {why}" for x in "atm")
     assert load(IMAGES, compress_disk_cache=value).notes == (f"compress_disk_cache {why}",)

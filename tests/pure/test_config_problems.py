@@ -66,7 +66,7 @@ def test_words_of_the_command_line_are_reported_after_the_file() -> None:
 
 def test_a_wrong_value_is_one_problem_and_breaks_no_rule() -> None:
     """Its default would contradict another setting, or leave one without a partner."""
-    write(FILE, {"output_dir": "{env:NOT_SET}", "max_train_steps": "ten", "lr_end": 1,
+    write(FILE, {"output_dir": "{env:NOT_SET}", "max_train_steps": "ten", "lr_end": 0.5,
                  "learning_rate": -1, "huber_c": 2, "huber_schedule": "none"})  # fmt: skip
     with pytest.raises(ConfigError) as e:
         Config.load(FILE)

@@ -13,7 +13,8 @@ from sd3tune import doctor
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.admission import recorded
 from sd3tune.backends.observe import own_processes, recorded_machine
-from sd3tune.backends.observe.facts import Arch, Facts, Gpu, to_json, torch_cuda
+from sd3tune.backends.observe.facts import Arch, Facts, Gpu, to_json
+from sd3tune.backends.observe.matching import torch_cuda
 from sd3tune.cli import overview_lines
 from sd3tune.config.config import Config
 from sd3tune.errors import PlanError
@@ -142,7 +143,7 @@ def test_the_plan_judges_by_what_is_free_and_says_so() -> None:
     all_of_it, little = (planned(occupied(n * GIB)) for n in (24, 6))
     assert little.batch_size < all_of_it.batch_size
     assert little.memory.estimate.training <= 6 * GIB
-    (total,) = (line for line in overview_lines.memory(little) if "total  " in line)
+    (total,) = (line for line in overview_lines.device_memory(little) if "total  " in line)
     assert total.endswith("6.0 of 24.0 GiB are free")  # type: ignore[union-attr]
 
 

@@ -244,6 +244,26 @@ def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -
     assert ("probes", "matmul_fp32") in asked and ("quant", "linear_int8-quanto") in asked
 
 
+def test_children_take_turns_on_a_card_that_takes_one_process_at_a_time() -> None:
+    running, most = threading.Semaphore(1), [0]
+
+    def ask(
+        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event
+    ) -> child.Answer:
+        alone = running.acquire(blocking=False)
+        most[0] += not alone
+        time.sleep(0.05)
+        if alone:
+            running.release()
+        return child.Answer(data={n: {"ok": True, "words": "right"} for n in words[1:]})
+
+    exclusive = replace(CARD, devices=(replace(CARD.weakest, exclusive=True),))
+    for facts, together in ((CARD, 1), (exclusive, 0)):
+        most[0] = 0
+        probing.in_children(facts, ["matmul_fp32", "linear_nf4-bnb"], ask)
+        assert most[0] == together
+
+
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "CUDA_DEVICE_ORDER"])
 def test_what_a_run_sets_later_does_not_make_the_probes_run_again(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

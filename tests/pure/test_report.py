@@ -228,6 +228,6 @@ def test_a_folder_that_is_not_there_is_the_user_s_to_mend(tmp_path: Path) -> Non
     from sd3tune.errors import ConfigError
 
     said: dict[str, Any] = {"torch": None, "facts": {"packages": {}, "tools": {}}, "version": "0",
-            "machine": {"host": {"os": "Linux"}}}  # fmt: skip
+            "machine": {"host": {"os": "Linux"}, "surveys": []}}  # fmt: skip
     with pytest.raises(ConfigError, match=r"cannot be written: No such file"):
         report.write(said, tmp_path / "nowhere" / "report.json")

@@ -1,5 +1,6 @@
 """Cards that are there and cannot train: lost, owned by others, not connected, without kernels."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,36 @@ def test_the_cure_for_missing_kernels_fits_the_amd_chip(
 def test_the_cure_for_missing_kernels_is_a_build_that_the_driver_runs(watch: Watch) -> None:
     (problem,) = watch("v100-new-wheel")[2].problems
     assert "--index-url https://download.pytorch.org/whl/cu126" in problem.fix
+
+
+def test_a_first_card_that_cannot_train_names_the_variable_that_leaves_it_out(
+    watch: Watch,
+) -> None:
+    """The processor's graphics are HIP's first device on some desktops."""
+
+    def put_first(recorded: dict[str, Any]) -> None:
+        card = recorded["amdsmi"]["devices"][0]
+        small = copy.deepcopy(card)
+        small["amdsmi_get_gpu_asic_info"]["target_graphics_version"] = "gfx1036"
+        small["amdsmi_get_gpu_device_bdf"] = "0000:12:00.0"
+        recorded["amdsmi"]["devices"] = [small, card]
+        (device,) = recorded["torch"]["devices"]
+        graphics = device | {"gfx": "gfx1036", "bus_id": "0000:12:00.0", "name": "AMD Graphics"}
+        recorded["torch"]["devices"] = [graphics, device | {"index": 1}]
+
+    *_, facts = watch("rx7900xtx", put_first)
+    (problem,) = facts.problems
+    assert problem.id == "torch.arch-not-in-build" and problem.severity == "fail"
+    assert problem.fix.endswith("; or train on cuda:1, Radeon RX 7900 XTX: HIP_VISIBLE_DEVICES=1")
+
+
+def test_a_chip_without_kernels_that_torch_does_not_show_is_a_warning(watch: Watch) -> None:
+    def age(recorded: dict[str, Any]) -> None:
+        recorded["torch"]["devices"] = recorded["torch"]["devices"][:1]
+        recorded["pynvml"]["devices"][0]["nvmlDeviceGetCudaComputeCapability"] = [3, 5]
+
+    *_, facts = watch("unlike-cards-fastest-first", age)
+    assert [(p.id, p.severity) for p in facts.problems] == [("torch.arch-not-in-build", "warn")]
 
 
 def test_a_second_card_without_kernels_refuses_only_a_run_that_uses_it(watch: Watch) -> None:

@@ -14,12 +14,12 @@ from sd3tune.backends.decide.torch_builds import cuda_build, extra, torch_build
 from sd3tune.backends.observe.facts import (
     Arch,
     Gpu,
-    Host,
     Machine,
     Problem,
     Survey,
     TorchReport,
 )
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.errors import HardwareError
 
 HOST = Host("Linux", "6.8", "x86_64", "3.12.1")

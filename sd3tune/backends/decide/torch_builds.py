@@ -140,7 +140,8 @@ def _chips(gpus: tuple[Gpu, ...]) -> set[int]:
 def _for_nvidia(found: Survey) -> TorchBuild:
     chips = _chips(found.gpus)
     build = cuda_build(found.driver, found.runtime, chips)
-    name = found.gpus[0].name if found.gpus else "a card that no source lists"
+    names = [gpu.name for gpu in sorted(found.gpus, key=lambda gpu: not gpu.named)]
+    name = names[0] if names else "a card that no source lists"
     driver = _driver(found)
     if build is None:
         raise _refusal(found, name, driver)

@@ -38,12 +38,13 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
 
 
 def _conflict(chosen: Mapping[str, Selection], environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    if len({selected.cards for selected in chosen.values()}) < 2:
+    first, *others = (selected.cards for selected in chosen.values())
+    if all(cards == first for cards in others):
         return ()
     words = f"{' and '.join(f'{n}={environ[n]}' for n in chosen)} name different cards: HIP does "
     words += "not say which of them counts"
-    others = list(chosen)[1:]
-    return (Problem("amd.visible-conflict", "fail", words, f"unset {' '.join(others)}"),)
+    unset = " ".join(list(chosen)[1:])
+    return (Problem("amd.visible-conflict", "fail", words, f"unset {unset}"),)
 
 
 def chosen_by(cards: Sequence[Gpu], environ: Mapping[str, str]) -> str | None:

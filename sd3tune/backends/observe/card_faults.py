@@ -7,7 +7,7 @@ is not refused for it. Standard library only, and nothing here raises.
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -25,6 +25,7 @@ ESSENTIAL = ("nvmlDeviceGetName", "nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo"
 ALSO = ("nvmlDeviceGetPciInfo", "nvmlDeviceGetCudaComputeCapability", "nvmlDeviceGetComputeMode")
 FABRIC = {1: "not started", 2: "in progress", 3: "completed"}  # nvmlGpuFabricState_t; 0: no fabric
 UP = "completed"
+NO_KERNELS = "torch.arch-not-in-build"
 UNSUPPORTED = (2, 3)  # AMDSMI_STATUS: not supported, not yet implemented
 SMI_WORDS = ("gpu is lost", "unknown error", "requires reset", "requires restart", "err!")
 
@@ -99,13 +100,45 @@ def of_card(
     return (*_owned(card), *_without_kernels(card, arch, torch, other_build))
 
 
+def of_missing(
+    cards: Sequence[Gpu],
+    torch: TorchReport,
+    other_build: Callable[[Gpu], str | None] = lambda card: None,
+) -> tuple[list[Problem], list[Gpu]]:
+    """What is wrong with cards that PyTorch does not show, and those of them that are healthy. A
+    chip that no kernels exist for (the graphics of a processor, an old display card) is a warning
+    where another device trains."""
+    found, healthy = list[Problem](), list[Gpu]()
+    for card in cards:
+        wrong = of_card(card, card.arch, torch, other_build(card))
+        found += wrong
+        healthy += [] if wrong else [card]
+    if torch.devices:
+        found = [replace(p, severity="warn") if p.id == NO_KERNELS else p for p in found]
+    return found, healthy
+
+
 def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
     """The devices, and apart from them the problems of the first, which every run uses: they are
-    the machine's."""
+    the machine's. Their fix names a device without problems, where there is one."""
     if not devices:
         return (), ()
     first, *others = devices
-    return (replace(first, problems=()), *others), first.problems
+    healthy = next((d for d in others if not d.problems), None)
+    problems = first.problems
+    if healthy is not None:
+        more = f"; or train on {healthy.torch_device}, {healthy.name}: {_only(healthy)}"
+        problems = tuple(replace(p, fix=p.fix + more) for p in problems)
+    return (replace(first, problems=()), *others), problems
+
+
+def _only(device: Device) -> str:
+    """The variable that leaves this device alone."""
+    if device.arch.family == "sm":
+        return f"CUDA_VISIBLE_DEVICES={device.uuid or device.physical_index}"
+    if device.uuid is not None and device.uuid.startswith("GPU-"):
+        return f"ROCR_VISIBLE_DEVICES={device.uuid}"
+    return f"HIP_VISIBLE_DEVICES={device.index}"
 
 
 def _owned(card: Gpu) -> list[Problem]:
@@ -173,7 +206,7 @@ def _without_kernels(
     fix = other_build or "use another card: no build that the driver runs has kernels for this one"
     if arch.gfx is not None:
         fix = _other_gfx(arch, built)
-    return [Problem("torch.arch-not-in-build", "fail", words, fix)]
+    return [Problem(NO_KERNELS, "fail", words, fix)]
 
 
 def _runs(arch: Arch, built: str) -> bool:

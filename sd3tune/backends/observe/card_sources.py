@@ -67,9 +67,13 @@ def survey(vendor: Vendor, root: Path, ask: Ask = ask_in_child) -> Survey:
     names = [name for name, source in SOURCES.items() if source.vendor == vendor]
     with ThreadPoolExecutor(len(names)) as pool:
         answers = list(pool.map(lambda name: ask(name, root), names))
-    return merged(
-        vendor, [_read(name, answer) for name, answer in zip(names, answers, strict=True)]
-    )
+    said = [_read(name, answer) for name, answer in zip(names, answers, strict=True)]
+    return merged(vendor, [_signed(name, each) for name, each in zip(names, said, strict=True)])
+
+
+def _signed(name: str, said: Survey) -> Survey:
+    """The survey, with problems that name their source."""
+    return replace(said, problems=tuple(replace(p, source=name) for p in said.problems))
 
 
 def _read(name: str, answer: child.Answer) -> Survey:

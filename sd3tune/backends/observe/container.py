@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sd3tune.backends.observe.facts import Host, Lack, Machine, Problem
+from sd3tune.backends.observe.facts import Machine, Problem
+from sd3tune.backends.observe.host_facts import Host, Lack
 
 SHM_BYTES = 2**30  # the loader's and NCCL's shared memory; the default of docker is 64 MiB
 NVIDIA_NODES = ("dev/nvidiactl", "dev/dxg")  # dxg: Windows' subsystem for Linux

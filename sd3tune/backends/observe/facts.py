@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.tables import needs
 
 Vendor = needs.Vendor
@@ -30,9 +31,6 @@ TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 # Fields that doctor shows beside a card's name, as it calls them.
 SHOWN = {"name": "name", "arch": "architecture", "total_bytes": "memory", "used_bytes": "used"}
 GIB = 2**30
-# Drivers keep up to a tenth of small cards to themselves; the smallest slice of MIG with all other
-# slices unused is half a card.
-SAME_DEVICE = 0.8
 UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
@@ -72,6 +70,7 @@ class Problem:
     severity: Severity
     message: str
     fix: str  # can be pasted, or one sentence on what to do
+    source: str | None = None  # of the sources of cards, the one that failed or met it
 
 
 @dataclass(frozen=True)
@@ -179,49 +178,17 @@ class Survey:
         return self.sources.get(name, self.source)
 
     @property
+    def driver_told_by(self) -> str:
+        """The source of the driver's version, and that of what it offers where it is another."""
+        driver, runtime = self.source_of("driver"), self.source_of("runtime")
+        told = driver or "survey"
+        return told if self.runtime is None or runtime == driver else f"{told}; offers: {runtime}"
+
+    @property
     def offers(self) -> str | None:
         """The runtime with its name: "CUDA 13.0", "ROCm 7.2"; macOS is its version alone."""
         name = {"cuda": "CUDA ", "rocm": "ROCm "}.get(self.vendor, "")
         return self.runtime and f"{name}{self.runtime}"
-
-
-@dataclass(frozen=True)
-class Lack:
-    """Something a container should have been started with (container.py finds them)."""
-
-    id: str  # stable, "no-nvidia"
-    message: str
-    flags: tuple[str, ...]  # words of `docker run`
-    blocks: bool = True  # no accelerator without it
-
-
-@dataclass(frozen=True)
-class Host:
-    """The computer around the accelerator."""
-
-    os: str  # "Linux", "Darwin"
-    os_version: str | None
-    machine: str  # "x86_64", "aarch64", "arm64"
-    python: str  # "3.11.7"
-    cpu_name: str | None = None
-    cpu_count: int | None = None  # usable by this process: affinity and cgroup quota included
-    ram_bytes: int | None = None
-    ram_available_bytes: int | None = None
-    cgroup_limit_bytes: int | None = None
-    shm_bytes: int | None = None
-    disk_free_bytes: int | None = None  # of the working directory
-    container: str | None = None  # "docker", "podman", "kubernetes", …; None: not in one
-    cloud: str | None = None  # "runpod", "vast", …
-    image: str | None = None  # "cuda", "rocm": one of sd3tune's images; None: no such
-    lacks: tuple[Lack, ...] = ()  # what this container was not given
-    rosetta: bool = False  # x86-64 Python translated on an Apple chip
-    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where it was read
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """What a process may use: memory, or the cgroup's limit where that is less."""
-        known = [n for n in (self.ram_bytes, self.cgroup_limit_bytes) if n is not None]
-        return min(known, default=None)
 
 
 @dataclass(frozen=True)
@@ -278,6 +245,7 @@ class Device:
     usable_source: str | None = None  # who says so, where it is not the driver
     physical_index: int | None = None
     uuid: str | None = None
+    occupied_bytes: int | None = None  # in use by others when this machine was observed
     bus_id: str | None = None
     chosen_by: str | None = None  # variables that decide which card this is; None: there is one
     exclusive: bool = False  # its driver lets one process use it at a time
@@ -293,8 +261,6 @@ class Device:
         )
         parts = (number, self.bus_id and f"PCI {self.bus_id}", self.uuid)
         return f"{', '.join(p for p in parts if p)}; {self.chosen_by}"
-
-    occupied_bytes: int | None = None  # in use by others when this machine was observed
 
     @property
     def room_bytes(self) -> int | None:
@@ -316,31 +282,6 @@ class Device:
         if self.occupied_bytes is None or self.total_bytes is None:
             return self
         return replace(self, usable_bytes=self.total_bytes, occupied_bytes=None)
-
-
-def torch_cuda(
-    index: int, card: Gpu, total: int | None, arch: Arch | None = None, name: str | None = None
-) -> Device:
-    """torch's device number `index`, of NVIDIA or AMD, with what its vendor says of the card.
-
-    total, arch, name: as torch says them, when it was asked; they win.
-    """
-    whole = card.total_bytes
-    total = total or whole
-    # A part of a card (MIG, CPX) whose source counts for the whole: nobody knows for the part.
-    part = total is not None and whole is not None and total < SAME_DEVICE * whole
-    occupied = None if part or total is None else card.occupied_bytes
-    return Device(
-        index=index,
-        torch_device=f"cuda:{index}",
-        name=name or card.name,
-        arch=arch or card.arch,
-        total_bytes=total,
-        usable_bytes=total and max(0, total - (occupied or 0)),
-        physical_index=card.index,
-        uuid=card.uuid,
-        occupied_bytes=occupied,
-    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which card each of PyTorch's devices is.
+"""Which card each of PyTorch's devices is, and the device that the two make together.
 
 Numbers of the driver and of PyTorch are never compared: variables, orders and slices change them.
 """
@@ -6,7 +6,11 @@ Numbers of the driver and of PyTorch are never compared: variables, orders and s
 import re
 from collections.abc import Callable, Sequence
 
-from sd3tune.backends.observe.facts import Gpu, TorchDevice
+from sd3tune.backends.observe.facts import Arch, Device, Gpu, TorchDevice
+
+# Drivers keep up to a tenth of small cards to themselves; the smallest slice of MIG with all other
+# slices unused is half a card.
+SAME_DEVICE = 0.8
 
 
 def matched(
@@ -36,6 +40,31 @@ def matched(
         if parts:
             found[device.index] = parts[0]
     return found
+
+
+def torch_cuda(
+    index: int, card: Gpu, total: int | None, arch: Arch | None = None, name: str | None = None
+) -> Device:
+    """torch's device number `index`, of NVIDIA or AMD, with what its vendor says of the card.
+
+    total, arch, name: as torch says them, when it was asked; they win.
+    """
+    whole = card.total_bytes
+    total = total or whole
+    # A part of a card (MIG, CPX) whose source counts for the whole: nobody knows for the part.
+    part = total is not None and whole is not None and total < SAME_DEVICE * whole
+    occupied = None if part or total is None else card.occupied_bytes
+    return Device(
+        index=index,
+        torch_device=f"cuda:{index}",
+        name=name or card.name,
+        arch=arch or card.arch,
+        total_bytes=total,
+        usable_bytes=total and max(0, total - (occupied or 0)),
+        physical_index=card.index,
+        uuid=card.uuid,
+        occupied_bytes=occupied,
+    )
 
 
 def _difference(device: TorchDevice) -> Callable[[Gpu], int]:

@@ -3,14 +3,14 @@
 import os
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from sd3tune import backends
-from sd3tune.backends.observe import container, sysctl
+from sd3tune.backends.observe import amd_visible, container, nvidia_visible, sysctl
 from sd3tune.backends.observe.facts import MAKERS, Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 from sd3tune.tables.libraries import LIBRARIES
@@ -19,7 +19,8 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 # Beside the libraries of the table: what kernels are built from and what reads the hardware.
 ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
-SICK = ("nvidia.gpu-lost", "nvidia.reset-required")  # cards, and not sources
+SICK = ("nvidia.gpu-lost", "nvidia.smi-gpu-lost", "nvidia.reset-required")  # cards, not sources
+DRIVER = "nvidia.libcuda-"  # says that CUDA does not start, and not why
 TORCH_SECONDS = 60.0
 
 
@@ -68,33 +69,47 @@ def join(
     vendor = choose(machine, torch, environ)
     facts: Facts = backends.module(vendor).facts(machine, torch, packages, tools, environ)
     if facts.devices and vendor != "cpu":
-        return replace(facts, problems=(*facts.problems, *_of_sources(machine, torch, facts)))
+        return replace(
+            facts, problems=(*facts.problems, *_of_sources(machine, torch, facts, environ))
+        )
     cpu: Facts = backends.module("cpu").facts(machine, torch, packages, tools, environ)
     if cpu_is_asked_for(environ):  # so not silent
         return cpu
-    met = [p for survey in machine.surveys for p in survey.problems if p.severity == "fail"]
+    met = _unexplained(facts.problems, (p for s in machine.surveys for p in s.problems))
     if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
         words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
         met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
     met = container.hidden(machine, environ) or met
     met = container.problems(machine.host) or met  # the reason for the others
-    said = {p.id for p in facts.problems}
-    met = [p for p in met if p.id not in said]
     if not any(p.severity == "fail" for p in (*facts.problems, *met)):
         met = [*met, *_no_card(machine), *container.no_device(machine.host)]
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
 
 
-def _of_sources(machine: Machine, torch: TorchReport, facts: Facts) -> list[Problem]:
+def _of_sources(
+    machine: Machine, torch: TorchReport, facts: Facts, environ: Mapping[str, str]
+) -> list[Problem]:
     """What the sources of the vendor that trains have failed with, so that plan and train say what
-    doctor says. Where PyTorch shows the device all the same, a source that is broken is a
-    warning."""
-    said = {p.id for p in facts.problems}
-    failed = [p for p in machine.survey(facts.vendor).problems if p.severity == "fail"]
-    failed = [p for p in failed if p.id not in said]
+    doctor says. Where PyTorch shows the device all the same, a source that is broken is a warning,
+    and so is a lost card that a variable leaves out."""
+    found = machine.survey(facts.vendor)
+    failed = _unexplained(facts.problems, found.problems)
     if not torch.devices:
         return failed
-    return [p if p.id in SICK else replace(p, severity="warn") for p in failed]
+    variables = (nvidia_visible.VISIBLE, *amd_visible.VARIABLES)
+    left_out = any(name in environ for name in variables) or any(g.error for g in found.gpus)
+    fatal = () if left_out else SICK
+    return [p if p.id in fatal else replace(p, severity="warn") for p in failed]
+
+
+def _unexplained(known: Sequence[Problem], failed: Iterable[Problem]) -> list[Problem]:
+    """Of the failures of sources, those that the known problems do not explain."""
+    explained = any(p.severity == "fail" for p in known)
+    said = {p.id for p in known}
+    failed = [p for p in failed if p.severity == "fail" and p.id not in said]
+    return [
+        replace(p, severity="warn") if explained and p.id.startswith(DRIVER) else p for p in failed
+    ]
 
 
 def _no_card(machine: Machine) -> list[Problem]:

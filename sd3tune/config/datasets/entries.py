@@ -106,7 +106,7 @@ def read(
         own.add(violation.at(location.of_all(violation.settings)))
     for problem in own.ordered(values):
         problems.add(problem)
-    if isinstance(dataset, ImageDataset):
+    if not isinstance(dataset, TextEmbeds):
         notes += rules.dataset_notes(dataset)
     complete = None if own.ordered() else dataset
     folder = None if "instance_data_dir" in unusable else _local_folder(dataset)

@@ -32,8 +32,8 @@ class AdapterSettings(Settings):
     """How the adapter is initialised. `pissa` and `olora` move a part of the frozen weights into
     it, and need weights that are not quantised."""
     init_lora: Path | None = None
-    """An adapter file, in any dialect, whose weights training begins with. Its rank may be smaller
-    than lora_rank."""
+    """An adapter file in any dialect, or a folder that holds one, whose weights training begins
+    with. Its rank may be smaller than lora_rank."""
     lora_format: Annotated[str, OneOf(DIALECTS)] = "diffusers"
     """Dialect of the file that is written; `sd3tune export` writes the others. LyCORIS has one
     dialect."""
