@@ -6,9 +6,14 @@ from sd3tune import start
 
 def main() -> None:
     start.leave_working_directory()
+    import gc
+
     from sd3tune import cli  # not before: it imports the standard library and click
 
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        gc.freeze()  # Python would look at all of torch's objects again: seconds after the last line
 
 
 if __name__ == "__main__":

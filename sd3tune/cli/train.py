@@ -3,18 +3,15 @@ train/run.py."""
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from sd3tune.cli import plan, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
+from sd3tune.cli.outcome_lines import outcome_lines
 from sd3tune.report import messages, stopping, streams
 from sd3tune.report.progress import waiting
-
-if TYPE_CHECKING:
-    from sd3tune.train.outcome import Outcome
 
 
 @click.command(
@@ -84,7 +81,7 @@ def command(
 
     outcome = train(ready, load_prompts(ready.plan.config))
     if process.main:
-        words.show(lines(outcome))
+        words.show(outcome_lines(outcome))
     sys.exit(128 + outcome.signal if outcome.signal else 0)
 
 
@@ -103,19 +100,3 @@ def launch_processes(arguments: tuple[str, ...]) -> None:
     )
     flags = messages.FLAGS[messages.verbosity()]
     sys.exit(launch(config.num_processes, machines, (*flags, *arguments)))
-
-
-def lines(outcome: "Outcome") -> list[words.Line]:
-    """What a run left behind."""
-    shown: list[words.Line] = [f"steps            {outcome.step} of {outcome.steps}"]
-    if outcome.loss_after is not None and outcome.loss_before is not None:
-        change = outcome.loss_after / outcome.loss_before - 1
-        shown.append(
-            f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
-            f"({change:+.1%}), same images and noise"
-        )
-    if outcome.adapter:
-        shown.append(f"result           {outcome.adapter}")
-    shown += [f"picture          {path}" for path in outcome.pictures]
-    shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
-    return [*shown, f"output           {outcome.output}"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sd3tune.prepare import Prepared
+from sd3tune.run_overview import overview_of
 from tests.this_machine import prepared_here
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "dreambooth.md").read_text()
@@ -40,7 +41,7 @@ def planned(demo: Path, tmp_path: Path) -> Prepared:
 
 
 def test_the_guide_s_data_is_the_subject_with_masks_and_regularisation(planned: Prepared) -> None:
-    subject, other = planned.overview.datasets
+    subject, other = overview_of(planned).datasets
     assert (subject.images, subject.drawn, subject.captions) == (2, 42, 1)
     assert (other.kind, other.images, other.drawn) == ("regularisation", 3, 21)
     samples = {s.dataset: s for s in planned.samples}
