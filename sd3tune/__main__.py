@@ -13,7 +13,7 @@ def main() -> None:
     try:
         cli.main()
     finally:
-        gc.freeze()  # Python would look at all of torch's objects again: seconds after the last line
+        gc.freeze()  # Python would look at all of torch's objects again: seconds, in silence
 
 
 if __name__ == "__main__":
