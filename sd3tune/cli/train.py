@@ -10,6 +10,7 @@ import click
 from sd3tune.cli import plan, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
+from sd3tune.cli.outcome_lines import outcome_lines
 from sd3tune.report import messages, stopping, streams
 from sd3tune.report.progress import waiting
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sd3tune.plan.plan import Plan
-    from sd3tune.train.outcome import Outcome
 
 
 @click.command(
@@ -92,7 +92,7 @@ def command(
 
     outcome = train(ready, load_prompts(ready.plan.config))
     if process.main:
-        words.show(lines(outcome))
+        words.show(outcome_lines(outcome))
     sys.exit(128 + outcome.signal if outcome.signal else 0)
 
 
@@ -141,19 +141,3 @@ def finished_lines(plan: "Plan", result: "Path") -> list[words.Line]:
         f"result           {result}",
         f"to go on         the same command with {longer}; --resume never starts afresh",
     ]
-
-
-def lines(outcome: "Outcome") -> list[words.Line]:
-    """What a run left behind."""
-    shown: list[words.Line] = [f"steps            {outcome.step} of {outcome.steps}"]
-    if outcome.loss_after is not None and outcome.loss_before is not None:
-        change = outcome.loss_after / outcome.loss_before - 1
-        shown.append(
-            f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
-            f"({change:+.1%}), same images and noise"
-        )
-    if outcome.adapter:
-        shown.append(f"result           {outcome.adapter}")
-    shown += [f"picture          {path}" for path in outcome.pictures]
-    shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
-    return [*shown, f"output           {outcome.output}"]

@@ -24,7 +24,7 @@ ROWS = [  # top of the list: knows nobody
     ["prepare", "out_of_memory", "load"],
     ["encode", "sample"],
     ["train"],
-    ["doctor", "demo", "containers", "dataset_inspection"],
+    ["doctor", "demo", "containers", "dataset_inspection", "run_overview"],
     ["cli"],
     ["__main__"],
 ]
