@@ -81,8 +81,8 @@ class ImageTable:
         """One example of each side, where names did not fit."""
         images, rows = self.unmatched, self.matches.unused
         return (
-            f"{len(images)} images, such as `{shown_name(images[0])}`; {len(rows)} of its rows have "
-            f"no image, such as `{shown_name(rows[0])}`"
+            f"{len(images)} images, such as `{shown_name(images[0])}`; {len(rows)} of its rows "
+            f"have no image, such as `{shown_name(rows[0])}`"
         )
 
     def _key(self, name: str) -> str:

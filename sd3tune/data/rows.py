@@ -134,8 +134,8 @@ class Rows(Source):
         left = sorted(set(self._files) - set(taken.values())) if lost else []
         if lost and left:
             found.append(
-                f"{len(lost)} rows name no file in `{self._root}`, such as `{shown_name(lost[0])}`; "
-                f"{len(left)} images there have no row, such as `{left[0]}`"
+                f"{len(lost)} rows name no file in `{self._root}`, such as "
+                f"`{shown_name(lost[0])}`; {len(left)} images there have no row, such as `{left[0]}`"
             )
         return found
 
