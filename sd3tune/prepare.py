@@ -100,9 +100,8 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     if chip is not None:
         facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
-    run_probes = probing.on_this_machine(
-        several=processes.size > 1, while_running=partial(waiting, PROBING)
-    )
+    shown = partial(waiting, PROBING)
+    run_probes = probing.on_this_machine(several=processes.size > 1, while_running=shown)
     with waiting("looking at the devices"):
         facts = devices.observe(processes)
     return plan_run(found, model, facts, processes, run_probes)
@@ -155,7 +154,6 @@ def plan_run(
     run_probes: None takes the answers in `facts.smoke`. Which probes are needed depends on the
     datasets too: weights are quantised where large images would not fit beside them.
     """
-    facts = facts.of_processes(processes.local_size)
     run = recorded(facts.smoke) if run_probes is None else run_probes
     plan = admit_plan(found, model, facts, processes, run)
     config = found.config

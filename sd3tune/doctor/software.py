@@ -111,12 +111,55 @@ def requirements() -> dict[str, "Requirement"]:
 
 def wanted(name: str) -> "Requirement | None":
     """The range of versions of a package that sd3tune was tested with; None where it is unknown."""
-    return requirements().get(name)
+    try:
+        return requirements().get(name)
+    except ImportError:  # of `packaging`: `packages` says so
+        return None
+
+
+def lacking() -> dict[str, str]:
+    """Distribution that is not installed -> what asks for it: sd3tune, or what sd3tune needs. Read
+    from metadata; nothing is imported but `packaging`."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    missing: dict[str, str] = {}
+    seen = {"sd3tune"}
+    queue = ["sd3tune"]
+    for name in queue:  # it grows
+        try:
+            lines = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, lines):
+            wanted = canonicalize_name(requirement.name)
+            marker = requirement.marker
+            if wanted in seen or (marker is not None and not marker.evaluate({"extra": ""})):
+                continue
+            seen.add(wanted)
+            queue.append(wanted)
+            if next(iter(metadata.distributions(name=wanted)), None) is None:
+                missing[f"{requirement.name}{requirement.specifier}"] = name
+    return missing
 
 
 def packages() -> Iterator[Finding]:
-    """Installed versions against the ranges sd3tune was tested with."""
-    asked = requirements()
+    """Installed versions against the ranges sd3tune was tested with, and packages of packages that
+    are not there."""
+    try:
+        asked = requirements()
+        incomplete = {name: by for name, by in lacking().items() if by != "sd3tune"}
+    except ImportError as e:
+        yield Finding(
+            "software.packaging", "FAIL", "packaging", f"cannot be imported: {e}", "import",
+            "pip install --force-reinstall packaging",
+        )  # fmt: skip
+        return
+    for name, by in incomplete.items():
+        yield Finding(
+            f"software.{name}", "FAIL", name, f"not installed, {by} needs it",
+            "importlib.metadata", f"pip install '{name}'",
+        )  # fmt: skip
     if not asked:
         yield Finding(
             "software.sd3tune", "warn", "sd3tune", "runs from a folder, not installed",
