@@ -135,8 +135,8 @@ class Rows(Source):
         if lost and left:
             found.append(
                 f"{len(lost)} rows name no file in `{self._root}`, such as "
-                f"`{shown_name(lost[0])}`; {len(left)} images there have "
-                f"no row, such as `{left[0]}`"
+                f"`{shown_name(lost[0])}`; {len(left)} images there have no row, such as "
+                f"`{left[0]}`"
             )
         return found
 
