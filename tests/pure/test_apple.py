@@ -186,7 +186,7 @@ def test_a_batch_of_sixteen_at_1024_pixels_is_refused_with_the_batch_that_is_rig
     with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Max") as e:
         on_mac("m3-max", facts, MEDIUM, train_batch_size=16, attention_mechanism="diffusers")
     assert "449,350,296 attention scores" in str(e.value) and "#197636" in str(e.value)
-    assert "set 4 or less, and gradient_accumulation_steps=4" in e.value.hint
+    assert "set train_batch_size=4 or less, and gradient_accumulation_steps=4" in e.value.hint
     assert "leave attention_mechanism out" in e.value.hint
     assert 24 * (64 * 64 + 77 + 154) ** 2 == 449_350_296
 
