@@ -220,6 +220,8 @@ def test_a_number_stands_for_the_first_slice_of_a_card(seen: Seen) -> None:
     assert device.uuid is not None and device.uuid.startswith("MIG-2c3d")
     gone = failures(seen("h100-mig", CUDA_VISIBLE_DEVICES="1"))["nvidia.visible-none"]
     assert "there is no card 1 (the only one is 0)" in gone
+    (fix,) = (p.fix for p in seen("h100-mig", CUDA_VISIBLE_DEVICES="1").problems)
+    assert fix.startswith("unset CUDA_VISIBLE_DEVICES, or set it to the UUID of one of these: MIG")
 
 
 def test_the_uuid_of_a_card_that_is_cut_stands_for_its_first_slice(seen: Seen) -> None:
