@@ -27,7 +27,6 @@ from sd3tune.backends.observe.facts import (
 )
 from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
-from sd3tune.backends.observe.torch_report import RANGE
 
 VENDOR: Vendor = "cuda"
 PCI_VENDOR = "0x10de"
@@ -230,7 +229,8 @@ def _build(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
     name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
     words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-    return [Problem(name, "fail", words, f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup")]
+    fix = other_build(found) or f"update the driver to {NEWEST}, then run scripts/setup again"
+    return [Problem(name, "fail", words, fix)]
 
 
 def _unseen(

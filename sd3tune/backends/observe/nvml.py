@@ -59,8 +59,10 @@ def survey(root: Path) -> Survey:
         problems.append(problem("nvml-garbage", "warn", words, REINSTALL))
     if library.failed:
         failed = [f"{name} ({error})" for name, error in library.failed.items()]
-        words = f"nvidia-ml-py does not fit the driver's NVML: {', '.join(failed)[:200]}"
-        problems.append(problem("nvml-broken", "warn", words, UPGRADE))
+        words = "nvidia-ml-py and the driver's NVML are of different ages: "
+        words += ", ".join(failed)[:200]
+        fix = "update the older of them: the NVIDIA driver, or pip install --upgrade nvidia-ml-py"
+        problems.append(problem("nvml-age", "warn", words, fix))
     return Survey("cuda", tuple(gpus), driver, runtime, "nvml", tuple(problems))
 
 
