@@ -78,7 +78,7 @@ def test_a_variable_that_cannot_be_honoured_is_a_failure_with_its_name_and_cure(
     ("value", "left"),
     [("0", [0]), ("1,0", [1, 0]), ("1,-1", [1]), ("0,", [0]), (" 1 ", [1]), ("GPU-BBBB", [1])],
 )
-def test_a_variable_that_can_be_honoured_is_no_problem(value: str, left: list[int]) -> None:
+def test_a_variable_that_can_be_honoured_has_no_fault(value: str, left: list[int]) -> None:
     from sd3tune.backends.observe.facts import Arch, Gpu
     from sd3tune.backends.observe.visible_devices import select
 

@@ -92,7 +92,8 @@ def cure(variable: str, cards: Sequence[Gpu]) -> str:
         return f"unset {variable}, or set it to the UUID of one of these: {labels}"
     choices = [f"{i} is {card.label}" for i, card in enumerate(cards[:SHOWN])]
     numbers = ",".join(str(i) for i in range(len(cards)))
-    return f"unset {variable}, or set it to {numbers} or a part of it: {'; '.join(choices + more)}"
+    numbers += " or fewer of them" if len(cards) > 1 else ""
+    return f"unset {variable}, or set it to {numbers}: {'; '.join(choices + more)}"
 
 
 def _named(entry: str, cards: Sequence[Gpu], numbered: Sequence[Gpu]) -> list[Gpu]:
