@@ -214,7 +214,8 @@ def _compared(
         *card_faults.of_lost(selected.cards),
         *sick,
     ]
-    told = any(p.severity == "fail" for p in problems)
+    sources = () if torch.devices else found.problems  # where nothing starts, they say why
+    told = any(p.severity == "fail" for p in (*problems, *sources))
     if healthy and torch.imported and not told:
         problems += _unseen(seen, healthy, torch, environ)
     return problems

@@ -199,7 +199,7 @@ def _unlike(facts: Facts) -> Iterator[Finding]:
         return
     first, weakest = facts.devices[0], facts.weakest
     words = (
-        f"the devices differ: what stands below is for a run of one process on "
+        f"the devices differ: the choices below are those of one process on "
         f"{first.torch_device}; {len(facts.devices)} processes decide for the weakest, "
         f"{weakest.torch_device} {weakest.name}"
     )

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from sd3tune import devices
 from sd3tune.backends.observe.facts import Facts, from_json, to_json
+from sd3tune.doctor import hardware
+from sd3tune.errors import HardwareError
+from sd3tune.processes.environment import ALONE
 from tests.fakes import amd
-from tests.recordings import facts_of, load, machine_of, names
+from tests.recordings import facts_of, load, machine_of, names, observed
 
 GIB = 2**30
 
@@ -47,6 +51,21 @@ def test_every_recording_says_where_it_comes_from_and_becomes_facts(name, facts)
     assert found.devices, "training always has a device, or the CPU with the problem attached"
     assert from_json(Facts, to_json(found)) == found
     assert all(p.fix and p.message for p in found.problems)
+
+
+@pytest.mark.parametrize("name", [n for n in names() if load(n)["torch"]["version"]])
+def test_plan_and_train_refuse_what_doctor_fails_and_nothing_else(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, torch, facts = observed(load(name), tmp_path, monkeypatch)
+    findings = [*hardware.torch(torch, facts, device=True), *hardware.accelerators(machine, facts)]
+    failed = {f.fact for f in findings if f.status == "FAIL"}
+    try:
+        devices.usable(torch, facts, ALONE)
+        refused = set[str]()
+    except HardwareError as e:
+        refused = {problem.message for problem in e.problems}
+    assert refused == failed
 
 
 @pytest.mark.parametrize(

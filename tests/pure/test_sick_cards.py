@@ -161,12 +161,25 @@ def test_error_802_alone_names_the_fabric_manager(watch: Watch) -> None:
     """A100 systems, whose NVML does not tell the state."""
 
     def silent(recorded: dict[str, Any]) -> None:
+        del recorded["libcuda"]
         for card in recorded["pynvml"]["devices"]:
             del card["nvmlDeviceGetGpuFabricInfoV"]
 
     *_, facts = watch("h100-fabric-down", silent)
     assert "Error 802: system not yet initialized" in refused(facts)[0]
     assert facts.problems[0].fix.startswith("start the fabric manager")
+
+
+def test_one_cause_that_several_sources_tell_is_one_failure(watch: Watch) -> None:
+    *_, facts = watch("driver-updated-not-rebooted")
+    assert refused(facts) == ["NVML and the kernel driver are of different versions"]
+    words = [p.message for p in facts.problems if p.severity == "warn"]
+    assert "libcuda.so.1 and the kernel driver are of different versions" in words
+
+
+def test_kernels_of_another_vendor_say_nothing_about_a_card(watch: Watch) -> None:
+    (problem,) = watch("cuda-torch-on-amd")[2].problems
+    assert problem.id == "torch.wrong-vendor-build"
 
 
 def test_links_that_are_down_are_a_warning_of_doctor_and_plan(watch: Watch) -> None:

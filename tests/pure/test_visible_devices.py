@@ -78,7 +78,7 @@ def test_a_variable_that_cannot_be_honoured_is_a_failure_with_its_name_and_cure(
     ("value", "left"),
     [("0", [0]), ("1,0", [1, 0]), ("1,-1", [1]), ("0,", [0]), (" 1 ", [1]), ("GPU-BBBB", [1])],
 )
-def test_a_variable_that_can_be_honoured_is_no_problem(value: str, left: list[int]) -> None:
+def test_a_variable_that_can_be_honoured_has_no_fault(value: str, left: list[int]) -> None:
     from sd3tune.backends.observe.facts import Arch, Gpu
     from sd3tune.backends.observe.visible_devices import select
 
@@ -220,6 +220,8 @@ def test_a_number_stands_for_the_first_slice_of_a_card(seen: Seen) -> None:
     assert device.uuid is not None and device.uuid.startswith("MIG-2c3d")
     gone = failures(seen("h100-mig", CUDA_VISIBLE_DEVICES="1"))["nvidia.visible-none"]
     assert "there is no card 1 (the only one is 0)" in gone
+    (fix,) = (p.fix for p in seen("h100-mig", CUDA_VISIBLE_DEVICES="1").problems)
+    assert fix.startswith("unset CUDA_VISIBLE_DEVICES, or set it to the UUID of one of these: MIG")
 
 
 def test_the_uuid_of_a_card_that_is_cut_stands_for_its_first_slice(seen: Seen) -> None:

@@ -134,7 +134,10 @@ def _linked(card: Gpu) -> bool:
 def _without_kernels(
     card: Gpu, arch: Arch, torch: TorchReport, other_build: str | None
 ) -> list[Problem]:
-    built = [name for name in torch.arch_list if name.startswith(("sm_", "compute_", "gfx"))]
+    kinds = (
+        ("gfx",) if arch.family == "gfx" else ("sm_", "compute_")
+    )  # another vendor's say nothing
+    built = [name for name in torch.arch_list if name.startswith(kinds)]
     if not built or arch.name == "unknown" or any(_runs(arch, name) for name in built):
         return []
     words = (

@@ -103,13 +103,18 @@ def _of_sources(
 
 
 def _unexplained(known: Sequence[Problem], failed: Iterable[Problem]) -> list[Problem]:
-    """Of the failures of sources, those that the known problems do not explain."""
+    """The failures of sources that are not among the known problems. What a known problem explains,
+    or another source with the same cure, is a warning: one cause is one failure."""
+    said, cures = {p.id for p in known}, set[str]()
     explained = any(p.severity == "fail" for p in known)
-    said = {p.id for p in known}
-    failed = [p for p in failed if p.severity == "fail" and p.id not in said]
-    return [
-        replace(p, severity="warn") if explained and p.id.startswith(DRIVER) else p for p in failed
-    ]
+    found = []
+    for problem in failed:
+        if problem.severity != "fail" or problem.id in said:
+            continue
+        told = problem.fix in cures or (explained and problem.id.startswith(DRIVER))
+        cures.add(problem.fix)
+        found.append(replace(problem, severity="warn") if told else problem)
+    return found
 
 
 def _no_card(machine: Machine) -> list[Problem]:

@@ -84,12 +84,16 @@ def left(
 
 def cure(variable: str, cards: Sequence[Gpu]) -> str:
     """What the variable may be, told apart by bus and UUID."""
-    choices = [f"{i} is {card.label}" for i, card in enumerate(cards[:SHOWN])]
-    more = [f"and {len(cards) - SHOWN} more"] if len(cards) > SHOWN else []
-    numbers = ",".join(str(i) for i in range(len(cards)))
     if not cards:
         return f"unset {variable}"
-    return f"unset {variable}, or set it to {numbers} or a part of it: {'; '.join(choices + more)}"
+    more = [f"and {len(cards) - SHOWN} more"] if len(cards) > SHOWN else []
+    if any(card.mig for card in cards):  # no number stands for the second slice of a card
+        labels = "; ".join([*(card.label for card in cards[:SHOWN]), *more])
+        return f"unset {variable}, or set it to the UUID of one of these: {labels}"
+    choices = [f"{i} is {card.label}" for i, card in enumerate(cards[:SHOWN])]
+    numbers = ",".join(str(i) for i in range(len(cards)))
+    numbers += " or fewer of them" if len(cards) > 1 else ""
+    return f"unset {variable}, or set it to {numbers}: {'; '.join(choices + more)}"
 
 
 def _named(entry: str, cards: Sequence[Gpu], numbered: Sequence[Gpu]) -> list[Gpu]:
