@@ -13,6 +13,7 @@ from sd3tune import devices, preflight
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
 from sd3tune.backends.decide.probes import IMPORT
 from sd3tune.backends.observe import probing
+from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
@@ -40,7 +41,8 @@ from sd3tune.report.progress import waiting
 from sd3tune.sd3 import models, variants
 from sd3tune.sd3.missing_parts import missing_parts
 
-PROBING = "probing the device (about 10 s, once per machine and set of packages)"
+PROBING = "probing the device, once per machine and set of packages"
+LOOKING = "looking at the devices"
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,14 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     if chip is not None:
         facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
+    awaited = Awaited()
     run_probes = probing.on_this_machine(
-        several=processes.size > 1, while_running=partial(waiting, PROBING)
+        several=processes.size > 1,
+        while_running=partial(waiting, awaited.words(PROBING)),
+        awaited=awaited,
     )
-    with waiting("looking at the devices"):
-        facts = devices.observe(processes)
+    with waiting(awaited.words(LOOKING)):
+        facts = devices.observe(processes, awaited)
     return plan_run(found, model, facts, processes, run_probes)
 
 
