@@ -4,6 +4,7 @@ Whatever is broken becomes a finding with a fix; nothing found here raises. What
 choose comes from the same table the trainer uses, so that doctor, plan and trainer tell one story.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,7 @@ def examine(depth: Depth = WHOLE, tell: Tell = told_nobody) -> Report:
     from sd3tune.report.progress import waiting
 
     started = time.perf_counter()
+    this_machine.asked_backend(os.environ)
     tell([*software.packages()])  # before anything that may hang
     awaited = Awaited()
     with waiting(awaited.words("looking at the devices")):

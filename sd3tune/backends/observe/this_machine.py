@@ -41,6 +41,7 @@ def observe(
     """
     from sd3tune.backends.observe import machine as host
 
+    asked_backend(os.environ)  # before anything that takes seconds
     awaited = awaited or Awaited()
 
     def report() -> TorchReport:
@@ -145,16 +146,24 @@ def cpu_is_asked_for(environ: Mapping[str, str]) -> bool:
     return environ.get("SD3TUNE_BACKEND") == "cpu"
 
 
+def asked_backend(environ: Mapping[str, str]) -> Vendor | None:
+    """SD3TUNE_BACKEND; None: it is not set. Raises HardwareError for another word."""
+    asked = environ.get("SD3TUNE_BACKEND")
+    if not asked:
+        return None
+    known: tuple[Vendor, ...] = (*VENDORS, "cpu")
+    for vendor in known:
+        if vendor == asked:
+            return vendor
+    raise HardwareError(
+        f"SD3TUNE_BACKEND={asked} is not a backend", hint=f"use one of {', '.join(known)}"
+    )
+
+
 def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:
     """SD3TUNE_BACKEND, else the vendor of torch's devices (which no other source may know), else
     the one with cards; of two, the one torch was built for."""
-    asked = environ.get("SD3TUNE_BACKEND")
-    if asked:
-        known = (*VENDORS, "cpu")
-        if asked not in known:
-            raise HardwareError(
-                f"SD3TUNE_BACKEND={asked} is no backend", hint=f"use one of {', '.join(known)}"
-            )
+    if (asked := asked_backend(environ)) is not None:
         return asked
     if torch.devices:
         return "cuda" if torch.hip is None else "rocm"
