@@ -18,31 +18,22 @@ from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
-from sd3tune.config.files.prompts import load_prompts
 from sd3tune.config.run_files import load_run
-from sd3tune.data.discover import (
-    RejectedFile,
-    check_minimum,
-    check_vae_batch,
-    without,
-)
+from sd3tune.data.discover import RejectedFile, without
+from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, answers
-from sd3tune.filesystem import disk
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.overview import Overview, Surroundings, overview
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.report.progress import waiting
 from sd3tune.sd3 import models, variants
-from sd3tune.sd3.missing_parts import missing_parts
 
 PROBING = "probing the device, once per machine and set of packages"
-LOOKING = "looking at the devices"
 
 
 @dataclass(frozen=True)
@@ -59,18 +50,6 @@ class Prepared(Discovered):
         longest = plan.model.transformer.longest_side
         images = self.datasets.images
         return schedule(self.samples, images, plan.config, plan.batch_size, longest, size)
-
-    @cached_property
-    def overview(self) -> Overview:
-        """Images, epochs, pictures, disk, downloads and host memory."""
-        plan = self.plan
-        measured = plan.facts.origin == "measured"
-        surroundings = Surroundings(
-            prompts=tuple(p.text for p in load_prompts(self.config)),
-            missing_parts=missing_parts(plan.model),
-            free_bytes=disk.free_bytes(plan.output_dir) if measured else None,
-        )
-        return overview(plan, self.datasets, self.discoveries, self.schedule, surroundings)
 
     def refuse_gaps(self) -> None:
         """Raises DataError where no dataset is active in some step of the run."""
@@ -106,13 +85,10 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     if chip is not None:
         facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
-    awaited = Awaited()
-    run_probes = probing.on_this_machine(
-        several=processes.size > 1,
-        while_running=partial(waiting, awaited.words(PROBING)),
-        awaited=awaited,
-    )
-    with waiting(awaited.words(LOOKING)):
+    several, awaited = processes.size > 1, Awaited()
+    shown = partial(waiting, awaited.words(PROBING))
+    run_probes = probing.on_this_machine(several=several, while_running=shown, awaited=awaited)
+    with waiting(awaited.words("looking at the devices")):
         facts = devices.observe(processes, awaited)
     return plan_run(found, model, facts, processes, run_probes)
 
@@ -164,7 +140,6 @@ def plan_run(
     run_probes: None takes the answers in `facts.smoke`. Which probes are needed depends on the
     datasets too: weights are quantised where large images would not fit beside them.
     """
-    facts = facts.of_processes(processes.local_size)
     run = recorded(facts.smoke) if run_probes is None else run_probes
     plan = admit_plan(found, model, facts, processes, run)
     config = found.config

@@ -17,7 +17,11 @@ FORMS = {
         r"|(?:github_pat_|glpat-|sk-|xox[a-z]-|pypi-|eyJ)(?=[\w.-]*\d)[\w.-]{16,})"
     ),
     "uuid": re.compile(rf"{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}", re.I),
-    "card": re.compile(rf"\bGPU-{HEX}{{16}}\b", re.I),  # of AMD
+    "card": re.compile(rf"\bGPU-(?P<it>{HEX}{{16}})\b", re.I),  # of AMD
+    # A part of such a UUID, as variables take it.
+    "part": re.compile(
+        rf"\b(?:GPU|MIG)-(?P<it>(?!0{{8}})(?=[-a-f]*\d|{HEX}{{8}}){HEX}{{4,}}[-0-9a-f]*)\b", re.I
+    ),
     "bus": re.compile(rf"\b{HEX}{{4,8}}:{HEX}{{2}}:{HEX}{{2}}\.{HEX}\b", re.I),
     "mac": re.compile(rf"\b(?:{HEX}{{2}}[:-]){{5}}{HEX}{{2}}\b", re.I),
     # What only looks like one (12:30:45) is told apart by ipaddress.

@@ -145,6 +145,12 @@ class Private:
             return match.group()
         if form == "uuid":
             return self._numbered(form, found, lambda n: f"00000000-0000-0000-0000-{n:012d}")
+        if form == "card":
+            return before + self._numbered(form, found, lambda n: f"{n:016x}")
+        if form == "part":
+            whole = {**self.seen.get("uuid", {}), **self.seen.get("card", {})}
+            known = (word for uuid, word in whole.items() if uuid.startswith(found.lower()))
+            return before + (next(known, None) or self._numbered(form, found, lambda n: f"<{n}>"))
         if form == "bus":
             zeros = "0" * len(found.split(":")[0])
             same = found[-12:].lower().rjust(12, "0")

@@ -90,7 +90,8 @@ def test_a_pytorch_outside_the_range_is_warned_about(version: str, status: str) 
     assert {f.status for f in found if f.id == "torch.version"} == ({status} - {"ok"})
     for f in found:
         if f.id == "torch.version":
-            assert version in f.fact and ">=2.13" in f.fact and ">=2.13" in f.fix
+            assert version in f.fact and ">=2.13" in f.fact
+            assert f.fix.startswith("bash scripts/setup,"), "a fixed build may need a newer driver"
 
 
 ROOT = Path(__file__).parents[2]

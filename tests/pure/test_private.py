@@ -62,6 +62,8 @@ def private() -> Private:
         ("Serial Number (system): C02XG0ABCD", ["C02"]),
         ('serial="C02XG0ABCD", SerialNumber: C02XG0ABCE', ["C02"]),
         ("serial number C02XG0ABCD", ["C02"]),
+        ("card 1 (MI300X, GPU-1b2c3d4e5f607182)", ["1b2c", "7182"]),
+        ("CUDA_VISIBLE_DEVICES=GPU-bbbbbbbb,MIG-2c3d4e", ["bbbb", "2c3d"]),
         (f"token {TOKEN}, {KEY} refused", ["Zz0", "Ab1"]),
         ("container C.1234567 at vast, C.7654321 beside it", ["1234567", "7654321"]),
         ("pod x7k2p9qwe4rt1y (x7k2p9qwe4rt1y-8888.proxy.runpod.net)", ["x7k2p9", "runpod.net"]),
@@ -105,3 +107,9 @@ def test_what_says_who_and_where_is_taken_out(
 )
 def test_words_of_ours_and_figures_stay(said: str, private: Private) -> None:
     assert private.text(said) == said
+
+
+def test_a_part_of_a_uuid_becomes_the_placeholder_of_the_whole(private: Private) -> None:
+    """A recording in which a variable names a card is played back with the same card."""
+    whole = private.text("GPU-1bbbbbbb-0000-4000-8000-000000000002")
+    assert private.text("CUDA_VISIBLE_DEVICES=GPU-1bbb") == f"CUDA_VISIBLE_DEVICES={whole}"
