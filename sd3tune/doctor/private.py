@@ -139,7 +139,7 @@ class Private:
             return "<secret>"
         if form == "ip6" and not _is_ip6(found):
             return found
-        if form in ("host", "id") and (
+        if form in ("host", "id", "pod") and (
             _public(f"https://{found}") or found.lower() in vocabulary()
         ):
             return match.group()
