@@ -6,6 +6,8 @@ from sd3tune import start
 
 def main() -> None:
     start.leave_working_directory()
+    import gc
+
     try:
         from sd3tune import cli  # not before: it imports the standard library and click
     except ImportError as e:
@@ -16,7 +18,10 @@ def main() -> None:
         hint = f"pip install {package}, or bash scripts/setup"
         raise SystemExit(f"error: {words}\nhint: {hint}") from None
 
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        gc.freeze()  # Python would look at all of torch's objects again: seconds, in silence
 
 
 if __name__ == "__main__":

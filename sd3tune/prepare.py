@@ -17,24 +17,20 @@ from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
-from sd3tune.config.files.prompts import load_prompts
 from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import RejectedFile, without
 from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, answers
-from sd3tune.filesystem import disk
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.overview import Overview, Surroundings, overview
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.report.progress import waiting
 from sd3tune.sd3 import models, variants
-from sd3tune.sd3.missing_parts import missing_parts
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
 
@@ -53,18 +49,6 @@ class Prepared(Discovered):
         longest = plan.model.transformer.longest_side
         images = self.datasets.images
         return schedule(self.samples, images, plan.config, plan.batch_size, longest, size)
-
-    @cached_property
-    def overview(self) -> Overview:
-        """Images, epochs, pictures, disk, downloads and host memory."""
-        plan = self.plan
-        measured = plan.facts.origin == "measured"
-        surroundings = Surroundings(
-            prompts=tuple(p.text for p in load_prompts(self.config)),
-            missing_parts=missing_parts(plan.model),
-            free_bytes=disk.free_bytes(plan.output_dir) if measured else None,
-        )
-        return overview(plan, self.datasets, self.discoveries, self.schedule, surroundings)
 
     def refuse_gaps(self) -> None:
         """Raises DataError where no dataset is active in some step of the run."""

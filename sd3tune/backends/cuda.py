@@ -144,12 +144,14 @@ def _devices(
         cards = nvidia_visible.shown(cards)
         devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
         return devices, dict(enumerate(cards))
+    if torch.cuda is None:  # its devices, if it has any, are another vendor's
+        return (), {}
     ordered = _ordered(found, environ)
-    shown = nvidia_visible.shown(cards)
-    pool = shown if ordered and len(shown) == len(torch.devices) else cards
-    if not ordered or not cards:
-        pool = found.gpus
-    return torch.devices, matched(torch.devices, pool, ordered=ordered)
+    pool = cards if ordered and cards else found.gpus
+    of = matched(torch.devices, pool, ordered=ordered)
+    if ordered and len(of) < len(torch.devices):  # slices without any identity in torch
+        of = matched(torch.devices, nvidia_visible.shown(cards), ordered=ordered) | of
+    return torch.devices, of
 
 
 def _ordered(found: Survey, environ: Mapping[str, str]) -> bool:

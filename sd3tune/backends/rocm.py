@@ -12,7 +12,7 @@ from pathlib import Path
 from sd3tune.backends.observe import amd_visible, card_faults, card_sources, kfd, system
 from sd3tune.backends.observe.amdsmi import UNKNOWN, problem
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
-from sd3tune.backends.observe.device_cards import matched, torch_cuda
+from sd3tune.backends.observe.device_cards import matched, own_uuid, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -122,6 +122,8 @@ def _devices(
     if not torch.imported:
         devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
         return devices, dict(enumerate(cards))
+    if torch.hip is None:  # its devices, if it has any, are another vendor's
+        return (), {}
     return torch.devices, matched(torch.devices, cards or found.gpus, ordered=True)
 
 
@@ -142,10 +144,11 @@ def _device(
         asked = environ.get("SD3TUNE_BACKEND") == VENDOR
         wrong = () if asked else (card_faults.unknown(VENDOR, seen, found, of),)
         return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
-    shared = sum(other == card for other in of.values()) > 1  # partitions, listed as one card
+    shared = [other for other in of.values() if other == card]  # partitions, listed as one card
+    cards = shared if len(shared) > 1 else found.gpus
     return replace(
         device,
-        uuid=seen.uuid if shared else card.hip_uuid or card.uuid,
+        uuid=own_uuid(card, cards, seen, torch.devices),
         bus_id=card.bus_id,
         chosen_by=amd_visible.chosen_by(found.gpus, environ),
         problems=card_faults.of_card(card, arch or card.arch, torch),

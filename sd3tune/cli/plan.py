@@ -50,8 +50,9 @@ def lines(ready: "Prepared") -> list[words.Line]:
     """Decisions, data, memory, disk and warnings, as `plan` and `train` show them."""
     from sd3tune.cli.decision_lines import decision_lines
     from sd3tune.plan.describe import decisions
+    from sd3tune.run_overview import overview_of
 
-    plan, seen = ready.plan, ready.overview
+    plan, seen = ready.plan, overview_of(ready)
     parts = (
         decision_lines(decisions(plan)),
         overview_lines.data(seen, plan.steps),
@@ -66,8 +67,9 @@ def lines(ready: "Prepared") -> list[words.Line]:
 def document(ready: "Prepared") -> str:
     """`plan --json`."""
     from sd3tune.plan.describe import describe, describe_overview
+    from sd3tune.run_overview import overview_of
 
-    seen = ready.overview
+    seen = overview_of(ready)
     described = describe(ready.plan)
     described["warnings"] += seen.warnings
     return json.dumps(described | describe_overview(seen), indent=1)

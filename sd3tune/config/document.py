@@ -49,11 +49,11 @@ UNSUPPORTED_NAMES = (
 def document() -> str:
     """docs/reference/settings.md; a test compares the two."""
     lines = ["# Settings", "", ABOUT, ""]
-    beside = {"data_backend_config": "`multidatabackend.json`"}
+    beside = {"data_backend_config": "`multidatabackend.json` beside it"}
     lines += table("config/config.json", Config, beside)
     for row in {row.settings: row for row in DATASET_TYPES.rows}.values():
-        filled = dict.fromkeys(row.inherited, "the run's")
-        filled |= {key: f"`{folder}`" for key, folder in row.folders.items()}
+        filled = dict.fromkeys(row.inherited, "as in config.json")
+        filled |= {key: f"`{{output_dir}}/cache/{folder}`" for key, folder in row.folders.items()}
         lines += table(f"config/multidatabackend.json: {row.title}", load(row.settings), filled)
     lines += table("`csv` and `parquet` of a dataset", Columns)
     lines += table("`huggingface` of a dataset", HubColumns)

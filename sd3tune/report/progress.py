@@ -36,10 +36,10 @@ from sd3tune.report.messages import LOGGER, say, silent_seconds, warn
 from sd3tune.report.streams import speaks
 
 __all__ = ["Heartbeat", "Stage", "say", "stage", "waiting", "warn"]
-FIRST_LINE_SECONDS = 2.0  # of silence in a log, before work that has written nothing yet is named
-NEXT_LINE_SECONDS = 2.6  # and the second line
+SILENCE = "SD3TUNE_LOG_SECONDS"  # of silence in a log, before a line names the work
+SILENCE_SECONDS = 2.0  # unless the variable says otherwise
+NEXT, MOST = 1.3, 5  # times that long: the least and the most silence before a further line
 LINE_EVERY_SECONDS = 10.0
-TICK_SECONDS = 0.2
 # Where a terminal shows the stages that are open: what begins inside a stage is drawn below it.
 CONSOLE: ContextVar[Console | None] = ContextVar("CONSOLE", default=None)
 
@@ -108,8 +108,8 @@ class Stage:
             say(f"{self.state()}{self._eta()}")
 
     def _ends(self, now: float) -> bool:
-        lasted = self._counted or now - self.started >= FIRST_LINE_SECONDS
-        return self.done == self.total and lasted
+        shown = self._counted or now - self.started >= silence_seconds()
+        return self.done == self.total and shown
 
     def end(self) -> None:
         """Shows the final count where nobody knew it before."""
@@ -209,6 +209,15 @@ def _shown(bar: Progress, console: Console) -> Iterator[Progress]:
         CONSOLE.reset(token)
 
 
+def silence_seconds() -> float:
+    """SD3TUNE_LOG_SECONDS, where it is a number above 0; otherwise 2."""
+    try:
+        wanted = float(os.environ.get(SILENCE, ""))
+    except ValueError:
+        return SILENCE_SECONDS
+    return wanted if 0 < wanted < 1e6 else SILENCE_SECONDS
+
+
 class SilenceBreaker(threading.Thread):
     """Writes a line into a log that has been silent for too long. text: what is done, as it
     stands."""
@@ -217,14 +226,16 @@ class SilenceBreaker(threading.Thread):
         super().__init__(daemon=True)
         self.held = False  # while work inside this work has a breaker of its own
         self._text, self._ended = text, threading.Event()
+        self._least = silence_seconds()
 
     def run(self) -> None:
         """Until `end` is called."""
-        started, wait = time.monotonic(), FIRST_LINE_SECONDS
-        while not self._ended.wait(TICK_SECONDS):
+        least = self._least
+        started, wait = time.monotonic(), least
+        while not self._ended.wait(least / 10):
             lasted = time.monotonic() - started
             if not self.held and min(lasted, silent_seconds()) >= wait:
-                wait = min(max(lasted / 2, NEXT_LINE_SECONDS), LINE_EVERY_SECONDS)
+                wait = min(max(lasted / 2, NEXT * least), MOST * least)
                 say(f"{self._text()}  ({lasted:.0f} s)")
 
     def end(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sd3tune.config.files.prompts import Prompt
+from sd3tune.data import run_folders
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.filesystem import disk, drafts
 from sd3tune.load import variant
@@ -105,8 +106,7 @@ def batched(embeds: Embeds) -> Embeds:
 
 def file_name(picture: Picture, step: int) -> str:
     """step_500_prompt_0_1024x1024.png"""
-    width, height = picture.size
-    return f"step_{step}_{picture.shortname}_{picture.index}_{width}x{height}.png"
+    return run_folders.picture_name(picture.shortname, picture.index, picture.size, step)
 
 
 def keep(drawn: Any, path: Path, about: Mapping[str, str]) -> None:

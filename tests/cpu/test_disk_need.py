@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sd3tune.run_overview import overview_of
 from sd3tune.train.run import train
 from tests.cpu.conftest import Project
 
@@ -19,7 +20,7 @@ def test_a_run_writes_what_its_plan_says(project: Project) -> None:
     project.dataset["resolution"] = 256
     project.config |= {"checkpoint_step_interval": 1, "lora_rank": 64}
     ready = project.prepare()
-    need, output = ready.overview.disk, project.root / "output"
+    need, output = overview_of(ready).disk, project.root / "output"
     train(ready, ())
     cache = project.root / "cache"
     assert need.latents == pytest.approx(size_bytes(cache / "vae"), rel=0.1)

@@ -13,6 +13,7 @@ from sd3tune.cli import words
 from sd3tune.plan.memory import GIB
 from sd3tune.plan.overview import Overview
 from sd3tune.prepare import Prepared, prepare_run
+from sd3tune.run_overview import overview_of
 from tests.projects import IMAGES, TEXT, Project
 
 Planned = Callable[..., Prepared]
@@ -53,29 +54,29 @@ def test_images_captions_buckets_and_epochs_are_counted(project: Project, planne
         IMAGES | {"id": "control", "instance_data_dir": "control", "dataset_type": "eval"},
         TEXT,
     )  # fmt: skip
-    seen = planned("train_batch_size=4", "max_train_steps=20").overview
+    seen = overview_of(planned("train_batch_size=4", "max_train_steps=20"))
     photos, squares, control = seen.datasets
     assert (photos.images, photos.drawn, photos.captions, photos.batches) == (11, 22, 11, 6)
     assert (squares.images, squares.drawn, squares.captions, squares.batches) == (3, 6, 1, 2)
     assert squares.kind == "regularisation" and control.kind == "eval" and control.batches == 0
     assert seen.images == 14 and seen.steps_per_epoch == 8 and seen.epochs == 2.5
-    accumulated = planned(
-        "train_batch_size=2", "max_train_steps=21", "gradient_accumulation_steps=2"
+    seen = overview_of(
+        planned("train_batch_size=2", "max_train_steps=21", "gradient_accumulation_steps=2")
     )
-    assert accumulated.overview.steps_per_epoch == 7 and accumulated.overview.epochs == 3
+    assert seen.steps_per_epoch == 7 and seen.epochs == 3
 
 
 def test_pictures_are_counted_with_the_times_at_which_they_are_drawn(
     project: Project, planned: Planned
 ) -> None:
     project.write("prompts.json", json.dumps({"a": "a wall", "b": "a red wall"}))
-    seen = planned(
+    seen = overview_of(planned(
         "user_prompt_library=prompts.json", "validation_resolution=512x512,768x512",
         "num_validation_images=3", "max_train_steps=1000", "validation_step_interval=250",
-    ).overview  # fmt: skip
+    ))  # fmt: skip
     assert (seen.pictures.prompts, seen.pictures.at_once) == (2, 12)
     assert seen.pictures.during == 3, "at 250, 500 and 750; step 1000 is the end"
-    assert planned("max_train_steps=1000").overview.pictures.at_once == 0
+    assert overview_of(planned("max_train_steps=1000")).pictures.at_once == 0
 
 
 def test_disk_download_and_host_memory_of_sd35_medium(project: Project, planned: Planned) -> None:
@@ -83,7 +84,7 @@ def test_disk_download_and_host_memory_of_sd35_medium(project: Project, planned:
     vectors of 2048 values and 154 of 4096. The published files have 15.8 GB, T5's 9.5."""
     add_images(project, "photos", 1, (1024, 1024))
     project.empty_photos()
-    seen = planned("resolution=1024", "resolution_type=pixel", "max_train_steps=1200").overview
+    seen = overview_of(planned("resolution=1024", "resolution_type=pixel", "max_train_steps=1200"))
     assert seen.disk.latents == pytest.approx(128 * 128 * 32 * 2, rel=0.01)
     assert seen.disk.captions == pytest.approx(2 * (78 * 2048 + 154 * 4096) * 2, rel=0.01)
     assert seen.disk.kept == 3, "at 500, 1000 and 1200"
@@ -91,7 +92,7 @@ def test_disk_download_and_host_memory_of_sd35_medium(project: Project, planned:
     assert seen.disk.result == one and seen.disk.checkpoints == 3 * 4 * one
     assert seen.download_bytes == pytest.approx(15.8e9, rel=0.03)
     assert seen.host_bytes == pytest.approx(11.4 * GIB, rel=0.03), "text encoders in bf16, and 1"
-    limited = planned("checkpoints_total_limit=2", "max_train_steps=5000").overview
+    limited = overview_of(planned("checkpoints_total_limit=2", "max_train_steps=5000"))
     assert limited.disk.kept == 2
 
 
@@ -101,13 +102,13 @@ def test_parts_in_the_hub_s_cache_are_not_downloaded_again(
     """T5 is there: 9.5 of 15.8 GB."""
     snapshot = "models--stabilityai--stable-diffusion-3.5-medium/snapshots/0123"
     project.write(f"hub/{snapshot}/text_encoder_3/model-1.safetensors", b"")
-    assert planned().overview.download_bytes == pytest.approx(6.3e9, rel=0.03)
+    assert overview_of(planned()).download_bytes == pytest.approx(6.3e9, rel=0.03)
 
 
 def test_a_run_that_writes_more_than_is_free_or_needs_more_than_the_host_has_is_warned(
     planned: Planned,
 ) -> None:
-    seen = planned().overview
+    seen = overview_of(planned())
     assert seen.warnings == ()
     tight = changed(seen, free_bytes=10 * 2**20, host_available_bytes=8 * GIB)
     assert [w.split(",")[0] for w in tight.warnings] == [
@@ -127,7 +128,7 @@ def test_json_has_what_the_terminal_shows(planned: Planned) -> None:
     document = json.loads(plan_command.document(ready))
     assert document["schema"] == 2
     assert document["data"]["datasets"][0]["images"] == 1 and document["data"]["epochs"] == 10
-    assert document["disk"]["total_bytes"] == ready.overview.disk.total
+    assert document["disk"]["total_bytes"] == overview_of(ready).disk.total
     assert document["host_memory"]["available_bytes"] is None, "of a chip nobody knows the host"
     assert document["decisions"]["loss_type"]["value"] == "l2"
     assert {"flow_schedule_shift", "lr_scheduler", "validation_guidance", "t5_padding",

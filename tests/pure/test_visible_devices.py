@@ -188,6 +188,33 @@ def test_partitions_that_the_driver_lists_as_one_card_share_no_uuid(
     assert {d.physical_index for d in facts.devices} == {0}
 
 
+def test_partitions_that_share_every_uuid_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load("mi300x-cpx-all")
+    for card, device in zip(
+        recorded["amdsmi"]["devices"], recorded["torch"]["devices"], strict=True
+    ):
+        del card["amdsmi_get_gpu_enumeration_info"]
+        device["uuid"] = None
+    facts = recordings.observed(recorded, tmp_path, monkeypatch)[2]
+    assert {d.uuid for d in facts.devices} == {None}
+    assert [d.bus_id for d in facts.devices] == [f"0000:05:00.{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("address", ["0000:18:00.0", None])
+def test_a_slice_that_torch_gives_the_uuid_of_its_card_is_known_by_its_memory(
+    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load("h100-mig")
+    recorded["environ"] = {}
+    (device,) = recorded["torch"]["devices"]
+    device |= {"uuid": "5f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11", "total_bytes": 10468982784}
+    device["bus_id"] = address
+    (found,) = recordings.observed(recorded, tmp_path, monkeypatch)[2].devices
+    assert found.uuid is not None and found.uuid.startswith("MIG-9e8d7c6b")
+
+
 def test_a_number_stands_for_the_first_slice_of_a_card(seen: Seen) -> None:
     (device,) = seen("h100-mig", None, CUDA_VISIBLE_DEVICES="0").devices
     assert device.uuid is not None and device.uuid.startswith("MIG-2c3d")
@@ -249,6 +276,16 @@ def test_a_device_that_no_source_knows_is_used_only_when_it_is_asked_for(seen: S
     assert message.startswith("PyTorch shows cuda:0, Radeon RX 7900 XTX, and no driver source")
     asked = seen("rocm-wsl2", None, SD3TUNE_BACKEND="rocm")
     assert asked.vendor == "rocm" and not failures(asked)
+
+
+@pytest.mark.parametrize(("name", "asked"), [("mi300x-spx", "cuda"), ("h100", "rocm")])
+def test_devices_of_another_vendor_are_not_those_that_were_asked_for(
+    name: str, asked: str, seen: Seen
+) -> None:
+    facts = seen(name, None, SD3TUNE_BACKEND=asked)
+    assert failures(facts) == {
+        "backend.no-device": f"SD3TUNE_BACKEND={asked}, and no such device is here"
+    }
 
 
 def test_a_uuid_that_no_source_can_check_is_not_a_fault(
