@@ -43,7 +43,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"text_encoder_lr": 5e-5, "train_text_encoder": True}, "learning_rate is the transformer's"),
     ({"train_data_dir": "img"}, '"instance_data_dir": "img" in an entry of multidatabackend.json'),
     ({"reg_data_dir": "reg"}, "is_regularisation_data=true"),
-    ({"output_name": "x"}, "write output_dir"),
+    ({"save_filename_prefix": "x"}, "write output_name=x"),
     ({"max_train_epochs": 8}, "write num_train_epochs=8"),
     ({"save_every_n_steps": 100}, "write checkpoint_step_interval=100"),
     ({"save_every_n_epochs": 2}, "write checkpoint_epoch_interval=2"),
