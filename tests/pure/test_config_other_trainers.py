@@ -260,6 +260,7 @@ def test_the_same_setting_is_refused_while_its_switch_is_on(switch: str, names_o
 
 def test_what_a_run_leaves_out_may_be_the_word_none() -> None:
     written = dict.fromkeys(("validation_seed", "lora_alpha", "revision", "init_lora"), "None")
+    written |= dict.fromkeys(("flow_custom_timesteps", "optimizer_config"), "none")
     passed = reading(**written, user_prompt_library=False)
     assert passed.problems == ()
     assert passed.settings.lora_alpha is None and passed.settings.revision is None
