@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sd3tune import devices
-from sd3tune.backends.observe.card_faults import of_card, smi_lost
+from sd3tune.backends.observe.card_faults import of_card
+from sd3tune.backends.observe.card_health import smi_lost
 from sd3tune.backends.observe.facts import Arch, Facts, Gpu, Machine, TorchReport
 from sd3tune.doctor import hardware
 from sd3tune.errors import HardwareError

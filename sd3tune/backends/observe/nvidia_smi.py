@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sd3tune.backends.observe import card_faults, system
+from sd3tune.backends.observe import card_health, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Severity, Survey
 from sd3tune.backends.observe.nvml import COMPUTE_MODES, INIT, UNKNOWN, problem
 
@@ -146,5 +146,5 @@ def _gpu(row: Mapping[str, str], place: int) -> Gpu:
         pcie_width=system.whole(cell("pcie.link.width.current")),
         pcie_width_max=system.whole(cell("pcie.link.width.max")),
         compute_mode=mode if mode in COMPUTE_MODES.values() else None,
-        error=card_faults.smi_lost(dict(row)),
+        error=card_health.smi_lost(dict(row)),
     )

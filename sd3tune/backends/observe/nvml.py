@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import card_faults, own_processes, system
+from sd3tune.backends.observe import card_health, own_processes, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Severity, Survey
 
 UNKNOWN = Arch("sm", "unknown")
@@ -144,7 +144,7 @@ def _cards(library: _Library, index: int, problems: list[Problem]) -> list[Gpu]:
     try:
         handle = library.pynvml.nvmlDeviceGetHandleByIndex(index)
     except Exception as e:  # also what is not NVML's own: see _Library.ask
-        if getattr(e, "value", None) == card_faults.NOT_GIVEN:
+        if getattr(e, "value", None) == card_health.NOT_GIVEN:
             words = f"card {index} is closed to this user, job or container: {e}"
             problems.append(problem("gpu-closed", "warn", words, "ask for it where you start"))
             return []
@@ -202,10 +202,10 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
         pcie_width=q("nvmlDeviceGetCurrPcieLinkWidth"),
         pcie_width_max=q("nvmlDeviceGetMaxPcieLinkWidth"),
         links=_links(library, handle),
-        links_max=card_faults.nvlinks(library.pynvml, handle),
+        links_max=card_health.nvlinks(library.pynvml, handle),
         compute_mode=COMPUTE_MODES.get(q("nvmlDeviceGetComputeMode")),
-        fabric=card_faults.fabric(library.pynvml, handle),
-        error=card_faults.lost(library.pynvml, handle),
+        fabric=card_health.fabric(library.pynvml, handle),
+        error=card_health.lost(library.pynvml, handle),
     )
 
 

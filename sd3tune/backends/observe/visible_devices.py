@@ -45,6 +45,7 @@ def select(
     if value is None:
         return Selection(tuple(cards))
     numbers = cards if numbered is None else numbered
+    asked = _Variable(variable, value, maker)
     found: list[Gpu] = []
     entries = [entry.strip() for entry in value.split(",")]
     for place, entry in enumerate(entries):
@@ -54,12 +55,10 @@ def select(
         if len(fits) != 1:
             if found and entry in ENDS and place == len(entries) - 1:
                 break
-            left = cards if len(cards) > 0 else numbers
             why = _misfit(entry, fits, cards, numbers)
-            return Selection(tuple(found), (_fault(maker, variable, value, found, why, left),))
+            return Selection(tuple(found), (asked.fault(found, why, cards),))
         if fits[0] in found:
-            why = f"it names {fits[0].label} twice"
-            return Selection((), (_fault(maker, variable, value, [], why, cards, "twice"),))
+            return Selection((), (asked.twice(fits[0], cards),))
         found.append(fits[0])
     return Selection(tuple(found))
 
@@ -142,20 +141,27 @@ def _misfit(entry: str, fits: list[Gpu], cards: Sequence[Gpu], numbered: Sequenc
     return f"`{entry}` is not a number or a UUID of a card"
 
 
-def _fault(
-    maker: str,
-    variable: str,
-    value: str,
-    found: Sequence[Gpu],
-    why: str,
-    cards: Sequence[Gpu],
-    kind: str | None = None,
-) -> Problem:
-    if not value.strip():
-        words = f"{variable} is set and empty, which hides every card"
-    elif not found:
-        words = f"{variable}={value} hides every card: {why}"
-    else:
-        words = f"{variable}={value} leaves {len(found)} of the cards that it names: {why}"
-    kind = kind or ("unknown" if found else "none")
-    return Problem(f"{maker}.visible-{kind}", "fail", words, cure(variable, cards))
+@dataclass(frozen=True)
+class _Variable:
+    """One variable as it is set, to say what is wrong with it."""
+
+    name: str
+    value: str
+    maker: str
+
+    def fault(self, found: Sequence[Gpu], why: str, cards: Sequence[Gpu]) -> Problem:
+        """found: the cards that it leaves. why: what ends its list. cards: those to choose from."""
+        if not self.value.strip():
+            words = f"{self.name} is set and empty, which hides every card"
+        elif not found:
+            words = f"{self.name}={self.value} hides every card: {why}"
+        else:
+            words = f"{self.name}={self.value} leaves {len(found)} of the cards that it names: "
+            words += why
+        kind = "unknown" if found else "none"
+        return Problem(f"{self.maker}.visible-{kind}", "fail", words, cure(self.name, cards))
+
+    def twice(self, card: Gpu, cards: Sequence[Gpu]) -> Problem:
+        """card: named twice, for which the runtimes show none at all."""
+        words = f"{self.name}={self.value} hides every card: it names {card.label} twice"
+        return Problem(f"{self.maker}.visible-twice", "fail", words, cure(self.name, cards))
