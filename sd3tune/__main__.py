@@ -6,9 +6,22 @@ from sd3tune import start
 
 def main() -> None:
     start.leave_working_directory()
-    from sd3tune import cli  # not before: it imports the standard library and click
+    import gc
 
-    cli.main()
+    try:
+        from sd3tune import cli  # not before: it imports the standard library and click
+    except ImportError as e:
+        package = (e.name or "").partition(".")[0]
+        if package in ("", start.PACKAGE):
+            raise
+        words = f"the package {package} cannot be imported: {type(e).__name__}: {e}"
+        hint = f"pip install {package}, or bash scripts/setup"
+        raise SystemExit(f"error: {words}\nhint: {hint}") from None
+
+    try:
+        cli.main()
+    finally:
+        gc.freeze()  # Python would look at all of torch's objects again: seconds, in silence
 
 
 if __name__ == "__main__":

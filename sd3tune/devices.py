@@ -2,7 +2,6 @@
 
 A device that cannot be used is refused here, and never exchanged for the CPU in silence."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from sd3tune.backends.decide import chips
@@ -13,25 +12,27 @@ from sd3tune.filesystem import temporary
 from sd3tune.processes.environment import ALONE, Processes
 
 
-def facts_of(name: str) -> Facts:
-    """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file. Raises
-    ConfigError for another name, HardwareError for a machine that cannot train."""
+def facts_of(name: str, processes: Processes = ALONE) -> Facts:
+    """A catalogued chip, or the machine whose `sd3tune doctor --json` is in a file, with the
+    devices that the processes would use. Raises ConfigError for another name, HardwareError for a
+    machine that cannot train."""
     if name.endswith(".json"):
-        there = recorded_machine.facts(Path(name))
+        there = recorded_machine.facts(Path(name)).of_processes(processes.local_size)
         refuse_broken(there)
+        refuse_exclusive(there, processes)
         return there
     return chips.facts(chips.chip(name))
 
 
 def refuse_broken(facts: Facts) -> None:
     """A device that cannot be used is an error, and never a silent run on the CPU. Raises
-    HardwareError with everything that is broken."""
+    HardwareError with everything that is broken: of the machine, and of these devices."""
     # A package is missing for every device, and the CPU has nothing to fall back to.
     helpless = ("software.",) if facts.accelerated else ("software.", "probe.")
     other = "; SD3TUNE_BACKEND=cpu trains on the CPU instead"
     broken = [
         ErrorAndHint(p.message, p.fix + ("" if p.id.startswith(helpless) else other))
-        for p in facts.problems
+        for p in (*facts.problems, *(p for d in facts.devices for p in d.problems))
         if p.severity == "fail"
     ]
     if broken:
@@ -53,12 +54,28 @@ def usable(torch: TorchReport, facts: Facts, processes: Processes) -> Facts:
         words = f"cannot be imported: {torch.error}" if torch.error else "is not installed"
         hint = "bash scripts/setup installs it; `sd3tune doctor` looks further"
         raise HardwareError(f"PyTorch {words}", hint=hint)
-    refuse_broken(facts)
+    alone = facts.of_processes(1 if facts.takes_any_number_of_processes else processes.local_size)
+    refuse_broken(alone)
     if facts.takes_any_number_of_processes:
-        return replace(facts, devices=facts.devices[:1])
+        return alone
     if len(facts.devices) < processes.local_size:
         words = (
             f"{processes.local_size} processes, and {len(facts.devices)} devices on this machine"
         )
+        if (chosen := facts.devices[0].chosen_by) is not None:
+            words += f" ({chosen})"
         raise HardwareError(words, hint=f"start {len(facts.devices)} or fewer with --nproc")
-    return replace(facts, devices=facts.devices[: processes.local_size])
+    refuse_exclusive(alone, processes)
+    return alone
+
+
+def refuse_exclusive(facts: Facts, processes: Processes) -> None:
+    """Processes of one run open each other's devices, which a card in compute mode
+    EXCLUSIVE_PROCESS does not allow. Raises HardwareError."""
+    exclusive = [d for d in facts.devices if d.exclusive]
+    if processes.local_size > 1 and exclusive:
+        names = ", ".join(f"{d.torch_device} {d.name}" for d in exclusive)
+        words = f"{processes.local_size} processes, and the compute mode of {names} is "
+        cards = ",".join(str(d.physical_index) for d in exclusive)
+        hint = f"sudo nvidia-smi -i {cards} -c 0, or train with one process"
+        raise HardwareError(f"{words}EXCLUSIVE_PROCESS", hint=hint)

@@ -11,8 +11,12 @@ from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data import run_folders
 from sd3tune.data.discover import Discovery, Sample, discover, within
 from sd3tune.data.sources import Source, source_of
+from sd3tune.errors import DataError, ErrorAndHint
+from sd3tune.filesystem import cachedir
 from sd3tune.report.messages import say, warn
 from sd3tune.report.progress import stage
+
+FILL = "leave it out of skip_file_discovery once: `sd3tune cache build` encodes what is missing"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,21 @@ class Discovered:
     def evals(self) -> tuple[Sample, ...]:
         """Images for the evaluation loss; none without an `eval` dataset."""
         return self._of(self.datasets.evals)
+
+    def refuse_empty_caches(self) -> None:
+        """Raises DataError where skip_file_discovery forbids to encode what no cache holds."""
+        empty = []
+        for d in self.datasets.all:
+            caches = {"vae": d.cache_dir_vae, "text": self.datasets.text_of(d).cache_dir}
+            empty += [
+                ErrorAndHint(f"dataset `{d.id}`: {skipped(part)}, and `{folder}` is empty", FILL)
+                for part, folder in caches.items()
+                if part in d.skip_file_discovery
+                and d.id in self.discoveries
+                and not cachedir.has_shards(folder)
+            ]
+        if empty:
+            raise DataError.of(empty)
 
     def _of(self, datasets: Sequence[ImageDataset]) -> tuple[Sample, ...]:
         found = (self.discoveries[d.id] for d in datasets if d.id in self.discoveries)
@@ -62,14 +81,23 @@ def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Dis
             for host in used[name].contacts():
                 say_contact(name, host)
         with stage(f"look at {d.id}", None) as bar:
-            found = discover(d, sources[d.id], masks=masks, tick=bar.advance)
+            found = discover(d, sources[d.id], masks=masks, tick=bar.advance, expect=bar.expect)
         for name in used.keys() - named:
             for warning in used[name].warnings():
                 warn(f"dataset `{name}`: {warning}")
         named |= used.keys()
         discoveries[d.id] = found if longest is None else within(found, longest, d)
-    datasets = replace(datasets, notes=(*datasets.notes, *run_folders.notes(sources)))
+    of_files = (
+        f"dataset `{n}`: {note}" for n, found in discoveries.items() for note in found.notes
+    )
+    notes = (*datasets.notes, *run_folders.notes(sources), *of_files)
+    datasets = replace(datasets, notes=notes)
     return Discovered(config, datasets, sources, discoveries)
+
+
+def skipped(part: str) -> str:
+    """part: `vae` or `text`, as skip_file_discovery names it."""
+    return f"`skip_file_discovery` has `{part}`, which encodes nothing"
 
 
 def say_contact(dataset: str, host: str) -> None:

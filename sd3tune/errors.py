@@ -15,13 +15,14 @@ Sd3tuneError                    the user can act on it; the CLI prints message +
 Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from sd3tune.urls import redacted
 
 E = TypeVar("E", bound="Sd3tuneError")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,23 @@ class Sd3tuneError(Exception):
     def problems(self) -> tuple[ErrorAndHint, ...]:
         """Everything to print, in order; the first is the error's own message and hint."""
         return (ErrorAndHint(str(self), self.hint), *self.others)
+
+
+def answers(*checks: Callable[[], T]) -> list[T]:
+    """The answers of all checks. Raises the error of the one that refuses something, or a
+    ConfigError with the problems of several, each once."""
+    found: list[T] = []
+    errors: list[Sd3tuneError] = []
+    for check in checks:
+        try:
+            found.append(check())
+        except Sd3tuneError as e:
+            errors.append(e)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ConfigError.of(list(dict.fromkeys(p for e in errors for p in e.problems)))
+    return found
 
 
 class ConfigError(Sd3tuneError): ...

@@ -1,40 +1,116 @@
-"""Files that a run needs or finds: what would fail after hours of encoding is refused before."""
+"""Files and folders that a run needs or finds: what would fail after hours of encoding is refused
+before, from names, sizes and headers."""
 
+from functools import partial
 from pathlib import Path
 
 from sd3tune.config.config import Config
+from sd3tune.config.datasets.listing import Datasets
 from sd3tune.config.files.prompts import load_prompts
-from sd3tune.errors import CheckpointError, ConfigError, Sd3tuneError
-from sd3tune.formats import manifest
-from sd3tune.formats.initial_adapter import initial_file
+from sd3tune.errors import CheckpointError, ConfigError, DataError, answers
+from sd3tune.filesystem import cachedir, disk
+from sd3tune.formats import earlier_weights, initial_adapter, manifest
+from sd3tune.formats.earlier_weights import TrainedLayers
+from sd3tune.plan.plan import Plan
 from sd3tune.report import metrics
 from sd3tune.sd3 import finite
+from sd3tune.tables.optimizers import OPTIMIZERS
 
 
-def refuse_missing_files(config: Config) -> None:
-    """Raises for an init_lora that is missing or holds bad numbers, for prompts that cannot be
-    read, for a metrics.jsonl of another program and for a resume_from_checkpoint that is missing:
-    the error of the one that was found, or a ConfigError with all of them."""
-    found: list[Sd3tuneError] = []
-    for check in (_adapter, load_prompts, _metrics, _checkpoint):
-        try:
-            check(config)
-        except Sd3tuneError as e:
-            found.append(e)
-    if len(found) == 1:
-        raise found[0]
-    if found:
-        raise ConfigError.of([problem for e in found for problem in e.problems])
+def refuse_missing_files(config: Config, datasets: Datasets | None = None) -> None:
+    """Raises for an init_lora that is missing, is not an adapter or holds bad numbers, for prompts
+    that cannot be read, for a metrics.jsonl of another program, for a resume_from_checkpoint that
+    is missing, and for folders in which nothing can be written: the error of the one that was
+    found, or a ConfigError with all of them."""
+    checks = (_output, _adapter, load_prompts, _metrics, _checkpoint)
+    caches = () if datasets is None else (partial(_caches, datasets),)
+    answers(*(partial(check, config) for check in checks), *caches)
+
+
+def refuse_other_weights(plan: Plan) -> None:
+    """Raises for an adapter or a checkpoint that the run of this plan cannot begin with, as far as
+    headers tell."""
+    run = trained_layers(plan)
+    checks = []
+    if plan.trained.begin_with is not None:
+        checks.append(partial(_layers, plan.trained.begin_with, run))
+    folder = _continued(plan.checkpoints.resume, plan.output_dir)
+    if folder is not None:
+        refuse = earlier_weights.refuse_other_checkpoint
+        checks.append(partial(refuse, folder, run, plan.steps))
+    answers(*checks)
+
+
+def _layers(path: Path, run: TrainedLayers) -> None:
+    with initial_adapter.initial_file(path) as file:
+        earlier_weights.refuse_other_layers(file, run)
+
+
+def trained_layers(plan: Plan) -> TrainedLayers:
+    """What the run of a plan trains, as the checks of earlier weights take it."""
+    trained, average = plan.trained, plan.optimizer.average is not None
+    kind, count = trained.kind.value, trained.count
+    optimizer = OPTIMIZERS[plan.optimizer.name.value].kind
+    if trained.lora is None:
+        return TrainedLayers(kind, count, {}, average=average, optimizer=optimizer)
+    layers = plan.model.transformer.targeted(trained.lora.targets.value)
+    sizes = {layer.name: (layer.inputs, layer.outputs) for layer in layers}
+    lora = trained.lora
+    return TrainedLayers(kind, count, sizes, lora.rank, lora.dora, average, optimizer)
+
+
+def _continued(asked: str, output: Path) -> Path | None:
+    """The checkpoint that the run would continue: the one that is named, or the newest whose files
+    are there. None where it begins afresh."""
+    if asked == "never":
+        return None
+    if asked != "latest":
+        return checkpoint_folder(asked, output)
+    ours = (f for f in reversed(manifest.folders(output)) if manifest.is_ours(f))
+    return next((f for f in ours if _complete(f)), None)
+
+
+def _complete(folder: Path) -> bool:
+    """Whether every file that the manifest lists is there, and the state can be read."""
+    try:
+        manifest.facts(folder)
+        return all((folder / name).is_file() for name in manifest.listing(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _output(config: Config) -> None:
+    folder = config.output_dir
+    if folder.is_file():
+        words = f"`output_dir={folder}` is a file"
+        raise ConfigError(words, hint="choose another name for the folder")
+    if (found := disk.unwritable(folder)) is not None:
+        raise ConfigError(f"`output_dir={folder}` cannot be written: {found[0]}", hint=found[1])
+
+
+def _caches(datasets: Datasets) -> None:
+    """Folders that hold entries already may be read-only: others fill them."""
+    vae = {d.cache_dir_vae: f"dataset `{d.id}`: `cache_dir_vae=" for d in datasets.all}
+    text = {t.cache_dir: f"dataset `{t.id}`: `cache_dir=" for t in datasets.texts.values()}
+
+    def refuse(folder: Path, named: str) -> None:
+        found = None if cachedir.has_shards(folder) else disk.unwritable(folder)
+        if found is not None:
+            raise DataError(f"{named}{folder}` cannot be written: {found[0]}", hint=found[1])
+
+    answers(*(partial(refuse, folder, named) for folder, named in (vae | text).items()))
 
 
 def _adapter(config: Config) -> None:
-    if config.init_lora is None:
+    path = config.init_lora
+    if path is None:
         return
-    if not config.init_lora.exists():
-        words = f"`init_lora={config.init_lora}`: there is no such file"
+    if not path.exists():
+        words = f"`init_lora={path}`: there is no such file"
         raise ConfigError(words, hint="give a .safetensors file of an adapter, or its folder")
-    with initial_file(config.init_lora) as file:
-        finite.check(file)
+    initial_adapter.refuse_unfit(path, lycoris=config.lora_type == "lycoris", rank=config.lora_rank)
+    with initial_adapter.initial_file(path) as file:
+        finite.check(file)  # reads everything: only what may be used
 
 
 def _metrics(config: Config) -> None:

@@ -18,22 +18,18 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.config.run_files import load_run
-from sd3tune.data.discover import (
-    RejectedFile,
-    check_minimum,
-    check_vae_batch,
-    without,
-)
+from sd3tune.data.discover import RejectedFile, without
+from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
-from sd3tune.errors import ConfigError, DataError
+from sd3tune.errors import DataError, answers
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
-from sd3tune.report.messages import say
+from sd3tune.report.progress import waiting
 from sd3tune.sd3 import models, variants
 
 PROBING = "probing the device (about 10 s, once per machine and set of packages)"
@@ -86,10 +82,13 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     found, model = read_data(config, datasets)
     processes = asked_for(config)
     if chip is not None:
-        facts = devices.facts_of(chip)
+        facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
-    run_probes = probing.on_this_machine(several=processes.size > 1, before=partial(say, PROBING))
-    return plan_run(found, model, devices.observe(processes), processes, run_probes)
+    shown = partial(waiting, PROBING)
+    run_probes = probing.on_this_machine(several=processes.size > 1, while_running=shown)
+    with waiting("looking at the devices"):
+        facts = devices.observe(processes)
+    return plan_run(found, model, facts, processes, run_probes)
 
 
 def prepare(
@@ -106,12 +105,12 @@ def prepare(
 
 def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
-    if config.output_dir.exists() and not config.output_dir.is_dir():
-        words = f"`output_dir={config.output_dir}` is a file"
-        raise ConfigError(words, hint="choose another name for the folder")
-    preflight.refuse_missing_files(config)
-    model = model_of(config)
-    return discover_all(config, datasets, model.transformer.longest_side), model
+    checks = (partial(preflight.refuse_missing_files, config, datasets), partial(model_of, config))
+    model = answers(*checks)[-1]
+    assert model is not None
+    found = discover_all(config, datasets, model.transformer.longest_side)
+    found.refuse_empty_caches()
+    return found, model
 
 
 def model_of(config: Config) -> variants.Model:
@@ -158,6 +157,7 @@ def plan_run(
                 oversubscribe=config.allow_dataset_oversubscription,
             )
     made = Prepared(config, found.datasets, found.sources, discoveries, plan, run)
+    preflight.refuse_other_weights(plan)
     made.refuse_gaps()
     return made
 

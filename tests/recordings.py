@@ -16,12 +16,23 @@ from typing import Any
 import pytest
 
 from sd3tune.backends import mps
-from sd3tune.backends.observe import card_sources, child, libcuda, machine, this_machine
+from sd3tune.backends.observe import (
+    amd_visible,
+    card_sources,
+    child,
+    cuda_devices,
+    libcuda,
+    machine,
+    nvidia_visible,
+    this_machine,
+)
 from sd3tune.backends.observe.facts import Facts, Machine, Survey, TorchReport, to_json
 from sd3tune.backends.observe.torch_report import from_answer
 from tests.fakes import amd, driver, nvml
 
 DISK_BYTES = 2**38  # of every recorded machine, whatever this one has
+VARIABLES = (*amd_visible.VARIABLES, nvidia_visible.ORDER, "NVIDIA_VISIBLE_DEVICES",
+             "SD3TUNE_BACKEND")  # fmt: skip
 FOLDER = Path(__file__).parent / "machines"
 
 
@@ -61,12 +72,12 @@ def asking(recorded: dict[str, Any]) -> card_sources.Ask:
     was not recorded is one where it says nothing."""
 
     def ask(name: str, root: Path) -> child.Answer:
-        if name == "libcuda":
-            answers = recorded.get("libcuda")
-            found = (
-                Survey("cuda") if answers is None else libcuda.survey(root, driver.load(answers))
-            )
-            return child.Answer(data=to_json(found))
+        if name in ("libcuda", "cuInit"):
+            module = libcuda if name == "libcuda" else cuda_devices
+            answers, said = recorded.get("libcuda"), Survey("cuda")
+            if answers is not None:
+                said = module.survey(root, driver.load(answers))
+            return child.Answer(data=to_json(said))
         return child.Answer(data=card_sources.observe(name, str(root)))
 
     return ask
@@ -77,7 +88,7 @@ def play(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) 
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for key in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "SD3TUNE_BACKEND"):
+    for key in VARIABLES:
         monkeypatch.delenv(key, raising=False)
     libraries(recorded, monkeypatch)
     programs(recorded["commands"], root, monkeypatch)
@@ -120,16 +131,20 @@ def refuse_import(name: str, kind: str, words: str, *, monkeypatch: pytest.Monke
 
 def programs(recorded: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that print the recorded answers, and no others on PATH. An answer may depend on the
-    last word of the command."""
+    last word of the command, or be {"text", "status"} of a program that fails."""
     folder, shell = root / "programs", "#!/bin/sh\n"
     shutil.rmtree(folder, ignore_errors=True)  # of a machine that was played before
     for name, answers in recorded.items():
         kept = folder / "answers" / name
         kept.mkdir(parents=True, exist_ok=True)
-        for word, text in answers.items() if isinstance(answers, dict) else [("any", answers)]:
+        failed = isinstance(answers, dict) and "status" in answers
+        by_word = answers if isinstance(answers, dict) and not failed else {}
+        for word, text in by_word.items():
             (kept / word).write_text(str(text))
-        last = '$last"' if isinstance(answers, dict) else 'any"'
+        (kept / "any").write_text(str(answers["text"] if failed else answers))
+        last = "$last" if by_word else "any"
         program = folder / name
-        program.write_text(f'{shell}for last; do :; done\nexec /bin/cat "{kept}/{last}\n')
+        lines = f'for last; do :; done\n/bin/cat "{kept}/{last}" || exit 1\n'
+        program.write_text(f"{shell}{lines}exit {answers['status'] if failed else 0}\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))

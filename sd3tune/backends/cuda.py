@@ -5,28 +5,28 @@ PyTorch sees, joined on UUID and bus id. Decides nothing (options.py does) and n
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sd3tune.backends.decide.rules import version
 from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
-from sd3tune.backends.observe import card_sources, system
+from sd3tune.backends.observe import card_faults, card_sources, container, nvidia_visible, system
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.device_cards import matched, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
     Facts,
     Gpu,
-    Host,
     Machine,
     Problem,
     Survey,
+    TorchDevice,
     TorchReport,
     Vendor,
-    torch_cuda,
 )
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
-from sd3tune.backends.observe.torch_report import RANGE
-from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "cuda"
 PCI_VENDOR = "0x10de"
@@ -50,20 +50,15 @@ def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
     """The cards as all sources together know them, and a Problem for each source that should have
     answered but did not. ask: gets the answer of one source."""
     found = card_sources.survey(VENDOR, root, ask)
-    on_bus = len(system.pci_cards(root, PCI_VENDOR))
+    on_bus = system.pci_cards(root, PCI_VENDOR)
     if found.gpus or not on_bus or any(p.severity == "fail" for p in found.problems):
         return found
-    words = "an NVIDIA card is on the bus and no driver answers"
-    fix = "install the NVIDIA driver; in a container: docker run --gpus all …"
-    if found.source is not None:
-        words = f"{found.source} answers and lists no card, and {on_bus} of NVIDIA's are on the bus"
-        fix = "look at dmesg for Xid messages; in a container: docker run --gpus all …"
-    return replace(found, problems=(*found.problems, problem("no-driver", "fail", words, fix)))
+    return replace(found, problems=(*found.problems, _no_driver(root, found)))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The cards a process may use, in the order torch numbers them."""
-    return pick(survey.gpus, environ.get("CUDA_VISIBLE_DEVICES"))
+    """The cards that a process may use, in the order in which torch numbers them."""
+    return nvidia_visible.selection(survey.gpus, environ).cards
 
 
 def facts(
@@ -75,11 +70,9 @@ def facts(
 ) -> Facts:
     """The driver's view and torch's, joined. torch not started: devices are the visible cards."""
     found = machine.survey(VENDOR)
-    cards = visible(found, environ)
-    if torch.imported:
-        devices = tuple(_join(t.index, cards, torch) for t in torch.devices)
-    else:
-        devices = tuple(torch_cuda(i, g, None) for i, g in enumerate(cards))
+    seen, of = _devices(found, torch, environ)
+    devices = tuple(_device(t, of, found, torch, environ) for t in seen)
+    devices, problems = card_faults.of_first(devices)
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -91,12 +84,13 @@ def facts(
         ram_bytes=machine.host.memory_bytes,
         packages=packages,
         tools=tools,
-        problems=tuple(_compared(found, cards, torch, machine.host, environ)),
+        problems=(*_compared(found, of, torch, machine.host, environ), *problems),
+        notes=nvidia_visible.notes(found.gpus, environ),
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
     # The default order is fastest first, which NVML does not know.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).
@@ -120,49 +114,140 @@ def used_bytes(index: int) -> int | None:
     return int(torch.cuda.max_memory_allocated(index))
 
 
-def _join(index: int, cards: tuple[Gpu, ...], torch: TorchReport) -> Device:
-    """torch's device with the card it is: by UUID, then bus id, then place."""
-    seen = next(t for t in torch.devices if t.index == index)
-    by_uuid = [g for g in cards if seen.uuid and g.uuid and g.uuid.endswith(seen.uuid)]
-    by_bus = [g for g in cards if seen.bus_id and g.bus_id == seen.bus_id and not g.mig]
-    by_place = [cards[index]] if len(cards) == len(torch.devices) else []
-    card = next(iter(by_uuid or by_bus or by_place), None)
+def _no_driver(root: Path, found: Survey) -> Problem:
+    """A card on the bus and no driver: the kernel module is not loaded, or not installed."""
+    inside = "in a container: docker run --gpus all …"
+    if found.source is not None:
+        words = f"{found.source} answers and lists no card, and one of NVIDIA's is on the bus"
+        return problem("no-driver", "fail", words, f"look at dmesg for Xid messages; {inside}")
+    if (root / "proc/driver/nvidia/version").exists():
+        words = "an NVIDIA card is on the bus, its kernel module is loaded and no source names it"
+        return problem("no-driver", "fail", words, f"look at dmesg; {inside}")
+    if (root / "sys/module/nouveau").exists():
+        words = "an NVIDIA card is on the bus with the driver nouveau, which cannot compute"
+        fix = "install the NVIDIA driver, which replaces nouveau, and reboot"
+        return problem("module-not-loaded", "fail", words, fix)
+    if any(any(root.glob(f"{folder}/libcuda.so.1")) for folder in container.LIBRARIES):
+        words = "an NVIDIA card is on the bus and the kernel module nvidia is not loaded"
+        fix = "sudo modprobe nvidia, and where that fails: dkms status (a new kernel), Secure Boot"
+        return problem("module-not-loaded", "fail", words, f"{fix}; {inside}")
+    words = "an NVIDIA card is on the bus and no driver answers"
+    return problem("no-driver", "fail", words, f"install the NVIDIA driver; {inside}")
+
+
+def _devices(
+    found: Survey, torch: TorchReport, environ: Mapping[str, str]
+) -> tuple[tuple[TorchDevice, ...], dict[int, Gpu]]:
+    """torch's devices, and the card of each. torch not started: as CUDA's rules have it."""
+    cards = visible(found, environ)
+    if not torch.imported:
+        cards = nvidia_visible.shown(cards)
+        devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
+        return devices, dict(enumerate(cards))
+    if torch.cuda is None:  # its devices, if it has any, are another vendor's
+        return (), {}
+    ordered = _ordered(found, environ)
+    pool = cards if ordered and cards else found.gpus
+    of = matched(torch.devices, pool, ordered=ordered)
+    if ordered and len(of) < len(torch.devices):  # slices without any identity in torch
+        of = matched(torch.devices, nvidia_visible.shown(cards), ordered=ordered) | of
+    return torch.devices, of
+
+
+def _ordered(found: Survey, environ: Mapping[str, str]) -> bool:
+    """CUDA's numbers follow the driver's order: by bus, or of cards that are alike."""
+    alike = len({(g.name, g.total_bytes) for g in found.gpus}) == 1
+    return nvidia_visible.by_bus(environ) or alike
+
+
+def _device(
+    seen: TorchDevice,
+    of: Mapping[int, Gpu],
+    found: Survey,
+    torch: TorchReport,
+    environ: Mapping[str, str],
+) -> Device:
+    """torch's device with what the driver says of its card, and everything that is wrong with the
+    card. of: torch's number -> its card; a device that no source knows is not in it."""
+    card = of.get(seen.index)
     arch = Arch("sm", "sm_{}{}".format(*seen.capability)) if seen.capability else None
-    unknown = Gpu(VENDOR, index, seen.name, arch or UNKNOWN, "torch", uuid=seen.uuid)
-    return torch_cuda(index, card or unknown, seen.total_bytes, arch, seen.name)
+    name = seen.name if torch.imported else None
+    known = card or Gpu(VENDOR, seen.index, seen.name, arch or UNKNOWN, "torch", uuid=seen.uuid)
+    device = torch_cuda(seen.index, known, seen.total_bytes, arch, name)
+    if card is None:
+        asked = environ.get("SD3TUNE_BACKEND") == VENDOR
+        wrong = () if asked else (card_faults.unknown(VENDOR, seen, found, of),)
+        return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
+    if not torch.imported and not _ordered(found, environ):  # which of them, only CUDA knows
+        device = replace(device, physical_index=None, uuid=None)
+        card = replace(card, bus_id=None)
+    return replace(
+        device,
+        bus_id=card.bus_id,
+        chosen_by=nvidia_visible.chosen_by(found.gpus, environ),
+        exclusive=card.compute_mode == "exclusive",
+        problems=card_faults.of_card(card, arch or card.arch, torch, other_build(found, card)),
+    )
 
 
 def _compared(
     found: Survey,
-    cards: tuple[Gpu, ...],
+    of: Mapping[int, Gpu],
     torch: TorchReport,
     host: Host,
     environ: Mapping[str, str],
 ) -> list[Problem]:
-    """Problems where the driver's view and torch's differ."""
-    if torch.version is None or not found.gpus:
+    """Problems where the driver's view, the variables and torch's view differ. of: torch's number
+    -> its card."""
+    if not found.gpus:
         return []
-    if torch.cuda is None:
-        built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
-        name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
-        words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        return [Problem(name, "fail", words, f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup")]
-    problems = _driver_age(found, torch, host)
-    if torch.imported and not problems and len(torch.devices) < len(cards):
-        problems.append(
-            Problem("torch.fewer-devices", "fail" if not torch.devices else "warn",
-                    f"the driver shows {len(cards)} GPUs, PyTorch {len(torch.devices)}",
-                    "restart the container or the machine; look at dmesg for Xid messages")
-        )  # fmt: skip
-    sm = {g.arch.sm for g in cards if g.arch.sm}
-    built_for = {int(a[3:]) for a in torch.arch_list if a.startswith("sm_") and a[3:].isdigit()}
-    for chip in sorted(sm) if built_for else []:
-        # Binaries of one major generation run on its later minors.
-        if not any(b // 10 == chip // 10 and b <= chip for b in built_for):
-            fix = other_build(found) or "use another card: no build has kernels for this one"
-            words = f"this PyTorch has no kernels for sm_{chip}: it has {sorted(built_for)}"
-            problems.append(Problem("torch.arch-not-in-build", "fail", words, fix))
+    selected, seen = nvidia_visible.selection(found.gpus, environ), list(of.values())
+    missing = [c for c in selected.cards if selected.certain and c not in seen]
+    if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
+        others = [card for card in found.gpus if card not in seen]
+        missing = others[: max(0, len(selected.cards) - len(seen))]
+    sick, healthy = card_faults.of_missing(missing, torch, partial(other_build, found))
+    problems = [
+        *selected.faults,
+        *_build(found, torch, host),
+        *card_faults.of_fabric(selected.cards, torch),
+        *card_faults.of_lost(selected.cards),
+        *sick,
+    ]
+    told = any(p.severity == "fail" for p in problems)
+    if healthy and torch.imported and not told:
+        problems += _unseen(seen, healthy, torch, environ)
     return problems
+
+
+def _build(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
+    """What this build of PyTorch lacks for the vendor, or for its driver."""
+    if torch.version is None:
+        return []
+    if torch.cuda is not None:
+        return _driver_age(found, torch, host)
+    built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
+    name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
+    words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
+    fix = other_build(found) or f"update the driver to {NEWEST}, then run scripts/setup again"
+    return [Problem(name, "fail", words, fix)]
+
+
+def _unseen(
+    seen: list[Gpu], missing: list[Gpu], torch: TorchReport, environ: Mapping[str, str]
+) -> list[Problem]:
+    """Why torch does not show healthy cards: in CUDA's own words, where it has said something."""
+    if torch.devices_error is None or seen:
+        return [nvidia_visible.unseen(seen, missing, environ)]
+    names = "; ".join(card.label for card in missing)
+    words = f"CUDA does not start for {names}: {torch.devices_error}"
+    fix = "restart the container or the machine; look at dmesg for Xid messages"
+    if "802" in torch.devices_error or "not yet initialized" in torch.devices_error:
+        fix = "start the fabric manager: sudo systemctl restart nvidia-fabricmanager; inside a "
+        fix += "container or a rented machine only its host can do that"
+    elif "busy or unavailable" in torch.devices_error:
+        fix = "end the program that holds the card, or: sudo nvidia-smi -c 0"
+    return [Problem("torch.cuda-start", "fail", words, fix)]
 
 
 def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
@@ -170,7 +255,8 @@ def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     driver of which nothing is known is left to PyTorch's own answer."""
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
     needed = next((build for build in CUDA_BUILDS if build.cuda == wheel[0]), None)
-    if needed is None or not (known(found.driver) or known(found.runtime)):
+    mixed = any(p.id.endswith("mismatch") for p in found.problems)  # its age is not its fault
+    if mixed or needed is None or not (known(found.driver) or known(found.runtime)):
         return []
     if not needed.runs_on(found.driver, found.runtime):
         this = found.driver or f"one that offers CUDA {found.runtime}"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends.decide.limits import LEFT_FOR_MACOS
+from sd3tune.backends.decide.limits import LEFT_FOR_MACOS, metal_recommends
 from sd3tune.backends.decide.rules import version
 from sd3tune.backends.observe import card_sources, mps_settings, sysctl
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
@@ -27,8 +27,6 @@ from sd3tune.backends.observe.facts import (
 )
 
 VENDOR: Vendor = "mps"
-# Metal recommends 65 to 75 % of memory; the exact figure needs torch (sgl-project/sglang#21443).
-USABLE = 0.7
 ARM_PYTHON = "brew install python@3.12, or: uv python install 3.12 (both arm64)"
 ARM_CONDA = "CONDA_SUBDIR=osx-arm64 conda create -n sd3tune python=3.12"
 
@@ -73,7 +71,7 @@ def facts(
     found = machine.survey(VENDOR)
     shown = not torch.imported or torch.mps_available
     shown = shown and all(p.severity != "fail" for p in found.problems)  # Rosetta
-    devices = tuple(_device(g, torch, environ) for g in found.gpus) if shown else ()
+    devices = tuple(_device(g, torch, found.runtime, environ) for g in found.gpus) if shown else ()
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -88,8 +86,8 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
     import torch
 
     # Nobody has tried which operations MPS would refuse.
@@ -103,15 +101,15 @@ def used_bytes(index: int) -> int | None:
     return int(torch.mps.driver_allocated_memory())
 
 
-def _device(gpu: Gpu, torch: TorchReport, environ: Mapping[str, str]) -> Device:
+def _device(gpu: Gpu, torch: TorchReport, macos: str | None, environ: Mapping[str, str]) -> Device:
     """The device. Its usable memory is the size that Metal recommends, as PyTorch reports it, or
     less when the variables of the allocator set less."""
     usable, source = torch.mps_recommended_bytes, "torch.mps.recommended_max_memory"
     if usable is None and gpu.wired_limit_bytes is not None:
         usable, source = gpu.wired_limit_bytes, "sysctl iogpu.wired_limit_mb"
     if usable is None and gpu.total_bytes is not None:
-        usable = int(gpu.total_bytes * USABLE)
-        source = "a guess: Metal recommends 65 to 75 %; torch was not asked"
+        usable = metal_recommends(gpu.total_bytes, macos)
+        source = "a guess: the share that Metal recommended on others; torch was not asked"
     if usable is not None and mps_settings.share(environ) < 1:
         usable = int(usable * mps_settings.share(environ))
         source += f" x {mps_settings.HIGH}"

@@ -8,11 +8,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from sd3tune.backends.observe import card_sources, kfd, system
+from sd3tune.backends.observe import amd_visible, card_faults, card_sources, kfd, system
 from sd3tune.backends.observe.amdsmi import UNKNOWN, problem
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.device_cards import matched, own_uuid, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -21,12 +21,11 @@ from sd3tune.backends.observe.facts import (
     Machine,
     Problem,
     Survey,
+    TorchDevice,
     TorchReport,
     Vendor,
-    torch_cuda,
 )
 from sd3tune.backends.observe.torch_report import RANGE
-from sd3tune.backends.observe.visible_devices import pick
 
 VENDOR: Vendor = "rocm"
 PCI_VENDOR = "0x1002"
@@ -48,22 +47,21 @@ def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
     """The cards as all sources together know them, and a Problem for each source that should have
     answered but did not. ask: gets the answer of one source."""
     found = card_sources.survey(VENDOR, root, ask)
-    if found.gpus or (root / "dev/kfd").exists():
+    told = any(p.severity == "fail" for p in found.problems)
+    if found.gpus or told or (root / "dev/kfd").exists():
         return found
-    words = "an AMD card is here and /dev/kfd is not"
-    fix = "install amdgpu-dkms; in a container: docker run --device=/dev/kfd --device=/dev/dri "
-    fix += "--group-add video --group-add render …"
-    return replace(found, problems=(*found.problems, problem("no-driver", "fail", words, fix)))
+    loaded = (root / "sys/module/amdgpu").exists()
+    why = "/dev/kfd is not" if loaded else "/dev/kfd is not: the module amdgpu is not loaded"
+    fix = "install amdgpu-dkms" if loaded else "sudo modprobe amdgpu, or install amdgpu-dkms"
+    fix += "; in a container: docker run --device=/dev/kfd --device=/dev/dri --group-add video "
+    fix += "--group-add render …"
+    missing = problem("no-driver", "fail", f"an AMD card is here and {why}", fix)
+    return replace(found, problems=(*found.problems, missing))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The cards that PyTorch numbers: ROCR_VISIBLE_DEVICES filters first, then HIP_VISIBLE_DEVICES
-    (or CUDA_VISIBLE_DEVICES, with the same meaning) selects and orders."""
-    cards = survey.gpus
-    if all(g.hip_index is not None for g in cards):
-        cards = tuple(sorted(cards, key=lambda g: g.hip_index or 0))
-    left = pick(cards, environ.get("ROCR_VISIBLE_DEVICES"))
-    return pick(left, environ.get("HIP_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES")))
+    """The cards that a process may use, in the order in which torch numbers them."""
+    return amd_visible.selection(survey.gpus, environ).cards
 
 
 def facts(
@@ -75,11 +73,9 @@ def facts(
 ) -> Facts:
     """The driver's view and torch's, joined. torch not started: devices are the visible cards."""
     found = machine.survey(VENDOR)
-    cards = visible(found, environ)
-    if torch.imported:
-        devices = tuple(_join(t.index, cards, torch) for t in torch.devices)
-    else:
-        devices = tuple(torch_cuda(i, g, None) for i, g in enumerate(cards))
+    seen, of = _devices(found, torch, environ)
+    devices = tuple(_device(t, of, found, torch, environ) for t in seen)
+    devices, problems = card_faults.of_first(devices)
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -91,12 +87,16 @@ def facts(
         ram_bytes=machine.host.memory_bytes,
         packages=packages,
         tools=tools,
-        problems=tuple(_compared(found, cards, torch, packages, environ)),
+        problems=(*_compared(found, of, torch, packages, environ), *problems),
+        notes=amd_visible.notes(found.gpus, environ),
     )
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Process-wide switches, before the first kernel."""
+def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: attention may use flash
+    kernels that PyTorch counts as experimental on this chip; a value that the user set stays."""
+    if hidden_kernels:
+        os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch
@@ -113,51 +113,103 @@ def used_bytes(index: int) -> int | None:
     return int(torch.cuda.max_memory_allocated(index))
 
 
-def _join(index: int, cards: tuple[Gpu, ...], torch: TorchReport) -> Device:
-    """torch's device with the card it is: by bus id, then place. HIP's UUIDs are made from serial
-    numbers and unproven as a key."""
-    seen = next(t for t in torch.devices if t.index == index)
-    by_bus = [g for g in cards if seen.bus_id and g.bus_id == seen.bus_id]
-    by_place = [cards[index]] if len(cards) == len(torch.devices) else []
-    # In CPX mode eight devices share a bus: place tells them apart.
-    fits = by_bus if len(by_bus) == 1 else by_place or by_bus
+def _devices(
+    found: Survey, torch: TorchReport, environ: Mapping[str, str]
+) -> tuple[tuple[TorchDevice, ...], dict[int, Gpu]]:
+    """torch's devices, and the card or partition of each. torch not started: as the variables have
+    it."""
+    cards = visible(found, environ)
+    if not torch.imported:
+        devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
+        return devices, dict(enumerate(cards))
+    if torch.hip is None:  # its devices, if it has any, are another vendor's
+        return (), {}
+    return torch.devices, matched(torch.devices, cards or found.gpus, ordered=True)
+
+
+def _device(
+    seen: TorchDevice,
+    of: Mapping[int, Gpu],
+    found: Survey,
+    torch: TorchReport,
+    environ: Mapping[str, str],
+) -> Device:
+    """torch's device with what the driver says of its card, and everything that is wrong with the
+    card. of: torch's number -> its card; a device that no source knows is not in it."""
     arch = Arch("gfx", seen.gfx) if seen.gfx else None
-    unknown = Gpu(VENDOR, index, seen.name, arch or UNKNOWN, "torch")
-    return torch_cuda(index, next(iter(fits), unknown), seen.total_bytes, arch, seen.name)
+    card, name = of.get(seen.index), seen.name if torch.imported else None
+    known = card or Gpu(VENDOR, seen.index, seen.name, arch or UNKNOWN, "torch", uuid=seen.uuid)
+    device = torch_cuda(seen.index, known, seen.total_bytes, arch, name)
+    if card is None:
+        asked = environ.get("SD3TUNE_BACKEND") == VENDOR
+        wrong = () if asked else (card_faults.unknown(VENDOR, seen, found, of),)
+        return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
+    shared = [other for other in of.values() if other == card]  # partitions, listed as one card
+    cards = shared if len(shared) > 1 else found.gpus
+    return replace(
+        device,
+        uuid=own_uuid(card, cards, seen, torch.devices),
+        bus_id=card.bus_id,
+        chosen_by=amd_visible.chosen_by(found.gpus, environ),
+        problems=card_faults.of_card(card, arch or card.arch, torch),
+    )
 
 
 def _compared(
     found: Survey,
-    cards: tuple[Gpu, ...],
+    of: Mapping[int, Gpu],
     torch: TorchReport,
     packages: Mapping[str, str],
     environ: Mapping[str, str],
 ) -> list[Problem]:
-    """Problems where the driver's view and torch's differ."""
-    hip, cuda = environ.get("HIP_VISIBLE_DEVICES"), environ.get("CUDA_VISIBLE_DEVICES")
-    problems = []
-    if hip is not None and cuda is not None and hip != cuda:
-        words = f"HIP_VISIBLE_DEVICES={hip} and CUDA_VISIBLE_DEVICES={cuda} differ: undefined"
-        problems.append(problem("visible-conflict", "fail", words, "unset CUDA_VISIBLE_DEVICES"))
-    if torch.version is None or not found.gpus:
-        return problems
+    """Problems where the driver's view, the variables and torch's view differ. of: torch's number
+    -> its card."""
+    if not found.gpus:
+        return []
+    selected, seen = amd_visible.selection(found.gpus, environ), list(of.values())
+    missing = [c for c in selected.cards if selected.certain and c not in seen]
+    sick, healthy = card_faults.of_missing(missing, torch)
+    problems = [
+        *selected.faults,
+        *_build(found, torch),
+        *card_faults.of_lost(selected.cards),
+        *sick,
+    ]
+    told = any(p.severity == "fail" for p in problems)
+    if healthy and torch.imported and not told:
+        problems.append(_unseen(seen, healthy, torch, packages, environ))
+    return problems
+
+
+def _build(found: Survey, torch: TorchReport) -> list[Problem]:
+    """What this build of PyTorch lacks for the vendor."""
+    if torch.version is None or torch.hip is not None:
+        return []
+    name = "torch.wrong-vendor-build" if torch.cuda else "torch.cpu-build-beside-gpu"
+    built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"
+    words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
     fix = f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}' bash scripts/setup"
-    if torch.hip is None:
-        name = "torch.wrong-vendor-build" if torch.cuda else "torch.cpu-build-beside-gpu"
-        built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"
-        words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        return [*problems, Problem(name, "fail", words, fix)]
-    if not torch.imported or len(torch.devices) >= len(cards):
-        return problems
+    return [Problem(name, "fail", words, fix)]
+
+
+def _unseen(
+    seen: list[Gpu],
+    missing: list[Gpu],
+    torch: TorchReport,
+    packages: Mapping[str, str],
+    environ: Mapping[str, str],
+) -> Problem:
+    """Why torch does not show healthy cards."""
     if not torch.devices and "amdsmi" in packages:
         # pytorch/pytorch#186516: a second libamd_smi makes ROCm builds count 0 devices.
         words = (
-            f"PyTorch sees 0 of {len(cards)} GPUs, and the separate package amdsmi "
+            f"PyTorch sees 0 of {len(missing)} GPUs, and the separate package amdsmi "
             f"{packages['amdsmi']} is installed, which hides them from some ROCm builds"
         )
-        return [*problems, Problem("amdsmi.hides-devices", "fail", words,
-                                   "pip uninstall -y amdsmi")]  # fmt: skip
-    severity: Any = "warn" if torch.devices else "fail"
-    words = f"the driver shows {len(cards)} GPUs, PyTorch {len(torch.devices)}"
+        return Problem("amdsmi.hides-devices", "fail", words, "pip uninstall -y amdsmi")
+    if torch.devices_error is None or seen:
+        return amd_visible.unseen(seen, missing, environ)
+    names = "; ".join(card.label for card in missing)
+    words = f"HIP does not start for {names}: {torch.devices_error}"
     fix = "look at rocminfo and dmesg; restart the container with all of /dev/dri"
-    return [*problems, Problem("torch.fewer-devices", severity, words, fix)]
+    return Problem("torch.hip-start", "fail", words, fix)

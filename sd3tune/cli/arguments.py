@@ -11,7 +11,7 @@ import click
 
 from sd3tune.cli import words
 from sd3tune.escaping import sentence
-from sd3tune.report.messages import say, warn
+from sd3tune.report.progress import say, waiting, warn
 from sd3tune.tables.table import Table
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     path, overrides = config_of(arguments)
     LOG.debug(f"configuration {path}, overridden by {' '.join(overrides) or 'nothing'}")
     started = time.perf_counter()
-    ready = prepare_run(path, overrides, chip)
+    with waiting("planning"):
+        ready = prepare_run(path, overrides, chip)
     LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
     config = ready.plan.config
     if config.init_lora is not None:

@@ -11,12 +11,15 @@ from sd3tune.cli import words
 from sd3tune.cli.arguments import CONFIG, CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
+from sd3tune.report.progress import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sd3tune.data.shards import Damage
     from sd3tune.encode.upkeep import Built
+
+IMPORTING = "importing PyTorch"
 
 
 @click.group("cache", short_help="Encoded images and captions on the disk.")
@@ -40,9 +43,10 @@ def command() -> None:
 def info(arguments: tuple[str, ...], as_json: bool) -> None:
     """Show entries, bytes, what a run of CONFIG would have to encode, and what it does not use."""
     ready = prepared(arguments)
-    from sd3tune.encode import upkeep
+    with waiting("reading the caches"):
+        from sd3tune.encode import upkeep
 
-    built = upkeep.info(ready)
+        built = upkeep.info(ready)
     echo(document(built)) if as_json else words.show(lines(built))
 
 
@@ -57,7 +61,8 @@ def build(arguments: tuple[str, ...], as_json: bool) -> None:
     streams.outlive()
     stopping.stop_when_told()
     ready = prepared(arguments)
-    from sd3tune.encode import upkeep
+    with waiting(IMPORTING):
+        from sd3tune.encode import upkeep
 
     built = upkeep.build(ready)
     echo(document(built)) if as_json else words.show(lines(built))
@@ -74,10 +79,11 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
     configs = [a for a in arguments if "=" not in a or Path(a).exists()] or [str(CONFIG)]
     overrides = tuple(a for a in arguments if a not in configs)
     ready = [prepared((config, *overrides)) for config in configs]
-    from sd3tune.encode import upkeep
-
     label = "unused" if dry_run else "removed"
-    pruned = upkeep.prune(ready, dry_run=dry_run)
+    with waiting("comparing the caches with the datasets"):
+        from sd3tune.encode import upkeep
+
+        pruned = upkeep.prune(ready, dry_run=dry_run)
     words.show(f"{count:>8} {label}  {folder}" for folder, count in pruned)
 
 
@@ -92,7 +98,8 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
 @click.option("--repair", is_flag=True, help="remove damaged files; the next run encodes them anew")
 def verify(folders: tuple[Path, ...], repair: bool) -> None:
     """Read every byte below DIR and compare checksums. Exit code 1 when something is damaged."""
-    from sd3tune.encode import upkeep
+    with waiting(IMPORTING):
+        from sd3tune.encode import upkeep
 
     whole, damaged = upkeep.verify(folders, repair=repair)
     words.show(verified(whole, damaged, repaired=repair))

@@ -10,6 +10,7 @@ from sd3tune.cli import words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, config_of
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo, sentence
+from sd3tune.report.progress import waiting
 from sd3tune.tables.storages import STORAGES
 from sd3tune.urls import shown_url
 
@@ -55,17 +56,19 @@ def command(
       sd3tune dataset my/config.json --decode
       sd3tune dataset my/config.json --json | jq '.datasets[].buckets'
     """
-    from sd3tune import dataset_inspection
-    from sd3tune.data import run_folders
-
     path, overrides = config_of(arguments)
-    inspection = dataset_inspection.inspect(path, overrides, decode=decode)
+    with waiting("reading the datasets"):
+        from sd3tune import dataset_inspection
+        from sd3tune.data import run_folders
+
+        inspection = dataset_inspection.inspect(path, overrides, decode=decode)
     if sheet is None and not as_json:
         sheet = inspection.found.config.output_dir / "contact_sheet.png"
     elif sheet is not None:
         run_folders.refuse_as_image(inspection.found.config, inspection.found.datasets, sheet)
     if sheet is not None:
-        dataset_inspection.draw_sheet(inspection, sheet, images)
+        with waiting("drawing the contact sheet"):
+            dataset_inspection.draw_sheet(inspection, sheet, images)
     echo(document(inspection)) if as_json else words.show(lines(inspection, sheet))
 
 

@@ -24,6 +24,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "text_encoder_3_precision",
     "quantize_via",
     "vae_dtype",
+    "hidden_kernels",
     "attention_mechanism",
     "attention_no_grad",
     "attention_inputs",
@@ -42,11 +43,20 @@ SHOWN = (  # what decides a run, in the order people ask
     "gradient_accumulation_steps",
     "num_processes",
     "learning_rate",
+    "lr_scheduler",
+    "max_grad_norm",
     "max_train_steps",
+    "loss_type",
+    "flow_schedule_shift",
+    "flow_schedule_auto_shift",
+    "tokenizer_max_length",
+    "t5_padding",
+    "validation_guidance",
     "model_type",
     "lora_type",
     "peft_lora_target_modules",
 )
+SHOWN_WHEN_ON = ("hidden_kernels",)  # for other devices it is no choice
 NAMES = 32  # characters of the first column
 
 
@@ -59,6 +69,8 @@ def decision_lines(
         if axis not in decisions:
             continue
         d = decisions[axis]
+        if axis in SHOWN_WHEN_ON and d.value == "off":
+            continue
         lines.append((f"  {axis:<{NAMES}}{d.value:<16} {d.source.by:<7}", d.reason))
         names = [option.name for option in AXES.get(axis, ())]
         preferred = names[: names.index(d.value)] if d.value in names else []

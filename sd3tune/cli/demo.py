@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sd3tune.cli import words
+from sd3tune.report.progress import waiting
 from sd3tune.tables import architectures
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def command(folder: Path, model: str, force: bool) -> None:
     """
     from sd3tune.demo import write
 
-    words.show(lines(write(folder, model=model, force=force)))
+    with waiting("writing the demo"):
+        written = write(folder, model=model, force=force)
+    words.show(lines(written))
 
 
 def lines(written: "WrittenDemo") -> list[words.Line]:

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
     from sd3tune.doctor import Report
 
 
+VERDICTS = {  # where nothing FAILs
+    "all": "training can start",
+    "software": "the software can train, and no device was tried",
+    "nothing": "nothing was tried; `sd3tune doctor` without --quick says whether a run can start",
+}
+
+
 @click.command("doctor", short_help="Can this machine train?")
 @JSON
 @click.option(
     "--on",
     "chip",
     metavar="NAME",
-    help="a catalogued chip instead of this machine; `--on list` names them all",
+    help="a chip of the catalogue instead of this machine; `--on list` prints the catalogue",
 )
 @click.option("--quick", is_flag=True, help="look, but run nothing on the device (under a second)")
 @click.option("--deep", is_flag=True, help="slow probes too: torch.compile on a CPU")
@@ -59,9 +66,12 @@ def command(
             hint="leave out one of them",
         )
     if chip == "list":
-        from sd3tune.backends.decide import chips
+        from sd3tune.cli import catalogue_lines
 
-        echo("\n".join(chips.keys()))
+        if as_json:
+            echo(words.document("doctor", catalogue_lines.document()))
+        else:
+            words.show(catalogue_lines.catalogue_lines())
         return
     report = consult(chip) if chip else examine(quick=quick, device=not no_device, deep=deep)
     echo(document(report)) if as_json else words.show(lines(report))
@@ -84,7 +94,7 @@ def lines(report: "Report") -> list[words.Line]:
     shown += ["", "sd3tune would choose here"]
     shown += decision_lines(report.decisions, report.capabilities)
     count = {s: sum(f.status == s for f in report.findings) for s in ("FAIL", "warn")}
-    verdict = "training can start" if report.can_train else "training cannot start"
+    verdict = VERDICTS[report.tried] if report.can_train else "training cannot start"
     return [*shown, "", f"{verdict}: {count['FAIL']} FAIL, {count['warn']} warn"]
 
 
@@ -96,6 +106,7 @@ def document(report: "Report") -> str:
     content = {
         "verdict": report.verdict,
         "can_train": report.can_train,
+        "tried": report.tried,
         "measured": report.chip is None,
         "chip": report.chip,
         "seconds": round(report.seconds, 3),

@@ -7,6 +7,7 @@ import click
 
 from sd3tune.cli import words
 from sd3tune.cli.arguments import RowName
+from sd3tune.report.progress import waiting
 from sd3tune.tables.dialects import DIALECTS
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ def command(
       sd3tune export dora.safetensors --to comfyui --model models/sd3.5-medium
       sd3tune export lokr.safetensors --to diffusers --rank 32
     """
-    from sd3tune.formats.convert import export
+    with waiting(f"writing {source} as {dialect}"):
+        from sd3tune.formats.convert import export
 
-    words.show(lines(export(source, dialect, output=output, model=model, rank=rank, force=force)))
+        done = export(source, dialect, output=output, model=model, rank=rank, force=force)
+    words.show(lines(done))
 
 
 def lines(done: "Exported") -> list[words.Line]:

@@ -10,6 +10,7 @@ from sd3tune.cli import words
 from sd3tune.cli.arguments import JSON
 from sd3tune.cli.words import counted
 from sd3tune.escaping import echo
+from sd3tune.report.progress import waiting
 
 if TYPE_CHECKING:
     from sd3tune.formats.adapter_description import AdapterDescription
@@ -33,9 +34,10 @@ def command(path: Path, as_json: bool) -> None:
       sd3tune inspect output/checkpoint-500
       sd3tune inspect sd3.5_medium.safetensors --json | jq .facts
     """
-    from sd3tune.formats.identify import identify
+    with waiting(f"reading {path}"):
+        from sd3tune.formats.identify import identify
 
-    found = identify(path)
+        found = identify(path)
     echo(document(found)) if as_json else words.show(lines(found))
 
 

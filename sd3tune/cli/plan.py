@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sd3tune.cli import words
+from sd3tune.cli import overview_lines, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
-    from sd3tune.plan.plan import Plan
+    from sd3tune.prepare import Prepared
 
 
 @click.command("plan", cls=SettingsAsOptions, short_help="What a run would do, need and refuse.")
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--on",
     "chip",
     metavar="NAME",
-    help="plan for a catalogued chip, or for the "
+    help="plan for a chip of the catalogue (`--on list` prints it), or for the "
     "machine whose `doctor --json` is in the file NAME.json",
 )
 def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None:
@@ -34,38 +34,42 @@ def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None
       sd3tune plan my/config.json lora_rank=64 --on mi300x
       sd3tune plan my/config.json --on rented.json
     """
-    plan = prepared(arguments, chip).plan
-    echo(document(plan)) if as_json else words.show(lines(plan))
+    if chip == "list":
+        from sd3tune.cli import catalogue_lines
+
+        if as_json:
+            echo(words.document("plan", catalogue_lines.document()))
+        else:
+            words.show(catalogue_lines.catalogue_lines())
+        return
+    ready = prepared(arguments, chip)
+    echo(document(ready)) if as_json else words.show(lines(ready))
 
 
-def lines(plan: "Plan") -> list[words.Line]:
-    """Decisions, memory and warnings, as `plan` and `train` show them."""
+def lines(ready: "Prepared") -> list[words.Line]:
+    """Decisions, data, memory, disk and warnings, as `plan` and `train` show them."""
     from sd3tune.cli.decision_lines import decision_lines
     from sd3tune.plan.describe import decisions
-    from sd3tune.plan.memory import gib
+    from sd3tune.run_overview import overview_of
 
-    m, device = plan.memory.estimate, plan.hardware.device
-    room = device.usable_bytes or device.total_bytes
-    parts = {
-        "weights": m.weights,
-        "adapter": m.adapter,
-        "gradients": m.gradients,
-        "optimizer": m.optimizer,
-        "activations, estimated": m.activations,
-        "workspace, estimated": m.workspace,
-    }
-    shown = [*decision_lines(decisions(plan)), "", "memory while training"]
-    shown += [f"  {name:<24}{gib(amount):>10}" for name, amount in parts.items()]
-    has = f"of {gib(room)}" if room else "of unknown"
-    shown.append(f"  {'total':<24}{gib(m.training):>10}  {has}")
-    shown.append(
-        f"  {'text encoders before':<24}{gib(m.text_encoders):>10}  dropped after encoding"
+    plan, seen = ready.plan, overview_of(ready)
+    parts = (
+        decision_lines(decisions(plan)),
+        overview_lines.data(seen, plan.steps),
+        overview_lines.pictures(seen, plan.pictures),
+        overview_lines.memory(plan, seen),
+        overview_lines.disk(seen),
     )
-    return [*shown, *(f"warning: {w}" for w in plan.warnings)]
+    shown = [line for i, part in enumerate(parts) for line in ([""] if i and part else []) + part]
+    return [*shown, *(f"warning: {w}" for w in (*plan.warnings, *seen.warnings))]
 
 
-def document(plan: "Plan") -> str:
-    """`plan --json`, and the plan.json of a checkpoint."""
-    from sd3tune.plan.describe import describe
+def document(ready: "Prepared") -> str:
+    """`plan --json`."""
+    from sd3tune.plan.describe import describe, describe_overview
+    from sd3tune.run_overview import overview_of
 
-    return json.dumps(describe(plan), indent=1)
+    seen = overview_of(ready)
+    described = describe(ready.plan)
+    described["warnings"] += seen.warnings
+    return json.dumps(described | describe_overview(seen), indent=1)

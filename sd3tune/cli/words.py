@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from rich.cells import cell_len
+
 from sd3tune import __version__
 from sd3tune.escaping import echo, one_line, sentence
 from sd3tune.report.messages import LOGGER
@@ -78,7 +80,7 @@ def _fitted(line: Line, width: int | None) -> list[str]:
     if isinstance(line, str):
         return wrapped(one_line(line), width)
     head, tail = map(one_line, line)
-    if width is None or (width >= WIDE and len(head) + 1 + len(tail) <= width):
+    if width is None or (width >= WIDE and cell_len(f"{head} {tail}") <= width):
         return [f"{head} {tail}"]
     below = wrapped(" " * INDENT + tail, width)
-    return [head.rstrip(), *below] if head.strip() else below
+    return [*wrapped(head.rstrip(), width), *below] if head.strip() else below

@@ -33,7 +33,7 @@ from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir, disk, drafts
 
 VERSION = 3  # of the meaning of an entry; a higher number makes every key new
-INDEX, SHARDS = "index.sqlite", "shards"
+INDEX, SHARDS = "index.sqlite", cachedir.SHARDS
 OPEN_SHARDS = 32  # files that a reader keeps open
 REPAIR = "`sd3tune cache verify --repair` removes it; the next run encodes it again"
 SHARDS_TABLE = "create table shards (name text primary key, bytes integer) without rowid"

@@ -1,30 +1,26 @@
 """Reads the captions of images and changes them as the settings request, before they are encoded.
 
 Source (file name, text file, table, setting) -> caption_filter_list -> caption_shuffle ->
-prepend_instance_prompt. With several captions, training draws one each time.
+prepend_instance_prompt. With several captions, training draws one each time. An image whose
+captions are too long or too many is set aside.
 """
 
-import json
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import PurePosixPath
 from random import Random
 from typing import TYPE_CHECKING
 
-from sd3tune.data.image_tables import ImageTable, row
-from sd3tune.errors import ConfigError
-from sd3tune.filesystem import opening
+from sd3tune.data.caption_files import CaptionFiles
+from sd3tune.data.caption_filters import filters_of
+from sd3tune.data.image_tables import TEXT_CHARACTERS, ImageRow, ImageTable, row
 from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.datasets.image_dataset import ImageDataset, Shuffle
     from sd3tune.data.sources import Source
 
-LIST_BYTES = 16 * 2**20  # largest caption_filter_list
-Change = Callable[[str], str]
+MOST_CAPTIONS = 1000  # of one image; each is encoded by three text encoders
 SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
-EMPTY_TAGS = re.compile(r"\s*,(?:\s*,)+")  # commas around a tag that a filter removed
-REPLACE = re.compile(r"s/((?:[^/\\]|\\.)*)/((?:[^/\\]|\\.)*)/?")
 
 
 class NoCaption(Exception):
@@ -34,51 +30,70 @@ class NoCaption(Exception):
 class Captions:
     """The captions of the images of one dataset."""
 
-    def __init__(self, dataset: "ImageDataset", source: "Source", table: ImageTable | None) -> None:
-        self.dataset, self._source, self._table = dataset, source, table
-        self._changes = changes(dataset)
+    def __init__(
+        self,
+        dataset: "ImageDataset",
+        source: "Source",
+        table: ImageTable | None,
+        files: CaptionFiles,
+    ) -> None:
+        self.dataset, self._source, self._table, self._files = dataset, source, table, files
+        self._filters = filters_of(dataset)
 
     def of(self, name: str) -> tuple[str, ...]:
         """The captions of an image, one or more. Raises NoCaption."""
         d = self.dataset
         if d.only_instance_prompt or d.caption_strategy == "instanceprompt":
-            return (d.instance_prompt or "",)
-        found = self._raw(name)
-        if self._changes:
-            found = tuple(filter(None, (self._changed(c) for c in found)))
+            return _limited((d.instance_prompt or "",))
+        found = _limited(self._raw(name))
+        if self._filters:
+            found = tuple(filter(None, map(self._filters.changed, found)))
             if not found:
                 raise NoCaption("caption_filter_list leaves nothing of its caption")
         if d.caption_shuffle and d.caption_shuffle.enable:
+            _limit_count(len(found) * d.caption_shuffle.count)
             found = tuple(dict.fromkeys(s for c in found for s in shuffled(c, d.caption_shuffle)))
         if d.prepend_instance_prompt:
             found = tuple(f"{d.instance_prompt} {caption}" for caption in found)
-        return found
+        return _limited(found)
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know about the sources of captions, after all were read."""
+        yield from self._filters.notes()
+        if self._table is not None:
+            yield from self._table.notes(self.dataset.caption_strategy)
 
     def _raw(self, name: str) -> tuple[str, ...]:
         strategy = self.dataset.caption_strategy
         if strategy == "filename":
             return (from_name(name),)
         if strategy == "textfile":
-            return self._from_file(str(PurePosixPath(name).with_suffix(".txt")))
+            return self._from_files(name)
         if strategy == "huggingface":
             columns = self.dataset.huggingface
-            found = row(self._source.cells(name), columns).captions
-            if not found:
-                raise NoCaption(f"its row has no {' or '.join(columns.caption_column)}")
-            return found
-        entry = self._table.get(name) if self._table else None
+            none = f"its row has no {' or '.join(columns.caption_column)}"
+            return _captions_of(row(self._source.cells(name), columns), none)
+        assert self._table is not None  # settings see to it
+        entry = self._table.get(name)
         if entry is None:
-            raise NoCaption(f"no row for it in the {strategy} table")
-        if not entry.captions:
-            raise NoCaption(f"its row in the {strategy} table has no caption")
-        return entry.captions
+            raise NoCaption(self._table.reason(name, strategy))
+        return _captions_of(entry, f"its row in the {strategy} table has no caption")
+
+    def _from_files(self, image: str) -> tuple[str, ...]:
+        first, *others = self._files.of(image)
+        for name in (first, *others):
+            try:
+                return self._from_file(name)
+            except FileNotFoundError:
+                continue
+        raise NoCaption(f"no caption file {PurePosixPath(first).name} beside it")
 
     def _from_file(self, name: str) -> tuple[str, ...]:
         file = PurePosixPath(name).name
         try:
             text = self._source.caption(name).decode("utf-8-sig")
-        except FileNotFoundError:
-            raise NoCaption(f"no caption file {file} beside it") from None
+        except FileNotFoundError:  # another one may exist
+            raise
         except UnicodeDecodeError as e:
             raise NoCaption(f"caption file {file} is not UTF-8 at byte {e.start}") from None
         except OSError as e:
@@ -89,13 +104,31 @@ class Captions:
             raise NoCaption(f"caption file {file} is empty")
         return (" ".join(lines),) if self.dataset.disable_multiline_split else tuple(lines)
 
-    def _changed(self, caption: str) -> str:
-        left = caption
-        for change in self._changes:
-            left = change(left)
-        if left != caption:
-            left = EMPTY_TAGS.sub(",", left)
-        return " ".join(left.split()).strip(" ,")
+
+def _captions_of(entry: ImageRow, none: str) -> tuple[str, ...]:
+    """The captions of a row. none: the reason if there are none. Raises NoCaption."""
+    if entry.too_long:
+        raise NoCaption(_too_long(entry.too_long))
+    if not entry.captions:
+        raise NoCaption(none)
+    return entry.captions
+
+
+def _limited(captions: tuple[str, ...]) -> tuple[str, ...]:
+    """The same captions. Raises NoCaption if they are too many or one is too long."""
+    _limit_count(len(captions))
+    if (longest := max(map(len, captions))) > TEXT_CHARACTERS:
+        raise NoCaption(_too_long(longest))
+    return captions
+
+
+def _limit_count(count: int) -> None:
+    if count > MOST_CAPTIONS:
+        raise NoCaption(f"it has {count:,} captions; the limit is {MOST_CAPTIONS:,}")
+
+
+def _too_long(characters: int) -> str:
+    return f"its caption has {characters:,} characters; the limit is {TEXT_CHARACTERS:,}"
 
 
 def from_name(name: str) -> str:
@@ -122,48 +155,3 @@ def shuffled(caption: str, how: "Shuffle") -> list[str]:
         dice.shuffle(rest)
         found.append(join.join(first + rest))
     return found
-
-
-def changes(dataset: "ImageDataset") -> list[Change]:
-    """One function for each entry of caption_filter_list. Raises ConfigError."""
-    asked = dataset.caption_filter_list
-    where = f"dataset `{dataset.id}`: caption_filter_list"
-    entries = _read(asked, where) if isinstance(asked, Path) else asked or ()
-    return [_change(entry, where) for entry in entries]
-
-
-def _change(entry: str, where: str) -> Change:
-    """The function of one entry: `s/this/that/` replaces. Any other entry is removed, both as plain
-    text and as a regular expression."""
-    replace = REPLACE.fullmatch(entry)
-    pattern, new = replace.groups() if replace else (entry, "")
-    try:
-        expression = re.compile(pattern)
-        expression.sub(new, "")
-    except (re.error, IndexError) as e:
-        if replace is None:
-            return lambda caption: caption.replace(entry, "")
-        raise ConfigError(
-            f"{where}: `{entry}` is not a valid regular expression: {e}",
-            hint="put a backslash before special characters that are meant literally",
-        ) from None
-    if replace is not None:
-        return lambda caption: expression.sub(new, caption)
-    return lambda caption: expression.sub("", caption.replace(entry, ""))
-
-
-def _read(path: Path, where: str) -> Sequence[str]:
-    try:
-        with opening.opened(path, LIST_BYTES) as f:
-            text = f.read().decode("utf-8-sig")
-        entries = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError, RecursionError) as e:
-        why = getattr(e, "strerror", None) or e
-        raise ConfigError(
-            f"{where}: `{path}` cannot be read: {why}", hint="check the path"
-        ) from None
-    if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
-        raise ConfigError(
-            f"{where}: `{path}` does not hold a list of strings", hint='write ["…", "…"]'
-        )
-    return [e for e in entries if e.strip()]

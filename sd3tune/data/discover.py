@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from sd3tune.data import faces, image_tables, pixels
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
+from sd3tune.data.caption_files import CaptionFiles
 from sd3tune.data.captions import Captions, NoCaption
 from sd3tune.data.digests import KnownFiles
 from sd3tune.data.headers import COMPANIONS, SUFFIXES, Unusable, size_of, suffix_of
@@ -72,6 +73,7 @@ class Discovery:
 
     samples: tuple[Sample, ...]
     rejected: tuple[RejectedFile, ...]
+    notes: tuple[str, ...] = ()  # what a user should know about files and captions
 
 
 def discover(
@@ -80,12 +82,15 @@ def discover(
     *,
     masks: Source | None = None,
     tick: Tick = lambda: None,
+    expect: Callable[[int], None] = lambda files: None,
 ) -> Discovery:
-    """All usable images, in the order of their names. tick: called for each file.
+    """All usable images, in the order of their names. tick: called for each file; expect: called
+    with the number of files before the first of them.
 
     Raises DataError if no image is usable, or with `strict` if a file is not.
     """
     look = SampleReader(dataset, source, masks)
+    expect(len(look.names))
     samples: list[Sample] = []
     rejected: list[RejectedFile] = list(look.no_images)
     for found in _mapped(look.at, look.names, source.ahead):
@@ -102,11 +107,12 @@ def discover(
             hint="remove these files, or set strict=false to train without them",
         )
     if not samples:
-        raise DataError(_nothing(dataset, source, rejected), hint=_what_to_do(rejected))
+        why = "; ".join((_nothing(dataset, source, rejected), *look.notes()))
+        raise DataError(why, hint=_what_to_do(rejected))
     if dataset.max_num_samples and len(samples) > dataset.max_num_samples:
         kept = {s.id for s in sorted(samples, key=lambda s: s.id)[: dataset.max_num_samples]}
         samples = [s for s in samples if s.id in kept]
-    return Discovery(tuple(samples), tuple(rejected))
+    return Discovery(tuple(samples), tuple(rejected), tuple(look.notes()))
 
 
 class SampleReader:
@@ -120,11 +126,14 @@ class SampleReader:
         listed = bool(trusted) or dataset.preserve_data_backend_cache
         self.no_images: list[RejectedFile] = []
         remembered = self._remembered() if listed else []
-        self.names = self._images(remembered or self._listed(source))
+        files = remembered or self._listed(source)
+        self.names = self._images(files)
+        self._caption_files = CaptionFiles(None if remembered else files)
+        self._tables = [name for name in files if suffix_of(name) in image_tables.SUFFIXES]
         self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
-        self._captions = Captions(dataset, source, words)
+        self._captions = Captions(dataset, source, words, self._caption_files)
         self._shapes: dict[tuple[Size, tuple[int, int]], Geometry] = {}
         if dataset.crop and dataset.crop_style == "face":
             faces.detector()
@@ -134,6 +143,33 @@ class SampleReader:
             return self._sample(name)
         except (Unusable, NoCaption) as e:
             return RejectedFile(self.dataset.id, self.source.where(name), str(e))
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know about the files, after all were examined."""
+        yield from self.source.notes()
+        yield from self._captions.notes()
+        dataset = self.dataset
+        if self._sizes is not None and dataset.metadata_backend != dataset.caption_strategy:
+            yield from self._sizes.notes(dataset.metadata_backend)
+        if self.source.has_files:
+            yield from self._unread_captions()
+
+    def _unread_captions(self) -> Iterator[str]:
+        """Captions that lie beside the images while captions come from elsewhere."""
+        dataset = self.dataset
+        if dataset.caption_strategy == "filename" and self._tables:
+            yield (
+                f"`{self._tables[0]}` lies among the images and is not read: caption_strategy="
+                "filename; caption_strategy=csv or parquet takes captions from a table"
+            )
+        if dataset.caption_strategy == "textfile":
+            return
+        if unread := list(self._caption_files.beside(self.names)):
+            yield (
+                "caption files beside images are not read with caption_strategy="
+                f"{dataset.caption_strategy}: {len(unread)} of them, such as `{unread[0]}`; set "
+                "caption_strategy=textfile to use them"
+            )
 
     def _sample(self, name: str) -> Sample:
         dataset = self.dataset
@@ -164,7 +200,7 @@ class SampleReader:
         if self._sizes is not None:
             entry = self._sizes.get(name)
             if entry is None:
-                raise Unusable(f"no row for it in the {self.dataset.metadata_backend} table")
+                raise Unusable(self._sizes.reason(name, self.dataset.metadata_backend))
             if entry.size is not None:
                 return entry.size
         if self._trusts_sizes and name in self.known.files:
@@ -174,7 +210,9 @@ class SampleReader:
             if found is not None:
                 return found
         try:
-            if (known := self.known.get(name, self.source.stamp(name))) is not None:
+            known = self.known.get(name, self.source.stamp(name))
+            # Caches written before 2026-11-27 hold the size of a rotated TIFF the wrong way round.
+            if known is not None and suffix_of(name) not in (".tif", ".tiff"):
                 return known.width, known.height
             with self.source.open(name) as stream:
                 return size_of(stream, name)
@@ -233,7 +271,8 @@ class SampleReader:
 
     def _table(self, backend: str) -> image_tables.ImageTable | None:
         columns = {"csv": self.dataset.csv, "parquet": self.dataset.parquet}.get(backend)
-        return image_tables.read(columns, f"dataset `{self.dataset.id}`") if columns else None
+        whose = f"dataset `{self.dataset.id}`"
+        return image_tables.read(columns, whose, self.names) if columns else None
 
 
 def _mapped(
@@ -278,7 +317,7 @@ def without(found: Discovery, bad: Sequence[RejectedFile]) -> Discovery:
     """The discovery without samples that turned out to be unusable."""
     paths = {r.path for r in bad}
     kept = tuple(s for s in found.samples if s.path not in paths)
-    return Discovery(kept, (*found.rejected, *bad))
+    return replace(found, samples=kept, rejected=(*found.rejected, *bad))
 
 
 def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery:
@@ -299,52 +338,7 @@ def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery
         raise DataError(
             _nothing(dataset, source, rejected), hint="set crop=true, or a smaller resolution"
         )
-    return Discovery(kept, (*found.rejected, *rejected))
-
-
-def check_minimum(
-    found: Discovery,
-    dataset: "ImageDataset",
-    *,
-    train_batch_size: int,
-    gradient_accumulation_steps: int,
-    processes: int = 1,
-    oversubscribe: bool = False,
-) -> Discovery:
-    """A dataset must fill one optimizer step, and one batch of the VAE when that was asked for.
-    Thin buckets are completed by the loader, so the rule is per dataset. With `oversubscribe`
-    (allow_dataset_oversubscription) what is too small is repeated.
-
-    Raises DataError with the numbers and the ways out.
-    """
-    images = len(found.samples)
-    have = images * (dataset.repeats + 1)
-    batch = dataset.train_batch_size or train_batch_size
-    need = batch * gradient_accumulation_steps * processes
-    repeats = -(-need // images) - 1
-    if have < need and oversubscribe:
-        return replace(found, samples=tuple(replace(s, repeats=repeats) for s in found.samples))
-    if have < need:
-        raise DataError(
-            f"dataset `{dataset.id}` has {images} images x (repeats={dataset.repeats} "
-            f"+ 1) = {have}, one optimizer step takes train_batch_size={batch} x "
-            f"gradient_accumulation_steps={gradient_accumulation_steps}"
-            + (f" x {processes} processes = {need}" if processes > 1 else f" = {need}"),
-            hint=f"set repeats={repeats} in the dataset, or train_batch_size to {have} or less, "
-            "or allow_dataset_oversubscription=true",
-        )
-    return found
-
-
-def check_vae_batch(found: Discovery, dataset: "ImageDataset", asked: bool) -> None:
-    """Raises DataError when more images are to be encoded at a time than there are."""
-    images, size = len(found.samples), dataset.vae_batch_size
-    if asked and images < size:
-        raise DataError(
-            f"dataset `{dataset.id}` has {images} images, vae_batch_size={size} encodes more at a "
-            "time",
-            hint=f"set vae_batch_size to {images} or less, or add images",
-        )
+    return replace(found, samples=kept, rejected=(*found.rejected, *rejected))
 
 
 def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[RejectedFile]) -> str:
@@ -363,6 +357,9 @@ def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[Rejecte
 def _what_to_do(rejected: Sequence[RejectedFile]) -> str:
     if not rejected:
         return f"put images there: {', '.join(sorted(SUFFIXES))}"
-    if "caption" in rejected[0].reason:
+    reason = rejected[0].reason
+    if "caption file" in reason or "leaves no caption" in reason:
         return "write a .txt beside each image, or set caption_strategy to filename"
+    if reason.startswith("no row"):
+        return "write the names of the images into the table, relative to the dataset's folder"
     return f"look at `{rejected[0].path}` first"

@@ -8,8 +8,9 @@ from io import BytesIO
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from sd3tune.data import apart, jxl, ppm, tiff
+from sd3tune.data import apart, jxl, png, ppm, tiff
 from sd3tune.data.unusable import NoMemory as NoMemory
 from sd3tune.data.unusable import Unusable as Unusable
 
@@ -32,6 +33,7 @@ EXTRAS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
 ISO_MEDIA, JPEG_2000 = b"ftyp", (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 EXIF_BYTES = 16 * 2**20
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 
 
 @cache
@@ -146,9 +148,12 @@ def size_here(stream: BinaryIO, name: str) -> Size:
     """Like `size_of`, in this process for every format."""
     try:
         image = opened(stream)
-        width, height = image.size
+        width, height = _stored_size(image)
         # The base class's method: PNG's own decodes every pixel to find EXIF data after them.
-        turned = Image.Image.getexif(image).get(ORIENTATION) in TURNED
+        exif = Image.Image.getexif(image)
+        if image.format == "PNG" and ORIENTATION not in exif:
+            exif = png.exif_at_the_end(stream)
+        turned = exif.get(ORIENTATION) in TURNED
     except Unusable:
         raise
     except UnidentifiedImageError:
@@ -162,6 +167,14 @@ def size_here(stream: BinaryIO, name: str) -> Size:
     if width < 1 or height < 1:
         raise Unusable("it has no pixels")
     return (height, width) if turned else (width, height)
+
+
+def _stored_size(image: Image.Image) -> Size:
+    """The size before its orientation is applied; Pillow applies that of a TIFF to its size when it
+    opens the file."""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2[TIFF_WIDTH]), int(image.tag_v2[TIFF_HEIGHT])
+    return image.size
 
 
 def suffix_of(name: str) -> str:

@@ -9,16 +9,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 from sd3tune.data import image_tables
-from sd3tune.data.folder import stamp
-from sd3tune.data.headers import NoMemory, Unusable, size_of
+from sd3tune.data.folder import Folder, stamp
+from sd3tune.data.headers import SUFFIXES, NoMemory, Unusable, size_of, suffix_of
 from sd3tune.data.roots import Roots
 from sd3tune.data.sources import IMAGE_BYTES, Source, Tell
+from sd3tune.data.table_names import matched, shown_name
 from sd3tune.filesystem import drafts, opening
 from sd3tune.urls import is_url, shown_url
 
@@ -53,6 +55,7 @@ class Rows(Source):
         self._failed: dict[str, str] = {}  # name -> reason; for this process only
         self._told: set[str] = set()
         self._cleared = False
+        self._lost: dict[str, str | None] = {}  # rows without a file -> the file they may mean
 
     def names(self) -> list[str]:
         return self._names
@@ -95,9 +98,47 @@ class Rows(Source):
         if is_url(name):
             raise OSError("its address is not an http or https address")
         path = os.path.join(self._root, name)
+        if not os.path.exists(path):
+            self._lost[name] = self._renamed.get(name)
+            path = os.path.join(self._root, self._lost[name] or name)
         if not self._roots.hold(path):
             raise OSError(self._roots.refusal("its path"))
         return path
+
+    @cached_property
+    def _files(self) -> list[str]:
+        """The images in the dataset's folder that no row names exactly."""
+        named = {name.removeprefix("./") for name in self._names}
+        files = Folder(Path(self._root), self._dataset.allowed_roots).names()
+        return [f for f in files if suffix_of(f) in SUFFIXES and f not in named]
+
+    @cached_property
+    def _renamed(self) -> dict[str, str]:
+        """Row -> file, for rows that name a file in another way (data/table_names.py)."""
+        rows = (n for n in self._names if "\0" not in n and not is_url(n))
+        lost = [n for n in rows if not os.path.exists(os.path.join(self._root, n))]
+        pairs = matched(lost, self._files).rows
+        return {row: file for file, found in pairs.items() for row in found[:1]}
+
+    def notes(self) -> list[str]:
+        """What was found under another name, and what was not found."""
+        found = []
+        taken = {row: file for row, file in sorted(self._lost.items()) if file is not None}
+        if taken:
+            row, file = next(iter(taken.items()))
+            found.append(
+                f"the table names files in another way: `{shown_name(row)}` is taken for `{file}` "
+                f"({len(taken)} in all)"
+            )
+        lost = sorted(self._lost.keys() - taken.keys())
+        left = sorted(set(self._files) - set(taken.values())) if lost else []
+        if lost and left:
+            found.append(
+                f"{len(lost)} rows name no file in `{self._root}`, such as "
+                f"`{shown_name(lost[0])}`; {len(left)} images there have no row, such as "
+                f"`{left[0]}`"
+            )
+        return found
 
     def _fetched(self, name: str) -> str:
         path = self._keep / sha256(name.encode()).hexdigest()

@@ -69,6 +69,10 @@ class Source(ABC):
         """The hosts that will be contacted, each with the reason; none has been contacted yet."""
         return ()
 
+    def notes(self) -> Sequence[str]:
+        """Sentences about how the files were found, after all were opened."""
+        return ()
+
     def warnings(self) -> Sequence[str]:
         """Sentences that the user should read about the listed files."""
         return ()

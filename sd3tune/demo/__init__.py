@@ -27,13 +27,18 @@ def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> 
     Raises ConfigError, and DataError when the photographs' package is missing.
     """
     from sd3tune.demo import photos, tiny
+    from sd3tune.report.progress import say, stage
     from sd3tune.report.quiet import quiet_libraries
 
     _check(folder, force)
+    say("importing PyTorch, diffusers and transformers")
     quiet_libraries()
-    photos.write(folder / "photos")
-    for name in MODELS:
-        tiny.write(folder / "models" / name, name)
+    with stage("write photographs and models", 1 + len(MODELS)) as bar:
+        photos.write(folder / "photos")
+        bar.advance()
+        for name in MODELS:
+            tiny.write(folder / "models" / name, name)
+            bar.advance()
     files = {
         "config.json": config(model),
         "multidatabackend.json": DATASETS,
@@ -113,7 +118,6 @@ DATASETS: list[dict[str, Any]] = [
         "crop": True,
         "crop_aspect": "square",
         "crop_style": "center",
-        "resolution": 128,
         "minimum_image_size": 0,
         "maximum_image_size": 128,
         "target_downsample_size": 128,

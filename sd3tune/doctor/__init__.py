@@ -7,6 +7,7 @@ choose comes from the same table the trainer uses, so that doctor, plan and trai
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded, smoke_of
 from sd3tune.backends.decide.decisions import capabilities, decide_all
@@ -18,6 +19,7 @@ from sd3tune.decision import Decision
 from sd3tune.doctor.finding import Finding
 from sd3tune.errors import PlanError
 
+Tried = Literal["all", "software", "nothing"]
 Table = dict[str, dict[str, tuple[Level, tuple[str, ...]]]]
 
 
@@ -33,6 +35,7 @@ class Report:
     machine: Machine | None = None
     torch: TorchReport | None = None
     chip: str | None = None
+    tried: Tried = "all"  # what ran, and was not just looked at
 
     @property
     def can_train(self) -> bool:
@@ -53,6 +56,11 @@ class Depth:
     device: bool = True
     deep: bool = False
 
+    @property
+    def tried(self) -> Tried:
+        """What runs at this depth."""
+        return "nothing" if self.quick else "all" if self.device else "software"
+
 
 WHOLE = Depth()
 
@@ -62,7 +70,7 @@ def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> 
     from sd3tune.backends.observe import probing, this_machine
 
     started = time.perf_counter()
-    machine, torch, facts = this_machine.observe(import_torch=not quick)
+    machine, torch, facts = this_machine.observe(import_torch=not quick, device=device)
     depth = Depth(quick=quick, device=device, deep=deep)
     run_probes = probing.on_this_machine(anew=True)
     made = diagnose(machine, torch, facts, run_probes, depth)
@@ -85,6 +93,7 @@ def diagnose(
     if depth.device:
         findings += hardware.accelerators(machine, facts)
     answers: dict[str, ProbeAnswer] = {}
+    every, facts = facts.devices, facts.of_processes(1)  # as a run without settings
     if depth.quick or torch.error or torch.version is None:
         why = "not asked for" if depth.quick else "torch is not usable"
         findings.append(Finding("probes", "skip", "probes", why, "doctor"))
@@ -102,7 +111,10 @@ def diagnose(
     probed = probe_findings.findings(facts, answers)
     said = {f.id for f in probed}  # a package that is missing, with what needs it
     found = [*(f for f in findings if f.id not in said), *probed, *made.findings]
-    return replace(made, findings=tuple(found), machine=machine, torch=torch)
+    seen = replace(made.facts, devices=every)
+    return replace(
+        made, findings=tuple(found), facts=seen, machine=machine, torch=torch, tried=depth.tried
+    )
 
 
 def consult(name: str) -> Report:

@@ -23,4 +23,5 @@ class Finding:
 def of(problem: Problem, name: str, source: str) -> Finding:
     """A problem met while observing, as a finding."""
     status: Status = "FAIL" if problem.severity == "fail" else problem.severity
-    return Finding(problem.id, status, name, problem.message, source, problem.fix)
+    fix = "" if status == "skip" else problem.fix
+    return Finding(problem.id, status, name, problem.message, source, fix)

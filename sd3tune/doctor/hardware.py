@@ -1,15 +1,18 @@
 """Accelerators, and whether the installed PyTorch can use them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.chips import Chip
-from sd3tune.backends.observe.facts import MAKERS, Facts, Gpu, Machine, TorchReport
+from sd3tune.backends.observe.facts import MAKERS, Device, Facts, Gpu, Machine, TorchReport
 from sd3tune.doctor import software
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
+COMPARED = "survey and torch compared"
 HOT_CELSIUS = 90
+JOINED = "torch and survey joined"
 # What a card does when idle or at its power limit is its business; these cost speed.
 HARMFUL = ("thermal", "slowdown", "brake", "prochot", "hbm", "socket")
 
@@ -35,8 +38,29 @@ def torch(report: TorchReport, facts: Facts, *, device: bool) -> Iterator[Findin
         met = (
             p for p in facts.problems if not p.id.startswith("container.")
         )  # others are findings of the host
-        yield from (of(p, "torch", "survey and torch compared") for p in met)
+        for p in met:
+            name, source = ("driver", p.source) if p.source else ("torch", COMPARED)
+            yield of(p, name, source)
+        yield from _of_devices(facts)
         yield from (Finding(n.id, "ok", "setting", n.message, n.source) for n in facts.notes)
+
+
+def _of_devices(facts: Facts) -> Iterator[Finding]:
+    """What is wrong with the devices after the first: a run of one process is not refused for
+    them."""
+    for device in facts.devices:
+        for problem in device.problems:
+            finding = of(problem, device.torch_device, COMPARED)
+            if finding.status == "FAIL":
+                words = f"{finding.fact} (a run of several processes would use it)"
+                finding = replace(finding, status="warn", fact=words)
+            yield finding
+        if device.exclusive and not device.problems:
+            yield Finding(
+                "cuda.exclusive", "warn", device.torch_device,
+                "its compute mode is EXCLUSIVE_PROCESS: one process, and no --nproc, can use it",
+                COMPARED, f"sudo nvidia-smi -i {device.physical_index} -c 0",
+            )  # fmt: skip
 
 
 def _unsupported(version: str) -> Iterator[Finding]:
@@ -46,7 +70,7 @@ def _unsupported(version: str) -> Iterator[Finding]:
         return
     yield Finding(
         "torch.version", "warn", "torch", f"{version} is installed, tested with {wanted.specifier}",
-        "importlib.metadata", f"SD3TUNE_TORCH='torch{wanted.specifier}' bash scripts/setup",
+        "importlib.metadata", "bash scripts/setup, which chooses a build that the driver runs",
     )  # fmt: skip
 
 
@@ -56,19 +80,38 @@ def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
         name = MAKERS[survey.vendor]
         for problem in survey.problems:
             if problem.id not in known:
-                yield of(problem, name, survey.source or "survey")
+                finding = of(problem, name, problem.source or survey.source or "survey")
+                if facts.accelerated and not facts.rest_on(survey):
+                    finding = replace(finding, status="warn")  # another vendor's card trains
+                yield finding
         if survey.driver:
             words = f"{survey.driver}, offers {survey.offers}" if survey.runtime else survey.driver
-            source = survey.source or "survey"
+            source = survey.driver_told_by
             yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
         for gpu in survey.gpus:
-            yield from accelerator(gpu)
+            several = len(survey.gpus) > 1
+            yield from accelerator(gpu, several) if gpu.error is None else _silent(gpu, facts)
     yield from _chosen(machine, facts)
 
 
-def accelerator(gpu: Gpu) -> Iterator[Finding]:
-    """One card: its name, then everything that would slow or stop training."""
-    name = f"{gpu.vendor} {gpu.index}"
+def _silent(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
+    """A card that no longer answers, where no variable and no run names it."""
+    said = (p.message for p in (*facts.problems, *(p for d in facts.devices for p in d.problems)))
+    if not any(words.startswith(f"{gpu.label} ") for words in said):
+        words = f"{gpu.name} does not answer ({gpu.error}); no run is asked to use it"
+        fix = "reboot, or leave it out as it is now"
+        yield Finding(f"{gpu.vendor}.device", "warn", _called(gpu), words, gpu.source, fix)
+
+
+def _called(gpu: Gpu) -> str:
+    """With the driver's number, which is not PyTorch's: "NVIDIA GPU 1"."""
+    return f"{MAKERS[gpu.vendor]} GPU {gpu.index}"
+
+
+def accelerator(gpu: Gpu, several: bool = False) -> Iterator[Finding]:
+    """One card: its name, then everything that would slow training. several: there are others,
+    which may be equal, so that it needs its UUID."""
+    name = _called(gpu)
     parts = [f"{gpu.name}, {gpu.arch.name}"]
     if gpu.total_bytes is not None:
         parts.append(f"{gpu.total_bytes / GIB:.1f} GiB")
@@ -78,15 +121,14 @@ def accelerator(gpu: Gpu) -> Iterator[Finding]:
     parts += ["MIG slice"] if gpu.mig else []
     parts += [f"{gpu.links} links"] if gpu.links else []
     parts += [f"{gpu.gpu_cores} GPU cores"] if gpu.gpu_cores else []
-    yield Finding(f"{gpu.vendor}.device", "ok", name, ", ".join(parts), gpu.source)
+    parts += [f"PCI {gpu.bus_id}"] if gpu.bus_id else []
+    parts += [p for p in (gpu.hip_uuid or gpu.uuid,) if p and several]
+    yield Finding(f"{gpu.vendor}.device", "ok", name, ", ".join(parts), gpu.told_by)
     yield from (Finding(f"{gpu.vendor}.{i}", s, name, words, gpu.source, fix)
                 for i, s, words, fix in _health(gpu))  # fmt: skip
 
 
 def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
-    if gpu.compute_mode == "prohibited":
-        fix = f"sudo nvidia-smi -i {gpu.index} -c 0"
-        yield "compute-mode", "FAIL", "compute mode is PROHIBITED: no program may use it", fix
     if gpu.ecc_uncorrected:
         words = f"{gpu.ecc_uncorrected} uncorrected memory errors since the driver started"
         yield "ecc", "warn", words, "reset the card or rent another: results may be wrong"
@@ -103,16 +145,21 @@ def _health(gpu: Gpu) -> Iterator[tuple[str, Status, str, str]]:
     if gpu.pcie_width and gpu.pcie_width_max and gpu.pcie_width < gpu.pcie_width_max:
         words = f"PCIe runs at x{gpu.pcie_width} of x{gpu.pcie_width_max}: slow copies"
         yield "pcie", "warn", words, "reseat the card, or rent another host"
-    if gpu.other_processes_bytes and gpu.other_processes_bytes > GIB:
-        words = f"other processes hold {gpu.other_processes_bytes / GIB:.1f} GiB"
-        yield "shared", "warn", words, "stop them: nvidia-smi or amd-smi process names them"
+    if gpu.occupied_bytes and gpu.occupied_bytes > GIB:
+        words = f"other programs or users hold {gpu.occupied_bytes / GIB:.1f} GiB of its memory"
+        fix = "stop them, or leave it so: plan judges by what is free. nvidia-smi, or amd-smi "
+        yield "shared", "warn", words, f"{fix}process, names those that you may see"
 
 
 def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
-    names = ", ".join(f"{d.torch_device} {d.name}" for d in facts.devices)
-    if facts.accelerated:
-        yield Finding("device.chosen", "ok", "trains on", names, "torch and survey joined")
+    refused = any(p.severity == "fail" for p in facts.problems)
+    if facts.accelerated and not refused:
+        first, *others = facts.devices
+        yield Finding("device.chosen", "ok", "trains on", _which(first), JOINED)
+        for device in others:
+            yield Finding("device.more", "ok", "with --nproc", _which(device), JOINED)
         yield from _usable(facts)
+        yield from _unlike(facts)
         if facts.untested_on_hardware:
             yield Finding(
                 "device.untested", "warn", MAKERS[facts.vendor],
@@ -122,7 +169,7 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
         return
     container = machine.host.container
-    if any(p.severity == "fail" for p in facts.problems):
+    if refused:
         return  # reported among the problems
     if any(s.gpus for s in machine.surveys):
         return  # a card that torch cannot use is among the problems
@@ -140,15 +187,37 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
         "device.chosen",
         "ok",
         "trains on",
-        f"{names}: no accelerator here, slow but exact",
+        f"cpu {facts.devices[0].name}: no accelerator here, slow but exact",
         "survey",
     )
 
 
+def _unlike(facts: Facts) -> Iterator[Finding]:
+    """Of devices that differ, the first decides for one process, the weakest for several."""
+    kinds = {(d.arch.name, d.total_bytes) for d in facts.devices}
+    if len(kinds) < 2:
+        return
+    first, weakest = facts.devices[0], facts.weakest
+    words = (
+        f"the devices differ: what stands below is for a run of one process on "
+        f"{first.torch_device}; {len(facts.devices)} processes decide for the weakest, "
+        f"{weakest.torch_device} {weakest.name}"
+    )
+    yield Finding("device.unlike", "ok", "devices", words, JOINED)
+
+
+def _which(device: Device) -> str:
+    """PyTorch's number and name, then the driver's number and what decided between them."""
+    return f"{device.torch_device} {device.name}{f' ({device.card})' if device.card else ''}"
+
+
 def _usable(facts: Facts) -> Iterator[Finding]:
     """How much of a device's memory a run may use, where the device shares memory with the host,
-    and the source of that number."""
+    and the source of that number; how much is free, where others may hold some of it."""
     for d in facts.devices:
+        if d.free is not None:
+            words = d.free if len(facts.devices) == 1 else f"{d.torch_device}: {d.free}"
+            yield Finding("device.free", "ok", "free memory", words, "driver")
         if d.usable_source and d.usable_bytes and d.total_bytes:
             words = f"{d.usable_bytes / GIB:.1f} of {d.total_bytes / GIB:.1f} GiB"
             yield Finding("device.usable", "ok", "usable memory", words, d.usable_source)
@@ -156,26 +225,20 @@ def _usable(facts: Facts) -> Iterator[Finding]:
 
 def catalogued(chip: Chip) -> list[Finding]:
     """The figures of a chip from documents; nothing was measured. Figures that were not compared
-    with the document are `skip`."""
-    rates = {"fp32": chip.fp32_flops, "bf16": chip.bf16_flops, "fp16": chip.fp16_flops,
-             "fp8": chip.fp8_flops, "int8": chip.int8_ops}  # fmt: skip
-    speed = chip.bandwidth_bytes_per_second
+    with a page are `skip`."""
+    rate = chip.half_flops
     figures = {
-        "memory": f"{chip.memory_bytes / GIB:.0f} GiB",
-        "bandwidth": f"{speed / 1e9:.0f} GB/s" if speed else "",
-        "rates": ", ".join(f"{name} {rate / 1e12:.0f} T/s" for name, rate in rates.items() if rate),
+        "memory": chip.memory_words,
+        "bandwidth": f"{chip.bandwidth_bytes_per_second / 1e9:.0f} GB/s",
+        "rate": f"{rate / 1e12:.0f} TFLOP/s of dense 16-bit products" if rate else "",
     }
-    names = {"rates": "dense rates"}
-    status: Status = "ok" if chip.checked else "skip"
-    doubt = "" if chip.checked else ", entered from memory and not checked against the source"
-    found = [
-        Finding(f"catalog.{key}", status, names.get(key, key), words + doubt, chip.sources[0])
-        for key, words in figures.items()
-        if words
-    ]
-    found += [Finding("catalog.note", "ok", "note", note, chip.sources[0]) for note in chip.notes]
-    what = f"{chip.name}, {chip.arch.name}"
-    what += ": from documents, not measured"
+    what = f"{chip.name}, {chip.arch.name}: from documents, not measured"
     if chips.facts(chip).untested_on_hardware:
         what += "; sd3tune is untested on hardware of this kind"
-    return [Finding("catalog.chip", "ok", "chip", what, "catalogue"), *found]
+    found = [Finding("catalog.chip", "ok", "chip", what, "catalogue")]
+    for figure, words in figures.items():
+        source = chip.source(figure)
+        status: Status = "skip" if source == chips.UNVERIFIED else "ok"
+        if words:
+            found.append(Finding(f"catalog.{figure}", status, figure, words, source))
+    return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.backends.observe import child, mps_settings, raw_answers
+from sd3tune.backends.observe.facts import Vendor
 from sd3tune.doctor.private import Private
 from sd3tune.errors import ConfigError
 from sd3tune.escaping import one_line
@@ -21,8 +22,10 @@ SECONDS = 60.0
 ENVIRONMENT = (
     *mps_settings.NAMES,
     *"CUDA_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES CUDA_DEVICE_ORDER".split(),
+    *"GPU_DEVICE_ORDINAL NVIDIA_VISIBLE_DEVICES".split(),
     *"HSA_OVERRIDE_GFX_VERSION PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF".split(),
     *"OMP_NUM_THREADS SD3TUNE_BACKEND CONDA_PREFIX NCCL_P2P_DISABLE".split(),
+    "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
 )
 MORE = "sd3tune torch numpy pillow pydantic sentencepiece protobuf psutil click rich ninja".split()
 
@@ -56,29 +59,32 @@ def bundle(
     """The document, without what names its owner. build: how PyTorch was built, in its own words;
     None asks it in a child process."""
     torch = doctor["torch"] or {}
+    asked = [survey["vendor"] for survey in doctor["machine"]["surveys"]]
     document = {
         **doctor,
         "report": {
             "schema": 1,
             "packages": packages(),
             "environment": {n: environ[n] for n in ENVIRONMENT if n in environ},
-            "nvidia_smi": raw_answers.nvidia_details(root),
+            "nvidia_smi": raw_answers.nvidia_details(asked),
             "torch": (build or details)() if torch.get("imported") else {},
         },
-        "recording": recording(doctor, environ, root),
+        "recording": recording(doctor, environ, root, asked),
     }
     cleaned: dict[str, Any] = private.clean(document)
     return cleaned
 
 
-def recording(doctor: Mapping[str, Any], environ: Mapping[str, str], root: Path) -> dict[str, Any]:
+def recording(
+    doctor: Mapping[str, Any], environ: Mapping[str, str], root: Path, asked: list[Vendor]
+) -> dict[str, Any]:
     """As tests/machines has them: the answers from which this machine's facts are made again."""
     facts, host = doctor["facts"], doctor["machine"]["host"]
     return {
         "provenance": f"measured: sd3tune {doctor['version']} doctor --report",
         "platform": host["os"],
         "files": raw_answers.files(root),
-        "commands": raw_answers.commands(root),
+        "commands": raw_answers.commands(asked),
         "packages": facts["packages"],
         "tools": facts["tools"],
         "environ": {n: environ[n] for n in ENVIRONMENT if n in environ and n != "SD3TUNE_BACKEND"},

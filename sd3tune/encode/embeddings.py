@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sd3tune import quant
 from sd3tune.data.cache import TensorCache
+from sd3tune.discovered import FILL, skipped
 from sd3tune.encode.caches import BLANK, Caches
 from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
@@ -16,7 +17,7 @@ from sd3tune.load import quantise, variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
-from sd3tune.report.progress import say, stage
+from sd3tune.report.progress import say, stage, waiting
 from sd3tune.sd3.text import TextEncoders, packed, unconditional
 from sd3tune.sd3.variants import COMPONENTS
 
@@ -31,7 +32,13 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
         cache = caches.folders[folder]
         cache.mend()
         lost = sorted(c for c in captions if not cache.has(caches.text_key(c)))
-        if lost and not _skipped(caches, folder):
+        if lost and _skipped(caches, folder):
+            raise DataError(
+                f"{skipped('text')}, and `{folder}` lacks {len(lost)} of {len(captions)} captions "
+                f"and prompts, {(lost[0] or lost[-1])[:60]!r} among them",
+                hint=FILL,
+            )
+        if lost:
             missing[cache] = lost
         else:
             cache.finish()  # an earlier run may have been killed before it could
@@ -48,8 +55,9 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
             size = _shard_size(caches, cache.folder)
             fill(cache, list(by_key), size, partial(encoded, encoders, plan, by_key), bar)
             cache.finish()
-    del encoders
-    free()
+    with waiting("dropping the text encoders"):
+        del encoders
+        free()
     say(f"dropped  text encoders: {_amount(full)} in use before, {_amount(used())} after")
 
 
@@ -88,6 +96,11 @@ def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
 def load_encoders(plan: Plan, device: torch.device) -> TextEncoders:
     """Quantised and placed as planned; the CPU when they do not fit the device."""
     say(f"loading  text encoders of {plan.model.name}")
+    with waiting("loading the text encoders"):
+        return _loaded(plan, device)
+
+
+def _loaded(plan: Plan, device: torch.device) -> TextEncoders:
     encoders = TextEncoders.load(
         plan.model.source,
         dtype=plan.precision.text.value,

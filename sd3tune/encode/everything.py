@@ -19,7 +19,7 @@ from sd3tune.plan.changes import changes
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World
-from sd3tune.report.messages import say, warn
+from sd3tune.report.progress import say, waiting, warn
 from sd3tune.sd3 import model_folder, weights
 
 SET_ASIDE, PLAN_CHANGES = "set_aside.json", "plan_changes.json"  # in output_dir
@@ -28,7 +28,9 @@ SET_ASIDE, PLAN_CHANGES = "set_aside.json", "plan_changes.json"  # in output_dir
 def downloaded(prepared: Prepared) -> Prepared:
     """The same plan with its model on this disk."""
     plan, source = prepared.plan, prepared.plan.model.source
-    model = replace(plan.model, source=weights.local(source, **hub(plan)))
+    # The hub draws its own bars on a terminal.
+    with waiting(f"getting {source}", drawn=False):
+        model = replace(plan.model, source=weights.local(source, **hub(plan)))
     if model.source.base != source.base:  # folders were checked before the plan
         without = {part for part in ("transformer", "vae") if getattr(source, part) != source.base}
         model_folder.check(

@@ -16,13 +16,14 @@ from sd3tune.data.cache import TensorCache
 from sd3tune.data.discover import RejectedFile, Sample
 from sd3tune.data.headers import NoMemory, Unusable
 from sd3tune.data.sources import Source
+from sd3tune.discovered import FILL, skipped
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.file_digests import fingerprint, read_again
 from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
-from sd3tune.report.progress import stage, warn
+from sd3tune.report.progress import stage, waiting, warn
 from sd3tune.sd3 import latents as sd3_latents
 from sd3tune.sd3 import weights
 
@@ -94,9 +95,10 @@ def encode(
     masks: dict[str, dict[str, Sample]] = {}
     taken: dict[TensorCache, set[str]] = {}  # by another dataset of the same folder
     for name in sorted(samples):
-        if "vae" in prepared.dataset(name).skip_file_discovery:
-            continue
         cache = cache_of(name)
+        if "vae" in prepared.dataset(name).skip_file_discovery:
+            _refuse_missing(caches, cache, samples[name])
+            continue
         cache.mend()
         ordered = sorted(samples[name], key=lambda s: (s.geometry.bucket, s.name))
         have = taken.setdefault(cache, set())
@@ -106,7 +108,9 @@ def encode(
         masks[name] = {k: s for k, s in new_masks.items() if k not in have and not cache.has(k)}
         have.update(missing[name], masks[name])
     if total := sum(map(len, missing.values())):
-        vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan)).to(device)
+        with waiting("loading the VAE"):
+            vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
+            vae = vae.to(device)
         with stage("encode images", total) as bar, ThreadPoolExecutor(DECODERS) as pool:
             for name, wanted in missing.items():
                 d = prepared.dataset(name)
@@ -122,6 +126,21 @@ def encode(
                 fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
     for name in missing:  # those with nothing missing too: a run may have been killed before this
         cache_of(name).finish()
+
+
+def _refuse_missing(caches: Caches, cache: TensorCache, samples: Sequence[Sample]) -> None:
+    """Raises DataError where skip_file_discovery forbids to encode what the cache lacks."""
+    lost = [
+        s
+        for s in samples
+        if not cache.has(caches.key(s)) or ((m := caches.mask_key(s)) and not cache.has(m))
+    ]
+    if lost:
+        raise DataError(
+            f"dataset `{lost[0].dataset}`: {skipped('vae')}, and `{cache.folder}` lacks "
+            f"{len(lost)} of {len(samples)} images, `{lost[0].path}` first",
+            hint=FILL,
+        )
 
 
 def _latents(

@@ -22,6 +22,7 @@ from sd3tune.filesystem import cachedir
 from sd3tune.prepare import Prepared
 from sd3tune.processes.environment import ALONE
 from sd3tune.processes.world import World
+from sd3tune.report.progress import waiting
 from sd3tune.report.quiet import quiet_libraries
 
 EPOCHS = re.compile(rf"{EPOCH}(-\d+)?")  # as epoch_folder names them
@@ -63,11 +64,15 @@ def build(prepared: Prepared) -> Built:
     """Encodes the missing entries, as `train` would, and then stops. Raises Sd3tuneError."""
     started = monotonic()
     make_output(prepared.plan.output_dir)
-    quiet_libraries()
+    with waiting("importing diffusers and transformers"):
+        quiet_libraries()
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(deterministic=plan.hardware.deterministic.value)
+    vendor.prepare(
+        deterministic=plan.hardware.deterministic.value,
+        hidden_kernels=plan.attention.hidden_kernels.value,
+    )
     device = torch.device(plan.hardware.device.torch_device)
     world = World(ALONE, device)
     caches = filled(prepared, load_prompts(prepared.config), device, vendor, world)
@@ -141,7 +146,8 @@ def verify(paths: Sequence[Path], *, repair: bool) -> tuple[int, list[Damage]]:
     """Entries that are whole, and the shards that are not; repair: those are removed."""
     whole, damaged = 0, []
     for cache in folders(paths):
-        bad = cache.verify()
+        with waiting(f"reading {cache.folder}"):
+            bad = cache.verify()
         if bad and repair:
             cache.remove([d.path for d in bad])
         names = {d.path.name for d in bad}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sd3tune.filesystem import opening
 
-TAG = "CACHEDIR.TAG"
+TAG, SHARDS = "CACHEDIR.TAG", "shards"  # SHARDS: the folder of the entries
 SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"
 OURS = "# This folder is a cache of sd3tune: docs/concepts/caches.md"
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -21,6 +21,14 @@ def is_marked(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return lines[:1] == [SIGNATURE] and OURS in lines
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether a cache folder holds any entry."""
+    try:
+        return any((folder / SHARDS).glob("*.safetensors"))
+    except OSError:
+        return False
 
 
 def mark(folder: Path) -> None:

@@ -5,7 +5,9 @@ remedy.
 """
 
 import errno
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ _BROKEN = (
     "check `dmesg` and the health of the disk",
 )
 _FORBIDDEN = "permission is denied", "choose a folder you may write to, or change its owner"
+_OTHER_NAME = "choose another name for the folder"
 _OPEN = "too many files are open", "raise the limit with `ulimit -n 4096`"
 REASONS: dict[int, tuple[str, str]] = {
     errno.ENOSPC: _FULL,
@@ -82,6 +85,30 @@ def refusal(what: str, path: Path | str, error: Exception, *, then: str = "") ->
     without its full stop."""
     why, remedy = reason(error)
     return DiskError(f"cannot {what} `{path}`: {why}", hint=f"{remedy}; {then}" if then else remedy)
+
+
+def unwritable(folder: Path) -> tuple[str, str] | None:
+    """Why nothing can be written in a folder that is there or would be made, and what to do; None
+    where that is possible as far as is known without writing."""
+    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    if not there.is_dir():
+        return REASONS[errno.ENOTDIR] if there != folder else ("it is a file", _OTHER_NAME)
+    if there.resolve().parts[1:2] in (("proc",), ("sys",)):  # root may write, and nothing is kept
+        return "the kernel keeps it", _OTHER_NAME
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+    why, remedy = REASONS[errno.EROFS if read_only else errno.EACCES]
+    return (why if there == folder else f"{why} in `{there}`"), remedy
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes that a user may write where `path` is or would be made; None: unknown."""
+    existing = next((p for p in (path, *path.absolute().parents) if p.exists()), None)
+    try:
+        return None if existing is None else shutil.disk_usage(existing).free
+    except OSError:
+        return None
 
 
 @contextmanager

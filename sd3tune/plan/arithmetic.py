@@ -68,15 +68,17 @@ class AttentionPlan:
     training: Decision[str]
     sampling: Decision[str]  # of passes without gradients; `as-training`: the same
     inputs: Decision[str]  # `views`, or `contiguous` copies
+    hidden_kernels: Decision[bool]  # those that PyTorch uses only with a variable set
 
 
 def hardware_plan(inputs: RunInputs, chosen: Chosen) -> HardwarePlan:
     """The device of this process. chosen: the option of each axis."""
     facts, local_rank = inputs.facts, inputs.processes.local_rank
     device = facts.devices[min(local_rank, len(facts.devices) - 1)]
+    which = f"{device.name} ({device.card})" if device.card else device.name
     return HardwarePlan(
         device=device,
-        torch_device=Decision(device.torch_device, AUTO, f"{device.name}: {_origin(facts)}"),
+        torch_device=Decision(device.torch_device, AUTO, f"{which}: {_origin(facts)}"),
         pin_memory=typed(chosen["pin_memory"], SWITCH),
         compiler=or_none(chosen["dynamo_backend"], "no"),
         deterministic=typed(chosen["deterministic"], SWITCH),
@@ -109,6 +111,7 @@ def attention_plan(chosen: Chosen) -> AttentionPlan:
         training=chosen["attention_mechanism"],
         sampling=chosen["attention_no_grad"],
         inputs=chosen["attention_inputs"],
+        hidden_kernels=typed(chosen["hidden_kernels"], SWITCH),
     )
 
 

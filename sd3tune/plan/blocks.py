@@ -91,11 +91,11 @@ def _swapped(inputs: RunInputs) -> Decision[int]:
 
 def _offload(inputs: RunInputs, need: MemoryEstimate) -> Decision[Literal["none", "text_encoders"]]:
     """Where the text encoders run while captions are encoded. They are gone before training."""
-    room, bytes_ = inputs.room_bytes, need.text_encoders + need.workspace
+    most, bytes_ = inputs.room_bytes, need.text_encoders + need.workspace
     why = f"the text encoders take {gib(need.text_encoders)}"
-    if room is None or bytes_ <= room:
+    if most is None or bytes_ <= most:
         return Decision("none", AUTO, why)
-    why = f"{why}, {inputs.facts.weakest.name} has {gib(room)}"
+    why = f"{why}, {inputs.room_words}"
     host = limits.host_bytes(inputs.facts)
     if host is not None and host < bytes_:
         raise PlanError(

@@ -8,6 +8,8 @@ from typing import Any
 from sd3tune import __version__
 from sd3tune.backends.observe.facts import to_json
 from sd3tune.decision import Decision
+from sd3tune.plan.objective_decisions import objective_decisions
+from sd3tune.plan.overview import Overview
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.trainable import TrainedPlan
 
@@ -18,7 +20,12 @@ NOTHING = {"mixed_precision": "no", "dynamo_backend": "no"}
 
 def decisions(plan: Plan) -> dict[str, Decision[Any]]:
     """Every choice by the name of its setting, with values as the user would write them."""
-    typed = {**_of_machine(plan), **_of_run(plan), **_of_trained(plan.trained)}
+    typed = {
+        **_of_machine(plan),
+        **_of_run(plan),
+        **objective_decisions(plan),
+        **_of_trained(plan.trained),
+    }
     return {axis: _as_written(axis, d) for axis, d in typed.items()}
 
 
@@ -37,7 +44,7 @@ def decision(d: Decision[Any]) -> dict[str, Any]:
 
 def describe(plan: Plan) -> dict[str, Any]:
     """JSON-ready. Bytes are integers."""
-    device, estimate = plan.hardware.device, plan.memory.estimate
+    device, estimate = plan.facts.tightest, plan.memory.estimate
     amounts = {f"{name}_bytes": int(amount) for name, amount in asdict(estimate).items()}
     return {
         "schema": SCHEMA,
@@ -48,12 +55,37 @@ def describe(plan: Plan) -> dict[str, Any]:
         "memory": {
             **amounts,
             "training_bytes": estimate.training,
-            "available_bytes": device.usable_bytes or device.total_bytes,
+            "available_bytes": device.room_bytes,
             "estimated": ["activations_bytes", "workspace_bytes"],
         },
         "warnings": list(plan.warnings),
         "facts": to_json(plan.facts),
         "config": plan.config.model_dump(mode="json"),
+    }
+
+
+def describe_overview(seen: Overview) -> dict[str, Any]:
+    """JSON-ready: what `plan --json` says beside `describe`."""
+    disk, pictures = seen.disk, seen.pictures
+    sizes = ("latents", "captions", "quantised", "checkpoints", "result", "total")
+    return {
+        "data": {
+            "datasets": [asdict(d) for d in seen.datasets],
+            "images": seen.images,
+            "steps_per_epoch": seen.steps_per_epoch,
+            "epochs": round(seen.epochs, 3),
+        },
+        "pictures": asdict(pictures),
+        "disk": {
+            **{f"{name}_bytes": getattr(disk, name) for name in sizes},
+            "checkpoints_kept": disk.kept,
+            "free_bytes": seen.free_bytes,
+        },
+        "download_bytes": seen.download_bytes,
+        "host_memory": {
+            "needed_bytes": seen.host_bytes,
+            "available_bytes": seen.host_available_bytes,
+        },
     }
 
 
@@ -70,6 +102,7 @@ def _of_machine(plan: Plan) -> Mapping[str, Decision[Any]]:
         "optimizer": plan.optimizer.name,
         "trainable_dtype": precision.trainable,
         "grad_scaler": precision.grad_scaler,
+        "hidden_kernels": attention.hidden_kernels,
         "attention_mechanism": attention.training,
         "base_model_precision": precision.transformer,
         "text_encoder_1_precision": clip_l,

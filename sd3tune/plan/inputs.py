@@ -8,6 +8,7 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.data.discover import Sample
+from sd3tune.plan.memory import gib
 from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.sd3.variants import Model, tokens
 
@@ -42,6 +43,13 @@ class RunInputs:
 
     @property
     def room_bytes(self) -> int | None:
-        """Memory of the smallest device that may be filled; None: the device does not say."""
-        device = self.facts.weakest
-        return device.usable_bytes or device.total_bytes
+        """Memory that may be filled, of the device with the least; None: no device says."""
+        return self.facts.tightest.room_bytes
+
+    @property
+    def room_words(self) -> str:
+        """The memory that may be filled, as a part of a sentence."""
+        device = self.facts.tightest
+        if device.free is not None:
+            return f"{device.free} on {device.name}"
+        return f"{device.name} has {gib(device.room_bytes or 0)}"

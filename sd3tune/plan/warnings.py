@@ -38,6 +38,7 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
         )
     if config.fsdp_enable and inputs.processes.size == 1:
         yield "fsdp_enable=true changes nothing: there is one process to hold the weights"
+    yield from (f"{p.message}: {p.fix}" for p in facts.problems if p.severity == "warn")
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"
         yield f"sd3tune is untested on {kind}; please report what you see"

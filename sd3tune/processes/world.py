@@ -18,6 +18,7 @@ from torch import nn
 from sd3tune.backends.kernels import torch_devices
 from sd3tune.errors import HardwareError, PeerLost
 from sd3tune.processes.environment import ALONE, Processes
+from sd3tune.report.progress import waiting
 
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(hours=2)  # the others wait while rank 0 samples pictures
@@ -80,7 +81,8 @@ def join(processes: Processes, device: torch.device, backend: str | None) -> Ite
         yield World(processes, device)
         return
     try:
-        _meet(processes, backend)
+        with waiting(f"connecting {processes.size} processes"):
+            _meet(processes, backend)
     except (RuntimeError, ValueError) as e:
         hint = "check main_process_ip, main_process_port and the firewall between the machines"
         if processes.store is not None:

@@ -12,10 +12,11 @@ sys.stderr.
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import Literal
 
-from sd3tune.escaping import one_line
+from sd3tune.escaping import one_line, shortened
 from sd3tune.report.streams import speaks
 from sd3tune.report.width import columns, wrapped
 from sd3tune.urls import redacted
@@ -34,7 +35,12 @@ class StderrHandler(logging.Handler):
     """Writes to whatever sys.stderr is at the moment. What a stream refuses raises OSError, as
     `print` does; streams.outlive() is what makes a run survive it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = time.monotonic()  # when the newest message was written
+
     def emit(self, record: logging.LogRecord) -> None:
+        self.last = time.monotonic()
         if speaks():
             print("\n".join(_lines(record)), file=sys.stderr, flush=True)
 
@@ -43,17 +49,18 @@ def _lines(record: logging.LogRecord) -> Iterator[str]:
     width = columns(sys.stderr)
     head = PREFIX.get(record.levelno, "") + record.getMessage()
     for text in (head, *getattr(record, "details", ())):
-        yield from wrapped(one_line(redacted(text)), width)
+        yield from wrapped(one_line(shortened(redacted(text))), width)
 
 
 def _logger() -> logging.Logger:
     logger = logging.getLogger("sd3tune")
-    logger.addHandler(StderrHandler())
+    logger.addHandler(HANDLER)
     logger.propagate = False  # a library that sets up the root logger would print everything twice
     logger.setLevel(LEVELS["normal"])
     return logger
 
 
+HANDLER = StderrHandler()
 LOGGER = _logger()  # the parent of logging.getLogger(__name__) in every module
 
 
@@ -65,6 +72,11 @@ def set_verbosity(verbosity: Verbosity) -> None:
 def verbosity() -> Verbosity:
     """The present verbosity."""
     return next(name for name, level in LEVELS.items() if level == LOGGER.level)
+
+
+def silent_seconds() -> float:
+    """Seconds since the newest message."""
+    return time.monotonic() - HANDLER.last
 
 
 def say(*sentences: str) -> None:

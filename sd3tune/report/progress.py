@@ -1,32 +1,47 @@
-"""Progress on stderr: bars on a terminal, an occasional line in a log file.
+"""Progress on stderr, so that no command is silent for more than three seconds.
 
-Words carry the meaning; nothing here can fail a run, and stdout stays free for data.
+`stage` counts work that can be counted, `waiting` names work that cannot. On a terminal both draw a
+line that moves. A log file or a pipe gets a line after two seconds of silence, another after three,
+and then more and more rarely, down to one every ten seconds. Words carry the meaning; nothing here
+can fail a run, and stdout stays free for data.
 """
 
 import contextlib
 import logging
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 from sd3tune.escaping import one_line
-from sd3tune.report.messages import LOGGER, say, warn
+from sd3tune.report.messages import LOGGER, say, silent_seconds, warn
 from sd3tune.report.streams import speaks
 
-__all__ = ["Heartbeat", "Stage", "say", "stage", "warn"]
+__all__ = ["Heartbeat", "Stage", "say", "stage", "waiting", "warn"]
+SILENCE = "SD3TUNE_LOG_SECONDS"  # of silence in a log, before a line names the work
+SILENCE_SECONDS = 2.0  # unless the variable says otherwise
+NEXT, MOST = 1.3, 5  # times that long: the least and the most silence before a further line
 LINE_EVERY_SECONDS = 10.0
+# Where a terminal shows the stages that are open: what begins inside a stage is drawn below it.
+CONSOLE: ContextVar[Console | None] = ContextVar("CONSOLE", default=None)
 
 
 class Heartbeat:
@@ -60,8 +75,9 @@ class Stage:
     ) -> None:
         self._bar, self._task, self.name, self.total = bar, task, name, total
         self.done = 0
-        self._started = self._said = time.monotonic()
-        self._first = 0
+        self.started = self._said = time.monotonic()
+        self._first, self._words = 0, ""
+        self._counted = total is not None  # a log gets a last line, however short the stage was
         self._heart = Heartbeat()
 
     def begin(self, done: int) -> None:
@@ -70,8 +86,16 @@ class Stage:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done)
 
+    def expect(self, total: int) -> None:
+        """The amount of work, known only after the stage began."""
+        self.total = total
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=total)
+
     def advance(self, count: int = 1, words: str = "") -> None:
+        """Counts finished work. words: what is shown in place of the rate."""
         self.done += count
+        self._words = words
         self._heart.beat()
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
@@ -79,37 +103,165 @@ class Stage:
                 self._said = now
                 rate = "" if words else self._rate(now)
                 self._bar.update(self._task, completed=self.done, words=one_line(words or rate))
-        elif now - self._said >= LINE_EVERY_SECONDS or self.done == self.total:
+        elif now - self._said >= LINE_EVERY_SECONDS or self._ends(now):
             self._said = now
-            of = "" if self.total is None else f"/{self.total}"
-            words = words or self._rate(now)
-            say(f"{self.name} {self.done}{of}  {words}{self._eta()}")
+            say(f"{self.state()}{self._eta()}")
+
+    def _ends(self, now: float) -> bool:
+        shown = self._counted or now - self.started >= silence_seconds()
+        return self.done == self.total and shown
+
+    def end(self) -> None:
+        """Shows the final count where nobody knew it before."""
+        if self._bar is not None and self._task is not None and self.total is None:
+            self._bar.update(self._task, completed=self.done, total=max(self.done, 1))
+
+    def state(self) -> str:
+        """The name, how much is done, and the newest words or the rate."""
+        of = "" if self.total is None else f"/{self.total}"
+        words = self._words or (self._rate(time.monotonic()) if self.done > self._first else "")
+        return f"{self.name} {self.done}{of}  {words}".rstrip()
 
     def _rate(self, now: float) -> str:
-        elapsed = now - self._started
+        elapsed = now - self.started
         return f"{(self.done - self._first) / elapsed:.4g}/s" if elapsed > 0 else ""
 
     def _eta(self) -> str:
         fresh = self.done - self._first
-        elapsed = time.monotonic() - self._started
+        elapsed = time.monotonic() - self.started
         if not fresh or self.total is None or self.done >= self.total:
             return ""
         return f"  eta {(self.total - self.done) * elapsed / fresh:.0f} s"
 
 
+class Count(ProgressColumn):
+    """`12/120`; `12` as long as nobody knows how many there are."""
+
+    def render(self, task: Task) -> Text:
+        """rich calls this for each drawing."""
+        done = f"{int(task.completed)}"
+        text = done if task.total is None else f"{done:>{len(str(int(task.total)))}}/{task.total}"
+        return Text(text, style="progress.download")
+
+
 @contextmanager
 def stage(name: str, total: int | None) -> Iterator[Stage]:
     """`with stage("encode images", 120) as s: … s.advance(4)`"""
-    console = Console(stderr=True)
-    if not (console.is_terminal and speaks() and LOGGER.isEnabledFor(logging.INFO)):
-        yield Stage(None, None, name, total)
+    console = _terminal()
+    if console is None:
+        counted = Stage(None, None, name, total)
+        with _lines(counted.state):
+            yield counted
         return
     columns = (
-        TextColumn("{task.description}", markup=False),  # an id may look like rich's [bold]
+        _description(console),
         BarColumn(bar_width=16),  # what is left of eighty columns is for the words
-        MofNCompleteColumn(),
+        Count(Column(no_wrap=True)),
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}", markup=False),
     )
-    with Progress(*columns, console=console) as bar:
-        yield Stage(bar, bar.add_task(one_line(name), total=total, words=""), name, total)
+    with _shown(Progress(*columns, console=console), console) as bar:
+        task = bar.add_task(one_line(name), total=total, words="")
+        counted = Stage(bar, task, name, total)
+        yield counted
+        counted.end()
+
+
+@contextmanager
+def waiting(name: str, *, drawn: bool = True) -> Iterator[None]:
+    """Shows what the user waits for while the block runs: `with waiting("planning"):`. A terminal
+    shows the seconds too, and nothing is left there at the end. drawn False: the terminal is left
+    to a library that draws on it."""
+    console = _terminal()
+    if console is not None and not drawn:
+        yield
+        return
+    if console is None:
+        with _lines(lambda: name):
+            yield
+        return
+    columns = (SpinnerColumn("line"), _description(console), TimeElapsedColumn())
+    with _shown(Progress(*columns, console=console, transient=True), console) as bar:
+        bar.add_task(one_line(name), total=None)
+        yield
+
+
+def _description(console: Console) -> TextColumn:
+    """A long name is cut, so that the numbers beside it are still seen."""
+    column = Column(no_wrap=True, overflow="ellipsis", max_width=console.width * 3 // 7)
+    return TextColumn("{task.description}", markup=False, table_column=column)
+
+
+def _terminal() -> Console | None:
+    """The terminal on stderr; None: it is none, or this process writes nothing there."""
+    console = CONSOLE.get() or Console(stderr=True)
+    wanted = speaks() and LOGGER.isEnabledFor(logging.INFO)
+    return console if console.is_terminal and wanted else None
+
+
+@contextmanager
+def _shown(bar: Progress, console: Console) -> Iterator[Progress]:
+    token = CONSOLE.set(console)
+    try:
+        with bar:
+            yield bar
+    finally:
+        CONSOLE.reset(token)
+
+
+def silence_seconds() -> float:
+    """SD3TUNE_LOG_SECONDS, where it is a number above 0; otherwise 2."""
+    try:
+        wanted = float(os.environ.get(SILENCE, ""))
+    except ValueError:
+        return SILENCE_SECONDS
+    return wanted if 0 < wanted < 1e6 else SILENCE_SECONDS
+
+
+class SilenceBreaker(threading.Thread):
+    """Writes a line into a log that has been silent for too long. text: what is done, as it
+    stands."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        super().__init__(daemon=True)
+        self.held = False  # while work inside this work has a breaker of its own
+        self._text, self._ended = text, threading.Event()
+        self._least = silence_seconds()
+
+    def run(self) -> None:
+        """Until `end` is called."""
+        least = self._least
+        started, wait = time.monotonic(), least
+        while not self._ended.wait(least / 10):
+            lasted = time.monotonic() - started
+            if not self.held and min(lasted, silent_seconds()) >= wait:
+                wait = min(max(lasted / 2, NEXT * least), MOST * least)
+                say(f"{self._text()}  ({lasted:.0f} s)")
+
+    def end(self) -> None:
+        """Returns when no line can come any more."""
+        self._ended.set()
+        self.join()
+
+
+BREAKER: ContextVar[SilenceBreaker | None] = ContextVar("BREAKER", default=None)
+
+
+@contextmanager
+def _lines(text: Callable[[], str]) -> Iterator[None]:
+    """While the block runs, a log is not silent for long."""
+    if not (speaks() and LOGGER.isEnabledFor(logging.INFO)):
+        yield
+        return
+    outer, breaker = BREAKER.get(), SilenceBreaker(text)
+    token = BREAKER.set(breaker)
+    if outer is not None:
+        outer.held = True
+    breaker.start()
+    try:
+        yield
+    finally:
+        breaker.end()
+        BREAKER.reset(token)
+        if outer is not None:
+            outer.held = False

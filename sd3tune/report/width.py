@@ -5,9 +5,12 @@ fact on one line. COLUMNS sets the width of both.
 """
 
 import os
+import re
 import shutil
-import textwrap
+from collections.abc import Iterator
 from typing import TextIO
+
+from rich.cells import cell_len, chop_cells
 
 NARROWEST = 40  # below this, one word a line would be all there is
 INDENT = 6  # of a continued line, or two more than the line's own
@@ -26,17 +29,28 @@ def columns(stream: TextIO) -> int | None:
 
 
 def wrapped(line: str, width: int | None) -> list[str]:
-    """A line as one or several, none wider than `width` unless one word is; words stay whole, so
-    that a path can be copied."""
-    if width is None or len(line) <= width:
+    """A line as one or several, none wider than `width`. Words stay whole, so that a path can be
+    copied: a word that is wider than the terminal has a line of its own. A list without spaces is
+    broken after commas, and text of characters that take two columns between any two of them."""
+    if width is None or cell_len(line) <= width:
         return [line]
     own = len(line) - len(line.lstrip())
-    return textwrap.wrap(
-        line[own:],
-        width,
-        initial_indent=line[:own],
-        subsequent_indent=" " * max(INDENT, own + 2),
-        break_long_words=False,
-        break_on_hyphens=False,
-        replace_whitespace=False,
-    )
+    lines, indent = [line[:own]], " " * max(INDENT, own + 2)
+    for word in _words(line[own:], width - len(indent)):
+        if lines[-1].strip() and cell_len(lines[-1]) + cell_len(word.rstrip()) > width:
+            lines[-1] = lines[-1].rstrip()
+            lines.append(indent)
+        lines[-1] += word
+    lines[-1] = lines[-1].rstrip()
+    return lines
+
+
+def _words(text: str, width: int) -> Iterator[str]:
+    """Words with the spaces behind them."""
+    for word in re.findall(r"\S+\s*", text):
+        if cell_len(word) <= width:
+            yield word
+        elif cell_len(word) > len(word):  # Chinese, Japanese, Korean, emoji
+            yield from chop_cells(word, width)
+        else:
+            yield from re.findall(r"[^,]*,?\s*", word)

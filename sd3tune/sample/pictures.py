@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from sd3tune.config.files.prompts import Prompt
+from sd3tune.data import run_folders
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.filesystem import disk, drafts
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
-from sd3tune.report.progress import stage
+from sd3tune.report.progress import stage, waiting
 from sd3tune.sample.picture_metadata import chunks, texts
 from sd3tune.sample.pipeline import Embeds, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
@@ -44,8 +45,9 @@ def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) ->
     if not wanted or not (job.main or plan.parallel.sharded):
         return []
     top, how = plan.output_dir / PICTURES, sampling(job)
-    vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
-    pipe = pipeline(model, vae.to(job.device), plan.pictures.shift)
+    with waiting("loading the VAE"):
+        vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
+        pipe = pipeline(model, vae.to(job.device), plan.pictures.shift)
     written = []
     for folder, values in versions:
         with (
@@ -104,8 +106,7 @@ def batched(embeds: Embeds) -> Embeds:
 
 def file_name(picture: Picture, step: int) -> str:
     """step_500_prompt_0_1024x1024.png"""
-    width, height = picture.size
-    return f"step_{step}_{picture.shortname}_{picture.index}_{width}x{height}.png"
+    return run_folders.picture_name(picture.shortname, picture.index, picture.size, step)
 
 
 def keep(drawn: Any, path: Path, about: Mapping[str, str]) -> None:

@@ -22,6 +22,7 @@ class Optimizer:
     adapter of rank 16. options: names in optimizer_config that change the update; switches of a
     library's inner workings (fused, foreach, gradient_release, …) are not among them. fixed:
     arguments that differ from the library's defaults. auto: chosen when the user names none.
+    rate_limit: a learning rate that is not below it is refused.
     bf16_weights: trains bf16 weights instead of float32 ones. compiles: its library compiles the
     step unless told not to.
     """
@@ -35,12 +36,19 @@ class Optimizer:
     needs: tuple[Need, ...] = ()
     aliases: tuple[str, ...] = ()
     auto: bool = False
+    rate_limit: float = 1.0
     bf16_weights: bool = False
     compiles: bool = False
 
     @property
     def option_names(self) -> frozenset[str]:
         return frozenset(self.options.split())
+
+    @property
+    def kind(self) -> str:
+        """Library and class, as checkpoints name them: "torch.AdamW"."""
+        module, _, attribute = self.build.partition(":")
+        return f"{module.split('.')[0]}.{attribute}"
 
     @property
     def library(self) -> str:
@@ -50,6 +58,9 @@ class Optimizer:
         return "sd3tune" if top == "sd3tune" else f"{module}.{attribute}"
 
 
+# Limits of learning rates. Adam's step is the rate itself: at 1 every weight is replaced. A rate
+# that is a factor on the optimizer's own step is about 1, one on the bare gradient may be larger.
+FACTOR, GRADIENT = 100.0, 1000.0
 ADAM = "beta1 beta2 eps weight_decay"
 DECAYED = {"weight_decay": 0.01}
 
@@ -64,7 +75,7 @@ TORCH = (
     Optimizer("torch-adam", "torch.optim:Adam", 8.0, f"{ADAM} amsgrad",
               "Adam: weight decay acts through the moments"),
     Optimizer("torch-sgd", "torch.optim:SGD", 0.0, "weight_decay momentum dampening nesterov",
-              "plain gradient descent"),
+              "plain gradient descent", rate_limit=GRADIENT),
     Optimizer("torch-radam", "torch.optim:RAdam", 8.0, f"{ADAM} decoupled_weight_decay",
               "Adam with a rectified start: it needs no warm-up"),
     Optimizer("torch-nadam", "torch.optim:NAdam", 8.0,
@@ -73,17 +84,17 @@ TORCH = (
               "eps weight_decay alpha momentum centered", "the second moment alone"),
     Optimizer("torch-adagrad", "torch.optim:Adagrad", 4.0,
               "eps weight_decay lr_decay initial_accumulator_value",
-              "steps shrink with the sum of squared gradients"),
+              "steps shrink with the sum of squared gradients", rate_limit=GRADIENT),
     Optimizer("torch-adadelta", "torch.optim:Adadelta", 8.0, "eps weight_decay rho",
-              "adapts the step itself: set learning_rate to about 1"),
+              "adapts the step itself: set learning_rate to about 1", rate_limit=FACTOR),
     Optimizer("torch-adafactor", "torch.optim:Adafactor", 0.27, "weight_decay beta2_decay d",
               "second moments of rows and columns, almost no state; learning_rate is relative to "
-              "the size of each weight", needs=(needs.WHOLE_WEIGHTS,)),
+              "the size of each weight", needs=(needs.WHOLE_WEIGHTS,), rate_limit=FACTOR),
     Optimizer("torch-adamax", "torch.optim:Adamax", 8.0, ADAM,
               "Adam with the largest gradient instead of the second moment"),
     Optimizer("torch-asgd", "torch.optim:ASGD", 4.0, "weight_decay lambd alpha t0",
               "averaged gradient descent: sampling, evaluation and files use the average from "
-              "step `t0` on"),
+              "step `t0` on", rate_limit=GRADIENT),
 )  # fmt: skip
 
 OPTIMI_OPTIONS = "beta1 beta2 weight_decay decouple_lr"
@@ -91,7 +102,9 @@ OPTIMI_OPTIONS = "beta1 beta2 weight_decay decouple_lr"
 
 def _optimi(name: str, kind: str, size: float, options: str, about: str, **fixed: Any) -> Optimizer:
     needed = (libraries.OPTIMI.needed(),)
-    return Optimizer(f"optimi-{name}", f"optimi:{kind}", size, options, about, fixed, needed)
+    limit = GRADIENT if kind == "SGD" else Optimizer.rate_limit
+    return Optimizer(f"optimi-{name}", f"optimi:{kind}", size, options, about, fixed, needed,
+                     rate_limit=limit)  # fmt: skip
 
 
 OPTIMI = (
@@ -122,7 +135,7 @@ PYTORCH_OPTIMIZER = (
               f"{ADAM} beta3 d0 d_coef growth_rate bias_correction safeguard_warmup "
               "weight_decouple prodigy_steps",
               "finds its own step size: set learning_rate=1; `prodigy_steps` ends the search",
-              needs=(COLLECTION, needs.WHOLE_WEIGHTS)),
+              needs=(COLLECTION, needs.WHOLE_WEIGHTS), rate_limit=FACTOR),
     Optimizer("adamw_schedulefree", "pytorch_optimizer:ScheduleFreeAdamW", 8.0,
               f"{ADAM} r weight_lr_power",
               "AdamW that averages its weights: needs no learning-rate decay, training can end "

@@ -7,6 +7,7 @@ import torch
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.batch import Batch
 from sd3tune.encode.caches import Caches
+from sd3tune.report.progress import stage
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.train.noise import draw
@@ -42,7 +43,11 @@ def evaluate(
 ) -> float:
     """Mean loss over images and LEVELS. adapter=False: of the model before any training."""
     total = 0.0
-    with torch.no_grad(), evaluating(trained, adapter=adapter):
+    with (
+        torch.no_grad(),
+        evaluating(trained, adapter=adapter),
+        stage("evaluate", len(batches) * len(LEVELS)) as bar,
+    ):
         for batch in batches:
             for number, level in enumerate(LEVELS):
                 device, model = batch.latents.device, denoiser(trained.model)
@@ -52,4 +57,5 @@ def evaluate(
                 with autocast(device, recipe.autocast):
                     loss = flow.loss(model, batch.latents, condition, eps, s)
                 total += loss.mean().item()
+                bar.advance()
     return total / (len(batches) * len(LEVELS))

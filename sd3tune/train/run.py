@@ -19,7 +19,7 @@ from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
 from sd3tune.report import metrics
-from sd3tune.report.progress import Heartbeat, say, stage
+from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.sample.pictures import PictureJob, draw_pictures
 from sd3tune.train import determinism
@@ -80,15 +80,20 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
 
 def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outcome:
     """The stages of a run in their order."""
-    quiet_libraries()
+    with waiting("importing diffusers and transformers"):
+        quiet_libraries()
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(deterministic=plan.hardware.deterministic.value)
+    vendor.prepare(
+        deterministic=plan.hardware.deterministic.value,
+        hidden_kernels=plan.attention.hidden_kernels.value,
+    )
     device = torch.device(plan.hardware.device.torch_device)
     with join(plan.processes, device, plan.parallel.backend.value) as world:
         caches = filled(prepared, prompts, device, vendor, world)
-        state = begin(caches.prepared.plan, world)
+        with waiting("preparing the model"):
+            state = begin(caches.prepared.plan, world)
         run = Run(state, caches, prompts, Recipe.of(caches.prepared.plan), world)
         fixed = fixed_batches(caches, device)
         with interruptible() as interrupt:
@@ -132,7 +137,8 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         bar.begin(state.step)
         log = StepLog(plan, metrics.Metrics(plan.output_dir / metrics.FILE, state.step), bar, world)
         loop(state, batches, job, chores, interrupt, log)
-    keeper.save()
+    with waiting("saving the last checkpoint"):
+        keeper.save()
 
 
 def finish(run: Run, loss_after: float) -> Outcome:
@@ -140,7 +146,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
     state, plan = run.state, run.plan
     files = []
     for version in versions(state):
-        with version.values():
+        with version.values(), waiting("writing the result"):
             files.append(write(state, plan, plan.output_dir / version.folder, run.world))
         say(f"{version.name:<8} {files[-1]}")
     return Outcome(

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune import doctor
+from sd3tune import devices, doctor
 from sd3tune.backends.decide.admission import ProbeRunner
 from sd3tune.backends.decide.probes import ProbeAnswer
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
+from sd3tune.cli import doctor as doctor_command
 from sd3tune.config.config import Config
 from sd3tune.decision import Decision
 from sd3tune.errors import HardwareError
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.plan import Plan
-from sd3tune.prepare import prepare
+from sd3tune.prepare import prepare, prepare_run
+from sd3tune.processes.environment import ALONE
 from sd3tune.train.run import train
 from tests import recordings
 from tests.cpu.conftest import Project
@@ -90,6 +92,56 @@ def test_one_failing_probe_changes_the_same_decision_for_doctor_plan_and_trainer
     for each, decision in doctors.items():
         assert decisions(plans)[each] == decision, each
         assert decisions(trainers)[each] == decision, each
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cuda-visible-empty",
+        "cuda-visible-not-there",
+        "nvidia-module-not-loaded",
+        "rocm-wsl2",
+        "one-of-two-lost",
+        "h100-fabric-down",
+        "t4-prohibited",
+        "rx6700xt-no-kernels",
+        "mig-beside-whole",
+    ],
+)
+def test_what_doctor_fails_is_what_plan_and_train_refuse_in_the_same_words(
+    name: str, machine: Recorded
+) -> None:
+    """Both observe with `devices.observe`, which ends in `usable`."""
+    seen, torch, facts = machine(name)
+    report = doctor.diagnose(seen, torch, facts, Device())
+    failed = {f.fact: f.fix for f in report.findings if f.status == "FAIL"}
+    with pytest.raises(HardwareError) as e:
+        devices.usable(torch, facts, ALONE)
+    refused = {p.message: p.hint for p in e.value.problems}
+    assert refused.keys() == failed.keys()
+    assert all(hint.startswith(failed[message]) for message, hint in refused.items())
+    assert not [f for f in report.findings if f.id == "device.chosen"]
+
+
+def test_of_two_unlike_cards_doctor_plan_and_trainer_decide_for_the_one_that_trains(
+    machine: Recorded, project: Project, tmp_path: Path
+) -> None:
+    project.picture("a.png", 1), project.picture("b.png", 2)
+    recorded = recordings.load("unlike-cards-fastest-first")
+    assert [d["capability"] for d in recorded["torch"]["devices"]] == [[8, 9], [7, 5]]
+    seen, torch, facts = machine("unlike-cards-fastest-first")
+    report = doctor.diagnose(seen, torch, facts, Device())
+    trainers = planned(project, devices.usable(torch, facts, ALONE), Device())
+    path = tmp_path / "sent.json"
+    path.write_text(doctor_command.document(report))
+    there = prepare_run(project.write(), (), str(path)).plan
+    assert report.decisions["mixed_precision"].value == "bf16"
+    for axis, decision in report.decisions.items():
+        assert decisions(trainers)[axis] == decision == decisions(there)[axis], axis
+    assert len(report.facts.devices) == 2
+    reason = decisions(trainers)["device"].reason
+    assert reason.startswith("NVIDIA GeForce RTX 4090 (card 1 of the driver, PCI 0000:41:00.0")
+    assert "CUDA_DEVICE_ORDER=FASTEST_FIRST" in reason
 
 
 def said(decisions: Mapping[str, Decision[str]]) -> str:
@@ -172,9 +224,6 @@ def test_what_a_report_says_of_its_probes_is_what_a_plan_for_it_decides_from(
     project: Project,
     tmp_path: Path,
 ) -> None:
-    from sd3tune.cli import doctor as doctor_command
-    from sd3tune.prepare import prepare_run
-
     project.picture("a.png", 1), project.picture("b.png", 2)
     report = doctor.diagnose(*machine("rtx4090"), Device("matmul_bf16", "attention_native-flash"))
     path = tmp_path / "sent.json"

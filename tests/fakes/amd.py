@@ -16,7 +16,8 @@ class AmdSmiLibraryException(Exception):
 
 
 def module(recorded: dict[str, Any]) -> ModuleType:
-    """recorded: {"init": code} or {"rocm", "devices": [{function: answer}]}."""
+    """recorded: {"init": code} or {"rocm", "devices": [{function: answer}]}. An answer
+    {"raises": code} is an error."""
     fake = _Fake("amdsmi")
     fake.recorded = recorded
     return fake
@@ -45,4 +46,7 @@ def _answer(recorded: dict[str, Any], name: str, words: tuple[Any, ...]) -> Any:
         return tuple(recorded["rocm"])
     if name not in words[0]:
         raise AmdSmiLibraryException(2)  # NOT_SUPPORTED
-    return words[0][name]
+    answer = words[0][name]
+    if isinstance(answer, dict) and "raises" in answer:
+        raise AmdSmiLibraryException(answer["raises"])
+    return answer

@@ -11,7 +11,8 @@ NOT_SUPPORTED, NOT_FOUND = 3, 6
 
 
 def module(recorded: dict[str, Any]) -> ModuleType:
-    """recorded: {"init": code} or {"driver", "cuda", "devices": [{function: answer}]}."""
+    """recorded: {"init": code} or {"driver", "cuda", "devices": [{function: answer}]}. An answer
+    {"raises": code} is an error; of nvmlDeviceGetHandleByIndex it is the card's."""
     fake = _Fake("pynvml")
     fake.recorded = recorded
     return fake
@@ -44,7 +45,9 @@ def _answer(recorded: dict[str, Any], name: str, words: tuple[Any, ...]) -> Any:
     if name == "nvmlDeviceGetCount":
         return len(recorded["devices"])
     if name == "nvmlDeviceGetHandleByIndex":
-        return recorded["devices"][words[0]]
+        device = recorded["devices"][words[0]]
+        refuse(device.get(name))
+        return device
     device = words[0]
     if name == "nvmlDeviceGetMaxMigDeviceCount":
         return 7
@@ -61,6 +64,16 @@ def _answer(recorded: dict[str, Any], name: str, words: tuple[Any, ...]) -> Any:
     if name not in device:
         raise real.NVMLError(NOT_SUPPORTED)
     value = device[name]
+    refuse(value)
+    if name == "nvmlDeviceGetGpuFabricInfoV":
+        for field, answer in value.items():
+            setattr(words[1]._obj, field, answer)
+        return None
     if name == "nvmlDeviceGetComputeRunningProcesses":
         return [SimpleNamespace(**p) for p in value]
     return SimpleNamespace(**value) if isinstance(value, dict) else value
+
+
+def refuse(answer: Any) -> None:
+    if isinstance(answer, dict) and "raises" in answer:
+        raise real.NVMLError(answer["raises"])

@@ -69,6 +69,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with TemporaryDirectory(prefix="sd3tune-", dir="/tmp") as name:
         folder = Path(name)
         monkeypatch.chdir(folder)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", name)  # nothing is there
         Project(folder).write("photos/broken.png", b"")
         shapes = {f"{ADAPTER}.lora_A.weight": [8, 1536], f"{ADAPTER}.lora_B.weight": [1536, 8]}
         safetensors_files.write(folder / "adapter.safetensors", shapes, metadata=DECLARED)

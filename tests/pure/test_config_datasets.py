@@ -107,7 +107,8 @@ def test_what_asks_for_nothing_is_let_through(load: Load) -> None:
 @pytest.mark.parametrize("value", [True, "true", "True"])
 def test_compression_is_let_through_and_said_not_to_happen(load: Load, value: Any) -> None:
     masks = {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "photos"}
-    entries = [entry | {"compress_cache": value} for entry in (IMAGES, TEXT, masks)]
+    images = IMAGES | {"conditioning_data": "m"}
+    entries = [entry | {"compress_cache": value} for entry in (images, TEXT, masks)]
     why = "not used: cache entries are stored to their true length instead"
     assert load(*entries).notes == tuple(f"dataset `{x}`: compress_cache {why}" for x in "atm")
     assert load(IMAGES, compress_disk_cache=value).notes == (f"compress_disk_cache {why}",)
@@ -225,6 +226,25 @@ def test_all_missing_folders_are_named_at_once(load: Load, tmp_path: Path) -> No
 def prompts(library: Any, **settings: Any) -> tuple[Prompt, ...]:
     Path("config/library.json").write_text(json.dumps(library))
     return load_prompts(config(user_prompt_library="config/library.json", **settings))
+
+
+@pytest.mark.parametrize(
+    "kind, problem",
+    [({"type": "webshart"}, "type=webshart"), ({"type": ["x"]}, "type=['x']"),
+     ({"dataset_type": "images"}, "dataset_type=images"),
+     ({"dataset_type": "text_embeds", "type": "aws"}, "type=aws")],
+)  # fmt: skip
+def test_a_wrong_type_hides_no_other_problem_of_its_entry(
+    load: Load, kind: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError) as e:
+        load({"id": "a", "nonsense": 1, "write_batch_size": -1, **kind}, 
+             {"id": "b", "instance_data_dir": "photos", "crop": "?"})  # fmt: skip
+    messages = [p.message for p in e.value.problems]
+    for part in (problem, "`nonsense`", "`write_batch_size=-1`", "dataset `b`: `crop=?`"):
+        assert sum(part in message for message in messages) == 1, messages
+    if kind.get("dataset_type") != "images":
+        assert not any("needs instance_data_dir" in m for m in messages)
 
 
 def test_prompts_come_in_file_order_and_the_own_one_last(load: Load) -> None:

@@ -2,6 +2,7 @@
 """What was set and changes nothing, or may not be meant: one sentence each, with what to write."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,18 @@ import pytest
 
 from sd3tune.config import rules
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
 from sd3tune.config.datasets.listing import load_datasets
-from sd3tune.config.rules.dataset_without_effect import DATASET_WITHOUT_EFFECT
-from sd3tune.config.rules.without_effect import WITHOUT_EFFECT
+from sd3tune.config.rules.dataset_contradictions import DATASET_CONTRADICTIONS, FORBIDDEN_BY_RUN
+from sd3tune.config.rules.dataset_without_effect import (
+    COLUMNS_WITHOUT_EFFECT,
+    DATASET_WITHOUT_EFFECT,
+    MASKS_WITHOUT_EFFECT,
+    STORED_WITHOUT_EFFECT,
+)
+from sd3tune.config.rules.rule import Rule
+from sd3tune.config.rules.run_without_effect import SWITCHED_OFF_BY_RUN
+from sd3tune.config.rules.without_effect import IDLE, WITHOUT_EFFECT
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.errors import ConfigError
 
@@ -59,6 +68,8 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"flow_timesteps_mode": "round-robin"}, "flow_custom_timesteps is not set"),
     ({}, {"huber_c": 0.5, "huber_schedule": "constant"}, "loss_type is l2"),
     ({}, {"input_perturbation_steps": 5}, "input_perturbation is 0"),
+    ({"pretrained_transformer_model_name_or_path": "./m.safetensors"}, {"pretrained_transformer_subfolder": "unet"}, "pretrained_transformer_model_name_or_path is a file"),
+    ({"masked_loss_probability": 0}, {"masked_loss_normalize": True}, "masked_loss_probability is 0"),
     ({}, {"loss_spike_factor": 3}, "loss_spike_action is none"),
     ({}, {f"{S}probability": 0.5, f"{S}ramp_steps": 3, f"{S}prob_start": 0.1, f"{S}prob_end": 0.7, f"{S}ramp_shape": "cosine", f"{S}start_step": 4, f"{S}strategy": "biased_late", f"{S}reflexflow": True, f"{S}reflexflow_alpha": 2, f"{S}reflexflow_beta1": 2, f"{S}reflexflow_beta2": 2}, f"{S}max_step_offset is 0"),
     ({f"{S}max_step_offset": 4, f"{S}ramp_steps": 3}, {f"{S}probability": 0.5}, f"{S}ramp_steps rules the probability"),
@@ -107,7 +118,7 @@ ALWAYS = """
     resolution minimum_image_size target_downsample_size aspect_bucket_rounding
     aspect_bucket_alignment caption_strategy caption_dropout_probability vae_batch_size
     text_encoder_batch_size write_batch_size data_backend_sampling allow_dataset_oversubscription
-    masked_loss_probability masked_loss_normalize strict mixed_precision base_model_default_dtype
+    masked_loss_probability strict mixed_precision base_model_default_dtype
     base_model_precision text_encoder_1_precision text_encoder_2_precision text_encoder_3_precision
     vae_dtype attention_mechanism sageattention_usage deterministic input_perturbation
     loss_spike_action t5_padding tokenizer_max_length sd3_clip_uncond_behaviour
@@ -158,6 +169,10 @@ DATASETS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"crop_aspect": "preserve", "crop_style": "center"}, "crop is false"),
     ({"crop": True}, {"crop_aspect_buckets": [1.0]}, "it needs crop=true and crop_aspect"),
     ({"crop": True}, {"target_downsample_size": 128}, "it needs maximum_image_size"),
+    ({}, {"maximum_image_size": 2048, "target_downsample_size": 1024}, "crop is false"),
+    ({}, {"target_downsample_size": 1024}, "crop is false"),
+    ({"crop": True}, {"aspect_bucket_rounding": 3, "minimum_aspect_ratio": 0.5, "maximum_aspect_ratio": 2}, "every crop is square"),
+    ({"skip_file_discovery": "metadata"}, {"preserve_data_backend_cache": True, "metadata_update_interval": 90}, "takes the last list as it is"),
     ({"crop": True, "crop_style": "center"}, {"vae_cache_clear_each_epoch": True}, "no crop is random"),
     ({}, {"instance_prompt": "x"}, "captions come from elsewhere"),
     ({"caption_strategy": "instanceprompt", "instance_prompt": "x"}, {"prepend_instance_prompt": True, "caption_shuffle": {}, "caption_filter_list": ["a"]}, "instance_prompt is the only caption"),
@@ -178,7 +193,8 @@ def test_a_key_of_a_dataset_that_another_switches_off_is_noted_with_the_reason(
     def notes(entry: dict[str, Any]) -> list[str]:
         masks = {"id": "m", "dataset_type": "conditioning", "instance_data_dir": "masks"}
         path = Path("config/multidatabackend.json")
-        path.write_text(json.dumps([IMAGES | {"id": "first"}, entry, masks]))
+        first = IMAGES | {"id": "first", "conditioning_data": "m"}
+        path.write_text(json.dumps([first, entry, masks]))
         return list(load_datasets(path, load()).notes)
 
     noted = notes(IMAGES | switch | idle)
@@ -190,7 +206,56 @@ def test_a_key_of_a_dataset_that_another_switches_off_is_noted_with_the_reason(
 
 def test_keys_that_are_switched_off_are_all_tested() -> None:
     tested = {key for _, idle, _ in DATASETS for key in idle}
-    assert {key for row in DATASET_WITHOUT_EFFECT for key in row.settings} == tested
+    rows: tuple[Rule[Any], ...] = (*DATASET_WITHOUT_EFFECT, *STORED_WITHOUT_EFFECT)
+    assert {key for row in rows for key in row.settings} == tested
+
+
+# Keys of an entry that no other key switches off. A new key goes here, or into a rule.
+ALWAYS_OF_A_DATASET = """
+    id type instance_data_dir aws_bucket_name dataset_name csv_cache_dir allowed_roots dataset_type
+    max_upscale_threshold aspect_bucket_alignment caption_dropout_probability cache_dir_vae
+    skip_file_discovery max_num_samples vae_batch_size crop image_processing_batch_size
+    write_batch_size text_embeds strict
+""".split()
+ALWAYS_OF_MASKS = "id type instance_data_dir aws_bucket_name dataset_name csv_cache_dir".split()
+
+
+def test_every_key_of_an_entry_is_in_a_rule_or_always_has_an_effect() -> None:
+    of_images: tuple[Rule[Any], ...] = (*DATASET_CONTRADICTIONS, *FORBIDDEN_BY_RUN, *DATASET_WITHOUT_EFFECT,
+                 *STORED_WITHOUT_EFFECT, *SWITCHED_OFF_BY_RUN, *COLUMNS_WITHOUT_EFFECT)  # fmt: skip
+    ruled = {key for rule in of_images for key in rule.settings}
+    assert ruled | set(ALWAYS_OF_A_DATASET) == set(ImageDataset.model_fields)
+    of_masks: tuple[Rule[Any], ...] = (*MASKS_WITHOUT_EFFECT, *STORED_WITHOUT_EFFECT)
+    ruled = {key for rule in of_masks for key in rule.settings}
+    always = {*ALWAYS_OF_MASKS, "allowed_roots", "dataset_type", "conditioning_type"}
+    assert ruled | always == set(Masks.model_fields)
+
+
+# Help that names another setting for another reason than that one needs the other.
+NOT_SWITCHED = {
+    ("pretrained_transformer_model_name_or_path", "pretrained_model_name_or_path"),  # text encoders
+    ("resolution", "resolution_type"),  # its unit
+    ("minimum_image_size", "resolution_type"),
+    ("maximum_image_size", "target_downsample_size"),  # a rule of each dataset
+    ("lr_scale", "learning_rate"),
+    ("cache_dir_quantised", "output_dir"),
+    ("init_lora", "lora_rank"),  # a limit, compared with the file
+    ("resume_from_checkpoint", "output_dir"),
+}
+
+
+def test_a_setting_whose_help_names_another_has_a_row_with_both() -> None:
+    joined = {frozenset((a, b)) for rule in rules.RULES for a in rule.settings
+              for b in rule.settings}  # fmt: skip
+    joined |= {frozenset((name, switch)) for idle in IDLE for name in idle.names.split()
+               for switch in idle.switches.split()}  # fmt: skip
+    missing = set()
+    for name, field in AllSettings.model_fields.items():
+        words = set(re.findall(r"[a-z][a-z_0-9]+", field.description or ""))
+        for other in words & set(AllSettings.model_fields) - {name}:
+            if "_" in other and frozenset((name, other)) not in joined:
+                missing.add((name, other))
+    assert missing == NOT_SWITCHED
 
 
 def test_a_setting_of_the_run_that_no_dataset_uses_is_named() -> None:

@@ -48,7 +48,7 @@ BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
     ({"lora_rank": 2**63}, [], f"{F}: `lora_rank={2**63}` must be below 9.22337e+18", "Rank of the low-rank update; doubling it doubles the adapter file. Default: 16."),
     ({"learning_rate": "fast"}, [], f"{F}: `learning_rate=fast` must be a number", "Peak learning rate. Default: 0.0001."),
     ({"learning_rate": 0}, [], f"{F}: `learning_rate=0` must be above 0", "Peak learning rate. Default: 0.0001."),
-    ({"caption_dropout_probability": 2}, [], f"{F}: `caption_dropout_probability=2` must be at most 1", "Share of captions replaced by the blank one, so that the model learns to draw without a prompt, as classifier-free guidance needs. Default: 0.1."),
+    ({"caption_dropout_probability": 2}, [], f"{F}: `caption_dropout_probability=2` must be at most 1", "write caption_dropout_probability=0.02, if that is meant. Share of captions replaced by the blank one, so that the model learns to draw without a prompt, as classifier-free guidance needs. Default: 0.1."),
     ({"validation_prompt": 5}, [], f"{F}: `validation_prompt=5` must be text", "Prompt of one validation picture."),
     ({"output_dir": ""}, [], f"{F}: `output_dir` is missing", "add it: The folder for the adapter, checkpoints, pictures and caches."),
     ({"output_dir": "~no-such-user/o"}, [], f"{F}: `output_dir=~no-such-user/o`: no such home folder", "write the path in full"),

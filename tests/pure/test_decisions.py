@@ -226,25 +226,32 @@ def test_names_are_forgiven_their_spelling_and_near_misses_are_named() -> None:
     assert "rtx4090" in e.value.hint
 
 
-MADE_UP = "x9|Made Up 9|sm_90|48|1000|50|100|100|200|200|-|{}|madeup9 nine"
+MADE_UP = "x9|Made Up 9 RTX|sm_110|48|46068|1000|100|{}|madeup9 nine"
 
 
 def test_a_chip_is_one_row() -> None:
     (chip,) = chips.read(MADE_UP.format("-"))
     assert (chip.key, chip.vendor, chip.memory_bytes) == ("x9", "cuda", 48 * 2**30)
-    assert chip.also_called == ("madeup9", "nine") and chip.int8_ops == 200e12
+    assert chip.also_called == ("madeup9", "nine") and chip.half_flops == 100e12
     assert capabilities(chips.facts(chip))["mixed_precision"]["bf16"] == ("native", ())
     assert chips.chip("H100 SXM").key == "h100" and chips.chip("a6000").key == "rtxa6000"
 
 
-def test_figures_are_ok_only_where_they_were_compared_with_their_document() -> None:
-    def figures(checked: str) -> set[str]:
-        (chip,) = chips.read(MADE_UP.format(checked))
-        found = [
-            f for f in hardware.catalogued(chip) if f.id not in ("catalog.chip", "catalog.note")
-        ]
-        assert len(found) == 3
-        return {f"{f.status}{', not checked' if 'not checked' in f.fact else ''}" for f in found}
+def test_a_mac_with_less_memory_is_written_behind_its_chip() -> None:
+    chip = chips.chip("M4 Max 64GB")
+    assert (chip.key, chip.memory_bytes) == ("m4-max-64gb", 64 * 2**30)
+    for name in ("m4-max-256gb", "m9-max-64gb", "m4-max-1gb"):
+        with pytest.raises(ConfigError):
+            chips.chip(name)
 
-    assert figures("2026-11-27") == {"ok"}
-    assert figures("-") == {"skip, not checked"}
+
+def test_a_figure_is_ok_only_where_it_was_compared_with_a_page() -> None:
+    def figures(seen: str) -> dict[str, str]:
+        (chip,) = chips.read(MADE_UP.format(seen))
+        found = {f.name: f for f in hardware.catalogued(chip) if f.name != "chip"}
+        assert all((f.status == "skip") == ("unverified" in f.source) for f in found.values())
+        return {name: f.status for name, f in found.items()}
+
+    assert figures("rocm:mbr") == {"memory": "ok", "bandwidth": "ok", "rate": "ok"}
+    assert figures("rocm:m") == {"memory": "ok", "bandwidth": "skip", "rate": "skip"}
+    assert set(figures("-").values()) == {"skip"}

@@ -9,7 +9,10 @@ import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
+from sd3tune.config.run_files import load_run
+from sd3tune.errors import ConfigError
 from sd3tune.tables import dialects, loss_types, lr_schedulers, optimizers
+from tests.projects import IMAGES, TEXT, Project
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -128,3 +131,29 @@ def test_every_page_for_readers_is_linked_from_the_readme_or_a_page_it_links() -
         linked |= {f for folder in linked if folder.is_dir() for f in folder.glob("*.md")}
         left += [p for p in linked - reached if p.suffix == ".md" and p not in left]
     assert set(PAGES) - reached == set()
+
+
+def test_settings_that_are_called_required_are_refused_when_they_are_left_out(
+    tmp_path: Path,
+) -> None:
+    project = Project(tmp_path)
+    table = {"path": "t.csv", "filename_column": "f", "caption_column": "c"}
+    project.write("photos/t.csv", "f,c\na_red_wall.png,x\n")
+    whole = IMAGES | {"caption_strategy": "csv", "csv": table | {"path": "photos/t.csv"}}
+    project.datasets(whole, TEXT)
+    load_run(tmp_path / "config/config.json", ())
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    required = set(re.findall(r"^\| `(\w+)` \| required", page, re.M))
+    assert required == {"output_dir", "id", "path"}
+    project.config(output_dir=...)
+    refused(project, "output_dir")
+    project.config()
+    project.datasets({k: v for k, v in whole.items() if k != "id"}, TEXT)
+    refused(project, "id")
+    project.datasets(whole | {"csv": {k: v for k, v in table.items() if k != "path"}}, TEXT)
+    refused(project, "path")
+
+
+def refused(project: Project, setting: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\b{setting}\b"):
+        load_run(project.root / "config/config.json", ())

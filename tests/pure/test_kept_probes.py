@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,10 +38,23 @@ class Counting:
         return dict.fromkeys(names, self.answer)
 
 
+def noted(note: Callable[[], None]) -> Callable[[], AbstractContextManager[None]]:
+    """`note` is called when probes begin to run."""
+
+    @contextmanager
+    def running() -> Iterator[None]:
+        note()
+        yield
+
+    return running
+
+
 def test_an_answer_is_kept_and_only_what_is_new_is_run(tmp_path: Path) -> None:
     device, told = Counting(), list[str]()
     run = probing.on_this_machine(
-        folder=tmp_path / "kept", execute=device, before=lambda: told.append("probing")
+        folder=tmp_path / "kept",
+        execute=device,
+        while_running=noted(lambda: told.append("probing")),
     )
     assert run(CARD, ["matmul_fp32"]) == {"matmul_fp32": GOOD}
     assert run(CARD, ["matmul_fp32", "matmul_bf16"]) == {"matmul_fp32": GOOD, "matmul_bf16": GOOD}
@@ -230,6 +244,26 @@ def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -
     assert ("probes", "matmul_fp32") in asked and ("quant", "linear_int8-quanto") in asked
 
 
+def test_children_take_turns_on_a_card_that_takes_one_process_at_a_time() -> None:
+    running, most = threading.Semaphore(1), [0]
+
+    def ask(
+        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event
+    ) -> child.Answer:
+        alone = running.acquire(blocking=False)
+        most[0] += not alone
+        time.sleep(0.05)
+        if alone:
+            running.release()
+        return child.Answer(data={n: {"ok": True, "words": "right"} for n in words[1:]})
+
+    exclusive = replace(CARD, devices=(replace(CARD.weakest, exclusive=True),))
+    for facts, together in ((CARD, 1), (exclusive, 0)):
+        most[0] = 0
+        probing.in_children(facts, ["matmul_fp32", "linear_nf4-bnb"], ask)
+        assert most[0] == together
+
+
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "CUDA_DEVICE_ORDER"])
 def test_what_a_run_sets_later_does_not_make_the_probes_run_again(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -317,7 +351,7 @@ def test_a_command_is_not_silent_while_it_probes(tmp_path: Path) -> None:
         return dict.fromkeys(names, GOOD)
 
     before = lambda: told.append(time.monotonic() - started)  # noqa: E731
-    run = probing.on_this_machine(folder=tmp_path, execute=execute, before=before)
+    run = probing.on_this_machine(folder=tmp_path, execute=execute, while_running=noted(before))
     run(CARD, ["matmul_fp32"])
     run(CARD, ["matmul_fp32"])
     assert len(told) == 1

@@ -75,13 +75,13 @@ def test_precision_is_lowered_until_the_model_fits(chip: str, model: str, precis
 
 
 def test_a_model_too_large_in_any_precision_is_refused_with_the_numbers() -> None:
-    with pytest.raises(PlanError, match=r"needs about .* has 10\.4 GiB") as e:
+    with pytest.raises(PlanError, match=r"needs about .* has 10\.5 GiB") as e:
         plan("rtx2080ti", LARGE, gradient_checkpointing=False, train_batch_size=8)
     assert e.value.hint
 
 
 def test_where_nothing_fits_the_hint_is_about_size() -> None:
-    with pytest.raises(PlanError, match=r"Apple M1 has 11\.2 GiB") as e:
+    with pytest.raises(PlanError, match=r"Apple M1 has 10\.7 GiB") as e:
         plan("m1", LARGE)
     assert "smaller model" in e.value.hint
     assert "blocks_to_swap" not in e.value.hint, "which a shared memory makes pointless"
@@ -99,8 +99,9 @@ def test_t5_is_quantised_where_neither_card_nor_host_holds_it() -> None:
     made = plan("m1", side=512)
     assert made.precision.text_encoders[2].value == "int8-quanto"
     assert made.precision.text_encoders[0].value == "no_change"
-    assert made.memory.offload.value == "none" and made.memory.estimate.text_encoders < 11.2 * GIB
-    with pytest.raises(PlanError, match=r"the text encoders need about .* has 11\.2 GiB") as e:
+    assert made.memory.estimate.text_encoders < 12 * GIB, "what macOS leaves of the Mac's memory"
+    assert made.memory.offload.value == "text_encoders", "they do not fit the GPU's share"
+    with pytest.raises(PlanError, match=r"the text encoders need about .* has 10\.7 GiB") as e:
         plan("m1", side=512, text_encoder_3_precision="no_change")
     assert "int8-quanto" in e.value.hint
 
@@ -179,6 +180,9 @@ def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> N
     assert "max_grad_norm" not in warned(max_grad_norm=0.1) + warned()
 
 
+FACTORS = ("prodigy", "torch-adadelta")  # a learning rate of 1 is usual
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
@@ -195,7 +199,8 @@ def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> N
 )
 def test_what_will_disappoint_is_said(settings: dict[str, Any], words: str) -> None:
     assert words in warned(model=MEDIUM, **settings)
-    calm = {"learning_rate": 1.0, "lr_num_cycles": 2, "lr_scheduler": "constant_with_warmup"}
+    calm = {"lr_num_cycles": 2, "lr_scheduler": "constant_with_warmup"}
+    calm |= {"learning_rate": 1.0} if settings.get("optimizer") in FACTORS else {}
     calm |= {"optimizer": "adamw_bf16"} if "gradient_precision" in settings else {}
     calm |= {"model_type": "lora"} if "model_type" in settings else {}
     assert words not in warned(model=MEDIUM, **settings | calm)

@@ -17,7 +17,8 @@ from sd3tune.backends.observe import raw_answers, recorded_machine
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.cli import doctor as doctor_command
 from sd3tune.doctor import report
-from sd3tune.doctor.private import FORMS, Private, vocabulary
+from sd3tune.doctor.identities import FORMS
+from sd3tune.doctor.private import Private, vocabulary
 from tests import recordings
 
 SMI = ("0, NVIDIA H100 80GB HBM3, GPU-5f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11, 00000000:18:00.0, "
@@ -228,6 +229,6 @@ def test_a_folder_that_is_not_there_is_the_user_s_to_mend(tmp_path: Path) -> Non
     from sd3tune.errors import ConfigError
 
     said: dict[str, Any] = {"torch": None, "facts": {"packages": {}, "tools": {}}, "version": "0",
-            "machine": {"host": {"os": "Linux"}}}  # fmt: skip
+            "machine": {"host": {"os": "Linux"}, "surveys": []}}  # fmt: skip
     with pytest.raises(ConfigError, match=r"cannot be written: No such file"):
         report.write(said, tmp_path / "nowhere" / "report.json")

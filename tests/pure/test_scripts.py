@@ -47,3 +47,64 @@ def test_the_range_of_python_is_the_same_everywhere() -> None:
         assert f'"Programming Language :: Python :: 3.{minor}"' in text
     for name in ("setup", "test-pythons"):
         assert f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]}" in (ROOT / "scripts" / name).read_text()
+
+
+VENV = """#!/bin/sh
+printf '%s\\n' "$*" >>"$(dirname "$0")/../asked"
+case "$*" in
+  *--torch*) printf 'error: driver 515 is too old\\nhint: update it\\n' >&2; exit 1;;
+  *--extra*) echo cuda;;
+  *"print(\\"torch==\\""*) echo torch==2.13.0;;
+esac
+"""
+
+
+@pytest.mark.parametrize("chosen", ["", "torch==2.13.0+cpu"])
+def test_setup_stops_at_a_driver_that_is_too_old_unless_the_user_chose(
+    chosen: str, tmp_path: Path
+) -> None:
+    """With a Python that answers as the survey of such a machine does, and installs nothing."""
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(VENV)
+    python.chmod(0o755)
+    environ = {"PATH": os.environ["PATH"], "SD3TUNE_VENV": str(tmp_path / "venv")}
+    command = ["bash", str(ROOT / "scripts" / "setup")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environ | {"SD3TUNE_TORCH": chosen}
+    )
+    asked = (tmp_path / "venv/asked").read_text()
+    if chosen:
+        assert done.returncode == 0 and f"--force-reinstall {chosen}\n" in asked, done.stderr
+        assert "sd3tune  [cuda]" in done.stdout and "--torch" not in asked
+    else:
+        assert done.returncode == 1 and "pip" not in asked
+        assert done.stderr == "error: driver 515 is too old\nhint: update it\n"
+
+
+HEALTHY = """#!/bin/sh
+case "$*" in
+  "-I -") [ -e "$(dirname "$0")/torch" ];;
+  *--torch*) printf '%s\\n' 'torch>=2.13' - cpu reason;;
+  *"print(\\"torch"*) echo torch==2.13.0;;
+esac
+"""
+
+
+def test_setup_is_up_to_date_only_while_pytorch_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "venv/bin"
+    folder.mkdir(parents=True)
+    (folder / "python").write_text(HEALTHY)
+    (folder / "python").chmod(0o755)
+    (folder / "torch").write_text("")
+
+    def said() -> str:
+        environ = {"PATH": os.environ["PATH"], "SD3TUNE_VENV": str(tmp_path / "venv")}
+        command = ["bash", str(ROOT / "scripts" / "setup")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
+        return done.stdout
+
+    assert "already installed, kept" in said()
+    assert said().startswith("up to date")
+    (folder / "torch").unlink()
+    assert "up to date" not in said()

@@ -1,6 +1,7 @@
 """The axes of attention: kernels that train, a kernel that only samples, and their inputs."""
 
 from sd3tune.backends.decide.option import Option
+from sd3tune.backends.decide.probes import AOTRITON, HIDDEN, hides_flash
 from sd3tune.backends.decide.rules import (
     Request,
     except_on,
@@ -15,8 +16,6 @@ from sd3tune.backends.decide.rules import (
 )
 from sd3tune.backends.observe.facts import Facts
 
-# The chips AMD builds flash kernels for by default (AOTriton; docs/reference/hardware.md).
-AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 SAGE_SM = (80, 86, 89, 90, 120, 121)  # exact strings in sageattention 2.2 core.py
 # The first two, of SDPA, are closed and were in 2.8 and before 2.12; those of products are open.
 # In SD3 the second attention of SD3.5 medium's blocks has views, diffusers' concatenation leaves
@@ -31,6 +30,12 @@ def half_dtype(f: Facts, r: Request) -> str | None:
     if r.mixed_precision != "no" or r.base_model_default_dtype in ("bf16", "fp16"):
         return None
     return "its kernels take fp16 and bf16 only, this run computes in fp32"
+
+
+def flash_is_hidden(f: Facts, r: Request) -> str | None:
+    if hides_flash(f):
+        return None
+    return "PyTorch hides no flash kernels for this chip"
 
 
 TRAINING: tuple[Option, ...] = (
@@ -97,6 +102,16 @@ SAMPLING: tuple[Option, ...] = (
         level=lambda f: "forward_only",
     ),
     Option("as-training", (), "the same kernel as in training"),
+)
+HIDDEN_KERNELS: tuple[Option, ...] = (
+    Option(
+        "on",
+        (flash_is_hidden, smoke(HIDDEN)),
+        "PyTorch uses its flash kernels for this chip only with "
+        "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1, which is set where they equal the definition; "
+        "untested on hardware",
+    ),
+    Option("off", (), "PyTorch's attention kernels as they are"),
 )
 INPUTS: tuple[Option, ...] = (
     Option(

@@ -1,5 +1,5 @@
 """How large a batched product may be before a device computes it wrongly or not at all, and what
-of the host's memory there is to fill.
+of the memory of device and host there is to fill.
 
 Facts about devices, asked by the plan; None: no limit that a run could reach is known.
 """
@@ -7,7 +7,9 @@ Facts about devices, asked by the plan; None: no limit that a run could reach is
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sd3tune.backends.observe.facts import Facts
+from sd3tune.backends.decide.probes import HIDDEN, hides_flash
+from sd3tune.backends.decide.rules import version
+from sd3tune.backends.observe.facts import Facts, Vendor
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,37 @@ WORKSPACE_BYTES: Mapping[str, int] = {
     "cpu": 2**28,
 }
 
+# What the driver keeps of the total that it reports, as PyTorch shows it: T4 14.56 of 15.0 GiB
+# (Zheng-Chong/CatVTON#133), RTX 4090 23.5 of 24.0, L40S 44.53 of 44.99, H200 139.7 of 140.4;
+# MI300X 191.7 of 192.
+RESERVED: Mapping[str, tuple[int, float]] = {  # at least so many bytes, and that share
+    "cuda": (int(0.46 * 2**30), 0.005),
+    "rocm": (int(0.05 * 2**30), 0.0016),
+    "cpu": (0, 0.0),
+}
+
+
+def usable_bytes(vendor: Vendor, total_bytes: int, runtime: str | None = None) -> int:
+    """What a run may fill of an unused device whose driver reports `total_bytes`. runtime: the
+    version of macOS, for Macs."""
+    if vendor == "mps":
+        return metal_recommends(total_bytes, runtime)
+    least, share = RESERVED[vendor]
+    return total_bytes - max(least, int(share * total_bytes))
+
+
+def metal_recommends(total_bytes: int, macos: str | None = None) -> int:
+    """recommendedMaxWorkingSetSize of a Mac, where torch was not asked: two thirds of the memory up
+    to 36 GB, three quarters above (ollama/ollama#434: 21.33 of 32 GiB; ggml-org/llama.cpp#3213: 72
+    of 96 GiB; abetlen/llama-cpp-python#687: 10.67 of 16 GiB). macOS 26 lends more of large
+    memories: 107.5 of 128 GiB; its figure for other sizes is unknown, and the older one holds."""
+    if total_bytes <= 36 * 2**30:
+        return total_bytes * 2 // 3
+    newer = macos is not None and version(macos) >= (26,)
+    if newer and total_bytes == 128 * 2**30:
+        return int(total_bytes * 0.84)
+    return total_bytes * 3 // 4
+
 
 def host_bytes(f: Facts) -> int | None:
     """What may run on the CPU beside an idle device. A Mac has one memory, and
@@ -67,5 +100,8 @@ def terms(f: Facts) -> Limit | None:
 def writes_scores(f: Facts, attention: str | None) -> bool:
     """Whether attention that trains keeps every score of every pair of tokens. The fused kernel of
     MPS has no backward, so PyTorch takes the definition (pytorch#179294, open; aten's
-    attention.cpp). Look again at torch 2.17."""
-    return attention != "sliced" and (f.vendor == "mps" or attention == "native-math")
+    attention.cpp; look again at torch 2.17). So it does on AMD's chips whose hidden flash kernels
+    failed their probe."""
+    without_flash = hides_flash(f) and f.smoke.get(HIDDEN, "ok") != "ok"
+    definition = f.vendor == "mps" or without_flash or attention == "native-math"
+    return attention != "sliced" and definition

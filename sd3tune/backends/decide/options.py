@@ -144,6 +144,7 @@ _AXES: dict[str, Options] = {
         Option("on", (decided("mixed_precision", "fp16"),), "fp16 gradients underflow unscaled"),
         Option("off", (), "float32 and bf16 have the range"),
     ),
+    "hidden_kernels": attention.HIDDEN_KERNELS,
     "attention_mechanism": attention.TRAINING,
     "base_model_precision": lambda: schemes(sized=True, transformer=True),
     "text_encoder_1_precision": lambda: schemes(sized=False),

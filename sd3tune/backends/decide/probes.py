@@ -17,6 +17,10 @@ KERNELS = ("diffusers", "native-flash", "native-efficient", "cudnn", "native-mat
 # Chips that multiply in eight bits (docs/reference/hardware.md).
 NATIVE_FP8_SM, NATIVE_FP8_GFX = 89, ("gfx942", "gfx950", "gfx1200", "gfx1201")
 NATIVE_INT8_SM = 75
+# The chips for which PyTorch uses AMD's flash kernels by itself (AOTriton; hardware.md, "AMD").
+AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
+RDNA = ("gfx10", "gfx11", "gfx12")  # beginnings of the names
+HIDDEN = "attention_hidden"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,13 @@ def int8_products(f: Facts) -> bool:
     return f.vendor in ("cuda", "rocm") and (sm is None or sm >= NATIVE_INT8_SM)
 
 
+def hides_flash(f: Facts) -> bool:
+    """PyTorch may have flash kernels for the chip that it uses only with a variable set
+    (kernels/hidden.py). Without them scaled_dot_product_attention writes out every score."""
+    gfx = f.weakest.arch.gfx
+    return gfx is not None and gfx.startswith(RDNA) and gfx not in AOTRITON
+
+
 _FIXED = (
     Probe("matmul_fp32", "probes", essential=True),
     Probe("optimizer_adamw", "probes", essential=True),
@@ -67,6 +78,7 @@ _FIXED = (
     Probe("autocast_fp16", "probes"),
     *(Probe(f"attention_{kernel}", "probes") for kernel in KERNELS),
     Probe("attention_sageattention", "probes"),
+    Probe(HIDDEN, "hidden"),
     Probe("compile_inductor", "probes", seconds_on_cpu=30.0),
     Probe("matmul_int8", "probes", informs=int8_products),
     Probe("matmul_fp8", "probes", informs=fp8_products),

@@ -36,6 +36,7 @@ class Request:
     text_encoder_3_precision: str | None = None
     quantize_via: str | None = None
     gradient_checkpointing_backend: str | None = None
+    hidden_kernels: str | None = None
     attention_mechanism: str | None = None
     attention_no_grad: str | None = None
     attention_inputs: str | None = None

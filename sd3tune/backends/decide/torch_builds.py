@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sd3tune.backends.decide.rules import version
-from sd3tune.backends.observe.facts import Machine, Survey
+from sd3tune.backends.observe.facts import Gpu, Machine, Survey
 from sd3tune.backends.observe.torch_report import RANGE
 from sd3tune.errors import HardwareError
 
@@ -86,9 +86,11 @@ def cuda_build(driver: str | None, runtime: str | None, chips: Collection[int]) 
     return None if best is not None and chips and not served[best] else best
 
 
-def other_build(found: Survey) -> str | None:
-    """The command that installs the build for these NVIDIA cards; None where there is none."""
-    build = cuda_build(found.driver, found.runtime, _chips(found))
+def other_build(found: Survey, card: Gpu | None = None) -> str | None:
+    """The command that installs the build for these NVIDIA cards, or for one of them; None where
+    there is none."""
+    chips = _chips(found.gpus if card is None else (card,))
+    build = cuda_build(found.driver, found.runtime, chips)
     return None if build is None else build.setup
 
 
@@ -131,14 +133,15 @@ def _has_card(nvidia: Survey) -> bool:
     )
 
 
-def _chips(found: Survey) -> set[int]:
-    return {gpu.arch.sm for gpu in found.gpus if gpu.arch.sm is not None}
+def _chips(gpus: tuple[Gpu, ...]) -> set[int]:
+    return {gpu.arch.sm for gpu in gpus if gpu.arch.sm is not None}
 
 
 def _for_nvidia(found: Survey) -> TorchBuild:
-    chips = _chips(found)
+    chips = _chips(found.gpus)
     build = cuda_build(found.driver, found.runtime, chips)
-    name = found.gpus[0].name if found.gpus else "a card that no source lists"
+    names = [gpu.name for gpu in sorted(found.gpus, key=lambda gpu: not gpu.named)]
+    name = names[0] if names else "a card that no source lists"
     driver = _driver(found)
     if build is None:
         raise _refusal(found, name, driver)
@@ -168,7 +171,7 @@ def _driver(found: Survey) -> str:
 def _refusal(found: Survey, name: str, driver: str) -> HardwareError:
     on_cpu = f"SD3TUNE_TORCH='{CPU} --extra-index-url {WHEELS}/cpu' bash scripts/setup"
     if any(build.runs_on(found.driver, found.runtime) for build in CUDA_BUILDS):
-        chips = ", ".join(f"sm_{sm}" for sm in sorted(_chips(found)))
+        chips = ", ".join(f"sm_{sm}" for sm in sorted(_chips(found.gpus)))
         return HardwareError(
             f"{name} is {chips}, and no build of {RANGE} has kernels for it",
             hint=f"use another card; for the CPU: {on_cpu}",

@@ -79,18 +79,24 @@ def matmul(device: torch.device, dtype: torch.dtype) -> str:
     return f"error {error:.0e}"
 
 
-def attention(device: torch.device, name: str, attend: Attend | None = None) -> str:
+def attention(
+    device: torch.device,
+    name: str,
+    attend: Attend | None = None,
+    dtype: torch.dtype | None = None,
+) -> str:
     """Forward and backward at SD3's shapes with q, k, v as views, as the model makes them; against
-    PyTorch's math attention in float64. attend: None is the kernel of that name."""
-    dtype = working_dtype(device, name)
+    PyTorch's math attention in float64. attend: None is the kernel of that name. dtype: None is
+    that of `working_dtype`."""
+    dtype = dtype or working_dtype(device, name)
     shape = (2, TOKENS, HEADS, HEAD_DIM)
     flat = [torch.randn(*shape, generator=_dice(n)).to(dtype) for n in range(4)]
     if attend is None:
         attend = partial(sliced.attention, most=SLICE) if name == "sliced" else sdpa
     with kernel(name):
-        got = _attention_gradients([t.to(device) for t in flat], attend)
+        got = attention_gradients([t.to(device) for t in flat], attend)
     with kernel("native-math"):
-        want = _attention_gradients([t.double() for t in flat], sdpa)
+        want = attention_gradients([t.double() for t in flat], sdpa)
     worst = 0.0
     for what, g, w in zip(("the output", "dq", "dk", "dv"), got, want, strict=True):
         if g is None:
@@ -100,7 +106,9 @@ def attention(device: torch.device, name: str, attend: Attend | None = None) -> 
     return f"forward and backward match, error {worst:.0e} in {str(dtype).removeprefix('torch.')}"
 
 
-def _attention_gradients(flat: list[Tensor], attend: Attend) -> list[Tensor | None]:
+def attention_gradients(flat: list[Tensor], attend: Attend) -> list[Tensor | None]:
+    """Output and gradients of query, key and value. flat: these three and the gradient of the
+    output, (B, tokens, heads, head_dim)."""
     leaves = [t.clone().requires_grad_() for t in flat[:3]]
     q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, heads, tokens, head_dim), not contiguous
     out = attend(q, k, v)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import system
+from sd3tune.backends.observe import card_faults, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
 
 UNKNOWN = Arch("gfx", "unknown")
@@ -166,6 +166,9 @@ def _gpu(library: _Binding, index: int, handle: Any) -> Gpu:
         compute_partition=word(q("amdsmi_get_gpu_compute_partition")),
         memory_partition=word(q("amdsmi_get_gpu_memory_partition")),
         hip_index=system.whole(entry("amdsmi_get_gpu_enumeration_info", "hip_id")),
+        hip_uuid=word(entry("amdsmi_get_gpu_enumeration_info", "hip_uuid"))
+        or system.hip_uuid(entry("amdsmi_get_gpu_asic_info", "asic_serial")),
+        error=card_faults.amd_lost(library.amdsmi, handle),
     )
 
 

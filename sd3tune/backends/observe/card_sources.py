@@ -18,6 +18,8 @@ from sd3tune.backends.observe.facts import Gpu, Problem, Survey, Vendor, gpu_fro
 
 SECONDS = 10.0
 MOST = 2**60  # bytes, watts, links: no card has more
+# Last words of the ids of problems that a source has, and not the card.
+OF_THE_SOURCE = ("hangs", "crashed", "failed", "garbage", "forbidden", "init")
 Ask = Callable[[str, Path], child.Answer]
 
 
@@ -33,11 +35,13 @@ class CardSource:
 
 
 DRIVER = "reinstall the NVIDIA driver and reboot"
+PYNVML = "reinstall nvidia-ml-py, then the NVIDIA driver, and reboot"
 AMD_SMI = "reinstall amd-smi-lib of your ROCm, or the amdgpu driver, and reboot"
 SOURCES = {  # the best first; its name stands in Gpu.source
-    "nvml": CardSource("cuda", "nvidia.nvml", "NVML", "nvml", DRIVER),
+    "nvml": CardSource("cuda", "nvidia.nvml", "NVML", "nvml", PYNVML),
     "nvidia-smi": CardSource("cuda", "nvidia.smi", "nvidia-smi", "nvidia_smi", DRIVER),
     "libcuda": CardSource("cuda", "nvidia.libcuda", "libcuda.so.1", "libcuda", DRIVER),
+    "cuInit": CardSource("cuda", "nvidia.cuinit", "cuInit of libcuda.so.1", "cuda_devices", DRIVER),
     "/proc/driver/nvidia": CardSource("cuda", "nvidia.proc", "/proc/driver/nvidia", "nvidia_files",
                                   DRIVER),
     "amdsmi": CardSource("rocm", "amd.amdsmi", "amdsmi", "amdsmi", AMD_SMI),
@@ -54,9 +58,9 @@ def observe(name: str, root: str) -> dict[str, Any]:
     return answer
 
 
-def ask_in_child(name: str, root: Path) -> child.Answer:
-    """One source's answer from a child process, within SECONDS."""
-    return child.ask("source", [name, str(root)], timeout_seconds=SECONDS)
+def ask_in_child(name: str, root: Path, timeout_seconds: float = SECONDS) -> child.Answer:
+    """One source's answer from a child process with a time limit."""
+    return child.ask("source", [name, str(root)], timeout_seconds=timeout_seconds)
 
 
 def survey(vendor: Vendor, root: Path, ask: Ask = ask_in_child) -> Survey:
@@ -64,9 +68,13 @@ def survey(vendor: Vendor, root: Path, ask: Ask = ask_in_child) -> Survey:
     names = [name for name, source in SOURCES.items() if source.vendor == vendor]
     with ThreadPoolExecutor(len(names)) as pool:
         answers = list(pool.map(lambda name: ask(name, root), names))
-    return merged(
-        vendor, [_read(name, answer) for name, answer in zip(names, answers, strict=True)]
-    )
+    said = [_read(name, answer) for name, answer in zip(names, answers, strict=True)]
+    return merged(vendor, [_signed(name, each) for name, each in zip(names, said, strict=True)])
+
+
+def _signed(name: str, said: Survey) -> Survey:
+    """The survey, with problems that name their source."""
+    return replace(said, problems=tuple(replace(p, source=name) for p in said.problems))
 
 
 def _read(name: str, answer: child.Answer) -> Survey:
@@ -80,7 +88,8 @@ def _read(name: str, answer: child.Answer) -> Survey:
     words, fix, kind = f"asking {source.title} failed: {answer.error}", source.fix, "failed"
     if answer.hung:
         words, kind = f"{source.title} hangs: {answer.error}", "hangs"
-        fix = f"reboot, or {source.fix}; training on this card may hang in the same way"
+        fix = f"reboot; where it hangs again, {source.fix}; training on this card may hang in the "
+        fix += "same way"
     elif answer.crashed:
         words, kind = f"asking {source.title} crashed: {answer.error}", "crashed"
     return Survey(source.vendor, problems=(Problem(f"{source.id}-{kind}", "fail", words, fix),))
@@ -110,8 +119,8 @@ def _plausible(name: str, said: Survey) -> Survey:
         return said
     source = SOURCES[name]
     words = f"{source.title} answers what no card can have: {', '.join(strange[:3])}"
-    garbage = Problem(f"{source.id}-garbage", "warn", words, source.fix)
-    return replace(said, gpus=gpus, problems=(*said.problems, garbage), **versions)
+    doubt = Problem(f"{source.id}-implausible", "warn", words, source.fix)
+    return replace(said, gpus=gpus, problems=(*said.problems, doubt), **versions)
 
 
 def _plausible_gpu(gpu: Gpu, strange: list[str]) -> Gpu:
@@ -137,8 +146,9 @@ def _fits(name: str, kind: Any, value: Any) -> bool:
 
 
 def merged(vendor: Vendor, surveys: Sequence[Survey]) -> Survey:
-    """One Survey of those of several sources, the best first. A source that is not installed counts
-    only where none before it listed the cards; one that failed is a failure only where none did."""
+    """One Survey of those of several sources, the best first. A program that is not installed is
+    missed only where no source before it listed the cards; a source that failed stops training only
+    where no other listed them."""
     best = next((s for s in surveys if s.gpus), None)
     cards = () if best is None else best.gpus
     for other in surveys:
@@ -166,7 +176,7 @@ def _problems(surveys: Sequence[Survey], best: Survey | None) -> list[Problem]:
             kind = problem.id.rpartition("-")[2]
             if kind == "absent":
                 problem = replace(problem, severity="skip" if answered else "warn")
-            elif kind in ("hangs", "crashed", "failed") and best is not None:
+            elif kind in OF_THE_SOURCE and best is not None:
                 problem = replace(problem, severity="warn")
             found.append(problem)
         answered = answered or bool(survey.gpus)
@@ -196,7 +206,10 @@ def _completed(card: Gpu, other: Gpu | None) -> Gpu:
     missing = {
         field.name: getattr(other, field.name)
         for field in fields(Gpu)
-        if getattr(card, field.name) is None and getattr(other, field.name) is not None
+        # No error is an answer too: the better source's.
+        if field.name != "error"
+        and getattr(card, field.name) is None
+        and getattr(other, field.name) is not None
     }
     if card.arch.name == "unknown" and other.arch.name != "unknown":
         missing["arch"] = other.arch

@@ -31,6 +31,7 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
     "torch": "sd3tune.backends.observe.torch_report:observe",
     "torch-details": "sd3tune.backends.observe.torch_report:details",
     "probes": "sd3tune.backends.kernels.smoke:observe",
+    "hidden": "sd3tune.backends.kernels.hidden:observe",
     "quant": "sd3tune.quant.linear_probes:observe",
     "imports": "sd3tune.backends.observe.imports:observe",
 }

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sd3tune.backends.observe.facts import Host, Lack, Problem
+from sd3tune.backends.observe.facts import Machine, Problem
+from sd3tune.backends.observe.host_facts import Host, Lack
 
 SHM_BYTES = 2**30  # the loader's and NCCL's shared memory; the default of docker is 64 MiB
 NVIDIA_NODES = ("dev/nvidiactl", "dev/dxg")  # dxg: Windows' subsystem for Linux
@@ -98,6 +99,23 @@ def problems(host: Host) -> list[Problem]:
     """What keeps the container's accelerator away from training."""
     found = tuple(lack for lack in host.lacks if lack.blocks)
     return [Problem(f"container.{k.id}", "fail", k.message, fix(host, found)) for k in found]
+
+
+def hidden(machine: Machine, environ: Mapping[str, str]) -> list[Problem]:
+    """NVIDIA_VISIBLE_DEVICES keeps every card out of a container: its bus or its driver's files are
+    here, and no card is. (Toolkits that pass cards by CDI set `void` as well; then cards are.)"""
+    said = environ.get("NVIDIA_VISIBLE_DEVICES")
+    seen = [s for s in machine.surveys if s.vendor == "cuda"]
+    if said is None or said.strip().lower() not in NOTHING or not seen or seen[0].gpus:
+        return []
+    value = (
+        f"NVIDIA_VISIBLE_DEVICES is `{said}`" if said.strip() else "NVIDIA_VISIBLE_DEVICES is empty"
+    )
+    fix = ELSEWHERE.get(machine.host.cloud or "") or (
+        "docker run --gpus all -e NVIDIA_VISIBLE_DEVICES=all …; outside a container: unset it, it "
+        "has no effect there"
+    )
+    return [Problem("nvidia.visible-none", "fail", f"{value}, which hides every card", fix)]
 
 
 def no_device(host: Host) -> list[Problem]:

@@ -13,9 +13,10 @@ Facts        the two joined for the one vendor that training will use      (cuda
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.tables import needs
 
 Vendor = needs.Vendor
@@ -27,6 +28,9 @@ MAKERS: Mapping[Vendor, str] = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple",
 UNTESTED: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 TRAINED_ON = ("sm_90",)  # H100 and H200: LOG.md, 2026-11-26 and 2026-11-27
 
+# Fields that doctor shows beside a card's name, as it calls them.
+SHOWN = {"name": "name", "arch": "architecture", "total_bytes": "memory", "used_bytes": "used"}
+GIB = 2**30
 UNNAMED = ("NVIDIA GPU", "AMD GPU", "unnamed GPU")
 
 T = TypeVar("T")
@@ -66,6 +70,7 @@ class Problem:
     severity: Severity
     message: str
     fix: str  # can be pasted, or one sentence on what to do
+    source: str | None = None  # of the sources of cards, the one that failed or met it
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,9 @@ class Gpu:
     arch: Arch
     source: str  # "nvml", "nvidia-smi", "/proc", "amdsmi", "amd-smi", "sysfs", "sysctl"
     total_bytes: int | None = None
-    used_bytes: int | None = None
-    other_processes_bytes: int | None = None
+    used_bytes: int | None = None  # by all processes and users, as the driver counts it
+    other_processes_bytes: int | None = None  # of the listed processes, without our own
+    own_bytes: int | None = None  # of the listed processes: what this run's own hold
     uuid: str | None = None  # as the vendor prints it: "GPU-…", "MIG-…"
     bus_id: str | None = None  # "0000:65:00.0", lower case, domain of four digits
     temperature_celsius: float | None = None
@@ -103,13 +109,19 @@ class Gpu:
     pcie_width: int | None = None
     pcie_width_max: int | None = None
     links: int | None = None  # active NVLink or xGMI links
+    links_max: int | None = None  # NVLink links, active or not
     compute_mode: str | None = None  # NVIDIA: "default", "exclusive", "prohibited"
     compute_partition: str | None = None  # AMD: "SPX", "CPX", …
     memory_partition: str | None = None  # AMD: "NPS1", "NPS4", …
     hip_index: int | None = None  # AMD: HIP's number before *_VISIBLE_DEVICES, when told
     gpu_cores: int | None = None  # Apple
     wired_limit_bytes: int | None = None  # Apple: of the GPU, when set by hand; None: macOS decides
-    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where not from `source`
+    card_uuid: str | None = None  # of a MIG slice: its card's
+    hip_uuid: str | None = None  # AMD: as ROCR_VISIBLE_DEVICES takes it, GPU- and 16 digits
+    fabric: str | None = None  # NVSwitch systems: "completed", "in progress", "not started", …
+    error: str | None = None  # the card no longer answers: what its driver says instead
+    # Field -> who said it, where not `source`.
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def named(self) -> bool:
@@ -118,9 +130,27 @@ class Gpu:
 
     @property
     def told_by(self) -> str:
-        """The source, and in brackets what others added: "/proc/driver/nvidia (arch: libcuda)"."""
-        told = ", ".join(f"{name}: {who}" for name, who in self.sources.items())
-        return f"{self.source} ({told})" if told else self.source
+        """The source, and what others added to what is shown: "/proc/driver/nvidia; architecture:
+        libcuda"."""
+        added = [f"{SHOWN[key]}: {who}" for key, who in self.sources.items() if key in SHOWN]
+        return "; ".join([self.source, *added])
+
+    @property
+    def label(self) -> str:
+        """Tells equal cards apart; the number is the driver's, not PyTorch's: "card 1 (NVIDIA
+        A100, PCI 0000:0a:00.0, GPU-…)"."""
+        parts = (self.name, self.bus_id and f"PCI {self.bus_id}", self.hip_uuid or self.uuid)
+        kind = "MIG slice of card" if self.mig else "card"
+        return f"{kind} {self.index} ({', '.join(p for p in parts if p)})"
+
+    @property
+    def occupied_bytes(self) -> int | None:
+        """Memory in use by anybody but this run's own processes. A driver may count more than the
+        processes that it lists (other users, a desktop, other containers), and so the larger of the
+        two figures holds; None: neither is known."""
+        counted = None if self.used_bytes is None else self.used_bytes - (self.own_bytes or 0)
+        known = [n for n in (counted, self.other_processes_bytes) if n is not None]
+        return max(0, *known) if known else None
 
 
 def gpu_from(data: Mapping[str, Any]) -> Gpu:
@@ -140,56 +170,25 @@ class Survey:
     runtime: str | None = None  # newest CUDA the driver offers "13.0"; ROCm; macOS version
     source: str | None = None  # the first that listed cards; None: none did
     problems: tuple[Problem, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where not from `source`
+    # Field -> who said it, where not `source`.
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def source_of(self, name: str) -> str | None:
         """Who said what a field holds; None: nobody."""
         return self.sources.get(name, self.source)
 
     @property
+    def driver_told_by(self) -> str:
+        """The source of the driver's version, and that of what it offers where it is another."""
+        driver, runtime = self.source_of("driver"), self.source_of("runtime")
+        told = driver or "survey"
+        return told if self.runtime is None or runtime == driver else f"{told}; offers: {runtime}"
+
+    @property
     def offers(self) -> str | None:
         """The runtime with its name: "CUDA 13.0", "ROCm 7.2"; macOS is its version alone."""
         name = {"cuda": "CUDA ", "rocm": "ROCm "}.get(self.vendor, "")
         return self.runtime and f"{name}{self.runtime}"
-
-
-@dataclass(frozen=True)
-class Lack:
-    """Something a container should have been started with (container.py finds them)."""
-
-    id: str  # stable, "no-nvidia"
-    message: str
-    flags: tuple[str, ...]  # words of `docker run`
-    blocks: bool = True  # no accelerator without it
-
-
-@dataclass(frozen=True)
-class Host:
-    """The computer around the accelerator."""
-
-    os: str  # "Linux", "Darwin"
-    os_version: str | None
-    machine: str  # "x86_64", "aarch64", "arm64"
-    python: str  # "3.11.7"
-    cpu_name: str | None = None
-    cpu_count: int | None = None  # usable by this process: affinity and cgroup quota included
-    ram_bytes: int | None = None
-    ram_available_bytes: int | None = None
-    cgroup_limit_bytes: int | None = None
-    shm_bytes: int | None = None
-    disk_free_bytes: int | None = None  # of the working directory
-    container: str | None = None  # "docker", "podman", "kubernetes", …; None: not in one
-    cloud: str | None = None  # "runpod", "vast", …
-    image: str | None = None  # "cuda", "rocm": one of sd3tune's images; None: no such
-    lacks: tuple[Lack, ...] = ()  # what this container was not given
-    rosetta: bool = False  # x86-64 Python translated on an Apple chip
-    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where it was read
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """What a process may use: memory, or the cgroup's limit where that is less."""
-        known = [n for n in (self.ram_bytes, self.cgroup_limit_bytes) if n is not None]
-        return min(known, default=None)
 
 
 @dataclass(frozen=True)
@@ -229,6 +228,7 @@ class TorchReport:
     mps_recommended_bytes: int | None = None
     imported: bool = False  # False: read from the installed files, torch was not started
     error: str | None = None
+    devices_error: str | None = None  # what CUDA or HIP said when it was asked for its devices
 
 
 @dataclass(frozen=True)
@@ -240,30 +240,48 @@ class Device:
     name: str
     arch: Arch
     total_bytes: int | None = None
-    usable_bytes: int | None = None  # what a run may fill: less than total on Macs and in cgroups
+    # What a run may fill: what nobody else uses; less than that on Macs and in cgroups.
+    usable_bytes: int | None = None
     usable_source: str | None = None  # who says so, where it is not the driver
     physical_index: int | None = None
     uuid: str | None = None
+    occupied_bytes: int | None = None  # in use by others when this machine was observed
+    bus_id: str | None = None
+    chosen_by: str | None = None  # variables that decide which card this is; None: there is one
+    exclusive: bool = False  # its driver lets one process use it at a time
+    problems: tuple[Problem, ...] = ()  # of this device alone; the first one's are the machine's
 
+    @property
+    def card(self) -> str | None:
+        """Which card it is, and what decided that; None where there is no choice."""
+        if self.chosen_by is None:
+            return None
+        number = (
+            None if self.physical_index is None else f"card {self.physical_index} of the driver"
+        )
+        parts = (number, self.bus_id and f"PCI {self.bus_id}", self.uuid)
+        return f"{', '.join(p for p in parts if p)}; {self.chosen_by}"
 
-def torch_cuda(
-    index: int, card: Gpu, total: int | None, arch: Arch | None = None, name: str | None = None
-) -> Device:
-    """torch's device number `index`, of NVIDIA or AMD, with what its vendor says of the card.
+    @property
+    def room_bytes(self) -> int | None:
+        """What a run may fill; None: the device does not say. A full device has room for 0 bytes,
+        which is known."""
+        return self.total_bytes if self.usable_bytes is None else self.usable_bytes
 
-    total, arch, name: as torch says them, when it was asked; they win.
-    """
-    total = total or card.total_bytes
-    return Device(
-        index=index,
-        torch_device=f"cuda:{index}",
-        name=name or card.name,
-        arch=arch or card.arch,
-        total_bytes=total,
-        usable_bytes=total and total - (card.other_processes_bytes or 0),
-        physical_index=card.index,
-        uuid=card.uuid,
-    )
+    @property
+    def free(self) -> str | None:
+        """`3.1 of 24.0 GiB are free`; None where it is not known what others use."""
+        if self.occupied_bytes is None or self.usable_bytes is None or self.total_bytes is None:
+            return None
+        return f"{self.usable_bytes / GIB:.1f} of {self.total_bytes / GIB:.1f} GiB are free"
+
+    @property
+    def emptied(self) -> "Device":
+        """The device as it is when nobody else uses it: what others held at another time says
+        nothing about the day of a run."""
+        if self.occupied_bytes is None or self.total_bytes is None:
+            return self
+        return replace(self, usable_bytes=self.total_bytes, occupied_bytes=None)
 
 
 @dataclass(frozen=True)
@@ -291,6 +309,10 @@ class Facts:
         """True where nobody has run sd3tune yet: shown wherever the device is chosen."""
         return self.vendor in UNTESTED and self.weakest.arch.name not in TRAINED_ON
 
+    def rest_on(self, survey: Survey) -> bool:
+        """The survey is of the vendor that trains."""
+        return survey.vendor == self.vendor
+
     @property
     def accelerated(self) -> bool:
         """There is an accelerator: the device that trains is not the CPU."""
@@ -301,10 +323,21 @@ class Facts:
         """Processes may share the one device; accelerators take one process each."""
         return not self.accelerated
 
+    def of_processes(self, count: int) -> "Facts":
+        """The same machine with the devices that `count` processes use, one each."""
+        return self if len(self.devices) <= count else replace(self, devices=self.devices[:count])
+
     @property
     def weakest(self) -> Device:
         """The device that decides for all: a run must work on each of them."""
         return min(self.devices, key=lambda d: (d.arch.sm or 0, d.total_bytes or 0))
+
+    @property
+    def tightest(self) -> Device:
+        """The device with the least room, into which a run must fit; the weakest where the devices
+        do not say."""
+        known = [d for d in self.devices if d.room_bytes is not None]
+        return min(known, key=lambda d: d.room_bytes or 0, default=self.weakest)
 
 
 def to_json(value: object) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _kernel_gpu(root: Path, index: int, entry: tuple[Path, dict[str, str]]) -> G
     version = said.get("gfx_target_version", "0")  # 90402 is 9.4.2
     used = system.whole(system.read(card / "mem_info_vram_used"))
     return Gpu("rocm", index, name, _gfx(version), NAME, total_bytes=memory, used_bytes=used,
-               bus_id=where)  # fmt: skip
+               bus_id=where, hip_uuid=system.hip_uuid(said.get("unique_id")))  # fmt: skip
 
 
 def _bank(node: Path) -> int | None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from sd3tune.backends import cuda, mps, rocm
 from sd3tune.backends.observe import container, sysctl
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
-from sd3tune.backends.observe.facts import Host, Machine
+from sd3tune.backends.observe.facts import Machine
+from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.system import read
 from sd3tune.errors import HardwareError
 

@@ -4,17 +4,16 @@ Codes and structures: nvml.h and the binding's own source. Nothing here raises.
 """
 
 import ctypes
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe import system
+from sd3tune.backends.observe import card_faults, own_processes, system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Severity, Survey
 
 UNKNOWN = Arch("sm", "unknown")
-COMPUTE_MODES = {0: "default", 2: "prohibited", 3: "exclusive"}
+COMPUTE_MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
 LIBRARY = "libnvidia-ml.so.1"
 LIBRARY_NOT_FOUND = 12
 MOST_CARDS = 64
@@ -60,8 +59,10 @@ def survey(root: Path) -> Survey:
         problems.append(problem("nvml-garbage", "warn", words, REINSTALL))
     if library.failed:
         failed = [f"{name} ({error})" for name, error in library.failed.items()]
-        words = f"nvidia-ml-py does not fit the driver's NVML: {', '.join(failed)[:200]}"
-        problems.append(problem("nvml-broken", "warn", words, UPGRADE))
+        words = "nvidia-ml-py and the driver's NVML are of different ages: "
+        words += ", ".join(failed)[:200]
+        fix = "update the older of them: the NVIDIA driver, or pip install --upgrade nvidia-ml-py"
+        problems.append(problem("nvml-age", "warn", words, fix))
     return Survey("cuda", tuple(gpus), driver, runtime, "nvml", tuple(problems))
 
 
@@ -143,9 +144,11 @@ def _cards(library: _Library, index: int, problems: list[Problem]) -> list[Gpu]:
     try:
         handle = library.pynvml.nvmlDeviceGetHandleByIndex(index)
     except Exception as e:  # also what is not NVML's own: see _Library.ask
-        words = f"GPU {index} does not answer: {e}"
-        problems.append(problem("gpu-unusable", "warn", words, "reboot, or rent another host"))
-        return []
+        if getattr(e, "value", None) == card_faults.NOT_GIVEN:
+            words = f"card {index} is closed to this user, job or container: {e}"
+            problems.append(problem("gpu-closed", "warn", words, "ask for it where you start"))
+            return []
+        return [Gpu("cuda", index, "NVIDIA GPU", UNKNOWN, "nvml", error=str(e))]
     card = _nvml_gpu(library, handle, index)
     if (library.ask("nvmlDeviceGetMigMode", handle) or [0])[0] != 1:
         return [card]
@@ -155,7 +158,7 @@ def _cards(library: _Library, index: int, problems: list[Problem]) -> list[Gpu]:
         if part is not None:
             slices.append(_mig(library, part, card))
     if not slices:
-        words = f"MIG is on for {card.name} and it has no slice"
+        words = f"MIG is on for {card.label} and it has no slice"
         fix = f"sudo nvidia-smi -i {index} -mig 0, or create one: sudo nvidia-smi mig -cgi 9 -C"
         problems.append(problem("mig-empty", "fail", words, fix))
     return slices
@@ -171,6 +174,7 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
     pci = q("nvmlDeviceGetPciInfo")
     default = q("nvmlDeviceGetPowerManagementDefaultLimit")
     limit = q("nvmlDeviceGetEnforcedPowerLimit")
+    processes = q("nvmlDeviceGetComputeRunningProcesses")
     return Gpu(
         vendor="cuda",
         index=index,
@@ -179,7 +183,8 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
-        other_processes_bytes=_others(q("nvmlDeviceGetComputeRunningProcesses")),
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
         uuid=_text(q("nvmlDeviceGetUUID")),
         bus_id=system.bus_id(pci.busId) if pci is not None else None,
         temperature_celsius=_temperature(library, handle),
@@ -197,13 +202,17 @@ def _nvml_gpu(library: _Library, handle: Any, index: int) -> Gpu:
         pcie_width=q("nvmlDeviceGetCurrPcieLinkWidth"),
         pcie_width_max=q("nvmlDeviceGetMaxPcieLinkWidth"),
         links=_links(library, handle),
+        links_max=card_faults.nvlinks(library.pynvml, handle),
         compute_mode=COMPUTE_MODES.get(q("nvmlDeviceGetComputeMode")),
+        fabric=card_faults.fabric(library.pynvml, handle),
+        error=card_faults.lost(library.pynvml, handle),
     )
 
 
 def _mig(library: _Library, part: Any, card: Gpu) -> Gpu:
     """A slice: its own UUID and memory, everything else from its card."""
     memory = _nvml_memory(library, part)
+    processes = library.ask("nvmlDeviceGetComputeRunningProcesses", part)
     return Gpu(
         vendor="cuda",
         index=card.index,
@@ -212,8 +221,14 @@ def _mig(library: _Library, part: Any, card: Gpu) -> Gpu:
         source="nvml",
         total_bytes=memory and memory.total,
         used_bytes=memory and memory.used,
+        other_processes_bytes=_held(processes, ours=False),
+        own_bytes=_held(processes, ours=True),
         uuid=_text(library.ask("nvmlDeviceGetUUID", part)),
         bus_id=card.bus_id,
+        card_uuid=card.uuid,
+        compute_mode=card.compute_mode,
+        fabric=card.fabric,
+        error=card.error,
         temperature_celsius=card.temperature_celsius,
         ecc_enabled=card.ecc_enabled,
         ecc_uncorrected=card.ecc_uncorrected,
@@ -262,11 +277,13 @@ def _links(library: _Library, handle: Any) -> int | None:
     return sum(known) if known else None
 
 
-def _others(processes: Any) -> int | None:
-    """Memory of other processes. In a container their numbers are the host's: all count."""
+def _held(processes: Any, *, ours: bool) -> int | None:
+    """Memory of the listed processes that belong to this run, or of the others. In a container
+    their numbers may be the host's: then all of them count as others."""
     if processes is None:
         return None
-    return sum(p.usedGpuMemory or 0 for p in processes if p.pid != os.getpid())
+    own = own_processes.numbers()
+    return sum(p.usedGpuMemory or 0 for p in processes if (p.pid in own) == ours)
 
 
 def problem(name: str, severity: Severity, message: str, fix: str) -> Problem:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def on_this_machine(
     *,
     anew: bool = False,
     several: bool = False,
-    before: Callable[[], None] = lambda: None,
+    while_running: Callable[[], AbstractContextManager[None]] = nullcontext,
     folder: Path | None = None,
     execute: ProbeRunner | None = None,
 ) -> ProbeRunner:
@@ -32,13 +33,13 @@ def on_this_machine(
 
     anew: every probe runs, and its answer replaces the kept one.
     several: this is one of several processes of a run.
-    before: called when probes are about to run.
+    while_running: entered while probes run.
     folder: of kept answers; None: the user's own.
     execute: runs the probes; None: in child processes.
     """
     where = kept_answers.folder(os.environ) if folder is None else folder
     environ = dict(os.environ)
-    return partial(_answers, execute or in_children, where, environ, anew, several, before)
+    return partial(_answers, execute or in_children, where, environ, anew, several, while_running)
 
 
 def _answers(
@@ -47,7 +48,7 @@ def _answers(
     environ: Mapping[str, str],
     anew: bool,
     several: bool,
-    before: Callable[[], None],
+    while_running: Callable[[], AbstractContextManager[None]],
     facts: Facts,
     names: Sequence[str],
 ) -> dict[str, ProbeAnswer]:
@@ -56,8 +57,7 @@ def _answers(
     kept = {} if anew else load()
     if all(name in kept for name in names):
         return {name: kept[name] for name in names}
-    before()
-    with kept_answers.turn(folder):
+    with while_running(), kept_answers.turn(folder):
         known = load()  # another process may have run them meanwhile
         missing = [n for n in names if anew or n not in known]
         fresh = execute(facts, missing) if missing else {}
@@ -78,7 +78,9 @@ def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dic
     for name in names:
         groups.setdefault(known[name].observer, []).append(name)
     device = facts.weakest.torch_device
-    with ThreadPoolExecutor(max(len(groups), 1)) as pool:
+    # A card in exclusive mode refuses the second child.
+    together = 1 if facts.weakest.exclusive else max(len(groups), 1)
+    with ThreadPoolExecutor(together) as pool:
         try:
             pending = [pool.submit(_group, run, o, device, some) for o, some in groups.items()]
             return {name: answer for each in pending for name, answer in each.result().items()}

@@ -5,12 +5,13 @@ they go through the whole observing code. Never raises; what is not asked for is
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from sd3tune.backends import cuda, mps, rocm
-from sd3tune.backends.observe import amd_smi_program, nvidia_smi, system
+from sd3tune.backends.observe import amd_smi_program, nvidia_smi, sysctl, system
+from sd3tune.backends.observe.facts import Vendor
 
 SYSCTL = (
     "machdep.cpu.brand_string",
@@ -64,23 +65,24 @@ def files(root: Path = Path("/")) -> dict[str, str]:
     return found | {name: "" for name in PRESENT if (root / name).exists()}
 
 
-def commands(root: Path = Path("/")) -> dict[str, Any]:
-    """Program -> its answer, or for sysctl name -> answer; only programs that answered."""
+def commands(asked: Collection[Vendor]) -> dict[str, Any]:
+    """Program -> its answer, or for sysctl name -> answer; only programs that answered. asked: the
+    vendors whose drivers were asked; the programs of others are not started."""
     found: dict[str, Any] = {}
-    if mps.present(root) is not None:
+    if mps.VENDOR in asked:
         found |= _apple()
-    if cuda.present(root) is not None:
+    if cuda.VENDOR in asked:
         said = system.run(list(nvidia_smi.QUERY))
         found |= {"nvidia-smi": said} if said else {}
-    if rocm.present(root) is not None:
+    if rocm.VENDOR in asked:
         said = _json(system.run(list(amd_smi_program.STATIC)))
         found |= {"amd-smi": json.dumps(_kept(said, AMD))} if said else {}
     return found
 
 
-def nvidia_details(root: Path = Path("/")) -> list[str]:
-    """Allow-listed lines of `nvidia-smi -q`, indented as there."""
-    if cuda.present(root) is None:
+def nvidia_details(asked: Collection[Vendor]) -> list[str]:
+    """Allow-listed lines of `nvidia-smi -q`, indented as there. asked: as for `commands`."""
+    if cuda.VENDOR not in asked:
         return []
     lines = (system.run(["nvidia-smi", "-q"]) or "").splitlines()
     return [line.rstrip() for line in lines if line.split(" : ")[0].strip() in NVIDIA]
@@ -88,9 +90,7 @@ def nvidia_details(root: Path = Path("/")) -> list[str]:
 
 def _apple() -> dict[str, Any]:
     numbers = {name: (system.run(["sysctl", "-n", name]) or "").strip() for name in SYSCTL}
-    profile = _json(system.run(["system_profiler", "SPDisplaysDataType", "-json"])) or {}
-    cards = [{k: card[k] for k in PROFILER if k in card}
-             for card in profile.get("SPDisplaysDataType", ())]  # fmt: skip
+    cards = [{k: card[k] for k in PROFILER if k in card} for card in sysctl.displays()]
     found: dict[str, Any] = {
         "sysctl": {name: said for name, said in numbers.items() if said},
         "sw_vers": system.run(["sw_vers", "-productVersion"]),

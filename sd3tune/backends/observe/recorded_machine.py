@@ -10,7 +10,8 @@ from sd3tune.filesystem import opening
 
 
 def facts(path: Path) -> Facts:
-    """Raises ConfigError when the file is not such a document."""
+    """What others used there at that time does not count. Raises ConfigError when the file is not
+    such a document."""
     try:
         document = opening.json_object(path)["facts"]
         _refuse_huge(document)
@@ -29,7 +30,8 @@ def facts(path: Path) -> Facts:
         raise ConfigError(
             f"`{path}` is of a machine without a device", hint="plan for a machine that has one"
         )
-    return replace(found, origin="recorded")
+    devices = tuple(device.emptied for device in found.devices)
+    return replace(found, devices=devices, origin="recorded")
 
 
 def _refuse_huge(value: Any) -> None:

@@ -3,15 +3,15 @@
 import os
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from sd3tune import backends
-from sd3tune.backends.observe import container, sysctl
-from sd3tune.backends.observe.facts import Facts, Machine, Problem, TorchReport, Vendor
+from sd3tune.backends.observe import amd_visible, container, nvidia_visible, sysctl
+from sd3tune.backends.observe.facts import MAKERS, Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 from sd3tune.tables.libraries import LIBRARIES
 
@@ -19,31 +19,38 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 # Beside the libraries of the table: what kernels are built from and what reads the hardware.
 ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
+SICK = ("nvidia.gpu-lost", "nvidia.smi-gpu-lost", "nvidia.reset-required")  # cards, not sources
+DRIVER = ("nvidia.libcuda-", "nvidia.cuinit-")  # say that CUDA does not start, and not why
 TORCH_SECONDS = 60.0
 
 
-def observe(*, import_torch: bool = True) -> tuple[Machine, TorchReport, Facts]:
+def observe(
+    *, import_torch: bool = True, device: bool = True, root: Path = Path("/")
+) -> tuple[Machine, TorchReport, Facts]:
     """This machine, what torch sees of it, and the two joined for the vendor that will train.
 
-    import_torch=False: under a second, devices are those the driver shows. Raises HardwareError
-    only for a SD3TUNE_BACKEND that does not exist.
+    import_torch=False: under a second, devices are those the driver shows. device=False: no driver
+    is asked, by us or by torch, as if there were none. root: of this machine's files. Raises
+    HardwareError only for a SD3TUNE_BACKEND that does not exist.
     """
     from sd3tune.backends.observe import machine as host
 
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(ask_torch, import_torch)
-        machine = host.survey()
+        pending = pool.submit(ask_torch, import_torch, device)
+        machine = host.survey(root) if device else Machine(host.host(root))
         torch = pending.result()
     return machine, torch, join(machine, torch, packages(), tools(), os.environ)
 
 
-def ask_torch(import_torch: bool) -> TorchReport:
+def ask_torch(import_torch: bool, device: bool) -> TorchReport:
+    """What torch says of itself and, with `device`, of the devices."""
     from sd3tune.backends.observe import child, torch_report
 
     files = torch_report.from_files()
     if not import_torch or files.version is None:
         return files
-    answer = child.ask("torch", timeout_seconds=TORCH_SECONDS)
+    depth = "devices" if device else "software"
+    answer = child.ask("torch", [depth], timeout_seconds=TORCH_SECONDS)
     if answer.data is None:
         return TorchReport(version=files.version, cuda=files.cuda, hip=files.hip,
                            error=answer.error)  # fmt: skip
@@ -62,20 +69,62 @@ def join(
     vendor = choose(machine, torch, environ)
     facts: Facts = backends.module(vendor).facts(machine, torch, packages, tools, environ)
     if facts.devices and vendor != "cpu":
-        return facts
+        return replace(
+            facts, problems=(*facts.problems, *_of_sources(machine, torch, facts, environ))
+        )
     cpu: Facts = backends.module("cpu").facts(machine, torch, packages, tools, environ)
     if cpu_is_asked_for(environ):  # so not silent
         return cpu
-    met = [p for survey in machine.surveys for p in survey.problems if p.severity == "fail"]
+    met = _unexplained(facts.problems, (p for s in machine.surveys for p in s.problems))
     if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
         words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
         met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
+    met = container.hidden(machine, environ) or met
     met = container.problems(machine.host) or met  # the reason for the others
-    said = {p.id for p in facts.problems}
-    met = [p for p in met if p.id not in said]
     if not any(p.severity == "fail" for p in (*facts.problems, *met)):
-        met = [*met, *container.no_device(machine.host)]
+        met = [*met, *_no_card(machine), *container.no_device(machine.host)]
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
+
+
+def _of_sources(
+    machine: Machine, torch: TorchReport, facts: Facts, environ: Mapping[str, str]
+) -> list[Problem]:
+    """What the sources of the vendor that trains have failed with, so that plan and train say what
+    doctor says. Where PyTorch shows the device all the same, a source that is broken is a warning,
+    and so is a lost card that a variable leaves out."""
+    found = machine.survey(facts.vendor)
+    failed = _unexplained(facts.problems, found.problems)
+    if not torch.devices:
+        return failed
+    variables = (nvidia_visible.VISIBLE, *amd_visible.VARIABLES)
+    left_out = any(name in environ for name in variables) or any(g.error for g in found.gpus)
+    fatal = () if left_out else SICK
+    return [p if p.id in fatal else replace(p, severity="warn") for p in failed]
+
+
+def _unexplained(known: Sequence[Problem], failed: Iterable[Problem]) -> list[Problem]:
+    """Of the failures of sources, those that the known problems do not explain."""
+    explained = any(p.severity == "fail" for p in known)
+    said = {p.id for p in known}
+    failed = [p for p in failed if p.severity == "fail" and p.id not in said]
+    return [
+        replace(p, severity="warn") if explained and p.id.startswith(DRIVER) else p for p in failed
+    ]
+
+
+def _no_card(machine: Machine) -> list[Problem]:
+    """A driver that is here and lists no card, which nobody has explained."""
+    empty = [s for s in machine.surveys if s.vendor in ("cuda", "rocm") and not s.gpus]
+    return [
+        Problem(
+            f"{MAKERS[survey.vendor].lower()}.no-card",
+            "fail",
+            f"the driver of {MAKERS[survey.vendor]} is here and lists no card",
+            "look at dmesg and lspci; in a container, pass the card into it "
+            "(docker run --gpus all …, or --device=/dev/kfd --device=/dev/dri …)",
+        )
+        for survey in empty
+    ]
 
 
 def cpu_is_asked_for(environ: Mapping[str, str]) -> bool:
@@ -84,7 +133,8 @@ def cpu_is_asked_for(environ: Mapping[str, str]) -> bool:
 
 
 def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:
-    """SD3TUNE_BACKEND, else the vendor with cards; of two, the one torch was built for."""
+    """SD3TUNE_BACKEND, else the vendor of torch's devices (which no other source may know), else
+    the one with cards; of two, the one torch was built for."""
     asked = environ.get("SD3TUNE_BACKEND")
     if asked:
         known = (*VENDORS, "cpu")
@@ -93,6 +143,8 @@ def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> 
                 f"SD3TUNE_BACKEND={asked} is no backend", hint=f"use one of {', '.join(known)}"
             )
         return asked
+    if torch.devices:
+        return "cuda" if torch.hip is None else "rocm"
     with_cards = [v for v in VENDORS if machine.survey(v).gpus]
     if torch.hip is not None and "rocm" in with_cards:
         return "rocm"

@@ -3,7 +3,7 @@ and a broken build may take the process along; `from_files` does not start torch
 """
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,21 +17,28 @@ RANGE = (
 DEFINITION = re.compile(r"^(\w+)(?:\s*:[^=]+)?\s*=\s*(.+)$", re.MULTILINE)
 
 
-def observe() -> dict[str, Any]:
-    """The child's answer: a TorchReport as JSON data."""
+def observe(depth: str = "devices") -> dict[str, Any]:
+    """The child's answer: a TorchReport as JSON data. depth: "software" asks no driver."""
     import torch
 
-    report = TorchReport(
+    built = TorchReport(
         version=str(torch.__version__),
         cuda=torch.version.cuda,
         hip=torch.version.hip,
         mps_built=torch.backends.mps.is_built(),
-        mps_available=torch.backends.mps.is_available(),
-        devices=tuple(_device(i) for i in range(_count())),
-        arch_list=tuple(torch.cuda.get_arch_list()),
         native_bf16_cpu=_native_bf16(),
-        mps_recommended_bytes=_recommended(),
         imported=True,
+    )
+    if depth == "software":
+        return asdict(built)
+    devices, error = _devices()
+    report = replace(
+        built,
+        mps_available=torch.backends.mps.is_available(),
+        devices=devices,
+        arch_list=tuple(torch.cuda.get_arch_list()),
+        mps_recommended_bytes=_recommended(),
+        devices_error=error,
     )
     return asdict(report)
 
@@ -82,10 +89,30 @@ def _definitions() -> dict[str, str | None]:
     return found
 
 
-def _count() -> int:
+def _devices() -> tuple[tuple[TorchDevice, ...], str | None]:
+    """Every device that answers, and what CUDA or HIP said instead of the others."""
     import torch
 
-    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (), None
+    try:
+        torch.cuda.init()
+        # torch.cuda.device_count() counts entries of the variables where HIP shows fewer devices.
+        count = torch.accelerator.device_count()
+    except (RuntimeError, AssertionError) as e:  # no driver, no card, error 802, an old driver …
+        return (), _sentence(e)
+    found, error = [], None
+    for index in range(count):
+        try:
+            found.append(_device(index))
+        except (RuntimeError, AssertionError) as e:
+            error = f"device {index}: {_sentence(e)}"
+    return tuple(found), error
+
+
+def _sentence(error: Exception) -> str:
+    """Without the advice for programmers that CUDA appends."""
+    return " ".join(str(error).split("\nCUDA kernel errors")[0].split()) or type(error).__name__
 
 
 def _device(index: int) -> TorchDevice:

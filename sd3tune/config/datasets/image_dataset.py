@@ -76,7 +76,7 @@ class ImageDataset(Stored):
         Literal["filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface"],
         BeforeValidator(lambda v: "instanceprompt" if v == "instance_prompt" else v),
     ] = "filename"
-    """The file's name, a .txt beside it, instance_prompt, or a column of a table."""
+    """The file's name, a .txt or .caption beside it, instance_prompt, or a column of a table."""
     instance_prompt: str | None = None
     """The caption of every image, or a text put before each caption."""
     only_instance_prompt: Flag = False
@@ -91,8 +91,8 @@ class ImageDataset(Stored):
     caption_filter_list: Annotated[
         tuple[str, ...] | Path | None, BeforeValidator(values.filters)
     ] = None
-    """Texts or regular expressions removed from captions, `s/this/that/` to replace; a list, or a
-    .txt or .json holding one."""
+    """Texts removed from captions; `/pattern/` removes a regular expression, `s/pattern/new/`
+    replaces it. A list, or a .txt or .json holding one."""
     caption_dropout_probability: Number = Field(0.1, ge=0, le=1)
     """Share of captions replaced by the blank one."""
     parquet: Columns | None = None
@@ -110,7 +110,7 @@ class ImageDataset(Stored):
     """Take new random crops and aspects in each epoch, and encode them."""
     skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
     """`metadata` or `aspect`: use the files and sizes of the last discovery without looking.
-    `vae`, `text`: encode nothing; what is not cached is an error when it is reached."""
+    `vae`, `text`: encode nothing; what is not cached is an error before training."""
     preserve_data_backend_cache: Flag = False
     """Use the list of files of the last discovery instead of listing the storage again; files that
     changed are still noticed."""

@@ -4,12 +4,12 @@ Global settings of the same name are a dataset's defaults. A key that is accepte
 anything else is refused by name. All problems of the file are reported at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sd3tune.config import values
+from sd3tune.config import rules, values
 from sd3tune.config.datasets import entries
 from sd3tune.config.datasets.entries import DatasetEntry
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
@@ -134,9 +134,25 @@ def _listed(
         evals=tuple(d for d in images if not d.trained),
         masks=masks,
         texts={t.id: t for t in texts} | {text.id: text},
-        notes=(*config.notes, *(note for e in entries for note in e.notes)),
+        notes=(
+            *config.notes,
+            *rules.entry_notes(config, [(e.dataset, e.sources) for e in entries]),
+            *(note for e in entries for note in e.notes),
+            *_unused(images, [*masks, *(t.id for t in texts if t is not text)]),
+        ),
         sources={e.dataset.id: e.sources for e in entries if e.dataset is not None},
     )
+
+
+def _unused(images: Sequence[ImageDataset], ids: Sequence[str]) -> Iterator[str]:
+    """A sentence for each entry of masks or captions that no dataset names."""
+    named = {name for d in images for name in (d.conditioning_data, d.text_embeds)}
+    for name in ids:
+        if name not in named:
+            yield (
+                f"dataset `{name}` not used: no image dataset names it in conditioning_data or "
+                "text_embeds; name it there, or leave it out"
+            )
 
 
 def _default_text(

@@ -19,7 +19,7 @@ class Columns(Settings):
     """The columns of a table."""
 
     path: Path
-    """The .csv or .parquet file."""
+    """The .csv, .tsv, .jsonl or .parquet file."""
     filename_column: str = "filename"
     """Path of the image, relative to the dataset."""
     caption_column: Annotated[tuple[str, ...], BeforeValidator(values.names)] = ("caption",)

@@ -115,8 +115,8 @@ OPTIMISATION = (
         "lower lr_warmup_steps, or raise max_train_steps",
     ),
     error(
-        "lr_end learning_rate",
-        lambda c: c.lr_end > c.learning_rate,
+        "lr_end learning_rate optimizer",
+        lambda c: c.learning_rate < c.lr_end < OPTIMIZERS[c.optimizer or "adamw"].rate_limit,
         "lr_end={c.lr_end:g} must not be above learning_rate={c.learning_rate:g}",
         "lower lr_end, or raise learning_rate",
     ),

@@ -1,24 +1,20 @@
-"""Keys of a dataset that were set and change nothing, and settings of the run that no dataset uses.
+"""Keys of a dataset that were set and change nothing. What a dataset changes beside its run:
+run_without_effect.py.
 
-A row is a warning for a key or setting that has another value than its default.
+A row is a warning for a key that has another value than its default.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeVar
 
-from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.config.rules.contradictions import changed, schedules
-from sd3tune.config.rules.dataset_contradictions import DatasetOfRun
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
+from sd3tune.config.datasets.storage import Columns, HubColumns, Stored
 from sd3tune.config.rules.rule import Rule
-from sd3tune.config.settings.all_settings import AllSettings
 
 
-@dataclass(frozen=True)
-class RunOfDatasets:
-    """The settings of a run beside all datasets it trains on."""
-
-    run: AllSettings
-    datasets: Sequence[ImageDataset]
+def squares(d: ImageDataset) -> bool:
+    """Whether every image is cropped to a square."""
+    return d.crop and d.crop_aspect == "square"
 
 
 def fixed_caption(d: ImageDataset) -> bool:
@@ -26,12 +22,13 @@ def fixed_caption(d: ImageDataset) -> bool:
     return d.only_instance_prompt or d.caption_strategy == "instanceprompt"
 
 
-def idle(
-    keys: str, when: Callable[[ImageDataset], object], why: str, hint: str
-) -> tuple[Rule[ImageDataset], ...]:
+D = TypeVar("D", bound=Stored)
+
+
+def idle(keys: str, when: Callable[[D], object], why: str, hint: str) -> tuple[Rule[D], ...]:
     """A row for each key, which says that it changes nothing where it is not at its default."""
 
-    def row(key: str) -> Rule[ImageDataset]:
+    def row(key: str) -> Rule[D]:
         default = ImageDataset.model_fields[key].default
         return Rule(
             (key,),
@@ -44,7 +41,46 @@ def idle(
     return tuple(row(key) for key in keys.split())
 
 
-DATASET_WITHOUT_EFFECT = (
+def uncropped(key: str) -> tuple[Rule[ImageDataset], ...]:
+    """A size that images get before they are cropped."""
+    return idle(
+        key,
+        lambda d: not d.crop and getattr(d, key),
+        "crop is false",
+        "set crop=true, or leave it out",
+    )
+
+
+STORED_WITHOUT_EFFECT: tuple[Rule[Stored], ...] = (
+    *idle(
+        "aws_data_prefix aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key",
+        lambda d: d.type != "aws",
+        "type is {c.type}, not aws",
+        "leave it out, or set type=aws",
+    ),
+    *idle(
+        "dataset_config split revision huggingface",
+        lambda d: d.type != "huggingface",
+        "type is {c.type}, not huggingface",
+        "leave it out, or set type=huggingface",
+    ),
+    *idle(
+        "allow_private_hosts max_download_mib max_download_seconds",
+        lambda d: d.type != "csv",
+        "type is {c.type}, not csv",
+        "leave it out, or set type=csv",
+    ),
+    *idle(
+        "read_batch_size",
+        lambda d: d.type not in ("aws", "csv"),
+        "files of type={c.type} are not fetched",
+        "leave it out",
+    ),
+)
+MASKS_WITHOUT_EFFECT: tuple[Rule[Masks], ...] = (
+    *idle("csv", lambda d: d.type != "csv", "type is {c.type}, not csv", "leave it out"),
+)
+DATASET_WITHOUT_EFFECT: tuple[Rule[ImageDataset], ...] = (
     *idle(
         "target_downsample_size",
         lambda d: d.crop and d.target_downsample_size and not d.maximum_image_size,
@@ -52,6 +88,22 @@ DATASET_WITHOUT_EFFECT = (
         "set both or neither",
     ),
     *idle("crop_aspect crop_style", lambda d: not d.crop, "crop is false", "set crop=true"),
+    *uncropped("maximum_image_size"),
+    *uncropped("target_downsample_size"),
+    *idle(
+        "aspect_bucket_rounding",
+        squares,
+        "every crop is square",
+        "leave it out, or set crop_aspect",
+    ),
+    *idle(
+        "minimum_aspect_ratio maximum_aspect_ratio",
+        lambda d: (
+            squares(d) and (d.minimum_aspect_ratio or 0) <= 1 <= (d.maximum_aspect_ratio or 1)
+        ),
+        "every crop is square",
+        "leave it out, or set crop_aspect",
+    ),
     *idle(
         "crop_aspect_buckets",
         lambda d: not d.crop or d.crop_aspect not in ("random", "closest"),
@@ -95,28 +147,10 @@ DATASET_WITHOUT_EFFECT = (
         "set caption_strategy=csv, or leave it out",
     ),
     *idle(
-        "aws_data_prefix aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key",
-        lambda d: d.type != "aws",
-        "type is {c.type}, not aws",
-        "leave it out, or set type=aws",
-    ),
-    *idle(
-        "dataset_config split revision huggingface",
-        lambda d: d.type != "huggingface",
-        "type is {c.type}, not huggingface",
-        "leave it out, or set type=huggingface",
-    ),
-    *idle(
-        "allow_private_hosts max_download_mib max_download_seconds",
-        lambda d: d.type != "csv",
-        "type is {c.type}, not csv",
-        "leave it out, or set type=csv",
-    ),
-    *idle(
-        "read_batch_size",
-        lambda d: d.type not in ("aws", "csv"),
-        "files of type={c.type} are not fetched",
-        "leave it out",
+        "preserve_data_backend_cache metadata_update_interval",
+        lambda d: not {"metadata", "aspect"}.isdisjoint(d.skip_file_discovery),
+        "skip_file_discovery takes the last list as it is",
+        "leave one of them out",
     ),
     *idle(
         "repeats probability start_epoch end_epoch start_step end_step train_batch_size",
@@ -125,44 +159,29 @@ DATASET_WITHOUT_EFFECT = (
         "leave it out",
     ),
 )
-# A dataset beside its run: the settings named are the dataset's.
-SWITCHED_OFF_BY_RUN = (
-    Rule[DatasetOfRun](
-        ("timestep_sampling_offset",),
-        "warning",
-        lambda c: schedules(c.run) if c.dataset.timestep_sampling_offset else None,
-        "timestep_sampling_offset has no effect: {which[0]} draws the noise levels",
-        "leave one of them out",
-    ),
-)
 
 
-def idle_in_run(
-    name: str, when: Callable[[Sequence[ImageDataset]], object], why: str, hint: str
-) -> Rule[RunOfDatasets]:
-    """A setting of the run that the user set and that no dataset makes use of."""
+def columns_idle(table: str, key: str, columns: str) -> Rule[ImageDataset]:
+    """Columns of a table that nobody reads, because `key` names another source."""
 
-    def idle(c: RunOfDatasets) -> object:
-        written = c.run.source(name).by == "user" and changed(c.run, name)
-        return written and when(c.datasets)
+    def unread(d: ImageDataset) -> str | None:
+        of_table: Columns | HubColumns | None = getattr(d, table)
+        used = table in (d.caption_strategy, d.metadata_backend) or d.type == table
+        if of_table is None or not used or getattr(d, key) == table:
+            return None
+        defaults = type(of_table).model_fields
+        names = (n for n in columns.split() if getattr(of_table, n) != defaults[n].default)
+        return next(names, None)
 
-    return Rule((name,), "warning", idle, f"{name} has no effect: {why}", hint)
+    sentence = f"{table}.{{which}} not used: {key} is {{c.{key}}}"
+    return Rule((table,), "warning", unread, sentence, f"set {key}={table}, or leave it out")
 
 
-RUN_WITHOUT_EFFECT = (
-    *(
-        idle_in_run(
-            name,
-            lambda datasets: not any(d.conditioning_data for d in datasets),
-            "no dataset has conditioning_data",
-            "leave it out, or give a dataset masks",
-        )
-        for name in ("masked_loss_probability", "masked_loss_normalize")
-    ),
-    idle_in_run(
-        "data_backend_sampling",
-        lambda datasets: sum(d.probability > 0 for d in datasets) == 1,
-        "there is one dataset to draw from",
-        "leave it out",
-    ),
+CAPTION_COLUMNS, SIZE_COLUMNS = "caption_column fallback_caption_column", "width_column"
+COLUMNS_WITHOUT_EFFECT = (
+    columns_idle("parquet", "caption_strategy", CAPTION_COLUMNS),
+    columns_idle("parquet", "metadata_backend", SIZE_COLUMNS),
+    columns_idle("csv", "caption_strategy", CAPTION_COLUMNS),
+    columns_idle("csv", "metadata_backend", SIZE_COLUMNS),
+    columns_idle("huggingface", "caption_strategy", CAPTION_COLUMNS),
 )

@@ -1,18 +1,22 @@
 """Settings that were set and change nothing, because another one switches them off.
 
-A row is a warning for each of its settings that the user set to another value than its default.
+A row is a warning for each of its settings that the user set to another value than its default. No
+warning follows where a word of the command line switches off what the file sets up: that is what
+the word is for.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sd3tune.config.rules.contradictions import changed, schedules
+from sd3tune.config.problems import COMMAND_LINE
+from sd3tune.config.rules.contradictions import SCHEDULES, changed, schedules
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS
 
+PICTURES_ARE_DRAWN_BY = "validation_disable validation_prompt user_prompt_library"
 TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
 
 
@@ -22,9 +26,11 @@ def _trains_bf16(c: AllSettings) -> bool:
 
 @dataclass(frozen=True)
 class Idle:
-    """names: the settings, between blanks. why, hint: `{c.NAME}` is the value of a setting."""
+    """names, switches: the settings and those that switch them off, between blanks. why, hint:
+    `{c.NAME}` is the value of a setting."""
 
     names: str
+    switches: str
     when: Callable[[AllSettings], object]
     why: str
     hint: str
@@ -35,9 +41,17 @@ class Idle:
 
     def _row(self, name: str) -> Rule[AllSettings]:
         def idle(c: AllSettings) -> object:
-            return c.source(name).by == "user" and changed(c, name) and self.when(c)
+            written = c.source(name).by == "user" and changed(c, name)
+            return written and not self._switched_for_this_run(name, c) and self.when(c)
 
         return Rule((name,), "warning", idle, f"{name} has no effect: {self.why}", self.hint)
+
+    def _switched_for_this_run(self, name: str, c: AllSettings) -> bool:
+        """Whether the file sets `name`, and a word of the command line one of its switches."""
+        typed = {
+            switch for switch in self.switches.split() if c.source(switch).file == COMMAND_LINE
+        }
+        return bool(typed) and c.source(name).file != COMMAND_LINE
 
 
 def model_is_local(c: AllSettings) -> bool:
@@ -73,18 +87,28 @@ def no_pictures(c: AllSettings) -> tuple[str, str] | None:
 MODEL = (
     Idle(
         "model_flavour",
+        "pretrained_model_name_or_path",
         lambda c: c.source("pretrained_model_name_or_path").by == "user",
         "pretrained_model_name_or_path names the model",
         "leave out one of them",
     ),
     Idle(
         "pretrained_transformer_subfolder",
+        "pretrained_transformer_model_name_or_path",
         lambda c: c.pretrained_transformer_model_name_or_path is None,
         "pretrained_transformer_model_name_or_path is not set",
         "set it, or leave out the subfolder",
     ),
     Idle(
+        "pretrained_transformer_subfolder",
+        "pretrained_transformer_model_name_or_path",
+        lambda c: (c.pretrained_transformer_model_name_or_path or "").endswith(".safetensors"),
+        "pretrained_transformer_model_name_or_path is a file",
+        "leave it out",
+    ),
+    Idle(
         "revision",
+        "pretrained_model_name_or_path pretrained_transformer_model_name_or_path",
         model_is_local,
         "the model is on this machine and not in a repository",
         "leave it out",
@@ -93,12 +117,14 @@ MODEL = (
 ADAPTER = (
     Idle(
         "lora_rank lora_alpha lora_dropout lora_format output_name",
+        "model_type",
         lambda c: c.model_type == "full",
         "model_type=full has no adapter",
         "leave it out, or set model_type=lora",
     ),
     Idle(
         "lora_rank lora_alpha lora_dropout",
+        "lora_type model_type",
         lambda c: c.model_type == "lora" and c.lora_type == "lycoris",
         "lycoris_config says how the adapter is built",
         "set linear_dim, linear_alpha or dropout there",
@@ -107,30 +133,35 @@ ADAPTER = (
 OPTIMISATION = (
     Idle(
         "lr_end",
+        "lr_scheduler",
         lambda c: not LR_SCHEDULERS[c.lr_scheduler].falls,
         "lr_scheduler={c.lr_scheduler} does not fall",
         "leave it out, or set lr_scheduler=cosine",
     ),
     Idle(
         "lr_power",
+        "lr_scheduler",
         lambda c: c.lr_scheduler != "polynomial",
         "lr_scheduler is {c.lr_scheduler}, not polynomial",
         "leave it out, or set lr_scheduler=polynomial",
     ),
     Idle(
         "lr_num_cycles",
+        "lr_scheduler",
         lambda c: c.lr_scheduler != "cosine_with_restarts",
         "lr_scheduler is {c.lr_scheduler}, not cosine_with_restarts",
         "leave it out, or set lr_scheduler=cosine_with_restarts",
     ),
     Idle(
         "grad_clip_method",
+        "max_grad_norm",
         lambda c: not c.max_grad_norm,
         "max_grad_norm=0 switches clipping off",
         "leave it out, or set max_grad_norm",
     ),
     Idle(
         "gradient_precision",
+        "optimizer",
         lambda c: None if _trains_bf16(c) else c.optimizer or "adamw",
         "{which} trains float32 weights",
         "leave it out",
@@ -139,6 +170,7 @@ OPTIMISATION = (
 HARDWARE = (
     Idle(
         "quantize_via",
+        f"base_model_precision {' '.join(TEXT_PRECISIONS)}",
         lambda c: (
             c.base_model_precision == "no_change"
             and all(getattr(c, name) == "no_change" for name in TEXT_PRECISIONS)
@@ -148,6 +180,7 @@ HARDWARE = (
     ),
     Idle(
         "cache_dir_quantised",
+        "base_model_precision model_type",
         lambda c: c.base_model_precision == "no_change" or c.model_type == "full",
         "the transformer is not quantised",
         "leave it out, or set base_model_precision",
@@ -156,42 +189,56 @@ HARDWARE = (
 FLOW = (
     Idle(
         "flow_sigmoid_scale",
+        " ".join(SCHEDULES),
         schedules,
         "{which[0]} draws the noise levels",
         "leave out one of them",
     ),
     Idle(
         "flow_schedule_shift flow_schedule_auto_shift",
+        f"flow_custom_timesteps {PICTURES_ARE_DRAWN_BY}",
         lambda c: c.flow_custom_timesteps and no_pictures(c),
         "flow_custom_timesteps are taken as they are",
         "leave it out",
     ),
     Idle(
         "flow_beta_schedule_alpha flow_beta_schedule_beta",
+        "flow_use_beta_schedule",
         lambda c: not c.flow_use_beta_schedule,
         "flow_use_beta_schedule is off",
         "leave it out, or set flow_use_beta_schedule=true",
     ),
     Idle(
         "flow_timesteps_mode",
+        "flow_custom_timesteps",
         lambda c: not c.flow_custom_timesteps,
         "flow_custom_timesteps is not set",
         "leave it out, or set flow_custom_timesteps",
     ),
     Idle(
         "huber_c huber_schedule",
+        "loss_type",
         lambda c: not LOSS_TYPES[c.loss_type].bends,
         "loss_type is {c.loss_type}",
         "leave it out, or set loss_type=huber",
     ),
     Idle(
         "input_perturbation_steps",
+        "input_perturbation",
         lambda c: not c.input_perturbation,
         "input_perturbation is 0",
         "leave it out, or set input_perturbation",
     ),
     Idle(
+        "masked_loss_normalize",
+        "masked_loss_probability",
+        lambda c: not c.masked_loss_probability,
+        "masked_loss_probability is 0",
+        "leave it out, or set masked_loss_probability",
+    ),
+    Idle(
         "loss_spike_factor",
+        "loss_spike_action",
         lambda c: c.loss_spike_action == "none",
         "loss_spike_action is none",
         "leave it out, or set loss_spike_action",
@@ -204,24 +251,28 @@ ROLLOUT = (
             "probability ramp_steps prob_start prob_end ramp_shape start_step strategy reflexflow "
             "reflexflow_alpha reflexflow_beta1 reflexflow_beta2"
         ),
+        of_rollout("max_step_offset"),
         lambda c: not rollout(c),
         "scheduled_sampling_max_step_offset is 0",
         "leave it out, or set scheduled_sampling_max_step_offset",
     ),
     Idle(
         of_rollout("probability"),
+        of_rollout("ramp_steps"),
         lambda c: rollout(c) and c.scheduled_sampling_ramp_steps,
         "scheduled_sampling_ramp_steps rules the probability",
         "set scheduled_sampling_prob_start and _prob_end instead",
     ),
     Idle(
         of_rollout("prob_start prob_end ramp_shape"),
+        of_rollout("ramp_steps"),
         lambda c: rollout(c) and not c.scheduled_sampling_ramp_steps,
         "scheduled_sampling_ramp_steps is 0",
         "leave it out, or set scheduled_sampling_ramp_steps",
     ),
     Idle(
         of_rollout("reflexflow_alpha reflexflow_beta1 reflexflow_beta2"),
+        of_rollout("reflexflow"),
         lambda c: rollout(c) and c.scheduled_sampling_reflexflow is False,
         "scheduled_sampling_reflexflow is false",
         "leave it out, or leave out scheduled_sampling_reflexflow",
@@ -230,12 +281,14 @@ ROLLOUT = (
 KEPT = (
     Idle(
         "ema_decay ema_warmup_steps ema_update_interval ema_device ema_validation",
+        "use_ema",
         lambda c: not c.use_ema,
         "use_ema is false",
         "leave it out, or set use_ema=true",
     ),
     Idle(
         "checkpoints_rolling_total_limit",
+        "checkpointing_rolling_steps",
         lambda c: not c.checkpointing_rolling_steps,
         "checkpointing_rolling_steps is 0",
         "leave it out, or set checkpointing_rolling_steps",
@@ -244,12 +297,14 @@ KEPT = (
 PROCESSES = (
     Idle(
         "machine_rank main_process_ip main_process_port",
+        "num_machines",
         lambda c: c.num_machines == 1,
         "num_machines is 1",
         "leave it out, or set num_machines",
     ),
     Idle(
         "fsdp_reshard_after_forward",
+        "fsdp_enable",
         lambda c: not c.fsdp_enable,
         "fsdp_enable is false",
         "leave it out, or set fsdp_enable=true",
@@ -258,6 +313,7 @@ PROCESSES = (
 PICTURES = (
     Idle(
         "user_prompt_library validation_prompt",
+        "validation_disable",
         lambda c: c.validation_disable,
         "validation_disable is true",
         "leave it out, or leave out validation_disable",
@@ -266,12 +322,14 @@ PICTURES = (
         "validation_negative_prompt validation_resolution validation_guidance "
         "validation_num_inference_steps validation_seed num_validation_images "
         "validation_step_interval validation_guidance_skip_layers",
+        PICTURES_ARE_DRAWN_BY,
         no_pictures,
         "{which[0]}",
         "leave it out, or {which[1]}",
     ),
     Idle(
         "ema_validation",
+        PICTURES_ARE_DRAWN_BY,
         lambda c: no_pictures(c) if c.use_ema else None,
         "{which[0]}",
         "leave it out, or {which[1]}",
@@ -279,20 +337,20 @@ PICTURES = (
     Idle(
         "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
         "validation_guidance_skip_scale",
+        "validation_guidance_skip_layers",
         lambda c: not c.validation_guidance_skip_layers,
         "validation_guidance_skip_layers is not set",
         "leave it out, or set validation_guidance_skip_layers=[7, 8, 9]",
     ),
     Idle(
         "validation_negative_prompt",
+        "validation_guidance",
         lambda c: c.validation_guidance <= 1 and not no_pictures(c),
         "validation_guidance={c.validation_guidance:g} does not look at it",
         "leave it out, or set validation_guidance above 1",
     ),
 )
-WITHOUT_EFFECT = tuple(
-    row
-    for rows in (MODEL, ADAPTER, OPTIMISATION, HARDWARE, FLOW, ROLLOUT, KEPT, PROCESSES, PICTURES)
-    for idle in rows
-    for row in idle.rows()
-)
+IDLE = (
+    *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
+)  # fmt: skip
+WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())

@@ -11,6 +11,6 @@ class FolderSettings(Settings):
     output_dir: Path
     """The folder for the adapter, checkpoints, pictures and caches."""
     data_backend_config: Path
-    """The list of datasets. Left out: multidatabackend.json beside the configuration file."""
+    """The list of datasets."""
     user_prompt_library: Path | None = None
     """JSON of {shortname: prompt}: one validation picture each."""

@@ -1,0 +1,270 @@
+"""What makes a card unusable although its driver lists it: it is lost, another program owns it, its
+fabric is down, or the installed PyTorch has no kernels for it.
+
+A Problem of one card belongs to the device of that card, so that a run that does not use the card
+is not refused for it. Standard library only, and nothing here raises.
+"""
+
+import ctypes
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from sd3tune.backends.observe.facts import (
+    MAKERS,
+    Arch,
+    Device,
+    Gpu,
+    Problem,
+    Severity,
+    Survey,
+    TorchDevice,
+    TorchReport,
+    Vendor,
+)
+from sd3tune.backends.observe.torch_report import RANGE
+
+WHEELS = "https://download.pytorch.org/whl"
+# NVML codes after which a card computes nothing: lost, reset required. The others are also answers
+# of healthy cards to some questions, and count only where a card answers nothing essential.
+DEAD = (15, 16)
+DOUBTFUL = (11, 14, 28, 999)  # interrupt issue, corrupted infoROM, not found, unknown error
+NOT_GIVEN = 4  # no permission: the card belongs to another container or job
+ESSENTIAL = ("nvmlDeviceGetName", "nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo")
+ALSO = ("nvmlDeviceGetPciInfo", "nvmlDeviceGetCudaComputeCapability", "nvmlDeviceGetComputeMode")
+FABRIC = {1: "not started", 2: "in progress", 3: "completed"}  # nvmlGpuFabricState_t; 0: no fabric
+UP = "completed"
+NO_KERNELS = "torch.arch-not-in-build"
+UNSUPPORTED = (2, 3)  # AMDSMI_STATUS: not supported, not yet implemented
+SMI_DEAD = ("gpu is lost", "requires reset", "requires restart")
+SMI_DOUBTFUL, SMI_ESSENTIAL = ("unknown error", "err!"), ("name", "uuid", "memory.total")
+
+
+def lost(pynvml: ModuleType, handle: Any) -> str | None:
+    """Why an NVIDIA card computes nothing, in NVML's words; None where it answers."""
+    for name in (*ESSENTIAL, *ALSO):
+        try:
+            getattr(pynvml, name)(handle)
+        except pynvml.NVMLError as e:
+            if e.value in DEAD or (e.value in DOUBTFUL and name in ESSENTIAL):
+                return str(e)
+        except Exception:  # not NVML's own: another age of the binding, or a bad answer
+            continue
+    return None
+
+
+def smi_lost(cells: Mapping[str, str]) -> str | None:
+    """The same from a row of nvidia-smi, which writes `[GPU is lost]` into its cells."""
+    for name, cell in cells.items():
+        said = cell.strip("[] ")
+        words = SMI_DEAD + (SMI_DOUBTFUL if name in SMI_ESSENTIAL else ())
+        if any(word in said.lower() for word in words):
+            return said
+    return None
+
+
+def amd_lost(amdsmi: ModuleType, handle: Any) -> str | None:
+    """Why an AMD card says neither what it is nor how much memory it has; None where it does."""
+    errors = []
+    asked = (("amdsmi_get_gpu_asic_info",), ("amdsmi_get_gpu_memory_total", "VRAM"))
+    for name, *words in asked:
+        try:
+            kinds = [getattr(amdsmi.AmdSmiMemoryType, word) for word in words]
+            getattr(amdsmi, name)(handle, *kinds)
+        except Exception as e:  # AmdSmiLibraryException carries a code; other ages raise others
+            if getattr(e, "err_code", None) not in UNSUPPORTED:
+                errors.append(" ".join(str(e).split()))
+    return errors[0] if len(errors) == len(asked) else None
+
+
+def fabric(pynvml: ModuleType, handle: Any) -> str | None:
+    """The state of the NVSwitch fabric of a card; None where it has none or NVML does not say."""
+    kinds = (("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t"),
+             ("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t"))  # fmt: skip
+    for name, structure in kinds:
+        try:
+            info = getattr(pynvml, structure)()
+            getattr(pynvml, name)(handle, ctypes.byref(info))
+        except Exception:  # NVMLError, and what is not NVML's own: another age of the binding
+            continue
+        if info.state == 3 and info.status != 0:
+            return f"failed: {pynvml.NVMLError(info.status)}"
+        return FABRIC.get(info.state)
+    return None
+
+
+def nvlinks(pynvml: ModuleType, handle: Any) -> int | None:
+    """The number of NVLink links of a card, up or down; None where it has none."""
+    known = 0
+    for link in range(getattr(pynvml, "NVML_NVLINK_MAX_LINKS", 18)):
+        try:
+            pynvml.nvmlDeviceGetNvLinkState(handle, link)
+        except Exception:  # no more links, or a broken binding
+            break
+        known += 1
+    return known or None
+
+
+def of_card(
+    card: Gpu, arch: Arch, torch: TorchReport, other_build: str | None = None
+) -> tuple[Problem, ...]:
+    """What keeps a run from using this card, but not from using another. arch: as PyTorch says it,
+    where it does. other_build: NVIDIA: the command that installs a build with kernels for it, if
+    there is one."""
+    return (*_owned(card), *_without_kernels(card, arch, torch, other_build))
+
+
+def of_missing(
+    cards: Sequence[Gpu],
+    torch: TorchReport,
+    other_build: Callable[[Gpu], str | None] = lambda card: None,
+) -> tuple[list[Problem], list[Gpu]]:
+    """What is wrong with cards that PyTorch does not show, and those of them that are healthy. A
+    chip that no kernels exist for (the graphics of a processor, an old display card) is a warning
+    where another device trains."""
+    found, healthy = list[Problem](), list[Gpu]()
+    for card in (c for c in cards if c.error is None):  # of_lost has the others
+        wrong = of_card(card, card.arch, torch, other_build(card))
+        found += wrong
+        healthy += [] if wrong else [card]
+    if torch.devices:
+        found = [replace(p, severity="warn") if p.id == NO_KERNELS else p for p in found]
+    return found, healthy
+
+
+def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
+    """The devices, and apart from them the problems of the first, which every run uses: they are
+    the machine's. Their fix names a device without problems, where there is one."""
+    if not devices:
+        return (), ()
+    first, *others = devices
+    healthy = next((d for d in others if not d.problems), None)
+    problems = first.problems
+    if healthy is not None:
+        more = f"; or train on {healthy.torch_device}, {healthy.name}: {_only(healthy)}"
+        problems = tuple(replace(p, fix=p.fix + more) for p in problems)
+    return (replace(first, problems=()), *others), problems
+
+
+def _only(device: Device) -> str:
+    """The variable that leaves this device alone."""
+    if device.arch.family == "sm":
+        return f"CUDA_VISIBLE_DEVICES={device.uuid or device.physical_index}"
+    if device.uuid is not None and device.uuid.startswith("GPU-"):
+        return f"ROCR_VISIBLE_DEVICES={device.uuid}"
+    return f"HIP_VISIBLE_DEVICES={device.index}"
+
+
+def _owned(card: Gpu) -> list[Problem]:
+    if card.compute_mode == "prohibited":
+        words = f"compute mode of {card.label} is PROHIBITED: no program may use it"
+        fix = f"sudo nvidia-smi -i {card.index} -c 0"
+        return [Problem("cuda.compute-mode", "fail", words, fix)]
+    if card.compute_mode == "exclusive" and card.other_processes_bytes:
+        words = f"compute mode of {card.label} is EXCLUSIVE_PROCESS, and another process uses it"
+        fix = f"end that process (nvidia-smi names it), or: sudo nvidia-smi -i {card.index} -c 0"
+        return [Problem("cuda.exclusive-busy", "fail", words, fix)]
+    return []
+
+
+def of_lost(cards: Sequence[Gpu]) -> list[Problem]:
+    """The cards that variables leave to a run, and that answer no more: CUDA and HIP then start
+    without them, renumber the others, or do not start."""
+    return [_lost(card) for card in cards if card.error is not None]
+
+
+def _lost(card: Gpu) -> Problem:
+    maker = "nvidia" if card.vendor == "cuda" else "amd"
+    messages = "Xid messages" if card.vendor == "cuda" else "amdgpu messages"
+    variable = "CUDA_VISIBLE_DEVICES" if card.vendor == "cuda" else "ROCR_VISIBLE_DEVICES"
+    fix = f"reboot, or rent another machine; look at dmesg for {messages}; to train without it, "
+    fix += f"name the others in {variable} by their UUIDs"
+    return Problem(f"{maker}.gpu-lost", "fail", f"{card.label} does not answer: {card.error}", fix)
+
+
+def of_fabric(cards: Sequence[Gpu], torch: TorchReport) -> list[Problem]:
+    """What connects the cards and is down. Without the fabric of an NVSwitch system CUDA does not
+    start; where it has started, a virtual machine has one card of such a system."""
+    fix = "start the fabric manager: sudo systemctl restart nvidia-fabricmanager; its version must "
+    fix += "be the driver's. Inside a container or a rented machine only its host can do that"
+    started = bool(torch.devices)
+    so = "several processes may hang" if started else "CUDA cannot start"
+    severity: Severity = "warn" if started else "fail"
+    if down := [card for card in cards if card.fabric not in (None, UP)]:
+        states = ", ".join(sorted({str(card.fabric) for card in down}))
+        words = f"the NVSwitch fabric is {states} for {len(down)} of {len(cards)} cards, as for "
+        return [Problem("nvidia.fabric-down", severity, f"{words}{down[0].label}: {so}", fix)]
+    # Bridges between cards in slots leave links unused; on boards with NVSwitch all are connected.
+    if dark := [card for card in cards if _linked(card) and card.links != card.links_max]:
+        card = dark[0]
+        words = f"{card.links} of {card.links_max} NVLink links are up on {card.label}"
+        more = f" and others ({len(dark)} of {len(cards)} cards)" if len(dark) > 1 else ""
+        words = f"{words}{more}: several processes are slow or hang"
+        return [Problem("nvidia.links-down", "warn", words, f"reboot; {fix}")]
+    return []
+
+
+def _linked(card: Gpu) -> bool:
+    return bool(card.links_max) and (card.fabric is not None or "SXM" in card.name)
+
+
+def _without_kernels(
+    card: Gpu, arch: Arch, torch: TorchReport, other_build: str | None
+) -> list[Problem]:
+    built = [name for name in torch.arch_list if name.startswith(("sm_", "compute_", "gfx"))]
+    if not built or arch.name == "unknown" or any(_runs(arch, name) for name in built):
+        return []
+    words = (
+        f"this PyTorch has no kernels for {arch.name}, only for {', '.join(built)}: {card.label}"
+    )
+    fix = other_build or "use another card: no build that the driver runs has kernels for this one"
+    if arch.gfx is not None:
+        fix = _other_gfx(arch, built)
+    return [Problem(NO_KERNELS, "fail", words, fix)]
+
+
+def _runs(arch: Arch, built: str) -> bool:
+    """Whether a chip runs what was compiled for `built`. NVIDIA: binaries of one major generation
+    run on its later minors (with suffix `a` on one chip only), PTX (`compute_`) on all later chips.
+    AMD: the same chip, or a generic target of its family."""
+    if arch.sm is None:
+        target = built.split(":")[0]
+        family = target.removesuffix("-generic").replace("-", "")
+        alike = target.endswith("-generic") and arch.name.startswith(family)
+        return target == arch.name or alike or (target, arch.name) == ("gfx9-4-generic", "gfx950")
+    match = re.fullmatch(r"(sm|compute)_(\d+)([af]?)", built)
+    if match is None:
+        return False
+    kind, number, suffix = match.group(1), int(match.group(2)), match.group(3)
+    if suffix == "a":
+        return number == arch.sm
+    same_major = number // 10 == arch.sm // 10
+    return number <= arch.sm and (same_major or (kind == "compute" and not suffix))
+
+
+def _other_gfx(arch: Arch, built: list[str]) -> str:
+    """Chips of one family have nearly one instruction set; the probes say whether it holds."""
+    near = next((n for n in built if re.fullmatch(rf"{arch.name[:-1]}\d", n)), None)
+    if near is not None and len(arch.name) == len("gfx1030"):
+        version = f"{int(near[3:5])}.{near[5]}.{near[6]}"
+        return (
+            f"export HSA_OVERRIDE_GFX_VERSION={version} takes the kernels of {near} (not supported "
+            "by AMD; sd3tune doctor then shows whether they compute rightly)"
+        )
+    return f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}/rocm7.2' bash scripts/setup"
+
+
+def unknown(vendor: Vendor, seen: TorchDevice, found: Survey, of: Mapping[int, Gpu]) -> Problem:
+    """PyTorch shows a device that is none of the driver's cards, or that may be any of them. of:
+    PyTorch's number -> the card of the other devices."""
+    maker, device = MAKERS[vendor], f"PyTorch shows cuda:{seen.index}, {seen.name}, and"
+    name = f"{maker.lower()}.device-unknown"
+    if any(card not in of.values() for card in found.gpus):
+        words = f"{device} the driver does not say which of its cards that is: what others use of "
+        fix = f"look at {found.source}; a source that lists UUIDs would tell"
+        return Problem(name, "warn", f"{words}its memory is not counted", fix)
+    words = f"{device} no driver source of {maker} knows it: neither its health nor what others "
+    fix = f"SD3TUNE_BACKEND={vendor} trains on it as PyTorch shows it"
+    return Problem(name, "fail", f"{words}use of it can be seen", fix)

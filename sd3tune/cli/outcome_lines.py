@@ -1,0 +1,23 @@
+"""What a run left behind, in a terminal."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sd3tune.cli.words import Line
+    from sd3tune.train.outcome import Outcome
+
+
+def outcome_lines(outcome: "Outcome") -> "list[Line]":
+    """Losses, files and the digest of the noise."""
+    shown: list[Line] = [f"steps            {outcome.step} of {outcome.steps}"]
+    if outcome.loss_after is not None and outcome.loss_before is not None:
+        change = outcome.loss_after / outcome.loss_before - 1
+        shown.append(
+            f"evaluation loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after "
+            f"({change:+.1%}), same images and noise"
+        )
+    if outcome.adapter:
+        shown.append(f"result           {outcome.adapter}")
+    shown += [f"picture          {path}" for path in outcome.pictures]
+    shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
+    return [*shown, f"output           {outcome.output}"]

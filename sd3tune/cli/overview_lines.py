@@ -1,0 +1,107 @@
+"""What a plan amounts to, in a terminal: data, pictures, memory, disk and downloads. A figure a
+line, with its remark beside it or below it."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sd3tune.cli.words import Line
+    from sd3tune.plan.keeping import PicturePlan
+    from sd3tune.plan.overview import DatasetSize, Overview
+    from sd3tune.plan.plan import Plan
+
+NAMES, AMOUNTS = 24, 10  # characters of the two columns
+
+
+def data(seen: "Overview", steps: int) -> "list[Line]":
+    """Each dataset, and how long an epoch is."""
+    shown: list[Line] = ["data"]
+    shown += [f"  {d.id}: {_dataset(d)}" for d in seen.datasets]
+    epochs = f"{seen.epochs:.2f}".rstrip("0").rstrip(".")
+    shown.append(_row("steps per epoch", str(seen.steps_per_epoch)))
+    return [*shown, _row("epochs", epochs, f"in {steps} steps")]
+
+
+def _dataset(d: "DatasetSize") -> str:
+    parts = [_counted(d.images, "image"), _counted(d.captions, "caption")]
+    if d.drawn > d.images:
+        parts[0] += f", {d.drawn} with repeats"
+    parts.append(_counted(d.buckets, "bucket"))
+    if d.batches:
+        of = "batch" if d.batches == 1 else "batches"
+        parts.append(f"{d.batches} {of} of {d.batch_size}")
+    kind = "" if d.kind == "image" else f"{d.kind}, "
+    return kind + ", ".join(parts)
+
+
+def pictures(seen: "Overview", how: "PicturePlan") -> "list[Line]":
+    """How many, and when; nothing without a prompt."""
+    count = seen.pictures
+    if not count.at_once:
+        return ["pictures", _row("none", "", "no validation prompt is set")]
+    sizes = ", ".join(f"{w}x{h}" for w, h in how.sizes)
+    prompts = _counted(count.prompts, "prompt")
+    shown: list[Line] = ["pictures", _row("at the end", str(count.at_once), f"{prompts}, {sizes}")]
+    if count.during:
+        when = f"{count.during} times, every {count.every_steps} steps"
+        shown.append(_row("during training", str(count.during * count.at_once), when))
+    return shown
+
+
+def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
+    """The device's memory while training, and the host's."""
+    from sd3tune.plan.memory import gib
+
+    available = seen.host_available_bytes
+    has = "of unknown" if available is None else f"of {gib(available)}"
+    return [*device_memory(plan), _row("host memory, estimated", gib(seen.host_bytes), has)]
+
+
+def device_memory(plan: "Plan") -> "list[Line]":
+    """What training takes of the device's memory, beside what the device has."""
+    from sd3tune.plan.memory import gib
+
+    m, device = plan.memory.estimate, plan.facts.tightest
+    room = device.room_bytes
+    parts = {
+        "weights": m.weights,
+        "adapter": m.adapter,
+        "gradients": m.gradients,
+        "optimizer": m.optimizer,
+        "activations, estimated": m.activations,
+        "workspace, estimated": m.workspace,
+    }
+    shown: list[Line] = ["memory while training"]
+    shown += [_row(name, gib(amount)) for name, amount in parts.items()]
+    has = device.free or (f"of {gib(room)}" if room is not None else "of unknown")
+    shown.append(_row("total", gib(m.training), has))
+    shown.append(_row("text encoders before", gib(m.text_encoders), "dropped after encoding"))
+    return shown
+
+
+def disk(seen: "Overview") -> "list[Line]":
+    """What is written, and what is downloaded."""
+    from sd3tune.plan.memory import gib
+
+    need, kept = seen.disk, _counted(seen.disk.kept, "checkpoint")
+    shown: list[Line] = ["disk, estimated"]
+    parts = {
+        "latents": (need.latents, ""),
+        "captions": (need.captions, ""),
+        "quantised weights": (need.quantised, ""),
+        "checkpoints": (need.checkpoints, kept),
+        "result": (need.result, ""),
+    }
+    shown += [_row(name, gib(size), note) for name, (size, note) in parts.items() if size]
+    free = "" if seen.free_bytes is None else f"of {gib(seen.free_bytes)} free at output_dir"
+    shown.append(_row("total", gib(need.total), free))
+    download = seen.download_bytes
+    note = "about, into the hub's cache" if download else "the model is on this disk"
+    return [*shown, _row("download", gib(download) if download else "none", note)]
+
+
+def _row(name: str, amount: str, note: str = "") -> str:
+    return f"  {name:<{NAMES}}{amount:>{AMOUNTS}}  {note}".rstrip()
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" + "s" * (count != 1)

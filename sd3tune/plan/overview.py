@@ -1,0 +1,224 @@
+"""How much a run is, in numbers that people ask for before they start it: images, epochs, pictures,
+files, downloads, host memory. The trainer reads none of this.
+
+Sizes on the disk are those of a first run, which finds no cache. Pure, like the plan.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sd3tune.backends.decide import limits
+from sd3tune.config.datasets.listing import Datasets
+from sd3tune.data.discover import Discovery, Sample
+from sd3tune.data.order import Schedule
+from sd3tune.plan.memory import BYTES, GIB, gib
+from sd3tune.plan.plan import Plan
+from sd3tune.sd3.missing_parts import part_sizes
+from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE
+
+HEADER_BYTES = 512  # of a cache entry, at most
+CACHED_BYTES = 2  # of a value: latents and embeddings are kept in 16 bits
+PROCESS_BYTES = GIB  # Python, PyTorch and the other libraries, about
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is not in the plan, and decides what the run amounts to."""
+
+    prompts: tuple[str, ...] = ()  # texts of the validation prompts
+    missing_parts: tuple[str, ...] = ()  # of the model, which would be downloaded in 16 bits
+    free_bytes: int | None = None  # on the disk of output_dir; None: unknown
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """One dataset of the run."""
+
+    id: str
+    kind: str  # dataset_type, or `regularisation`
+    images: int
+    drawn: int  # images of an epoch, repeats included; 0 for an eval dataset
+    captions: int  # different ones
+    buckets: int  # sizes
+    batch_size: int
+    batches: int  # of an epoch
+
+
+@dataclass(frozen=True)
+class PictureCount:
+    """Validation pictures."""
+
+    at_once: int  # each time
+    prompts: int
+    during: int  # times before the end
+    every_steps: int  # 0: at the end alone
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes that a run writes, at most."""
+
+    latents: int
+    captions: int
+    quantised: int
+    checkpoints: int  # all that are kept
+    kept: int  # how many these are
+    result: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files together."""
+        return self.latents + self.captions + self.quantised + self.checkpoints + self.result
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a plan amounts to."""
+
+    datasets: tuple[DatasetSize, ...]
+    steps_per_epoch: int
+    epochs: float  # that the steps of the run make
+    pictures: PictureCount
+    disk: DiskNeed
+    download_bytes: int  # of the model's parts that are not on this disk; about
+    host_bytes: int  # of host memory, at most
+    host_available_bytes: int | None  # None: unknown
+    free_bytes: int | None  # on the disk of output_dir; None: unknown
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What this disk or host is too small for."""
+        found = []
+        if self.free_bytes is not None and self.disk.total > self.free_bytes:
+            found.append(
+                f"this run may write {gib(self.disk.total)}, and the disk of output_dir has "
+                f"{gib(self.free_bytes)} free"
+            )
+        available = self.host_available_bytes
+        if available is not None and self.host_bytes > available:
+            found.append(
+                f"this run may need {gib(self.host_bytes)} of host memory, and this machine has "
+                f"{gib(available)}"
+            )
+        return tuple(found)
+
+    @property
+    def images(self) -> int:
+        """Images to train on, without repeats."""
+        return sum(d.images for d in self.datasets if d.batches)
+
+
+def overview(
+    plan: Plan,
+    datasets: Datasets,
+    discoveries: Mapping[str, Discovery],
+    schedule: Schedule,
+    surroundings: Surroundings,
+) -> Overview:
+    """What a plan for these datasets amounts to."""
+    prompts = surroundings.prompts
+    samples = [s for d in discoveries.values() for s in d.samples]
+    return Overview(
+        datasets=tuple(dataset_sizes(datasets, discoveries, schedule)),
+        steps_per_epoch=schedule.steps_of(1),
+        epochs=epochs(plan, schedule),
+        pictures=picture_count(plan, len(prompts)),
+        disk=disk_need(plan, samples, prompts),
+        download_bytes=2 * sum(part_sizes(plan.model)[p] for p in surroundings.missing_parts),
+        host_bytes=host_need(plan),
+        host_available_bytes=limits.host_bytes(plan.facts),
+        free_bytes=surroundings.free_bytes,
+    )
+
+
+def dataset_sizes(
+    datasets: Datasets, discoveries: Mapping[str, Discovery], schedule: Schedule
+) -> list[DatasetSize]:
+    """Every dataset that is used, in the order of the file."""
+    shares = {share.name: share for share in schedule.shares}
+    sizes = []
+    for d in datasets.all:
+        if d.id not in discoveries:
+            continue
+        samples, share = discoveries[d.id].samples, shares.get(d.id)
+        sizes.append(
+            DatasetSize(
+                id=d.id,
+                kind="regularisation" if d.is_regularisation_data else d.dataset_type,
+                images=len(samples),
+                drawn=sum(s.repeats + 1 for s in samples) if share else 0,
+                captions=len({c for s in samples for c in s.captions}),
+                buckets=len({s.geometry.bucket for s in samples}),
+                batch_size=share.batch_size if share else 1,
+                batches=share.count(0) if share else 0,
+            )
+        )
+    return sizes
+
+
+def epochs(plan: Plan, schedule: Schedule) -> float:
+    """Epochs that the steps of the run make, counted in batches."""
+    last = plan.steps * plan.batches_per_step
+    number, start = schedule.begin(last - 1)
+    return number + (last - start) / schedule.length(number, start)
+
+
+def picture_count(plan: Plan, prompts: int) -> PictureCount:
+    """Each prompt is drawn in each size; with ema_validation=comparison from two versions of the
+    weights."""
+    how, every = plan.pictures, plan.pictures.every_steps
+    versions = 2 if plan.optimizer.average is not None and how.weights == "comparison" else 1
+    at_once = prompts * len(how.sizes) * how.per_prompt * versions
+    during = (plan.steps - 1) // every if every and at_once else 0
+    return PictureCount(at_once, prompts, during, every)
+
+
+def disk_need(plan: Plan, samples: Sequence[Sample], prompts: Sequence[str]) -> DiskNeed:
+    """Bytes by arithmetic."""
+    estimate, kept = plan.memory.estimate, checkpoints_kept(plan)
+    trained = plan.trained.count * BYTES[plan.precision.trainable.value]
+    average = 4 * plan.trained.count if plan.optimizer.average is not None else 0
+    optimizer = estimate.optimizer * (plan.processes.size if plan.parallel.sharded else 1)
+    checkpoint = 2 * trained + optimizer + average  # the exported values lie beside them
+    return DiskNeed(
+        latents=sum(map(latent_bytes, samples)),
+        captions=caption_bytes(plan, {c for s in samples for c in s.captions}.union(prompts)),
+        quantised=estimate.weights if plan.memory.quantised_cache.value is not None else 0,
+        checkpoints=kept * checkpoint,
+        kept=kept,
+        result=trained + average,
+    )
+
+
+def latent_bytes(sample: Sample) -> int:
+    """Mean and deviation of 16 channels, and a mask where there is one."""
+    width, height = sample.geometry.bucket
+    pixels = (width // VAE_SCALE) * (height // VAE_SCALE)
+    mask = HEADER_BYTES + 4 * pixels if sample.mask else 0
+    return HEADER_BYTES + pixels * 2 * 16 * CACHED_BYTES + mask
+
+
+def caption_bytes(plan: Plan, texts: set[str]) -> int:
+    """Embeddings of all captions and of the blank one, each as long as tokenizer_max_length
+    allows. CLIP's tokens are as wide as its pooled vector."""
+    shape = plan.model.transformer
+    values = (CLIP_TOKENS + 1) * shape.pooled_dim + plan.captions.t5_tokens * shape.joint_dim
+    return (len(texts) + 1) * (HEADER_BYTES + values * CACHED_BYTES)
+
+
+def checkpoints_kept(plan: Plan) -> int:
+    """Checkpoints on the disk at the end, the last one included, and rolling ones."""
+    how, steps = plan.checkpoints, plan.steps
+    written = max(1, -(-steps // how.every_steps))
+    rolling = min(how.keep_rolling, steps // how.rolling_steps) if how.rolling_steps else 0
+    return min(written, how.keep) + rolling
+
+
+def host_need(plan: Plan) -> int:
+    """The largest of the stages: text encoders and transformer are loaded there before they go to
+    the device, and a run on the CPU has everything there."""
+    model, precision = plan.model, plan.precision
+    encoders = sum(model.text_encoders) * BYTES[precision.text.value]
+    transformer = model.transformer.parameters * BYTES[precision.base.value]
+    training = 0 if plan.facts.accelerated else plan.memory.estimate.training
+    return PROCESS_BYTES + max(encoders, transformer, training)

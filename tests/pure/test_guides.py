@@ -1,0 +1,103 @@
+"""Guides say what is true: their commands exist, their settings are accepted, their tables are what
+the plan gives."""
+
+import json
+import re
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import pytest
+
+from sd3tune.cli import cli
+from sd3tune.config.names import ALIASES
+from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.errors import PlanError
+from sd3tune.plan.memory import GIB
+from tests.plans import LARGE, MEDIUM, plan
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = [page for page in PAGES if page.parent.name != "adr"]  # decisions as they were taken
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    """The code blocks of a page; language "": of every language."""
+    return re.findall(rf"^ *```{language or '[a-z]*'}\n(.*?)^ *```", page.read_text(), re.M | re.S)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of every sd3tune command in a block or between backticks."""
+    lines = [line.strip() for block in blocks(page) for line in block.splitlines()]
+    lines += re.findall(r"`(sd3tune [^`\n]+)`", page.read_text())
+    lines = [re.sub(r"\s#.*|[|&;].*|\s{2,}\S.*", "", line) for line in lines]
+    typed = [line for line in lines if re.match(r"(\S+/)?sd3tune [a-z]", line)]
+    plain = [re.sub(r"\bN\b", "1", line) for line in typed if not re.search(r"…|\.\.\.", line)]
+    return [shlex.split(line)[1:] for line in plain]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_of_a_page_have_the_options_that_sd3tune_has(page: Path) -> None:
+    for words in commands(page):
+        group: click.Command = cli
+        left = ["." if word in ("DIR", "my/output/cache") else word for word in words]
+        while isinstance(group, click.Group) and left:
+            while left and left[0] in ("-v", "-q"):
+                left.pop(0)
+            group = group.commands[left.pop(0)]
+        if not left:  # it is only named
+            continue
+        with suppress(click.MissingParameter):
+            group.parse_args(click.Context(group), left)  # UsageError for what it does not know
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_settings_that_a_page_shows_as_json_exist(page: Path) -> None:
+    for block in blocks(page, "json"):
+        shown = json.loads(block)
+        if isinstance(shown, dict) and "model_type" in shown:
+            names = {name.removeprefix("--") for name in shown}
+            assert names <= AllSettings.model_fields.keys() | ALIASES.keys()
+
+
+def rows(page: str, cells: int) -> list[list[str]]:
+    """Table rows with so many cells."""
+    lines = (ROOT / "docs" / "guides" / page).read_text().splitlines()
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for line, row in zip(lines, split, strict=True)
+            if line.startswith("| ") and len(row) == cells]  # fmt: skip
+
+
+def test_the_table_of_amd_cards_is_what_the_plan_gives() -> None:
+    shown = [row for row in rows("rocm.md", 5) if row[0].startswith("`")]
+    assert len(shown) == 7
+    for card, model, weights, batch, memory in shown:
+        made = plan(card.strip("`"), {"medium": MEDIUM, "large": LARGE}[model])
+        scheme = made.precision.transformer.value
+        assert weights == (made.precision.base.value if scheme == "no_change" else scheme)
+        assert int(batch) == made.batch_size
+        assert memory == f"{made.memory.estimate.training / GIB:.1f}"
+
+
+def test_the_tables_of_macs_are_what_the_plan_gives() -> None:
+    """One table for each model; a row is a chip, with its memory where several are sold."""
+    shown = [row for row in rows("mac.md", 6) if re.match(r"\d+ GB", row[0])]
+    assert len(shown) == 48
+    for place, (mac, side, weights, attention, batch, memory) in enumerate(shown):
+        gigabytes, named = mac.split(" GB")[0], re.search(r"`(.*)`", mac)
+        chip = f"{named[1] if named else 'm2'}-{gigabytes}gb"
+        model = MEDIUM if place < 24 else LARGE
+        if weights == "does not fit":
+            with pytest.raises(PlanError):
+                plan(chip, model, side=int(side))
+            continue
+        made = plan(chip, model, side=int(side))
+        scheme = made.precision.transformer.value
+        given = (
+            made.precision.base.value if scheme == "no_change" else scheme,
+            made.attention.training.value,
+            str(made.batch_size),
+            f"{made.memory.estimate.training / GIB:.1f}",
+        )
+        assert given == (weights, attention, batch, memory), f"{mac}, {side} px"
