@@ -39,10 +39,11 @@ def command(
 
     CONFIG is config/config.json unless given. Each KEY=VALUE overrides the file. A run that was
     stopped continues from its newest whole checkpoint, and one that is finished says so; with
-    --resume never it starts afresh, and earlier checkpoints are moved aside. Ctrl-C or SIGTERM finishes the step, saves and leaves with
-    exit code 130 or 143; a second one stops at once, and the last checkpoint stays valid. A
-    terminal that is closed (SIGHUP, 129) does the same, unless nohup is before the command. A log
-    that cannot be written any more (`| tee` ended, its disk is full) does not end training.
+    --resume never it starts afresh, and earlier checkpoints are moved aside. Ctrl-C or SIGTERM
+    finishes the step, saves and leaves with exit code 130 or 143; a second one stops at once, and
+    the last checkpoint stays valid. A terminal that is closed (SIGHUP, 129) does the same, unless
+    nohup is before the command. A log that cannot be written any more (`| tee` ended, its disk is
+    full) does not end training.
 
     Only one run at a time can use an output_dir.
 

@@ -116,7 +116,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "instance prompt missing": (lambda p: p.image(caption_strategy="instanceprompt"), [], "needs an instance_prompt", "add one"),
     "dataset not an object": (lambda p: p.datasets("photos"), [], "entry 1 is text, not an object", "object"),
     "fewer images than a step": (lambda p: p.config(train_batch_size=2, gradient_accumulation_steps=3), ["--on", "h200"], "= 6", "repeats=5"),
-    "model that is nowhere": (lambda p: p.config(pretrained_model_name_or_path="./models/x"), [], "models/x` is not a folder", "diffusers folder"),
+    "model that is nowhere": (lambda p: p.config(pretrained_model_name_or_path="./models/x"), [], "models/x`: there is no such folder", "diffusers folder"),
     "model of another family": (lambda p: p.write("m/transformer/config.json", '{"_class_name": "FluxTransformer2DModel"}'), ["pretrained_model_name_or_path=m"], "FluxTransformer2DModel", "Stable Diffusion 3"),
     "word that is no setting": (lambda p: None, ["faster"], "`faster` is not KEY=VALUE", "learning_rate=1e-4"),
     "unknown chip": (lambda p: None, ["--on", "rtx4900"], "unknown chip `rtx4900`", "rtx4090"),
