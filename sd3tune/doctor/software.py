@@ -214,11 +214,10 @@ def _login() -> Finding:
         words = f"not logged in at {endpoint}: SD3 weights are gated"
         return Finding("hub.login", "warn", "hugging face", words, "HF_TOKEN", "hf auth login")
     try:
-        name = hub.whoami()
+        hub.check_token()
     except ModelError as e:
         return Finding("hub.login", "warn", "hugging face", str(e), source, e.hint)
-    words = f"logged in as {name} at {endpoint}" if name else f"logged in at {endpoint}"
-    return Finding("hub.login", "ok", "hugging face", words, source)
+    return Finding("hub.login", "ok", "hugging face", f"logged in at {endpoint}", source)
 
 
 def _cache(folder: Path) -> Finding:

@@ -52,19 +52,18 @@ def file(question: Question, name: str) -> str:
         raise refused from e
 
 
-def whoami() -> str | None:
-    """The name of the account whose token the hub accepts. Raises ModelError within
-    DEADLINE_SECONDS for a token that it refuses, and where no hub answers."""
+def check_token() -> None:
+    """Raises ModelError within DEADLINE_SECONDS for a token that the hub refuses, and where no hub
+    answers."""
     from huggingface_hub import HfApi
 
     try:
-        name = in_time(lambda: HfApi().whoami()).get("name")
+        in_time(lambda: HfApi().whoami())
     except Exception as e:  # errors of two libraries and of sockets
         question = Question("", token=True)
         if (refused := refusal(question, e)) is None:
             raise
         raise refused from e
-    return None if name is None else str(name)
 
 
 def in_time(ask: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:

@@ -70,7 +70,8 @@ def find_whole(named: ModelRequest) -> Model:
         model = find_named(named)
     except ModelError as e:
         problems += e.problems
-    for more in _incomplete(named, model):
+    model_like = model is not None or os.path.lexists(Path(named.source) / configs.INDEX)
+    for more in _incomplete(named, model) if model_like else ():
         problems += [p for p in more.problems if p not in problems]
     if model is None or problems:
         raise ModelError.of(problems)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.sd3 import configs
+from sd3tune.sd3 import configs, weight_files
 from sd3tune.sd3.variants import CLIP_TOKENS, COMPONENTS, ModelSource
 from sd3tune.sd3.weights import DTYPES, reading
 
@@ -52,9 +52,13 @@ class TextEncoders:
         from diffusers import StableDiffusion3Pipeline
 
         source = ModelSource.of(source).base
+        unused: dict[str, Any] = {}
         index = Path(source) / configs.INDEX
         if index.exists() and "text_encoder_3" not in configs.parts_of(index):
-            where |= {"text_encoder_3": None, "tokenizer_3": None}  # diffusers wants to be told
+            unused = {"text_encoder_3": None, "tokenizer_3": None}  # diffusers wants to be told
+        folders = [Path(source) / name for name in COMPONENTS if (Path(source) / name).is_dir()]
+        if folders:
+            where = weight_files.meant(where, weight_files.TRANSFORMERS, *folders) | unused
         with reading("text encoders", source):
             pipe = StableDiffusion3Pipeline.from_pretrained(
                 source,

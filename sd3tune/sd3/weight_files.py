@@ -5,6 +5,7 @@ The names are those that diffusers and transformers look for. Refuses a folder f
 load nothing, or something else.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sd3tune.errors import ModelError
@@ -23,6 +24,17 @@ def files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
     if source.suffix == ".safetensors":
         return [source]
     return sorted({folder / name for name in _weight_map(source).values()})
+
+
+def meant(where: Mapping[str, str], stem: str, *folders: Path) -> dict[str, str]:
+    """The arguments of from_pretrained without a variant that none of the folders has: diffusers
+    would refuse to load a part that its makers published in one format only."""
+    variant = where.get("variant")
+    if variant is None or not all(folder.is_dir() for folder in folders):
+        return dict(where)
+    if any(_named(folder, stem, variant) is not None for folder in folders):
+        return dict(where)
+    return {name: value for name, value in where.items() if name != "variant"}
 
 
 def tensors(folder: Path, stem: str, variant: str | None = None) -> dict[str, TensorEntry]:
@@ -45,12 +57,16 @@ def tensors(folder: Path, stem: str, variant: str | None = None) -> dict[str, Te
 
 def _source(folder: Path, stem: str, variant: str | None) -> Path:
     """The single file, or the index of the shards."""
-    for kind in dict.fromkeys((variant, None)):
-        dotted = f".{kind}" if kind else ""
-        for name in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
-            if (folder / name).exists():
-                return folder / name
-    raise _none(folder, stem, sorted(p.name for p in folder.glob("*.safetensors")))
+    found = _named(folder, stem, variant) or _named(folder, stem, None)
+    if found is None:
+        raise _none(folder, stem, sorted(p.name for p in folder.glob("*.safetensors")))
+    return found
+
+
+def _named(folder: Path, stem: str, variant: str | None) -> Path | None:
+    dotted = f".{variant}" if variant else ""
+    names = (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json")
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ import torch
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.sd3 import configs, hub, hub_refusals, single
+from sd3tune.sd3 import configs, hub, hub_refusals, single, weight_files
 from sd3tune.sd3.hub_refusals import Question
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
 from sd3tune.sd3.variants import ModelSource
@@ -83,7 +83,8 @@ def transformer(source: str | ModelSource, dtype: str, **where: Any) -> Any:
     from diffusers import SD3Transformer2DModel
 
     source = ModelSource.of(source)
-    setting = MODEL if source.transformer == source.base else TRANSFORMER
+    own = source.transformer == source.base
+    setting, folder = MODEL if own else TRANSFORMER, Path(source.transformer) / source.subfolder
     with reading("transformer", source.transformer, setting):
         if is_file(source.transformer):
             model = _transformer_of_file(Path(source.transformer), DTYPES[dtype])
@@ -93,7 +94,7 @@ def transformer(source: str | ModelSource, dtype: str, **where: Any) -> Any:
                 subfolder=None if source.subfolder == "." else source.subfolder,
                 dtype=DTYPES[dtype],
                 use_safetensors=True,
-                **(where if source.transformer == source.base else {}),
+                **(weight_files.meant(where, weight_files.DIFFUSERS, folder) if own else {}),
             )
     return model.requires_grad_(False)
 
@@ -137,7 +138,11 @@ def vae(source: str | ModelSource, dtype: str, **where: Any) -> Any:
             model = _vae_of_file(Path(source.vae), DTYPES[dtype])
         else:
             model = AutoencoderKL.from_pretrained(
-                source.vae, subfolder="vae", dtype=DTYPES[dtype], use_safetensors=True, **where
+                source.vae,
+                subfolder="vae",
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                **weight_files.meant(where, weight_files.DIFFUSERS, Path(source.vae) / "vae"),
             )
     return model.requires_grad_(False).eval()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.errors import CheckpointError, DiskError
+from sd3tune.errors import CheckpointError, ConfigError, DiskError
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
@@ -73,7 +73,7 @@ def test_a_read_only_output_is_refused_before_anything_is_loaded(
 ) -> None:
     with (
         small_disk(tmp_path / "out", MIB, ",ro") as out,
-        pytest.raises(DiskError, match=f"`{out}/.sd3tune.lock`: the file system is read-only"),
+        pytest.raises(ConfigError, match=f"`output_dir={out}` .* the file system is read-only"),
     ):
         run(*SHORT, f"output_dir={out}")
 

@@ -16,7 +16,14 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 
 from sd3tune.demo import MODELS
 from sd3tune.errors import ModelError
-from sd3tune.sd3 import model_folder, models, tensor_names, tokenizer_files, weight_files
+from sd3tune.sd3 import (
+    model_folder,
+    models,
+    tensor_names,
+    tokenizer_files,
+    weight_files,
+    weights,
+)
 from sd3tune.sd3.text import TextEncoders
 from sd3tune.sd3.variants import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, Transformer
 from tests.cpu.weightless import built
@@ -269,6 +276,18 @@ def test_a_model_that_is_whole_passes(kind: str, folder: Path) -> None:
     RIGHT[kind](folder)
     found = models.find_whole(models.ModelRequest(str(folder)))
     assert (found.text_encoders[2] == 0) == (kind == "without T5")
+
+
+def test_a_part_without_the_variant_is_loaded_without_it(folder: Path) -> None:
+    """As the released models have it: fp16 text encoders, and one transformer."""
+    named = models.ModelRequest(str(folder), variant="fp16")
+    assert models.find_whole(named) == models.find(str(folder))
+    part = folder / "text_encoder"
+    (part / TRANSFORMERS).rename(part / "model.fp16.safetensors")
+    assert models.find_whole(named).text_encoders[0] > 0
+    assert weights.vae(str(folder), "fp32", variant="fp16").config.latent_channels == 16
+    TextEncoders.load(str(folder), dtype="fp32", t5_tokens=77, width=96, zero_padding=False,
+                      variant="fp16")  # fmt: skip
 
 
 def test_a_model_without_t5_encodes_captions(folder: Path) -> None:

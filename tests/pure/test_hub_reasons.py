@@ -29,15 +29,19 @@ INVALID = "Invalid credentials in Authorization header"
 # environment, which huggingface_hub reads once.
 CHILD = """
 import json, os, sys
+from sd3tune.doctor import software
 from sd3tune.errors import ModelError
 from sd3tune.sd3 import hub
 for repository, token, revision in json.loads(sys.argv[1]):
     os.environ.update(HF_TOKEN=token)
     try:
-        if repository:
+        if repository == "doctor":
+            found = next(software.hub())
+            said = f"{found.status} {found.fact} ({found.source}) {found.fix}"
+        elif repository:
             said = str(hub.config("setting", repository, "transformer", revision))
         else:
-            said = str(hub.whoami())
+            said = str(hub.check_token())
     except ModelError as e:
         said = f"{e} | {e.hint}"
     print(json.dumps(said))
@@ -104,7 +108,10 @@ CAUSES: dict[Asked, tuple[str, ...]] = {
     ("a/busy", "", None): ("too many requests (HTTP 429)", "wait"),
     ("a/down", "", None): ("does not work now (HTTP 503)", "HF_ENDPOINT"),
     ("b/model", "wrong", None): ("refuses the token of HF_TOKEN: it is invalid or has expired",),
-    ("", "hf_x", None): ("ann",),
+    ("doctor", "", None): ("warn not logged in at", "SD3 weights are gated", "hf auth login"),
+    ("doctor", "hf_x", None): ("ok logged in at", "(HF_TOKEN)"),
+    ("doctor", "wrong", None): ("warn", "refuses the token of HF_TOKEN", "settings/tokens"),
+    ("", "hf_x", None): ("None",),
     ("", "wrong", None): ("refuses the token of HF_TOKEN",),
 }
 
@@ -115,9 +122,9 @@ def test_each_answer_of_a_hub_is_a_cause_of_its_own(tmp_path: Path) -> None:
                         strict=True))  # fmt: skip
     for question, parts in CAUSES.items():
         assert all(part in said[question] for part in parts), (question, said[question])
-        whole = "{" in said[question] or said[question] == "ann"
+        whole = "{" in said[question] or said[question] == "None"
         assert whole or served.address in said[question], said[question]
-    refusals = [text for text in said.values() if "|" in text]
+    refusals = [text for (repository, *_), text in said.items() if repository and "|" in text]
     assert len(set(refusals)) == len(refusals)  # no two causes in the same words
     assert any("/resolve/v2/transformer/config.json" in line for line in served.asked)
 

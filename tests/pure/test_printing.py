@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sd3tune.escaping import one_line, printable
+from sd3tune.escaping import one_line, printable, sentence
 from sd3tune.report.progress import say, stage
 from tests import safetensors_files
 from tests.commands import exit_code
@@ -154,6 +154,37 @@ def test_a_misspelt_option_is_escaped_too(
     assert exit_code(["plan", f"--{CLEAR}\nhint: evil"], monkeypatch) == 1
     err = capsys.readouterr().err
     assert not controls(err) and len(err.splitlines()) == 2
+
+
+def test_a_word_that_no_file_can_be_named_is_cut_and_paths_are_not(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key or a value of a million letters, wherever it was written."""
+    long, name = "k" * 1_000_000, "config/config.json"
+    settings = json.loads((project / name).read_text())
+    entries = json.loads((project / "config/multidatabackend.json").read_text())
+    changes: list[dict[str, Any]] = [{long: 1}, {f"--{long}": long}]
+    changes += [{"peft_lora_target_modules": [long]}]
+    changes += [{key: long} for key in ("optimizer_config", "validation_resolution", "revision")]
+    for change in changes:
+        (project / name).write_text(json.dumps(settings | change))
+        cut_short(["plan", "--on", "h100"], monkeypatch, capsys)
+    (project / name).write_text(json.dumps(settings))
+    cut_short(["plan", f"{long}=1"], monkeypatch, capsys)
+    cut_short(["plan", f"--{long}"], monkeypatch, capsys)
+    (project / "config/multidatabackend.json").write_text(json.dumps([entries[0] | {long: 1}]))
+    cut_short(["plan"], monkeypatch, capsys)
+    path = "/".join(["d" * 255] * 4)
+    assert sentence(f"`{path}` and `{long}` end") == f"`{path}` and `{'k' * 79}…` end"
+
+
+def cut_short(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the command is refused in a few lines, each with its beginning and its end."""
+    assert exit_code(words, monkeypatch) == 1
+    err = capsys.readouterr().err
+    assert "kkk" in err and "…" in err and len(err) < 800 and "hint: " in err, err[:2000]
 
 
 def test_lines_of_a_run_are_lines(capsys: pytest.CaptureFixture[str]) -> None:

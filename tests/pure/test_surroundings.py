@@ -48,11 +48,13 @@ def test_a_plan_needs_some_temporary_folder_and_the_error_names_tmpdir(
 ) -> None:
     folders = ["/tmp", "/var/tmp", *([] if usable else ["/dev/shm"])]
     read_only = "; ".join(f"mount --bind {d} {d} && mount -o remount,ro,bind {d}" for d in folders)
+    read_only += "; mount -t tmpfs none /mnt"  # for the output
     if sh(f"unshare -m bash -c '{read_only}'").returncode != 0:
         pytest.skip("mounting is not allowed here")
     Project(tmp_path)
     plan = f"cd /proc && {SD3TUNE} plan {tmp_path}/config/config.json"
     model = "pretrained_model_name_or_path=stabilityai/stable-diffusion-3.5-medium"
+    plan += " output_dir=/mnt/output"
     done = sh(f"unshare -m bash -c '{read_only}; {plan} {model}'", TMPDIR="/nowhere", HOME="/proc")
     if usable:
         assert done.returncode == 0, done.stderr
