@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.observe import recorded_machine, this_machine
+from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts, TorchReport
 from sd3tune.errors import ErrorAndHint, HardwareError
 from sd3tune.filesystem import temporary
@@ -39,11 +40,11 @@ def refuse_broken(facts: Facts) -> None:
         raise HardwareError.of(broken)
 
 
-def observe(processes: Processes = ALONE) -> Facts:
+def observe(processes: Processes = ALONE, awaited: Awaited | None = None) -> Facts:
     """This machine, with as many devices as there are processes. No probe is run. Raises
     HardwareError where nothing can train."""
     temporary.refuse_none()  # children answer through files
-    _, torch, facts = this_machine.observe()
+    _, torch, facts = this_machine.observe(awaited=awaited)
     return usable(torch, facts, processes)
 
 

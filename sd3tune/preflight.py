@@ -23,7 +23,7 @@ def refuse_missing_files(config: Config, datasets: Datasets | None = None) -> No
     is missing, and for folders in which nothing can be written: the error of the one that was
     found, or a ConfigError with all of them."""
     checks = (_output, _adapter, load_prompts, _metrics, _checkpoint)
-    caches = () if datasets is None else (partial(_caches, datasets),)
+    caches = () if datasets is None else (partial(_caches, datasets, config.output_dir),)
     answers(*(partial(check, config) for check in checks), *caches)
 
 
@@ -88,14 +88,16 @@ def _output(config: Config) -> None:
         raise ConfigError(f"`output_dir={folder}` cannot be written: {found[0]}", hint=found[1])
 
 
-def _caches(datasets: Datasets) -> None:
-    """Folders that hold entries already may be read-only: others fill them."""
+def _caches(datasets: Datasets, output: Path) -> None:
+    """Folders that hold entries already may be read-only: others fill them. Folders below an output
+    folder that cannot be written are not named again."""
+    refused = disk.unwritable(output) is not None
     vae = {d.cache_dir_vae: f"dataset `{d.id}`: `cache_dir_vae=" for d in datasets.all}
     text = {t.cache_dir: f"dataset `{t.id}`: `cache_dir=" for t in datasets.texts.values()}
 
     def refuse(folder: Path, named: str) -> None:
-        found = None if cachedir.has_shards(folder) else disk.unwritable(folder)
-        if found is not None:
+        known = cachedir.has_shards(folder) or (refused and folder.is_relative_to(output))
+        if not known and (found := disk.unwritable(folder)) is not None:
             raise DataError(f"{named}{folder}` cannot be written: {found[0]}", hint=found[1])
 
     answers(*(partial(refuse, folder, named) for folder, named in (vae | text).items()))

@@ -13,6 +13,7 @@ from sd3tune import devices, preflight
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
 from sd3tune.backends.decide.probes import IMPORT
 from sd3tune.backends.observe import probing
+from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
@@ -32,7 +33,7 @@ from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.report.progress import waiting
 from sd3tune.sd3 import models, variants
 
-PROBING = "probing the device (about 10 s, once per machine and set of packages)"
+PROBING = "probing the device, once per machine and set of packages"
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     if chip is not None:
         facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
-    shown = partial(waiting, PROBING)
-    run_probes = probing.on_this_machine(several=processes.size > 1, while_running=shown)
-    with waiting("looking at the devices"):
-        facts = devices.observe(processes)
+    several, awaited = processes.size > 1, Awaited()
+    shown = partial(waiting, awaited.words(PROBING))
+    run_probes = probing.on_this_machine(several=several, while_running=shown, awaited=awaited)
+    with waiting(awaited.words("looking at the devices")):
+        facts = devices.observe(processes, awaited)
     return plan_run(found, model, facts, processes, run_probes)
 
 

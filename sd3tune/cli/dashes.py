@@ -1,8 +1,9 @@
 """Settings written as options, `--lora_rank=8` or `--lora_rank 8`, as the words `lora_rank=8`."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +19,11 @@ class SettingsAsOptions(click.Command):
         """Parses what click is given, with the settings as words."""
         options = {name for param in self.get_params(ctx) for name in param.opts}
         return super().parse_args(ctx, list(as_words(args, options)))
+
+
+def settings_command(name: str, short_help: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """The decorator of a command that takes a configuration and KEY=VALUE words."""
+    return click.command(name, cls=SettingsAsOptions, short_help=short_help)
 
 
 def as_words(args: Sequence[str], options: Collection[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import click
 
 from sd3tune.cli import words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, config_of
-from sd3tune.cli.dashes import SettingsAsOptions
+from sd3tune.cli.dashes import settings_command
 from sd3tune.escaping import echo, sentence
 from sd3tune.report.progress import waiting
 from sd3tune.tables.storages import STORAGES
@@ -25,9 +25,7 @@ MOST_REJECTED = 8  # files that are named, of each dataset
 MOST_CAPTIONS = 3
 
 
-@click.command(
-    "dataset", cls=SettingsAsOptions, short_help="How images and captions are understood."
-)
+@settings_command("dataset", "How images and captions are understood.")
 @CONFIG_AND_OVERRIDES
 @JSON
 @click.option("--decode", is_flag=True, help="decode every image too: finds files broken inside")

@@ -14,7 +14,10 @@ from sd3tune.errors import ConfigError
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sd3tune.doctor import Report
+    from sd3tune.doctor.finding import Finding
 
 
 VERDICTS = {  # where nothing FAILs
@@ -58,7 +61,7 @@ def command(
       sd3tune doctor --on rtx4090    what a card you do not have could do
       sd3tune doctor --report        what you can send us about this machine
     """
-    from sd3tune.doctor import consult, examine
+    from sd3tune.doctor import Depth, consult, examine
 
     if chip and bundle:
         raise ConfigError(
@@ -73,8 +76,14 @@ def command(
         else:
             words.show(catalogue_lines.catalogue_lines())
         return
-    report = consult(chip) if chip else examine(quick=quick, device=not no_device, deep=deep)
-    echo(document(report)) if as_json else words.show(lines(report))
+    if as_json or chip:
+        depth = Depth(quick=quick, device=not no_device, deep=deep)
+        report = consult(chip) if chip else examine(depth)
+        echo(document(report)) if as_json else words.show(lines(report))
+    else:
+        shown = FindingsAsTheyCome()
+        report = examine(Depth(quick=quick, device=not no_device, deep=deep), shown.tell)
+        words.show(lines(report, shown))
     if bundle:
         from sd3tune.doctor.report import write
 
@@ -82,15 +91,46 @@ def command(
     sys.exit(0 if report.can_train else 1)
 
 
-def lines(report: "Report") -> list[words.Line]:
-    """Findings, decisions and the verdict, as a terminal shows them."""
+class FindingsAsTheyCome:
+    """Prints findings as soon as they are known, each once."""
+
+    def __init__(self) -> None:
+        self._told: set[Finding] = set()
+        self._failed: set[str] = set()
+
+    def new(self, findings: "Sequence[Finding]") -> "list[Finding]":
+        """Those that were not printed yet. A package that is not installed also fails its probe:
+        that is one line."""
+        found = [
+            f
+            for f in dict.fromkeys(findings)
+            if f not in self._told and not (f.status == "FAIL" and f.id in self._failed)
+        ]
+        self._told.update(found)
+        self._failed.update(f.id for f in found if f.status == "FAIL")
+        return found
+
+    def tell(self, findings: "Sequence[Finding]") -> None:
+        """Prints the new ones."""
+        shown = [line for f in self.new(findings) for line in finding_lines(f)]
+        if shown:
+            words.show(shown)
+
+
+def finding_lines(finding: "Finding") -> list[words.Line]:
+    """A finding with its source."""
+    return words.status_lines(finding, f" ({finding.source})")
+
+
+def lines(report: "Report", told: FindingsAsTheyCome | None = None) -> list[words.Line]:
+    """Findings, decisions and the verdict, as a terminal shows them. told: what was printed."""
     from sd3tune.cli.decision_lines import decision_lines
 
     shown: list[words.Line] = []
     if report.chip:
         shown += [f"{report.chip}: from the catalogue, not measured on a device", ""]
-    for finding in report.findings:
-        shown += words.status_lines(finding, f" ({finding.source})")
+    for finding in told.new(report.findings) if told else report.findings:
+        shown += finding_lines(finding)
     shown += ["", "sd3tune would choose here"]
     shown += decision_lines(report.decisions, report.capabilities)
     count = {s: sum(f.status == s for f in report.findings) for s in ("FAIL", "warn")}

@@ -7,14 +7,14 @@ import click
 
 from sd3tune.cli import overview_lines, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
-from sd3tune.cli.dashes import SettingsAsOptions
+from sd3tune.cli.dashes import settings_command
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
     from sd3tune.prepare import Prepared
 
 
-@click.command("plan", cls=SettingsAsOptions, short_help="What a run would do, need and refuse.")
+@settings_command("plan", "What a run would do, need and refuse.")
 @CONFIG_AND_OVERRIDES
 @JSON
 @click.option(

@@ -9,7 +9,7 @@ import click
 
 from sd3tune.cli import plan, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
-from sd3tune.cli.dashes import SettingsAsOptions
+from sd3tune.cli.dashes import settings_command
 from sd3tune.cli.outcome_lines import outcome_lines
 from sd3tune.report import messages, stopping, streams
 from sd3tune.report.progress import waiting
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from sd3tune.plan.plan import Plan
 
 
-@click.command(
-    "train",
-    cls=SettingsAsOptions,
-    short_help="Train, and write the result, checkpoints and pictures.",
-)
+@settings_command("train", "Train, and write the result, checkpoints and pictures.")
 @CONFIG_AND_OVERRIDES
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option(

@@ -54,8 +54,10 @@ PROMPTS = ("validation_prompt", "validation_negative_prompt")
 OPTIONAL = frozenset(
     name
     for name, field in AllSettings.model_fields.items()
-    if field.default is None and name not in VALUES_ELSEWHERE and field.annotation != Flag | None
-) - {*PROMPTS, *NOT_PATHS} | {"model_flavour"}
+    if field.default in (None, ())
+    and name not in VALUES_ELSEWHERE
+    and field.annotation != Flag | None
+) - {*PROMPTS, *NOT_PATHS} | {"model_flavour", "optimizer_config"}
 # Names that are no settings of a run, and why.
 FOREIGN = dict.fromkeys(
     ImageDataset.model_fields.keys() - AllSettings.model_fields.keys(),

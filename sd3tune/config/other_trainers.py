@@ -76,6 +76,8 @@ RENAMED = {  # ours: theirs
     "resume_checkpoint resume_state",
     "output_dir": "output_folder training_folder workspace_dir save_dir output_path output "
     "logging_output_dir save_path out_dir outdir output_directory output_model_destination",
+    "output_name": "save_filename_prefix job_name run_name exp_name experiment_name project_name "
+    "lora_name adapter_name result_name",
     "pretrained_model_name_or_path": "model_name_or_path base_model_name base_model name_or_path "
     "model_path pretrained_model pretrained_model_path ckpt checkpoint_path model_name model_id "
     "base_model_path sd_model_checkpoint ckpt_path",

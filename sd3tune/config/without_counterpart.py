@@ -188,11 +188,6 @@ ELSEWHERE = (
         "output_dtype no_metadata save_dtype lora_weight_dtype",
     ),
     Unsupported(
-        "has another name: output_name names the result, which lies in output_dir",
-        "write output_name, and output_dir",
-        "save_filename_prefix job_name run_name exp_name experiment_name project_name",
-    ),
-    Unsupported(
         "is not supported: pictures are counted in steps",
         "write validation_step_interval",
         "validation_epochs sample_every_n_epochs validation_epoch sample_after sample_after_unit "

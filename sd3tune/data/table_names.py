@@ -7,14 +7,16 @@ nothing where several do.
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from urllib.parse import unquote
 
 from sd3tune.data.headers import SUFFIXES
 from sd3tune.urls import is_url, shown_url
 
 Parts = tuple[str, ...]  # folders, then the name without its suffix
+MOST_PARTS = 32  # of a name, from its end, that are compared
 SHOWN_CHARACTERS = 200  # of a name: a cell may hold a megabyte
 
 
@@ -32,7 +34,7 @@ class PathName:
         encoding of accents."""
         path = shown_url(written).partition("://")[2] if is_url(written) else written
         path = unicodedata.normalize("NFC", unquote(path)).replace("\\", "/").casefold()
-        parts = [part for part in path.split("/") if part not in ("", ".")]
+        parts = [part for part in path.split("/") if part not in ("", ".")][-MOST_PARTS:]
         stem, dot, suffix = (parts[-1] if parts else "").rpartition(".")
         if not (dot and stem and f".{suffix}" in SUFFIXES):
             return cls(written, tuple(parts), "")
@@ -66,44 +68,44 @@ def shown_name(name: str) -> str:
 def matched(rows: Iterable[str], files: Iterable[str]) -> Matches:
     """The rows of each file. A name that agrees in more parts goes before one that agrees in
     fewer."""
-    by_stem: dict[str, list[PathName]] = defaultdict(list)
     listed = [PathName.of(row) for row in rows]
-    for row in listed:
-        by_stem[row.parts[-1] if row.parts else ""].append(row)
-    best = {file.written: list(_best(file, by_stem)) for file in map(PathName.of, files)}
-    users: dict[str, dict[str, int]] = defaultdict(dict)  # row -> file -> parts in common
-    for name, fits in best.items():
-        for row, count in fits:
-            users[row.written][name] = count
+    fits = _fits(listed, [PathName.of(file) for file in files])
+    closest: dict[str, tuple[int, int]] = {}  # row -> parts in common, how many files have so many
+    for found in fits.values():
+        for row, count in found:
+            most, files_with_most = closest.get(row.written, (0, 0))
+            if count >= most:
+                closest[row.written] = count, 1 + (files_with_most if count == most else 0)
     pairs, several = {}, {}
-    for name, fits in best.items():
+    for name, found in fits.items():
         # A row with the folder of another file belongs to that file.
-        left = [row for row, count in fits if count == max(users[row.written].values())]
-        ties = [row for row in left if len(_closest(users[row.written])) > 1]
+        left = [row for row, count in found if count == closest[row.written][0]]
+        others = [(row, closest[row.written][1] - 1) for row in left]
         if len({(row.parts, row.suffix) for row in left}) > 1:
             shown = ", ".join(f"`{shown_name(row.written)}`" for row in left[:2])
             several[name] = f"{len(left)} rows fit it, such as {shown}"
-        elif ties:
-            count = len(_closest(users[ties[0].written]))
-            several[name] = (
-                f"the row `{shown_name(ties[0].written)}` fits it and {count - 1} more files"
-            )
+        elif left and others[0][1]:
+            several[name] = f"`{shown_name(left[0].written)}` fits it and {others[0][1]} more files"
         elif left:
             pairs[name] = tuple(row.written for row in left)
-    used = {row for found in pairs.values() for row in found}
+    used = {row for names in pairs.values() for row in names}
     return Matches(pairs, several, [row.written for row in listed if row.written not in used])
 
 
-def _best(
-    file: PathName, by_stem: Mapping[str, Sequence[PathName]]
-) -> Iterator[tuple[PathName, int]]:
-    """The rows that agree with a file in most parts, with the number of parts."""
-    fits = [
-        (row, file.common(row)) for row in by_stem.get(file.parts[-1] if file.parts else "", ())
-    ]
-    most = max((count for _, count in fits), default=0)
-    return ((row, count) for row, count in fits if count == most > 0)
-
-
-def _closest(users: Mapping[str, int]) -> list[str]:
-    return [file for file, count in users.items() if count == max(users.values())]
+def _fits(
+    rows: Sequence[PathName], files: Sequence[PathName]
+) -> dict[str, list[tuple[PathName, int]]]:
+    """For each file the rows that agree with it in most parts, with the number of parts."""
+    whole: dict[Parts, list[PathName]] = defaultdict(list)
+    ends: dict[Parts, list[PathName]] = defaultdict(list)  # also of rows with more folders
+    for row in rows:
+        whole[row.parts].append(row)
+        for count in range(1, len(row.parts) + 1):
+            ends[row.parts[-count:]].append(row)
+    fits = {}
+    for file in files:
+        shorter = (whole.get(file.parts[-n:], ()) for n in range(len(file.parts) - 1, 0, -1))
+        groups = chain([ends.get(file.parts, ())], shorter)
+        agreeing = ([(r, n) for r in group if (n := file.common(r))] for group in groups)
+        fits[file.written] = next(filter(None, agreeing), [])
+    return fits

@@ -4,9 +4,11 @@ Whatever is broken becomes a finding with a fix; nothing found here raises. What
 choose comes from the same table the trainer uses, so that doctor, plan and trainer tell one story.
 """
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded, smoke_of
@@ -63,17 +65,32 @@ class Depth:
 
 
 WHOLE = Depth()
+Tell = Callable[[Sequence[Finding]], None]
 
 
-def examine(*, quick: bool = False, device: bool = True, deep: bool = False) -> Report:
-    """This machine. Every probe runs anew, and its answer is kept for plan and train."""
+def told_nobody(findings: Sequence[Finding]) -> None:
+    """For callers that wait for the whole report."""
+
+
+def examine(depth: Depth = WHOLE, tell: Tell = told_nobody) -> Report:
+    """This machine. Every probe runs anew, and its answer is kept for plan and train. tell: gets
+    the findings as they are known."""
     from sd3tune.backends.observe import probing, this_machine
+    from sd3tune.backends.observe.awaited import Awaited
+    from sd3tune.doctor import software
+    from sd3tune.report.progress import waiting
 
     started = time.perf_counter()
-    machine, torch, facts = this_machine.observe(import_torch=not quick, device=device)
-    depth = Depth(quick=quick, device=device, deep=deep)
-    run_probes = probing.on_this_machine(anew=True)
-    made = diagnose(machine, torch, facts, run_probes, depth)
+    this_machine.asked_backend(os.environ)
+    tell([*software.packages()])  # before anything that may hang
+    awaited = Awaited()
+    with waiting(awaited.words("looking at the devices")):
+        machine, torch, facts = this_machine.observe(
+            import_torch=not depth.quick, device=depth.device, awaited=awaited
+        )
+    shown = partial(waiting, awaited.words("trying what was found"))
+    run_probes = probing.on_this_machine(anew=True, while_running=shown, awaited=awaited)
+    made = diagnose(machine, torch, facts, run_probes, depth, tell)
     return replace(made, seconds=time.perf_counter() - started)
 
 
@@ -83,15 +100,17 @@ def diagnose(
     facts: Facts,
     run_probes: ProbeRunner,
     depth: Depth = WHOLE,
+    tell: Tell = told_nobody,
 ) -> Report:
     """Observations and results of probes as findings, and the decisions of a run without
-    settings."""
+    settings. tell: gets the findings before the probes run."""
     from sd3tune.doctor import hardware, probe_findings, software
 
     findings = [*software.host(machine.host), *software.packages(), *software.hub()]
     findings += hardware.torch(torch, facts, device=depth.device)
     if depth.device:
         findings += hardware.accelerators(machine, facts)
+    tell(findings)
     answers: dict[str, ProbeAnswer] = {}
     every, facts = facts.devices, facts.of_processes(1)  # as a run without settings
     if depth.quick or torch.error or torch.version is None:

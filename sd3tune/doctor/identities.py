@@ -31,8 +31,11 @@ FORMS = {
     "ip4": re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\w)"),
     # jane@host, git@host:jane/repo.git; python@3.12 is a formula of Homebrew's.
     "address": re.compile(r"[\w.+-]+@(?!\d+(?:\.\d+)*\b)[\w.-]+(?::[^\s\"'`,;)]+)?"),
-    # Vast's containers and Kubernetes' pods of a deployment.
-    "pod": re.compile(rf"\bC\.\d{{5,}}\b|\b[a-z][a-z0-9-]*-{HEX}{{7,10}}-[a-z0-9]{{5}}\b"),
+    # Vast's containers, Kubernetes' pods and nodes, and RunPod's pods: 14 letters and digits.
+    "pod": re.compile(
+        rf"\bC\.\d{{5,}}\b|\b[a-z][a-z0-9-]*-{HEX}{{7,10}}-(?:[a-z0-9]{{4,5}}|vmss\w+)\b"
+        r"|\b(?=(?:[a-z]*\d){3})(?=(?:\d*[a-z]){4})(?=[a-z0-9]*[g-z])[a-z0-9]{14}\b"
+    ),
     # An address as a name, ip-10-0-3-4 and 129-213-7-8 (Lambda), with what follows.
     "dashed": re.compile(r"\b(?:ip-)?(?:\d{1,3}-){3}\d{1,3}\b(?:\.[\w-]+)*"),
     "host": re.compile(rf"(?<![\w.@/-])(?:[a-z0-9-]+\.)+(?:{DOMAINS})(?![\w-]|\.\w)", re.I),

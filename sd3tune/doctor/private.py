@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.options import AXES
+from sd3tune.backends.observe.kept_answers import home_of
 from sd3tune.doctor.identities import BELOW, FORMS, LOGIN, PATHS, SYSTEM_PATH, URL
 
 SECRET = re.compile(r"token|secret|key|passw|credential|auth|cookie", re.IGNORECASE)
@@ -102,7 +103,8 @@ class Private:
     def here(cls) -> "Private":
         """The names and folders of this process."""
         nodes = {socket.gethostname(), platform.node()}
-        return cls.of(os.environ, Path.home(), Path.cwd(), _account(), nodes)
+        home = home_of(os.environ) or Path("/")
+        return cls.of(os.environ, home, Path.cwd(), _account(), nodes)
 
     def clean(self, value: Any, key: str = "") -> Any:
         """JSON data again."""
@@ -137,7 +139,7 @@ class Private:
             return "<secret>"
         if form == "ip6" and not _is_ip6(found):
             return found
-        if form in ("host", "id") and (
+        if form in ("host", "id", "pod") and (
             _public(f"https://{found}") or found.lower() in vocabulary()
         ):
             return match.group()

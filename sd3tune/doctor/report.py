@@ -27,7 +27,7 @@ ENVIRONMENT = (
     *"OMP_NUM_THREADS SD3TUNE_BACKEND CONDA_PREFIX NCCL_P2P_DISABLE".split(),
     "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
 )
-MORE = "sd3tune torch numpy pillow pydantic sentencepiece protobuf psutil click rich ninja".split()
+MORE = ("sd3tune", "torch", "ninja")
 
 
 def write(doctor: Mapping[str, Any], path: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sd3tune.errors import HardwareError
 
+PREFIX = "sd3tune-"
 VARIABLES = ("TMPDIR", "TEMP", "TMP")
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -20,7 +21,7 @@ FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 def private_folder(purpose: str) -> Iterator[Path]:
     """A new folder that only this user can enter (0700), removed at the end. Raises HardwareError
     if no such folder can be created."""
-    with _made(f"sd3tune-{purpose}-") as folder:
+    with _made(f"{PREFIX}{purpose}-") as folder:
         yield Path(folder)
 
 

@@ -86,6 +86,17 @@ def _network(header: Header, m: ModuleKeys) -> Network:
     return Network(name, m.algorithm, shapes, alpha)
 
 
+def _moved(header: Header, m: ModuleKeys) -> bool:
+    """Whether the module is a part of an original matrix, or its rows are in another order there:
+    ComfyUI then loads no bias for it."""
+    original = module_names.original_of(m.module)
+    if original is None or m.layout != "diffusers":
+        return False
+    shape = header.tensors[m.parts["diff"]].shape if "diff" in m.parts else ()
+    outputs, inputs = (shape[0], shape[-1]) if len(shape) > 1 else (2, 1)
+    return original.part is not None or module_names.swaps(m.module, outputs, inputs)
+
+
 def _comfyui(
     header: Header, grouped: FileKeys, scaled: Scaled, declared: scale.DeclaredScale | None
 ) -> Verdict:
@@ -101,10 +112,8 @@ def _comfyui(
     if any(s is not None and s != 1 and "alpha" not in m.parts for m, s in scaled):
         where = scale.BESIDE if declared and declared.source == scale.BESIDE else "the metadata"
         return Verdict("wrong", f"alpha is in {where} alone, which it ignores: scale 1")
-    names = ((m, module_names.original_of(m.module)) for m in modules)
-    split = [m for m, original in names if original is not None and original.part is not None]
-    if any({"diff_b", "up_bias"} & m.parts.keys() for m in split):
-        return Verdict("wrong", "it loses what is added to the bias of a query, key or value")
+    if any({"diff_b", "up_bias"} & m.parts.keys() and _moved(header, m) for m in modules):
+        return Verdict("wrong", "it loses what is added to the bias of some layers, as of a query")
     if any("up_bias" in m.parts for m in modules):
         return Verdict("wrong", "it does not know the bias of lora_B")
     if odd := next((m.algorithm for m in modules if m.algorithm not in EXACT), None):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.rules.dataset_without_effect import fixed_caption
@@ -16,11 +17,12 @@ LONGEST_TAG = 100  # characters; what is longer is a sentence
 
 @dataclass(frozen=True)
 class ResultPlan:
-    """images: of an epoch, with repeats. tags: dataset -> tag -> captions that have it, the most
-    frequent ones first."""
+    """base: the model as the user named it, of a folder its name alone. images: of an epoch, with
+    repeats. tags: dataset -> tag -> captions that have it, the most frequent ones first."""
 
     file: str
     title: str
+    base: str
     trigger_words: tuple[str, ...]
     images: int
     tags: Mapping[str, Mapping[str, int]]
@@ -32,10 +34,16 @@ def result_plan(inputs: RunInputs) -> ResultPlan:
     return ResultPlan(
         file=f"{c.output_name or DEFAULT_STEM}.safetensors",
         title=c.output_name or c.output_dir.name,
+        base=_base(c.pretrained_model_name_or_path) or inputs.model.name,
         trigger_words=tuple(dict.fromkeys(filter(None, map(_trigger_words, inputs.datasets)))),
         images=sum(1 + s.repeats for s in inputs.samples),
         tags=_tags(inputs.samples),
     )
+
+
+def _base(model: str) -> str:
+    """The id of a repository; of a path the last name."""
+    return Path(model).name if model.startswith(("/", ".", "~")) or "\\" in model else model
 
 
 def _trigger_words(dataset: ImageDataset) -> str:

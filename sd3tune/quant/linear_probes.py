@@ -9,12 +9,17 @@ from torch import nn
 
 from sd3tune import quant
 from sd3tune.backends.kernels.smoke import Probe, Wrong, attempt
+from sd3tune.backends.observe import now_running
 from sd3tune.tables.schemes import SCHEMES, quantising
 
 
 def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
     """Probe id -> backends.probes.Result as JSON data."""
-    return {name: vars(attempt(PROBES[name], torch.device(device))) for name in names}
+    found = {}
+    for name in names:
+        now_running.tell(name)
+        found[name] = vars(attempt(PROBES[name], torch.device(device)))
+    return found
 
 
 def observe(device: str, *names: str) -> dict[str, dict[str, object]]:

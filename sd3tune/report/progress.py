@@ -144,6 +144,19 @@ class Count(ProgressColumn):
         return Text(text, style="progress.download")
 
 
+class NameNow(ProgressColumn):
+    """What is waited for, as it stands; cut where the terminal ends."""
+
+    def __init__(self, text: Callable[[], str], console: Console) -> None:
+        width = max(20, console.width - 14)  # beside it: a spinner and the time
+        super().__init__(Column(no_wrap=True, overflow="ellipsis", max_width=width))
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        """rich calls this for each drawing."""
+        return Text(one_line(self._text()))
+
+
 @contextmanager
 def stage(name: str, total: int | None) -> Iterator[Stage]:
     """`with stage("encode images", 120) as s: … s.advance(4)`"""
@@ -168,21 +181,22 @@ def stage(name: str, total: int | None) -> Iterator[Stage]:
 
 
 @contextmanager
-def waiting(name: str, *, drawn: bool = True) -> Iterator[None]:
+def waiting(name: str | Callable[[], str], *, drawn: bool = True) -> Iterator[None]:
     """Shows what the user waits for while the block runs: `with waiting("planning"):`. A terminal
-    shows the seconds too, and nothing is left there at the end. drawn False: the terminal is left
-    to a library that draws on it."""
+    shows the seconds too, and nothing is left there at the end. name: may change meanwhile, when it
+    is a function. drawn False: the terminal is left to a library that draws on it."""
+    text = name if callable(name) else lambda: name
     console = _terminal()
     if console is not None and not drawn:
         yield
         return
     if console is None:
-        with _lines(lambda: name):
+        with _lines(text):
             yield
         return
-    columns = (SpinnerColumn("line"), _description(console), TimeElapsedColumn())
+    columns = (SpinnerColumn("line"), NameNow(text, console), TimeElapsedColumn())
     with _shown(Progress(*columns, console=console, transient=True), console) as bar:
-        bar.add_task(one_line(name), total=None)
+        bar.add_task("", total=None)
         yield
 
 

@@ -32,6 +32,7 @@ def about(plan: Plan, step: int) -> dict[str, str]:
 
 def _of_run(plan: Plan, step: int) -> Iterator[tuple[str, str]]:
     data, optimizer, images = plan.data, plan.optimizer, plan.batch_size * plan.batches_per_step
+    yield "ss_sd_model_name", plan.result.base
     yield "ss_base_model_version", plan.model.name.removesuffix(" (tiny)")
     yield "ss_steps", str(step)
     yield "ss_max_train_steps", str(plan.steps)

@@ -57,7 +57,7 @@ def test_an_unknown_backend_is_two_lines() -> None:
     done = subprocess.run([sys.executable, "-m", "sd3tune", "doctor"], capture_output=True,
                           text=True, env=os.environ | {"SD3TUNE_BACKEND": "tpu"})  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[0] == "error: SD3TUNE_BACKEND=tpu is no backend"
+    assert done.stderr.splitlines()[0] == "error: SD3TUNE_BACKEND=tpu is not a backend"
 
 
 def test_words_are_ok_warn_fail_or_skip() -> None:

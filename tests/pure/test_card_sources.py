@@ -304,6 +304,12 @@ def test_what_one_source_leaves_open_another_says_and_is_named() -> None:
     assert found.source_of("driver") == "nvidia-smi" and found.source_of("runtime") == "libcuda"
 
 
+@pytest.mark.parametrize("name", ["NVIDIA GPU", "AMD GPU 29857"])
+def test_a_name_that_stands_for_an_unknown_one_is_replaced(name: str) -> None:
+    said = [Survey("cuda", (card(n, name=n),), None, None, n) for n in (name, "RTX 4090")]
+    assert card_sources.merged("cuda", said).gpus[0].name == "RTX 4090"
+
+
 def test_cards_that_are_not_surely_the_same_are_not_mixed() -> None:
     twins = (card("nvml", mig=True, uuid="MIG-1"), card("nvml", mig=True, uuid="MIG-2"))
     whole = (card("nvidia-smi", mig=True, used_bytes=5, uuid=UUID),)

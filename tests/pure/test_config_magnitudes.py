@@ -59,6 +59,13 @@ def test_a_rate_of_ten_thousand_is_no_optimizer_s(optimizer: str, tmp_path: Path
         load(tmp_path, learning_rate=1e4, optimizer=optimizer)
 
 
+def test_the_file_of_the_number_is_named_and_not_that_of_the_optimizer(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"output_dir": "o", "max_train_steps": 9, "optimizer": "prodigy"}')
+    with pytest.raises(ConfigError, match=r"^the command line: learning_rate=10000 must"):
+        Config.load(path, ["learning_rate=1e4"])
+
+
 def test_guesses() -> None:
     assert [other_sign(v) for v in (1e4, 2.5e6, 100, 3, 0.1)] == ["1e-4", "2.5e-6", "1e-2", None,
                                                                  None]  # fmt: skip

@@ -43,7 +43,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"text_encoder_lr": 5e-5, "train_text_encoder": True}, "learning_rate is the transformer's"),
     ({"train_data_dir": "img"}, '"instance_data_dir": "img" in an entry of multidatabackend.json'),
     ({"reg_data_dir": "reg"}, "is_regularisation_data=true"),
-    ({"output_name": "x"}, "write output_dir"),
+    ({"save_filename_prefix": "x"}, "write output_name=x"),
     ({"max_train_epochs": 8}, "write num_train_epochs=8"),
     ({"save_every_n_steps": 100}, "write checkpoint_step_interval=100"),
     ({"save_every_n_epochs": 2}, "write checkpoint_epoch_interval=2"),
@@ -260,6 +260,7 @@ def test_the_same_setting_is_refused_while_its_switch_is_on(switch: str, names_o
 
 def test_what_a_run_leaves_out_may_be_the_word_none() -> None:
     written = dict.fromkeys(("validation_seed", "lora_alpha", "revision", "init_lora"), "None")
+    written |= dict.fromkeys(("flow_custom_timesteps", "optimizer_config"), "none")
     passed = reading(**written, user_prompt_library=False)
     assert passed.problems == ()
     assert passed.settings.lora_alpha is None and passed.settings.revision is None

@@ -229,8 +229,9 @@ def test_a_probe_that_kills_its_child_does_not_take_the_others_answers_along() -
     asked: list[tuple[str, ...]] = []
 
     def ask(
-        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event
-    ) -> child.Answer:
+        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event,
+        now: Callable[[str], None],
+    ) -> child.Answer:  # fmt: skip
         names = words[1:]  # after the device
         asked.append((observer, *names))
         if "linear_nf4-bnb" in names:
@@ -248,8 +249,9 @@ def test_children_take_turns_on_a_card_that_takes_one_process_at_a_time() -> Non
     running, most = threading.Semaphore(1), [0]
 
     def ask(
-        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event
-    ) -> child.Answer:
+        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event,
+        now: Callable[[str], None],
+    ) -> child.Answer:  # fmt: skip
         alone = running.acquire(blocking=False)
         most[0] += not alone
         time.sleep(0.05)
@@ -305,8 +307,9 @@ def test_an_interrupt_stops_the_children_at_once() -> None:
     stopped: list[bool] = []
 
     def ask(
-        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event
-    ) -> child.Answer:
+        observer: str, words: Sequence[str], *, timeout_seconds: float, stop: threading.Event,
+        now: Callable[[str], None],
+    ) -> child.Answer:  # fmt: skip
         if not stop.is_set():
             time.sleep(0.5)  # until every thread has started
             os.kill(os.getpid(), signal.SIGINT)  # to the main thread

@@ -77,7 +77,7 @@ def test_the_metadata_says_what_is_true_of_the_run_and_no_path() -> None:
         "lr_scheduler": "cosine", "lr_warmup_steps": 5, "optimizer": "adamw_bf16", "seed": 9,
         "lora_dropout": 0.2,
     }  # fmt: skip
-    says = about(planned({}, **settings), 7)
+    says = about(planned({}, **settings, pretrained_model_name_or_path=MEDIUM), 7)
     expected = {
         "modelspec.title": "cats", "base_model": "sd3.5-medium", "sd3tune_step": "7",
         "ss_base_model_version": "sd3.5-medium", "ss_steps": "7", "ss_max_train_steps": "10",
@@ -88,6 +88,11 @@ def test_the_metadata_says_what_is_true_of_the_run_and_no_path() -> None:
         "ss_network_module": "sd3tune.adapters.lora", "ss_output_name": "pytorch_lora_weights",
     }  # fmt: skip
     assert {key: says[key] for key in expected} == expected
-    assert not any("/" in value and key != "modelspec.architecture" for key, value in says.items())
+    assert says["ss_sd_model_name"] == MEDIUM
+    slashes = [key for key, value in says.items() if "/" in value]
+    assert slashes == ["modelspec.architecture", "ss_sd_model_name"]
+    local = about(planned({}, pretrained_model_name_or_path="/home/somebody/models/mine"), 7)
+    assert local["ss_sd_model_name"] == "mine"
+    assert [key for key, value in local.items() if "/" in value] == ["modelspec.architecture"]
     whole = about(planned({}, model_type="full", optimizer=None), 7)
     assert not any(key.startswith("ss_network") for key in whole)

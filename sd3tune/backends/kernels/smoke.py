@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from sd3tune.backends.kernels import sliced
 from sd3tune.backends.kernels.sdpa import KERNELS, kernel
+from sd3tune.backends.observe import now_running
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Largest error relative to the largest value: a few units of the last place, sums included.
@@ -42,7 +43,11 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value (B, hea
 
 def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
     """Probe id -> Result as JSON data. An unknown name is a KeyError: our bug."""
-    return {name: vars(attempt(PROBES[name], torch.device(device))) for name in names}
+    found = {}
+    for name in names:
+        now_running.tell(name)
+        found[name] = vars(attempt(PROBES[name], torch.device(device)))
+    return found
 
 
 def observe(device: str, *names: str) -> dict[str, dict[str, object]]:

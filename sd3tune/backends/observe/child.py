@@ -8,23 +8,24 @@ torch or a vendor library; the child does. Only the functions in OBSERVERS can b
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from sd3tune import start
-from sd3tune.backends.observe import system
+from sd3tune.backends.observe import now_running, system
 from sd3tune.errors import HardwareError
 from sd3tune.filesystem import drafts
-from sd3tune.filesystem.temporary import private_folder
+from sd3tune.filesystem.temporary import PREFIX, private_folder
 
 OBSERVERS = {  # name -> module:function, called with the words that follow
     "source": "sd3tune.backends.observe.card_sources:observe",
@@ -63,28 +64,46 @@ def ask(
     timeout_seconds: float,
     command: Sequence[str] = COMMAND,
     stop: threading.Event | None = None,
+    now: Callable[[str], None] = lambda name: None,
 ) -> Answer:
     """Runs an observer in a child. Never raises; the child and everything it started are gone when
     this returns. command: starts the child, and gets the path of the answer, name and words. stop:
-    set by another thread, ends the child before its time."""
+    set by another thread, ends the child before its time. now: gets the name of what the child is
+    busy with (now_running.py)."""
     try:
         with private_folder("probe") as folder:
             line = [*command, str(folder / "answer.json"), name, *words]
-            return _asked(folder / "answer.json", line, timeout_seconds, stop or threading.Event())
+            running = folder / "running"
+
+            def look() -> None:
+                if part := now_running.read(running):
+                    now(part)
+
+            limits = Limits(timeout_seconds, stop or threading.Event(), look)
+            return _asked(folder / "answer.json", line, limits)
     except HardwareError as e:
         return Answer(error=str(e))
 
 
-def _asked(
-    path: Path, command: Sequence[str], timeout_seconds: float, stop: threading.Event
-) -> Answer:
-    if stop.is_set():
+@dataclass(frozen=True)
+class Limits:
+    """How long a child may run. look: called now and then while it does."""
+
+    seconds: float
+    stop: threading.Event
+    look: Callable[[], None]
+
+
+def _asked(path: Path, command: Sequence[str], limits: Limits) -> Answer:
+    if limits.stop.is_set():
         return Answer(error=STOPPED)
     lifeline, held = os.pipe()  # the child ends when nobody holds the other end: see main()
     try:
         with subprocess.Popen(
             command,
-            env=ENVIRONMENT | start.environment(os.environ) | {"TMPDIR": str(path.parents[1])},
+            env=ENVIRONMENT
+            | start.environment(os.environ)
+            | {"TMPDIR": str(path.parents[1]), now_running.VARIABLE: str(path.parent / "running")},
             stdin=lifeline,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -93,25 +112,26 @@ def _asked(
             start_new_session=True,
         ) as child:
             try:
-                said = _said(child, timeout_seconds, stop)
+                said = _said(child, limits)
             finally:
                 _end(child)
     except subprocess.TimeoutExpired:
-        return Answer(error=f"no answer in {timeout_seconds:g} s", hung=True)
+        part = now_running.read(path.parent / "running")
+        busy = f", busy with {part}" if part else ""
+        return Answer(error=f"no answer in {limits.seconds:g} s{busy}", hung=True)
     finally:
         os.close(lifeline)
         os.close(held)
     return Answer(error=STOPPED) if said is None else _read(path, child.returncode, said)
 
 
-def _said(
-    child: "subprocess.Popen[str]", timeout_seconds: float, stop: threading.Event
-) -> str | None:
+def _said(child: "subprocess.Popen[str]", limits: Limits) -> str | None:
     """What the child wrote to stderr until its end; None when it was stopped before. Raises
     TimeoutExpired."""
-    end = time.monotonic() + timeout_seconds
-    while not stop.is_set():
+    end = time.monotonic() + limits.seconds
+    while not limits.stop.is_set():
         left = end - time.monotonic()
+        limits.look()
         try:
             return child.communicate(timeout=min(max(left, 0.0), LOOK_SECONDS))[1]
         except subprocess.TimeoutExpired:
@@ -140,16 +160,20 @@ def _end(child: "subprocess.Popen[str]") -> None:
         child.stderr.close()  # `communicate` leaves it open at the limit
 
 
-def _end_with_parent() -> None:
-    """Ends this child and all it started when the parent is gone, killed or not. The parent holds
-    the other end of stdin and never writes."""
+def _end_with_parent(folder: Path) -> None:
+    """Ends this child and all it started when the parent is gone, killed or not, and removes the
+    folder of the answer, which nobody will read. The parent holds the other end of stdin and never
+    writes."""
     os.read(0, 1)
+    if folder.name.startswith(f"{PREFIX}probe-"):
+        shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
     if stat.S_ISFIFO(os.fstat(0).st_mode) and os.getpgrp() == os.getpid():  # started by ask()
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        folder = Path(sys.argv[1]).parent
+        threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     path, name, *words = sys.argv[1:]
     module, function = OBSERVERS[name].split(":")
     answer = getattr(import_module(module), function)(*words)

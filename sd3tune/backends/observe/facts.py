@@ -125,8 +125,9 @@ class Gpu:
 
     @property
     def named(self) -> bool:
-        """Whether a source gave the card its name; "NVIDIA GPU" stands for an unknown one."""
-        return self.name not in UNNAMED and not self.name.startswith("AMD GPU 0x")
+        """Whether a source gave the card its name; "NVIDIA GPU" and "AMD GPU 29857"
+        stand for unknown ones."""
+        return self.name not in UNNAMED and not self.name.startswith("AMD GPU ")
 
     @property
     def told_by(self) -> str:

@@ -8,6 +8,7 @@ import re
 import time
 from importlib import import_module, metadata
 
+from sd3tune.backends.observe import now_running
 from sd3tune.tables.libraries import LIBRARIES
 
 # Modules whose distribution has another name, of packages that others ask for.
@@ -16,7 +17,11 @@ ELSEWHERE = {"yaml": "pyyaml"}
 
 def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
     """`attempt` of each probe `import_NAME`, for the child process. No device is touched."""
-    return {probe: attempt(probe.removeprefix("import_")) for probe in probes}
+    found = {}
+    for probe in probes:
+        now_running.tell(probe)
+        found[probe] = attempt(probe.removeprefix("import_"))
+    return found
 
 
 def attempt(distribution: str, imports: str | None = None) -> dict[str, object]:

@@ -9,6 +9,7 @@ is not kept: the probes run again.
 import hashlib
 import json
 import os
+import pwd
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,11 +42,22 @@ LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABL
 def folder(environ: Mapping[str, str]) -> Path | None:
     """The folder of kept answers, below the user's cache folder; None without one."""
     named = environ.get("XDG_CACHE_HOME", "")
-    try:
-        cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"  # noqa: PTH117
-    except RuntimeError:  # no home
-        return None
-    return cache / "sd3tune" / "probes"
+    if os.path.isabs(named):  # noqa: PTH117
+        return Path(named) / "sd3tune" / "probes"
+    home = home_of(environ)
+    return None if home is None else home / ".cache" / "sd3tune" / "probes"
+
+
+def home_of(environ: Mapping[str, str]) -> Path | None:
+    """The user's own folder; None without one. An empty or relative HOME counts as unset: Python
+    takes the root of the file system then."""
+    named = environ.get("HOME", "")
+    if not os.path.isabs(named):  # noqa: PTH117
+        try:
+            named = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:  # a container's user without an entry
+            return None
+    return Path(named) if os.path.isabs(named) and named.strip("/") else None  # noqa: PTH117
 
 
 def state(facts: Facts, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.backends.decide.admission import ProbeRunner
-from sd3tune.backends.decide.probes import ProbeAnswer, probes
+from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, probes
 from sd3tune.backends.observe import child, kept_answers
+from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts
 
 Ask = Callable[..., child.Answer]
@@ -27,6 +28,7 @@ def on_this_machine(
     while_running: Callable[[], AbstractContextManager[None]] = nullcontext,
     folder: Path | None = None,
     execute: ProbeRunner | None = None,
+    awaited: Awaited | None = None,
 ) -> ProbeRunner:
     """A runner that asks the disk first. Answers are kept for the environment of this call: what a
     run sets later, as `prepare` of a backend does, is not another machine.
@@ -36,10 +38,12 @@ def on_this_machine(
     while_running: entered while probes run.
     folder: of kept answers; None: the user's own.
     execute: runs the probes; None: in child processes.
+    awaited: told which probes have not answered yet.
     """
+    execute = execute or partial(in_children, awaited=awaited)
     where = kept_answers.folder(os.environ) if folder is None else folder
     environ = dict(os.environ)
-    return partial(_answers, execute or in_children, where, environ, anew, several, while_running)
+    return partial(_answers, execute, where, environ, anew, several, while_running)
 
 
 def _answers(
@@ -67,12 +71,26 @@ def _answers(
     return {name: known[name] for name in names}
 
 
-def in_children(facts: Facts, names: Sequence[str], ask: Ask = child.ask) -> dict[str, ProbeAnswer]:
+def in_children(
+    facts: Facts,
+    names: Sequence[str],
+    ask: Ask = child.ask,
+    awaited: Awaited | None = None,
+) -> dict[str, ProbeAnswer]:
     """The probes of each observer in a child of their own, side by side. Answers for every name;
     raises nothing but KeyboardInterrupt, and then the children are gone. ask: starts a child, as
-    child.ask does."""
+    child.ask does. awaited: told which probes have not answered yet."""
     stop = threading.Event()
-    run = partial(ask, stop=stop)
+    waits = awaited or Awaited()
+
+    def run(observer: str, words: Sequence[str], timeout_seconds: float) -> child.Answer:
+        with waits.answer(_named(words[1:])) as now:
+
+            def part(name: str) -> None:
+                now(_named([name]))
+
+            return ask(observer, words, timeout_seconds=timeout_seconds, stop=stop, now=part)
+
     groups: dict[str, list[str]] = {}
     known = probes()
     for name in names:
@@ -97,6 +115,15 @@ def _group(ask: Ask, observer: str, device: str, names: Sequence[str]) -> dict[s
         alone = {n: ask(observer, [device, n], timeout_seconds=ALONE_SECONDS) for n in names}
         return {name: _read(name, one) for name, one in alone.items()}
     return {name: _read(name, answer) for name in names}
+
+
+def _named(probes: Sequence[str]) -> str:
+    """For the user: "the import of diffusers and 12 more packages"."""
+    first, more = probes[0], len(probes) - 1
+    kind = "packages" if first.startswith(IMPORT) else "probes"
+    what = first.removeprefix(IMPORT)
+    what = f"the import of {what}" if what != first else f"the probe {first}"
+    return f"{what} and {more} more {kind}" if more else what
 
 
 def _read(name: str, answer: child.Answer) -> ProbeAnswer:

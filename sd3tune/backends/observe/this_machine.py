@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sd3tune import backends
 from sd3tune.backends.observe import amd_visible, container, nvidia_visible, sysctl
+from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import MAKERS, Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 from sd3tune.tables.libraries import LIBRARIES
@@ -25,19 +26,32 @@ TORCH_SECONDS = 60.0
 
 
 def observe(
-    *, import_torch: bool = True, device: bool = True, root: Path = Path("/")
+    *,
+    import_torch: bool = True,
+    device: bool = True,
+    root: Path = Path("/"),
+    awaited: Awaited | None = None,
 ) -> tuple[Machine, TorchReport, Facts]:
     """This machine, what torch sees of it, and the two joined for the vendor that will train.
 
     import_torch=False: under a second, devices are those the driver shows. device=False: no driver
-    is asked, by us or by torch, as if there were none. root: of this machine's files. Raises
-    HardwareError only for a SD3TUNE_BACKEND that does not exist.
+    is asked, by us or by torch, as if there were none. root: of this machine's files. awaited:
+    told what has not answered yet. Raises HardwareError only for a SD3TUNE_BACKEND that does not
+    exist.
     """
     from sd3tune.backends.observe import machine as host
 
+    asked_backend(os.environ)  # before anything that takes seconds
+    awaited = awaited or Awaited()
+
+    def report() -> TorchReport:
+        with awaited.answer("import torch"):
+            return ask_torch(import_torch, device)
+
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(ask_torch, import_torch, device)
-        machine = host.survey(root) if device else Machine(host.host(root))
+        pending = pool.submit(report)
+        with awaited.answer("the drivers of the devices"):
+            machine = host.survey(root) if device else Machine(host.host(root))
         torch = pending.result()
     return machine, torch, join(machine, torch, packages(), tools(), os.environ)
 
@@ -137,16 +151,24 @@ def cpu_is_asked_for(environ: Mapping[str, str]) -> bool:
     return environ.get("SD3TUNE_BACKEND") == "cpu"
 
 
+def asked_backend(environ: Mapping[str, str]) -> Vendor | None:
+    """SD3TUNE_BACKEND; None: it is not set. Raises HardwareError for another word."""
+    asked = environ.get("SD3TUNE_BACKEND")
+    if not asked:
+        return None
+    known: tuple[Vendor, ...] = (*VENDORS, "cpu")
+    for vendor in known:
+        if vendor == asked:
+            return vendor
+    raise HardwareError(
+        f"SD3TUNE_BACKEND={asked} is not a backend", hint=f"use one of {', '.join(known)}"
+    )
+
+
 def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:
     """SD3TUNE_BACKEND, else the vendor of torch's devices (which no other source may know), else
     the one with cards; of two, the one torch was built for."""
-    asked = environ.get("SD3TUNE_BACKEND")
-    if asked:
-        known = (*VENDORS, "cpu")
-        if asked not in known:
-            raise HardwareError(
-                f"SD3TUNE_BACKEND={asked} is no backend", hint=f"use one of {', '.join(known)}"
-            )
+    if (asked := asked_backend(environ)) is not None:
         return asked
     if torch.devices:
         return "cuda" if torch.hip is None else "rocm"

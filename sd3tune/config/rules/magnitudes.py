@@ -35,6 +35,7 @@ def too_large(name: str) -> Rule[AllSettings]:
         meant,
         f"{name}={{c.{name}:g}} must be below {{which[0]}} with optimizer={{which[1]}}",
         "{which[2]}",
+        blamed=(name,),
     )
 
 

@@ -24,6 +24,7 @@ class Rule(Generic[S]):
     when: Callable[[S], object]
     sentence: str
     hint: str
+    blamed: tuple[str, ...] = ()  # settings whose files a problem names; (): all
 
     def problem(self, settings: S) -> ErrorAndHint | None:
         """The row's words about these settings, when it holds."""
@@ -60,4 +61,4 @@ def violated(
     for rule in rules:
         asked = rule.severity == severity and wrong.isdisjoint(rule.settings)
         if asked and (problem := rule.problem(settings)) is not None:
-            yield Violation(rule.settings, problem)
+            yield Violation(rule.blamed or rule.settings, problem)

@@ -39,7 +39,7 @@ class AdapterSettings(Settings):
     """Dialect of the file that is written; `sd3tune export` writes the others. LyCORIS has one
     dialect."""
     output_name: Annotated[str, AfterValidator(values.file_stem)] | None = None
-    """Name of the adapter's file in output_dir and in checkpoints, without .safetensors. Left out:
+    """Name of the adapter's file, without .safetensors, as the result and in checkpoints. Left out:
     pytorch_lora_weights, which diffusers finds by itself."""
     lycoris_config: Path | None = None
     """JSON of algorithm, rank and targets for lora_type=lycoris. Left out: lycoris_config.json
