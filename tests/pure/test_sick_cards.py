@@ -66,7 +66,10 @@ def test_an_unknown_error_of_everything_is_a_lost_card_and_of_one_question_is_no
 
 
 def test_a_lost_card_that_a_variable_leaves_out_refuses_nobody(watch: Watch) -> None:
-    """The cure of the failure."""
+    """The cure that the failure names."""
+    *_, lost = watch("one-of-two-lost")
+    uuid = "GPU-bbbbbbbb-0000-4000-8000-000000000002"
+    assert lost.problems[0].fix.endswith(f"; CUDA_VISIBLE_DEVICES={uuid} trains without it")
     found = watch("one-of-two-lost", lambda r: r["environ"].update(CUDA_VISIBLE_DEVICES="GPU-bbbb"))
     _, torch, facts = found
     assert devices.usable(torch, facts, ALONE).weakest.physical_index == 1

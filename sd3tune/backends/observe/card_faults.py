@@ -93,16 +93,20 @@ def _owned(card: Gpu) -> list[Problem]:
 def of_lost(cards: Sequence[Gpu]) -> list[Problem]:
     """The cards that variables leave to a run, and that answer no more: CUDA and HIP then start
     without them, renumber the others, or do not start."""
-    return [_lost(card) for card in cards if card.error is not None]
+    others = [card for card in cards if card.error is None]
+    return [_lost(card, others) for card in cards if card.error is not None]
 
 
-def _lost(card: Gpu) -> Problem:
-    maker = "nvidia" if card.vendor == "cuda" else "amd"
-    messages = "Xid messages" if card.vendor == "cuda" else "amdgpu messages"
-    variable = "CUDA_VISIBLE_DEVICES" if card.vendor == "cuda" else "ROCR_VISIBLE_DEVICES"
-    fix = f"reboot, or rent another machine; look at dmesg for {messages}; to train without it, "
-    fix += f"name the others in {variable} by their UUIDs"
-    return Problem(f"{maker}.gpu-lost", "fail", f"{card.label} does not answer: {card.error}", fix)
+def _lost(card: Gpu, others: Sequence[Gpu]) -> Problem:
+    nvidia = card.vendor == "cuda"
+    fix = "reboot, or rent another machine; look at dmesg for "
+    fix += "Xid messages" if nvidia else "amdgpu messages"
+    variable = "CUDA_VISIBLE_DEVICES" if nvidia else "ROCR_VISIBLE_DEVICES"
+    names = [other.hip_uuid or other.uuid for other in others]
+    if names and all(names):  # by UUID, since CUDA and HIP number what is left anew
+        fix += f"; {variable}={','.join(n for n in names if n)} trains without it"
+    words = f"{card.label} does not answer: {card.error}"
+    return Problem(f"{'nvidia' if nvidia else 'amd'}.gpu-lost", "fail", words, fix)
 
 
 def of_fabric(cards: Sequence[Gpu], torch: TorchReport) -> list[Problem]:
