@@ -8,7 +8,15 @@ def main() -> None:
     start.leave_working_directory()
     import gc
 
-    from sd3tune import cli  # not before: it imports the standard library and click
+    try:
+        from sd3tune import cli  # not before: it imports the standard library and click
+    except ImportError as e:
+        package = (e.name or "").partition(".")[0]
+        if package in ("", start.PACKAGE):
+            raise
+        words = f"the package {package} cannot be imported: {type(e).__name__}: {e}"
+        hint = f"pip install {package}, or bash scripts/setup"
+        raise SystemExit(f"error: {words}\nhint: {hint}") from None
 
     try:
         cli.main()

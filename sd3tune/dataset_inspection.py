@@ -18,10 +18,9 @@ from sd3tune.data.discover import (
     Discovery,
     RejectedFile,
     Sample,
-    check_minimum,
-    check_vae_batch,
     without,
 )
+from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, Sd3tuneError
 from sd3tune.prepare import model_of

@@ -62,6 +62,8 @@ def usable(torch: TorchReport, facts: Facts, processes: Processes) -> Facts:
         words = (
             f"{processes.local_size} processes, and {len(facts.devices)} devices on this machine"
         )
+        if (chosen := facts.devices[0].chosen_by) is not None:
+            words += f" ({chosen})"
         raise HardwareError(words, hint=f"start {len(facts.devices)} or fewer with --nproc")
     refuse_exclusive(alone, processes)
     return alone

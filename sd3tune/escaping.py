@@ -7,6 +7,7 @@ shown as escapes, `\\x1b`; letters of every script and emoji stay as they are.
 """
 
 import logging
+import re
 import sys
 import traceback
 import unicodedata
@@ -23,6 +24,9 @@ VISIBLE = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x1
 JOINERS = {0x200C, 0x200D}
 JOINED = ("Lo", "Mn", "Mc", "So", "Sk")
 
+# A key or value of a file that nobody wrote by hand; names of files have 255 bytes at most.
+LONG_WORD = re.compile(r"[^\s/`'\"=:]{256,}")
+WORD_SHOWN = 79
 LONGEST = 2000  # characters of a sentence: the name of a tensor may be a megabyte
 
 
@@ -39,9 +43,14 @@ def printable(text: str) -> str:
     return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
 
 
+def shortened(text: str) -> str:
+    """Text whose long words are cut. No name of a file is that long, so paths stay whole."""
+    return LONG_WORD.sub(lambda match: f"{match[0][:WORD_SHOWN]}…", text)
+
+
 def sentence(words: object) -> str:
     """One line of what may have been several, as libraries write, and not a novel."""
-    line = one_line(" ".join(str(words).split()))
+    line = one_line(shortened(" ".join(str(words).split())))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 

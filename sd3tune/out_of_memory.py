@@ -14,6 +14,7 @@ from sd3tune.backends.decide.rules import one_memory
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.data.batch import Batch
 from sd3tune.errors import HardwareError, Sd3tuneError
+from sd3tune.plan.largest_batch import largest
 from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.plan.plan import Plan
 from sd3tune.sd3.variants import VAE_SCALE
@@ -21,6 +22,7 @@ from sd3tune.tables.schemes import SCHEMES
 
 MARK = "while "
 MOST = 4  # pieces of advice
+STILL_TOO_MUCH = 0.9  # of what ran out of memory
 STAGES = {
     "encoding captions": "set text_encoder_3_precision=int8-quanto, or lower "
     "text_encoder_batch_size",
@@ -72,12 +74,19 @@ def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
         f"{memory.load.batch} with {plan.precision.transformer.value} weights, "
         f"{device.name} {has}",
     ]
-    advice = STAGES.get(doing) or "; ".join(f"{what} saves {gib(n)}" for n, what in savings(plan))
+    advice = STAGES.get(doing) or "; ".join(_advice(plan))
     hint = advice or "train a smaller model, or on a device with more memory"
     return HardwareError(
         "; ".join(words),
         hint=f"{hint}. Checkpoints are whole: the same command continues from the newest",
     )
+
+
+def _advice(plan: Plan) -> Iterator[str]:
+    """The batch that should fit, then what saves most."""
+    if plan.memory.load.batch > 1:
+        yield f"train_batch_size={smaller_batch(plan)} is the largest that should fit"
+    yield from (f"{what} saves {gib(n)}" for n, what in savings(plan))
 
 
 def savings(plan: Plan) -> list[tuple[int, str]]:
@@ -91,11 +100,21 @@ def savings(plan: Plan) -> list[tuple[int, str]]:
     return sorted((pair for pair in saved if pair[0] > 0), reverse=True)[:MOST]
 
 
+def smaller_batch(plan: Plan) -> int:
+    """The largest batch that should fit: by the estimate, where it says that the planned one does
+    not. Otherwise the estimate was too low or others use the device, and a tenth less is tried."""
+    device, load, now = plan.hardware.device, plan.memory.load, plan.memory.estimate.training
+    room = device.usable_bytes or device.total_bytes or now
+    limit = room if now > room else int(now * STILL_TOO_MUCH)
+    fits = largest(plan.facts, plan.model, replace(load, batch=load.batch - 1), limit)
+    return max(1, fits)
+
+
 def _changes(plan: Plan, load: Load) -> dict[str, Load]:
     changes = {"three quarters of the resolution": replace(load, tokens=load.tokens * 9 // 16)}
     if load.batch > 1:
-        half = load.batch // 2
-        changes[f"train_batch_size={half}"] = replace(load, batch=half)
+        smaller = smaller_batch(plan)
+        changes[f"train_batch_size={smaller}"] = replace(load, batch=smaller)
     if load.interval == 0:
         changes["gradient_checkpointing=true"] = replace(load, interval=1)
     elif load.interval > 1:

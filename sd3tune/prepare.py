@@ -18,12 +18,8 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.config.run_files import load_run
-from sd3tune.data.discover import (
-    RejectedFile,
-    check_minimum,
-    check_vae_batch,
-    without,
-)
+from sd3tune.data.discover import RejectedFile, without
+from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, answers
@@ -88,9 +84,8 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     if chip is not None:
         facts = devices.facts_of(chip, processes)
         return plan_run(found, model, facts, processes, recorded(facts.smoke))
-    run_probes = probing.on_this_machine(
-        several=processes.size > 1, while_running=partial(waiting, PROBING)
-    )
+    shown = partial(waiting, PROBING)
+    run_probes = probing.on_this_machine(several=processes.size > 1, while_running=shown)
     with waiting("looking at the devices"):
         facts = devices.observe(processes)
     return plan_run(found, model, facts, processes, run_probes)
@@ -143,7 +138,6 @@ def plan_run(
     run_probes: None takes the answers in `facts.smoke`. Which probes are needed depends on the
     datasets too: weights are quantised where large images would not fit beside them.
     """
-    facts = facts.of_processes(processes.local_size)
     run = recorded(facts.smoke) if run_probes is None else run_probes
     plan = admit_plan(found, model, facts, processes, run)
     config = found.config

@@ -20,6 +20,7 @@ from sd3tune.backends.observe import (
     amd_visible,
     card_sources,
     child,
+    cuda_devices,
     libcuda,
     machine,
     nvidia_visible,
@@ -71,12 +72,12 @@ def asking(recorded: dict[str, Any]) -> card_sources.Ask:
     was not recorded is one where it says nothing."""
 
     def ask(name: str, root: Path) -> child.Answer:
-        if name == "libcuda":
-            answers = recorded.get("libcuda")
-            found = (
-                Survey("cuda") if answers is None else libcuda.survey(root, driver.load(answers))
-            )
-            return child.Answer(data=to_json(found))
+        if name in ("libcuda", "cuInit"):
+            module = libcuda if name == "libcuda" else cuda_devices
+            answers, said = recorded.get("libcuda"), Survey("cuda")
+            if answers is not None:
+                said = module.survey(root, driver.load(answers))
+            return child.Answer(data=to_json(said))
         return child.Answer(data=card_sources.observe(name, str(root)))
 
     return ask

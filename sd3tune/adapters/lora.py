@@ -41,6 +41,7 @@ class LoraAdapter(Trained):
     """peft's adapter inside diffusers' transformer."""
 
     dialect: str = "diffusers"  # of the files it writes, a name of tables/dialects.py
+    file: str = file_metadata.FILE  # their name
     start: Mapping[str, Tensor] = field(default_factory=dict)  # what SHIFTING took
 
     @contextmanager
@@ -68,15 +69,15 @@ class LoraAdapter(Trained):
         return 2 * size if self.start else size
 
     def write(self, folder: Path, values: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
-        """Writes `pytorch_lora_weights.safetensors` in the dialect that lora_format names."""
+        """Writes the file in the dialect that lora_format names."""
         held = parts(values, self.model.peft_config[NAME])
         if self.start:
             begun = {name.replace(f".{NAME}.", "."): t for name, t in self.start.items()}
             held = less(held, parts(begun, self.model.peft_config[NAME]))
         adapter_files.write(
-            folder / file_metadata.FILE, AdapterFile(held, about), self.dialect, base=self._weight
+            folder / self.file, AdapterFile(held, about), self.dialect, base=self._weight
         )
-        return folder / file_metadata.FILE
+        return folder / self.file
 
     def begin_with(self, adapter: AdapterFile, where: str) -> int:
         """Begins with the values of another adapter; returns the number of its layers. Raises

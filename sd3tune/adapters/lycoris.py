@@ -32,6 +32,7 @@ class LycorisAdapter(Trained):
     """lycoris-lora's network, registered inside the transformer it adapts."""
 
     config: Lycoris
+    file: str = file_metadata.FILE  # the name of what it writes
 
     @property
     def network(self) -> Any:
@@ -63,8 +64,8 @@ class LycorisAdapter(Trained):
         text = written.model_dump_json(indent=2, exclude_none=True) + "\n"
         drafts.write(folder / CONFIG, text.encode())
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
-        adapter_files.save(folder / file_metadata.FILE, state, about)
-        return folder / file_metadata.FILE
+        adapter_files.save(folder / self.file, state, about)
+        return folder / self.file
 
     def begin_with(self, path: Path) -> int:
         """Begins with a file of the same configuration; returns the number of its layers. Raises

@@ -12,6 +12,7 @@ from sd3tune.backends.decide.rules import version
 from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
 from sd3tune.backends.observe import card_faults, card_sources, container, nvidia_visible, system
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.device_cards import matched, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -25,9 +26,7 @@ from sd3tune.backends.observe.facts import (
     Vendor,
 )
 from sd3tune.backends.observe.host_facts import Host
-from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
-from sd3tune.backends.observe.torch_report import RANGE
 
 VENDOR: Vendor = "cuda"
 PCI_VENDOR = "0x10de"
@@ -72,7 +71,7 @@ def facts(
     """The driver's view and torch's, joined. torch not started: devices are the visible cards."""
     found = machine.survey(VENDOR)
     seen, of = _devices(found, torch, environ)
-    devices = tuple(_device(t, of.get(t.index), found, torch, environ) for t in seen)
+    devices = tuple(_device(t, of, found, torch, environ) for t in seen)
     devices, problems = card_faults.of_first(devices)
     return Facts(
         vendor=VENDOR,
@@ -145,12 +144,14 @@ def _devices(
         cards = nvidia_visible.shown(cards)
         devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
         return devices, dict(enumerate(cards))
+    if torch.cuda is None:  # its devices, if it has any, are another vendor's
+        return (), {}
     ordered = _ordered(found, environ)
-    shown = nvidia_visible.shown(cards)
-    pool = shown if ordered and len(shown) == len(torch.devices) else cards
-    if not ordered or not cards:
-        pool = found.gpus
-    return torch.devices, matched(torch.devices, pool, ordered=ordered)
+    pool = cards if ordered and cards else found.gpus
+    of = matched(torch.devices, pool, ordered=ordered)
+    if ordered and len(of) < len(torch.devices):  # slices without any identity in torch
+        of = matched(torch.devices, nvidia_visible.shown(cards), ordered=ordered) | of
+    return torch.devices, of
 
 
 def _ordered(found: Survey, environ: Mapping[str, str]) -> bool:
@@ -161,20 +162,21 @@ def _ordered(found: Survey, environ: Mapping[str, str]) -> bool:
 
 def _device(
     seen: TorchDevice,
-    card: Gpu | None,
+    of: Mapping[int, Gpu],
     found: Survey,
     torch: TorchReport,
     environ: Mapping[str, str],
 ) -> Device:
     """torch's device with what the driver says of its card, and everything that is wrong with the
-    card. card: None where no source knows it."""
+    card. of: torch's number -> its card; a device that no source knows is not in it."""
+    card = of.get(seen.index)
     arch = Arch("sm", "sm_{}{}".format(*seen.capability)) if seen.capability else None
     name = seen.name if torch.imported else None
     known = card or Gpu(VENDOR, seen.index, seen.name, arch or UNKNOWN, "torch", uuid=seen.uuid)
     device = torch_cuda(seen.index, known, seen.total_bytes, arch, name)
     if card is None:
         asked = environ.get("SD3TUNE_BACKEND") == VENDOR
-        wrong = () if asked else (card_faults.unknown(VENDOR, seen.name, seen.index),)
+        wrong = () if asked else (card_faults.unknown(VENDOR, seen, found, of),)
         return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
     if not torch.imported and not _ordered(found, environ):  # which of them, only CUDA knows
         device = replace(device, physical_index=None, uuid=None)
@@ -197,32 +199,38 @@ def _compared(
 ) -> list[Problem]:
     """Problems where the driver's view, the variables and torch's view differ. of: torch's number
     -> its card."""
-    selected = nvidia_visible.selection(found.gpus, environ)
-    faults = list(selected.faults) if found.gpus else []
-    if torch.version is None or not (found.gpus or torch.devices):
-        return faults
-    if torch.cuda is None:
-        if not found.gpus:
-            return faults
-        built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
-        name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
-        words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        fix = f"SD3TUNE_TORCH='{RANGE}' bash scripts/setup"
-        return [*faults, Problem(name, "fail", words, fix)]
-    problems = [*faults, *_driver_age(found, torch, host)]
-    problems += card_faults.of_fabric(selected.cards, torch)
-    problems += card_faults.of_lost(selected.cards)
-    if not torch.imported or any(p.severity == "fail" for p in problems):
-        return problems
-    seen = list(of.values())
-    missing = [card for card in selected.cards if card not in seen]
+    if not found.gpus:
+        return []
+    selected, seen = nvidia_visible.selection(found.gpus, environ), list(of.values())
+    missing = [c for c in selected.cards if selected.certain and c not in seen]
     if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
         others = [card for card in found.gpus if card not in seen]
-        missing = others[: len(selected.cards) - len(seen)]
+        missing = others[: max(0, len(selected.cards) - len(seen))]
     sick, healthy = card_faults.of_missing(missing, torch, partial(other_build, found))
-    if healthy:
-        sick += _unseen(seen, healthy, torch, environ)
-    return [*problems, *sick]
+    problems = [
+        *selected.faults,
+        *_build(found, torch, host),
+        *card_faults.of_fabric(selected.cards, torch),
+        *card_faults.of_lost(selected.cards),
+        *sick,
+    ]
+    told = any(p.severity == "fail" for p in problems)
+    if healthy and torch.imported and not told:
+        problems += _unseen(seen, healthy, torch, environ)
+    return problems
+
+
+def _build(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
+    """What this build of PyTorch lacks for the vendor, or for its driver."""
+    if torch.version is None:
+        return []
+    if torch.cuda is not None:
+        return _driver_age(found, torch, host)
+    built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
+    name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
+    words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
+    fix = other_build(found) or f"update the driver to {NEWEST}, then run scripts/setup again"
+    return [Problem(name, "fail", words, fix)]
 
 
 def _unseen(

@@ -12,6 +12,7 @@ from pathlib import Path
 from sd3tune.backends.observe import amd_visible, card_faults, card_sources, kfd, system
 from sd3tune.backends.observe.amdsmi import UNKNOWN, problem
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.device_cards import matched, own_uuid, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
     Device,
@@ -24,7 +25,6 @@ from sd3tune.backends.observe.facts import (
     TorchReport,
     Vendor,
 )
-from sd3tune.backends.observe.matching import matched, torch_cuda
 from sd3tune.backends.observe.torch_report import RANGE
 
 VENDOR: Vendor = "rocm"
@@ -88,6 +88,7 @@ def facts(
         packages=packages,
         tools=tools,
         problems=(*_compared(found, of, torch, packages, environ), *problems),
+        notes=amd_visible.notes(found.gpus, environ),
     )
 
 
@@ -121,6 +122,8 @@ def _devices(
     if not torch.imported:
         devices = tuple(TorchDevice(i, g.name) for i, g in enumerate(cards))
         return devices, dict(enumerate(cards))
+    if torch.hip is None:  # its devices, if it has any, are another vendor's
+        return (), {}
     return torch.devices, matched(torch.devices, cards or found.gpus, ordered=True)
 
 
@@ -139,12 +142,13 @@ def _device(
     device = torch_cuda(seen.index, known, seen.total_bytes, arch, name)
     if card is None:
         asked = environ.get("SD3TUNE_BACKEND") == VENDOR
-        wrong = () if asked else (card_faults.unknown(VENDOR, seen.name, seen.index),)
+        wrong = () if asked else (card_faults.unknown(VENDOR, seen, found, of),)
         return replace(device, physical_index=None, bus_id=seen.bus_id, problems=wrong)
-    shared = sum(other == card for other in of.values()) > 1  # partitions, listed as one card
+    shared = [other for other in of.values() if other == card]  # partitions, listed as one card
+    cards = shared if len(shared) > 1 else found.gpus
     return replace(
         device,
-        uuid=seen.uuid if shared else card.hip_uuid or card.uuid,
+        uuid=own_uuid(card, cards, seen, torch.devices),
         bus_id=card.bus_id,
         chosen_by=amd_visible.chosen_by(found.gpus, environ),
         problems=card_faults.of_card(card, arch or card.arch, torch),
@@ -160,23 +164,32 @@ def _compared(
 ) -> list[Problem]:
     """Problems where the driver's view, the variables and torch's view differ. of: torch's number
     -> its card."""
-    selected = amd_visible.selection(found.gpus, environ)
-    problems = list(selected.faults) if found.gpus else []
-    if torch.version is None or not found.gpus:
-        return problems
-    fix = f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}' bash scripts/setup"
-    if torch.hip is None:
-        name = "torch.wrong-vendor-build" if torch.cuda else "torch.cpu-build-beside-gpu"
-        built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"
-        words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-        return [*problems, Problem(name, "fail", words, fix)]
-    problems += card_faults.of_lost(selected.cards)
-    if not torch.imported or problems:
-        return problems
-    seen = list(of.values())
-    missing = [card for card in selected.cards if card not in seen]
+    if not found.gpus:
+        return []
+    selected, seen = amd_visible.selection(found.gpus, environ), list(of.values())
+    missing = [c for c in selected.cards if selected.certain and c not in seen]
     sick, healthy = card_faults.of_missing(missing, torch)
-    return [*sick, _unseen(seen, healthy, torch, packages, environ)] if healthy else sick
+    problems = [
+        *selected.faults,
+        *_build(found, torch),
+        *card_faults.of_lost(selected.cards),
+        *sick,
+    ]
+    told = any(p.severity == "fail" for p in problems)
+    if healthy and torch.imported and not told:
+        problems.append(_unseen(seen, healthy, torch, packages, environ))
+    return problems
+
+
+def _build(found: Survey, torch: TorchReport) -> list[Problem]:
+    """What this build of PyTorch lacks for the vendor."""
+    if torch.version is None or torch.hip is not None:
+        return []
+    name = "torch.wrong-vendor-build" if torch.cuda else "torch.cpu-build-beside-gpu"
+    built = f"CUDA {torch.cuda}" if torch.cuda else "the CPU"
+    words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
+    fix = f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}' bash scripts/setup"
+    return [Problem(name, "fail", words, fix)]
 
 
 def _unseen(

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from sd3tune.doctor import Report
 
 
+VERDICTS = {  # where nothing FAILs
+    "all": "training can start",
+    "software": "the software can train, and no device was tried",
+    "nothing": "nothing was tried; `sd3tune doctor` without --quick says whether a run can start",
+}
+
+
 @click.command("doctor", short_help="Can this machine train?")
 @JSON
 @click.option(
@@ -87,7 +94,7 @@ def lines(report: "Report") -> list[words.Line]:
     shown += ["", "sd3tune would choose here"]
     shown += decision_lines(report.decisions, report.capabilities)
     count = {s: sum(f.status == s for f in report.findings) for s in ("FAIL", "warn")}
-    verdict = "training can start" if report.can_train else "training cannot start"
+    verdict = VERDICTS[report.tried] if report.can_train else "training cannot start"
     return [*shown, "", f"{verdict}: {count['FAIL']} FAIL, {count['warn']} warn"]
 
 
@@ -99,6 +106,7 @@ def document(report: "Report") -> str:
     content = {
         "verdict": report.verdict,
         "can_train": report.can_train,
+        "tried": report.tried,
         "measured": report.chip is None,
         "chip": report.chip,
         "seconds": round(report.seconds, 3),

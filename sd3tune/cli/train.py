@@ -3,6 +3,7 @@ train/run.py."""
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,11 @@ from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.cli.outcome_lines import outcome_lines
 from sd3tune.report import messages, stopping, streams
 from sd3tune.report.progress import waiting
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sd3tune.plan.plan import Plan
 
 
 @click.command(
@@ -38,11 +44,12 @@ def command(
     """Train as CONFIG says, and write the result, checkpoints and pictures to output_dir.
 
     CONFIG is config/config.json unless given. Each KEY=VALUE overrides the file. A run that was
-    stopped continues from its newest whole checkpoint; with --resume never it starts afresh, and
-    earlier checkpoints are moved aside. Ctrl-C or SIGTERM finishes the step, saves and leaves with
-    exit code 130 or 143; a second one stops at once, and the last checkpoint stays valid. A
-    terminal that is closed (SIGHUP, 129) does the same, unless nohup is before the command. A log
-    that cannot be written any more (`| tee` ended, its disk is full) does not end training.
+    stopped continues from its newest whole checkpoint, and one that is finished says so; with
+    --resume never it starts afresh, and earlier checkpoints are moved aside. Ctrl-C or SIGTERM
+    finishes the step, saves and leaves with exit code 130 or 143; a second one stops at once, and
+    the last checkpoint stays valid. A terminal that is closed (SIGHUP, 129) does the same, unless
+    nohup is before the command. A log that cannot be written any more (`| tee` ended, its disk is
+    full) does not end training.
 
     Only one run at a time can use an output_dir.
 
@@ -72,6 +79,10 @@ def command(
         launch_processes(arguments)
     end_with_launcher(os.environ)
     ready = prepared(arguments)
+    if (result := finished(ready.plan)) is not None:
+        if process.main:
+            words.show(finished_lines(ready.plan, result))
+        return
     if process.main:
         words.tell(plan.lines(ready))
 
@@ -100,3 +111,33 @@ def launch_processes(arguments: tuple[str, ...]) -> None:
     )
     flags = messages.FLAGS[messages.verbosity()]
     sys.exit(launch(config.num_processes, machines, (*flags, *arguments)))
+
+
+def finished(plan: "Plan") -> "Path | None":
+    """The result of the run of this plan, where nothing is left to do."""
+    from sd3tune.config.files.prompts import load_prompts
+    from sd3tune.data.run_folders import PICTURES, picture_name
+    from sd3tune.formats import finished_run
+
+    drawn = plan.pictures
+    folder = plan.output_dir / PICTURES / ("ema" if drawn.weights == "ema_only" else "")
+    files = [
+        folder / picture_name(prompt.shortname, index, size, plan.steps)
+        for prompt in load_prompts(plan.config)
+        for size in drawn.sizes
+        for index in range(drawn.per_prompt)
+    ]
+    return finished_run.result(
+        plan.output_dir, plan.result.file, plan.steps, plan.checkpoints.resume, files
+    )
+
+
+def finished_lines(plan: "Plan", result: "Path") -> list[words.Line]:
+    """What a command says that is given again after its run has ended."""
+    longer = plan.data.steps.source.key or "max_train_steps"
+    longer += f"={2 * plan.steps}" if longer == "max_train_steps" else " above what it is"
+    return [
+        f"steps            {plan.steps} of {plan.steps}: this run is finished",
+        f"result           {result}",
+        f"to go on         the same command with {longer}; --resume never starts afresh",
+    ]

@@ -17,6 +17,7 @@ from sd3tune.config import rules
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.fields import Flag
 from sd3tune.config.files import settings_file
+from sd3tune.config.files.local_names import names_a_path
 from sd3tune.config.files.placeholders import Allowed
 from sd3tune.config.files.reading import absolute_path, project_folder
 from sd3tune.config.inert import is_left_out, notes_on
@@ -181,10 +182,11 @@ def left_open(name: str, value: Any) -> bool:
 
 
 def absolute(name: str, text: str, folder: Path, where: str) -> str:
-    """A path of the file, absolute. A model may also be a repository: only what exists, or looks
-    like a path, is one. Raises ConfigError."""
+    """A path of the file, absolute. A model may also be a repository: only what exists, or names a
+    path, is one. Raises ConfigError."""
     if text in NOT_PATHS.get(name, ()):
         return text
     path = absolute_path(text, folder, where, name)
-    looks_local = text.startswith((".", "/", "~")) or path.exists()
-    return text if name in MODELS and not looks_local else str(path)
+    if name in MODELS and not path.exists() and not names_a_path(text, folder):
+        return text
+    return str(path)

@@ -1,6 +1,7 @@
 """The reference of all settings, from the table itself: `python -m sd3tune.config.document`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,53 +17,79 @@ from sd3tune.config.names import (
     DATASET_ALIASES,
     DATASET_UNSUPPORTED,
     UNSUPPORTED,
+    Unsupported,
 )
-from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
+from sd3tune.config.other_trainers import RENAMED
+from sd3tune.config.other_trainers_data import DATASET_ELSEWHERE, DATASET_RENAMED
+from sd3tune.config.without_counterpart import ELSEWHERE
+from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.table import load
 
-DERIVED = {"data_backend_config": "`multidatabackend.json` beside it"}
+NONE: Mapping[str, str] = MappingProxyType({})
 CSV_OBJECT = {old: f"csv.{new}" for old, new in CSV_KEYS.items()}
 ABOUT = (
     "Made from the settings' own docstrings by `python -m sd3tune.config.document`. Keys may be "
     "written with or without `--`. A setting without a default is chosen by `sd3tune plan`, which "
-    "says why."
+    "says why. The default of a dataset's key may be the run's setting of the same name; default "
+    "folders of a dataset are below `cache` in output_dir."
+)
+OTHER_TRAINERS = (
+    "kohya's sd-scripts, OneTrainer, ai-toolkit, the scripts of diffusers and older versions of "
+    "SimpleTuner call settings by other names. None of them is taken, because a value may mean "
+    "something else there; the error says what to write."
 )
 UNSUPPORTED_NAMES = (
     "SimpleTuner has these settings and sd3tune does not. One of them is an error, with the reason "
-    "below, unless its value asks for nothing: `false`, `0`, `null`, `none`, or an empty text."
+    "below, unless it asks for nothing: its value is off (`false`, `0`, `null`, `none`, an empty "
+    "text, also in quotes), the setting that switches it on is off, or no value of it changes a "
+    "result. A note then names it."
 )
 
 
 def document() -> str:
     """docs/reference/settings.md; a test compares the two."""
     lines = ["# Settings", "", ABOUT, ""]
-    lines += table("config/config.json", Config, DERIVED)
-    for settings, row in {row.settings: row for row in DATASET_TYPES.rows}.items():
-        lines += table(f"config/multidatabackend.json: {row.title}", load(settings), elsewhere(row))
-    lines += table("`csv` and `parquet` of a dataset", Columns, {})
-    lines += table("`huggingface` of a dataset", HubColumns, {})
-    lines += table("`caption_shuffle` of a dataset", Shuffle, {})
+    beside = {"data_backend_config": "`multidatabackend.json` beside it"}
+    lines += table("config/config.json", Config, beside)
+    for row in {row.settings: row for row in DATASET_TYPES.rows}.values():
+        filled = dict.fromkeys(row.inherited, "as in config.json")
+        filled |= {key: f"`{{output_dir}}/cache/{folder}`" for key, folder in row.folders.items()}
+        lines += table(f"config/multidatabackend.json: {row.title}", load(row.settings), filled)
+    lines += table("`csv` and `parquet` of a dataset", Columns)
+    lines += table("`huggingface` of a dataset", HubColumns)
+    lines += table("`caption_shuffle` of a dataset", Shuffle)
     names = ALIASES | DATASET_ALIASES | CSV_OBJECT
     lines += ["## Other names", "", *(f"* `{old}` is `{new}`" for old, new in names.items()), ""]
+    lines += ["## Names of other trainers", "", OTHER_TRAINERS, ""]
+    lines += _others("config.json", RENAMED, ELSEWHERE)
+    lines += _others("datasets", DATASET_RENAMED, DATASET_ELSEWHERE)
     lines += ["## Names that are not supported", "", UNSUPPORTED_NAMES, ""]
-    for where, reasons in (("config.json", UNSUPPORTED), ("datasets", DATASET_UNSUPPORTED)):
-        lines += [f"In {where}:", ""]
-        for unsupported in reasons:
-            listed = ", ".join(f"`{name}`" for name in unsupported.names.split())
-            lines += [f"* {unsupported.reason} ({unsupported.hint}): {listed}", ""]
+    lines += ["In config.json:", "", *_reasons(UNSUPPORTED)]
+    lines += ["In datasets:", "", *_reasons(DATASET_UNSUPPORTED)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def elsewhere(row: DatasetType) -> dict[str, str]:
-    """Key -> what holds where a dataset leaves it out and its default is not its own."""
-    folders = {key: f"`{{output_dir}}/cache/{name}`" for key, name in row.folders.items()}
-    return dict.fromkeys(row.inherited, "as in config.json") | folders
+def _others(file: str, renamed: Mapping[str, str], elsewhere: Iterable[Unsupported]) -> list[str]:
+    """What other trainers call the settings of a file."""
+    head = [f"In {file}:", "", "| setting | called elsewhere |", "|-|-|"]
+    rows = [f"| `{ours}` | {_listed(theirs)} |" for ours, theirs in renamed.items()]
+    return [*head, *rows, "", *_reasons(elsewhere)]
 
 
-def table(title: str, kind: type[BaseModel], elsewhere: Mapping[str, str]) -> list[str]:
-    """The lines of one section: every setting with its default and its docstring. elsewhere:
-    defaults that are not in the settings themselves."""
-    rows = [f"| `{name}` | {elsewhere.get(name) or default(field)} | {meaning(field)} |"
+def _reasons(rows: Iterable[Unsupported]) -> list[str]:
+    """Why names are not taken, and what to write, an item for each reason."""
+    items = [f"* {row.reason} ({row.hint}): {_listed(row.names)}" for row in rows]
+    return [line for item in items for line in (item.replace("{value}", "…"), "")]
+
+
+def _listed(names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names.split())
+
+
+def table(title: str, kind: type[BaseModel], filled: Mapping[str, str] = NONE) -> list[str]:
+    """The lines of one section: every setting with its default and its docstring. filled: defaults
+    that follow from other settings."""
+    rows = [f"| `{name}` | {filled.get(name) or default(field)} | {meaning(field)} |"
             for name, field in kind.model_fields.items()]  # fmt: skip
     return [f"## {title}", "", "| setting | default | meaning |", "|-|-|-|", *rows, ""]
 

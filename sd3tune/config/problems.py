@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from sd3tune.config.inert import asks_for_nothing, is_off
 from sd3tune.config.names import Unsupported
 from sd3tune.config.other_trainers import NAMES, Renamed
-from sd3tune.config.other_values import value_of
+from sd3tune.config.other_values import VALUES_ELSEWHERE, value_of
 from sd3tune.config.probable import behind_the_point, percent
 from sd3tune.decision import Provenance
 from sd3tune.errors import ConfigError, ErrorAndHint
@@ -87,8 +87,9 @@ class Location:
 
     def of_all(self, settings: Iterable[str]) -> str:
         """Every place in which one of the settings was written; the file where none was."""
-        written = [self.sources[s].file or self.file for s in settings if s in self.sources]
-        places = " and ".join(shown_file(file) for file in dict.fromkeys(written or [self.file]))
+        written = {self.sources[s].file or self.file for s in settings if s in self.sources}
+        files = sorted(written or {self.file}, key=lambda file: (file == COMMAND_LINE, file))
+        places = " and ".join(map(shown_file, files))
         return places + (f": dataset `{self.dataset}`" if self.dataset is not None else "")
 
 
@@ -116,12 +117,18 @@ def known_settings(
         elif _passes(row, name, values, kind):
             passed_over.append(name)
         else:
-            value = _shown_as(name, value)
-            what = f"{location.of(name)}: `{name}={value}` {row.reason}"
-            problems.add(ErrorAndHint(what, row.hint.replace("{value}", value)), name)
+            what = f"{location.of(name)}: `{name}={_shown_as(name, value)}` {row.reason}"
+            problems.add(ErrorAndHint(what, _led(row, name, value)), name)
             if isinstance(row, Renamed):
                 problems.meant(row.ours)
     return kept, passed_over
+
+
+def _led(row: Unsupported, name: str, value: Any) -> str:
+    """The row's hint with the value, by our word for it where a setting is a choice of words."""
+    ours = row.ours if isinstance(row, Renamed) else ""
+    word = str(value).lower() if ours in VALUES_ELSEWHERE and str(value).isupper() else value
+    return row.hint.replace("{value}", value_of(ours, value, "") or _shown_as(name, word))
 
 
 def _passes(row: Unsupported, name: str, values: Mapping[str, Any], kind: type[BaseModel]) -> bool:

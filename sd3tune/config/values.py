@@ -10,6 +10,12 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+FILE_STEM = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
+LONGEST_STEM = 100  # bytes
+RESERVED_STEMS = (
+    {"trained", "ema", "optimizer", "con", "prn", "aux", "nul"}
+    | {f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)}
+)  # fmt: skip
 TRUE, FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 
@@ -24,6 +30,22 @@ def flag(value: Any) -> Any:
     if value in (0, 1) and isinstance(value, int):
         return bool(value)
     raise ValueError("must be true or false")
+
+
+def file_stem(value: str) -> str:
+    """A name for a file of ours, also with its ending: not a path, not hidden, and one that every
+    system takes."""
+    stem = value.strip().removesuffix(".safetensors")
+    if "/" in stem or "\\" in stem:
+        raise ValueError("must be a file name, not a path")
+    if not FILE_STEM.fullmatch(stem) or len(stem.encode()) > LONGEST_STEM:
+        raise ValueError(
+            "must be a file name of letters, digits, blanks, dots, dashes and underscores that "
+            f"begins with a letter or digit, of at most {LONGEST_STEM} bytes"
+        )
+    if stem.split(".")[0].casefold() in RESERVED_STEMS:
+        raise ValueError("is a name that a checkpoint or an operating system keeps for itself")
+    return stem
 
 
 def whole(value: Any) -> Any:

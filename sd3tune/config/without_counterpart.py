@@ -188,9 +188,9 @@ ELSEWHERE = (
         "output_dtype no_metadata save_dtype lora_weight_dtype",
     ),
     Unsupported(
-        "is not supported: the result lies in output_dir",
-        "write output_dir",
-        "output_name save_filename_prefix job_name run_name exp_name experiment_name project_name",
+        "has another name: output_name names the result, which lies in output_dir",
+        "write output_name, and output_dir",
+        "save_filename_prefix job_name run_name exp_name experiment_name project_name",
     ),
     Unsupported(
         "is not supported: pictures are counted in steps",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LIST_BYTES = 16 * 2**20  # largest caption_filter_list
 EMPTY_TAGS = re.compile(r"\s*,(?:\s*,)+")  # commas around a tag that a filter removed
 FLAGS = {"g": 0, "i": re.IGNORECASE}  # sed's; every match is replaced in any case
+# A set of characters, repeated dots, a beginning or an end, alternatives; not c++, (red) or who?
+LIKE_A_PATTERN = re.compile(r"\[.+\]|\.[*+]|^\^|\$$|\(.*\|.*\)|\(\?")
 OTHER_SEPARATOR = re.compile(r"s([|#])(?:(?!\1).)+\1(?:(?!\1).)*\1[a-z]*")
 
 
@@ -136,8 +138,8 @@ def _split(entry: str) -> list[str]:
 
 
 def _matches(entry: str, caption: str) -> bool:
-    """Whether an entry that is plain text would match as a pattern."""
-    if re.escape(entry) == entry:
+    """Whether an entry that is plain text looks like a pattern and would match as one."""
+    if not LIKE_A_PATTERN.search(entry):
         return False
     try:
         return bool((match := re.search(entry, caption)) and match.group())

@@ -129,6 +129,7 @@ class SampleReader:
         files = remembered or self._listed(source)
         self.names = self._images(files)
         self._caption_files = CaptionFiles(None if remembered else files)
+        self._tables = [name for name in files if suffix_of(name) in image_tables.SUFFIXES]
         self._masks = None if masks is None else _by_name(masks, self._listed(masks, "its masks: "))
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
@@ -148,13 +149,26 @@ class SampleReader:
         yield from self.source.notes()
         yield from self._captions.notes()
         dataset = self.dataset
-        if not self.source.has_files or dataset.caption_strategy == "textfile":
+        if self._sizes is not None and dataset.metadata_backend != dataset.caption_strategy:
+            yield from self._sizes.notes(dataset.metadata_backend)
+        if self.source.has_files:
+            yield from self._unread_captions()
+
+    def _unread_captions(self) -> Iterator[str]:
+        """Captions that lie beside the images while captions come from elsewhere."""
+        dataset = self.dataset
+        if dataset.caption_strategy == "filename" and self._tables:
+            yield (
+                f"`{self._tables[0]}` lies among the images and is not read: caption_strategy="
+                "filename; caption_strategy=csv or parquet takes captions from a table"
+            )
+        if dataset.caption_strategy == "textfile":
             return
         if unread := list(self._caption_files.beside(self.names)):
-            count = f"{len(unread)} images have a caption file beside them"
             yield (
-                f"{count}, such as `{unread[0]}`, which is not read: caption_strategy="
-                f"{dataset.caption_strategy}; set caption_strategy=textfile to use them"
+                "caption files beside images are not read with caption_strategy="
+                f"{dataset.caption_strategy}: {len(unread)} of them, such as `{unread[0]}`; set "
+                "caption_strategy=textfile to use them"
             )
 
     def _sample(self, name: str) -> Sample:
@@ -327,51 +341,6 @@ def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery
     return replace(found, samples=kept, rejected=(*found.rejected, *rejected))
 
 
-def check_minimum(
-    found: Discovery,
-    dataset: "ImageDataset",
-    *,
-    train_batch_size: int,
-    gradient_accumulation_steps: int,
-    processes: int = 1,
-    oversubscribe: bool = False,
-) -> Discovery:
-    """A dataset must fill one optimizer step, and one batch of the VAE when that was asked for.
-    Thin buckets are completed by the loader, so the rule is per dataset. With `oversubscribe`
-    (allow_dataset_oversubscription) what is too small is repeated.
-
-    Raises DataError with the numbers and the ways out.
-    """
-    images = len(found.samples)
-    have = images * (dataset.repeats + 1)
-    batch = dataset.train_batch_size or train_batch_size
-    need = batch * gradient_accumulation_steps * processes
-    repeats = -(-need // images) - 1
-    if have < need and oversubscribe:
-        return replace(found, samples=tuple(replace(s, repeats=repeats) for s in found.samples))
-    if have < need:
-        raise DataError(
-            f"dataset `{dataset.id}` has {images} images x (repeats={dataset.repeats} "
-            f"+ 1) = {have}, one optimizer step takes train_batch_size={batch} x "
-            f"gradient_accumulation_steps={gradient_accumulation_steps}"
-            + (f" x {processes} processes = {need}" if processes > 1 else f" = {need}"),
-            hint=f"set repeats={repeats} in the dataset, or train_batch_size to {have} or less, "
-            "or allow_dataset_oversubscription=true",
-        )
-    return found
-
-
-def check_vae_batch(found: Discovery, dataset: "ImageDataset", asked: bool) -> None:
-    """Raises DataError when more images are to be encoded at a time than there are."""
-    images, size = len(found.samples), dataset.vae_batch_size
-    if asked and images < size:
-        raise DataError(
-            f"dataset `{dataset.id}` has {images} images, vae_batch_size={size} encodes more at a "
-            "time",
-            hint=f"set vae_batch_size to {images} or less, or add images",
-        )
-
-
 def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[RejectedFile]) -> str:
     where = f"dataset `{dataset.id}`: "
     if dataset.instance_data_dir:
@@ -389,7 +358,7 @@ def _what_to_do(rejected: Sequence[RejectedFile]) -> str:
     if not rejected:
         return f"put images there: {', '.join(sorted(SUFFIXES))}"
     reason = rejected[0].reason
-    if reason.startswith("no caption file"):
+    if "caption file" in reason or "leaves no caption" in reason:
         return "write a .txt beside each image, or set caption_strategy to filename"
     if reason.startswith("no row"):
         return "write the names of the images into the table, relative to the dataset's folder"

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sd3tune.data.matching import Matches, matched
+from sd3tune.data.table_names import Matches, matched, shown_name
 from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
-from sd3tune.urls import shown_url
 
 if TYPE_CHECKING:
     from sd3tune.config.datasets.storage import Columns, HubColumns
@@ -28,6 +27,7 @@ BATCH_ROWS, BATCH_BYTES = 1024, 256 * 2**20  # of a .parquet, read at one time
 TEXT_CHARACTERS = 65_536  # longest caption; T5 uses about the first 1,000 characters
 TEXTS = {".csv": ",", ".tsv": "\t"}  # suffix -> what separates its cells
 JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = frozenset((*TEXTS, *JSON_LINES, ".parquet"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ImageRow:
 
 class ImageTable:
     """The rows of a table, by the name of their image. Names that are not those of the files are
-    paired as data/matching.py describes."""
+    paired as data/table_names.py describes."""
 
     def __init__(
         self, rows: Mapping[str, ImageRow], *, with_suffix: bool, files: Sequence[str] = ()
@@ -70,7 +70,7 @@ class ImageTable:
         if pairs := self.matches.rows:
             name, rows = next(iter(pairs.items()))
             yield (
-                f"the {kind} table names images in another way: `{shown_url(rows[0])}` is taken "
+                f"the {kind} table names images in another way: `{shown_name(rows[0])}` is taken "
                 f"for `{name}` "
                 f"({len(pairs)} in all)"
             )
@@ -81,8 +81,8 @@ class ImageTable:
         """One example of each side, where names did not fit."""
         images, rows = self.unmatched, self.matches.unused
         return (
-            f"{len(images)} images, such as `{shown_url(images[0])}`; {len(rows)} of its rows have "
-            f"no image, such as `{shown_url(rows[0])}`"
+            f"{len(images)} images, such as `{shown_name(images[0])}`; {len(rows)} of its rows "
+            f"have no image, such as `{shown_name(rows[0])}`"
         )
 
     def _key(self, name: str) -> str:

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from sd3tune.data import image_tables
 from sd3tune.data.folder import Folder, stamp
 from sd3tune.data.headers import SUFFIXES, NoMemory, Unusable, size_of, suffix_of
-from sd3tune.data.matching import matched
 from sd3tune.data.roots import Roots
 from sd3tune.data.sources import IMAGE_BYTES, Source, Tell
+from sd3tune.data.table_names import matched, shown_name
 from sd3tune.filesystem import drafts, opening
 from sd3tune.urls import is_url, shown_url
 
@@ -114,7 +114,7 @@ class Rows(Source):
 
     @cached_property
     def _renamed(self) -> dict[str, str]:
-        """Row -> file, for rows that name a file in another way (data/matching.py)."""
+        """Row -> file, for rows that name a file in another way (data/table_names.py)."""
         rows = (n for n in self._names if "\0" not in n and not is_url(n))
         lost = [n for n in rows if not os.path.exists(os.path.join(self._root, n))]
         pairs = matched(lost, self._files).rows
@@ -127,15 +127,16 @@ class Rows(Source):
         if taken:
             row, file = next(iter(taken.items()))
             found.append(
-                f"the table names files in another way: `{row}` is taken for `{file}` "
+                f"the table names files in another way: `{shown_name(row)}` is taken for `{file}` "
                 f"({len(taken)} in all)"
             )
         lost = sorted(self._lost.keys() - taken.keys())
         left = sorted(set(self._files) - set(taken.values())) if lost else []
         if lost and left:
             found.append(
-                f"{len(lost)} rows name no file in `{self._root}`, such as `{lost[0]}`; "
-                f"{len(left)} images there have no row, such as `{left[0]}`"
+                f"{len(lost)} rows name no file in `{self._root}`, such as "
+                f"`{shown_name(lost[0])}`; {len(left)} images there have no row, such as "
+                f"`{left[0]}`"
             )
         return found
 

@@ -12,6 +12,11 @@ from sd3tune.errors import ConfigError
 PICTURES = "validation_images"  # in output_dir
 
 
+def picture_name(shortname: str, index: int, size: tuple[int, int], step: int) -> str:
+    """step_500_prompt_0_1024x1024.png. size: width and height in pixels."""
+    return f"step_{step}_{shortname}_{index}_{size[0]}x{size[1]}.png"
+
+
 def folders(config: Config, datasets: Datasets) -> tuple[Path, ...]:
     """The folders that this run writes to: output_dir and caches. They may not exist yet."""
     texts = [t.cache_dir for t in datasets.texts.values()]

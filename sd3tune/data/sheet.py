@@ -1,14 +1,14 @@
 """The contact sheet: the images of a dataset with their crop, and masks in red."""
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from sd3tune.data import lettering
 from sd3tune.data.discover import Sample
 from sd3tune.data.headers import Unusable
 from sd3tune.data.pixels import decoded, rgb
@@ -16,7 +16,7 @@ from sd3tune.data.sources import Source
 from sd3tune.filesystem import drafts
 from sd3tune.urls import redacted, shown_url
 
-CELL, LABEL, GAP = 240, 46, 10  # pixels
+CELL, LABEL, GAP = 240, 4 + 3 * lettering.LINE, 10  # pixels
 BACK, INK, FRAME, MASK = "#f4f2ee", "#222222", "#e0341b", (224, 52, 27)
 SHADE = 0.45  # visibility of the part that is cropped off
 
@@ -45,7 +45,7 @@ def draw(
         top = GAP + i // columns * (CELL + LABEL + GAP)
         tile = _tile(s, sources[s.dataset], masks.get(s.dataset))
         sheet.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
-        _label(ImageDraw.Draw(sheet), s, (left, top + CELL + 4))
+        _label(sheet, s, (left, top + CELL + 4))
     drafts.write(path, _encoded(sheet, path.suffix))
 
 
@@ -90,31 +90,21 @@ def _masked(image: Image.Image, name: str, masks: Source) -> Image.Image:
     return Image.composite(image, red, mask)
 
 
-def _label(pen: ImageDraw.ImageDraw, s: Sample, at: tuple[int, int]) -> None:
+def _label(sheet: Image.Image, s: Sample, at: tuple[int, int]) -> None:
     g = s.geometry
-    font = ImageFont.load_default(11)
+    more = f" (+{len(s.captions) - 1})" if len(s.captions) > 1 else ""
     lines = [
         f"{s.dataset}: {shown_url(s.name)}",
         f"{s.size[0]}x{s.size[1]} > {g.resized[0]}x{g.resized[1]} > {g.bucket[0]}x{g.bucket[1]}"
         f" at {g.crop[0]},{g.crop[1]}",
-        s.captions[0] + (f" (+{len(s.captions) - 1})" if len(s.captions) > 1 else ""),
+        s.captions[0][: lettering.MOST_CHARACTERS + 1] + more,
     ]
     for i, line in enumerate(lines):
-        pen.text((at[0], at[1] + 14 * i), _fitting(line, font), fill=INK, font=font)
-
-
-def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The line cut to the width of a cell, in ASCII, because the font has no other letters; accents
-    are dropped."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", line) if not unicodedata.combining(c))
-    text = plain.encode("ascii", "replace").decode()
-    while font.getlength(text) > CELL:
-        text = text[:-4] + "..."
-    return text
+        drawn = lettering.line(line, CELL, INK, BACK)
+        sheet.paste(drawn, (at[0], at[1] + lettering.LINE * i))
 
 
 def _words(text: str) -> Image.Image:
     tile = Image.new("RGB", (CELL, CELL), "white")
-    font = ImageFont.load_default(11)
-    ImageDraw.Draw(tile).text((8, CELL // 2), _fitting(text, font), fill=FRAME, font=font)
+    tile.paste(lettering.line(text, CELL - 16, FRAME, "white"), (8, CELL // 2))
     return tile

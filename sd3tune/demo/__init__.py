@@ -118,7 +118,6 @@ DATASETS: list[dict[str, Any]] = [
         "crop": True,
         "crop_aspect": "square",
         "crop_style": "center",
-        "resolution": 128,
         "minimum_image_size": 0,
         "maximum_image_size": 128,
         "target_downsample_size": 128,

@@ -7,6 +7,7 @@ choose comes from the same table the trainer uses, so that doctor, plan and trai
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded, smoke_of
 from sd3tune.backends.decide.decisions import capabilities, decide_all
@@ -18,6 +19,7 @@ from sd3tune.decision import Decision
 from sd3tune.doctor.finding import Finding
 from sd3tune.errors import PlanError
 
+Tried = Literal["all", "software", "nothing"]
 Table = dict[str, dict[str, tuple[Level, tuple[str, ...]]]]
 
 
@@ -33,6 +35,7 @@ class Report:
     machine: Machine | None = None
     torch: TorchReport | None = None
     chip: str | None = None
+    tried: Tried = "all"  # what ran, and was not just looked at
 
     @property
     def can_train(self) -> bool:
@@ -52,6 +55,11 @@ class Depth:
     quick: bool = False
     device: bool = True
     deep: bool = False
+
+    @property
+    def tried(self) -> Tried:
+        """What runs at this depth."""
+        return "nothing" if self.quick else "all" if self.device else "software"
 
 
 WHOLE = Depth()
@@ -104,7 +112,9 @@ def diagnose(
     said = {f.id for f in probed}  # a package that is missing, with what needs it
     found = [*(f for f in findings if f.id not in said), *probed, *made.findings]
     seen = replace(made.facts, devices=every)
-    return replace(made, findings=tuple(found), facts=seen, machine=machine, torch=torch)
+    return replace(
+        made, findings=tuple(found), facts=seen, machine=machine, torch=torch, tried=depth.tried
+    )
 
 
 def consult(name: str) -> Report:

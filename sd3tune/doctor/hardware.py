@@ -70,7 +70,7 @@ def _unsupported(version: str) -> Iterator[Finding]:
         return
     yield Finding(
         "torch.version", "warn", "torch", f"{version} is installed, tested with {wanted.specifier}",
-        "importlib.metadata", f"SD3TUNE_TORCH='torch{wanted.specifier}' bash scripts/setup",
+        "importlib.metadata", "bash scripts/setup, which chooses a build that the driver runs",
     )  # fmt: skip
 
 

@@ -21,60 +21,29 @@ from urllib.parse import unquote, urlsplit
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.options import AXES
+from sd3tune.doctor.identities import BELOW, FORMS, LOGIN, PATHS, SYSTEM_PATH, URL
 
 SECRET = re.compile(r"token|secret|key|passw|credential|auth|cookie", re.IGNORECASE)
+# Names of variables whose value names a rented machine, a job or a company.
+OWNER = re.compile(
+    r"(?:^|_)(?:POD|NODE|INSTANCE|CONTAINER|CLUSTER|PROJECT|ACCOUNT|ORG|ORGANI[SZ]ATION|COMPANY"
+    r"|TEAM|TENANT|CUSTOMER|CLIENT|MACHINE|WORKSPACE|NAMESPACE|BUCKET|VOLUME|JOB|HOST|DOMAIN|EMAIL)"
+    r"_?(?:ID|UID|NAME|LABEL|LIST|HOST|HOSTNAME|DOMAIN|EMAIL|IP)?$"
+    r"|^(?:RUNPOD|VAST|LAMBDA|PAPERSPACE|SLURM|SLURMD|K8S)_\w*(?:ID|NAME|LABEL|LIST|HOST|DNS)$"
+    r"|CONTAINERLABEL$|NODENAME$|SUBMIT_HOST$"
+)
 USERS, HOSTS = ("USER", "LOGNAME", "USERNAME", "SUDO_USER"), ("HOSTNAME", "HOST", "COMPUTERNAME")
 FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "VIRTUAL_ENV", "CONDA_PREFIX", "TMPDIR", "OLDPWD", "PWD")
 IDENTITIES = (
-    "uuid",
-    "card_uuid",
-    "hip_uuid",
-    "serial",
-    "serial_number",
-    "asic_serial",
-    "unique_id",
-    "bus_id",
-    "bdf",
+    *"uuid card_uuid hip_uuid serial serial_number asic_serial unique_id bus_id bdf".split(),
 )
-PUBLIC = ("huggingface.co", "github.com", "pytorch.org", "nvidia.com", "amd.com", "apple.com")
-SYSTEM = "usr|opt|proc|sys|dev|etc|bin|sbin|lib|lib64|run|System|Library|Applications"
-HEX = "[0-9a-f]"
-# Of a group `it`, that alone is replaced.
-FORMS = {
-    "secret": re.compile(
-        r"\b(?:(?:hf|gh[opsu]|npm|r8)_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}"
-        r"|(?:github_pat_|glpat-|sk-|xox[a-z]-|pypi-|eyJ)(?=[\w.-]*\d)[\w.-]{16,})"
-    ),
-    "uuid": re.compile(rf"{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}", re.I),
-    "card": re.compile(rf"\bGPU-{HEX}{{16}}\b", re.I),  # of AMD
-    "bus": re.compile(rf"\b{HEX}{{4,8}}:{HEX}{{2}}:{HEX}{{2}}\.{HEX}\b", re.I),
-    "mac": re.compile(rf"\b(?:{HEX}{{2}}[:-]){{5}}{HEX}{{2}}\b", re.I),
-    # What only looks like one (12:30:45) is told apart by ipaddress.
-    "ip6": re.compile(
-        rf"(?<![\w:])(?={HEX}*:)(?:[0-9a-f:]+::(?![\w:])|[0-9a-f:]*{HEX})(?!\w|:\w)(?:%\w+)?", re.I
-    ),
-    "ip4": re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\w)"),
-    # jane@host, git@host:jane/repo.git; python@3.12 is a formula of Homebrew's.
-    "address": re.compile(r"[\w.+-]+@(?!\d+(?:\.\d+)*\b)[\w.-]+(?::[^\s\"'`,;)]+)?"),
-    "serial": re.compile(
-        r"serial(?:[ _-]?(?:number|no\.?))?(?: \(\w+\))?[\"']?"
-        r"(?:\s*[:=]\s*[\"']?(?P<it>[^\s\"',;]+)|\s+(?P<bare>(?=[a-z]*\d)[a-z0-9]{8,}))", re.I
-    ),
-}  # fmt: skip
-TAIL = r"[^\s\"'`,;:()\[\]]*"
-OURS = rf"(?!(?:{SYSTEM})\b)"
-PATHS = (
-    re.compile(rf"(?<=[\"'`])/{OURS}[^\"'`\n]*/[^\"'`\n]*(?=[\"'`])"),  # in quotes, with spaces
-    re.compile(rf"/(?:Volumes|Users)/(?:[^/\n\"'`,;:()\[\]]+/)*{TAIL}"),
-    re.compile(rf"(?<![\w.~<>/:])//[\w.-]+/{TAIL}"),
-    re.compile(rf"(?<![\w.~<>/])/{OURS}[\w.~+-]+(?:/{TAIL})+"),
-)  # fmt: skip
-# Of folders of this machine the name of the next one is as private as theirs.
-BELOW = re.compile(rf"(~|<working directory>)/(?!\.cache\b){TAIL}")
-URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)]*[^\s\"'<>).,:;]", re.I)
-LOGIN = re.compile(r"://(?:([^:/@\s]*)(?::([^/@\s]*))?@)?([\w-]+(?:\.[\w-]+)+)")
+PUBLIC = (
+    *"huggingface.co github.com pytorch.org nvidia.com amd.com apple.com pypi.org".split(),
+    *"python.org docker.com docker.io ghcr.io nvcr.io readthedocs.io".split(),
+)
 SWITCHES = "true false none null auto default enabled disabled".split()
 SHORTEST_SECRET, SHORTEST_NUMBER = 4, 6  # "1", "yes" and "on" say that something is switched on
+SHORTEST_OWNER = 4
 LONG = 5  # a shorter name is replaced as a whole word only: it may be part of any other
 
 
@@ -87,6 +56,7 @@ def vocabulary() -> set[str]:
     ours += "linux darwin root localhost cuda rocm mps cpu apple sm gfx warn fail ok skip".split()
     ours += "auto user users admin system administrator unknown device driver memory".split()
     ours += "measured catalog recorded nvidia amd torch python metal sd3tune git token".split()
+    ours += "docker podman kubernetes runpod vast colab lambda gpu node pod container job".split()
     return {word for name in ours for word in re.findall(r"[a-z0-9]+", name.lower())}
 
 
@@ -106,6 +76,7 @@ class Private:
         called = [*(environ[n] for n in USERS if environ.get(n)), *users, home.name]
         called += [part for name in called for part in re.findall(r"[^\s.]{3,}", name)]
         names = {name: "<user>" for name in called if name}
+        names |= {value: "<owner>" for name, value in environ.items() if _names_owner(name, value)}
         for host in (*hosts, *(environ[n] for n in HOSTS if environ.get(n))):
             names |= {part: "<host>" for part in (host, host.split(".")[0]) if part}
         secrets = {value: "<secret>" for name, value in environ.items()
@@ -117,7 +88,9 @@ class Private:
             names |= {} if _public(f"https://{host}") else {host: "<host>"}
         if (hub := environ.get("HF_ENDPOINT")) and not _public(hub):  # also without a scheme
             secrets |= {hub: "<url>"}
-        places = {environ[n]: "<folder>" for n in FOLDERS if environ.get(n)}
+        places = {
+            v: "<folder>" for n, v in environ.items() if v and (n in FOLDERS or _theirs_at(v))
+        }
         places |= {sys.prefix: "<environment>", str(here): "<working directory>", str(home): "~"}
         real = {os.path.realpath(folder): word for folder, word in places.items()}
         folders = {f.rstrip("/"): w for f, w in (real | places).items() if f.startswith("/")}
@@ -164,8 +137,18 @@ class Private:
             return "<secret>"
         if form == "ip6" and not _is_ip6(found):
             return found
+        if form in ("host", "id") and (
+            _public(f"https://{found}") or found.lower() in vocabulary()
+        ):
+            return match.group()
         if form == "uuid":
             return self._numbered(form, found, lambda n: f"00000000-0000-0000-0000-{n:012d}")
+        if form == "card":
+            return before + self._numbered(form, found, lambda n: f"{n:016x}")
+        if form == "part":
+            whole = {**self.seen.get("uuid", {}), **self.seen.get("card", {})}
+            known = (word for uuid, word in whole.items() if uuid.startswith(found.lower()))
+            return before + (next(known, None) or self._numbered(form, found, lambda n: f"<{n}>"))
         if form == "bus":
             zeros = "0" * len(found.split(":")[0])
             same = found[-12:].lower().rjust(12, "0")
@@ -175,6 +158,18 @@ class Private:
     def _numbered(self, kind: str, found: str, word: Callable[[int], str]) -> str:
         known = self.seen.setdefault(kind, {})
         return known.setdefault(found.lower(), word(len(known) + 1))
+
+
+def _names_owner(name: str, value: str) -> bool:
+    """Whether a variable names a machine, a job or a company, and its value is a name."""
+    plain = len(value) >= SHORTEST_OWNER and re.fullmatch(r"[\w.@:-]+", value) is not None
+    return plain and OWNER.search(name) is not None and value.lower() not in SWITCHES
+
+
+def _theirs_at(value: str) -> bool:
+    """Whether the value of a variable is a folder that no system has, /opt/acme/models."""
+    folder = re.fullmatch(r"(?:/[^/:\s]+){2,}/?", value) is not None
+    return folder and SYSTEM_PATH.match(value) is None
 
 
 def _is_secret(value: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sd3tune.backends.observe.host_facts import Host
 from sd3tune.doctor.finding import Finding, Status
+from sd3tune.errors import ModelError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -111,12 +112,55 @@ def requirements() -> dict[str, "Requirement"]:
 
 def wanted(name: str) -> "Requirement | None":
     """The range of versions of a package that sd3tune was tested with; None where it is unknown."""
-    return requirements().get(name)
+    try:
+        return requirements().get(name)
+    except ImportError:  # of `packaging`: `packages` says so
+        return None
+
+
+def lacking() -> dict[str, str]:
+    """Distribution that is not installed -> what asks for it: sd3tune, or what sd3tune needs. Read
+    from metadata; nothing is imported but `packaging`."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    missing: dict[str, str] = {}
+    seen = {"sd3tune"}
+    queue = ["sd3tune"]
+    for name in queue:  # it grows
+        try:
+            lines = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, lines):
+            wanted = canonicalize_name(requirement.name)
+            marker = requirement.marker
+            if wanted in seen or (marker is not None and not marker.evaluate({"extra": ""})):
+                continue
+            seen.add(wanted)
+            queue.append(wanted)
+            if next(iter(metadata.distributions(name=wanted)), None) is None:
+                missing[f"{requirement.name}{requirement.specifier}"] = name
+    return missing
 
 
 def packages() -> Iterator[Finding]:
-    """Installed versions against the ranges sd3tune was tested with."""
-    asked = requirements()
+    """Installed versions against the ranges sd3tune was tested with, and packages of packages that
+    are not there."""
+    try:
+        asked = requirements()
+        incomplete = {name: by for name, by in lacking().items() if by != "sd3tune"}
+    except ImportError as e:
+        yield Finding(
+            "software.packaging", "FAIL", "packaging", f"cannot be imported: {e}", "import",
+            "pip install --force-reinstall packaging",
+        )  # fmt: skip
+        return
+    for name, by in incomplete.items():
+        yield Finding(
+            f"software.{name}", "FAIL", name, f"not installed, {by} needs it",
+            "importlib.metadata", f"pip install '{name}'",
+        )  # fmt: skip
     if not asked:
         yield Finding(
             "software.sd3tune", "warn", "sd3tune", "runs from a folder, not installed",
@@ -150,20 +194,31 @@ def _package(requirement: "Requirement") -> Finding | None:
 
 
 def hub() -> Iterator[Finding]:
-    """Hugging Face: whether a token is set, which endpoint, and whether the cache can be written.
-    No network."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    """Hugging Face: whether the hub accepts the token, at which endpoint, and whether the cache can
+    be written. Without a token nothing is asked."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
-    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
-    source = "HF_TOKEN" if token else str(home / "token")
-    if token or (home / "token").is_file():
-        yield Finding("hub.login", "ok", "hugging face", f"logged in, {endpoint}", source)
-    else:
-        yield Finding(
-            "hub.login", "warn", "hugging face",
-            f"not logged in at {endpoint}: SD3 weights are gated", source, "hf auth login",
-        )  # fmt: skip
+    try:
+        yield _login()
+    except ImportError as e:  # the packages' finding says what to do
+        words = f"the token is not checked: {e}"
+        yield Finding("hub.login", "skip", "hugging face", words, "huggingface_hub")
     yield _cache(Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser())
+
+
+def _login() -> Finding:
+    """Raises ImportError where huggingface_hub is missing."""
+    from sd3tune.sd3 import hub, hub_refusals
+
+    source, endpoint = hub_refusals.token_source(), hub_refusals.endpoint()
+    if source is None:
+        words = f"not logged in at {endpoint}: SD3 weights are gated"
+        return Finding("hub.login", "warn", "hugging face", words, "HF_TOKEN", "hf auth login")
+    try:
+        name = hub.whoami()
+    except ModelError as e:
+        return Finding("hub.login", "warn", "hugging face", str(e), source, e.hint)
+    words = f"logged in as {name} at {endpoint}" if name else f"logged in at {endpoint}"
+    return Finding("hub.login", "ok", "hugging face", words, source)
 
 
 def _cache(folder: Path) -> Finding:

@@ -47,7 +47,7 @@ def describe(header: Header) -> AdapterDescription:
     """Raises ModelError when the metadata cannot be understood."""
     grouped = key_names.group(header.tensors)
     modules = list(grouped.modules.values())
-    declared = scale.declared(header.path, header.metadata)
+    declared = scale.declared(header.path, header.metadata, needed=not grouped.states_alpha)
     scaled = [(m, _scale(header, m, declared)) for m in modules]
     source = "tensors" if any("alpha" in m.parts for m in modules) else "nowhere"
     model, because = _model(header, modules)
@@ -77,9 +77,8 @@ def assumptions(grouped: FileKeys, declared: scale.DeclaredScale | None) -> tupl
         f"names begin with `{prefix}`, which is left out: it says how the model was wrapped"
         for prefix in sorted({m.prefix for m in modules} - known)
     ]
-    silent = any(m.ranked_by is not None and "alpha" not in m.parts for m in modules)
     source = None if declared is None else declared.source
-    if silent and (sentence := scale.assumed(source)) is not None:
+    if not grouped.states_alpha and (sentence := scale.assumed(source)) is not None:
         found.append(sentence)
     return tuple(found)
 

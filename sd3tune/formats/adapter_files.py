@@ -48,7 +48,7 @@ def read(path: Path) -> AdapterFile:
     found = finite.check(path)
     grouped = key_names.group(found.tensors)
     _refuse(path, grouped)
-    declared = scale.declared(path, found.metadata)
+    declared = scale.declared(path, found.metadata, needed=not grouped.states_alpha)
     tensors = load_file(path)
     modules: dict[str, ModuleWeights] = {}
     for named in grouped.modules.values():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd3tune.errors import ModelError
+from sd3tune.filesystem import safetensors_header
 from sd3tune.formats import file_metadata, manifest
 from sd3tune.tables.dialects import DIALECTS
 
@@ -29,11 +30,13 @@ def adapter_of(source: Path) -> Path:
 
 
 def _inside(folder: Path) -> Path:
-    for name in (file_metadata.FILE, PEFT):
-        if (folder / name).exists():
-            return folder / name
     files = sorted(p for p in folder.glob("*.safetensors") if p.name not in OURS)
     files = [p for p in files if not _exported(p, files)]
+    for name in (file_metadata.FILE, PEFT):
+        if folder / name in files:
+            # Two results are there where output_name changed: which one is meant is unknown.
+            files = [p for p in files if p.name == name or _is_result(p)]
+            break
     if not files:  # peft writes an adapter of another name than `default` one folder below
         files = sorted(folder.glob(f"*/{PEFT}"))
     if len(files) == 1:
@@ -61,3 +64,11 @@ def _exported(path: Path, files: Sequence[Path]) -> bool:
     """Whether `sd3tune export` wrote it beside its source: NAME.DIALECT.safetensors."""
     name, _, dialect = path.stem.rpartition(".")
     return dialect in DIALECTS and path.with_name(f"{name}.safetensors") in files
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a run of sd3tune wrote it as its result."""
+    try:
+        return file_metadata.STEP in safetensors_header.read(path).metadata
+    except ModelError:
+        return False

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for in a folder
 SPEC = "1.0.1"
+STEP = "sd3tune_step"  # of the run that wrote the file as its result
 WIDENED = "sd3tune_widened"  # number types that could not hold what was exported
 # Not carried over when a file is converted: written afresh, or about the bytes of the old file.
 OWN = ("format", "lora_adapter_metadata", "sd3tune_version", "sd3tune_dialect", WIDENED,
@@ -53,9 +54,11 @@ def described(modules: "Mapping[str, ModuleWeights]", dialect: str) -> dict[str,
     ranks = {getattr(m, "rank", None) for m in modules.values()}
     alphas = {getattr(m, "alpha", None) for m in modules.values()}
     if len(ranks) == 1 and None not in ranks:
-        found["lora_rank"] = str(ranks.pop())
+        found["lora_rank"] = found["ss_network_dim"] = str(ranks.pop())
     if len(alphas) == 1 and None not in alphas:
         found["lora_alpha"] = f"{alphas.pop():g}"
+        if "lora_rank" in found:  # else it is the constraint of a rotation
+            found["ss_network_alpha"] = found["lora_alpha"]
     return found
 
 

@@ -71,6 +71,12 @@ class FileKeys:
     text_encoders: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
+    @property
+    def states_alpha(self) -> bool:
+        """Whether every module that has a rank has a tensor with its alpha."""
+        modules = self.modules.values()
+        return all("alpha" in m.parts for m in modules if m.ranked_by is not None)
+
 
 @dataclass(frozen=True)
 class _Patterns:
@@ -127,6 +133,11 @@ def whole_weight_of(key: str) -> str | None:
     return None if where is None else where[2]
 
 
+def without_wrappers(name: str) -> str:
+    """A dotted name without what wraps the model or one of its modules."""
+    return _unwrapped(f".{name}", ".").removeprefix(".")
+
+
 def _parsed(key: str, patterns: _Patterns) -> tuple[tuple[str, Layout, str] | None, str]:
     """Where the module of a key is, None for a key that is not understood; and its part."""
     if len(key) > LONGEST:
@@ -148,7 +159,7 @@ def _located(name: str, patterns: _Patterns) -> tuple[str, Layout, str] | None:
         bare = _unwrapped(f"_{name[len(flat) :]}", "_").removeprefix("_")
         where = _placed(flat + bare, patterns)
     else:
-        where = _placed(_unwrapped(f".{name}", ".").removeprefix("."), patterns)
+        where = _placed(without_wrappers(name), patterns)
     if where is None:
         return None
     prefix, layout, module = where

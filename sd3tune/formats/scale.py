@@ -18,6 +18,7 @@ from typing import Any
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import opening
 from sd3tune.filesystem.safetensors_header import Header
+from sd3tune.formats.key_names import without_wrappers
 
 LOG = logging.getLogger(__name__)
 KEY = "lora_adapter_metadata"  # diffusers' loaders/lora_base.py
@@ -51,8 +52,11 @@ class DeclaredScale:
         return alpha / (sqrt(rank) if self.rslora else rank)
 
 
-def declared(path: Path, metadata: Mapping[str, str]) -> DeclaredScale | None:
+def declared(
+    path: Path, metadata: Mapping[str, str], *, needed: bool = True
+) -> DeclaredScale | None:
     """What the file's metadata, or peft's adapter_config.json beside it, declares; None: nothing.
+    needed: not every module has a tensor with its alpha, so that a number in the metadata counts.
     Raises ModelError when it cannot be understood, and for a configuration of peft whose tensors
     mean something else than a LoRA of the released weights."""
     beside = path.parent / BESIDE
@@ -67,7 +71,7 @@ def declared(path: Path, metadata: Mapping[str, str]) -> DeclaredScale | None:
         data = _object(metadata[key], f"`{path}`: its metadata `{key}`")
         _refuse_others(path, data)
         return _lora_config(path, data, key)
-    return _one_number(path, metadata)
+    return _one_number(path, metadata) if needed else None
 
 
 def _lora_config(path: Path, data: Mapping[str, Any], source: str) -> DeclaredScale:
@@ -79,7 +83,7 @@ def _lora_config(path: Path, data: Mapping[str, Any], source: str) -> DeclaredSc
         alpha = data.get("lora_alpha")
         return DeclaredScale(
             None if alpha is None else _number(alpha),
-            {_pattern(k): _number(v) for k, v in patterns.items()},
+            {_pattern(without_wrappers(k)): _number(v) for k, v in patterns.items()},
             bool(data.get("use_rslora")),
             source,
         )

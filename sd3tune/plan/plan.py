@@ -18,6 +18,7 @@ from sd3tune.plan.keeping import CheckpointPlan, PicturePlan
 from sd3tune.plan.length import DataPlan, ParallelPlan
 from sd3tune.plan.objective import LossPlan
 from sd3tune.plan.optimisation import OptimizerPlan
+from sd3tune.plan.result import ResultPlan
 from sd3tune.plan.trainable import TrainedPlan
 from sd3tune.processes.environment import Processes
 from sd3tune.sd3.variants import Model
@@ -53,6 +54,7 @@ class Plan:
     trained: TrainedPlan
     checkpoints: CheckpointPlan
     pictures: PicturePlan
+    result: ResultPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan
     warnings: tuple[str, ...]

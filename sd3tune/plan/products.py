@@ -81,7 +81,7 @@ def _refused_training(inputs: RunInputs, attention: str) -> PlanError | None:
         if size > train.most:
             return PlanError(
                 f"`{setting}={size}` on {name}: {train.why}",
-                hint=f"set {train.most} or less, and gradient_accumulation_steps="
+                hint=f"set train_batch_size={train.most} or less, and gradient_accumulation_steps="
                 f"{-(-size // train.most)} for steps over as many images"
                 + (OR_SLICED if slices.most >= size else ""),
             )

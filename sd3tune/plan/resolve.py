@@ -23,6 +23,7 @@ from sd3tune.plan.memory import estimate
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.plan import ModelFiles, Plan
+from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
 from sd3tune.plan.warnings import warnings
@@ -60,6 +61,7 @@ def resolve(inputs: RunInputs) -> Plan:
         trained=trained,
         checkpoints=checkpoint_plan(config),
         pictures=picture_plan(config, data),
+        result=result_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
         warnings=warnings(inputs, optimizer),

@@ -11,7 +11,7 @@ from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.rules import Request, one_memory
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
-from sd3tune.plan import products
+from sd3tune.plan import largest_batch, products
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.sd3.variants import tokens
@@ -87,6 +87,8 @@ class Sizes:
             return self.attention_too_big(r)
         if self.room is None:
             return {}
+        if axis == "base_model_precision":
+            self._refuse_batch(r, self.room)
         encoders = axis == "text_encoder_3_precision"
         reasons = {}
         for precision in SCHEMES:
@@ -97,6 +99,13 @@ class Sizes:
             if amount > self.room and not (encoders and (host is None or amount <= host)):
                 reasons[precision] = self._words(amount, encoders=encoders)
         return reasons
+
+    def _refuse_batch(self, r: Request, room: int) -> None:
+        """Raises PlanError where the batch that the user set is what does not fit."""
+        batch = self.inputs.smallest_batch
+        loads = {name: self.load(r, batch, name) for name in self._precisions(r)}
+        if (refusal := largest_batch.refusal(self.inputs, loads, room)) is not None:
+            raise refusal
 
     def _words(self, amount: int, precision: str = "", *, encoders: bool = False) -> str:
         needs = "the text encoders need" if encoders else f"{self.inputs.model.name} needs"

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
-from sd3tune.escaping import one_line
+from sd3tune.escaping import one_line, shortened
 from sd3tune.report.streams import speaks
 from sd3tune.report.width import columns, wrapped
 from sd3tune.urls import redacted
@@ -49,7 +49,7 @@ def _lines(record: logging.LogRecord) -> Iterator[str]:
     width = columns(sys.stderr)
     head = PREFIX.get(record.levelno, "") + record.getMessage()
     for text in (head, *getattr(record, "details", ())):
-        yield from wrapped(one_line(redacted(text)), width)
+        yield from wrapped(one_line(shortened(redacted(text))), width)
 
 
 def _logger() -> logging.Logger:

@@ -1,6 +1,6 @@
 """Validation pictures of a run: which are drawn, with which weights, and where they go."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from sd3tune.config.files.prompts import Prompt
+from sd3tune.data import run_folders
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.filesystem import disk, drafts
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
 from sd3tune.report.progress import stage, waiting
+from sd3tune.sample.picture_metadata import chunks, texts
 from sd3tune.sample.pipeline import Embeds, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
@@ -59,7 +61,7 @@ def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) ->
                 drawn = draw_picture(pipe, picture, how)
                 if job.main:
                     written.append(top / folder / file_name(picture, step))
-                    keep(drawn, written[-1])
+                    keep(drawn, written[-1], texts(picture, plan, step, folder))
                 bar.advance()
     return written
 
@@ -83,7 +85,7 @@ def pictures(job: PictureJob) -> list[Picture]:
         embeds = batched(job.embeds_of(prompt.text))
         for size in plan.sizes:
             for index in range(plan.per_prompt):
-                wanted.append(Picture(prompt.shortname, embeds, size, index))
+                wanted.append(Picture(prompt.shortname, prompt.text, embeds, size, index))
     return wanted
 
 
@@ -104,13 +106,12 @@ def batched(embeds: Embeds) -> Embeds:
 
 def file_name(picture: Picture, step: int) -> str:
     """step_500_prompt_0_1024x1024.png"""
-    width, height = picture.size
-    return f"step_{step}_{picture.shortname}_{picture.index}_{width}x{height}.png"
+    return run_folders.picture_name(picture.shortname, picture.index, picture.size, step)
 
 
-def keep(drawn: Any, path: Path) -> None:
-    """Writes a PIL image as PNG; through no link. Raises OSError."""
+def keep(drawn: Any, path: Path, about: Mapping[str, str]) -> None:
+    """Writes a PIL image as PNG with texts inside; through no link. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = BytesIO()
-    drawn.save(whole, "PNG")
+    drawn.save(whole, "PNG", pnginfo=chunks(about))
     drafts.write(path, whole.getbuffer())

@@ -22,6 +22,7 @@ class Picture:
     """One picture to draw."""
 
     shortname: str
+    prompt: str
     embeds: Embeds
     size: tuple[int, int]  # width, height in pixels
     index: int = 0  # of the pictures of one prompt and size; added to the seed

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sd3tune.config.files.local_names import names_a_path
 from sd3tune.errors import ErrorAndHint, ModelError
 from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.sd3 import configs, hub, model_folder, single, weight_files
+from sd3tune.sd3 import configs, hub, hub_refusals, model_folder, single, weight_files
 from sd3tune.sd3.variants import (
     COMPONENTS,
     TEXT_ENCODERS,
@@ -109,8 +110,8 @@ def find_named(named: ModelRequest) -> Model:
         return Model(kind(shape), ModelSource.of(source), shape, *_sizes(named))
     if (row := of_repository(source)) is not None and named.revision is None:
         return Model(row.name, ModelSource.of(source), shape_of(row), TEXT_ENCODERS, VAE)
-    if hub.is_local_name(source):
-        raise hub.no_such_path(MODEL, source)
+    if names_a_path(source, Path.cwd()):
+        raise hub_refusals.no_such_path(MODEL, source)
     shape = from_config(hub.config(MODEL, source, "transformer", named.revision),
                         f"{MODEL}={source}")  # fmt: skip
     return Model(kind(shape), ModelSource.of(source), shape, TEXT_ENCODERS, VAE)
@@ -151,8 +152,8 @@ def _composed(named: ModelRequest) -> Model:
             f"`{MODEL}={source}` is a single file, and `{TRANSFORMER}` names another transformer",
             hint=f"set {MODEL} to a folder or repository with text encoders",
         )
-    if not Path(source).is_dir() and hub.is_local_name(source):
-        raise hub.no_such_path(MODEL, source)
+    if not Path(source).is_dir() and names_a_path(source, Path.cwd()):
+        raise hub_refusals.no_such_path(MODEL, source)
     where = ModelSource(source, transformer, source, subfolder)
     if is_file(transformer):
         held = single.contents(safetensors_header.read(Path(transformer)))
@@ -161,8 +162,8 @@ def _composed(named: ModelRequest) -> Model:
         shape = folder_shape(Path(transformer), subfolder, TRANSFORMER)
     elif (row := of_repository(transformer)) is not None and subfolder == "transformer":
         shape = shape_of(row)
-    elif hub.is_local_name(transformer):
-        raise hub.no_such_path(TRANSFORMER, transformer)
+    elif names_a_path(transformer, Path.cwd()):
+        raise hub_refusals.no_such_path(TRANSFORMER, transformer)
     else:
         shape = from_config(hub.config(TRANSFORMER, transformer, subfolder, None),
                             f"{TRANSFORMER}={transformer}")  # fmt: skip

@@ -17,7 +17,8 @@ import torch
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.sd3 import configs, single
+from sd3tune.sd3 import configs, hub, hub_refusals, single
+from sd3tune.sd3.hub_refusals import Question
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
 from sd3tune.sd3.variants import ModelSource
 
@@ -29,25 +30,26 @@ SAMPLES, SAMPLE_BYTES = 16, 2**20
 def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
     """Turns the errors of the libraries for missing, gated or damaged weights into ModelError."""
     named = f"`{place}`" if is_file(place) else f"`{setting}={place}`"
+    remote = not is_file(place) and not Path(place).is_dir()
     try:
         yield
-    except OSError as e:  # includes huggingface_hub's HTTP errors and missing files
-        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ModelError(
-            f"{named}: cannot load the {part}: {first}",
-            hint="gated models need `hf auth login` and the licence accepted on their page; "
-            "offline, give a local diffusers folder",
-        ) from e
     except Sd3tuneError:
         raise
-    except Exception as e:  # tokenizers raises plain Exception; damaged files can raise anything
+    except Exception as e:
         if is_out_of_memory(e):
             raise
-        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ModelError(
-            f"{named}: the {part} is damaged or of another kind: {first}",
-            hint="download the model again",
-        ) from e
+        refused = hub_refusals.refusal(Question(place, setting), e) if remote else None
+        raise (refused or _unreadable(named, part, e)) from e
+
+
+def _unreadable(named: str, part: str, error: Exception) -> ModelError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, OSError):
+        words = f"{named}: cannot load the {part}: {first}"
+        return ModelError(words, hint="check that the files can be read, or download them again")
+    # tokenizers raises plain Exception, and damaged files can raise anything
+    words = f"{named}: the {part} is damaged or of another kind: {first}"
+    return ModelError(words, hint="download the model again")
 
 
 def local(source: str | ModelSource, **where: Any) -> ModelSource:
@@ -59,6 +61,7 @@ def local(source: str | ModelSource, **where: Any) -> ModelSource:
     source = ModelSource.of(source)
     if Path(source.base).is_dir():
         return source
+    hub.file(Question(source.base, MODEL, where.get("revision")), configs.INDEX)
     from diffusers import StableDiffusion3Pipeline
 
     elsewhere = {name: None for name in ("transformer", "vae")

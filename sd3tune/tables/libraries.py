@@ -57,6 +57,22 @@ ACCELERATE = Library(
 SAFETENSORS = Library("safetensors", "safetensors.torch: load_file", essential=True)
 HUB = Library("huggingface_hub", "huggingface_hub: snapshot_download", essential=True)
 SENTENCEPIECE = Library("sentencepiece", "sentencepiece:", essential=True)
+# Those of pyproject.toml that commands import themselves; a test compares the two.
+PLAIN = tuple(
+    Library(name, imports, essential=True)
+    for name, imports in {
+        "httpcore2": "httpcore2:",
+        "protobuf": "google.protobuf:",
+        "numpy": "numpy: asarray",
+        "pillow": "PIL.Image: open",
+        "pydantic": "pydantic: BaseModel TypeAdapter",
+        "click": "click: Group",
+        "rich": "rich.progress: Progress",
+        "psutil": "psutil: Process",
+        "filelock": "filelock: FileLock",
+        "packaging": "packaging.requirements: Requirement",
+    }.items()
+)
 QUANTO = Library("optimum-quanto", "optimum.quanto:", "0.2.7", assumed="0.2.7")
 # Correct blocksize on CDNA and no garbage on RDNA only since 0.50 (bitsandbytes#1856, #1885).
 BITSANDBYTES = Library(
@@ -70,5 +86,5 @@ LYCORIS = Library("lycoris-lora", "lycoris:")
 LIBRARIES = Table(
     "a library",
     (DIFFUSERS, TRANSFORMERS, PEFT, ACCELERATE, SAFETENSORS, HUB, SENTENCEPIECE, QUANTO,
-     BITSANDBYTES, OPTIMI, COLLECTION, TORCHAO, LYCORIS),
+     BITSANDBYTES, OPTIMI, COLLECTION, TORCHAO, LYCORIS, *PLAIN),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """The pieces of a run put together: model, quantisation, adapter, optimizer, newest checkpoint."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ def attach(model: Any, plan: Plan) -> Trained:
     seed, begin_with = seed_of(plan.seed, "adapter"), plan.trained.begin_with
     if plan.trained.lycoris is not None:
         network = lycoris.attach(model, plan.trained.lycoris, dtype=dtype, seed=seed)
+        network = replace(network, file=plan.result.file)
         if begin_with is not None:
             with initial_file(begin_with) as file:
                 say(f"begins   with {network.begin_with(file)} layers of {file}")
@@ -75,6 +77,7 @@ def attach(model: Any, plan: Plan) -> Trained:
         return full.attach(model, plan.model.source, dtype=dtype)
     shape, dialect = shape_of(plan.trained.lora), plan.trained.lora.dialect
     adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=dialect)
+    adapter = replace(adapter, file=plan.result.file)
     if begin_with is not None:
         with initial_file(begin_with) as file:
             held = adapter_files.read(file)

@@ -20,7 +20,8 @@ from sd3tune.train import checkpoint
 from sd3tune.train.lock import Claim
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.pruning import Verified, prune
-from sd3tune.train.results import about, versions
+from sd3tune.train.result_metadata import about
+from sd3tune.train.results import versions
 from sd3tune.train.state import TrainState
 from sd3tune.train.state_files import HEADER_BYTES
 
@@ -62,7 +63,7 @@ class Keeper:
         return folder
 
     def _save(self, rolling: bool) -> Path:
-        trained, written = self.state.trained, about(self.plan, self.state)
+        trained, written = self.state.trained, about(self.plan, self.state.step)
         values = self._exported() if trained.light else {}
         beside = None
         if values:

@@ -1,5 +1,4 @@
-"""Every random number of training, as a function of (seed, step, image and its occurrence in the
-step): noise, and noise levels.
+"""Noise and noise levels: functions of (seed, step, image, its occurrence in the step).
 
 Drawn on the CPU: the same run sees the same noise on every vendor, in every batch layout, and
 after a resume. There is no generator state to save. Levels are computed in float64, which MPS

@@ -11,11 +11,11 @@ from pathlib import Path
 from sd3tune.data.run_folders import PICTURES
 from sd3tune.encode.everything import PLAN_CHANGES, SET_ASIDE
 from sd3tune.filesystem import disk, drafts
-from sd3tune.formats import file_metadata
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
 from sd3tune.report import metrics
 from sd3tune.train.optim import averaged
+from sd3tune.train.result_metadata import about
 from sd3tune.train.state import TrainState
 
 DRAFT = ".result.tmp"  # beside the result, while it is written
@@ -76,7 +76,7 @@ def write(state: TrainState, plan: Plan, folder: Path, world: World) -> Path:
         with disk.explained("write the result in", folder, then=kept):
             shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
             draft.mkdir(parents=True)
-            written = state.trained.write(draft, values, about(plan, state))
+            written = state.trained.write(draft, values, about(plan, state.step))
             _into_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -89,15 +89,3 @@ def _into_place(draft: Path, folder: Path) -> None:
         target = folder / path.relative_to(draft)
         target.parent.mkdir(parents=True, exist_ok=True)
         drafts.settle(path, target)
-
-
-def about(plan: Plan, state: TrainState) -> dict[str, str]:
-    """Metadata of the file."""
-    kind = plan.trained.kind.value
-    facts = file_metadata.modelspec(
-        plan.model.name,
-        title=plan.output_dir.name,
-        resolution=plan.data.square,
-        kind="" if kind == "full" else kind,
-    )
-    return facts | {"sd3tune_step": str(state.step)}

@@ -19,6 +19,7 @@ from torch import Tensor
 from sd3tune.demo import MODELS
 from sd3tune.errors import ConfigError, ModelError
 from sd3tune.formats import adapter_files
+from sd3tune.formats.adapter_folder import adapter_of
 from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights, LycorisWeights
 from sd3tune.formats.convert import base_of, export
 from sd3tune.formats.identify import identify
@@ -514,15 +515,26 @@ def test_an_algorithm_nobody_converts_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_writes_the_dialect_it_is_asked_for(project: Project, tiny: Any) -> None:
-    """At its end and in checkpoints, with the values that were trained."""
+    """At its end and in checkpoints, with the values that were trained, under the name that it is
+    asked for, and with what is known of the run."""
     for seed in range(2):
         project.picture(f"{seed}.png", seed)
-    words = ("lora_format=kohya", "lora_alpha=5", "learning_rate=0.01", "lr_warmup_steps=0")
+    words = ("lora_format=kohya", "lora_alpha=5", "learning_rate=0.01", "lr_warmup_steps=0",
+             "output_name=grey cat v1.2")  # fmt: skip
     outcome = train(project.prepare(*words), ())
     folder = outcome.output / f"checkpoint-{outcome.steps}"
     held = load_file(folder / "trained.safetensors")
     model, changed = tiny("sd3.5-medium"), 0
-    assert outcome.adapter is not None
+    assert outcome.adapter == outcome.output / "grey cat v1.2.safetensors"
+    assert adapter_of(outcome.output) == outcome.adapter
+    about = identify(outcome.adapter).metadata
+    for key, value in {
+        "modelspec.title": "grey cat v1.2", "base_model": "sd3.5-medium (tiny)",
+        "ss_base_model_version": "sd3.5-medium", "ss_output_name": "grey cat v1.2",
+        "ss_steps": str(outcome.steps), "ss_learning_rate": "0.01", "ss_num_train_images": "2",
+        "ss_network_module": "sd3tune.adapters.lora",
+    }.items():  # fmt: skip
+        assert about[key] == value, key
     for file in (outcome.adapter, folder / outcome.adapter.name):
         assert all(key.startswith("lora_unet_joint_blocks_") for key in load_file(file))
         weights, ignored = comfyui.applied(file, model.original)

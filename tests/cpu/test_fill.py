@@ -133,13 +133,25 @@ def test_nothing_is_written_beside_the_images_and_read_only_folders_do(filled: P
 
 
 def test_skipping_a_stage_makes_nothing_and_says_what_is_missing(filled: Project) -> None:
-    filled.picture("new.png", 77)
+    """Before anything is loaded: `cache build` would otherwise end well with half a cache."""
     filled.dataset["skip_file_discovery"] = "vae,text"
     assert filled.build() == {"text": 0, "vae": 0}
-    from sd3tune.train.run import train
+    filled.picture("new.png", 77)
+    with pytest.raises(DataError, match=f"lacks 1 of {IMAGES + 2} captions and prompts"):
+        filled.build()
+    filled.dataset["skip_file_discovery"] = "vae"
+    with pytest.raises(DataError, match=f"lacks 1 of {IMAGES + 1} images, `.*new.png` first"):
+        filled.build()
+    assert len(filled.entries("vae")) == IMAGES
 
-    with pytest.raises(DataError, match="has no entry"):
-        train(filled.prepare("max_train_steps=20"), [])
+
+def test_plan_refuses_to_skip_what_an_empty_cache_does_not_hold(project: Project) -> None:
+    project.picture("a.png", 1)
+    project.dataset["skip_file_discovery"] = "vae,text"
+    with pytest.raises(DataError) as e:
+        project.prepare()
+    said = [p.message for p in e.value.problems]
+    assert len(said) == 2 and "cache/vae` is empty" in said[0] and "cache/text` is empty" in said[1]
 
 
 def test_what_is_kept_of_a_caption_is_what_was_said_to_bfloat16() -> None:

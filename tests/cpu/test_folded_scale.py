@@ -56,7 +56,9 @@ def test_a_folded_scale_is_stored_in_a_type_that_holds_it(case: Any, tmp_path: P
     want = difference(tensors, "down.weight", "up.weight", alpha / rank)
     error = (difference(written, "lora_A.weight", "lora_B.weight") - want).norm() / want.norm()
     assert error <= torch.finfo(expected).eps / 2
-    shown = identify(done.path).metadata.get("sd3tune_widened")
+    about = identify(done.path).metadata  # of this file, whose alpha is its rank
+    assert about["ss_network_dim"] == about["ss_network_alpha"] == str(rank)
+    shown = about.get("sd3tune_widened")
     if expected == dtype:
         assert done.notes == () and shown is None
     else:

@@ -1,6 +1,8 @@
 """Files to pixels: every way of writing white is white, and crops are the planned ones."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image, ImageCms
 from sd3tune.data import pixel_tensors
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.headers import NoMemory, Unusable, formats, size_of
+from sd3tune.data.pixels import decoded, rgb
 from tests.image_folders import encoded
 
 WHOLE = Geometry((64, 64), (0, 0), (64, 64), 1.0)
@@ -30,6 +33,55 @@ def test_orientation_is_applied_to_size_and_pixels() -> None:
     pixels = load(data, (64, 96), Geometry((64, 96), (0, 0), (64, 96), 0.67))
     assert pixels.shape == (3, 96, 64)
     assert pixels[:, :40].min() > 0.9 and pixels[:, 60:].max() < -0.9
+
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+def corners(image: Image.Image) -> list[list[bool]]:
+    """Which colours the four corners have."""
+    width, height = image.size
+    places = ((4, 4), (width - 5, 4), (4, height - 5), (width - 5, height - 5))
+    return [[value > 128 for value in image.getpixel(at)] for at in places]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "JXL", "MPO"])
+def test_every_format_has_the_size_and_the_pixels_that_a_viewer_shows(
+    format: str, orientation: int
+) -> None:
+    if format in ("HEIF", "JXL") and format not in formats():
+        pytest.skip(f"no decoder for {format} here")
+    image = Image.new("RGB", (96, 64), "white")
+    for colour, at in (("red", (0, 0)), ("lime", (48, 0)), ("blue", (0, 32))):
+        image.paste(colour, (*at, at[0] + 48, at[1] + 32))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    how: dict[str, Any] = {"exif": exif.tobytes()}
+    if format == "TIFF":
+        how = {"tiffinfo": {0x0112: orientation}}
+    data = encoded(image, format, **how)
+    turned = image.transpose(TURNS[orientation])
+    got = rgb(decoded(data))
+    assert size_of(io.BytesIO(data), f"x.{format.lower()}") == got.size == turned.size
+    assert corners(got) == corners(turned)
+
+
+def test_orientation_behind_the_pixels_of_a_png_counts_as_exiftool_writes_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    plain = encoded(noise((320, 200)))
+    data = plain[:-12] + chunk + plain[-12:]
+    assert size_of(io.BytesIO(data), "x.png") == decoded(data).size == (200, 320)
+    assert size_of(io.BytesIO(plain), "x.png") == decoded(plain).size == (320, 200)
+    broken = plain[:-12] + chunk[:-4] + b"none" + plain[-12:]
+    assert size_of(io.BytesIO(broken), "x.png") == (320, 200)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,20 @@ def test_each_piece_of_advice_saves_what_it_says(demo: Path) -> None:
         assert plan.memory.estimate.training - changed.memory.estimate.training == saved, what
 
 
+def test_the_largest_batch_that_should_fit_is_named(demo: Path) -> None:
+    """A tenth less than what ran out of memory, where the plan had thought that it fits."""
+    config = demo / "config" / "config.json"
+    plan = prepare_run(config, ("train_batch_size=40", "allow_dataset_oversubscription=true"),
+                       "rtx4090").plan  # fmt: skip
+    told = out_of_memory.explain_out_of_memory(plan, "a step on 40 images of 128x128")
+    batch = out_of_memory.smaller_batch(plan)
+    assert told.hint.startswith(f"train_batch_size={batch} is the largest that should fit; ")
+    need = [prepare_run(config, (f"train_batch_size={size}", "allow_dataset_oversubscription=true"),
+                        "rtx4090").plan.memory.estimate.training
+            for size in (batch, batch + 1)]  # fmt: skip
+    assert need[0] <= 0.9 * plan.memory.estimate.training < need[1]
+
+
 def test_what_was_done_already_is_not_advised(demo: Path) -> None:
     words = ("base_model_precision=int2-quanto", "train_batch_size=1", "blocks_to_swap=3",
              "gradient_checkpointing=true")  # fmt: skip

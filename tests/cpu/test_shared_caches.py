@@ -349,7 +349,7 @@ def test_pictures_are_not_written_through_a_planted_link(tmp_path: Path) -> None
     victim, picture = tmp_path / "bashrc", tmp_path / "step_1.png"
     victim.write_text("precious")
     picture.symlink_to(victim)
-    keep(Image.new("RGB", (8, 8)), picture)
+    keep(Image.new("RGB", (8, 8)), picture, {})
     assert victim.read_text() == "precious" and shown(picture).size == (8, 8)
 
 

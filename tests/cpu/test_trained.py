@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -321,6 +322,11 @@ def test_the_result_of_a_run_with_ema_is_the_average_and_the_last_values_are_bes
     assert not torch.equal(mean[key], last[key])
     folders = {p.parent.name for p in outcome.pictures}
     assert folders == {"validation_images", "ema"}
+    for picture in outcome.pictures:
+        with Image.open(picture) as image:
+            says = json.loads(image.info["sd3tune"])
+        assert (says["width"], says["steps"], says["training_step"]) == (64, 2, 8)
+        assert says["weights"] == ("ema" if picture.parent.name == "ema" else "last")
     state = begin(prepared(*SHORT, "use_ema=true", "ema_decay=0.6").plan, ALONE_ON_CPU)
     assert state.ema is not None and torch.equal(state.ema.take()[key], mean[key])
     with state.ema.instead():

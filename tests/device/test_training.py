@@ -15,11 +15,12 @@ STEPS = 25  # of the 100 that are recorded
 # Recorded curve, and how far loss and gradient norm may be from it, relative. An H100 in bf16 and
 # the CPU in float32 differ by 0.9 % and 31 % at worst in these steps: AMD's and Apple's, of which
 # there is no curve, have that and a margin. Another NVIDIA card than the H100: untested.
+ELSEWHERE = ("cpu.json", 0.02, 0.4)
 AGAINST: dict[str, tuple[str, float, float]] = {
     "cpu": ("cpu.json", 1e-5, 1e-5),
     "cuda": ("cuda.json", 0.01, 0.2),
-    "rocm": ("cpu.json", 0.02, 0.4),
-    "mps": ("cpu.json", 0.02, 0.4),
+    "rocm": ELSEWHERE,
+    "mps": ELSEWHERE,
 }
 KINDS = [name for name in CASES["cases"] if name.startswith("sd3.5-medium")]
 
@@ -27,7 +28,11 @@ KINDS = [name for name in CASES["cases"] if name.startswith("sd3.5-medium")]
 @pytest.mark.parametrize("name", KINDS)
 def test_losses_and_gradients_follow_the_recorded_curve(name: str, demo: Demo) -> None:
     file, loss, gradient = AGAINST[demo.vendor]
-    recorded = json.loads((CURVES / file).read_text(encoding="utf-8"))["curves"][name]
+    curves = json.loads((CURVES / file).read_text(encoding="utf-8"))["curves"]
+    if name not in curves:  # sd3.5-medium lora on cuda: to be recorded again since 2026-11-27
+        file, loss, gradient = ELSEWHERE
+        curves = json.loads((CURVES / file).read_text(encoding="utf-8"))["curves"]
+    recorded = curves[name]
     words = [*CASES["every"], *CASES["cases"][name], f"max_train_steps={STEPS}"]
     run = demo.train(f"curve {name}", *words)
     assert run.values("loss") == pytest.approx(recorded["loss"][:STEPS], rel=loss)

@@ -34,6 +34,7 @@ def peft(folder: Path, **config: Any) -> Path:
         ({}, "2"),
         ({"use_rslora": True}, "4"),
         ({"alpha_pattern": {"to_q": 2}}, "0.5"),
+        ({"alpha_pattern": {"transformer.transformer_blocks.0.attn.to_q": 2}}, "0.5"),
         ({"rank_pattern": {"to_q": 4}, "r": 16}, "2"),  # the rank is that of the tensors
     ],
 )
@@ -78,6 +79,9 @@ def test_the_one_file_of_a_folder_is_its_adapter(tmp_path: Path) -> None:
     for name in ("x", "pytorch_lora_weights"):
         lora(tmp_path / "c" / f"{name}.safetensors")
     assert adapter_of(tmp_path / "c").name == "pytorch_lora_weights.safetensors"
+    lora(tmp_path / "c" / "y.safetensors", metadata={"sd3tune_step": "5"})  # another run's result
+    with pytest.raises(ModelError, match=r"pytorch_lora_weights\.safetensors, y\.safetensors"):
+        adapter_of(tmp_path / "c")
     assert refuse_unfit(tmp_path / "a", lycoris=False, rank=8)
 
 

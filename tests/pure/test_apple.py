@@ -2,7 +2,6 @@
 
 import platform
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from sd3tune.backends.decide import chips, limits
 from sd3tune.backends.decide.decisions import capabilities
-from sd3tune.backends.observe import mps_settings, system, this_machine
+from sd3tune.backends.observe import mps_settings, this_machine
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.backends.observe.torch_report import from_answer
 from sd3tune.config.config import Config
@@ -153,14 +152,16 @@ def test_watermarks_are_judged_as_the_allocator_does(
         assert p.id not in left, "the fix that can be pasted helps"
 
 
-@pytest.mark.parametrize("answer, there", [("/Library/Developer/CommandLineTools\n", True),
-                                           (None, False)])  # fmt: skip
+@pytest.mark.parametrize("answer, there", [("echo /Library/Developer/CommandLineTools", True),
+                                           ("exit 2", False)])  # fmt: skip
 def test_a_compiler_that_only_offers_to_be_installed_is_none(
-    answer: str | None, there: bool, monkeypatch: pytest.MonkeyPatch
+    answer: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(system, "run", lambda command: answer)
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, body in (("xcode-select", answer), ("c++", "exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
     assert this_machine.tools()["c++"] is there
 
 
@@ -185,7 +186,7 @@ def test_a_batch_of_sixteen_at_1024_pixels_is_refused_with_the_batch_that_is_rig
     with pytest.raises(PlanError, match=r"`train_batch_size=16` on Apple M3 Max") as e:
         on_mac("m3-max", facts, MEDIUM, train_batch_size=16, attention_mechanism="diffusers")
     assert "449,350,296 attention scores" in str(e.value) and "#197636" in str(e.value)
-    assert "set 4 or less, and gradient_accumulation_steps=4" in e.value.hint
+    assert "set train_batch_size=4 or less, and gradient_accumulation_steps=4" in e.value.hint
     assert "leave attention_mechanism out" in e.value.hint
     assert 24 * (64 * 64 + 77 + 154) ** 2 == 449_350_296
 

@@ -44,11 +44,18 @@ def test_caption_files_that_are_not_read_are_named(images: Path, settings: dict[
     (images / "a.txt").write_text("unread")
     (images / "b" / "c.CAPTION").write_text("unread")
     (note,) = found(images, **settings).notes
-    assert note.startswith(
-        "2 images have a caption file beside them, such as `a.txt`, which is not"
-    )
+    assert note.startswith("caption files beside images are not read with caption_strategy=")
+    assert "2 of them, such as `a.txt`" in note
     assert "set caption_strategy=textfile" in note
     assert found(images, caption_strategy="textfile").notes == ()
+
+
+def test_a_table_that_is_not_read_is_named(images: Path) -> None:
+    (images / "metadata.jsonl").write_text('{"filename": "a.png", "caption": "unread"}')
+    (note,) = found(images).notes
+    assert note.startswith("`metadata.jsonl` lies among the images and is not read")
+    table = {"path": images / "metadata.jsonl"}
+    assert captions(found(images, caption_strategy="csv", csv=table)) == {"a.png": ("unread",)}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,9 @@ def test_an_entry_that_would_do_nothing_is_an_error(images: Path, entry: str, me
 
 def test_a_text_that_looks_like_a_pattern_and_matches_nothing_is_named(images: Path) -> None:
     (images / "a.txt").write_text("a 4k photo")
-    got = found(images, caption_strategy="textfile", caption_filter_list=["[0-9]k", "(red)", "4k"])
+    got = found(
+        images, caption_strategy="textfile", caption_filter_list=["[0-9]k", "(o)", "o?", "4k"]
+    )
     (note,) = got.notes
     assert "`[0-9]k` is plain text and in no caption" in note and "`/[0-9]k/`" in note
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,6 +13,7 @@ from sd3tune.backends.observe import (
     amd_smi_program,
     card_sources,
     child,
+    cuda_devices,
     kfd,
     libcuda,
     machine,
@@ -22,6 +24,7 @@ from sd3tune.backends.observe import (
 )
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey, to_json
 from tests.fakes import driver
+from tests.nobody import as_nobody
 
 UUID = "GPU-7b1e0c44-9f00-4d57-a3cb-62f1f8a1b0c9"
 ROW = (f"0, NVIDIA A10, {UUID}, 00000000:01:00.0, 535.183.01, 23028, 4, 8.6, 41, 150, 150, 0, 4, "
@@ -71,7 +74,7 @@ def in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
         (f"{STARTS}def nvmlSystemGetDriverVersion(): b'\\xff'.decode()",
          "nvml-garbage", "nvmlSystemGetDriverVersion is not UTF-8"),
         (f"{STARTS}def nvmlSystemGetDriverVersion(): raise NVMLLibraryMismatchError('x')",
-         "nvml-broken", "nvmlSystemGetDriverVersion (NVMLLibraryMismatchError)"),
+         "nvml-age", "nvmlSystemGetDriverVersion (NVMLLibraryMismatchError)"),
         (f"{STARTS}def nvmlDeviceGetCount(): return 2 ** 31 - 1", "nvml-garbage", "2147483647"),
         (f"{STARTS}def nvmlSystemGetDriverVersion(): return 'Failed to open'",
          "nvml-implausible", "driver 'Failed to open'"),
@@ -160,6 +163,42 @@ def test_a_program_that_is_absent_or_may_not_be_started_says_which(
     assert [p.id for p in nvidia_smi.survey(tmp_path).problems] == ["nvidia.smi-forbidden"]
 
 
+def test_a_program_is_found_where_its_vendor_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    for folder, name, body in (
+        (nvidia_smi.FOLDER, "nvidia-smi", SMI),
+        (amd_smi_program.FOLDER, "amd-smi", "echo '[{\"asic\": {}}]'"),
+    ):
+        program = tmp_path / folder / name
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+    assert nvidia_smi.survey(tmp_path).runtime == "12.2"
+    assert len(amd_smi_program.survey(tmp_path).gpus) == 1
+
+
+def test_device_files_that_are_not_there_or_closed_are_findings() -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        version = root / "proc/driver/nvidia/version"
+        version.parent.mkdir(parents=True)
+        version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue")
+
+        def asked() -> list[list[str]]:
+            return [[p.id, p.severity] for p in nvidia_files.survey(root).problems]
+
+        assert asked() == [["nvidia.no-device-file", "fail"]]
+        (root / "dev").mkdir()
+        for name in ("nvidiactl", "nvidia0"):
+            (root / "dev" / name).write_text("")
+            (root / "dev" / name).chmod(0)
+        closed = [["nvidia.closed-nvidia0", "warn"], ["nvidia.closed-nvidiactl", "fail"]]
+        assert as_nobody(asked) == closed
+
+
 def test_an_old_driver_is_asked_again_without_the_fields_that_it_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,29 +242,42 @@ def test_kernel_files_full_of_rubbish_raise_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "recorded, problem",
+    "words, problem",
     [
-        ({"load": "cannot open shared object file: No such file or directory"},
-         "nvidia.libcuda-not-found"),
-        ({"load": "cannot open shared object file: Permission denied"}, "nvidia.libcuda-forbidden"),
-        ({"version": 12020, "init": 803}, "nvidia.libcuda-mismatch"),
-        ({"version": 12020, "init": 802}, "nvidia.libcuda-not-ready"),
-        ({"version": 12020, "init": 34}, "nvidia.libcuda-stub"),
-        ({"version": 12020, "init": 100}, "nvidia.libcuda-no-device"),
-        ({"version": 12020, "init": 7}, "nvidia.libcuda-init"),
+        ("cannot open shared object file: No such file or directory", "nvidia.libcuda-not-found"),
+        ("cannot open shared object file: Permission denied", "nvidia.libcuda-forbidden"),
     ],
-)  # fmt: skip
-def test_libcuda_offers_its_version_even_where_it_cannot_start(
-    recorded: dict[str, object], problem: str, tmp_path: Path
+)
+def test_a_libcuda_that_cannot_be_opened_is_one_finding(
+    words: str, problem: str, tmp_path: Path
 ) -> None:
-    seen = libcuda.survey(tmp_path, driver.load(recorded))
-    assert [p.id for p in seen.problems] == [problem]
-    assert seen.runtime == ("12.2" if "version" in recorded else None)
+    load = driver.load({"load": words})
+    assert [p.id for p in libcuda.survey(tmp_path, load).problems] == [problem]
+    assert cuda_devices.survey(tmp_path, load).problems == ()
+
+
+@pytest.mark.parametrize(
+    "code, problem",
+    [
+        (803, "nvidia.cuinit-mismatch"),
+        (802, "nvidia.cuinit-not-ready"),
+        (34, "nvidia.cuinit-stub"),
+        (100, "nvidia.cuinit-no-device"),
+        (7, "nvidia.cuinit-init"),
+    ],
+)
+def test_libcuda_offers_its_version_even_where_cuda_does_not_start(
+    code: int, problem: str, tmp_path: Path
+) -> None:
+    load = driver.load({"version": 12020, "init": code})
+    assert libcuda.survey(tmp_path, load).runtime == "12.2"
+    assert [p.id for p in cuda_devices.survey(tmp_path, load).problems] == [problem]
 
 
 def test_a_library_that_is_not_the_driver_s_is_a_finding(tmp_path: Path) -> None:
     seen = libcuda.survey(tmp_path, lambda name: ctypes.CDLL(None))
     assert [p.id for p in seen.problems] == ["nvidia.libcuda-garbage"]
+    assert cuda_devices.survey(tmp_path, lambda name: ctypes.CDLL(None)) == Survey("cuda")
 
 
 def card(source: str, **known: object) -> Gpu:

@@ -228,6 +228,25 @@ def prompts(library: Any, **settings: Any) -> tuple[Prompt, ...]:
     return load_prompts(config(user_prompt_library="config/library.json", **settings))
 
 
+@pytest.mark.parametrize(
+    "kind, problem",
+    [({"type": "webshart"}, "type=webshart"), ({"type": ["x"]}, "type=['x']"),
+     ({"dataset_type": "images"}, "dataset_type=images"),
+     ({"dataset_type": "text_embeds", "type": "aws"}, "type=aws")],
+)  # fmt: skip
+def test_a_wrong_type_hides_no_other_problem_of_its_entry(
+    load: Load, kind: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError) as e:
+        load({"id": "a", "nonsense": 1, "write_batch_size": -1, **kind}, 
+             {"id": "b", "instance_data_dir": "photos", "crop": "?"})  # fmt: skip
+    messages = [p.message for p in e.value.problems]
+    for part in (problem, "`nonsense`", "`write_batch_size=-1`", "dataset `b`: `crop=?`"):
+        assert sum(part in message for message in messages) == 1, messages
+    if kind.get("dataset_type") != "images":
+        assert not any("needs instance_data_dir" in m for m in messages)
+
+
 def test_prompts_come_in_file_order_and_the_own_one_last(load: Load) -> None:
     library = {"b": "x", "a": {"caption": "y", "tags": "z"}}
     want = (Prompt("b", "x"), Prompt("a", "y"), Prompt("validation", "v"))

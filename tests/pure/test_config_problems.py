@@ -141,6 +141,65 @@ def test_both_files_are_reported_in_one_run_the_settings_first() -> None:
     ]  # fmt: skip
 
 
+def test_a_rule_names_every_place_in_which_its_values_were_written() -> None:
+    write(FILE, LEAST | {"learning_rate": 1e-4, "lr_warmup_steps": 20})
+    with pytest.raises(ConfigError) as e:
+        Config.load(FILE, ["lr_end=0.5", "lr_scheduler=cosine"])
+    assert [p.message.partition(": ")[0] for p in e.value.problems] == [
+        f"`{FILE}`", f"`{FILE}` and the command line"
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as e:
+        Config.load(FILE, ["lr_warmup_steps=30", "max_train_steps=5"])
+    assert str(e.value).startswith("the command line: lr_warmup_steps=30 must be below")
+
+
+def test_a_key_that_a_dataset_inherits_is_named_with_the_file_it_comes_from() -> None:
+    write(FILE, LEAST | {"resolution": 8})
+    write(DATASETS, [IMAGES])
+    with pytest.raises(ConfigError) as e:
+        load_run(FILE)
+    assert str(e.value) == f"`{FILE}`: dataset `a`: resolution=8 is below 64 pixels"
+    with pytest.raises(ConfigError) as e:
+        load_run(FILE, ["resolution=9"])
+    assert str(e.value) == "the command line: dataset `a`: resolution=9 is below 64 pixels"
+
+
+def test_prompts_and_the_lycoris_file_are_reported_with_the_rest() -> None:
+    write(Path("config/prompts.json"), {"a/b": "x"})
+    write(Path("config/lycoris_config.json"), {"algo": "loha", "factor": 4})
+    write(FILE, LEAST | {"seed": -1, "lora_type": "lycoris",
+                         "user_prompt_library": "config/prompts.json"})  # fmt: skip
+    write(DATASETS, [IMAGES | {"crop": "maybe"}])
+    with pytest.raises(ConfigError) as e:
+        load_run(FILE, ["lora_rank=0"])
+    starts = ["`seed=-1`", "`lora_rank=0`", "dataset `a`: `crop", "shortname `a/b`", "factor"]
+    assert [m for m, start in zip(messages(e), starts, strict=True) if m.startswith(start)]
+
+
+def test_an_entry_without_a_name_or_with_a_problem_is_read_to_its_end() -> None:
+    write(FILE, LEAST)
+    write(DATASETS, [{"instance_data_dir": "nowhere", "crop": "maybe", "disabled": "perhaps"},
+                     IMAGES | {"instance_data_dir": "gone", "repeats": -1}])  # fmt: skip
+    with pytest.raises(ConfigError) as e:
+        load_run(FILE)
+    wrong = messages(e)
+    assert wrong[:4] == [
+        "entry 1: `disabled=perhaps` must be true or false",
+        "entry 1 has no id",
+        "dataset `number 1`: `crop=maybe` must be true or false",
+        "dataset `a`: `repeats=-1` must be at least 0",
+    ]
+    assert "nowhere` of dataset `number 1`" in wrong[4] and "gone` of dataset `a`" in wrong[4]
+
+
+def test_a_file_of_another_program_is_answered_before_it_is_parsed() -> None:
+    for name in ("sdxl.toml", "train.yaml", "train.yml"):
+        Path(name).write_text("network_dim = 4")
+        with pytest.raises(ConfigError, match="file of another program") as e:
+            Config.load(Path(name))
+        assert "config.json" in e.value.hint
+
+
 def test_a_wrong_setting_of_the_run_is_not_held_against_a_dataset() -> None:
     write(FILE, LEAST | {"resolution": "large", "resolution_type": "area"})
     write(DATASETS, [IMAGES])

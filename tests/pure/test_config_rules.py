@@ -53,7 +53,7 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"pretrained_model_name_or_path": "a/b"}, {"model_flavour": "large"}, "pretrained_model_name_or_path names the model"),
     ({}, {"pretrained_transformer_subfolder": "unet"}, "pretrained_transformer_model_name_or_path is not set"),
     ({"pretrained_model_name_or_path": "models/m"}, {"revision": "main"}, "the model is on this machine"),
-    ({"model_type": "full"}, {"lora_rank": 8, "lora_alpha": 4, "lora_dropout": 0, "lora_format": "kohya"}, "model_type=full has no adapter"),
+    ({"model_type": "full"}, {"lora_rank": 8, "lora_alpha": 4, "lora_dropout": 0, "lora_format": "kohya", "output_name": "x"}, "model_type=full has no adapter"),
     ({"lora_type": "lycoris"}, {"lora_rank": 8, "lora_alpha": 4, "lora_dropout": 0}, "lycoris_config says how the adapter is built"),
     ({}, {"lr_end": 1e-6}, "lr_scheduler=constant_with_warmup does not fall"),
     ({"lr_scheduler": "cosine"}, {"lr_power": 2}, "lr_scheduler is cosine, not polynomial"),

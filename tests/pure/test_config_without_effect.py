@@ -48,6 +48,18 @@ def test_a_default_that_every_dataset_overrides_is_named(name: str, default: Any
     assert run_notes(first, second, **{name: own}) == []  # both say the same
 
 
+def test_a_default_that_does_something_beside_the_datasets_is_not_named() -> None:
+    first, second = (entry | {"resolution": 64} for entry in (IMAGES, SECOND))
+    assert run_notes(first, second, resolution=512, **PROMPT) == []  # the size of the pictures
+    named = run_notes(first, second, resolution=512, validation_resolution="64x64", **PROMPT)
+    assert [line.partition(" has")[0] for line in named] == ["resolution"]
+    first, second = (entry | {"write_batch_size": 8} for entry in (IMAGES, SECOND))
+    assert run_notes(first, second, write_batch_size=16) == []  # of the captions
+    text = {"id": "t", "dataset_type": "text_embeds", "write_batch_size": 8}
+    (named_too,) = run_notes(first, second, text, write_batch_size=16)
+    assert named_too.startswith("write_batch_size has no effect")
+
+
 AT_THE_END = [
     ({"start_step": 10}, "the dataset is never drawn from: start_step=10 is not before the end"),
     ({"end_step": 10}, "end_step has no effect: end_step=10 is not before the end"),

@@ -13,8 +13,8 @@ from sd3tune import doctor
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.admission import recorded
 from sd3tune.backends.observe import own_processes, recorded_machine
+from sd3tune.backends.observe.device_cards import torch_cuda
 from sd3tune.backends.observe.facts import Arch, Facts, Gpu, to_json
-from sd3tune.backends.observe.matching import torch_cuda
 from sd3tune.cli import overview_lines
 from sd3tune.config.config import Config
 from sd3tune.errors import PlanError

@@ -60,10 +60,11 @@ TORCH_FREE = [
     "backends/decide",
     "processes/environment.py",
 ]
-SD3 = "variants models single module_names configs hub model_folder tensor_names comfyui_rules "
-SD3 += "tokenizer_files weight_files"
+SD3 = "variants models single module_names configs hub hub_refusals model_folder tensor_names "
+SD3 += "comfyui_rules tokenizer_files weight_files"
 TORCH_FREE += [f"sd3/{name}.py" for name in SD3.split()]
-FORMATS = "key_names scale adapter_description readers file_metadata identify manifest"
+FORMATS = "key_names scale adapter_description readers file_metadata identify manifest "
+FORMATS += "earlier_weights finished_run initial_adapter"
 TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
 BELOW_THE_PLAN = ("encode", "train", "sample", "load", "out_of_memory")

@@ -103,6 +103,11 @@ def test_a_uuid_prefix_maps_torch_s_first_device_to_the_second_card(facts) -> No
     assert not facts("two-gpus-one-visible").problems
 
 
+def test_memory_of_other_users_is_taken_off_each_card(facts) -> None:  # type: ignore[no-untyped-def]
+    free = [d.free for d in facts("mi300x-other-users").devices]
+    assert free == ["3.7 of 191.7 GiB are free", "191.4 of 191.7 GiB are free"]
+
+
 @pytest.mark.parametrize(
     "name, cards",
     [

@@ -19,6 +19,14 @@ ENVIRON = {
     "GIT_REMOTE": "ssh://git@github.com/x/y",
     "HF_HOME": "/Volumes/Jane Disk/hf",
     "CONDA_PREFIX": "/Users/Jane Döe/mini conda",
+    "RUNPOD_POD_ID": "x7k2p9qwe4rt1y",
+    "VAST_CONTAINERLABEL": "C.1234567",
+    "SLURM_JOB_ACCOUNT": "globex-research",
+    "POD_NAME": "globex-trainer-0",
+    "TEAM": "vandelay",
+    "MODEL_ROOT": "/opt/initech/models",
+    "SHELL": "/usr/bin/bash",
+    "JOB_NAME": "auto",
 }
 
 
@@ -54,7 +62,22 @@ def private() -> Private:
         ("Serial Number (system): C02XG0ABCD", ["C02"]),
         ('serial="C02XG0ABCD", SerialNumber: C02XG0ABCE', ["C02"]),
         ("serial number C02XG0ABCD", ["C02"]),
+        ("card 1 (MI300X, GPU-1b2c3d4e5f607182)", ["1b2c", "7182"]),
+        ("CUDA_VISIBLE_DEVICES=GPU-bbbbbbbb,MIG-2c3d4e", ["bbbb", "2c3d"]),
         (f"token {TOKEN}, {KEY} refused", ["Zz0", "Ab1"]),
+        ("container C.1234567 at vast, C.7654321 beside it", ["1234567", "7654321"]),
+        ("pod x7k2p9qwe4rt1y (x7k2p9qwe4rt1y-8888.proxy.runpod.net)", ["x7k2p9", "runpod.net"]),
+        ("pod id: a9b8c7d6e5f4g3, node=gpu17x", ["a9b8", "gpu17x"]),
+        ("trainer-6d4cf56db6-x7k2p was evicted from globex-trainer-0", ["6d4cf", "globex"]),
+        ("ssh5.vast.ai, 129-213-7-8, ip-10-0-3-4.ec2.internal", ["ssh5", "129-", "10-0", "ec2"]),
+        ("gpu-node-17.acme.internal and dgx01.lan refuse", ["acme", "node-17", "dgx01"]),
+        ("account globex-research of vandelay", ["globex", "vandelay"]),
+        ("/opt/initech/models/x.bin and /opt/umbrella/env/lib/python", ["initech", "umbrella"]),
+        ("/usr/local/hooli/bin/python: /usr/src/hooli/x.c", ["hooli"]),
+        ("/etc/acme/ca.pem, /run/media/bob/Disk/x, /run/user/1000/x", ["acme", "bob", "1000"]),
+        ("/dev/shm/acme/cache cannot be written; /acme-models neither", ["acme"]),
+        ("/Applications/Acme Trainer/x and /Library/Acme/y", ["Acme"]),
+        (r"C:\Users\Bob\x.py and \\fileserver\acme\y", ["Bob", "fileserver", "acme"]),
         ("hunter22 refused, says jane on Janes-MacBook", ["hunter22", "jane", "Janes"]),
     ],
 )  # fmt: skip
@@ -74,8 +97,19 @@ def test_what_says_who_and_where_is_taken_out(
         "https://huggingface.co/models, a b (Git Hash 80afa71049cd)",
         "docker run --device=/dev/kfd, /usr/bin/python and /opt/rocm/lib, read and/or write",
         "a serial number, and serial numbers",
+        "/opt/rocm-7.2/lib, /opt/conda/bin/python, /usr/local/cuda-13.0/bin/nvcc, /usr/bin/bash",
+        "/dev/shm has 64 MiB, /dev/dri/renderD128, /proc/driver/nvidia/version, /etc/os-release",
+        "/workspace and /tmp, and/or, n/a, 2/3, sm_90/gfx942, kernel 6.18.0-1-amd64",
+        "host memory 12.5 GiB, job 3 of 4, node 20 fails, 2026-11-27, cu130, container docker",
+        "docs.nvidia.com/cuda, torch.mps.recommended_max_memory, nn.Linear, c10.so",
         "kernels of sk-learn, hf_hub_download, and tokenizers 0.22",
     ],
 )
 def test_words_of_ours_and_figures_stay(said: str, private: Private) -> None:
     assert private.text(said) == said
+
+
+def test_a_part_of_a_uuid_becomes_the_placeholder_of_the_whole(private: Private) -> None:
+    """A recording in which a variable names a card is played back with the same card."""
+    whole = private.text("GPU-1bbbbbbb-0000-4000-8000-000000000002")
+    assert private.text("CUDA_VISIBLE_DEVICES=GPU-1bbb") == f"CUDA_VISIBLE_DEVICES={whole}"

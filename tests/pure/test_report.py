@@ -17,7 +17,8 @@ from sd3tune.backends.observe import raw_answers, recorded_machine
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.cli import doctor as doctor_command
 from sd3tune.doctor import report
-from sd3tune.doctor.private import FORMS, Private, vocabulary
+from sd3tune.doctor.identities import FORMS
+from sd3tune.doctor.private import Private, vocabulary
 from tests import recordings
 
 SMI = ("0, NVIDIA H100 80GB HBM3, GPU-5f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11, 00000000:18:00.0, "

@@ -80,3 +80,31 @@ def test_setup_stops_at_a_driver_that_is_too_old_unless_the_user_chose(
     else:
         assert done.returncode == 1 and "pip" not in asked
         assert done.stderr == "error: driver 515 is too old\nhint: update it\n"
+
+
+HEALTHY = """#!/bin/sh
+case "$*" in
+  "-I -") [ -e "$(dirname "$0")/torch" ];;
+  *--torch*) printf '%s\\n' 'torch>=2.13' - cpu reason;;
+  *"print(\\"torch"*) echo torch==2.13.0;;
+esac
+"""
+
+
+def test_setup_is_up_to_date_only_while_pytorch_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "venv/bin"
+    folder.mkdir(parents=True)
+    (folder / "python").write_text(HEALTHY)
+    (folder / "python").chmod(0o755)
+    (folder / "torch").write_text("")
+
+    def said() -> str:
+        environ = {"PATH": os.environ["PATH"], "SD3TUNE_VENV": str(tmp_path / "venv")}
+        command = ["bash", str(ROOT / "scripts" / "setup")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
+        return done.stdout
+
+    assert "already installed, kept" in said()
+    assert said().startswith("up to date")
+    (folder / "torch").unlink()
+    assert "up to date" not in said()

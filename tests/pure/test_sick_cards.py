@@ -93,14 +93,32 @@ def test_one_amd_card_of_several_that_answers_nothing_is_a_failure(watch: Watch)
 
 def test_nvidia_smi_writes_what_is_lost_into_its_cells() -> None:
     assert smi_lost({"index": "0", "name": "NVIDIA A100", "memory.total": "[GPU is lost]"})
-    assert smi_lost({"index": "0", "name": "NVIDIA A100", "temperature.gpu": "[Unknown Error]"})
-    assert smi_lost({"index": "0", "name": "NVIDIA A100", "power.limit": "[N/A]"}) is None
+    assert smi_lost({"index": "0", "name": "NVIDIA A100", "power.limit": "[GPU requires reset]"})
+    assert smi_lost({"index": "0", "name": "[Unknown Error]", "power.limit": "300"})
+    # The power of some laptops is unknown, and they train.
+    assert smi_lost({"index": "0", "name": "NVIDIA RTX", "power.limit": "[Unknown Error]"}) is None
 
 
 def test_a_card_whose_compute_mode_is_prohibited_is_refused(watch: Watch) -> None:
     *_, facts = watch("t4-prohibited")
     assert "is PROHIBITED: no program may use it" in refused(facts)[0]
     assert facts.problems[0].fix == "sudo nvidia-smi -i 0 -c 0"
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"nvmlDeviceGetMemoryInfo": {"raises": 15}}, "nvidia.gpu-lost"),
+        ({"nvmlDeviceGetComputeMode": 2}, "cuda.compute-mode"),
+        ({"nvmlDeviceGetGpuFabricInfoV": {"state": 1, "status": 0}}, "nvidia.fabric-down"),
+    ],
+)
+def test_a_sick_card_is_told_beside_a_build_for_the_cpu(
+    change: dict[str, Any], problem: str, watch: Watch
+) -> None:
+    *_, facts = watch("torch-cpu-beside-card", lambda r: r["pynvml"]["devices"][0].update(change))
+    failed = [p.id for p in facts.problems if p.severity == "fail"]
+    assert failed == ["torch.cpu-build-beside-gpu", problem]
 
 
 def test_an_exclusive_card_is_refused_only_when_somebody_uses_it(watch: Watch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sd3tune.data.matching import matched
+from sd3tune.data.table_names import matched
 from sd3tune.errors import DataError
 from tests.image_folders import captions, found, picture, reasons
 
@@ -64,6 +64,12 @@ def test_each_row_finds_its_image_however_it_is_named(
     if not (way == "stems" and not with_suffix):
         assert any("names images in another way" in note for note in got.notes)
     assert "k=1" not in " ".join(got.notes)
+
+
+def test_a_name_of_a_megabyte_is_not_shown_whole(images: Path, tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", {"x" * 1_000_000: "a", "b/cat.jpg": "b"})
+    (note,) = found(images, caption_strategy="csv", csv={"path": path}).notes
+    assert "xxx…`" in note and len(note) < 500
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])

@@ -120,6 +120,9 @@ def test_doctor_offers_what_setup_would_choose(driver: str | None, offered: str 
     for problem in old:
         assert f"driver {driver}" not in problem.fix
         assert (offered in problem.fix) if offered else ("SD3TUNE_TORCH" not in problem.fix)
+    beside = cuda.facts(nvidia(driver, None, 86), TorchReport("2.13.0", imported=True), {}, {}, {})
+    (wrong,) = [p for p in beside.problems if p.id == "torch.cpu-build-beside-gpu"]
+    assert ("cu126" in wrong.fix) == (driver != "515.1")
     build = cuda_build(driver, None, {86})
     assert (build.index if build else None) == ("cu126" if driver != "515.1" else None)
 

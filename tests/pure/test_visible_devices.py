@@ -103,6 +103,16 @@ def test_the_variable_and_the_card_that_it_leaves_are_named(seen: Seen) -> None:
     )
 
 
+def test_what_a_variable_leaves_is_told_with_both_numbers(seen: Seen) -> None:
+    (note,) = seen("two-gpus-one-visible", None, CUDA_VISIBLE_DEVICES="1").notes
+    assert note.message == (
+        "CUDA_VISIBLE_DEVICES=1 leaves 1 of 2: cuda:0 is card 1 (NVIDIA A100-SXM4-80GB, PCI "
+        "0000:0a:00.0, GPU-bbbbbbbb-0000-4000-8000-000000000002)"
+    )
+    (note,) = seen("rocr-visible-uuid", None, ROCR_VISIBLE_DEVICES="GPU-1b2c").notes
+    assert note.message.startswith("ROCR_VISIBLE_DEVICES=GPU-1b2c leaves 1 of 2: cuda:0 is card 1")
+
+
 def test_a_container_that_was_given_some_cards_numbers_them_from_0(seen: Seen) -> None:
     facts = seen("h100", CUDA_VISIBLE_DEVICES="3", NVIDIA_VISIBLE_DEVICES="3")
     assert failures(facts)["nvidia.visible-none"] == (
@@ -178,6 +188,33 @@ def test_partitions_that_the_driver_lists_as_one_card_share_no_uuid(
     assert {d.physical_index for d in facts.devices} == {0}
 
 
+def test_partitions_that_share_every_uuid_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load("mi300x-cpx-all")
+    for card, device in zip(
+        recorded["amdsmi"]["devices"], recorded["torch"]["devices"], strict=True
+    ):
+        del card["amdsmi_get_gpu_enumeration_info"]
+        device["uuid"] = None
+    facts = recordings.observed(recorded, tmp_path, monkeypatch)[2]
+    assert {d.uuid for d in facts.devices} == {None}
+    assert [d.bus_id for d in facts.devices] == [f"0000:05:00.{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("address", ["0000:18:00.0", None])
+def test_a_slice_that_torch_gives_the_uuid_of_its_card_is_known_by_its_memory(
+    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load("h100-mig")
+    recorded["environ"] = {}
+    (device,) = recorded["torch"]["devices"]
+    device |= {"uuid": "5f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11", "total_bytes": 10468982784}
+    device["bus_id"] = address
+    (found,) = recordings.observed(recorded, tmp_path, monkeypatch)[2].devices
+    assert found.uuid is not None and found.uuid.startswith("MIG-9e8d7c6b")
+
+
 def test_a_number_stands_for_the_first_slice_of_a_card(seen: Seen) -> None:
     (device,) = seen("h100-mig", None, CUDA_VISIBLE_DEVICES="0").devices
     assert device.uuid is not None and device.uuid.startswith("MIG-2c3d")
@@ -213,7 +250,8 @@ def test_under_the_order_of_the_user_cards_are_known_by_identity(seen: Seen) -> 
     assert (device.name, device.physical_index) == ("NVIDIA GeForce RTX 2080 Ti", 0)
     assert device.chosen_by == "CUDA_VISIBLE_DEVICES=1, CUDA_DEVICE_ORDER=FASTEST_FIRST"
     assert not facts.problems
-    assert "may differ from those of nvidia-smi" in facts.notes[0].message
+    (note,) = facts.notes
+    assert "may differ from those of nvidia-smi" in note.message
 
 
 def test_without_torch_nobody_knows_which_card_is_the_fastest(
@@ -238,6 +276,42 @@ def test_a_device_that_no_source_knows_is_used_only_when_it_is_asked_for(seen: S
     assert message.startswith("PyTorch shows cuda:0, Radeon RX 7900 XTX, and no driver source")
     asked = seen("rocm-wsl2", None, SD3TUNE_BACKEND="rocm")
     assert asked.vendor == "rocm" and not failures(asked)
+
+
+@pytest.mark.parametrize(("name", "asked"), [("mi300x-spx", "cuda"), ("h100", "rocm")])
+def test_devices_of_another_vendor_are_not_those_that_were_asked_for(
+    name: str, asked: str, seen: Seen
+) -> None:
+    facts = seen(name, None, SD3TUNE_BACKEND=asked)
+    assert failures(facts) == {
+        "backend.no-device": f"SD3TUNE_BACKEND={asked}, and no such device is here"
+    }
+
+
+def test_a_uuid_that_no_source_can_check_is_not_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nvidia-smi lists no slices, and the files of the kernel no UUIDs of AMD's cards."""
+    recorded = recordings.load("h100-mig")
+    card = "NVIDIA H100 80GB HBM3, GPU-5f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11, 00000000:18:00.0"
+    rest = "580.95.05, 81559, 600, 9.0, 41, 700.00, 700.00, 0, 5, 5, 16, 16, Default, Enabled"
+    recorded["commands"]["nvidia-smi"] = f"0, {card}, {rest}\n"
+    recorded["pynvml"] = {"import": ["ModuleNotFoundError", "No module named 'pynvml'"]}
+    facts = recordings.observed(recorded, tmp_path / "nvidia", monkeypatch)[2]
+    assert not failures(facts) and facts.vendor == "cuda"
+    recorded = recordings.load("missing-amdsmi")
+    recorded["environ"] = {"ROCR_VISIBLE_DEVICES": "GPU-9fa599fd0d5e1f20"}
+    facts = recordings.observed(recorded, tmp_path / "amd", monkeypatch)[2]
+    assert not failures(facts) and facts.vendor == "rocm"
+
+
+def test_processes_without_a_device_are_refused_with_the_variable_that_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load("two-gpus-one-visible")
+    _, torch, facts = recordings.observed(recorded, tmp_path, monkeypatch)
+    with pytest.raises(HardwareError, match=r"1 devices .* \(CUDA_VISIBLE_DEVICES=GPU-bbbbbbbb\)"):
+        devices.usable(torch, facts, Processes(size=2, local_size=2))
 
 
 def test_more_processes_than_a_card_in_exclusive_mode_takes_are_refused(

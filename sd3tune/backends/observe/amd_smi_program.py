@@ -15,6 +15,7 @@ from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
 MIB = 2**20
 SECONDS = 4.0  # for each of its two questions
 STATIC = ("amd-smi", "static", "--json")
+FOLDER = "opt/rocm/bin"
 METRIC = ("amd-smi", "metric", "--mem-usage", "--json")
 FIXES = {
     "absent": "install amd-smi-lib of your ROCm",
@@ -28,9 +29,10 @@ Run = Callable[[list[str], float], system.ProgramOutput]
 def survey(root: Path, run: Run = system.output) -> Survey:
     """The cards and the driver. run: starts a program, as system.output does."""
     problems: list[Problem] = []
-    entries = _entries(run(list(STATIC), SECONDS), problems)
+    program = system.program(STATIC[0], root, FOLDER)
+    entries = _entries(run([program, *STATIC[1:]], SECONDS), problems)
     cards = [entry for entry in entries if "asic" in entry]
-    used = _used(run) if cards else {}
+    used = _used(run, program) if cards else {}
     gpus = tuple(_gpu(entry, place, used) for place, entry in enumerate(cards))
     driver = _inside(cards[0], "driver", "version") if cards else None
     return Survey("rocm", gpus, word(driver), None, "amd-smi" if gpus else None, tuple(problems))
@@ -70,10 +72,10 @@ def _parsed(text: str) -> list[Mapping[str, Any]] | None:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _used(run: Run) -> dict[int, int]:
+def _used(run: Run, program: str) -> dict[int, int]:
     """GPU -> bytes in use, of a question of its own. Without an answer they stay unknown."""
     found = {}
-    for entry in _parsed(run(list(METRIC), SECONDS).text) or []:
+    for entry in _parsed(run([program, *METRIC[1:]], SECONDS).text) or []:
         index = system.whole(entry.get("gpu"))
         used = system.scaled(_inside(entry, "mem_usage", "used_vram", "value"), MIB)
         if index is not None and used is not None:

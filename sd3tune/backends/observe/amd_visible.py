@@ -7,8 +7,8 @@ CUDA_VISIBLE_DEVICES and GPU_DEVICE_ORDINAL mean the same to HIP.
 
 from collections.abc import Mapping, Sequence
 
-from sd3tune.backends.observe.facts import Gpu, Problem
-from sd3tune.backends.observe.visible_devices import Selection, named, select
+from sd3tune.backends.observe.facts import Gpu, Note, Problem
+from sd3tune.backends.observe.visible_devices import Selection, left, named, select
 
 FILTER = "ROCR_VISIBLE_DEVICES"
 NUMBERS = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
@@ -20,7 +20,7 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
     if all(card.hip_index is not None for card in cards):
         cards = sorted(cards, key=lambda card: card.hip_index or 0)
     left = select(FILTER, environ.get(FILTER), cards, maker="amd")
-    if left.faults:
+    if left.faults or not left.certain:
         return left
     chosen = {
         name: select(name, environ[name], left.cards, maker="amd")
@@ -34,7 +34,7 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
     faults = (fault for selected in chosen.values() for fault in selected.faults)
     said = f" (numbers count what {FILTER}={environ[FILTER]} leaves)" if FILTER in environ else ""
     told = [Problem(f.id, f.severity, f.message + said, f.fix) for f in faults]
-    return Selection(used.cards, (*conflict, *told))
+    return Selection(used.cards, (*conflict, *told), used.certain)
 
 
 def _conflict(chosen: Mapping[str, Selection], environ: Mapping[str, str]) -> tuple[Problem, ...]:
@@ -52,6 +52,12 @@ def chosen_by(cards: Sequence[Gpu], environ: Mapping[str, str]) -> str | None:
     if said := named(VARIABLES, environ):
         return said
     return f"{NUMBERS[0]} is not set" if len(cards) > 1 else None
+
+
+def notes(cards: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Note, ...]:
+    """What the variables leave."""
+    selected = selection(cards, environ)
+    return left(named(VARIABLES, environ), "amd", selected, selected.cards, len(cards))
 
 
 def unseen(seen: Sequence[Gpu], missing: Sequence[Gpu], environ: Mapping[str, str]) -> Problem:

@@ -7,12 +7,23 @@ is not refused for it. Standard library only, and nothing here raises.
 
 import ctypes
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from sd3tune.backends.observe.facts import MAKERS, Arch, Device, Gpu, Problem, Severity, TorchReport
+from sd3tune.backends.observe.facts import (
+    MAKERS,
+    Arch,
+    Device,
+    Gpu,
+    Problem,
+    Severity,
+    Survey,
+    TorchDevice,
+    TorchReport,
+    Vendor,
+)
 from sd3tune.backends.observe.torch_report import RANGE
 
 WHEELS = "https://download.pytorch.org/whl"
@@ -27,7 +38,8 @@ FABRIC = {1: "not started", 2: "in progress", 3: "completed"}  # nvmlGpuFabricSt
 UP = "completed"
 NO_KERNELS = "torch.arch-not-in-build"
 UNSUPPORTED = (2, 3)  # AMDSMI_STATUS: not supported, not yet implemented
-SMI_WORDS = ("gpu is lost", "unknown error", "requires reset", "requires restart", "err!")
+SMI_DEAD = ("gpu is lost", "requires reset", "requires restart")
+SMI_DOUBTFUL, SMI_ESSENTIAL = ("unknown error", "err!"), ("name", "uuid", "memory.total")
 
 
 def lost(pynvml: ModuleType, handle: Any) -> str | None:
@@ -43,10 +55,14 @@ def lost(pynvml: ModuleType, handle: Any) -> str | None:
     return None
 
 
-def smi_lost(cells: dict[str, str]) -> str | None:
+def smi_lost(cells: Mapping[str, str]) -> str | None:
     """The same from a row of nvidia-smi, which writes `[GPU is lost]` into its cells."""
-    said = [cell.strip("[] ") for cell in cells.values()]
-    return next((c for c in said if any(word in c.lower() for word in SMI_WORDS)), None)
+    for name, cell in cells.items():
+        said = cell.strip("[] ")
+        words = SMI_DEAD + (SMI_DOUBTFUL if name in SMI_ESSENTIAL else ())
+        if any(word in said.lower() for word in words):
+            return said
+    return None
 
 
 def amd_lost(amdsmi: ModuleType, handle: Any) -> str | None:
@@ -109,7 +125,7 @@ def of_missing(
     chip that no kernels exist for (the graphics of a processor, an old display card) is a warning
     where another device trains."""
     found, healthy = list[Problem](), list[Gpu]()
-    for card in cards:
+    for card in (c for c in cards if c.error is None):  # of_lost has the others
         wrong = of_card(card, card.arch, torch, other_build(card))
         found += wrong
         healthy += [] if wrong else [card]
@@ -240,12 +256,15 @@ def _other_gfx(arch: Arch, built: list[str]) -> str:
     return f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}/rocm7.2' bash scripts/setup"
 
 
-def unknown(vendor: str, name: str, number: int) -> Problem:
-    """PyTorch shows a device that no source of its vendor knows."""
-    maker = MAKERS["rocm" if vendor == "rocm" else "cuda"]
-    words = (
-        f"PyTorch shows cuda:{number}, {name}, and no driver source of {maker} knows it: neither "
-        "its health nor what others use of it can be seen"
-    )
+def unknown(vendor: Vendor, seen: TorchDevice, found: Survey, of: Mapping[int, Gpu]) -> Problem:
+    """PyTorch shows a device that is none of the driver's cards, or that may be any of them. of:
+    PyTorch's number -> the card of the other devices."""
+    maker, device = MAKERS[vendor], f"PyTorch shows cuda:{seen.index}, {seen.name}, and"
+    name = f"{maker.lower()}.device-unknown"
+    if any(card not in of.values() for card in found.gpus):
+        words = f"{device} the driver does not say which of its cards that is: what others use of "
+        fix = f"look at {found.source}; a source that lists UUIDs would tell"
+        return Problem(name, "warn", f"{words}its memory is not counted", fix)
+    words = f"{device} no driver source of {maker} knows it: neither its health nor what others "
     fix = f"SD3TUNE_BACKEND={vendor} trains on it as PyTorch shows it"
-    return Problem(f"{maker.lower()}.device-unknown", "fail", words, fix)
+    return Problem(name, "fail", f"{words}use of it can be seen", fix)

@@ -41,6 +41,7 @@ SOURCES = {  # the best first; its name stands in Gpu.source
     "nvml": CardSource("cuda", "nvidia.nvml", "NVML", "nvml", PYNVML),
     "nvidia-smi": CardSource("cuda", "nvidia.smi", "nvidia-smi", "nvidia_smi", DRIVER),
     "libcuda": CardSource("cuda", "nvidia.libcuda", "libcuda.so.1", "libcuda", DRIVER),
+    "cuInit": CardSource("cuda", "nvidia.cuinit", "cuInit of libcuda.so.1", "cuda_devices", DRIVER),
     "/proc/driver/nvidia": CardSource("cuda", "nvidia.proc", "/proc/driver/nvidia", "nvidia_files",
                                   DRIVER),
     "amdsmi": CardSource("rocm", "amd.amdsmi", "amdsmi", "amdsmi", AMD_SMI),

@@ -8,10 +8,10 @@ import re
 import time
 from importlib import import_module, metadata
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
 from sd3tune.tables.libraries import LIBRARIES
+
+# Modules whose distribution has another name, of packages that others ask for.
+ELSEWHERE = {"yaml": "pyyaml"}
 
 
 def observe(device: str, *probes: str) -> dict[str, dict[str, object]]:
@@ -64,9 +64,17 @@ def remedy(distribution: str, module: str, error: BaseException) -> str:
     if isinstance(root, ModuleNotFoundError) and root.name is not None:
         missing = root.name.partition(".")[0]
         if missing != module.partition(".")[0]:
-            return f"pip install '{wanted_by(distribution, missing) or missing}'"
+            name = distribution_of(missing)
+            asked = wanted_by(distribution, name) or wanted_by("sd3tune", name)
+            return f"pip install '{asked or name}'"
     # --no-deps: pip would replace PyTorch by the build of its own index.
     return install(distribution).replace("install", "install --force-reinstall --no-deps", 1)
+
+
+def distribution_of(module: str) -> str:
+    """The distribution that brings a top-level module, "pillow" for PIL."""
+    rows = {row.imports.partition(":")[0].partition(".")[0]: row.name for row in LIBRARIES.rows}
+    return (rows | ELSEWHERE).get(module, module)
 
 
 def install(distribution: str) -> str:
@@ -76,7 +84,12 @@ def install(distribution: str) -> str:
 
 def wanted_by(distribution: str, name: str) -> str | None:
     """`name` with the range that the metadata of a distribution asks for; None where it does not
-    name it."""
+    name it, and where `packaging` itself is what does not load."""
+    try:
+        from packaging.requirements import InvalidRequirement, Requirement
+        from packaging.utils import canonicalize_name
+    except ImportError:
+        return None
     try:
         lines = metadata.requires(distribution) or ()
     except metadata.PackageNotFoundError:

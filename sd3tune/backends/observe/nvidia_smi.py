@@ -22,6 +22,7 @@ FIELDS = (
     "pcie.link.gen.current,pcie.link.gen.max,pcie.link.width.current,pcie.link.width.max,"
     "compute_mode,mig.mode.current"
 )
+FOLDER = "usr/lib/wsl/lib"  # of Windows' subsystem for Linux
 QUERY = ("nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits")
 # A driver does not know fields that are newer than itself, and then refuses the whole query.
 UNKNOWN_FIELD = re.compile(r'Field "([\w.]+)" is not a valid field to query')
@@ -42,6 +43,7 @@ class _Asked:
     """The program, and what was wrong with its answers."""
 
     run: Run
+    program: str
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, kind: str, severity: Severity, words: str, fix: str = "") -> None:
@@ -52,7 +54,7 @@ class _Asked:
 def survey(root: Path, run: Run = system.output) -> Survey:
     """The cards, the driver and the newest CUDA that it offers. run: starts a program, as
     system.output does."""
-    asked = _Asked(run)
+    asked = _Asked(run, system.program("nvidia-smi", root, FOLDER))
     rows = _rows(asked)
     runtime = _runtime(asked) if rows or not asked.problems else None
     driver = next((r["driver_version"] for r in rows if r.get("driver_version", "")[:1].isdigit()),
@@ -67,7 +69,7 @@ def _rows(asked: _Asked) -> list[dict[str, str]]:
     """Field -> text of every card; fields that this driver does not know are left out."""
     names = FIELDS.split(",")
     for _ in range(len(FIELDS.split(","))):
-        query = ["nvidia-smi", f"--query-gpu={','.join(names)}", *QUERY[2:]]
+        query = [asked.program, f"--query-gpu={','.join(names)}", *QUERY[2:]]
         output = asked.run(query, SECONDS)
         newer = UNKNOWN_FIELD.search(output.text) if output.cause == "failed" else None
         if newer is None or newer.group(1) not in names or len(names) == 1:
@@ -112,7 +114,7 @@ def _failed(asked: _Asked, output: system.ProgramOutput) -> None:
 
 def _runtime(asked: _Asked) -> str | None:
     """ "12.2": the header's CUDA version. The query answered, so a failure here is no finding."""
-    found = CUDA.search(asked.run(["nvidia-smi"], HEADER_SECONDS).text)
+    found = CUDA.search(asked.run([asked.program], HEADER_SECONDS).text)
     return found.group(1) if found else None
 
 

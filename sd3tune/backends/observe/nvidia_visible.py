@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sd3tune.backends.observe.facts import Gpu, Note, Problem
-from sd3tune.backends.observe.visible_devices import Selection, named, select
+from sd3tune.backends.observe.visible_devices import Selection, left, named, select
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 CONTAINER = "NVIDIA_VISIBLE_DEVICES"  # what the container was given
@@ -26,7 +26,7 @@ def selection(cards: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
         return selected
     more = f"; of {CONTAINER}={given} this container has these cards, numbered from 0"
     told = tuple(replace(f, message=f.message + more) for f in selected.faults)
-    return Selection(selected.cards, told)
+    return Selection(selected.cards, told, selected.certain)
 
 
 def shown(cards: Sequence[Gpu]) -> tuple[Gpu, ...]:
@@ -49,14 +49,17 @@ def chosen_by(cards: Sequence[Gpu], environ: Mapping[str, str]) -> str | None:
 
 
 def notes(cards: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Note, ...]:
-    """An order of the user's, under which numbers are not those of nvidia-smi."""
+    """What the variables leave, and an order under which numbers are not those of nvidia-smi."""
+    selected = selection(cards, environ)
+    found = left(named((VISIBLE,), environ), "nvidia", selected, shown(selected.cards), len(cards))
     if by_bus(environ) or len(cards) < 2:
-        return ()
+        return found
     words = (
         f"{ORDER}={environ[ORDER]}: CUDA numbers the fastest card first, so its numbers (also in "
         f"{VISIBLE}) may differ from those of nvidia-smi; {BY_BUS} makes them equal"
     )
-    return (Note("nvidia.order", words, "environment"),)
+    known = () if VISIBLE in environ else found  # the numbers in it are CUDA's
+    return (*known, Note("nvidia.order", words, "environment"))
 
 
 def unseen(seen: Sequence[Gpu], missing: Sequence[Gpu], environ: Mapping[str, str]) -> Problem:

@@ -59,8 +59,10 @@ def survey(root: Path) -> Survey:
         problems.append(problem("nvml-garbage", "warn", words, REINSTALL))
     if library.failed:
         failed = [f"{name} ({error})" for name, error in library.failed.items()]
-        words = f"nvidia-ml-py does not fit the driver's NVML: {', '.join(failed)[:200]}"
-        problems.append(problem("nvml-broken", "warn", words, UPGRADE))
+        words = "nvidia-ml-py and the driver's NVML are of different ages: "
+        words += ", ".join(failed)[:200]
+        fix = "update the older of them: the NVIDIA driver, or pip install --upgrade nvidia-ml-py"
+        problems.append(problem("nvml-age", "warn", words, fix))
     return Survey("cuda", tuple(gpus), driver, runtime, "nvml", tuple(problems))
 
 
@@ -143,7 +145,7 @@ def _cards(library: _Library, index: int, problems: list[Problem]) -> list[Gpu]:
         handle = library.pynvml.nvmlDeviceGetHandleByIndex(index)
     except Exception as e:  # also what is not NVML's own: see _Library.ask
         if getattr(e, "value", None) == card_faults.NOT_GIVEN:
-            words = f"GPU {index} is closed to this user, job or container: {e}"
+            words = f"card {index} is closed to this user, job or container: {e}"
             problems.append(problem("gpu-closed", "warn", words, "ask for it where you start"))
             return []
         return [Gpu("cuda", index, "NVIDIA GPU", UNKNOWN, "nvml", error=str(e))]
@@ -156,7 +158,7 @@ def _cards(library: _Library, index: int, problems: list[Problem]) -> list[Gpu]:
         if part is not None:
             slices.append(_mig(library, part, card))
     if not slices:
-        words = f"MIG is on for {card.name} and it has no slice"
+        words = f"MIG is on for {card.label} and it has no slice"
         fix = f"sudo nvidia-smi -i {index} -mig 0, or create one: sudo nvidia-smi mig -cgi 9 -C"
         problems.append(problem("mig-empty", "fail", words, fix))
     return slices

@@ -8,6 +8,7 @@ from typing import Any
 from sd3tune.backends.observe import system
 from sd3tune.backends.observe.facts import Arch, Gpu, Problem, Survey
 
+SECONDS = 3.0  # for a question that takes milliseconds
 PROFILER_SECONDS = 5.0  # of the ten for all questions to a Mac
 
 
@@ -34,14 +35,14 @@ def chip_name() -> str | None:
     """ "Apple M3 Max"; None elsewhere."""
     if platform.system() != "Darwin":
         return None
-    return (system.run(["sysctl", "-n", "machdep.cpu.brand_string"]) or "").strip() or None
+    return (system.run(["sysctl", "-n", "machdep.cpu.brand_string"], SECONDS) or "").strip() or None
 
 
 def macos_version() -> str | None:
     """From sw_vers: Python's own answer may be 10.16 under an old SDK."""
     if platform.system() != "Darwin":
         return None
-    return (system.run(["sw_vers", "-productVersion"]) or "").strip() or None
+    return (system.run(["sw_vers", "-productVersion"], SECONDS) or "").strip() or None
 
 
 def rosetta() -> bool:
@@ -52,7 +53,7 @@ def rosetta() -> bool:
 def number(name: str) -> int | None:
     if platform.system() != "Darwin":
         return None
-    return system.whole(system.run(["sysctl", "-n", name]))
+    return system.whole(system.run(["sysctl", "-n", name], SECONDS))
 
 
 def wired_limit_bytes() -> int | None:
@@ -64,7 +65,7 @@ def command_line_tools() -> bool | None:
     """Whether Xcode's are installed. Without them /usr/bin/c++ is there and only offers them."""
     if platform.system() != "Darwin":
         return None
-    return bool((system.run(["xcode-select", "-p"]) or "").strip())
+    return bool((system.run(["xcode-select", "-p"], SECONDS) or "").strip())
 
 
 def displays() -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Standard library only: the observers use this before anything is installed.
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -37,6 +38,13 @@ def run(command: list[str], timeout_seconds: float = 8.0) -> str | None:
     """What a program printed; None when it is missing, fails or hangs."""
     answer = output(command, timeout_seconds)
     return answer.text if answer.cause is None else None
+
+
+def program(name: str, root: Path, folder: str) -> str:
+    """The name of a program that is on PATH, or its path in the folder where its vendor installs
+    it, which not every PATH has. Its name where it is in neither."""
+    elsewhere = root / folder / name
+    return name if shutil.which(name) or not elsewhere.exists() else str(elsewhere)
 
 
 def output(command: list[str], timeout_seconds: float = 8.0) -> ProgramOutput:

@@ -20,7 +20,7 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
 SICK = ("nvidia.gpu-lost", "nvidia.smi-gpu-lost", "nvidia.reset-required")  # cards, not sources
-DRIVER = "nvidia.libcuda-"  # says that CUDA does not start, and not why
+DRIVER = ("nvidia.libcuda-", "nvidia.cuinit-")  # say that CUDA does not start, and not why
 TORCH_SECONDS = 60.0
 
 

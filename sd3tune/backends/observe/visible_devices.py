@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sd3tune.backends.observe.facts import Gpu, Problem
+from sd3tune.backends.observe.facts import Gpu, Note, Problem
 
 ENDS = ("", "-1")  # at the end of a list they hide nothing that was named
 # Words of container tools and schedulers, which CUDA and HIP do not know.
@@ -24,6 +24,8 @@ class Selection:
 
     cards: tuple[Gpu, ...]
     faults: tuple[Problem, ...] = ()
+    # False: a UUID is named, and the driver's source does not list UUIDs: all cards are possible.
+    certain: bool = True
 
 
 def select(
@@ -47,6 +49,8 @@ def select(
     entries = [entry.strip() for entry in value.split(",")]
     for place, entry in enumerate(entries):
         fits = _named(entry, cards, numbers)
+        if not fits and _unlisted(entry, cards):
+            return Selection(tuple(cards), certain=False)
         if len(fits) != 1:
             if found and entry in ENDS and place == len(entries) - 1:
                 break
@@ -64,6 +68,19 @@ def named(variables: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """The variables that are set, with their values: `CUDA_VISIBLE_DEVICES=1`; None: none is."""
     found = [f"{name}={environ[name]}" for name in variables if name in environ]
     return ", ".join(found) or None
+
+
+def left(
+    variables: str | None, maker: str, selected: Selection, cards: Sequence[Gpu], count: int
+) -> tuple[Note, ...]:
+    """What variables leave of `count` cards, where they can be honoured: PyTorch's number and the
+    driver's of each."""
+    if variables is None or selected.faults or not selected.certain:
+        return ()
+    which = "; ".join(f"cuda:{i} is {card.label}" for i, card in enumerate(cards[:SHOWN]))
+    more = f"; and {len(cards) - SHOWN} more" if len(cards) > SHOWN else ""
+    words = f"{variables} leaves {len(cards)} of {count}: {which}{more}"
+    return (Note(f"{maker}.visible", words, "environment"),)
 
 
 def cure(variable: str, cards: Sequence[Gpu]) -> str:
@@ -88,6 +105,13 @@ def _named(entry: str, cards: Sequence[Gpu], numbered: Sequence[Gpu]) -> list[Gp
     # The UUID of a card that is cut into slices stands for the first of them.
     inside = [c for c in cards if c.card_uuid and c.card_uuid.lower().startswith(entry.lower())]
     return inside[:1]
+
+
+def _unlisted(entry: str, cards: Sequence[Gpu]) -> bool:
+    """The UUID may be that of a card whose UUID, or of a card whose slices, no source lists."""
+    if entry.upper().startswith("MIG-"):
+        return any(card.mig and not (card.uuid or "").startswith("MIG-") for card in cards)
+    return entry.upper().startswith("GPU-") and any(not _uuids(card) for card in cards)
 
 
 def _uuids(card: Gpu) -> list[str]:

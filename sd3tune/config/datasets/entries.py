@@ -84,12 +84,13 @@ def read(
 ) -> DatasetEntry:
     """What the entry of that id asks for. wrong: settings of the run without a usable value. Raises
     ConfigError when the entry is of a kind that sd3tune does not have."""
-    row = _type_of(written, name)
+    own = Problems()
+    row = _type_of(written, name, own)
     kind: type[Dataset] = load(row.settings)
     sources = _sources(row, written, config)
     location = Location(written.file, {k: s for k, s in sources.items() if s.by == "user"}, name)
-    own = Problems()
     asked = _filled(written, name, config, location, own)
+    asked = {k: v for k, v in asked.items() if k not in own.settings}
     asked = _csv(_without_hashing(asked, location, own), location, own)
     asked, notes = _without_image_keys(asked) if row.use == "mask" else (asked, [])
     written_keys = asked
@@ -109,7 +110,7 @@ def read(
     if not isinstance(dataset, TextEmbeds):
         notes += rules.dataset_notes(dataset)
     complete = None if own.ordered() else dataset
-    folder = None if "instance_data_dir" in unusable else _local_folder(dataset)
+    folder = None if {"instance_data_dir", "type"} & unusable else _local_folder(dataset)
     named_notes = tuple(f"dataset `{name}`: {note}" for note in notes)
     return DatasetEntry(name, complete, sources, folder, named_notes)
 
@@ -130,25 +131,29 @@ def _sources(
     return {key: config.source(key) for key in row.inherited} | own
 
 
-def _type_of(written: WrittenSettings, name: str) -> DatasetType:
-    """The row of an entry's dataset_type. Raises ConfigError, also for a storage that this type
-    cannot have."""
+def _type_of(written: WrittenSettings, name: str, problems: Problems) -> DatasetType:
+    """The row of an entry's dataset_type. A type that is not known, or a storage that the type
+    cannot have, is a problem; the other keys are those of an image dataset then. Raises ConfigError
+    for a type that has other keys."""
     kind, storage = written.values.get("dataset_type", "image"), written.values.get("type", "local")
     where = f"{written.where}: dataset `{name}`"
-    if not isinstance(kind, str) or kind not in DATASET_TYPES:
-        why = DATASET_TYPES.refused.get(str(kind), "is not known")
-        raise ConfigError(
-            f"{where}: `dataset_type={shown(kind)}` {why}",
-            hint=f"dataset_type is {', '.join(DATASET_TYPES)}; disabled=true skips a dataset",
+    known = isinstance(kind, str) and kind in DATASET_TYPES
+    row = DATASET_TYPES[kind] if known else DATASET_TYPES["image"]
+    if not known:
+        refused = DATASET_TYPES.refused.get(str(kind))
+        problem = ErrorAndHint(
+            f"{where}: `dataset_type={shown(kind)}` {refused or 'is not known'}",
+            f"dataset_type is {', '.join(DATASET_TYPES)}; disabled=true skips a dataset",
         )
-    row = DATASET_TYPES[kind]
+        if refused:
+            raise ConfigError.of((problem,))
+        problems.add(problem, "dataset_type")
     possible = row.storages or tuple(STORAGES)
     if storage not in possible:
         why = "is not supported" + (f": {row.why_only}" if row.why_only else "")
-        raise ConfigError(
-            f"{where}: `type={shown(storage)}` {why}",
-            hint=f"type is {', '.join(possible)}; disabled=true skips a dataset",
-        )
+        what = f"{where}: `type={shown(storage)}` {why}"
+        hint = f"type is {', '.join(possible)}; disabled=true skips a dataset"
+        problems.add(ErrorAndHint(what, hint), "type")
     return row
 
 

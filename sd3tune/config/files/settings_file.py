@@ -13,8 +13,9 @@ from sd3tune.config.files.reading import absolute_path, read_json, read_words, w
 from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import ALIASES, INVERTED, SPELLINGS
 from sd3tune.config.problems import COMMAND_LINE, Problems, shown
-from sd3tune.errors import ErrorAndHint
+from sd3tune.errors import ConfigError, ErrorAndHint
 
+OTHER_FORMATS = (".toml", ".yaml", ".yml")
 LENGTHS = ("max_train_steps", "num_train_epochs")
 
 
@@ -33,6 +34,12 @@ def read_file(
 ) -> WrittenSettings:
     """The settings of the file, with its placeholders filled in. Raises ConfigError when it cannot
     be read at all."""
+    if path.suffix in OTHER_FORMATS and path.is_file():
+        raise ConfigError(
+            f"`{path}` is a {path.suffix[1:].upper()} file of another program",
+            hint="sd3tune reads config.json; `sd3tune demo DIR` writes an example, and "
+            "docs/reference/settings.md lists what other programs call its settings",
+        )
     if path.suffix == ".env":
         written = read_env(path, problems, texts)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.datasets.image_dataset import ImageDataset, TextEmbeds
 from sd3tune.config.rules.contradictions import changed, schedules
 from sd3tune.config.rules.dataset_contradictions import DatasetOfRun
 from sd3tune.config.rules.rule import Rule
@@ -130,15 +130,24 @@ RUN_WITHOUT_EFFECT = (
 )
 
 
+def used_otherwise(name: str, c: EntriesOfRun) -> object:
+    """Whether a default of all datasets does something beside that."""
+    if name in ("resolution", "resolution_type"):  # of pictures without a size of their own
+        return not c.run.validation_resolution and no_pictures(c.run) is None
+    if name == "write_batch_size":  # of the captions' cache, where no entry describes it
+        return not any(isinstance(entry, TextEmbeds) for entry, _ in c.entries)
+    return name == "train_batch_size" and c.run.lr_scale
+
+
 def overridden(name: str) -> Rule[EntriesOfRun]:
     """A default of all datasets of which every dataset has a value of its own."""
 
     def unused(c: EntriesOfRun) -> bool:
         default, source = getattr(c.run, name), c.run.source(name)
-        own = [getattr(d, name) for d, sources in c.entries
-               if hasattr(d, name) and sources.get(name) not in (None, source)]  # fmt: skip
-        every = sum(hasattr(d, name) for d, _ in c.entries)
-        return source.by == "user" and len(own) == every > 0 and any(v != default for v in own)
+        having = [(d, sources) for d, sources in c.entries if hasattr(d, name)]
+        own = [getattr(d, name) for d, sources in having if sources.get(name) not in (None, source)]
+        every = 0 < len(own) == len(having) and any(value != default for value in own)
+        return source.by == "user" and every and not used_otherwise(name, c)
 
     return Rule(
         (name,),

@@ -116,7 +116,7 @@ MODEL = (
 )
 ADAPTER = (
     Idle(
-        "lora_rank lora_alpha lora_dropout lora_format",
+        "lora_rank lora_alpha lora_dropout lora_format output_name",
         "model_type",
         lambda c: c.model_type == "full",
         "model_type=full has no adapter",

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from sd3tune.config import values
 from sd3tune.config.fields import Count, Flag, ModuleNames, Number, OneOf, Settings
 from sd3tune.config.names import supported
 from sd3tune.tables.dialects import DIALECTS
@@ -37,6 +38,9 @@ class AdapterSettings(Settings):
     lora_format: Annotated[str, OneOf(DIALECTS)] = "diffusers"
     """Dialect of the file that is written; `sd3tune export` writes the others. LyCORIS has one
     dialect."""
+    output_name: Annotated[str, AfterValidator(values.file_stem)] | None = None
+    """Name of the adapter's file in output_dir and in checkpoints, without .safetensors. Left out:
+    pytorch_lora_weights, which diffusers finds by itself."""
     lycoris_config: Path | None = None
     """JSON of algorithm, rank and targets for lora_type=lycoris. Left out: lycoris_config.json
     beside the configuration file."""

@@ -24,7 +24,7 @@ def matched(
     driver lists them, and the same card where it lists the whole.
     """
     left, found = list(cards), {}
-    for fits in (_same_uuid, _same_address):
+    for fits in (_same_uuid, _inside, _same_address):
         for device in devices:
             fitting = [] if device.index in found else [c for c in left if fits(device, c)]
             if fits is _same_uuid and len(fitting) > 1:
@@ -67,6 +67,19 @@ def torch_cuda(
     )
 
 
+def own_uuid(
+    card: Gpu, cards: Sequence[Gpu], seen: TorchDevice, devices: Sequence[TorchDevice]
+) -> str | None:
+    """A UUID that no other card has, of the driver's or else of PyTorch's; None where partitions
+    share all of them."""
+    for uuid, others in ((card.hip_uuid, [c.hip_uuid for c in cards]),
+                         (card.uuid, [c.uuid for c in cards]),
+                         (seen.uuid, [d.uuid for d in devices])):  # fmt: skip
+        if uuid is not None and others.count(uuid) == 1:
+            return uuid
+    return None
+
+
 def _difference(device: TorchDevice) -> Callable[[Gpu], int]:
     """Slices of a card differ in memory; equal ones keep their order."""
     return lambda card: abs((card.total_bytes or 0) - (device.total_bytes or 0)) // 2**30
@@ -75,6 +88,12 @@ def _difference(device: TorchDevice) -> Callable[[Gpu], int]:
 def _same_uuid(device: TorchDevice, card: Gpu) -> bool:
     of_card = {_plain(uuid) for uuid in (card.uuid, card.hip_uuid) if uuid}
     return device.uuid is not None and not of_card.isdisjoint(_readings(device.uuid))
+
+
+def _inside(device: TorchDevice, card: Gpu) -> bool:
+    """Older drivers give a slice the UUID of its card."""
+    known = device.uuid is not None and card.card_uuid is not None
+    return known and _plain(card.card_uuid or "") in _readings(device.uuid or "")
 
 
 def _plain(uuid: str) -> str:

@@ -15,6 +15,7 @@ from sd3tune.data.headers import SUFFIXES
 from sd3tune.urls import is_url, shown_url
 
 Parts = tuple[str, ...]  # folders, then the name without its suffix
+SHOWN_CHARACTERS = 200  # of a name: a cell may hold a megabyte
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Matches:
     unused: Sequence[str] = ()  # rows without a file
 
 
+def shown_name(name: str) -> str:
+    """A name as notes show it."""
+    short = shown_url(name)
+    return short if len(short) <= SHOWN_CHARACTERS else f"{short[:SHOWN_CHARACTERS]}…"
+
+
 def matched(rows: Iterable[str], files: Iterable[str]) -> Matches:
     """The rows of each file. A name that agrees in more parts goes before one that agrees in
     fewer."""
@@ -74,12 +81,12 @@ def matched(rows: Iterable[str], files: Iterable[str]) -> Matches:
         left = [row for row, count in fits if count == max(users[row.written].values())]
         ties = [row for row in left if len(_closest(users[row.written])) > 1]
         if len({(row.parts, row.suffix) for row in left}) > 1:
-            shown = ", ".join(f"`{shown_url(row.written)}`" for row in left[:2])
+            shown = ", ".join(f"`{shown_name(row.written)}`" for row in left[:2])
             several[name] = f"{len(left)} rows fit it, such as {shown}"
         elif ties:
             count = len(_closest(users[ties[0].written]))
             several[name] = (
-                f"the row `{shown_url(ties[0].written)}` fits it and {count - 1} more files"
+                f"the row `{shown_name(ties[0].written)}` fits it and {count - 1} more files"
             )
         elif left:
             pairs[name] = tuple(row.written for row in left)
