@@ -14,6 +14,7 @@ def size_bytes(*paths: Path) -> int:
     return sum(f.stat().st_size for f in files if f.suffix == ".safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_its_plan_says(project: Project) -> None:
     for number in range(6):
         project.picture(f"{number}.png", number)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.cli import train
+from sd3tune.cli.finished_lines import finished, finished_lines
 from sd3tune.formats import file_metadata, finished_run, manifest
 from sd3tune.formats.file_metadata import FILE
 from tests import checkpoints, safetensors_files
@@ -62,11 +62,11 @@ def test_a_finished_run_says_where_its_result_is_and_how_to_go_on(tmp_path: Path
     file = ended(tmp_path, 10)
     made = plan("h100", output_dir=tmp_path, max_train_steps=10, validation_prompt="a cat",
                 validation_resolution="64x64")  # fmt: skip
-    assert train.finished(made) is None
+    assert finished(made) is None
     picture = tmp_path / "validation_images" / "step_10_validation_0_64x64.png"
     picture.parent.mkdir()
     picture.touch()
-    assert train.finished(made) == file
-    said = "\n".join(map(str, train.finished_lines(made, file)))
+    assert finished(made) == file
+    said = "\n".join(map(str, finished_lines(made, file)))
     assert "10 of 10: this run is finished" in said and str(file) in said
     assert "max_train_steps=20" in said and "--resume never" in said

@@ -15,6 +15,8 @@ from sd3tune.config.names import ALIASES
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.errors import PlanError
 from sd3tune.plan.memory import GIB
+from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.tables.schemes import SCHEMES
 from tests.plans import LARGE, MEDIUM, plan
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +51,8 @@ def test_commands_of_a_page_have_the_options_that_sd3tune_has(page: Path) -> Non
         if not left:  # it is only named
             continue
         with suppress(click.MissingParameter):
-            group.parse_args(click.Context(group), left)  # UsageError for what it does not know
+            context = click.Context(group, help_option_names=["-h", "--help"])  # they are kept
+            group.parse_args(context, left)  # UsageError for what it does not know
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -101,3 +104,17 @@ def test_the_tables_of_macs_are_what_the_plan_gives() -> None:
             f"{made.memory.estimate.training / GIB:.1f}",
         )
         assert given == (weights, attention, batch, memory), f"{mac}, {side} px"
+
+
+def test_the_readme_counts_optimizers_and_quantisations_as_the_tables_do() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert f"{len(OPTIMIZERS.rows)} optimizers" in text
+    schemes = [row for row in SCHEMES.rows if row.name != "no_change"]
+    assert "five quantisations" in text and len(schemes) == 5
+
+
+def test_an_adapter_s_size_on_sd35_large_is_the_plan_s() -> None:
+    page = " ".join((ROOT / "docs" / "concepts" / "optimisation.md").read_text().split())
+    (millions,) = re.findall(r"of rank 16 on SD3.5 large has ([\d.]+) million values", page)
+    assert plan("h200", LARGE, lora_rank=16).trained.count == pytest.approx(float(millions) * 1e6,
+                                                                           rel=1e-3)  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sd3tune.report.progress import stage, waiting
+from sd3tune.report.progress import silence_seconds, stage, waiting
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SLOW = """
@@ -89,3 +89,11 @@ def test_a_long_name_leaves_room_for_the_numbers_at_80_columns(
         bar.advance(12)
     lines = CONTROL.sub("", capsys.readouterr().err).replace("\r", "\n").splitlines()
     assert "12/12" in lines[-1] and "…" in lines[-1] and all(len(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize("given, seconds", [("0.5", 0.5), ("", 2), ("never", 2), ("0", 2)])
+def test_the_silence_before_a_line_is_the_user_s_to_choose(
+    given: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SD3TUNE_LOG_SECONDS", given)
+    assert silence_seconds() == seconds
