@@ -59,6 +59,12 @@ def test_a_rate_of_ten_thousand_is_no_optimizer_s(optimizer: str, tmp_path: Path
         load(tmp_path, learning_rate=1e4, optimizer=optimizer)
 
 
+def test_an_option_that_the_optimizer_lacks_is_refused_for_that_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`optimizer_config=eps` has no effect") as e:
+        load(tmp_path, optimizer="torch-sgd", optimizer_config="eps=1e8")
+    assert len(e.value.problems) == 1
+
+
 def test_the_file_of_the_number_is_named_and_not_that_of_the_optimizer(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"output_dir": "o", "max_train_steps": 9, "optimizer": "prodigy"}')
@@ -66,7 +72,7 @@ def test_the_file_of_the_number_is_named_and_not_that_of_the_optimizer(tmp_path:
         Config.load(path, ["learning_rate=1e4"])
 
 
-def test_guesses() -> None:
+def test_what_is_guessed_of_a_number() -> None:
     assert [other_sign(v) for v in (1e4, 2.5e6, 100, 3, 0.1)] == ["1e-4", "2.5e-6", "1e-2", None,
                                                                  None]  # fmt: skip
     assert [behind_the_point(v) for v in (9.999, 99.9, 999, 9, 1, 0.9)] == [

@@ -50,9 +50,11 @@ def option_out_of_range(c: AllSettings) -> tuple[str, str, str] | None:
     """An option of the optimizer with a value that none can have: as written, its range, what to
     write."""
     own = (c.optimizer_beta1, c.optimizer_beta2)  # their limits are those of their settings
+    has = OPTIMIZERS[c.optimizer or "adamw"].option_names  # another rule refuses the others
     for option, value in c.optimizer_options.items():
         limit = 1.0 if option in (*DECAYS, *SMALL) else LARGEST_DECAY
-        known = option in (*DECAYS, *SMALL, "weight_decay") and value not in own
+        limited = option in has & {*DECAYS, *SMALL, "weight_decay"}
+        known = limited and value not in own
         if known and not 0 <= value < limit:
             guess = behind_the_point(value) if option in DECAYS else other_sign(value)
             hint = f"write {option}={guess}, if that is meant" if guess else "change it"
@@ -65,10 +67,11 @@ MAGNITUDES = (
     too_large("learning_rate"),
     too_large("lr_end"),
     Rule[AllSettings](
-        ("optimizer_config",),
+        ("optimizer_config", "optimizer"),
         "error",
         option_out_of_range,
         "{which[0]} must be {which[1]}",
         "{which[2]}",
+        blamed=("optimizer_config",),
     ),
 )
