@@ -16,10 +16,12 @@ from sd3tune.adapters.trained import Trained, take
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.demo import tiny
 from sd3tune.errors import ConfigError, PlanError
+from sd3tune.formats.earlier_weights import TrainedLayers
 from sd3tune.plan import lycoris_size
 from sd3tune.processes.world import ALONE_ON_CPU
-from sd3tune.sd3 import variants
+from sd3tune.sd3 import variants, weights
 from sd3tune.sd3.linears import linears
+from sd3tune.sd3.models import find
 from sd3tune.train.begin import begin
 from sd3tune.train.ema import Ema
 from tests.cpu.conftest import Project, Train
@@ -330,3 +332,17 @@ def test_the_result_of_a_run_with_ema_is_the_average_and_the_last_values_are_bes
     with state.ema.instead():
         assert torch.equal(take(state.trained)[key], mean[key])
     assert torch.equal(take(state.trained)[key], last[key])
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_headers_of_checkpoints_are_known_without_torch(dora: bool, demo: Path) -> None:
+    """What `plan` compares a checkpoint with is what training would write."""
+    source = str(demo / "models" / "sd3.5-medium")
+    targets = ("to_q", "net.2", "proj_out")
+    model = weights.transformer(source, "fp32")
+    adapter = lora.attach(
+        model, lora.Shape(3, 3, 0.0, targets, dora=dora), dtype=torch.float32, seed=1
+    )
+    layers = {x.name: (x.inputs, x.outputs) for x in find(source).transformer.targeted(targets)}
+    expected = TrainedLayers("lora", 0, layers, rank=3, dora=dora).shapes
+    assert expected == {name: tuple(t.shape) for name, t in take(adapter).items()}
