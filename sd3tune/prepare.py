@@ -141,7 +141,11 @@ def plan_run(
     datasets too: weights are quantised where large images would not fit beside them.
     """
     run = recorded(facts.smoke) if run_probes is None else run_probes
-    plan = admit_plan(found, model, facts, processes, run)
+    if processes.size == 1:
+        plan = admit_plan(found, model, facts, processes, run)
+    else:
+        plan = admit_plan(found, model, facts.unoccupied, processes, run)
+        devices.refuse_full(plan.memory.estimate.training, facts, processes)
     config = found.config
     discoveries = dict(found.discoveries)
     for dataset in found.datasets.all:
