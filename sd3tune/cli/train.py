@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sd3tune.cli import plan, words
+from sd3tune.cli import finished, plan, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
 from sd3tune.report import messages, stopping, streams
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sd3tune.plan.plan import Plan
     from sd3tune.train.outcome import Outcome
 
 
@@ -73,9 +70,9 @@ def command(
         launch_processes(arguments)
     end_with_launcher(os.environ)
     ready = prepared(arguments)
-    if (result := finished(ready.plan)) is not None:
+    if (result := finished.result(ready.plan)) is not None:
         if process.main:
-            words.show(finished_lines(ready.plan, result))
+            words.show(finished.lines(ready.plan, result))
         return
     if process.main:
         words.tell(plan.lines(ready.plan))
@@ -104,34 +101,6 @@ def launch_processes(arguments: tuple[str, ...]) -> None:
     )
     flags = messages.FLAGS[messages.verbosity()]
     sys.exit(launch(config.num_processes, machines, (*flags, *arguments)))
-
-
-def finished(plan: "Plan") -> "Path | None":
-    """The result of the run of this plan, where nothing is left to do."""
-    from sd3tune.config.files.prompts import load_prompts
-    from sd3tune.data.run_folders import PICTURES, picture_name
-    from sd3tune.formats import finished_run
-
-    drawn = plan.pictures
-    folder = plan.output_dir / PICTURES / ("ema" if drawn.weights == "ema_only" else "")
-    files = [
-        folder / picture_name(prompt.shortname, index, size, plan.steps)
-        for prompt in load_prompts(plan.config)
-        for size in drawn.sizes
-        for index in range(drawn.per_prompt)
-    ]
-    return finished_run.result(plan.output_dir, plan.steps, plan.checkpoints.resume, files)
-
-
-def finished_lines(plan: "Plan", result: "Path") -> list[words.Line]:
-    """What a command says that is given again after its run has ended."""
-    longer = plan.data.steps.source.key or "max_train_steps"
-    longer += f"={2 * plan.steps}" if longer == "max_train_steps" else " above what it is"
-    return [
-        f"steps            {plan.steps} of {plan.steps}: this run is finished",
-        f"result           {result}",
-        f"to go on         the same command with {longer}; --resume never starts afresh",
-    ]
 
 
 def lines(outcome: "Outcome") -> list[words.Line]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3tune.cli import train
+from sd3tune.cli import finished
 from sd3tune.formats import finished_run, manifest
 from sd3tune.formats.file_metadata import FILE
 from tests import checkpoints, safetensors_files
@@ -14,10 +14,10 @@ from tests.plans import plan
 def ended(output: Path, steps: int = 3) -> Path:
     """What a run of so many steps leaves."""
     checkpoints.folder(output, steps)
-    return result(output / FILE, steps)
+    return written(output / FILE, steps)
 
 
-def result(path: Path, steps: int) -> Path:
+def written(path: Path, steps: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {finished_run.STEP: str(steps)}
     return safetensors_files.write(path, {"x": [1]}, metadata=metadata)
@@ -44,7 +44,7 @@ def test_what_is_missing_is_made_again(spoil: str, tmp_path: Path) -> None:
     if spoil == "no result":
         file.unlink()
     elif spoil == "an earlier result":
-        result(file, 2)
+        written(file, 2)
     elif spoil == "damage":
         file.write_bytes(b"x")
     else:
@@ -54,7 +54,7 @@ def test_what_is_missing_is_made_again(spoil: str, tmp_path: Path) -> None:
 
 def test_full_training_leaves_a_model(tmp_path: Path) -> None:
     checkpoints.folder(tmp_path, 3)
-    file = result(tmp_path / finished_run.MODEL, 3)
+    file = written(tmp_path / finished_run.MODEL, 3)
     assert finished_run.result(tmp_path, 3, "latest") == file
 
 
@@ -62,11 +62,11 @@ def test_a_finished_run_says_where_its_result_is_and_how_to_go_on(tmp_path: Path
     file = ended(tmp_path, 10)
     made = plan("h100", output_dir=tmp_path, max_train_steps=10, validation_prompt="a cat",
                 validation_resolution="64x64")  # fmt: skip
-    assert train.finished(made) is None
+    assert finished.result(made) is None
     picture = tmp_path / "validation_images" / "step_10_validation_0_64x64.png"
     picture.parent.mkdir()
     picture.touch()
-    assert train.finished(made) == file
-    said = "\n".join(map(str, train.finished_lines(made, file)))
+    assert finished.result(made) == file
+    said = "\n".join(map(str, finished.lines(made, file)))
     assert "10 of 10: this run is finished" in said and str(file) in said
     assert "max_train_steps=20" in said and "--resume never" in said
