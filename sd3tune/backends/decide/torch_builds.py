@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sd3tune.backends.decide.rules import version
+from sd3tune.backends.observe import processor_graphics
 from sd3tune.backends.observe.facts import Gpu, Machine, Survey
 from sd3tune.backends.observe.torch_report import RANGE
 from sd3tune.errors import HardwareError
@@ -100,7 +101,8 @@ def extra(machine: Machine) -> str:
     amd = machine.survey("rocm")
     if any(s.vendor == "cuda" for s in machine.surveys) and _has_card(machine.survey("cuda")):
         return "cuda"
-    if amd.gpus or any(p.id == "amd.no-driver" for p in amd.problems):
+    closed = any(p.id == "amd.no-driver" for p in amd.problems)
+    if closed or processor_graphics.has_card(machine, "rocm"):
         return "rocm"
     return "apple" if machine.host.os == "Darwin" else "cpu"
 
