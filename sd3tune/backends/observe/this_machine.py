@@ -18,6 +18,7 @@ from sd3tune.backends.observe import (
     sysctl,
 )
 from sd3tune.backends.observe.awaited import Awaited
+from sd3tune.backends.observe.cuda_devices import CUDA_ITSELF
 from sd3tune.backends.observe.facts import MAKERS, Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 from sd3tune.tables.libraries import LIBRARIES
@@ -27,7 +28,6 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
 SICK = ("nvidia.gpu-lost", "nvidia.smi-gpu-lost", "nvidia.reset-required")  # cards, not sources
-DRIVER = ("nvidia.libcuda-", "nvidia.cuinit-")  # say that CUDA does not start, and not why
 TORCH_SECONDS = 60.0
 
 
@@ -132,7 +132,7 @@ def _unexplained(known: Sequence[Problem], failed: Iterable[Problem]) -> list[Pr
     for problem in failed:
         if problem.severity != "fail" or problem.id in said:
             continue
-        told = problem.fix in cures or (explained and problem.id.startswith(DRIVER))
+        told = problem.fix in cures or (explained and problem.id.startswith(CUDA_ITSELF))
         cures.add(problem.fix)
         found.append(replace(problem, severity="warn") if told else problem)
     return found
