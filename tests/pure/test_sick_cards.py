@@ -288,3 +288,18 @@ def test_a_second_card_without_kernels_refuses_only_a_run_that_uses_it(watch: Wa
     assert "FAIL" not in statuses(machine, torch, facts)
     with pytest.raises(HardwareError, match="no kernels for sm_61"):
         devices.usable(torch, facts, Processes(size=2, local_size=2))
+
+
+def test_a_uuid_that_hip_gives_to_all_is_not_offered_for_a_variable(watch: Watch) -> None:
+    def two(recorded: dict[str, Any]) -> None:
+        first, device = recorded["amdsmi"]["devices"][0], recorded["torch"]["devices"][0]
+        first["amdsmi_get_gpu_asic_info"]["asic_serial"] = "0x0"
+        first["amdsmi_get_gpu_enumeration_info"] = {"hip_id": 0, "hip_uuid": "GPU-XX"}
+        lost = {name: {"raises": 1} for name in first}
+        recorded["amdsmi"]["devices"] = [first, lost]
+        recorded["torch"]["devices"] = [device]
+
+    *_, facts = watch("rx7900xtx", two)
+    (failed,) = [p for p in facts.problems if p.severity == "fail"]
+    assert failed.id == "amd.gpu-lost" and "ROCR_VISIBLE_DEVICES" not in failed.fix
+    assert "GPU-XX" not in repr(facts)

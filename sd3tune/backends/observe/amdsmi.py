@@ -5,6 +5,7 @@ Numbers it does not know come back as the text "N/A". Nothing here raises.
 """
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,7 +167,7 @@ def _gpu(library: _Binding, index: int, handle: Any) -> Gpu:
         compute_partition=word(q("amdsmi_get_gpu_compute_partition")),
         memory_partition=word(q("amdsmi_get_gpu_memory_partition")),
         hip_index=system.whole(entry("amdsmi_get_gpu_enumeration_info", "hip_id")),
-        hip_uuid=word(entry("amdsmi_get_gpu_enumeration_info", "hip_uuid"))
+        hip_uuid=_identity(entry("amdsmi_get_gpu_enumeration_info", "hip_uuid"))
         or system.hip_uuid(entry("amdsmi_get_gpu_asic_info", "asic_serial")),
         error=card_health.amd_lost(library.amdsmi, handle),
     )
@@ -198,6 +199,11 @@ def _throttle(status: Any) -> tuple[str, ...] | None:
 def _links(status: Any) -> int | None:
     links = status.get("status") if isinstance(status, dict) else None
     return sum(link == "U" for link in links) if isinstance(links, list) else None
+
+
+def _identity(hip_uuid: Any) -> str | None:
+    """HIP's UUID of a card; `GPU-XX` is what it calls all that have none."""
+    return hip_uuid if re.fullmatch(r"GPU-[0-9a-fA-F]{16}", str(hip_uuid)) else None
 
 
 def word(value: Any) -> str | None:

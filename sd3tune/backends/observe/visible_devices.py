@@ -112,6 +112,9 @@ def _named(entry: str, cards: Sequence[Gpu], numbered: Sequence[Gpu]) -> list[Gp
 
 def _unlisted(entry: str, cards: Sequence[Gpu]) -> bool:
     """The UUID may be that of a card whose UUID, or of a card whose slices, no source lists."""
+    if entry.upper().startswith("MIG-GPU-"):  # the older way to name a slice: by its card's UUID
+        of_card = entry[len("MIG-") :].partition("/")[0].lower()
+        return any((card.card_uuid or "").lower() == of_card for card in cards)
     if entry.upper().startswith("MIG-"):
         return any(card.mig and not (card.uuid or "").startswith("MIG-") for card in cards)
     return entry.upper().startswith("GPU-") and any(not _uuids(card) for card in cards)
