@@ -34,6 +34,7 @@ from sd3tune.backends.observe.facts import (
 )
 from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
+from sd3tune.backends.observe.visible_devices import against
 
 VENDOR: Vendor = "cuda"
 PCI_VENDOR = "0x10de"
@@ -227,7 +228,7 @@ def _compared(
         missing = others[: max(0, len(selected.cards) - len(seen))]
     sick, healthy = card_faults.of_missing(missing, torch, partial(remedy, found))
     problems = [
-        *selected.faults,
+        *against(selected.faults, len(torch.devices)),
         *_build(found, torch, host),
         *card_faults.of_fabric(selected.cards, torch),
         *card_faults.of_lost(selected.cards),

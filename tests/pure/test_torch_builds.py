@@ -176,3 +176,18 @@ def test_setup_asks_a_bare_checkout_and_reads_four_lines_or_an_error(tmp_path: P
     refused = asked("515.105.01")
     assert refused.returncode == 1 and refused.stdout == ""
     assert [line.split(":")[0] for line in refused.stderr.splitlines()] == ["error", "hint"]
+
+
+def test_an_intel_mac_is_refused_before_pip_finds_no_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, words, hint in (
+        ("intel-mac", "this is an Intel Mac", "an Apple chip"),
+        ("rosetta", "runs under Rosetta", "brew install python@3.12"),
+    ):
+        there = recordings.observed(recordings.load(name), tmp_path, monkeypatch)[0]
+        with pytest.raises(HardwareError, match=words) as refused:
+            torch_build(there)
+        assert hint in refused.value.hint
+    apple = recordings.observed(recordings.load("m3-max"), tmp_path, monkeypatch)[0]
+    assert torch_build(apple).extra == "apple"

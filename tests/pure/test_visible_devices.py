@@ -360,3 +360,11 @@ def test_the_older_name_of_a_slice_is_left_to_cuda(seen: Seen) -> None:
     assert not failures(facts)
     other = "MIG-GPU-00000000-0000-4000-8000-000000000000/1/0"
     assert failures(seen("h100-mig", (), CUDA_VISIBLE_DEVICES=other))
+
+
+@pytest.mark.parametrize("value", ["0gpu", "-2", "0,0"])
+def test_what_torch_shows_is_not_called_hidden(value: str, seen: Seen) -> None:
+    facts = seen("rtx4090", (0,), CUDA_VISIBLE_DEVICES=value)
+    assert not failures(facts)
+    (doubt,) = [p for p in facts.problems if p.id.startswith("nvidia.visible")]
+    assert doubt.message.endswith("; PyTorch shows 1 all the same")

@@ -129,7 +129,7 @@ def extra(machine: Machine) -> str:
 
 def torch_build(machine: Machine) -> TorchBuild:
     """The build for a machine: CUDA wheels go to machines with an NVIDIA card and to no others.
-    Raises HardwareError where its driver runs none of them."""
+    Raises HardwareError where its driver or its system runs none of them."""
     kind = extra(machine)
     if kind == "cuda":
         return _for_nvidia(machine.survey("cuda"))
@@ -137,9 +137,11 @@ def torch_build(machine: Machine) -> TorchBuild:
         cards = machine.survey("rocm").gpus
         name = cards[0].name if cards else "a card whose driver does not answer"
         return TorchBuild(kind, RANGE, f"{WHEELS}/rocm7.2", f"AMD: {name}")
+    if kind == "apple" and machine.host.machine != "arm64":
+        raise _no_wheel_for_mac(machine)
     if kind == "apple":
         chip = machine.survey("mps").gpus
-        who = chip[0].name if chip else "an Intel Mac, or Python under Rosetta"
+        who = chip[0].name if chip else "a chip that sysctl does not name"
         return TorchBuild(kind, RANGE, None, f"macOS: {who}")
     return TorchBuild(kind, CPU, f"{WHEELS}/cpu", "no NVIDIA or AMD card found")
 
@@ -179,6 +181,19 @@ def _for_nvidia(found: Survey) -> TorchBuild:
     if without:
         reason += f"; it has no kernels for {', '.join(f'sm_{sm}' for sm in without)}"
     return TorchBuild("cuda", RANGE, build.index_url, reason)
+
+
+def _no_wheel_for_mac(machine: Machine) -> HardwareError:
+    if machine.host.rosetta:
+        return HardwareError(
+            f"this Python is x86-64 and runs under Rosetta: {RANGE} has no wheel for it",
+            hint="install a Python for arm64 and name it: brew install python@3.12, then "
+            "PYTHON=/opt/homebrew/bin/python3.12 bash scripts/setup",
+        )
+    return HardwareError(
+        f"this is an Intel Mac: PyTorch has had no wheels for it since 2.3, and {RANGE} is needed",
+        hint="use a Mac with an Apple chip, or Linux",
+    )
 
 
 def _driver(found: Survey) -> str:

@@ -44,7 +44,11 @@ def survey(root: Path) -> Survey:
         return Survey("rocm", problems=tuple(problems))
     try:
         handles = library.ask("amdsmi_get_processor_handles") or []
-        gpus = tuple(_gpu(library, i, handle) for i, handle in enumerate(handles))
+        gpus = tuple(
+            _gpu(library, i, handle)
+            for i, handle in enumerate(handles)
+            if not card_health.amd_closed(library.amdsmi, handle)
+        )
         driver = library.ask("amdsmi_get_gpu_driver_info", handles[0]) if handles else None
         rocm = library.ask("amdsmi_get_rocm_version")
         runtime = rocm[1] if rocm and rocm[0] else None

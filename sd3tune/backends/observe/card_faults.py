@@ -23,6 +23,7 @@ from sd3tune.backends.observe.facts import (
 )
 from sd3tune.backends.observe.torch_report import RANGE
 
+ROCM = "7.2"  # of the builds that scripts/setup installs
 WHEELS = "https://download.pytorch.org/whl"
 UP = "completed"
 NO_KERNELS = "torch.arch-not-in-build"
@@ -151,7 +152,7 @@ def _without_kernels(
     )
     fix = other_build or f"use another card: no build of {RANGE} has kernels for this one"
     if arch.gfx is not None:
-        fix = _other_gfx(arch, built)
+        fix = _other_gfx(arch, built, torch.hip)
     return [Problem(NO_KERNELS, "fail", words, fix)]
 
 
@@ -180,7 +181,7 @@ def _runs(arch: Arch, built: str) -> bool:
     return number <= arch.sm and (same_major or (kind == "compute" and not suffix))
 
 
-def _other_gfx(arch: Arch, built: list[str]) -> str:
+def _other_gfx(arch: Arch, built: list[str], hip: str | None) -> str:
     """Chips of one family have nearly one instruction set; the probes say whether it holds."""
     near = next((n for n in built if re.fullmatch(rf"{arch.name[:-1]}\d", n)), None)
     if near is not None and len(arch.name) == len("gfx1030"):
@@ -189,7 +190,9 @@ def _other_gfx(arch: Arch, built: list[str]) -> str:
             f"export HSA_OVERRIDE_GFX_VERSION={version} takes the kernels of {near} (not supported "
             "by AMD; sd3tune doctor then shows whether they compute rightly)"
         )
-    return f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}/rocm7.2' bash scripts/setup"
+    if (hip or "").startswith(ROCM):
+        return f"use another card: no build of {RANGE} for ROCm has kernels for {arch.name}"
+    return f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}/rocm{ROCM}' bash scripts/setup"
 
 
 def unknown(vendor: Vendor, seen: TorchDevice, found: Survey, of: Mapping[int, Gpu]) -> Problem:

@@ -8,13 +8,14 @@ silence. Standard library only, and nothing here raises.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sd3tune.backends.observe.facts import Gpu, Note, Problem
 
 ENDS = ("", "-1")  # at the end of a list they hide nothing that was named
 # Words of container tools and schedulers, which CUDA and HIP do not know.
 WORDS = ("none", "void", "all", "null", "nodevfiles")
+HIDES_ALL = ("visible-none", "visible-twice")  # ends of ids
 SHOWN = 4  # cards that a fix lists
 
 
@@ -80,6 +81,18 @@ def left(
     more = f"; and {len(cards) - SHOWN} more" if len(cards) > SHOWN else ""
     words = f"{variables} leaves {len(cards)} of {count}: {which}{more}"
     return (Note(f"{maker}.visible", words, "environment"),)
+
+
+def against(faults: Sequence[Problem], shown: int) -> list[Problem]:
+    """The faults, where PyTorch shows so many devices: one that says that every card is hidden is
+    then a doubt about our own reading of the variable."""
+    told = []
+    for fault in faults:
+        if shown and fault.id.endswith(HIDES_ALL):
+            words = f"{fault.message}; PyTorch shows {shown} all the same"
+            fault = replace(fault, severity="warn", message=words)
+        told.append(fault)
+    return told
 
 
 def cure(variable: str, cards: Sequence[Gpu]) -> str:
