@@ -250,8 +250,8 @@ class SilenceBreaker(threading.Thread):
         started, wait = time.monotonic(), least
         while not self._ended.wait(least / 10):
             lasted = time.monotonic() - started
-            # The silence counts, not the age of this work: short works one after the other are silent
-            # together. What has just begun is mostly over before anybody has read its name.
+            # The silence counts, not the age of this work: short works one after the other are
+            # silent together. What has just begun is over before anybody has read its name.
             if not self.held and lasted >= least / 8 and silent_seconds() >= wait:
                 wait = least * (NEXT if lasted < LONG * least else MOST)
                 say(f"{self._text()}  ({lasted:.0f} s)")
