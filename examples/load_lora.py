@@ -14,6 +14,7 @@ from PIL import Image
 
 
 def main(model: str, folder: str, prompt: str = "a tabby cat with green eyes") -> None:
+    print(f"loading {model}", flush=True)
     pipe = StableDiffusion3Pipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     side = 128 if Path(model).is_dir() else 1024
@@ -29,6 +30,7 @@ def main(model: str, folder: str, prompt: str = "a tabby cat with green eyes") -
             generator=noise,
         ).images[0]
 
+    print("drawing one picture without the adapter, and one with it", flush=True)
     without = draw()
     pipe.load_lora_weights(folder)
     with_adapter = draw()

@@ -23,7 +23,8 @@ from sd3tune import start
 from sd3tune.errors import PeerLost
 from sd3tune.filesystem.temporary import private_folder
 from sd3tune.processes.environment import LAUNCHER, RESTARTS, SAVE_SECONDS, STORE
-from sd3tune.report.messages import error, warn
+from sd3tune.report.messages import error, say, warn
+from sd3tune.report.progress import waiting
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -44,8 +45,11 @@ class Machines:
 def launch(processes: int, machines: Machines, words: Sequence[str]) -> int:
     """Runs `sd3tune train WORDS` in `processes` processes on this machine; returns the exit code.
     Raises HardwareError when no folder for temporary files is writable."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    with waiting("importing PyTorch"):
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.launcher import api  # noqa: F401  the long one; used below
 
+    say(f"starting {processes} processes")
     # The agent logs each process that ended with a traceback; what matters is said here.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     start.leave_working_directory()

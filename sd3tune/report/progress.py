@@ -2,8 +2,8 @@
 
 `stage` counts work that can be counted, `waiting` names work that cannot. On a terminal both draw a
 line that moves. A log file or a pipe gets a line after two seconds of silence and after each three
-seconds more; work of more than a minute gets one every ten seconds. Words carry the meaning;
-nothing here can fail a run, and stdout stays free for data.
+seconds more; work of more than a minute gets one every ten seconds where it advances, else every twelve. Words
+carry the meaning; nothing here can fail a run, and stdout stays free for data.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ SILENCE = "SD3TUNE_LOG_SECONDS"  # of silence in a log, before a line names the 
 SILENCE_SECONDS = 2.0  # unless the variable says otherwise
 # Times that long: the silence before a further line, the same in work that lasts long, and what
 # counts as long.
-NEXT, MOST, LONG = 1.3, 5, 30
+NEXT, MOST, LONG = 1.3, 6, 30
 LINE_EVERY_SECONDS = 10.0
 # Where a terminal shows the stages that are open: what begins inside a stage is drawn below it.
 CONSOLE: ContextVar[Console | None] = ContextVar("CONSOLE", default=None)

@@ -93,6 +93,7 @@ def test_two_processes_are_one_with_twice_the_batches_and_a_killed_one_changes_n
     workers[-1].send_signal(signal.SIGKILL)
     said, log = child.communicate(timeout=240)
     assert child.returncode == 0, log
+    assert "starting 2 processes" in log
     assert "was killed by signal 9; all are started again" in log and "resumes " in log
     assert f"{alone.noise:016x}" in said and not list(temporary.glob("sd3tune-*"))
     assert ran(tmp_path / "download") == [] and not list(temporary.glob("torchelastic*"))
