@@ -17,7 +17,7 @@ from sd3tune.backends.observe.device_cards import torch_cuda
 from sd3tune.backends.observe.facts import Arch, Facts, Gpu, to_json
 from sd3tune.cli import overview_lines
 from sd3tune.config.config import Config
-from sd3tune.errors import PlanError
+from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
@@ -164,3 +164,16 @@ def test_what_others_held_on_a_recorded_machine_is_not_counted(tmp_path: Path) -
     path.write_text(json.dumps({"facts": to_json(occupied(3 * GIB))}))
     device = recorded_machine.facts(path).weakest
     assert device.room_bytes == device.total_bytes and device.free is None
+
+
+def test_a_card_that_others_filled_on_that_day_is_no_warning_of_a_recorded_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = recordings.facts_of("mi300x-other-users", tmp_path, monkeypatch)
+    path = tmp_path / "there.json"
+    path.write_text(json.dumps({"facts": to_json(facts)}))
+    assert [p.id for p in facts.problems] == ["device.fuller"]
+    assert not recorded_machine.facts(path).problems
+    with pytest.raises(ConfigError) as doctor_takes_chips:
+        doctor.consult(str(path))
+    assert "sd3tune plan --on" in doctor_takes_chips.value.hint
