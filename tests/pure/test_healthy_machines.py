@@ -139,3 +139,29 @@ def test_a_jetson_is_found_although_its_gpu_is_on_no_bus(
                                         "bus_id": "0000:00:00.0"}  # fmt: skip
     seen = Seen(recorded, tmp_path, monkeypatch)
     assert seen.trains_on == ["cuda:0 Orin"] and torch_builds.extra(seen.machine) == "cuda"
+
+
+def graphics_beside_a_card(recorded: Recorded) -> None:
+    """A desktop: PyTorch shows the card alone."""
+    card = copy.deepcopy(recorded["amdsmi"]["devices"][0])
+    card["amdsmi_get_gpu_asic_info"]["target_graphics_version"] = "gfx1036"
+    card["amdsmi_get_gpu_device_bdf"] = "0000:12:00.0"
+    recorded["amdsmi"]["devices"].insert(0, card)
+    recorded["torch"]["arch_list"] = ["gfx1030", "gfx1100"]
+
+
+def torch_not_started(recorded: Recorded) -> None:
+    """`doctor --quick` cannot know whether CUDA starts without the fabric."""
+    fabric_of_one_card(recorded)
+    recorded["torch"] |= {"imported": False, "devices": [], "arch_list": []}
+
+
+@pytest.mark.parametrize(
+    "name, change", [("rx7900xtx", graphics_beside_a_card), ("h100", torch_not_started)]
+)
+def test_nothing_is_said_of_what_no_run_uses_or_nobody_knows(
+    name: str, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load(name)
+    change(recorded)
+    assert not Seen(recorded, tmp_path, monkeypatch).wrong

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from sd3tune.backends.observe import processor_graphics
 from sd3tune.backends.observe.facts import (
     GIB,
     MAKERS,
@@ -45,9 +46,11 @@ def of_missing(
     other_build: Callable[[Gpu], str | None] = lambda card: None,
 ) -> tuple[list[Problem], list[Gpu]]:
     """What is wrong with cards that PyTorch does not show, and those of them that are healthy. A
-    chip that no kernels exist for (the graphics of a processor, an old display card) is a warning
-    where another device trains."""
+    chip that no kernels exist for (an old display card) is a warning where another device trains,
+    and the graphics of a processor is nothing that anybody misses there."""
     found, healthy = list[Problem](), list[Gpu]()
+    if torch.devices:
+        cards = [card for card in cards if not processor_graphics.found(card)]
     for card in (c for c in cards if c.error is None):  # of_lost has the others
         wrong = of_card(card, card.arch, torch, other_build(card))
         found += wrong
@@ -128,11 +131,11 @@ def of_fabric(cards: Sequence[Gpu], torch: TorchReport) -> list[Problem]:
     """What connects the cards and is down. Without the fabric of an NVSwitch system CUDA does not
     start. Where it has started, one card alone needs none: a virtual machine often has one card of
     such a system, whose links lead nowhere. Some links up and others down are a fault."""
-    if torch.devices and len(cards) == 1:
+    started = bool(torch.devices) or not torch.imported  # nobody knows: then no failure
+    if started and len(cards) == 1:
         cards = [replace(card, fabric=card.fabric and UP) for card in cards if card.links]
     fix = "start the fabric manager: sudo systemctl restart nvidia-fabricmanager; its version must "
     fix += "be the driver's. Inside a container or a rented machine only its host can do that"
-    started = bool(torch.devices)
     so = "several processes may hang" if started else "CUDA cannot start"
     severity: Severity = "warn" if started else "fail"
     if down := [card for card in cards if card.fabric not in (None, UP)]:
