@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from sd3tune.backends.observe import processor_graphics
+from sd3tune.backends.observe import amd_visible, processor_graphics
 from sd3tune.backends.observe.facts import (
     GIB,
     MAKERS,
@@ -60,22 +60,27 @@ def of_missing(
     return found, healthy
 
 
-def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
+def of_first(
+    devices: tuple[Device, ...], environ: Mapping[str, str]
+) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
     """The devices, and apart from them the problems of the first, which every run uses: they are
-    the machine's. Their fix names a device without problems, where there is one."""
+    the machine's. Their fix names a device without problems, where there is one. environ: the
+    variables under which PyTorch numbers the devices."""
     if not devices:
         return (), ()
     first, *others = devices
     healthy = next((d for d in others if not d.problems), None)
     problems = first.problems
     if healthy is not None:
-        more = f"; or train on {healthy.torch_device}, {healthy.name}: {_only(healthy)}"
+        more = f"; or train on {healthy.torch_device}, {healthy.name}: {_only(healthy, environ)}"
         problems = tuple(replace(p, fix=p.fix + more) for p in problems)
-    problems = problems or _fuller(first, others)
+    problems = problems or _fuller(first, others, environ)
     return (replace(first, problems=()), *others), problems
 
 
-def _fuller(first: Device, others: Sequence[Device]) -> tuple[Problem, ...]:
+def _fuller(
+    first: Device, others: Sequence[Device], environ: Mapping[str, str]
+) -> tuple[Problem, ...]:
     """Others hold much of the first device, and another one has more room."""
     emptier = max((d for d in others if not d.problems), key=lambda d: d.room_bytes or 0,
                   default=first)  # fmt: skip
@@ -84,13 +89,18 @@ def _fuller(first: Device, others: Sequence[Device]) -> tuple[Problem, ...]:
         return ()
     words = f"others use {first.torch_device}, where a run of one process trains: {first.free}; "
     words += f"of {emptier.torch_device}, {emptier.name}, {emptier.free}"
-    return (Problem("device.fuller", "warn", words, f"{_only(emptier)} trains there"),)
+    return (Problem("device.fuller", "warn", words, f"{_only(emptier, environ)} trains there"),)
 
 
-def _only(device: Device) -> str:
-    """The variable that leaves this device alone."""
+def _only(device: Device, environ: Mapping[str, str]) -> str:
+    """The variable that leaves this device alone. HIP's numbers count what ROCR's variable leaves,
+    so that one that is set is shortened, and the other is not set beside it."""
     if device.arch.family == "sm":
         return f"CUDA_VISIBLE_DEVICES={device.uuid or device.physical_index}"
+    entries = {name: environ[name].split(",") for name in amd_visible.NUMBERS if name in environ}
+    if entries:
+        known = {name: e[device.index] for name, e in entries.items() if device.index < len(e)}
+        return " ".join(f"{name}={entry.strip()}" for name, entry in known.items())
     if device.uuid is not None and device.uuid.startswith("GPU-"):
         return f"ROCR_VISIBLE_DEVICES={device.uuid}"
     return f"HIP_VISIBLE_DEVICES={device.index}"
