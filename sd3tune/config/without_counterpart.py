@@ -97,7 +97,8 @@ ELSEWHERE = (
     ),
     Unsupported(
         "is another program's name for the options of LyCORIS",
-        "write lora_type=lycoris and its options into lycoris_config.json",
+        "leave it out for a LoRA; for LyCORIS write lora_type=lycoris and the options into "
+        "lycoris_config.json",
         "network_args algo lycoris_args lokr_dim lokr_factor lokr_decompose_factor lycoris_algo "
         "lokr_full_matrix network_kwargs",
     ),
