@@ -9,9 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from sd3tune.backends.decide.rules import version
-from sd3tune.backends.decide.torch_builds import CUDA_BUILDS, known, other_build
+from sd3tune.backends.decide.torch_builds import (
+    CUDA_BUILDS,
+    known,
+    newest_driver,
+    other_build,
+    remedy,
+)
 from sd3tune.backends.observe import card_faults, card_sources, container, nvidia_visible, system
 from sd3tune.backends.observe.card_sources import Ask, ask_in_child
+from sd3tune.backends.observe.cuda_devices import CUDA_ITSELF
 from sd3tune.backends.observe.device_cards import matched, torch_cuda
 from sd3tune.backends.observe.facts import (
     Arch,
@@ -27,10 +34,15 @@ from sd3tune.backends.observe.facts import (
 )
 from sd3tune.backends.observe.host_facts import Host
 from sd3tune.backends.observe.nvml import UNKNOWN, problem
+from sd3tune.backends.observe.visible_devices import against
 
 VENDOR: Vendor = "cuda"
 PCI_VENDOR = "0x10de"
-NEWEST = f"{CUDA_BUILDS[0].driver} or newer"
+# What the kernel writes of a card that the driver leaves out.
+LEFT_OUT = (
+    "sudo dmesg | grep NVRM says why: the driver is too old for the card (update it), or not "
+)
+LEFT_OUT += "of the open kind that cards from RTX 50 on need, or the card is lost"
 # Where nobody inside can update a driver: what to ask for instead.
 RENTED = {
     "runpod": "`minCudaVersion` {0}, or the CUDA filter of the console",
@@ -50,10 +62,14 @@ def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
     """The cards as all sources together know them, and a Problem for each source that should have
     answered but did not. ask: gets the answer of one source."""
     found = card_sources.survey(VENDOR, root, ask)
-    on_bus = system.pci_cards(root, PCI_VENDOR)
-    if found.gpus or not on_bus or any(p.severity == "fail" for p in found.problems):
+    if found.gpus or not system.pci_cards(root, PCI_VENDOR):
         return found
-    return replace(found, problems=(*found.problems, _no_driver(root, found)))
+    missing, rest = _no_driver(root, found), found.problems
+    if any(p.severity == "fail" and not p.id.startswith(CUDA_ITSELF) for p in rest):
+        missing = replace(missing, severity="warn")  # a source says more of the same cause
+    else:
+        rest = tuple(replace(p, severity="warn") if p.severity == "fail" else p for p in rest)
+    return replace(found, problems=(*rest, missing))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -118,18 +134,22 @@ def _no_driver(root: Path, found: Survey) -> Problem:
     """A card on the bus and no driver: the kernel module is not loaded, or not installed."""
     inside = "in a container: docker run --gpus all …"
     if found.source is not None:
-        words = f"{found.source} answers and lists no card, and one of NVIDIA's is on the bus"
-        return problem("no-driver", "fail", words, f"look at dmesg for Xid messages; {inside}")
+        title = card_sources.SOURCES[found.source].title
+        words = f"{title} answers and lists no card, and one of NVIDIA's is on the bus"
+        return problem("no-driver", "fail", words, f"{LEFT_OUT}; {inside}")
     if (root / "proc/driver/nvidia/version").exists():
         words = "an NVIDIA card is on the bus, its kernel module is loaded and no source names it"
-        return problem("no-driver", "fail", words, f"look at dmesg; {inside}")
+        return problem("no-driver", "fail", words, f"{LEFT_OUT}; {inside}")
     if (root / "sys/module/nouveau").exists():
         words = "an NVIDIA card is on the bus with the driver nouveau, which cannot compute"
         fix = "install the NVIDIA driver, which replaces nouveau, and reboot"
         return problem("module-not-loaded", "fail", words, fix)
     if any(any(root.glob(f"{folder}/libcuda.so.1")) for folder in container.LIBRARIES):
         words = "an NVIDIA card is on the bus and the kernel module nvidia is not loaded"
-        fix = "sudo modprobe nvidia, and where that fails: dkms status (a new kernel), Secure Boot"
+        fix = (
+            "sudo modprobe nvidia, and where that fails: dkms status (a new kernel), Secure Boot, "
+        )
+        fix += "sudo dmesg | grep NVRM (a driver that is too old for the card)"
         return problem("module-not-loaded", "fail", words, f"{fix}; {inside}")
     words = "an NVIDIA card is on the bus and no driver answers"
     return problem("no-driver", "fail", words, f"install the NVIDIA driver; {inside}")
@@ -186,7 +206,7 @@ def _device(
         bus_id=card.bus_id,
         chosen_by=nvidia_visible.chosen_by(found.gpus, environ),
         exclusive=card.compute_mode == "exclusive",
-        problems=card_faults.of_card(card, arch or card.arch, torch, other_build(found, card)),
+        problems=card_faults.of_card(card, arch or card.arch, torch, remedy(found, card)),
     )
 
 
@@ -206,9 +226,9 @@ def _compared(
     if not _ordered(found, environ):  # numbers are CUDA's: only their count is known
         others = [card for card in found.gpus if card not in seen]
         missing = others[: max(0, len(selected.cards) - len(seen))]
-    sick, healthy = card_faults.of_missing(missing, torch, partial(other_build, found))
+    sick, healthy = card_faults.of_missing(missing, torch, partial(remedy, found))
     problems = [
-        *selected.faults,
+        *against(selected.faults, len(torch.devices)),
         *_build(found, torch, host),
         *card_faults.of_fabric(selected.cards, torch),
         *card_faults.of_lost(selected.cards),
@@ -230,7 +250,8 @@ def _build(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     built = f"ROCm {torch.hip}" if torch.hip else "the CPU"
     name = "torch.wrong-vendor-build" if torch.hip else "torch.cpu-build-beside-gpu"
     words = f"{found.gpus[0].name} is here, PyTorch {torch.version} is built for {built}"
-    fix = other_build(found) or f"update the driver to {NEWEST}, then run scripts/setup again"
+    newest = newest_driver({g.arch.sm for g in found.gpus if g.arch.sm is not None})
+    fix = other_build(found) or f"update the driver to {newest}, then run scripts/setup again"
     return [Problem(name, "fail", words, fix)]
 
 
@@ -253,7 +274,10 @@ def _unseen(
 
 def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     """Whether the driver runs the installed build; a newer minor of CUDA runs by compatibility. A
-    driver of which nothing is known is left to PyTorch's own answer."""
+    driver of which nothing is known is left to PyTorch's own answer, and a build that has kernels
+    for none of the cards to card_faults.py: no driver makes it run."""
+    if not any(card_faults.has_kernels(g.arch, torch.arch_list) for g in found.gpus):
+        return []
     wheel, offered = version(torch.cuda)[:2], version(found.runtime)[:2]
     needed = next((build for build in CUDA_BUILDS if build.cuda == wheel[0]), None)
     mixed = any(p.id.endswith("mismatch") for p in found.problems)  # its age is not its fault
@@ -266,7 +290,8 @@ def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
             f"this one is {this}"
         )
         other = other_build(found)
-        fix = f"update the driver, or: {other}" if other else f"update the driver to {NEWEST}"
+        newest = f"{CUDA_BUILDS[0].driver} or newer"
+        fix = f"update the driver, or: {other}" if other else f"update the driver to {newest}"
         if host.cloud in RENTED:  # where nobody inside can update it
             fix = f"rent another machine: {RENTED[host.cloud].format(torch.cuda)}"
         return [Problem("torch.driver-too-old", "fail", words, fix)]

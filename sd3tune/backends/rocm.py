@@ -26,6 +26,7 @@ from sd3tune.backends.observe.facts import (
     Vendor,
 )
 from sd3tune.backends.observe.torch_report import RANGE
+from sd3tune.backends.observe.visible_devices import against
 
 VENDOR: Vendor = "rocm"
 PCI_VENDOR = "0x1002"
@@ -170,7 +171,7 @@ def _compared(
     missing = [c for c in selected.cards if selected.certain and c not in seen]
     sick, healthy = card_faults.of_missing(missing, torch)
     problems = [
-        *selected.faults,
+        *against(selected.faults, len(torch.devices)),
         *_build(found, torch),
         *card_faults.of_lost(selected.cards),
         *sick,

@@ -5,13 +5,15 @@ from dataclasses import replace
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.chips import Chip
-from sd3tune.backends.observe.facts import MAKERS, Device, Facts, Gpu, Machine, TorchReport
+from sd3tune.backends.observe import processor_graphics
+from sd3tune.backends.observe.facts import MAKERS, Device, Facts, Gpu, Machine, Survey, TorchReport
 from sd3tune.doctor import software
 from sd3tune.doctor.finding import Finding, Status, of
 
 GIB = 2**30
 COMPARED = "survey and torch compared"
 HOT_CELSIUS = 90
+GRAPHICS = "the graphics of the processor, and no card: no build of PyTorch has kernels for it"
 JOINED = "torch and survey joined"
 # What a card does when idle or at its power limit is its business; these cost speed.
 HARMFUL = ("thermal", "slowdown", "brake", "prochot", "hbm", "socket")
@@ -81,17 +83,29 @@ def accelerators(machine: Machine, facts: Facts) -> Iterator[Finding]:
         for problem in survey.problems:
             if problem.id not in known:
                 finding = of(problem, name, problem.source or survey.source or "survey")
-                if facts.accelerated and not facts.rest_on(survey):
-                    finding = replace(finding, status="warn")  # another vendor's card trains
-                yield finding
+                yield finding if facts.rest_on(survey) else _beside(finding, survey, facts)
         if survey.driver:
             words = f"{survey.driver}, offers {survey.offers}" if survey.runtime else survey.driver
             source = survey.driver_told_by
             yield Finding(f"{survey.vendor}.driver", "ok", f"{name} driver", words, source)
+        if processor_graphics.alone(survey) and not facts.rest_on(survey):
+            yield Finding(f"{survey.vendor}.graphics", "skip", name, GRAPHICS, "survey")
         for gpu in survey.gpus:
             several = len(survey.gpus) > 1
             yield from accelerator(gpu, several) if gpu.error is None else _silent(gpu, facts)
     yield from _chosen(machine, facts)
+
+
+def _beside(finding: Finding, survey: Survey, facts: Facts) -> Finding:
+    """A finding of a vendor that does not train. Nothing is lost by it where the vendor has no
+    card, and little where another vendor's card trains."""
+    if processor_graphics.alone(survey):
+        return replace(finding, status="skip", fix="")
+    if not facts.accelerated:
+        return finding
+    if finding.status == "FAIL":
+        return replace(finding, status="warn")
+    return replace(finding, status="skip", fix="")
 
 
 def _silent(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
@@ -171,7 +185,7 @@ def _chosen(machine: Machine, facts: Facts) -> Iterator[Finding]:
     container = machine.host.container
     if refused:
         return  # reported among the problems
-    if any(s.gpus for s in machine.surveys):
+    if any(processor_graphics.has_card(machine, s.vendor) for s in machine.surveys):
         return  # a card that torch cannot use is among the problems
     if any(lack.blocks for lack in machine.host.lacks):
         return  # reported as a finding of the container

@@ -139,6 +139,8 @@ def test_a_library_that_is_cut_off_is_not_called_missing(
          "exit 9", "smi-no-driver", "cannot reach the NVIDIA kernel driver"),
         ("echo 'Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.'",
          "smi-gpu-lost", "GPU is lost"),
+        ("echo 'Unable to determine the device handle for GPU1: 0000:2A:00.0: Unknown Error'; echo "
+         "'No devices were found'; exit 255", "smi-gpu-lost", "0000:2A:00.0: Unknown Error"),
     ],
 )  # fmt: skip
 def test_what_nvidia_smi_does_is_a_finding_in_its_own_words(
@@ -150,6 +152,17 @@ def test_what_nvidia_smi_does_is_a_finding_in_its_own_words(
     (found,) = seen.problems
     assert found.id == f"nvidia.{problem}" and words in found.message and not seen.gpus
     assert ("hang in the same way" in found.fix) == problem.endswith("hangs")
+
+
+def test_a_table_that_ends_with_a_warning_and_an_exit_code_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "WARNING: infoROM is corrupted at gpu 0000:01:00.0"
+    plant(tmp_path, "nvidia-smi", f'echo "{ROW}"; echo "{said}"; exit 14', monkeypatch)
+    seen = nvidia_smi.survey(tmp_path)
+    (found,) = seen.problems
+    assert [gpu.uuid for gpu in seen.gpus] == [UUID] and seen.driver == "535.183.01"
+    assert (found.id, found.severity) == ("nvidia.smi-warned", "warn") and said in found.message
 
 
 def test_a_program_that_is_absent_or_may_not_be_started_says_which(

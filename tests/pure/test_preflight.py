@@ -123,8 +123,8 @@ def test_a_folder_that_cannot_be_written_is_known_without_writing(tmp_path: Path
     for name, words in (("file", "is a file"), ("file/a/b", "a part of the path is a file"),
                         ("link", "is a file"), ("/proc/a", "the kernel keeps it")):  # fmt: skip
         with pytest.raises(ConfigError, match=f"output_dir={tmp_path / name}` .*{words}"):
-            preflight.refuse_missing_files(settings(tmp_path, output_dir=tmp_path / name))
-    preflight.refuse_missing_files(settings(tmp_path, output_dir=tmp_path / "new" / "folder"))
+            preflight.refuse_closed_folders(settings(tmp_path, output_dir=tmp_path / name))
+    preflight.refuse_closed_folders(settings(tmp_path, output_dir=tmp_path / "new" / "folder"))
     assert sorted(tmp_path.rglob("*")) == before
 
 

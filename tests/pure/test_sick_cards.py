@@ -242,6 +242,9 @@ def test_the_cure_for_missing_kernels_fits_the_amd_chip(
     card = Gpu("rocm", 0, "card", chip, "amdsmi")
     (problem,) = of_card(card, chip, TorchReport(version="2.13.0", arch_list=tuple(built)))
     assert fix in problem.fix
+    newest = TorchReport(version="2.13.0", hip="7.2.53211", arch_list=tuple(built))
+    (again,) = of_card(card, chip, newest)  # the same build again would have no more kernels
+    assert "SD3TUNE_TORCH" not in again.fix
 
 
 def test_the_cure_for_missing_kernels_is_a_build_that_the_driver_runs(watch: Watch) -> None:
@@ -288,3 +291,28 @@ def test_a_second_card_without_kernels_refuses_only_a_run_that_uses_it(watch: Wa
     assert "FAIL" not in statuses(machine, torch, facts)
     with pytest.raises(HardwareError, match="no kernels for sm_61"):
         devices.usable(torch, facts, Processes(size=2, local_size=2))
+
+
+def test_a_uuid_that_hip_gives_to_all_is_not_offered_for_a_variable(watch: Watch) -> None:
+    def two(recorded: dict[str, Any]) -> None:
+        first, device = recorded["amdsmi"]["devices"][0], recorded["torch"]["devices"][0]
+        first["amdsmi_get_gpu_asic_info"]["asic_serial"] = "0x0"
+        first["amdsmi_get_gpu_enumeration_info"] = {"hip_id": 0, "hip_uuid": "GPU-XX"}
+        lost = {name: {"raises": 1} for name in first}
+        recorded["amdsmi"]["devices"] = [first, lost]
+        recorded["torch"]["devices"] = [device]
+
+    *_, facts = watch("rx7900xtx", two)
+    (failed,) = [p for p in facts.problems if p.severity == "fail"]
+    assert failed.id == "amd.gpu-lost" and "ROCR_VISIBLE_DEVICES" not in failed.fix
+    assert "GPU-XX" not in repr(facts)
+
+
+def test_a_card_of_another_container_is_not_a_lost_one(watch: Watch) -> None:
+    def close(recorded: dict[str, Any]) -> None:
+        card = recorded["amdsmi"]["devices"][0]
+        recorded["amdsmi"]["devices"].insert(0, {name: {"raises": 10} for name in card})
+
+    *_, facts = watch("mi300x-spx", close)
+    assert not [p for p in facts.problems if p.severity == "fail"]
+    assert [d.bus_id for d in facts.devices] == ["0000:05:00.0"]

@@ -21,6 +21,7 @@ from sd3tune.backends.observe.facts import (
 )
 from sd3tune.backends.observe.host_facts import Host
 from sd3tune.errors import HardwareError
+from tests import recordings
 
 HOST = Host("Linux", "6.8", "x86_64", "3.12.1")
 
@@ -100,6 +101,37 @@ def test_the_card_that_no_build_serves_is_named() -> None:
         torch_build(nvidia("580.95", None, 37))
 
 
+def test_no_driver_is_asked_for_that_would_not_help() -> None:
+    with pytest.raises(HardwareError, match="card 37 is sm_37, and no build") as kepler:
+        torch_build(nvidia("470.256.02", "11.4", 37))
+    assert "update" not in kepler.value.hint
+    with pytest.raises(HardwareError, match="needs driver 525 or newer") as volta:
+        torch_build(nvidia("470.256.02", "11.4", 70))
+    assert "580, the last series that runs sm_70" in volta.value.hint
+    built = TorchReport("2.13.0", cuda="13.0", arch_list=("sm_75", "sm_80"), imported=True)
+    for chip, fix in ((37, "use another card"), (70, "update the driver to 580, the last series")):
+        facts = cuda.facts(nvidia("470.256.02", "11.4", chip), built, {}, {}, {})
+        (problem,) = [p for p in facts.problems if p.severity == "fail"]
+        assert problem.id == "torch.arch-not-in-build" and problem.fix.startswith(fix)
+
+
+def test_a_card_on_the_bus_that_its_driver_leaves_out_gets_a_build_for_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that is older than the card lists none, and cuInit says as much."""
+    recorded = recordings.load("rtx4090")
+    card = "sys/bus/pci/devices/0000:01:00.0"
+    recorded["files"] |= {f"{card}/vendor": "0x10de\n", f"{card}/class": "0x030000\n"}
+    recorded["pynvml"] |= {"driver": "560.35.03", "cuda": 12060, "devices": []}
+    recorded["libcuda"] = {"version": 12060, "init": 100}
+    recorded["torch"] |= {"devices": [], "devices_error": "No CUDA GPUs are available"}
+    machine, _, facts = recordings.observed(recorded, tmp_path, monkeypatch)
+    assert torch_build(machine).extra == "cuda"
+    (failed,) = [p for p in facts.problems if p.severity == "fail"]
+    assert failed.message.startswith("NVML answers and lists no card")
+    assert "too old for the card" in failed.fix
+
+
 def test_a_card_that_no_source_lists_does_not_get_the_cpu_s_build() -> None:
     assert extra(nvidia("535.1", None, source="/proc/driver/nvidia")) == "cuda"
     assert extra(nvidia(None, None, source="nvml")) == "cpu"  # it listed none
@@ -144,3 +176,18 @@ def test_setup_asks_a_bare_checkout_and_reads_four_lines_or_an_error(tmp_path: P
     refused = asked("515.105.01")
     assert refused.returncode == 1 and refused.stdout == ""
     assert [line.split(":")[0] for line in refused.stderr.splitlines()] == ["error", "hint"]
+
+
+def test_an_intel_mac_is_refused_before_pip_finds_no_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, words, hint in (
+        ("intel-mac", "this is an Intel Mac", "an Apple chip"),
+        ("rosetta", "runs under Rosetta", "brew install python@3.12"),
+    ):
+        there = recordings.observed(recordings.load(name), tmp_path, monkeypatch)[0]
+        with pytest.raises(HardwareError, match=words) as refused:
+            torch_build(there)
+        assert hint in refused.value.hint
+    apple = recordings.observed(recordings.load("m3-max"), tmp_path, monkeypatch)[0]
+    assert torch_build(apple).extra == "apple"

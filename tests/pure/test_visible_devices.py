@@ -352,3 +352,19 @@ def test_another_vendor_s_broken_card_does_not_refuse_the_one_that_trains(
     assert not failures(facts)
     said = {f.id: f.status for f in accelerators(machine, facts)}
     assert said["amd.no-driver"] == "warn" and "FAIL" not in said.values()
+
+
+def test_the_older_name_of_a_slice_is_left_to_cuda(seen: Seen) -> None:
+    card = recordings.load("h100-mig")["pynvml"]["devices"][0]["nvmlDeviceGetUUID"]
+    facts = seen("h100-mig", (0,), CUDA_VISIBLE_DEVICES=f"MIG-{card}/1/0")
+    assert not failures(facts)
+    other = "MIG-GPU-00000000-0000-4000-8000-000000000000/1/0"
+    assert failures(seen("h100-mig", (), CUDA_VISIBLE_DEVICES=other))
+
+
+@pytest.mark.parametrize("value", ["0gpu", "-2", "0,0"])
+def test_what_torch_shows_is_not_called_hidden(value: str, seen: Seen) -> None:
+    facts = seen("rtx4090", (0,), CUDA_VISIBLE_DEVICES=value)
+    assert not failures(facts)
+    (doubt,) = [p for p in facts.problems if p.id.startswith("nvidia.visible")]
+    assert doubt.message.endswith("; PyTorch shows 1 all the same")

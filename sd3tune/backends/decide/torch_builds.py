@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sd3tune.backends.decide.rules import version
+from sd3tune.backends.observe import processor_graphics
 from sd3tune.backends.observe.facts import Gpu, Machine, Survey
 from sd3tune.backends.observe.torch_report import RANGE
 from sd3tune.errors import HardwareError
@@ -68,6 +69,7 @@ CUDA_BUILDS = (
     CudaBuild("cu126", 12, 525, (50, 60, 70, 75, 80, 86, 90)),
     CudaBuild("cu129", 12, 525, (75, 80, 86, 90, 100, 120)),
 )
+LAST_OF_OLD = 580  # the last series of drivers for chips before sm_75 (NVIDIA's release notes)
 OLDEST_DRIVER = min(build.driver for build in CUDA_BUILDS)
 
 
@@ -86,12 +88,31 @@ def cuda_build(driver: str | None, runtime: str | None, chips: Collection[int]) 
     return None if best is not None and chips and not served[best] else best
 
 
-def other_build(found: Survey, card: Gpu | None = None) -> str | None:
-    """The command that installs the build for these NVIDIA cards, or for one of them; None where
-    there is none."""
-    chips = _chips(found.gpus if card is None else (card,))
-    build = cuda_build(found.driver, found.runtime, chips)
+def other_build(found: Survey) -> str | None:
+    """The command that installs the build for these NVIDIA cards; None where their driver runs
+    none."""
+    build = cuda_build(found.driver, found.runtime, _chips(found.gpus))
     return None if build is None else build.setup
+
+
+def remedy(found: Survey, card: Gpu) -> str | None:
+    """What brings a build with kernels for one of these NVIDIA cards: its command, after a newer
+    driver where this one runs no such build; None where no build has kernels for it."""
+    chips = _chips((card,))
+    build = cuda_build(found.driver, found.runtime, chips)
+    if build is not None:
+        return build.setup
+    for build in CUDA_BUILDS:
+        if all(map(build.has_kernels, chips)):
+            return f"update the driver to {newest_driver(chips)}, then: {build.setup}"
+    return None
+
+
+def newest_driver(chips: Collection[int]) -> str:
+    """The series of drivers to update to, in words. chips: compute capabilities."""
+    if chips and max(chips) < CUDA_BUILDS[0].kernels[0]:
+        return f"{LAST_OF_OLD}, the last series that runs sm_{max(chips)}"
+    return f"{CUDA_BUILDS[0].driver} or newer"
 
 
 def extra(machine: Machine) -> str:
@@ -100,14 +121,15 @@ def extra(machine: Machine) -> str:
     amd = machine.survey("rocm")
     if any(s.vendor == "cuda" for s in machine.surveys) and _has_card(machine.survey("cuda")):
         return "cuda"
-    if amd.gpus or any(p.id == "amd.no-driver" for p in amd.problems):
+    closed = any(p.id == "amd.no-driver" for p in amd.problems)
+    if closed or processor_graphics.has_card(machine, "rocm"):
         return "rocm"
     return "apple" if machine.host.os == "Darwin" else "cpu"
 
 
 def torch_build(machine: Machine) -> TorchBuild:
     """The build for a machine: CUDA wheels go to machines with an NVIDIA card and to no others.
-    Raises HardwareError where its driver runs none of them."""
+    Raises HardwareError where its driver or its system runs none of them."""
     kind = extra(machine)
     if kind == "cuda":
         return _for_nvidia(machine.survey("cuda"))
@@ -115,9 +137,11 @@ def torch_build(machine: Machine) -> TorchBuild:
         cards = machine.survey("rocm").gpus
         name = cards[0].name if cards else "a card whose driver does not answer"
         return TorchBuild(kind, RANGE, f"{WHEELS}/rocm7.2", f"AMD: {name}")
+    if kind == "apple" and machine.host.machine != "arm64":
+        raise _no_wheel_for_mac(machine)
     if kind == "apple":
         chip = machine.survey("mps").gpus
-        who = chip[0].name if chip else "an Intel Mac, or Python under Rosetta"
+        who = chip[0].name if chip else "a chip that sysctl does not name"
         return TorchBuild(kind, RANGE, None, f"macOS: {who}")
     return TorchBuild(kind, CPU, f"{WHEELS}/cpu", "no NVIDIA or AMD card found")
 
@@ -159,6 +183,19 @@ def _for_nvidia(found: Survey) -> TorchBuild:
     return TorchBuild("cuda", RANGE, build.index_url, reason)
 
 
+def _no_wheel_for_mac(machine: Machine) -> HardwareError:
+    if machine.host.rosetta:
+        return HardwareError(
+            f"this Python is x86-64 and runs under Rosetta: {RANGE} has no wheel for it",
+            hint="install a Python for arm64 and name it: brew install python@3.12, then "
+            "PYTHON=/opt/homebrew/bin/python3.12 bash scripts/setup",
+        )
+    return HardwareError(
+        f"this is an Intel Mac: PyTorch has had no wheels for it since 2.3, and {RANGE} is needed",
+        hint="use a Mac with an Apple chip, or Linux",
+    )
+
+
 def _driver(found: Survey) -> str:
     """ "driver 535.183.01 (CUDA 12.2)", or what is known of it."""
     if not known(found.driver) and not known(found.runtime):
@@ -170,15 +207,18 @@ def _driver(found: Survey) -> str:
 
 def _refusal(found: Survey, name: str, driver: str) -> HardwareError:
     on_cpu = f"SD3TUNE_TORCH='{CPU} --extra-index-url {WHEELS}/cpu' bash scripts/setup"
-    if any(build.runs_on(found.driver, found.runtime) for build in CUDA_BUILDS):
-        chips = ", ".join(f"sm_{sm}" for sm in sorted(_chips(found.gpus)))
+    chips = _chips(found.gpus)
+    if chips and not any(build.has_kernels(sm) for build in CUDA_BUILDS for sm in chips):
+        known_as = ", ".join(f"sm_{sm}" for sm in sorted(chips))
         return HardwareError(
-            f"{name} is {chips}, and no build of {RANGE} has kernels for it",
+            f"{name} is {known_as}, and no build of {RANGE} has kernels for it",
             hint=f"use another card; for the CPU: {on_cpu}",
         )
-    newest = CUDA_BUILDS[0].driver
+    needed = min(
+        build.driver for build in CUDA_BUILDS if not chips or any(map(build.has_kernels, chips))
+    )
     return HardwareError(
-        f"{name} has {driver}, and every build of {RANGE} needs driver {OLDEST_DRIVER} or newer",
-        hint=f"update the driver, best to {newest} or newer, and run this again; for the CPU: "
+        f"{name} has {driver}, and every build of {RANGE} needs driver {needed} or newer",
+        hint=f"update the driver, best to {newest_driver(chips)}, and run this again; for the CPU: "
         f"{on_cpu}",
     )

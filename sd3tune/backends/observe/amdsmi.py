@@ -5,6 +5,7 @@ Numbers it does not know come back as the text "N/A". Nothing here raises.
 """
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,11 @@ def survey(root: Path) -> Survey:
         return Survey("rocm", problems=tuple(problems))
     try:
         handles = library.ask("amdsmi_get_processor_handles") or []
-        gpus = tuple(_gpu(library, i, handle) for i, handle in enumerate(handles))
+        gpus = tuple(
+            _gpu(library, i, handle)
+            for i, handle in enumerate(handles)
+            if not card_health.amd_closed(library.amdsmi, handle)
+        )
         driver = library.ask("amdsmi_get_gpu_driver_info", handles[0]) if handles else None
         rocm = library.ask("amdsmi_get_rocm_version")
         runtime = rocm[1] if rocm and rocm[0] else None
@@ -166,7 +171,7 @@ def _gpu(library: _Binding, index: int, handle: Any) -> Gpu:
         compute_partition=word(q("amdsmi_get_gpu_compute_partition")),
         memory_partition=word(q("amdsmi_get_gpu_memory_partition")),
         hip_index=system.whole(entry("amdsmi_get_gpu_enumeration_info", "hip_id")),
-        hip_uuid=word(entry("amdsmi_get_gpu_enumeration_info", "hip_uuid"))
+        hip_uuid=_identity(entry("amdsmi_get_gpu_enumeration_info", "hip_uuid"))
         or system.hip_uuid(entry("amdsmi_get_gpu_asic_info", "asic_serial")),
         error=card_health.amd_lost(library.amdsmi, handle),
     )
@@ -198,6 +203,11 @@ def _throttle(status: Any) -> tuple[str, ...] | None:
 def _links(status: Any) -> int | None:
     links = status.get("status") if isinstance(status, dict) else None
     return sum(link == "U" for link in links) if isinstance(links, list) else None
+
+
+def _identity(hip_uuid: Any) -> str | None:
+    """HIP's UUID of a card; `GPU-XX` is what it calls all that have none."""
+    return hip_uuid if re.fullmatch(r"GPU-[0-9a-fA-F]{16}", str(hip_uuid)) else None
 
 
 def word(value: Any) -> str | None:

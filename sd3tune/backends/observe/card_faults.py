@@ -23,6 +23,7 @@ from sd3tune.backends.observe.facts import (
 )
 from sd3tune.backends.observe.torch_report import RANGE
 
+ROCM = "7.2"  # of the builds that scripts/setup installs
 WHEELS = "https://download.pytorch.org/whl"
 UP = "completed"
 NO_KERNELS = "torch.arch-not-in-build"
@@ -32,8 +33,7 @@ def of_card(
     card: Gpu, arch: Arch, torch: TorchReport, other_build: str | None = None
 ) -> tuple[Problem, ...]:
     """What keeps a run from using this card, but not from using another. arch: as PyTorch says it,
-    where it does. other_build: NVIDIA: the command that installs a build with kernels for it, if
-    there is one."""
+    where it does. other_build: NVIDIA: what brings a build with kernels for it, if there is one."""
     return (*_owned(card), *_without_kernels(card, arch, torch, other_build))
 
 
@@ -102,7 +102,7 @@ def _lost(card: Gpu, others: Sequence[Gpu]) -> Problem:
     fix = "reboot, or rent another machine; look at dmesg for "
     fix += "Xid messages" if nvidia else "amdgpu messages"
     variable = "CUDA_VISIBLE_DEVICES" if nvidia else "ROCR_VISIBLE_DEVICES"
-    names = [other.hip_uuid or other.uuid for other in others]
+    names = [other.uuid if nvidia else other.hip_uuid for other in others]
     if names and all(names):  # by UUID, since CUDA and HIP number what is left anew
         fix += f"; {variable}={','.join(n for n in names if n)} trains without it"
     words = f"{card.label} does not answer: {card.error}"
@@ -111,7 +111,10 @@ def _lost(card: Gpu, others: Sequence[Gpu]) -> Problem:
 
 def of_fabric(cards: Sequence[Gpu], torch: TorchReport) -> list[Problem]:
     """What connects the cards and is down. Without the fabric of an NVSwitch system CUDA does not
-    start; where it has started, a virtual machine has one card of such a system."""
+    start. Where it has started, one card alone needs none: a virtual machine often has one card of
+    such a system, whose links lead nowhere. Some links up and others down are a fault."""
+    if torch.devices and len(cards) == 1:
+        cards = [replace(card, fabric=card.fabric and UP) for card in cards if card.links]
     fix = "start the fabric manager: sudo systemctl restart nvidia-fabricmanager; its version must "
     fix += "be the driver's. Inside a container or a rented machine only its host can do that"
     started = bool(torch.devices)
@@ -142,15 +145,21 @@ def _without_kernels(
         ("gfx",) if arch.family == "gfx" else ("sm_", "compute_")
     )  # another vendor's say nothing
     built = [name for name in torch.arch_list if name.startswith(kinds)]
-    if not built or arch.name == "unknown" or any(_runs(arch, name) for name in built):
+    if has_kernels(arch, built):
         return []
     words = (
         f"this PyTorch has no kernels for {arch.name}, only for {', '.join(built)}: {card.label}"
     )
-    fix = other_build or "use another card: no build that the driver runs has kernels for this one"
+    fix = other_build or f"use another card: no build of {RANGE} has kernels for this one"
     if arch.gfx is not None:
-        fix = _other_gfx(arch, built)
+        fix = _other_gfx(arch, built, torch.hip)
     return [Problem(NO_KERNELS, "fail", words, fix)]
+
+
+def has_kernels(arch: Arch, built: Sequence[str]) -> bool:
+    """Whether a build has kernels for a chip, as far as both are known. built: the chips it was
+    compiled for."""
+    return not built or arch.name == "unknown" or any(_runs(arch, name) for name in built)
 
 
 def _runs(arch: Arch, built: str) -> bool:
@@ -172,7 +181,7 @@ def _runs(arch: Arch, built: str) -> bool:
     return number <= arch.sm and (same_major or (kind == "compute" and not suffix))
 
 
-def _other_gfx(arch: Arch, built: list[str]) -> str:
+def _other_gfx(arch: Arch, built: list[str], hip: str | None) -> str:
     """Chips of one family have nearly one instruction set; the probes say whether it holds."""
     near = next((n for n in built if re.fullmatch(rf"{arch.name[:-1]}\d", n)), None)
     if near is not None and len(arch.name) == len("gfx1030"):
@@ -181,7 +190,9 @@ def _other_gfx(arch: Arch, built: list[str]) -> str:
             f"export HSA_OVERRIDE_GFX_VERSION={version} takes the kernels of {near} (not supported "
             "by AMD; sd3tune doctor then shows whether they compute rightly)"
         )
-    return f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}/rocm7.2' bash scripts/setup"
+    if (hip or "").startswith(ROCM):
+        return f"use another card: no build of {RANGE} for ROCm has kernels for {arch.name}"
+    return f"SD3TUNE_TORCH='{RANGE} --index-url {WHEELS}/rocm{ROCM}' bash scripts/setup"
 
 
 def unknown(vendor: Vendor, seen: TorchDevice, found: Survey, of: Mapping[int, Gpu]) -> Problem:

@@ -15,7 +15,9 @@ NOT_GIVEN = 4  # no permission: the card belongs to another container or job
 ESSENTIAL = ("nvmlDeviceGetName", "nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo")
 ALSO = ("nvmlDeviceGetPciInfo", "nvmlDeviceGetCudaComputeCapability", "nvmlDeviceGetComputeMode")
 FABRIC = {1: "not started", 2: "in progress", 3: "completed"}  # nvmlGpuFabricState_t; 0: no fabric
-UNSUPPORTED = (2, 3)  # AMDSMI_STATUS: not supported, not yet implemented
+# AMDSMI_STATUS: not supported, not yet implemented; no permission: the card is another container's.
+UNSUPPORTED, CLOSED = (2, 3), 10
+AMD_ESSENTIAL = (("amdsmi_get_gpu_asic_info",), ("amdsmi_get_gpu_memory_total", "VRAM"))
 SMI_DEAD = ("gpu is lost", "requires reset", "requires restart")
 SMI_DOUBTFUL, SMI_ESSENTIAL = ("unknown error", "err!"), ("name", "uuid", "memory.total")
 
@@ -45,16 +47,29 @@ def smi_lost(cells: Mapping[str, str]) -> str | None:
 
 def amd_lost(amdsmi: ModuleType, handle: Any) -> str | None:
     """Why an AMD card says neither what it is nor how much memory it has; None where it does."""
+    errors = [e for e in _amd_errors(amdsmi, handle) if _code(e) not in UNSUPPORTED]
+    return " ".join(str(errors[0]).split()) if len(errors) == len(AMD_ESSENTIAL) else None
+
+
+def amd_closed(amdsmi: ModuleType, handle: Any) -> bool:
+    """A card that this user or container may not ask: it belongs to others."""
+    codes = [_code(e) for e in _amd_errors(amdsmi, handle)]
+    return codes == [CLOSED] * len(AMD_ESSENTIAL)
+
+
+def _amd_errors(amdsmi: ModuleType, handle: Any) -> list[Exception]:
     errors = []
-    asked = (("amdsmi_get_gpu_asic_info",), ("amdsmi_get_gpu_memory_total", "VRAM"))
-    for name, *words in asked:
+    for name, *words in AMD_ESSENTIAL:
         try:
             kinds = [getattr(amdsmi.AmdSmiMemoryType, word) for word in words]
             getattr(amdsmi, name)(handle, *kinds)
         except Exception as e:  # AmdSmiLibraryException carries a code; other ages raise others
-            if getattr(e, "err_code", None) not in UNSUPPORTED:
-                errors.append(" ".join(str(e).split()))
-    return errors[0] if len(errors) == len(asked) else None
+            errors.append(e)
+    return errors
+
+
+def _code(error: Exception) -> Any:
+    return getattr(error, "err_code", None)
 
 
 def fabric(pynvml: ModuleType, handle: Any) -> str | None:

@@ -18,6 +18,7 @@ from sd3tune.backends.observe.nvml import REINSTALL, UNKNOWN, problem
 MAJOR, MINOR, BUS, DEVICE, DOMAIN = 75, 76, 33, 34, 50  # CUdevice_attribute
 MOST_CARDS = 64
 RESTART = "restart the container with --gpus all; look at dmesg for Xid messages"
+CUDA_ITSELF = ("nvidia.libcuda-", "nvidia.cuinit-")  # say that CUDA does not start, and not why
 # CUresult of cuInit, what it means, what helps.
 INIT = {
     3: ("not-initialized", "CUDA does not start", REINSTALL),
@@ -25,7 +26,8 @@ INIT = {
          "take the folder `stubs` off LD_LIBRARY_PATH"),
     46: ("unavailable", "the card is taken by another program, or its compute mode forbids use",
          "stop the other program; sudo nvidia-smi -c 0"),
-    100: ("no-device", "CUDA finds no card that it can use", RESTART),
+    100: ("no-device", "CUDA finds no card that it can use", f"{RESTART}; update a driver that is "
+          "older than the card"),
     304: ("os-call", "the operating system refused a call of CUDA: permissions of /dev/nvidia*, or "
           "a sandbox", "ls -l /dev/nvidia*; docker run --gpus all …"),
     802: ("not-ready", "CUDA's system is not ready: the fabric manager of the NVLink switches does "

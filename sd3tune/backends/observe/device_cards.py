@@ -53,7 +53,8 @@ def torch_cuda(
     total = total or whole
     # A part of a card (MIG, CPX) whose source counts for the whole: nobody knows for the part.
     part = total is not None and whole is not None and total < SAME_DEVICE * whole
-    occupied = None if part or total is None else card.occupied_bytes
+    # A driver that knows no total (chips that share the host's memory) cannot tell what is in use.
+    occupied = None if part or whole is None else card.occupied_bytes
     return Device(
         index=index,
         torch_device=f"cuda:{index}",

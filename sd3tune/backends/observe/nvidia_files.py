@@ -62,8 +62,9 @@ def _nodes(root: Path, driver: str | None) -> Iterator[Problem]:
 def _gpu(index: int, path: Path) -> Gpu:
     lines = (line.split(":", 1) for line in system.read(path).splitlines() if ":" in line)
     said = {name.strip(): value.strip() for name, value in lines}
-    uuid = said.get("GPU UUID", "")
-    return Gpu("cuda", index, said.get("Model") or "NVIDIA GPU", UNKNOWN, NAME,
+    uuid, model = said.get("GPU UUID", ""), said.get("Model")
+    model = "NVIDIA GPU" if model in (None, "", "Unknown") else model
+    return Gpu("cuda", index, str(model), UNKNOWN, NAME,
                # "GPU-????????-…" until a program has opened the card
                uuid=uuid if uuid.startswith("GPU-") and "?" not in uuid else None,
                bus_id=system.bus_id(said.get("Bus Location") or path.parent.name))  # fmt: skip

@@ -75,24 +75,32 @@ def _rows(asked: _Asked) -> list[dict[str, str]]:
         if newer is None or newer.group(1) not in names or len(names) == 1:
             break
         names.remove(newer.group(1))
-    if output.cause is not None:
-        _failed(asked, output)
-        return []
-    if "No devices were found" in output.text:
-        return []
-    lines = [line for line in output.text.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.text.splitlines() if line.strip()]
     rows = [[cell.strip() for cell in line.split(",")] for line in lines]
     cards = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
     cards = [c for c in cards if c.get("index", "").isdigit()]
-    lost = [line.strip() for line in lines if "Unable to determine the device handle" in line]
+    _report(asked, output, lines, len(cards))
+    return cards
+
+
+def _report(asked: _Asked, output: system.ProgramOutput, lines: list[str], cards: int) -> None:
+    """What is wrong with an answer in which so many lines are cards. The program may print its
+    table and fail all the same, with words below it: a corrupted infoROM is exit code 14."""
+    lost = [line for line in lines if "Unable to determine the device handle" in line]
+    others = [line for line in lines if "," not in line]
+    warned = next((line for line in others if line.upper().startswith("WARNING")), None)
     if lost:
         asked.report("gpu-lost", "fail", f"cannot reach a card: {lost[0][:160]}", INIT[15][3])
+    elif output.cause is not None and not (cards and output.cause == "failed"):
+        _failed(asked, output)
+    elif warned is not None or output.cause is not None:
+        said = warned or (others[0] if others else output.message.partition(":")[0])
+        asked.report("warned", "warn", f"says: {said[:160]}", "look at nvidia-smi -q")
     elif not output.utf8:
         asked.report("garbage", "warn", "prints bytes that are not UTF-8: they are left out")
-    elif len(cards) < len(rows) or not rows:
-        printed = f"`{lines[0].strip()[:80]}`" if lines else "nothing"
+    elif "No devices were found" not in output.text and (cards < len(lines) or not lines):
+        printed = f"`{lines[0][:80]}`" if lines else "nothing"
         asked.report("garbage", "warn", f"prints rubbish in place of its table: {printed}")
-    return cards
 
 
 def _failed(asked: _Asked, output: system.ProgramOutput) -> None:

@@ -10,8 +10,15 @@ from importlib import metadata
 from pathlib import Path
 
 from sd3tune import backends
-from sd3tune.backends.observe import amd_visible, container, nvidia_visible, sysctl
+from sd3tune.backends.observe import (
+    amd_visible,
+    container,
+    nvidia_visible,
+    processor_graphics,
+    sysctl,
+)
 from sd3tune.backends.observe.awaited import Awaited
+from sd3tune.backends.observe.cuda_devices import CUDA_ITSELF
 from sd3tune.backends.observe.facts import MAKERS, Facts, Machine, Problem, TorchReport, Vendor
 from sd3tune.errors import HardwareError
 from sd3tune.tables.libraries import LIBRARIES
@@ -21,7 +28,6 @@ VENDORS: tuple[Vendor, ...] = ("cuda", "rocm", "mps")
 ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsmi", "flash-attn")
 TOOLS = ("ninja", "nvcc", "hipcc")
 SICK = ("nvidia.gpu-lost", "nvidia.smi-gpu-lost", "nvidia.reset-required")  # cards, not sources
-DRIVER = ("nvidia.libcuda-", "nvidia.cuinit-")  # say that CUDA does not start, and not why
 TORCH_SECONDS = 60.0
 
 
@@ -89,7 +95,8 @@ def join(
     cpu: Facts = backends.module("cpu").facts(machine, torch, packages, tools, environ)
     if cpu_is_asked_for(environ):  # so not silent
         return cpu
-    met = _unexplained(facts.problems, (p for s in machine.surveys for p in s.problems))
+    surveys = [s for s in machine.surveys if facts.rest_on(s) or not processor_graphics.alone(s)]
+    met = _unexplained(facts.problems, (p for s in surveys for p in s.problems))
     if environ.get("SD3TUNE_BACKEND") and not facts.problems and not met:
         words = f"SD3TUNE_BACKEND={vendor}, and no such device is here"
         met = [Problem("backend.no-device", "fail", words, "unset SD3TUNE_BACKEND")]
@@ -125,7 +132,7 @@ def _unexplained(known: Sequence[Problem], failed: Iterable[Problem]) -> list[Pr
     for problem in failed:
         if problem.severity != "fail" or problem.id in said:
             continue
-        told = problem.fix in cures or (explained and problem.id.startswith(DRIVER))
+        told = problem.fix in cures or (explained and problem.id.startswith(CUDA_ITSELF))
         cures.add(problem.fix)
         found.append(replace(problem, severity="warn") if told else problem)
     return found
@@ -167,14 +174,15 @@ def asked_backend(environ: Mapping[str, str]) -> Vendor | None:
 
 def choose(machine: Machine, torch: TorchReport, environ: Mapping[str, str]) -> Vendor:
     """SD3TUNE_BACKEND, else the vendor of torch's devices (which no other source may know), else
-    the one with cards; of two, the one torch was built for."""
+    the one with cards; of two, the one torch was built for. The graphics of a processor is a card
+    only to a build for ROCm, which HSA_OVERRIDE_GFX_VERSION may bring to use it."""
     if (asked := asked_backend(environ)) is not None:
         return asked
     if torch.devices:
         return "cuda" if torch.hip is None else "rocm"
-    with_cards = [v for v in VENDORS if machine.survey(v).gpus]
-    if torch.hip is not None and "rocm" in with_cards:
+    if torch.hip is not None and machine.survey("rocm").gpus:
         return "rocm"
+    with_cards = [v for v in VENDORS if processor_graphics.has_card(machine, v)]
     return with_cards[0] if with_cards else "cpu"
 
 

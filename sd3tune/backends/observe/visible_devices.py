@@ -8,13 +8,14 @@ silence. Standard library only, and nothing here raises.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sd3tune.backends.observe.facts import Gpu, Note, Problem
 
 ENDS = ("", "-1")  # at the end of a list they hide nothing that was named
 # Words of container tools and schedulers, which CUDA and HIP do not know.
 WORDS = ("none", "void", "all", "null", "nodevfiles")
+HIDES_ALL = ("visible-none", "visible-twice")  # ends of ids
 SHOWN = 4  # cards that a fix lists
 
 
@@ -82,6 +83,18 @@ def left(
     return (Note(f"{maker}.visible", words, "environment"),)
 
 
+def against(faults: Sequence[Problem], shown: int) -> list[Problem]:
+    """The faults, where PyTorch shows so many devices: one that says that every card is hidden is
+    then a doubt about our own reading of the variable."""
+    told = []
+    for fault in faults:
+        if shown and fault.id.endswith(HIDES_ALL):
+            words = f"{fault.message}; PyTorch shows {shown} all the same"
+            fault = replace(fault, severity="warn", message=words)
+        told.append(fault)
+    return told
+
+
 def cure(variable: str, cards: Sequence[Gpu]) -> str:
     """What the variable may be, told apart by bus and UUID."""
     if not cards:
@@ -112,6 +125,9 @@ def _named(entry: str, cards: Sequence[Gpu], numbered: Sequence[Gpu]) -> list[Gp
 
 def _unlisted(entry: str, cards: Sequence[Gpu]) -> bool:
     """The UUID may be that of a card whose UUID, or of a card whose slices, no source lists."""
+    if entry.upper().startswith("MIG-GPU-"):  # the older way to name a slice: by its card's UUID
+        of_card = entry[len("MIG-") :].partition("/")[0].lower()
+        return any((card.card_uuid or "").lower() == of_card for card in cards)
     if entry.upper().startswith("MIG-"):
         return any(card.mig and not (card.uuid or "").startswith("MIG-") for card in cards)
     return entry.upper().startswith("GPU-") and any(not _uuids(card) for card in cards)
