@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "skip layers as words": (lambda p: p.config(validation_guidance_skip_layers="seven"), [], "block numbers", "as [7, 8, 9]"),
     "target that matches nothing": (lambda p: p.config(peft_lora_target_modules=["to_x"]), ["--on", "h200"], "`to_x` matches no linear layer", "to_q"),
     "invalid JSON": (lambda p: p.write("config/config.json", '{\n "output_dir" "x"\n}'), [], "config.json:2:15` is not JSON", "comma"),
-    "the same key twice": (lambda p: p.write("config/config.json", '{"seed": 1, "seed": 2}'), [], "sets `seed` twice", "remove"),
+    "the same key twice": (lambda p: p.write("config/config.json", '{"output_dir": "o", "max_train_steps": 1, "seed": 1, "seed": 2}'), [], "sets `seed` twice", "remove"),
     "with and without dashes": (lambda p: p.config(**{"seed": 1, "--seed": 2}), [], "sets `seed` twice", "remove"),
     "a list for an object": (lambda p: p.write("config/config.json", "[]"), [], "must hold an object", "demo"),
     "empty file": (lambda p: p.write("config/config.json", ""), [], "config.json` is empty", "demo"),
