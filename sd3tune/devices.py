@@ -2,12 +2,13 @@
 
 A device that cannot be used is refused here, and never exchanged for the CPU in silence."""
 
+import os
 from pathlib import Path
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.observe import recorded_machine, this_machine
 from sd3tune.backends.observe.awaited import Awaited
-from sd3tune.backends.observe.facts import Facts, TorchReport
+from sd3tune.backends.observe.facts import GIB, Facts, TorchReport
 from sd3tune.errors import ErrorAndHint, HardwareError
 from sd3tune.filesystem import temporary
 from sd3tune.processes.environment import ALONE, Processes
@@ -80,3 +81,23 @@ def refuse_exclusive(facts: Facts, processes: Processes) -> None:
         cards = ",".join(str(d.physical_index) for d in exclusive)
         hint = f"sudo nvidia-smi -i {cards} -c 0, or train with one process"
         raise HardwareError(f"{words}EXCLUSIVE_PROCESS", hint=hint)
+
+
+def refuse_full(need_bytes: int, facts: Facts, processes: Processes) -> None:
+    """A run of several processes is planned for devices that nobody else uses, since each process
+    makes the plan and sees another moment of the others' memory. What is free is checked here: by
+    each process on its own device, and on all of them before the processes start. Raises
+    HardwareError."""
+    own = facts.devices
+    if "WORLD_SIZE" in os.environ:
+        own = own[processes.local_rank : processes.local_rank + 1]
+    full = [d for d in own if d.free is not None and (d.usable_bytes or 0) < need_bytes]
+    if full:
+        raise HardwareError.of([
+            ErrorAndHint(
+                f"{d.free} on {d.torch_device} {d.name}, and the run needs about "
+                f"{need_bytes / GIB:.1f} GiB",
+                "stop the programs that use it, or leave it out (docs/guides/devices.md)",
+            )
+            for d in full
+        ])  # fmt: skip

@@ -17,14 +17,19 @@ from sd3tune.sd3 import finite
 from sd3tune.tables.optimizers import OPTIMIZERS
 
 
-def refuse_missing_files(config: Config, datasets: Datasets | None = None) -> None:
+def refuse_missing_files(config: Config) -> None:
     """Raises for an init_lora that is missing, is not an adapter or holds bad numbers, for prompts
-    that cannot be read, for a metrics.jsonl of another program, for a resume_from_checkpoint that
-    is missing, and for folders in which nothing can be written: the error of the one that was
-    found, or a ConfigError with all of them."""
-    checks = (_output, _adapter, load_prompts, _metrics, _checkpoint)
+    that cannot be read, for a metrics.jsonl of another program and for a resume_from_checkpoint
+    that is missing: the error of the one that was found, or a ConfigError with all of them."""
+    checks = (_adapter, load_prompts, _metrics, _checkpoint)
+    answers(*(partial(check, config) for check in checks))
+
+
+def refuse_closed_folders(config: Config, datasets: Datasets | None = None) -> None:
+    """Raises for folders of a run in which this machine can write nothing: a ConfigError for
+    output_dir, a DataError for a cache."""
     caches = () if datasets is None else (partial(_caches, datasets, config.output_dir),)
-    answers(*(partial(check, config) for check in checks), *caches)
+    answers(partial(_output, config), *caches)
 
 
 def refuse_other_weights(plan: Plan) -> None:

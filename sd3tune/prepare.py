@@ -80,7 +80,7 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     reported before a device is asked.
     """
     config, datasets = load_run(path, overrides)
-    found, model = read_data(config, datasets)
+    found, model = read_data(config, datasets, here=chip is None)
     processes = asked_for(config)
     if chip is not None:
         facts = devices.facts_of(chip, processes)
@@ -105,10 +105,14 @@ def prepare(
     return plan_run(found, model, facts, processes, run_probes)
 
 
-def read_data(config: Config, datasets: Datasets) -> tuple[Discovered, variants.Model]:
-    """The datasets and the model's shape: everything but the machine. Raises Sd3tuneError."""
-    checks = (partial(preflight.refuse_missing_files, config, datasets), partial(model_of, config))
-    model = answers(*checks)[-1]
+def read_data(
+    config: Config, datasets: Datasets, *, here: bool = True
+) -> tuple[Discovered, variants.Model]:
+    """The datasets and the model's shape: everything but the machine. here: the run is for this
+    machine, which must be able to write its folders. Raises Sd3tuneError."""
+    folders = partial(preflight.refuse_closed_folders, config, datasets)
+    missing = partial(preflight.refuse_missing_files, config)
+    model = answers(*([folders] if here else []), missing, partial(model_of, config))[-1]
     assert model is not None
     found = discover_all(config, datasets, model.transformer.longest_side)
     found.refuse_empty_caches()
@@ -141,7 +145,11 @@ def plan_run(
     datasets too: weights are quantised where large images would not fit beside them.
     """
     run = recorded(facts.smoke) if run_probes is None else run_probes
-    plan = admit_plan(found, model, facts, processes, run)
+    if processes.size == 1:
+        plan = admit_plan(found, model, facts, processes, run)
+    else:
+        plan = admit_plan(found, model, facts.unoccupied, processes, run)
+        devices.refuse_full(plan.memory.estimate.training, facts, processes)
     config = found.config
     discoveries = dict(found.discoveries)
     for dataset in found.datasets.all:

@@ -6,6 +6,8 @@ Each answers with the number as text, or None where nothing suggests itself.
 
 def other_sign(value: float) -> str | None:
     """1e4 for 1e-4: the exponent with a minus."""
+    if value < 1:
+        return None
     digits, _, exponent = f"{value:.6e}".partition("e")
     power = int(exponent)
     if power < 1:

@@ -1,9 +1,9 @@
 """Progress on stderr, so that no command is silent for more than three seconds.
 
 `stage` counts work that can be counted, `waiting` names work that cannot. On a terminal both draw a
-line that moves. A log file or a pipe gets a line after two seconds of silence, another after three,
-and then more and more rarely, down to one every ten seconds. Words carry the meaning; nothing here
-can fail a run, and stdout stays free for data.
+line that moves. A log file or a pipe gets a line after two seconds of silence and after each three
+seconds more; work of more than a minute gets one every ten seconds. Words carry the meaning;
+nothing here can fail a run, and stdout stays free for data.
 """
 
 import contextlib
@@ -38,7 +38,9 @@ from sd3tune.report.streams import speaks
 __all__ = ["Heartbeat", "Stage", "say", "stage", "waiting", "warn"]
 SILENCE = "SD3TUNE_LOG_SECONDS"  # of silence in a log, before a line names the work
 SILENCE_SECONDS = 2.0  # unless the variable says otherwise
-NEXT, MOST = 1.3, 5  # times that long: the least and the most silence before a further line
+# Times that long: the silence before a further line, the same in work that lasts long, and what
+# counts as long.
+NEXT, MOST, LONG = 1.3, 5, 30
 LINE_EVERY_SECONDS = 10.0
 # Where a terminal shows the stages that are open: what begins inside a stage is drawn below it.
 CONSOLE: ContextVar[Console | None] = ContextVar("CONSOLE", default=None)
@@ -248,8 +250,10 @@ class SilenceBreaker(threading.Thread):
         started, wait = time.monotonic(), least
         while not self._ended.wait(least / 10):
             lasted = time.monotonic() - started
-            if not self.held and min(lasted, silent_seconds()) >= wait:
-                wait = min(max(lasted / 2, NEXT * least), MOST * least)
+            # The silence counts, not the age of this work: short works one after the other are
+            # silent together. What has just begun is over before anybody has read its name.
+            if not self.held and lasted >= least / 8 and silent_seconds() >= wait:
+                wait = least * (NEXT if lasted < LONG * least else MOST)
                 say(f"{self._text()}  ({lasted:.0f} s)")
 
     def end(self) -> None:

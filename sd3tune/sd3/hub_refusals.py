@@ -209,6 +209,11 @@ def _unreachable(question: Question, causes: list[BaseException]) -> ModelError 
     if any(type(cause).__name__ == "InvalidURL" for cause in causes):
         return _bad_name(question, causes[0])
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    if names & {"UnicodeEncodeError", "LocalProtocolError"}:  # their messages quote the token
+        return ModelError(
+            f"the token of {token_source()} holds characters that no token has",
+            hint=f"copy it again from {endpoint()}/settings/tokens",
+        )
     words = " ".join(map(str, causes))
     where = f"{question.named}: the hub at {endpoint()}{_through()}"
     if "SSLCertVerificationError" in names or "CERTIFICATE_VERIFY" in words:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sd3tune import doctor
+from sd3tune import devices, doctor
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.admission import recorded
 from sd3tune.backends.observe import own_processes, recorded_machine
@@ -17,10 +17,11 @@ from sd3tune.backends.observe.device_cards import torch_cuda
 from sd3tune.backends.observe.facts import Arch, Facts, Gpu, to_json
 from sd3tune.cli import overview_lines
 from sd3tune.config.config import Config
-from sd3tune.errors import ConfigError, PlanError
+from sd3tune.errors import ConfigError, HardwareError, PlanError
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
+from sd3tune.processes.environment import Processes
 from sd3tune.sd3.models import find
 from tests import plans, recordings
 
@@ -164,6 +165,26 @@ def test_what_others_held_on_a_recorded_machine_is_not_counted(tmp_path: Path) -
     path.write_text(json.dumps({"facts": to_json(occupied(3 * GIB))}))
     device = recorded_machine.facts(path).weakest
     assert device.room_bytes == device.total_bytes and device.free is None
+
+
+def test_each_process_of_a_run_looks_at_the_memory_of_its_own_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside others' programs on the second card; all processes must make the same plan."""
+    empty, full = occupied(24 * GIB).weakest, occupied(6 * GIB).weakest
+    full = replace(full, index=1, torch_device="cuda:1")
+    facts = replace(occupied(GIB), devices=(empty, full))
+    assert [d.room_bytes for d in facts.unoccupied.devices] == [empty.total_bytes] * 2
+    pair = Processes(size=2, local_size=2)
+    said = "6.0 of 24.0 GiB are free on cuda:1"
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(HardwareError, match=said):  # before the processes start
+        devices.refuse_full(8 * GIB, facts, pair)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    devices.refuse_full(8 * GIB, facts, pair)
+    with pytest.raises(HardwareError, match=said):
+        devices.refuse_full(8 * GIB, facts, replace(pair, rank=1, local_rank=1))
+    devices.refuse_full(6 * GIB, facts, replace(pair, rank=1, local_rank=1))
 
 
 def test_a_card_that_others_filled_on_that_day_is_no_warning_of_a_recorded_machine(

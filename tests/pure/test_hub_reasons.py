@@ -108,6 +108,7 @@ CAUSES: dict[Asked, tuple[str, ...]] = {
     ("a/busy", "", None): ("too many requests (HTTP 429)", "wait"),
     ("a/down", "", None): ("does not work now (HTTP 503)", "HF_ENDPOINT"),
     ("b/model", "wrong", None): ("refuses the token of HF_TOKEN: it is invalid or has expired",),
+    ("", "hf_s\u00e9cret", None): ("token of HF_TOKEN holds characters",),
     ("doctor", "", None): ("warn not logged in at", "SD3 weights are gated", "hf auth login"),
     ("doctor", "hf_x", None): ("ok logged in at", "(HF_TOKEN)"),
     ("doctor", "wrong", None): ("warn", "refuses the token of HF_TOKEN", "settings/tokens"),
@@ -124,6 +125,7 @@ def test_each_answer_of_a_hub_is_a_cause_of_its_own(tmp_path: Path) -> None:
         assert all(part in said[question] for part in parts), (question, said[question])
         whole = "{" in said[question] or said[question] == "None"
         assert whole or served.address in said[question], said[question]
+    assert not any("secret" in text or "s\u00e9cret" in text for text in said.values())
     refusals = [text for (repository, *_), text in said.items() if repository and "|" in text]
     assert len(set(refusals)) == len(refusals)  # no two causes in the same words
     assert any("/resolve/v2/transformer/config.json" in line for line in served.asked)

@@ -329,6 +329,11 @@ class Facts:
         return self if len(self.devices) <= count else replace(self, devices=self.devices[:count])
 
     @property
+    def unoccupied(self) -> "Facts":
+        """The same machine when nobody else uses its devices."""
+        return replace(self, devices=tuple(device.emptied for device in self.devices))
+
+    @property
     def weakest(self) -> Device:
         """The device that decides for all: a run must work on each of them."""
         return min(self.devices, key=lambda d: (d.arch.sm or 0, d.total_bytes or 0))
