@@ -64,12 +64,10 @@ def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
     found = card_sources.survey(VENDOR, root, ask)
     if found.gpus or not system.pci_cards(root, PCI_VENDOR):
         return found
-    missing, rest = _no_driver(root, found), found.problems
-    if any(p.severity == "fail" and not p.id.startswith(CUDA_ITSELF) for p in rest):
-        missing = replace(missing, severity="warn")  # a source says more of the same cause
-    else:
-        rest = tuple(replace(p, severity="warn") if p.severity == "fail" else p for p in rest)
-    return replace(found, problems=(*rest, missing))
+    if any(p.severity == "fail" and not p.id.startswith(CUDA_ITSELF) for p in found.problems):
+        return found  # a source says why
+    rest = (replace(p, severity="warn") if p.severity == "fail" else p for p in found.problems)
+    return replace(found, problems=(*rest, _no_driver(root, found)))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -133,7 +131,7 @@ def used_bytes(index: int) -> int | None:
 def _no_driver(root: Path, found: Survey) -> Problem:
     """A card on the bus and no driver: the kernel module is not loaded, or not installed."""
     inside = "in a container: docker run --gpus all …"
-    if found.source is not None:
+    if found.source in card_sources.LIST_CARDS:
         title = card_sources.SOURCES[found.source].title
         words = f"{title} answers and lists no card, and one of NVIDIA's is on the bus"
         return problem("no-driver", "fail", words, f"{LEFT_OUT}; {inside}")

@@ -55,13 +55,13 @@ def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
 def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     """The plan for a configuration on this machine, or on `chip`; prints on stderr what is left out
     of the datasets. Raises Sd3tuneError."""
-    from sd3tune.formats.initial_adapter import refuse_unfit
-    from sd3tune.prepare import prepare_run
-
     path, overrides = config_of(arguments)
     LOG.debug(f"configuration {path}, overridden by {' '.join(overrides) or 'nothing'}")
     started = time.perf_counter()
     with waiting("planning"):
+        from sd3tune.formats.initial_adapter import refuse_unfit
+        from sd3tune.prepare import prepare_run
+
         ready = prepare_run(path, overrides, chip)
     LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
     config = ready.plan.config

@@ -87,7 +87,7 @@ def command(
     if bundle:
         from sd3tune.doctor.report import write
 
-        echo(write(json.loads(document(report)), bundle), err=True)
+        words.show(write(json.loads(document(report)), bundle).splitlines(), err=True)
     sys.exit(0 if report.can_train else 1)
 
 

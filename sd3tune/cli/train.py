@@ -90,9 +90,10 @@ def command(
 def launch_processes(arguments: tuple[str, ...]) -> None:
     """Where the settings ask for several processes: starts them, waits, and exits with their code.
     Where they ask for one, this process is the run, and nothing happens."""
-    from sd3tune.config.run_files import load_run
+    with waiting("reading the configuration"):
+        from sd3tune.config.run_files import load_run
 
-    config, _ = load_run(*config_of(arguments))
+        config, _ = load_run(*config_of(arguments))
     if config.num_processes * config.num_machines == 1:
         return
     from sd3tune.processes.launch import Machines, launch

@@ -38,10 +38,24 @@ def check_minimum(
             f"+ 1) = {have}, one optimizer step takes train_batch_size={batch} x "
             f"gradient_accumulation_steps={gradient_accumulation_steps}"
             + (f" x {processes} processes = {need}" if processes > 1 else f" = {need}"),
-            hint=f"set repeats={repeats} in the dataset, or train_batch_size to {have} or less, "
-            "or allow_dataset_oversubscription=true",
+            hint=f"set repeats={repeats} in the dataset, or "
+            + _smaller_step(have, batch, gradient_accumulation_steps, processes)
+            + "allow_dataset_oversubscription=true",
         )
     return found
+
+
+def _smaller_step(have: int, batch: int, accumulated: int, processes: int) -> str:
+    """The largest step that `have` images fill, as settings: "train_batch_size=2, or "; empty when
+    each process cannot have one."""
+    at_once = have // (accumulated * processes)
+    if at_once:
+        return f"train_batch_size={at_once}, or "
+    if have < processes:
+        return ""
+    steps = have // processes
+    smaller = "train_batch_size=1 and " if batch > 1 else ""
+    return f"{smaller}gradient_accumulation_steps={steps}, or "
 
 
 def check_vae_batch(found: Discovery, dataset: "ImageDataset", asked: bool) -> None:

@@ -250,7 +250,9 @@ class SilenceBreaker(threading.Thread):
         started, wait = time.monotonic(), least
         while not self._ended.wait(least / 10):
             lasted = time.monotonic() - started
-            if not self.held and min(lasted, silent_seconds()) >= wait:
+            # The silence counts, not the age of this work: short works one after the other are
+            # silent together. What has just begun is over before anybody has read its name.
+            if not self.held and lasted >= least / 8 and silent_seconds() >= wait:
                 wait = least * (NEXT if lasted < LONG * least else MOST)
                 say(f"{self._text()}  ({lasted:.0f} s)")
 

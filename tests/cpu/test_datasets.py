@@ -160,7 +160,11 @@ def test_caches_are_built_told_of_checked_and_pruned_by_command(everything: Proj
     "words, dataset, message, hint",
     [(("train_batch_size=4", "gradient_accumulation_steps=4"), {},
       "has 2 images x (repeats=0 + 1) = 2, one optimizer step takes train_batch_size=4 x "
-      "gradient_accumulation_steps=4 = 16", "repeats=7"),
+      "gradient_accumulation_steps=4 = 16",
+      "repeats=7 in the dataset, or train_batch_size=1 and gradient_accumulation_steps=2, or "),
+     (("train_batch_size=1", "gradient_accumulation_steps=3"), {}, "steps=3 = 3",
+      "repeats=1 in the dataset, or gradient_accumulation_steps=2, or "),
+     (("train_batch_size=3",), {}, "train_batch_size=3 x", "or train_batch_size=2, or "),
      ((), {"train_batch_size": 3}, "takes train_batch_size=3 x gradient_accumulation_steps=1 = 3",
       "repeats=1"),
      (("vae_batch_size=3",), {}, "has 2 images, vae_batch_size=3 encodes more at a time",

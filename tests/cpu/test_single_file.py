@@ -258,6 +258,7 @@ def test_the_commands_work_from_a_shell(checkpoint: Any, demo: Path, tmp_path: P
     done = sd3tune("export", str(demo / "models" / "sd3-medium"), "--to", "comfyui", "--output",
                    str(out))  # fmt: skip
     assert done.returncode == 0 and out.exists(), done.stderr
-    refused = sd3tune("inspect", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    refused = sd3tune("inspect", str(tmp_path / "empty"))
     assert refused.returncode == 1 and refused.stderr.startswith("error: ")
     assert "hint: " in refused.stderr and "Traceback" not in refused.stderr

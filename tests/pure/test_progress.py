@@ -64,6 +64,13 @@ def test_a_log_names_slow_work_and_the_work_inside_it_and_counts() -> None:
     assert outer and all(re.fullmatch(r"planning  \(\d s\)", line) for line in outer)
 
 
+def test_short_works_one_after_the_other_are_not_silent_together() -> None:
+    code = "import time\nfrom sd3tune.report.progress import waiting\n"
+    code += "for name in 'abcdef':\n    with waiting(name):\n        time.sleep(0.3)\n"
+    lines = "".join(heard(code, terminal=False)).splitlines()
+    assert len(lines) >= 2, "each is shorter than the 0.4 seconds that may be silent"
+
+
 def test_a_terminal_is_redrawn_all_the_time_and_keeps_the_count() -> None:
     pieces = heard(SLOW.format(each=0.3, then=0.5), terminal=True)
     assert len(pieces) > 5, "it is drawn again and again while nothing is counted"

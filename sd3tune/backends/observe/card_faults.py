@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sd3tune.backends.observe.facts import (
+    GIB,
     MAKERS,
     Arch,
     Device,
@@ -26,6 +27,7 @@ from sd3tune.backends.observe.torch_report import RANGE
 ROCM = "7.2"  # of the builds that scripts/setup installs
 WHEELS = "https://download.pytorch.org/whl"
 UP = "completed"
+OF_THE_MOMENT = ("device.fuller", "cuda.exclusive-busy")  # ids: gone when others end
 NO_KERNELS = "torch.arch-not-in-build"
 
 
@@ -66,7 +68,20 @@ def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Pro
     if healthy is not None:
         more = f"; or train on {healthy.torch_device}, {healthy.name}: {_only(healthy)}"
         problems = tuple(replace(p, fix=p.fix + more) for p in problems)
+    problems = problems or _fuller(first, others)
     return (replace(first, problems=()), *others), problems
+
+
+def _fuller(first: Device, others: Sequence[Device]) -> tuple[Problem, ...]:
+    """Others hold much of the first device, and another one has more room."""
+    emptier = max((d for d in others if not d.problems), key=lambda d: d.room_bytes or 0,
+                  default=first)  # fmt: skip
+    lost = (emptier.room_bytes or 0) - (first.room_bytes or 0)
+    if not first.free or not emptier.free or (first.occupied_bytes or 0) < GIB or lost < GIB:
+        return ()
+    words = f"others use {first.torch_device}, where a run of one process trains: {first.free}; "
+    words += f"of {emptier.torch_device}, {emptier.name}, {emptier.free}"
+    return (Problem("device.fuller", "warn", words, f"{_only(emptier)} trains there"),)
 
 
 def _only(device: Device) -> str:
