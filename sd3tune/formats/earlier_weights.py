@@ -52,7 +52,7 @@ def refuse_other_checkpoint(folder: Path, run: TrainedLayers, steps: int) -> Non
     except (OSError, ValueError, ModelError) as e:
         raise CheckpointError(
             f"`{folder}` cannot be resumed: {e}",
-            hint="resume_from_checkpoint=latest takes the newest whole one, never starts afresh",
+            hint="resume_from_checkpoint=latest takes the newest whole one, `never` starts afresh",
         ) from None
     if facts.step > steps:
         raise CheckpointError(
