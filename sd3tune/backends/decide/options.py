@@ -52,7 +52,7 @@ def bf16_base(f: Facts, r: Request) -> str | None:
         return f"{r.optimizer} trains float32 weights; adamw_bf16 trains bf16 ones"
     if r.mixed_precision == "bf16" or f.vendor == "mps":
         return None
-    return f"needs mixed_precision=bf16, and this run has {r.mixed_precision}"
+    return f"needs mixed_precision=bf16, and this run has mixed_precision={r.mixed_precision}"
 
 
 def reference_stays_exact(f: Facts, r: Request) -> str | None:

@@ -192,7 +192,7 @@ def decided(axis: str, *values: str) -> Rule:
 
     def rule(f: Facts, r: Request) -> str | None:
         have = getattr(r, axis)
-        return None if have in values else f"needs {axis}={wanted}, and this run has {have}"
+        return None if have in values else f"needs {axis}={wanted}, and this run has {axis}={have}"
 
     return rule
 

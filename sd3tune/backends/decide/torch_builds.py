@@ -136,7 +136,7 @@ def torch_build(machine: Machine) -> TorchBuild:
     if kind == "cuda":
         return _for_nvidia(machine.survey("cuda"))
     if kind == "rocm":
-        cards = machine.survey("rocm").gpus
+        cards = [g for g in machine.survey("rocm").gpus if not processor_graphics.found(g)]
         name = cards[0].name if cards else "a card whose driver does not answer"
         return TorchBuild(kind, RANGE, f"{WHEELS}/rocm7.2", f"AMD: {name}")
     if kind == "apple" and machine.host.machine != "arm64":
