@@ -42,6 +42,13 @@ HARMLESS = {
     "loss_weight_fn": ("CONSTANT", "constant"),
     "loss_weight_strength": (1, "1.0"),
     "is_v3": (True, "true"),
+    "num_repeats": (1, "1"),
+    "balancing": (1, "1.0"),
+    "balancing_strategy": ("REPEATS",),
+    "loss_weight": (1, "1.0"),
+    "image_variations": (1,),
+    "text_variations": (1,),
+    "include_subdirectories": (True, "true"),
     "stable_diffusion_3": (True, "true"),
     "train_unet": (True, "true"),
     "train_transformer": (True, "true"),
@@ -65,6 +72,7 @@ HARMLESS = {
     "enabled": (True, "true"),
     "clip_skip": (1, "1"),
 }
+MEANT_WHEN_OFF = ("include_subdirectories", "recursive")  # sd3tune does what they switch off
 NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their own
 
 # Setting -> those that change nothing while it is off or left out.
@@ -130,7 +138,8 @@ def is_left_out(value: Any) -> bool:
 
 def asks_for_nothing(name: str, value: Any, written: Mapping[str, Any]) -> bool:
     """Whether a setting that sd3tune does not have may stand beside what else was written."""
-    if is_off(value) or value in HARMLESS.get(name, ()) or name in NO_RESULT:
+    off = is_off(value) and name not in MEANT_WHEN_OFF
+    if off or value in HARMLESS.get(name, ()) or name in NO_RESULT:
         return True
     switch = OF_SWITCH.get(name)
     return switch is not None and is_off(written.get(switch))

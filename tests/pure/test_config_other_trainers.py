@@ -179,6 +179,15 @@ def test_a_key_of_another_trainer_s_dataset_leads_to_ours(
     assert hint in problem.hint and problem.message.startswith("`d.json`: dataset `a`: ")
 
 
+def test_what_sd3tune_always_does_cannot_be_switched_off_in_silence() -> None:
+    for value, count in ((True, 0), (False, 1)):
+        entry = {"id": "a", "instance_data_dir": "photos", "include_subdirectories": value}
+        Path("d.json").write_text(json.dumps([entry | {"num_repeats": 1, "balancing": 1.0}]))
+        problems = read_datasets(Path("d.json"), reading().settings)[1]
+        assert len(problems) == count
+        assert all("folders inside the folder are always read" in p.message for p in problems)
+
+
 def test_a_lycoris_file_of_another_trainer_leads_to_ours() -> None:
     Path("l.json").write_text('{"algo": "lokr", "network_dim": 4, "alpha": 2}')
     with pytest.raises(ConfigError) as e:
