@@ -24,8 +24,9 @@ VISIBLE = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x1
 JOINERS = {0x200C, 0x200D}
 JOINED = ("Lo", "Mn", "Mc", "So", "Sk")
 
-# A key or value of a file that nobody wrote by hand; names of files have 255 bytes at most.
-LONG_WORD = re.compile(r"[^\s/`'\"=:]{256,}")
+# A key or value of a file that nobody wrote by hand; names of files have 255 bytes at most. A list
+# with commas is no word: the UUIDs of eight cards are there to be copied.
+LONG_WORD = re.compile(r"[^\s/`'\"=:,]{256,}")
 WORD_SHOWN = 79
 LONGEST = 2000  # characters of a sentence: the name of a tensor may be a megabyte
 

@@ -14,6 +14,7 @@ from sd3tune.formats.earlier_weights import TrainedLayers
 from sd3tune.plan.plan import Plan
 from sd3tune.report import metrics
 from sd3tune.sd3 import finite
+from sd3tune.sd3.linears import linears
 from sd3tune.tables.optimizers import OPTIMIZERS
 
 
@@ -59,9 +60,12 @@ def trained_layers(plan: Plan) -> TrainedLayers:
     if trained.lora is None:
         return TrainedLayers(kind, count, {}, average=average, optimizer=optimizer)
     layers = plan.model.transformer.targeted(trained.lora.targets.value)
-    sizes = {layer.name: (layer.inputs, layer.outputs) for layer in layers}
+    sizes, every = (
+        {layer.name: (layer.inputs, layer.outputs) for layer in found}
+        for found in (layers, linears(plan.model.transformer))
+    )
     lora = trained.lora
-    return TrainedLayers(kind, count, sizes, lora.rank, lora.dora, average, optimizer)
+    return TrainedLayers(kind, count, sizes, every, lora.rank, lora.dora, average, optimizer)
 
 
 def _continued(asked: str, output: Path) -> Path | None:

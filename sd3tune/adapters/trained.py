@@ -74,7 +74,7 @@ def put(trained: Trained, state: Mapping[str, Tensor]) -> None:
     """The inverse of `take`, bit for bit. Raises CheckpointError when names or shapes differ."""
     own = trained.named()
     hint = (
-        "set model_type, lora_type, lora_rank and the targets as they were, or "
+        "set the model, model_type, lora_type, lora_rank and the targets as they were, or "
         "resume_from_checkpoint=never"
     )
     if odd := sorted(own.keys() ^ state.keys()):

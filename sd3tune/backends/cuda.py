@@ -43,6 +43,10 @@ LEFT_OUT = (
     "sudo dmesg | grep NVRM says why: the driver is too old for the card (update it), or not "
 )
 LEFT_OUT += "of the open kind that cards from RTX 50 on need, or the card is lost"
+EVIDENCE = (
+    "dev/nvidiactl", "proc/driver/nvidia/version", "usr/lib/wsl/lib/libcuda.so.1",
+    "dev/nvhost-gpu", "dev/nvgpu/igpu0",  # Jetson, whose GPU is on no bus
+)  # fmt: skip
 # Where nobody inside can update a driver: what to ask for instead.
 RENTED = {
     "runpod": "`minCudaVersion` {0}, or the CUDA filter of the console",
@@ -52,7 +56,7 @@ RENTED = {
 
 def present(root: Path = Path("/")) -> str | None:
     """Evidence of a card that needs no library, in words; None without a card."""
-    for path in ("dev/nvidiactl", "proc/driver/nvidia/version", "usr/lib/wsl/lib/libcuda.so.1"):
+    for path in EVIDENCE:
         if (root / path).exists():
             return f"/{path}"
     return "PCI bus" if system.pci_cards(root, PCI_VENDOR) else None
@@ -64,12 +68,10 @@ def survey(root: Path = Path("/"), ask: Ask = ask_in_child) -> Survey:
     found = card_sources.survey(VENDOR, root, ask)
     if found.gpus or not system.pci_cards(root, PCI_VENDOR):
         return found
-    missing, rest = _no_driver(root, found), found.problems
-    if any(p.severity == "fail" and not p.id.startswith(CUDA_ITSELF) for p in rest):
-        missing = replace(missing, severity="warn")  # a source says more of the same cause
-    else:
-        rest = tuple(replace(p, severity="warn") if p.severity == "fail" else p for p in rest)
-    return replace(found, problems=(*rest, missing))
+    if any(p.severity == "fail" and not p.id.startswith(CUDA_ITSELF) for p in found.problems):
+        return found  # a source says why
+    rest = (replace(p, severity="warn") if p.severity == "fail" else p for p in found.problems)
+    return replace(found, problems=(*rest, _no_driver(root, found)))
 
 
 def visible(survey: Survey, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -88,7 +90,7 @@ def facts(
     found = machine.survey(VENDOR)
     seen, of = _devices(found, torch, environ)
     devices = tuple(_device(t, of, found, torch, environ) for t in seen)
-    devices, problems = card_faults.of_first(devices)
+    devices, problems = card_faults.of_first(devices, environ)
     return Facts(
         vendor=VENDOR,
         devices=devices,
@@ -133,7 +135,7 @@ def used_bytes(index: int) -> int | None:
 def _no_driver(root: Path, found: Survey) -> Problem:
     """A card on the bus and no driver: the kernel module is not loaded, or not installed."""
     inside = "in a container: docker run --gpus all …"
-    if found.source is not None:
+    if found.source in card_sources.LIST_CARDS:
         title = card_sources.SOURCES[found.source].title
         words = f"{title} answers and lists no card, and one of NVIDIA's is on the bus"
         return problem("no-driver", "fail", words, f"{LEFT_OUT}; {inside}")
@@ -284,6 +286,8 @@ def _driver_age(found: Survey, torch: TorchReport, host: Host) -> list[Problem]:
     if mixed or needed is None or not (known(found.driver) or known(found.runtime)):
         return []
     if not needed.runs_on(found.driver, found.runtime):
+        if torch.devices:  # it has started: NVIDIA's compatibility package (cuda-compat) is here
+            return []
         this = found.driver or f"one that offers CUDA {found.runtime}"
         words = (
             f"PyTorch is built for CUDA {torch.cuda}, which needs driver {needed.driver}; "

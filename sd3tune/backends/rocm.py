@@ -76,7 +76,7 @@ def facts(
     found = machine.survey(VENDOR)
     seen, of = _devices(found, torch, environ)
     devices = tuple(_device(t, of, found, torch, environ) for t in seen)
-    devices, problems = card_faults.of_first(devices)
+    devices, problems = card_faults.of_first(devices, environ)
     return Facts(
         vendor=VENDOR,
         devices=devices,

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 FILE = ("config", "config_file", "config_path")  # other programs' options for the file
+# Options of other programs that take all words up to the next option.
+SEVERAL = ("network_args", "optimizer_args", "lr_scheduler_args", "lora_layers", "target_modules")
 MISSPELT = 0.7  # similarity from which a word is taken for a misspelt option of the command
 
 
@@ -41,6 +43,10 @@ def as_words(args: Sequence[str], options: Collection[str]) -> Iterator[str]:
         name = option.removeprefix("--").replace("-", "_")
         if name in FILE and (equals or rest):
             yield word.removeprefix(f"{option}=") if equals else rest.pop(0)
+        elif name in SEVERAL and not equals:
+            until = next((i for i, w in enumerate(rest) if w.startswith("--")), len(rest))
+            yield f"{name}={' '.join(rest[:until])}"
+            del rest[:until]
         elif equals:
             yield name + word.removeprefix(option)
         elif rest and _is_value(name, rest[0]):

@@ -35,5 +35,5 @@ def finished_lines(plan: "Plan", result: "Path") -> "list[Line]":
     return [
         f"steps            {plan.steps} of {plan.steps}: this run is finished",
         f"result           {result}",
-        f"to go on         the same command with {longer}; --resume never starts afresh",
+        f"to go on         the same command with {longer}; to start afresh, add `--resume never`",
     ]

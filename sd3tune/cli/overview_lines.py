@@ -18,7 +18,12 @@ def data(seen: "Overview", steps: int) -> "list[Line]":
     shown += [f"  {d.id}: {_dataset(d)}" for d in seen.datasets]
     epochs = f"{seen.epochs:.2f}".rstrip("0").rstrip(".")
     shown.append(_row("steps per epoch", str(seen.steps_per_epoch)))
-    return [*shown, _row("epochs", epochs, f"in {steps} steps")]
+    shown.append(_row("epochs", epochs, f"in {steps} steps"))
+    if seen.repeated:
+        drawn = sum(d.batches * d.batch_size for d in seen.datasets)
+        note = f"of {drawn} images of an epoch; each time with other noise"
+        shown.append(_row("again in the same step", str(seen.repeated), note))
+    return shown
 
 
 def _dataset(d: "DatasetSize") -> str:

@@ -6,6 +6,7 @@ problems of a file are reported at once.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,14 @@ from sd3tune.config.inert import is_left_out, notes_on
 from sd3tune.config.names import ALIASES, INVERTED, Unsupported
 from sd3tune.config.other_trainers import NAMES
 from sd3tune.config.other_values import VALUES_ELSEWHERE
-from sd3tune.config.problems import COMMAND_LINE, Location, Problems, known_settings, validated
+from sd3tune.config.problems import (
+    COMMAND_LINE,
+    Location,
+    Problems,
+    known_settings,
+    shown,
+    validated,
+)
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import DEFAULT, Provenance, following
 from sd3tune.errors import ConfigError, ErrorAndHint
@@ -34,6 +42,8 @@ from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
 # Values of path settings that are not paths.
 NOT_PATHS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
 MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
+# A repository by the address of its page or of a file in it.
+HUB_PAGE = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+?)(?:\.git|/(?:tree|blob|resolve)/.*)?/?")
 PATHS = (
     "output_dir", "data_backend_config", "user_prompt_library", "lycoris_config",
     "cache_dir_quantised", "init_lora",
@@ -188,6 +198,11 @@ def absolute(name: str, text: str, folder: Path, where: str) -> str:
     path, is one. Raises ConfigError."""
     if text in NOT_PATHS.get(name, ()):
         return text
+    if name in MODELS and (page := HUB_PAGE.fullmatch(text)) is not None:
+        raise ConfigError(
+            f"{where}: `{name}={shown(text)}` is an address, not the name of a repository",
+            hint=f"write {name}={page[1]}",
+        )
     path = absolute_path(text, folder, where, name)
     if name in MODELS and not path.exists() and not names_a_path(text, folder):
         return text

@@ -33,7 +33,32 @@ HARMLESS = {
     "compress_disk_cache": (True, "true", "True"),
     "override_dataset_config": (True, "true"),
     "gradient_checkpointing_offload_pin_memory_max_buckets": (12,),
-    "noise_scheduler": ("flowmatch",),
+    "noise_scheduler": ("flowmatch", "FlowMatchEulerDiscreteScheduler"),
+    "sampler": ("flowmatch",),
+    "weighting_scheme": ("logit_normal",),
+    "timestep_distribution": ("LOGIT_NORMAL", "logit_normal"),
+    "max_noising_strength": (1, "1.0"),
+    "mse_strength": (1, "1.0"),
+    "loss_weight_fn": ("CONSTANT", "constant"),
+    "loss_weight_strength": (1, "1.0"),
+    "is_v3": (True, "true"),
+    "num_repeats": (1, "1"),
+    "balancing": (1, "1.0"),
+    "balancing_strategy": ("REPEATS",),
+    "loss_weight": (1, "1.0"),
+    "image_variations": (1,),
+    "text_variations": (1,),
+    "include_subdirectories": (True, "true"),
+    "stable_diffusion_3": (True, "true"),
+    "train_unet": (True, "true"),
+    "train_transformer": (True, "true"),
+    "validation_guidance_real": (1, "1.0"),
+    "flux_guidance_value": (1, "1.0"),
+    "LoRA_type": ("Standard",),
+    "peft_type": ("LORA", "lora"),
+    "network_type": ("lora", "LORA"),
+    "output_model_format": ("SAFETENSORS", "safetensors"),
+    "use_safetensors": (True, "true"),
     "save_model_as": ("safetensors",),
     "network_module": ("networks.lora", "networks.lora_sd3"),
     "training_method": ("LORA",),
@@ -47,6 +72,7 @@ HARMLESS = {
     "enabled": (True, "true"),
     "clip_skip": (1, "1"),
 }
+MEANT_WHEN_OFF = ("include_subdirectories", "recursive")  # sd3tune does what they switch off
 NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their own
 
 # Setting -> those that change nothing while it is off or left out.
@@ -71,6 +97,10 @@ SWITCHES = {
     "init_lora": "init_lora_step init_lora_ema",
     "use_ema": "ema_cpu_only ema_foreach_disable",
     "dynamo_backend": "dynamo_mode dynamo_fullgraph dynamo_dynamic dynamo_use_regional_compilation",
+    "masked_training": "unmasked_probability unmasked_weight masked_prior_preservation_weight",
+    "validation": "validate_after validate_after_unit",
+    "tensorboard": "tensorboard_port tensorboard_expose tensorboard_always_on",
+    "rolling_backup": "rolling_backup_count",
     "with_prior_preservation": "num_class_images class_prompt prior_loss_weight",
 }
 OF_SWITCH = {name: switch for switch, names in SWITCHES.items() for name in names.split()}
@@ -108,7 +138,8 @@ def is_left_out(value: Any) -> bool:
 
 def asks_for_nothing(name: str, value: Any, written: Mapping[str, Any]) -> bool:
     """Whether a setting that sd3tune does not have may stand beside what else was written."""
-    if is_off(value) or value in HARMLESS.get(name, ()) or name in NO_RESULT:
+    off = is_off(value) and name not in MEANT_WHEN_OFF
+    if off or value in HARMLESS.get(name, ()) or name in NO_RESULT:
         return True
     switch = OF_SWITCH.get(name)
     return switch is not None and is_off(written.get(switch))

@@ -104,6 +104,11 @@ UNSUPPORTED = (
         enable_watermark framerate freeze_encoder_after freeze_encoder_before
         freeze_encoder_strategy fused_qkv_projections pretrained_vae_model_name_or_path
         save_text_encoder text_encoder_4_precision text_encoder_limit video_size
+        pixart_sigma stable_diffusion_legacy kolors flux flux_guidance_value
+        flux_lora_target flux_guidance_mode flux_fast_schedule hunyuan_dit deepfloyd smoldit
+        sdxl sana text_encoder_4 text_encoder_4_layer_skip effnet_encoder decoder
+        decoder_text_encoder decoder_vqgan frames flux_attention_masked_training
+        custom_conditioning_image unet2 hidream cogvideox ltxvideo auraflow
         """,
     ),
     Unsupported(
@@ -111,7 +116,7 @@ UNSUPPORTED = (
         "set it in multidatabackend.json",
         """
         cache_dir cache_dir_text cache_dir_vae crop crop_aspect crop_aspect_buckets crop_style
-        dataset_type disable_multiline_split instance_prompt only_instance_prompt
+        dataset_type disable_multiline_split only_instance_prompt
         parquet_caption_column parquet_filename_column prepend_instance_prompt skip_file_discovery
         image_processing_batch_size max_upscale_threshold metadata_update_interval
         preserve_data_backend_cache read_batch_size

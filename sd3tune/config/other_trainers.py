@@ -72,19 +72,19 @@ RENAMED = {  # ours: theirs
     "save_epochs checkpoint_every_n_epochs save_model_epochs save_epoch_interval",
     "checkpoints_total_limit": "max_step_saves_to_keep keep_last_n_checkpoints checkpoints_to_keep "
     "num_checkpoints_to_keep max_checkpoints",
+    "resolution": "max_resolution image_size image_resolution train_resolution size",
     "resume_from_checkpoint": "resume resume_from resume_path resume_from_state resume_ckpt "
     "resume_checkpoint resume_state",
     "output_dir": "output_folder training_folder workspace_dir save_dir output_path output "
-    "logging_output_dir save_path out_dir outdir output_directory output_model_destination",
+    "logging_output_dir save_path out_dir outdir output_directory",
     "output_name": "save_filename_prefix job_name run_name exp_name experiment_name project_name "
-    "lora_name adapter_name result_name",
+    "lora_name adapter_name result_name name",
     "pretrained_model_name_or_path": "model_name_or_path base_model_name base_model name_or_path "
     "model_path pretrained_model pretrained_model_path ckpt checkpoint_path model_name model_id "
     "base_model_path sd_model_checkpoint ckpt_path",
     "pretrained_transformer_model_name_or_path": "transformer_path mmdit_path dit_path "
     "transformer_model_name_or_path",
-    "data_backend_config": "dataset_config dataset_config_file dataloader_config dataset_file "
-    "concept_file_name data_config multidatabackend datasets_config dataset_toml",
+    "data_backend_config": "dataloader_config dataset_file data_config multidatabackend",
     "mixed_precision": "precision train_dtype autocast_dtype",
     "base_model_default_dtype": "base_dtype weight_dtype base_model_dtype "
     "transformer_dtype dtype torch_dtype model_dtype",
@@ -112,17 +112,17 @@ RENAMED = {  # ours: theirs
     "huber_c": "huber_delta huber_param",
     "loss_type": "loss loss_function loss_fn",
     "input_perturbation": "ip_noise_gamma perturbation_noise_weight",
-    "caption_dropout_probability": "caption_dropout_rate caption_dropout_prob caption_dropout "
+    "caption_dropout_probability": "dropout_probability caption_dropout_rate caption_dropout_prob "
+    "caption_dropout "
     "proportion_empty_prompts uncond_probability text_dropout cond_dropout_prob drop_text "
     "ucg_rate cfg_dropout",
     "tokenizer_max_length": "max_token_length t5xxl_max_token_length max_sequence_length "
-    "t5_max_token_length text_encoder_2_sequence_length text_encoder_3_sequence_length",
+    "t5_max_token_length text_encoder_3_sequence_length",
     "vae_dtype": "vae_precision vae_weight_dtype",
     "vae_batch_size": "vae_encode_batch_size",
     "validation_prompt": "sample_prompt prompt eval_prompt validation_prompts test_prompt",
     "validation_negative_prompt": "sample_negative_prompt negative_prompt neg negative_prompts",
-    "user_prompt_library": "sample_prompts sample_definition_file_name prompt_library "
-    "sample_prompt_file sample_prompts_file prompts_file prompts",
+    "user_prompt_library": "prompt_library",
     "validation_step_interval": "sample_every_n_steps sample_every sample_steps_interval "
     "validate_every_n_steps validation_interval sample_every_steps eval_steps sample_interval "
     "validation_every validate_every",
@@ -152,4 +152,10 @@ def by_name(
     return rows
 
 
-NAMES = by_name(RENAMED, ELSEWHERE) | REASONS
+RESULT = Renamed(
+    "is another program's name for the file of the result",
+    "write its folder as output_dir and its name as output_name",
+    "output_model_destination",
+    "output_dir",
+)
+NAMES = by_name(RENAMED, ELSEWHERE) | RESULT.each | REASONS

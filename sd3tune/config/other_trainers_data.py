@@ -68,6 +68,16 @@ DATASET_ELSEWHERE = (
         "caption_dropout_every_n_epochs enable_wildcard secondary_separator token_dropout_rate",
     ),
     Unsupported(
+        "is not supported: each image is encoded once",
+        "leave it out; repeats draws an image more often",
+        "image_variations text_variations",
+    ),
+    Unsupported(
+        "is another program's choice: folders inside the folder are always read",
+        "leave it out; move images elsewhere that are not to be trained on",
+        "include_subdirectories recursive",
+    ),
+    Unsupported(
         "is another program's name for cropping", 'write "crop": true', "random_crop center_crop"
     ),
     Unsupported(
@@ -84,7 +94,8 @@ DATASET_ELSEWHERE = (
     Unsupported(
         ENCODED_BEFORE,
         "leave it out",
-        "cache_latents cache_latents_to_disk cache_info cache_text_embeddings resize_interpolation",
+        "__version cache_latents cache_latents_to_disk cache_info cache_text_embeddings "
+        "resize_interpolation",
     ),
     Unsupported(
         "is another program's name for the folder of the masks",

@@ -65,7 +65,8 @@ _CHOICES: Mapping[str, Mapping[str, str]] = {
     "base_model_default_dtype": _FLOATS,
     "vae_dtype": _FLOATS | {"default": "auto none"},
     "model_type": {
-        "lora": "lokr loha locon lycoris dora peft standard adapter qlora dreambooth",
+        "lora": "stable_diffusion_3 stable_diffusion_35 sd3 sd35 sd3.5 "
+        "lokr loha locon lycoris dora peft standard adapter qlora dreambooth",
         "full": "fine-tune finetune fine_tune full-finetune full_finetune fine_tuning finetuning "
         "unet transformer rank-full",
     },
@@ -154,6 +155,10 @@ VALUES_ELSEWHERE = {
 def value_of(setting: str, written: object, choices: str) -> str | None:
     """What sd3tune calls another trainer's value of a setting that is a choice of words; None when
     nobody is known to write it. choices: an error that lists the words, each as 'word'."""
+    if isinstance(written, Mapping):  # {"optimizer": {"optimizer": "ADAMW", "eps": 1e-8}}
+        if setting not in written:
+            return None
+        written = written[setting]
     word = str(written).strip().lower()
     if f"'{word}'" in choices and word != written:
         return word

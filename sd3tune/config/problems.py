@@ -118,17 +118,33 @@ def known_settings(
             passed_over.append(name)
         else:
             what = f"{location.of(name)}: `{name}={_shown_as(name, value)}` {row.reason}"
-            problems.add(ErrorAndHint(what, _led(row, name, value)), name)
+            problems.add(ErrorAndHint(what, _led(row, name, value, kind)), name)
             if isinstance(row, Renamed):
                 problems.meant(row.ours)
     return kept, passed_over
 
 
-def _led(row: Unsupported, name: str, value: Any) -> str:
-    """The row's hint with the value, by our word for it where a setting is a choice of words."""
+def _led(row: Unsupported, name: str, value: Any, kind: type[BaseModel]) -> str:
+    """The row's hint with the value, by our word for it where a setting is a choice of words, and
+    without it where our setting would refuse it."""
     ours = row.ours if isinstance(row, Renamed) else ""
     word = str(value).lower() if ours in VALUES_ELSEWHERE and str(value).isupper() else value
-    return row.hint.replace("{value}", value_of(ours, value, "") or _shown_as(name, word))
+    translated = value_of(ours, value, "")
+    if ours and not translated and (refusal := refused(kind, ours, word)):
+        advice = refusal.partition("; use ")[2]
+        written = f"write {ours}={advice}" if advice else f"write {ours}: {_help(kind, ours)}"
+        return "leave it out" if is_off(value) else written
+    return row.hint.replace("{value}", translated or _shown_as(name, word))
+
+
+def refused(kind: type[BaseModel], setting: str, value: Any) -> str | None:
+    """Why a setting does not take this value by itself, or None where it does."""
+    try:
+        kind.model_validate({setting: value})
+    except ValidationError as e:
+        own = (details for details in e.errors() if details["loc"][:1] == (setting,))
+        return next(map(_sentence, own), None)
+    return None
 
 
 def _passes(row: Unsupported, name: str, values: Mapping[str, Any], kind: type[BaseModel]) -> bool:

@@ -41,7 +41,8 @@ def file_stem(value: str) -> str:
     if not FILE_STEM.fullmatch(stem) or len(stem.encode()) > LONGEST_STEM:
         raise ValueError(
             "must be a file name of letters, digits, blanks, dots, dashes and underscores that "
-            f"begins with a letter or digit, of at most {LONGEST_STEM} bytes"
+            "begins with a letter or digit and does not end with a dot, of at most "
+            f"{LONGEST_STEM} bytes"
         )
     if stem.split(".")[0].casefold() in RESERVED_STEMS:
         raise ValueError("is a name that a checkpoint or an operating system keeps for itself")

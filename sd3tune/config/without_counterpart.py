@@ -6,6 +6,11 @@
 from sd3tune.config.names import Unsupported
 
 OF_DATASETS = "belongs to a dataset"
+TRIGGER = (
+    'write "instance_prompt": "{value}" in an entry of multidatabackend.json, with '
+    '"prepend_instance_prompt": true beside captions, or "caption_strategy": "instanceprompt" '
+    "without"
+)
 NO_AUGMENTATION = "is not supported: images are trained as they are"
 ENCODED_BEFORE = "is not needed: images and captions are always encoded before training"
 SECTION = "is a section of another program's file"
@@ -14,7 +19,7 @@ ELSEWHERE = (
         "is another program's name for the images' folder",
         'write "instance_data_dir": "{value}" in an entry of multidatabackend.json',
         "train_data_dir instance_data_dir image_dir data_dir dataset_dir folder_path dataset_path "
-        "images_dir img_dir train_dir training_data_dir instance_dir dataset data_root "
+        "images_dir img_dir train_dir training_data_dir dataset data_root "
         "image_folder train_image_dir instance_data_root input_dir data_path",
     ),
     Unsupported(
@@ -30,8 +35,14 @@ ELSEWHERE = (
     ),
     Unsupported(
         "is another program's name for instance_prompt, which belongs to a dataset",
-        'write "instance_prompt": "{value}" in an entry of multidatabackend.json',
+        TRIGGER,
         "trigger_word class_tokens concept_prompt token_string trigger instance_token",
+    ),
+    Unsupported(OF_DATASETS, TRIGGER, "instance_prompt"),
+    Unsupported(
+        "is SimpleTuner's old name for the images' folder, which belongs to a dataset",
+        'write "instance_data_dir": "{value}" in an entry of multidatabackend.json',
+        "instance_dir",
     ),
     Unsupported(
         "is another program's name for the way captions are read",
@@ -81,12 +92,13 @@ ELSEWHERE = (
     Unsupported(
         "is not needed: sd3tune trains one kind of network, a LoRA of the transformer",
         "leave it out; write lora_type=lycoris for LoHa, LoKr and others",
-        "network_module network_type peft_type network_train_unet_only train_unet "
+        "network_module network_type LoRA_type peft_type network_train_unet_only train_unet "
         "train_transformer network_train_dit_only unet_only",
     ),
     Unsupported(
         "is another program's name for the options of LyCORIS",
-        "write lora_type=lycoris and its options into lycoris_config.json",
+        "leave it out for a LoRA; for LyCORIS write lora_type=lycoris and the options into "
+        "lycoris_config.json",
         "network_args algo lycoris_args lokr_dim lokr_factor lokr_decompose_factor lycoris_algo "
         "lokr_full_matrix network_kwargs",
     ),
@@ -107,7 +119,8 @@ ELSEWHERE = (
     Unsupported(
         "is not supported: SD3 was trained with the layers of CLIP that it has",
         "leave it out",
-        "clip_skip clip_layer_skip text_encoder_layer_skip text_encoder_2_layer_skip",
+        "clip_skip clip_layer_skip text_encoder_layer_skip text_encoder_2_layer_skip "
+        "text_encoder_3_layer_skip",
     ),
     Unsupported(
         "has no effect on flow matching",
@@ -158,6 +171,11 @@ ELSEWHERE = (
         "prodigy_decouple prodigy_use_bias_correction prodigy_safeguard_warmup d_coef betas",
     ),
     Unsupported(
+        "is another program's factor on the learning rate",
+        "leave it out, or write lr_scale=true",
+        "learning_rate_scaler learning_rate_scale",
+    ),
+    Unsupported(
         "is not supported: a schedule has no options but lr_end, lr_power and lr_num_cycles",
         "leave it out",
         "lr_scheduler_args scheduler_params lr_scheduler_params lr_scheduler_kwargs "
@@ -191,6 +209,7 @@ ELSEWHERE = (
         "is not supported: pictures are counted in steps",
         "write validation_step_interval",
         "validation_epochs sample_every_n_epochs validation_epoch sample_after sample_after_unit "
+        "validate_after validate_after_unit not_validation_final final_validation_prompt "
         "sample_every_epochs validate_every_n_epochs",
     ),
     Unsupported(
@@ -206,7 +225,8 @@ ELSEWHERE = (
     Unsupported(
         "is not supported yet",
         "leave it out for now",
-        "sample_at_first skip_first_sample sample_batch_size walk_seed loss_scaler "
+        "sample_at_first skip_first_sample sample_start_step sample_skip_first enable_sample "
+        "non_ema_sampling force_circular_padding sample_batch_size walk_seed loss_scaler "
         "log_with log_prefix log_tracker_name log_tracker_config wandb_run_name wandb_api_key "
         "wandb_project wandb tensorboard use_wandb logger tracker huggingface_repo_id hub_token "
         "huggingface_token training_comment metadata_title metadata_author hf_repo_id hf_private "
@@ -235,7 +255,7 @@ ELSEWHERE = (
     Unsupported(
         "is not supported: weights are trained in the format that the optimizer has",
         "leave it out, or set optimizer=adamw_bf16 with model_type=full",
-        "full_bf16 full_fp16 no_half_vae upcast_before_saving",
+        "full_bf16 full_fp16 pure_bf16 pure_fp16 no_half_vae upcast_before_saving",
     ),
     Unsupported(
         "is not needed: it changes no result here",
@@ -247,15 +267,70 @@ ELSEWHERE = (
         "disable_mmap_load_safetensors skip_until_initial_step initial_step initial_epoch "
         "enable_autocast_cache dataloader_pin_memory performance_log_every "
         "ddp_gradient_as_bucket_view ddp_static_graph ddp_timeout fused_backward_pass "
-        "include_train_config prevent_overwrites",
+        "include_train_config prevent_overwrites dataloader_threads fallback_train_dtype "
+        "fused_gradient_reduce async_gradient_reduce async_gradient_reduce_buffer "
+        "gradient_reduce_precision num_cpu_threads_per_process tokenizers_parallelism "
+        "sample_image_format sample_video_format sample_audio_format samples_to_tensorboard "
+        "dynamo_use_dynamic dynamo_use_fullgraph __version additional_parameters "
+        "logging_tracker_name",
+    ),
+    Unsupported(
+        "is not supported: CLIP has 77 tokens",
+        "leave it out; tokenizer_max_length is T5's",
+        "text_encoder_sequence_length text_encoder_1_sequence_length "
+        "text_encoder_2_sequence_length",
+    ),
+    Unsupported(
+        "is another program's choice of GPUs",
+        "write num_processes, and choose GPUs with CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES",
+        "multi_gpu device_indexes gpu_ids device_ids",
     ),
     Unsupported(
         "is not needed: sd3tune finds the parts of SD3 in pretrained_model_name_or_path",
         "leave it out",
         "clip_l clip_g t5xxl vae t5xxl_device t5xxl_dtype t5xxl_path clip_l_path clip_g_path "
-        "vae_path arch model_arch is_v3 sd3 stable_diffusion_3 is_flux apply_lg_attn_mask "
-        "apply_t5_attn_mask text_encoder_path pos_emb_random_crop_rate model_version "
-        "enable_scaled_pos_embed",
+        "vae_path arch model_arch is_v3 sd3 stable_diffusion_3 is_flux text_encoder_path "
+        "model_version",
+    ),
+    Unsupported(
+        "is not supported: the model sees captions and positions as it was trained",
+        "leave it out",
+        "apply_lg_attn_mask apply_t5_attn_mask pos_emb_random_crop_rate enable_scaled_pos_embed "
+        "attention_mask use_attention_mask",
+    ),
+    Unsupported(
+        "is not supported: textual inversion is not trained",
+        "leave it out",
+        "embedding embedding_weight_dtype preserve_embedding_norm bundle_additional_embeddings "
+        "train_text_encoder_ti_frac num_new_tokens_per_abstraction token_abstraction",
+    ),
+    Unsupported(
+        "is not supported: one loss is trained, without a mixture",
+        "leave it out, or write loss_type=l2, huber or smooth_l1",
+        "mse_strength mae_strength log_cosh_strength huber_strength",
+    ),
+    Unsupported(
+        "is another program's choice of the trained layers",
+        "leave it out, or write the names of layers into peft_lora_target_modules",
+        "layer_filter layer_filter_preset layer_filter_regex only_if_contains ignore_if_contains",
+    ),
+    Unsupported(
+        "is not supported",
+        "write use_dora=true or the options of OFT into lycoris_config.json",
+        "lora_decompose_norm_epsilon lora_decompose_output_axis oft_block_size oft_coft coft_eps "
+        "oft_block_share",
+    ),
+    Unsupported(
+        "is another program's switch for memory",
+        "leave it out, or write blocks_to_swap for weights and "
+        "gradient_checkpointing_backend=unsloth for activations in host memory",
+        "enable_async_offloading enable_activation_offloading layer_offload_fraction layer_offload "
+        "layer_offloading",
+    ),
+    Unsupported(
+        "is not supported: images that cannot be read are set aside and never deleted",
+        "leave it out",
+        "delete_errored_images delete_small_images",
     ),
     Unsupported(
         "is another program's choice of what is trained",
@@ -275,6 +350,23 @@ ELSEWHERE = (
         "dataset_name dataset_config_name image_column caption_column train_data_files hf_dataset",
     ),
     Unsupported(
+        "is another program's list of datasets",
+        "write its folders as entries of multidatabackend.json; `sd3tune demo DIR` writes an "
+        "example",
+        "dataset_config dataset_config_file concept_file_name datasets_config dataset_toml",
+    ),
+    Unsupported(
+        "is another program's list of prompts",
+        'write user_prompt_library as the path of a JSON file such as {"cat": "a cat on a sofa"}',
+        "sample_prompts sample_definition_file_name sample_prompt_file sample_prompts_file "
+        "prompts_file prompts",
+    ),
+    Unsupported(
+        "is another program's choice of evaluation",
+        'leave it out, or add an entry with "dataset_type": "eval" to multidatabackend.json',
+        "validation validation_split validation_seed_list max_validation_steps",
+    ),
+    Unsupported(
         "is another program's table of captions",
         'write "csv" or "parquet" in an entry of multidatabackend.json',
         "in_json metadata_file dataset_json train_metadata metadata_path",
@@ -288,7 +380,7 @@ ELSEWHERE = (
         "text_encoder_3 prior optimizer_defaults additional_embeddings secrets cloud "
         "model_arguments training_arguments optimizer_arguments dataset_arguments adapter "
         "additional_network_arguments saving_arguments sample_prompt_arguments "
-        "logging_arguments training data monitoring lora",
+        "logging_arguments training data monitoring lora sample_definitions samples_config_path",
     ),
     Unsupported(
         "is another program's option",

@@ -23,7 +23,7 @@ LIST_BYTES = 16 * 2**20  # largest caption_filter_list
 EMPTY_TAGS = re.compile(r"\s*,(?:\s*,)+")  # commas around a tag that a filter removed
 FLAGS = {"g": 0, "i": re.IGNORECASE}  # sed's; every match is replaced in any case
 # A set of characters, repeated dots, a beginning or an end, alternatives; not c++, (red) or who?
-LIKE_A_PATTERN = re.compile(r"\[.+\]|\.[*+]|^\^|\$$|\(.*\|.*\)|\(\?")
+LIKE_A_PATTERN = re.compile(r"\[.+\]|\.[*+]|^\^|\$$|\w\|\w|\(.*\|.*\)|\(\?")
 OTHER_SEPARATOR = re.compile(r"s([|#])(?:(?!\1).)+\1(?:(?!\1).)*\1[a-z]*")
 
 

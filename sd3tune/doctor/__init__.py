@@ -19,7 +19,7 @@ from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
 from sd3tune.decision import Decision
 from sd3tune.doctor.finding import Finding
-from sd3tune.errors import PlanError
+from sd3tune.errors import ConfigError, PlanError
 
 Tried = Literal["all", "software", "nothing"]
 Table = dict[str, dict[str, tuple[Level, tuple[str, ...]]]]
@@ -142,6 +142,11 @@ def consult(name: str) -> Report:
     from sd3tune.doctor import hardware
 
     started = time.perf_counter()
+    if name.endswith(".json"):
+        raise ConfigError(
+            f"`{name}` is a file, and `sd3tune doctor --on` takes a chip of the catalogue",
+            hint=f"sd3tune plan --on {name} plans for the machine that the file describes",
+        )
     chip = chips.chip(name)
     made = _decided(chips.facts(chip), recorded({}), {})
     findings = (*hardware.catalogued(chip), *made.findings)

@@ -57,7 +57,8 @@ def _of_devices(facts: Facts) -> Iterator[Finding]:
                 words = f"{finding.fact} (a run of several processes would use it)"
                 finding = replace(finding, status="warn", fact=words)
             yield finding
-        if device.exclusive and not device.problems:
+        busy = any(p.id == "cuda.exclusive-busy" for p in facts.problems)
+        if device.exclusive and not device.problems and not busy:
             yield Finding(
                 "cuda.exclusive", "warn", device.torch_device,
                 "its compute mode is EXCLUSIVE_PROCESS: one process, and no --nproc, can use it",

@@ -31,9 +31,10 @@ FORMS = {
     "ip4": re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\w)"),
     # jane@host, git@host:jane/repo.git; python@3.12 is a formula of Homebrew's.
     "address": re.compile(r"[\w.+-]+@(?!\d+(?:\.\d+)*\b)[\w.-]+(?::[^\s\"'`,;)]+)?"),
-    # Vast's containers, Kubernetes' pods and nodes, and RunPod's pods: 14 letters and digits.
+    # Vast's containers, Amazon's machines, Kubernetes' pods and nodes, and RunPod's pods: 14
+    # letters and digits.
     "pod": re.compile(
-        rf"\bC\.\d{{5,}}\b|\b[a-z][a-z0-9-]*-{HEX}{{7,10}}-(?:[a-z0-9]{{4,5}}|vmss\w+)\b"
+        rf"\bC\.\d{{5,}}\b|\bi-(?:{HEX}{{17}}|{HEX}{{8}})\b|\b[a-z][a-z0-9-]*-{HEX}{{7,10}}-(?:[a-z0-9]{{4,5}}|vmss\w+)\b"
         r"|\b(?=(?:[a-z]*\d){3})(?=(?:\d*[a-z]){4})(?=[a-z0-9]*[g-z])[a-z0-9]{14}\b"
     ),
     # An address as a name, ip-10-0-3-4 and 129-213-7-8 (Lambda), with what follows.

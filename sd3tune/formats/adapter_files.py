@@ -168,6 +168,11 @@ def _module(
             hint="use the file from before it was quantised",
         )
     if {"down", "up"} <= parts.keys() <= LORA_PARTS:
+        if value == 0:
+            raise ModelError(
+                f"`{path}`: `{named.module}` has alpha 0, which some programs read as alpha = rank",
+                hint="write the file again with the alpha that is meant",
+            )
         if not _by_columns(parts.get("dora_scale")):
             return _lora(path, named, parts, value, declared)
         names = {"down": "lora_down.weight", "up": "lora_up.weight", "dora_scale": "dora_scale"}
@@ -198,11 +203,6 @@ def _lora(
         raise ModelError(
             f"`{path}`: `{named.module}` has lora_A {list(down.shape)} and lora_B {list(up.shape)}",
             hint="sd3tune converts LoRA of linear layers",
-        )
-    if value == 0:
-        raise ModelError(
-            f"`{path}`: `{named.module}` has alpha 0, which some programs read as alpha = rank",
-            hint="write the file again with the alpha that is meant",
         )
     if value is None:
         value = (declared or scale.DeclaredScale()).of(named.module, rank) * rank

@@ -29,7 +29,9 @@ def adapter_of(source: Path) -> Path:
         ) from None
 
 
-def _inside(folder: Path) -> Path:
+def adapters_in(folder: Path) -> list[Path]:
+    """The files in a folder that may be its adapter: several, where results of two names lie in
+    it. Raises OSError."""
     files = sorted(p for p in folder.glob("*.safetensors") if p.name not in OURS)
     files = [p for p in files if not _exported(p, files)]
     for name in (file_metadata.FILE, PEFT):
@@ -39,6 +41,11 @@ def _inside(folder: Path) -> Path:
             break
     if not files:  # peft writes an adapter of another name than `default` one folder below
         files = sorted(folder.glob(f"*/{PEFT}"))
+    return files
+
+
+def _inside(folder: Path) -> Path:
+    files = adapters_in(folder)
     if len(files) == 1:
         return files[0]
     if files:

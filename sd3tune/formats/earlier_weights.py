@@ -4,8 +4,8 @@ everything was encoded and loaded. Reads no tensor and no torch; whether files h
 is checked when they are loaded.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from sd3tune.errors import CheckpointError, ConfigError, ModelError
 from sd3tune.filesystem import safetensors_header
 from sd3tune.formats import key_names, manifest
 
-AS_BEFORE = ("set model_type, lora_type, lora_rank and the targets as they were, or "
+AS_BEFORE = ("set the model, model_type, lora_type, lora_rank and the targets as they were, or "
              "resume_from_checkpoint=never")  # fmt: skip
 LYCORIS = "lycoris_"  # how the names of its tensors begin
 
@@ -25,6 +25,7 @@ class TrainedLayers:
     kind: Literal["lora", "lycoris", "full"]
     count: int  # trained values
     layers: Mapping[str, tuple[int, int]]  # of a LoRA: layer -> its inputs and outputs
+    linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of the model, likewise
     rank: int = 0
     dora: bool = False
     average: bool = False  # the run keeps a moving average (use_ema)
@@ -51,7 +52,7 @@ def refuse_other_checkpoint(folder: Path, run: TrainedLayers, steps: int) -> Non
     except (OSError, ValueError, ModelError) as e:
         raise CheckpointError(
             f"`{folder}` cannot be resumed: {e}",
-            hint="resume_from_checkpoint=latest takes the newest whole one, never starts afresh",
+            hint="resume_from_checkpoint=latest takes the newest whole one, `never` starts afresh",
         ) from None
     if facts.step > steps:
         raise CheckpointError(
@@ -121,16 +122,15 @@ def refuse_other_layers(path: Path, run: TrainedLayers) -> None:
                 hint="set lora_type=standard for a LoRA, or leave init_lora out",
             )
         return
-    for module in key_names.group(held).modules.values():
-        if module.layout != "diffusers" or not {"down", "up"} <= module.parts.keys():
-            continue
+    modules = [
+        module
+        for module in key_names.group(held).modules.values()
+        if module.layout == "diffusers" and {"down", "up"} <= module.parts.keys()
+    ]
+    _refuse_untrained(path, [module.module for module in modules], run)
+    for module in modules:
         name = module.module
         shape = held[module.parts["down"]].shape, held[module.parts["up"]].shape
-        if name not in run.layers:
-            raise ConfigError(
-                f"`init_lora={path}`: `{name}` is not among peft_lora_target_modules",
-                hint=f"add `{name.split('.', 2)[-1]}` to them",
-            )
         if any(len(size) != 2 for size in shape):
             continue  # refused by the reader
         size, wanted = (shape[0][1], shape[1][0]), run.layers[name]
@@ -143,3 +143,19 @@ def refuse_other_layers(path: Path, run: TrainedLayers) -> None:
         if module.dora != run.dora:
             raise ConfigError(f"`init_lora={path}`: `{name}` differs in use_dora",
                               hint="set use_dora as the file has it")  # fmt: skip
+
+
+def _refuse_untrained(path: Path, names: Sequence[str], run: TrainedLayers) -> None:
+    """Layers that the model lacks are another cause than those that the run does not train."""
+    untrained = [name for name in names if name not in run.layers]
+    if strange := next((name for name in untrained if name not in run.linears), None):
+        raise ConfigError(
+            f"`init_lora={path}`: this model has no layer `{strange}`",
+            hint="use an adapter of this model, or the model that the adapter was trained on",
+        )
+    if untrained:
+        targets = sorted({name.split(".", 2)[-1] for name in untrained})
+        raise ConfigError(
+            f"`init_lora={path}`: `{untrained[0]}` is not among peft_lora_target_modules",
+            hint=f"add {', '.join(targets)} to them",
+        )

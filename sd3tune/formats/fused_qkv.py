@@ -46,8 +46,7 @@ def split(original: str, module: ModuleWeights) -> dict[str, ModuleWeights]:
             for i, name in enumerate(names)
             if (keep := kept[i]).any()
         }
-    outputs, inputs = _size(module)
-    if len(names) == 1 and not module_names.swaps(names[0], outputs, inputs):
+    if len(names) == 1 and not _is_turned(names[0], module):
         return {names[0]: module}
     return _split_difference(original, names, module)
 
@@ -74,7 +73,7 @@ def _split_difference(
     for i, name in enumerate(names):
         whole = {"diff": weight if weight.ndim else None, "diff_b": bias}
         rows = {k: v.chunk(len(names))[i] for k, v in whole.items() if v is not None}
-        if module_names.swaps(name, *_size(module)):
+        if _is_turned(name, module):
             rows = {k: swapped(v) for k, v in rows.items()}
         found[name] = LycorisWeights("full", {k: v.contiguous() for k, v in rows.items()})
         used |= {name} if any(v.any() for v in rows.values()) else set()
@@ -137,10 +136,30 @@ def fuse_differences(
         names = module_names.diffusers_names(original)
         columns = [[parts[i][k] if i in parts else None for i in range(len(names))] for k in (0, 1)]
         weight, bias = (_stacked(column) for column in columns)
-        if weight is not None and weight.ndim == 2 and module_names.swaps(names[0], *weight.shape):
-            weight, bias = swapped(weight), None if bias is None else swapped(bias)
+        if _turns(names[0], weight, bias):
+            weight, bias = (None if t is None else swapped(t) for t in (weight, bias))
         found[original] = (weight, bias)
     return found
+
+
+def _is_turned(name: str, module: LycorisWeights) -> bool:
+    """The same of a module whose difference may be unknown."""
+    if module.algorithm == "full":
+        return _turns(name, module.tensors.get("diff"), module.tensors.get("diff_b"))
+    return module_names.swaps(name, *_size(module))
+
+
+def _turns(name: str, weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether a difference has its halves in the other order in the other layout. Raises ModelError
+    for a bias whose weight would tell, and is not there."""
+    if weight is not None:
+        return weight.ndim == 2 and module_names.swaps(name, *weight.shape)
+    if bias is not None and name.endswith(".norm1_context.linear"):
+        raise ModelError(
+            f"`{name}` changes its bias alone, whose order in the original layout is unknown",
+            hint="write the file with the difference of its weight too, even if it is zero",
+        )
+    return module_names.swaps(name, 0, 1)
 
 
 def _stacked(column: Sequence[Tensor | None]) -> Tensor | None:

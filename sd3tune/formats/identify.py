@@ -13,9 +13,9 @@ from typing import Any
 from sd3tune.errors import ModelError, Sd3tuneError
 from sd3tune.filesystem import safetensors_header
 from sd3tune.filesystem.safetensors_header import Header
-from sd3tune.formats import file_metadata, key_names, manifest
+from sd3tune.formats import file_metadata, finished_run, key_names, manifest
 from sd3tune.formats.adapter_description import AdapterDescription, describe, is_adapter
-from sd3tune.formats.adapter_folder import adapter_of
+from sd3tune.formats.adapter_folder import adapter_of, adapters_in
 from sd3tune.sd3 import configs, models, single
 from sd3tune.sd3.variants import kind
 
@@ -160,10 +160,15 @@ def _transformer(folder: Path) -> Identified:
 
 
 def _output(folder: Path, checkpoints: list[str]) -> Identified:
-    inside = _adapter_inside(folder)
-    done = "finished" if inside else "not finished"
-    return Identified(folder, "output folder", f"output of a run, {done}",
-                {"checkpoints": checkpoints}, inside)  # fmt: skip
+    results = [str(file.relative_to(folder)) for file in adapters_in(folder)]
+    if (folder / finished_run.MODEL).exists():
+        results.append(str(Path(finished_run.MODEL).parents[1]))
+    facts: dict[str, Any] = {"checkpoints": checkpoints}
+    summary = f"output of a run, {'finished' if results else 'not finished'}"
+    if len(results) > 1:
+        summary = f"output of runs with {len(results)} results"
+        facts["results"] = results
+    return Identified(folder, "output folder", summary, facts, _adapter_inside(folder))
 
 
 def _adapter_inside(folder: Path) -> AdapterDescription | None:

@@ -103,7 +103,7 @@ def _patterns(rows: tuple[Dialect, ...]) -> _Patterns:
         tuple(dict.fromkeys(k.prefix for k in keys if k.flat)),
         tuple(sorted({k.prefix for k in keys if not k.flat}, key=len, reverse=True)),
         frozenset(k.prefix for k in keys if k.prefix not in diffusers),
-        re.compile(r"(.*\.(?:lora_[AB]|lora_magnitude_vector))\.\w+(\.(?:weight|bias))"),
+        re.compile(r"(.*\.(?:lora_[AB]|lora_magnitude_vector))\.[^.]+(\.(?:weight|bias))"),
     )
 
 

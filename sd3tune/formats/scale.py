@@ -26,6 +26,7 @@ BESIDE = "adapter_config.json"  # peft's
 MAX_ALPHA = 1e6  # people write 1 to 1024
 # Other keys of a header: a LoraConfig as JSON, or one alpha for all modules.
 CONFIGS = ("adapter_config", "peft_config", "lora_config")
+ALPHAS = ("lora_alpha", "alpha", "network_alpha")  # their names for alpha, peft's first
 NUMBERS = ("ss_network_alpha", "lora_alpha", "network_alpha", "alpha")
 # Initialisations that move a part of the base weights into the adapter: alone it means nothing.
 SHIFTING = ("pissa", "olora", "loftq", "corda", "lora_ga")
@@ -41,6 +42,11 @@ class DeclaredScale:
     patterns: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     rslora: bool = False
     source: str = KEY
+
+    @property
+    def states_alpha(self) -> bool:
+        """Whether it changes anything: a configuration of the text encoders alone does not."""
+        return self.alpha is not None or bool(self.patterns) or self.rslora
 
     def of(self, module: str, rank: int) -> float:
         """What the module's update is multiplied by. peft's rules: patterns match the end of a
@@ -62,15 +68,19 @@ def declared(
     beside = path.parent / BESIDE
     if KEY in metadata:
         data = _object(metadata[KEY], f"`{path}`: its metadata `{KEY}`")
-        return _lora_config(path, {k.removeprefix("transformer."): v for k, v in data.items()}, KEY)
+        data = {k.removeprefix("transformer."): v for k, v in data.items()}
+        if (found := _lora_config(path, data, KEY)).states_alpha:
+            return found
     if os.path.lexists(beside) and path.name.startswith("adapter_model"):
         data = _object(_beside(beside), f"`{beside}`")
         _refuse_others(beside, data)
-        return _lora_config(path, data, BESIDE)
-    if (key := next((k for k in CONFIGS if k in metadata), None)) is not None:
+        if (found := _lora_config(path, data, BESIDE)).states_alpha:
+            return found
+    for key in (k for k in CONFIGS if k in metadata):
         data = _object(metadata[key], f"`{path}`: its metadata `{key}`")
         _refuse_others(path, data)
-        return _lora_config(path, data, key)
+        if (found := _lora_config(path, data, key)).states_alpha:
+            return found
     return _one_number(path, metadata) if needed else None
 
 
@@ -80,7 +90,7 @@ def _lora_config(path: Path, data: Mapping[str, Any], source: str) -> DeclaredSc
         patterns = data.get("alpha_pattern") or {}
         if len(patterns) > MOST_PATTERNS:
             raise ValueError
-        alpha = data.get("lora_alpha")
+        alpha = next((data[name] for name in ALPHAS if data.get(name) is not None), None)
         return DeclaredScale(
             None if alpha is None else _number(alpha),
             {_pattern(without_wrappers(k)): _number(v) for k, v in patterns.items()},

@@ -73,6 +73,7 @@ def describe_overview(seen: Overview) -> dict[str, Any]:
             "datasets": [asdict(d) for d in seen.datasets],
             "images": seen.images,
             "steps_per_epoch": seen.steps_per_epoch,
+            "repeated_in_a_step": seen.repeated,
             "epochs": round(seen.epochs, 3),
         },
         "pictures": asdict(pictures),

@@ -6,6 +6,7 @@ Sizes on the disk are those of a first run, which finds no cache. Pure, like the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from sd3tune.backends.decide import limits
 from sd3tune.config.datasets.listing import Datasets
@@ -18,6 +19,7 @@ from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE
 
 HEADER_BYTES = 512  # of a cache entry, at most
 CACHED_BYTES = 2  # of a value: latents and embeddings are kept in 16 bits
+MOST_COUNTED = 20_000  # images of an epoch whose order plan looks at
 PROCESS_BYTES = GIB  # Python, PyTorch and the other libraries, about
 
 
@@ -78,6 +80,7 @@ class Overview:
     datasets: tuple[DatasetSize, ...]
     steps_per_epoch: int
     epochs: float  # that the steps of the run make
+    repeated: int | None  # images of an epoch that their step has already; None: not counted
     pictures: PictureCount
     disk: DiskNeed
     download_bytes: int  # of the model's parts that are not on this disk; about
@@ -122,6 +125,7 @@ def overview(
         datasets=tuple(dataset_sizes(datasets, discoveries, schedule)),
         steps_per_epoch=schedule.steps_of(1),
         epochs=epochs(plan, schedule),
+        repeated=repeated_in_a_step(schedule),
         pictures=picture_count(plan, len(prompts)),
         disk=disk_need(plan, samples, prompts),
         download_bytes=2 * sum(part_sizes(plan.model)[p] for p in surroundings.missing_parts),
@@ -161,6 +165,18 @@ def epochs(plan: Plan, schedule: Schedule) -> float:
     last = plan.steps * plan.batches_per_step
     number, start = schedule.begin(last - 1)
     return number + (last - start) / schedule.length(number, start)
+
+
+def repeated_in_a_step(schedule: Schedule) -> int | None:
+    """Images of the first epoch that their optimizer step has already: fewer different ones than a
+    step draws, as in a small bucket. None for an epoch that is too large to look at; there, few
+    are."""
+    number, start = schedule.begin(0)
+    batches = schedule.length(number, start)
+    if batches * max(share.batch_size for share in schedule.shares) > MOST_COUNTED:
+        return None
+    drawn = islice(schedule.batches_from(start), batches)
+    return sum(s.occurrence > 0 for _, _, batch in drawn for s in batch)
 
 
 def picture_count(plan: Plan, prompts: int) -> PictureCount:

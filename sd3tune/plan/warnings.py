@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from sd3tune.config import rules
 from sd3tune.config.config import Config
+from sd3tune.config.rules.contradictions import changed
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.plan.rendering import of_rendering
 from sd3tune.sd3.variants import Model
 
+OF_T5 = ("text_encoder_3_precision", "t5_padding", "sd3_t5_uncond_behaviour")
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5
 
 
@@ -30,6 +32,10 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
     config, facts, lycoris = inputs.config, inputs.facts, inputs.lycoris
     if lycoris is not None:
         yield from of_rendering(inputs.model, lycoris)
+    if not inputs.model.text_encoders[2]:
+        idle = [n for n in OF_T5 if config.source(n).by == "user" and changed(config, n)]
+        if idle:
+            yield f"{' and '.join(idle)} without effect: the model has no T5; leave it out"
     if config.use_dora and config.model_type == "lora" and config.lora_format == "diffusers":
         yield (
             "ComfyUI does not know the magnitudes of use_dora: it renders the LoRA without them; "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sd3tune.sd3 import module_names
 
 EXACT = ("lora", "locon", "loha", "lokr", "oft", "glora", "full")  # seen to be rendered exactly
+SCALED = ("lora", "locon", "loha", "lokr", "glora")  # what is added is multiplied with alpha / rank
 DORA = "it divides DoRA by |W|, not by |W + dW| as the paper does"
 CONSTRAINT = "it bounds a rotation by alpha, lycoris-lora by alpha times the rows of the weight"
 RESCALED = "it drops the trained scales of OFT (rescaled)"
@@ -62,7 +63,8 @@ def misrendered(network: Network) -> str | None:
         return BOFT_WITHOUT_ALPHA
     if rotation and not butterfly and "rescale" in parts:
         return RESCALED
-    if not rotation and network.alpha == 0 and not {"lokr_w1", "lokr_w2"} <= parts.keys():
+    scaled = network.algorithm in SCALED and not {"lokr_w1", "lokr_w2"} <= parts.keys()
+    if scaled and network.alpha == 0:
         return ZERO_ALPHA
     if network.algorithm in ("oft", "glora") and network.swapped:
         return SWAPPED

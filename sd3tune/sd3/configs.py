@@ -135,11 +135,21 @@ def _json(path: Path, kind: type | tuple[type, ...]) -> Any:
     except OSError as e:
         raise ModelError(f"`{path}` cannot be read: {e.strerror or e}", hint=AGAIN) from None
     except ValueError as e:
+        _refuse_stranger(path)
         raise ModelError(f"`{path}` is not JSON: {e}", hint=AGAIN) from None
     if not isinstance(data, kind):
         words = f"`{path}` holds a {type(data).__name__}, not a JSON object"
         raise ModelError(words, hint=AGAIN)
     return data
+
+
+def _refuse_stranger(path: Path) -> None:
+    """Raises ModelError for a file whose first bytes are another format's, as a git-lfs pointer."""
+    with opening.opened(path) as f:
+        first = f.read(32)
+    for begin, (what, advice) in safetensors_header.STRANGERS.items():
+        if first.startswith(begin):
+            raise ModelError(f"`{path}` is {what}", hint=advice)
 
 
 def _values(config: Any) -> Iterator[tuple[str, Any]]:

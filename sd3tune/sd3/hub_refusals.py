@@ -5,6 +5,9 @@ its HTTP library and of sockets as one cause each, with the address of the hub.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -38,9 +41,21 @@ def no_such_path(setting: str, path: str) -> ModelError:
     """The error for a model that would be on this disk and is not."""
     known = ", ".join(row.repository for row in ARCHITECTURES.rows)
     hint = f"give a diffusers folder, a safetensors file, or one of {known}"
+    if (row := ARCHITECTURES.get(Path(path).name)) is not None:
+        hint = f"set model_flavour={row.name} without {setting}, or {hint}"
+    elif near := get_close_matches(Path(path).name, _beside(Path(path)), n=1):
+        hint = f"did you mean {Path(path).with_name(near[0])}? Or {hint}"
     if "\\" in path:
         hint = "write the path with / instead of \\; " + hint
     return ModelError(f"`{setting}={path}`: there is no such folder or file", hint=hint)
+
+
+def _beside(path: Path) -> list[str]:
+    """Names in the folder that would hold the path."""
+    try:
+        return [other.name for other in islice(path.parent.iterdir(), 1000)]
+    except OSError:
+        return []
 
 
 def refusal(question: Question, error: Exception) -> ModelError | None:

@@ -178,12 +178,22 @@ def folder_shape(folder: Path, subfolder: str, setting: str = "") -> Transformer
     named = f"{setting}={folder}" if setting else str(folder)
     if not os.path.lexists(path):
         hint = "it must be a diffusers folder of SD3 or SD3.5; `sd3tune demo DIR` writes one"
+        if models := _model_folders(folder, subfolder):
+            hint = f"give {' or '.join(models)}"
         if setting == TRANSFORMER and (folder / "config.json").exists():
             hint = "set pretrained_transformer_subfolder=."
         raise ModelError(f"`{named}` holds no {subfolder}/config.json", hint=hint)
     shape = from_config(configs.read(path), named)
     configs.check_part(path.parent, "transformer")
     return shape
+
+
+def _model_folders(folder: Path, subfolder: str) -> list[str]:
+    """Folders of models around one that is none: above a part of a model, or inside it."""
+    patterns = (f"*/{subfolder}/config.json", f"snapshots/*/{subfolder}/config.json")
+    parts = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    above = [folder.parent] if (folder.parent / "model_index.json").exists() else []
+    return [str(path) for path in (*above, *(part.parent.parent for part in parts[:3]))]
 
 
 def _sizes(named: ModelRequest) -> tuple[tuple[int, int, int], int]:

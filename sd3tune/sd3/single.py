@@ -64,6 +64,13 @@ def is_original(names: Iterable[str]) -> bool:
 def contents(header: Header) -> Contents:
     """The contents of a file, from its header. Raises ModelError for another model, and for missing
     or extra tensors, which it names."""
+    if any(name.startswith("transformer_blocks.0.attn.") for name in header.tensors):
+        raise ModelError(
+            f"`{header.path}` is a transformer in the layout of diffusers, not in the original one",
+            hint="give the folder that holds it and its config.json, as "
+            "pretrained_transformer_model_name_or_path with pretrained_transformer_subfolder=., or "
+            "give the folder of the whole model",
+        )
     if not is_original(header.tensors):
         raise ModelError(
             f"`{header.path}` does not contain an SD3 transformer in the original layout",

@@ -90,7 +90,9 @@ OLD_DIFFUSERS_PARTS: tuple[tuple[str, Part], ...] = (
 WRAPPERS = (  # parts of a name that carry nothing: what wraps a module puts them before its names
     "_orig_mod",  # torch.compile
     "module",  # DistributedDataParallel, DeepSpeed
+    "_forward_module",  # Lightning Fabric
     "_fsdp_wrapped_module",  # FullyShardedDataParallel
+    "_fpw_module",  # the same before PyTorch 2
     "_checkpoint_wrapped_module",  # checkpointed blocks
 )
 ROOTS = (  # what a name may begin with, in any order and repeated: names of the model in a program

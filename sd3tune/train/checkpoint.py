@@ -185,7 +185,7 @@ def load(state: TrainState, folder: Path) -> None:
     if (why := damage(folder)) is not None:
         raise CheckpointError(
             f"`{folder}` cannot be resumed: {why}",
-            hint="resume_from_checkpoint=latest takes the newest whole one, never starts afresh",
+            hint="resume_from_checkpoint=latest takes the newest whole one, `never` starts afresh",
         )
     with _fitting(folder):
         facts = manifest.facts(folder)

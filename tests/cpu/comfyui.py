@@ -67,7 +67,8 @@ def applied(file: Path, original: Mapping[str, Tensor]) -> tuple[Weights, set[st
         within = slice(None) if part is None else part.sort().values
         before = changed[key][within]
         changed[key][within] = _changed(before, held, used, mine, order)
-        if "diff_b" in held and part is None:  # a slice has no bias there
+        whole = part is None or torch.equal(part, torch.arange(len(original[key])))
+        if "diff_b" in held and whole:  # a slice has no bias there, nor have rows in another order
             changed[key.replace(".weight", ".bias")] += held["diff_b"]
             used.add(mine["diff_b"])
     return {k: v.float() for k, v in changed.items()}, set(tensors) - used
@@ -82,6 +83,7 @@ def _changed(
 ) -> Tensor:
     """A slice of an original weight with a module in it. order: where the rows of a difference go;
     what multiplies the weight takes its rows as they are."""
+    used.update(keys[p] for p in ("alpha",) if p in keys)
     added = _added(weight, held, used, keys)
     if added is None:
         return weight
@@ -101,40 +103,46 @@ def _added(
     weight: Tensor, held: Mapping[str, Tensor], used: set[str], keys: Mapping[str, str]
 ) -> Tensor | None:
     def take(*parts: str) -> list[Tensor]:
-        used.update(keys[p] for p in (*parts, "alpha") if p in keys)
+        used.update(keys[p] for p in parts)
         return [held[p] for p in parts]
+
+    def scale(rank: int) -> float:
+        return float(held["alpha"]) / rank if "alpha" in held else 1.0
 
     for down, up in (("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight")):
         if up in held:
             d, u = take(down, up)
-            return u @ d * (float(held["alpha"]) / d.shape[0] if "alpha" in held else 1.0)
+            return u @ d * scale(d.shape[0])
     if "diff" in held:
         return take("diff")[0]
     if "hada_w1_a" in held:
         a, b, c, d = take("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-        return (a @ b) * (c @ d) * (float(held["alpha"]) / b.shape[0])
+        return (a @ b) * (c @ d) * scale(b.shape[0])
     if "a1.weight" in held:
         a, b, c, d = take("a1.weight", "a2.weight", "b1.weight", "b2.weight")
-        return (weight @ a @ b + c @ d) * (float(held["alpha"]) / b.shape[0])
+        return (weight @ a @ b + c @ d) * scale(b.shape[0])
     if "oft_blocks" in held:
         take("oft_blocks", *({"rescale"} & held.keys()))
         return _rotated(weight, held) - weight
     if "lokr_w1" in held or "lokr_w1_a" in held:
-        factors, scale = [], 1.0
+        factors, times = [], 1.0
         for i in (1, 2):
             if f"lokr_w{i}" in held:
                 factors += take(f"lokr_w{i}")
             else:
                 a, b = take(f"lokr_w{i}_a", f"lokr_w{i}_b")
-                factors, scale = [*factors, a @ b], float(held["alpha"]) / b.shape[0]
-        return torch.kron(*factors) * scale
+                factors, times = [*factors, a @ b], scale(b.shape[0])
+        return torch.kron(*factors) * times
     return None
 
 
 def _rotated(weight: Tensor, held: Mapping[str, Tensor]) -> Tensor:
-    """Its constraint is alpha itself; BOFT fails without one, and only BOFT has scales of rows."""
+    """Its constraint is alpha itself; BOFT fails without one, and leaves the weight as it is; only
+    BOFT has scales of rows."""
     blocks = held["oft_blocks"]
-    alpha = float(held["alpha"]) if "alpha" in held or blocks.ndim == 4 else 0.0
+    if blocks.ndim == 4 and "alpha" not in held:
+        return weight
+    alpha = float(held.get("alpha", 0.0))
     q = blocks - blocks.mT
     q = q * min(1.0, alpha / float(q.norm())) if alpha > 0 else q
     eye = torch.eye(q.shape[-1], dtype=q.dtype)

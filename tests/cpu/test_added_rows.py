@@ -65,6 +65,7 @@ def l3(d: Tensor) -> Tensor:
     return d.abs() ** 3
 
 
+@pytest.mark.slow
 def test_an_added_loss_is_what_the_trainer_takes(prepared: Prepare) -> None:
     ours = LossType("made-up-l3", f"{__name__}:l3", "made up", "|d|³")
     with LOSS_TYPES.extended(ours):

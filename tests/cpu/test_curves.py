@@ -16,7 +16,10 @@ STEPS = 25  # of the 100 recorded; `scripts/compare-curve tests/golden/curves/cp
 TOLERANCE = 1e-5
 
 
-@pytest.mark.parametrize("name", CASES["cases"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * n.endswith("int8")) for n in CASES["cases"]],
+)
 def test_a_run_has_the_recorded_losses_and_gradients(
     name: str, run: Train, demo: Path, tmp_path: Path
 ) -> None:

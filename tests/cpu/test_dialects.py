@@ -482,15 +482,6 @@ def test_nothing_is_dropped_silently(keys: list[str], words: str, tmp_path: Path
         adapter_files.read(file)
 
 
-def test_an_alpha_of_zero_is_refused(tmp_path: Path) -> None:
-    name = "lora_unet_joint_blocks_0_x_block_attn_proj"
-    tensors = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2),
-               "alpha": torch.tensor(0.0)}  # fmt: skip
-    save_file({f"{name}.{k}": v for k, v in tensors.items()}, tmp_path / "a.safetensors")
-    with pytest.raises(ModelError, match="alpha 0"):
-        adapter_files.read(tmp_path / "a.safetensors")
-
-
 def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     (tmp_path / "manifest.json").write_text('{"gone.safetensors": "0"}')

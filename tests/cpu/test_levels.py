@@ -109,6 +109,7 @@ def test_noise_of_an_image_without_twins_is_the_recorded_one() -> None:
     assert draw(3, 5, batch(11, 22, size=4)).digests == (856153157806597010, 10789501541021180506)
 
 
+@pytest.mark.slow
 def test_offset_of_a_dataset_moves_the_normal_number_and_so_the_levels(project: Project) -> None:
     for i in range(4):
         project.picture(f"{i}.png", i)

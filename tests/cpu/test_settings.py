@@ -39,9 +39,12 @@ def test_pictures_follow_their_seed_their_negative_prompt_and_their_number(run: 
 
 @pytest.mark.parametrize(
     ("asked", "folders"),
-    [("none", {"validation_images"}), ("ema_only", {"ema"}),
-     ("comparison", {"validation_images", "ema"})],
-)  # fmt: skip
+    [
+        pytest.param("none", {"validation_images"}, marks=pytest.mark.slow),
+        pytest.param("ema_only", {"ema"}, marks=pytest.mark.slow),
+        ("comparison", {"validation_images", "ema"}),
+    ],
+)
 def test_ema_validation_says_whose_pictures_are_drawn(
     asked: str, folders: set[str], run: Train
 ) -> None:

@@ -182,10 +182,12 @@ def test_identities_follow_the_file(checkpoint: Any, demo: Path, tmp_path: Path)
         (lambda t: t.update({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.scale_weight":
                              torch.zeros(1)}), "scaled fp8"),
         (lambda t: t.update({"unet.x": torch.zeros(1)}), "`unet.x` is not a tensor of SD3"),
+        (lambda t: t.update({"transformer_blocks.0.attn.to_q.weight": torch.zeros(1)}),
+         "is a transformer in the layout of diffusers"),
         (lambda t: [t.pop(k) for k in list(t) if "x_block.attn.qkv" in k],
          "does not contain an SD3 transformer in the original layout"),
     ],
-    ids=["missing", "extra", "fp8", "stranger", "other"],
+    ids=["missing", "extra", "fp8", "stranger", "diffusers", "other"],
 )  # fmt: skip
 def test_a_file_with_other_tensors_is_refused_by_name(
     change: Any, words: str, checkpoint: Any, demo: Path, tmp_path: Path
@@ -256,6 +258,7 @@ def test_the_commands_work_from_a_shell(checkpoint: Any, demo: Path, tmp_path: P
     done = sd3tune("export", str(demo / "models" / "sd3-medium"), "--to", "comfyui", "--output",
                    str(out))  # fmt: skip
     assert done.returncode == 0 and out.exists(), done.stderr
-    refused = sd3tune("inspect", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    refused = sd3tune("inspect", str(tmp_path / "empty"))
     assert refused.returncode == 1 and refused.stderr.startswith("error: ")
     assert "hint: " in refused.stderr and "Traceback" not in refused.stderr

@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) ->
     "precision",
     [
         "int8-quanto",
-        "nf4-bnb",
+        pytest.param("nf4-bnb", marks=pytest.mark.slow),
         pytest.param("int4-quanto", marks=pytest.mark.slow),
         pytest.param("int2-quanto", marks=pytest.mark.slow),
         pytest.param("fp8-quanto", marks=pytest.mark.slow),

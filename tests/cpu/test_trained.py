@@ -209,7 +209,9 @@ def test_what_takes_the_weights_apart_needs_them_whole(prepared: Any, tmp_path: 
             prepared(*asked, "base_model_precision=int8-quanto")
 
 
-@pytest.mark.parametrize("precision", ["int8-quanto", "nf4-bnb"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("int8-quanto", marks=pytest.mark.slow), "nf4-bnb"]
+)
 def test_lycoris_trains_beside_quantised_weights(
     precision: str, run: Train, tmp_path: Path
 ) -> None:

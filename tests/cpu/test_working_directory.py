@@ -88,20 +88,23 @@ def test_a_child_has_the_absolute_folders_of_pythonpath_and_no_others(
     assert done.stdout.startswith("{'a': 1}")
 
 
+APPLE = ("source", "sysctl", "/")  # the quickest one
+
+
 def test_a_probe_needs_no_installation_and_no_folder_but_a_temporary_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing is writable it says so: tempfile would take the working directory."""
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-I", *child.COMMAND[1:], str(tmp_path / "answer.json"), "apple"]
+    command = [sys.executable, "-I", *child.COMMAND[1:], str(tmp_path / "answer.json"), *APPLE]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "answer.json").is_file(), done.stderr
     monkeypatch.setattr(temporary, "FOLDERS", ("/proc",))
     for name in (*temporary.VARIABLES, "XDG_RUNTIME_DIR", "HOME"):
         monkeypatch.setenv(name, "/proc")
-    answer = child.ask("apple", timeout_seconds=20)
+    answer = child.ask(APPLE[0], APPLE[1:], timeout_seconds=20)
     assert answer.data is None
     assert "no folder for temporary files is writable: tried /proc" in str(answer.error)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".cache").mkdir()
-    assert child.ask("apple", timeout_seconds=20).data is not None
+    assert child.ask(APPLE[0], APPLE[1:], timeout_seconds=20).data is not None

@@ -85,6 +85,28 @@ def test_the_one_file_of_a_folder_is_its_adapter(tmp_path: Path) -> None:
     assert refuse_unfit(tmp_path / "a", lycoris=False, rank=8)
 
 
+def test_an_output_folder_names_its_results(tmp_path: Path) -> None:
+    """output_name was changed between two runs, or the model is trained as a whole."""
+    (tmp_path / "checkpoint-5").mkdir()
+    assert identify(tmp_path).summary == "output of a run, not finished"
+    for name in ("Grüße v1.2", "pytorch_lora_weights"):
+        lora(tmp_path / f"{name}.safetensors", metadata={"sd3tune_step": "5"})
+    found = identify(tmp_path)
+    assert found.kind == "output folder" and "2 results" in found.summary
+    names = ["Grüße v1.2.safetensors", "pytorch_lora_weights.safetensors"]
+    assert found.facts["results"] == names
+    with pytest.raises(ModelError, match=", ".join(names)):
+        adapter_of(tmp_path)
+    (tmp_path / names[0]).unlink()
+    found = identify(tmp_path)
+    assert found.summary == "output of a run, finished" and found.adapter is not None
+    (tmp_path / names[1]).unlink()
+    model = tmp_path / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors"
+    model.parent.mkdir(parents=True)
+    model.touch()
+    assert identify(tmp_path).summary == "output of a run, finished"
+
+
 def test_a_folder_of_none_or_several_says_what_it_holds(tmp_path: Path) -> None:
     for name in ("one", "two"):
         lora(tmp_path / "several" / f"{name}.safetensors")
@@ -106,6 +128,9 @@ STATED: list[tuple[dict[str, str], str, str | None]] = [
     ({"alpha": "16"}, "4", "alpha"),
     ({"adapter_config": json.dumps(PEFT)}, "2", "adapter_config"),
     ({"lora_config": json.dumps(PEFT | {"use_rslora": True})}, "4", "lora_config"),
+    ({"lora_config": json.dumps({"alpha": 8, "rank": 4})}, "2", "lora_config"),
+    ({"lora_config": json.dumps({"rank": 4}), "alpha": "8"}, "2", "alpha"),
+    ({"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 8})}, "1", None),
     ({"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 2}), "alpha": "16"}, "0.5",
      "lora_adapter_metadata"),
     ({"ss_network_alpha": "Dynamic"}, "1", None),

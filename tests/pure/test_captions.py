@@ -116,6 +116,9 @@ def test_a_text_that_looks_like_a_pattern_and_matches_nothing_is_named(images: P
     )
     (note,) = got.notes
     assert "`[0-9]k` is plain text and in no caption" in note and "`/[0-9]k/`" in note
+    got = found(images, caption_strategy="textfile", caption_filter_list=["photo|video", "8k|hd"])
+    (note,) = got.notes
+    assert "`/photo|video/`, it would match" in note
 
 
 LONG = "its caption has {:,} characters; the limit is 65,536"

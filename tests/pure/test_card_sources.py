@@ -346,6 +346,14 @@ def test_a_source_that_failed_stops_training_only_where_no_other_lists_the_cards
     assert severities(lists, absent) == ["skip"]
 
 
+def test_more_in_use_than_there_is_is_a_finding_and_not_a_figure() -> None:
+    card = Gpu("cuda", 0, "NVIDIA A10", Arch("sm", "sm_86"), "nvml", 2**34, used_bytes=2**50)
+    said = to_json(Survey("cuda", (card,), source="nvml"))
+    seen = card_sources.survey("cuda", Path(), lambda name, root: child.Answer(data=said))
+    assert seen.gpus[0].used_bytes is None and seen.gpus[0].total_bytes == 2**34
+    assert any("what no card can have: used_bytes" in p.message for p in seen.problems)
+
+
 def test_an_answer_of_another_shape_is_a_finding(tmp_path: Path) -> None:
     for data in ({}, {"gpus": 3, "problems": []}, {"gpus": [{"name": 1}], "problems": []}):
         seen = card_sources.survey("mps", tmp_path, lambda *_, data=data: child.Answer(data=data))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sd3tune.config.config import TEXTS, Config
+from sd3tune.config.config import TEXTS, Config, read
 from sd3tune.config.files import env_file
 from sd3tune.config.files.reading import (
     literal,
@@ -129,6 +129,26 @@ def test_extra_arguments_take_a_value_after_a_blank_or_none(tmp_path: Path) -> N
     path = tmp_path / "config.env"
     path.write_text("TRAINER_EXTRA_ARGS=\"--lora_rank 8 --use_ema --validation_prompt='x y'\"")
     assert read_env(path) == {"lora_rank": 8, "use_ema": True, "validation_prompt": "x y"}
+
+
+def test_an_export_without_a_value_sets_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.env").write_text("export NOW\nexport SEED=3")
+    assert read_env(tmp_path / "config.env") == {"seed": 3}
+
+
+def test_arguments_for_debugging_are_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "config.env"
+    path.write_text("DEBUG_EXTRA_ARGS=--report_to=wandb\nTRAINER_EXTRA_ARGS=--seed=3")
+    assert read_env(path) == {"report_to": "wandb", "seed": 3}
+
+
+def test_a_key_that_stands_twice_hides_no_other_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.json").write_text('{"seed": 1, "--seed": 2, "seed": 3, "lr": 1e-4, "output_dir": "o"}')
+    messages = " ".join(problem.message for problem in read(Path("c.json")).problems)
+    assert "sets `seed` twice" in messages and "`lr=0.0001`" in messages
 
 
 BAD_ENV = [

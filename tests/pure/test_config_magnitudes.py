@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.probable import behind_the_point, other_sign, percent
 from sd3tune.errors import ConfigError
@@ -79,3 +80,15 @@ def test_what_is_guessed_of_a_number() -> None:
         "0.9999", "0.999", "0.999", "0.9", None, None
     ]  # fmt: skip
     assert [percent(v) for v in (10, 2.5, 100, 1, 101)] == ["0.1", "0.025", "1", None, None]
+
+
+@pytest.mark.parametrize(
+    "optimizer, rate, said",
+    [("adamw", 0.1, True), ("adamw", 0.01, False), ("adamw_schedulefree", 0.1, False),
+     ("prodigy", 1, False), ("torch-sgd", 5, False)],
+)  # fmt: skip
+def test_a_rate_that_nobody_published_is_doubted(
+    optimizer: str, rate: float, said: bool, tmp_path: Path
+) -> None:
+    config = load(tmp_path, optimizer=optimizer, learning_rate=rate)
+    assert any("far above published rates" in w for w in rules.warnings(config)) == said

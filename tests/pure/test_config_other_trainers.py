@@ -50,11 +50,11 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"optimizer_type": "AdamW8bit"}, "write optimizer=bnb-adamw8bit"),
     ({"optimizer_args": ["weight_decay=0.1"]}, "optimizer_config"),
     ({"lr_scheduler_num_cycles": 3}, "write lr_num_cycles=3"),
-    ({"sample_prompts": "p.txt"}, "write user_prompt_library=p.txt"),
+    ({"sample_prompts": "p.txt"}, "user_prompt_library as the path of a JSON file"),
     ({"sample_every_n_steps": 50}, "write validation_step_interval=50"),
     ({"clip_skip": 2}, "leave it out"),
     ({"training_shift": 3.0}, "write flow_schedule_shift=3.0"),
-    ({"weighting_scheme": "logit_normal"}, "flow_use_uniform_schedule"),
+    ({"weighting_scheme": "sigma_sqrt"}, "flow_use_uniform_schedule"),
     ({"caption_extension": ".txt"}, "caption_strategy=textfile"),
     ({"shuffle_caption": True}, '"caption_shuffle"'),
     ({"fp8_base": True}, "base_model_precision=fp8-quanto"),
@@ -81,9 +81,22 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"learning_rate_scheduler": "COSINE"}, "write lr_scheduler=cosine"),
     ({"learning_rate_warmup_steps": 10}, "write lr_warmup_steps=10"),
     ({"clip_grad_norm": 1.0}, "write max_grad_norm=1.0"),
-    ({"ema": "GPU"}, "write use_ema=GPU"),
+    ({"ema": "GPU"}, "write use_ema: "),
     ({"train_dtype": "BFLOAT_16"}, "write mixed_precision=bf16"),
-    ({"concept_file_name": "c.json"}, "write data_backend_config=c.json"),
+    # what our setting would refuse is not offered
+    ({"save_every": 0}, "leave it out"),
+    ({"quantization": {"layer_filter": "blocks"}}, "write base_model_precision: "),
+    ({"max_resolution": "1024,1024"}, "write resolution=1024"),
+    ({"model_type": "STABLE_DIFFUSION_35"}, "use model_type=lora"),
+    ({"optimizer": {"optimizer": "ADAMW_8BIT", "eps": 1e-8}}, "use optimizer=bnb-adamw8bit"),
+    ({"output_model_destination": "models/a.safetensors"}, "its name as output_name"),
+    ({"trigger_word": "p3r5on"}, '"prepend_instance_prompt": true'),
+    ({"instance_prompt": "sks dog"}, '"caption_strategy": "instanceprompt"'),
+    ({"dataset_config": "d.toml"}, "entries of multidatabackend.json"),
+    ({"prompts": ["a cat", "a dog"]}, "the path of a JSON file"),
+    ({"flux_lora_target": "all"}, "leave it out"),
+    ({"layer_filter": "blocks"}, "peft_lora_target_modules"),
+    ({"concept_file_name": "c.json"}, "as entries of multidatabackend.json"),
     ({"lora_decompose": True}, "write use_dora=true"),
     ({"masked_training": True}, "conditioning"),
     ({"timestep_shift": 3.0}, "write flow_schedule_shift=3.0"),
@@ -166,6 +179,15 @@ def test_a_key_of_another_trainer_s_dataset_leads_to_ours(
     assert hint in problem.hint and problem.message.startswith("`d.json`: dataset `a`: ")
 
 
+def test_what_sd3tune_always_does_cannot_be_switched_off_in_silence() -> None:
+    for value, count in ((True, 0), (False, 1)):
+        entry = {"id": "a", "instance_data_dir": "photos", "include_subdirectories": value}
+        Path("d.json").write_text(json.dumps([entry | {"num_repeats": 1, "balancing": 1.0}]))
+        problems = read_datasets(Path("d.json"), reading().settings)[1]
+        assert len(problems) == count
+        assert all("folders inside the folder are always read" in p.message for p in problems)
+
+
 def test_a_lycoris_file_of_another_trainer_leads_to_ours() -> None:
     Path("l.json").write_text('{"algo": "lokr", "network_dim": 4, "alpha": 2}')
     with pytest.raises(ConfigError) as e:
@@ -237,6 +259,10 @@ INERT: list[tuple[dict[str, Any], str]] = [
     ),
     ({"dynamo_mode": "max-autotune", "dynamo_backend": "no"}, "dynamo_backend is off"),
     ({"ema_foreach_disable": True}, "use_ema is off"),
+    ({"pixart_sigma": "false"}, "the value asks for nothing"),
+    ({"stable_diffusion_3": "true"}, "the value asks for nothing"),
+    ({"weighting_scheme": "logit_normal"}, "the value asks for nothing"),
+    ({"unmasked_probability": 0.1, "masked_training": False}, "masked_training is off"),
 ]
 
 

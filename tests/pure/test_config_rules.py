@@ -241,7 +241,6 @@ NOT_SWITCHED = {
     ("cache_dir_quantised", "output_dir"),
     ("init_lora", "lora_rank"),  # a limit, compared with the file
     ("resume_from_checkpoint", "output_dir"),
-    ("output_name", "output_dir"),
 }
 
 

@@ -35,6 +35,11 @@ WORDS = [  # as typed, as read
 ]
 
 
+def test_an_option_of_another_program_takes_its_words_up_to_the_next_option() -> None:
+    typed = ["--network_args", "algo=lokr", "factor=8", "--seed", "3"]
+    assert list(as_words(typed, OPTIONS)) == ["network_args=algo=lokr factor=8", "seed=3"]
+
+
 @pytest.mark.parametrize("typed, read", WORDS, ids=lambda words: words[:40])
 def test_settings_with_dashes_are_words(typed: str, read: str) -> None:
     assert list(as_words(typed.split(), OPTIONS)) == read.split()

@@ -17,7 +17,7 @@ from sd3tune.backends.observe.device_cards import torch_cuda
 from sd3tune.backends.observe.facts import Arch, Facts, Gpu, to_json
 from sd3tune.cli import overview_lines
 from sd3tune.config.config import Config
-from sd3tune.errors import HardwareError, PlanError
+from sd3tune.errors import ConfigError, HardwareError, PlanError
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
@@ -185,3 +185,16 @@ def test_each_process_of_a_run_looks_at_the_memory_of_its_own_device(
     with pytest.raises(HardwareError, match=said):
         devices.refuse_full(8 * GIB, facts, replace(pair, rank=1, local_rank=1))
     devices.refuse_full(6 * GIB, facts, replace(pair, rank=1, local_rank=1))
+
+
+def test_a_card_that_others_filled_on_that_day_is_no_warning_of_a_recorded_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = recordings.facts_of("mi300x-other-users", tmp_path, monkeypatch)
+    path = tmp_path / "there.json"
+    path.write_text(json.dumps({"facts": to_json(facts)}))
+    assert [p.id for p in facts.problems] == ["device.fuller"]
+    assert not recorded_machine.facts(path).problems
+    with pytest.raises(ConfigError) as doctor_takes_chips:
+        doctor.consult(str(path))
+    assert "sd3tune plan --on" in doctor_takes_chips.value.hint

@@ -14,6 +14,7 @@ from sd3tune.doctor import hardware
 from sd3tune.processes.environment import ALONE
 from tests import recordings
 
+PLACE = ("domain", "bus", "device")
 Recorded = dict[str, Any]
 Change = Callable[[Recorded], None]
 
@@ -114,3 +115,53 @@ def test_memory_that_card_and_host_share_is_not_called_free(
     recorded["pynvml"]["devices"][0]["nvmlDeviceGetMemoryInfo"] = {"raises": 3}
     facts = recordings.observed(recorded, tmp_path, monkeypatch)[2]
     assert facts.devices[0].free is None and facts.devices[0].room_bytes
+
+
+def test_an_older_driver_under_which_cuda_has_started_is_old_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVIDIA's compatibility package brings a newer libcuda to data centres' drivers."""
+    recorded = recordings.load("h100")
+    recorded["pynvml"] |= {"driver": "550.54.15", "cuda": 13000}
+    assert not Seen(recorded, tmp_path, monkeypatch).wrong
+
+
+def test_a_jetson_is_found_although_its_gpu_is_on_no_bus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load("h100")
+    del recorded["pynvml"]
+    recorded["files"] = {"dev/nvhost-gpu": ""}
+    orin = {"name": "Orin", "bytes": 61 * 2**30, "major": 8, "minor": 7}
+    recorded["libcuda"] = {"version": 12060, "devices": [orin | dict.fromkeys(PLACE, 0)]}
+    recorded["torch"] |= {"cuda": "12.6", "arch_list": ["sm_87"]}
+    recorded["torch"]["devices"][0] |= {"name": "Orin", "capability": [8, 7], "uuid": None,
+                                        "bus_id": "0000:00:00.0"}  # fmt: skip
+    seen = Seen(recorded, tmp_path, monkeypatch)
+    assert seen.trains_on == ["cuda:0 Orin"] and torch_builds.extra(seen.machine) == "cuda"
+
+
+def graphics_beside_a_card(recorded: Recorded) -> None:
+    """A desktop: PyTorch shows the card alone."""
+    card = copy.deepcopy(recorded["amdsmi"]["devices"][0])
+    card["amdsmi_get_gpu_asic_info"]["target_graphics_version"] = "gfx1036"
+    card["amdsmi_get_gpu_device_bdf"] = "0000:12:00.0"
+    recorded["amdsmi"]["devices"].insert(0, card)
+    recorded["torch"]["arch_list"] = ["gfx1030", "gfx1100"]
+
+
+def torch_not_started(recorded: Recorded) -> None:
+    """`doctor --quick` cannot know whether CUDA starts without the fabric."""
+    fabric_of_one_card(recorded)
+    recorded["torch"] |= {"imported": False, "devices": [], "arch_list": []}
+
+
+@pytest.mark.parametrize(
+    "name, change", [("rx7900xtx", graphics_beside_a_card), ("h100", torch_not_started)]
+)
+def test_nothing_is_said_of_what_no_run_uses_or_nobody_knows(
+    name: str, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings.load(name)
+    change(recorded)
+    assert not Seen(recorded, tmp_path, monkeypatch).wrong

@@ -127,6 +127,12 @@ def test_memory_of_other_users_is_taken_off_each_card(facts) -> None:  # type: i
     assert free == ["3.7 of 191.7 GiB are free", "191.4 of 191.7 GiB are free"]
 
 
+def test_a_card_that_others_fill_beside_an_empty_one_is_a_warning(facts) -> None:  # type: ignore[no-untyped-def]
+    (problem,) = facts("mi300x-other-users").problems
+    assert problem.severity == "warn" and "3.7 of 191.7 GiB are free; of cuda:1" in problem.message
+    assert problem.fix.endswith("trains there") and "VISIBLE_DEVICES=" in problem.fix
+
+
 @pytest.mark.parametrize(
     "name, cards",
     [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sd3tune.cli import overview_lines, words
 from sd3tune.cli import plan as plan_command
-from sd3tune.cli import words
 from sd3tune.plan.memory import GIB
 from sd3tune.plan.overview import Overview
 from sd3tune.prepare import Prepared, prepare_run
@@ -39,6 +39,23 @@ def add_images(project: Project, folder: str, count: int, size: tuple[int, int])
         path = project.root / folder / f"{folder}_{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", size).save(path)
+
+
+@pytest.mark.parametrize(
+    "squares, words, again",
+    [(1, ("train_batch_size=4",), 6), (8, ("train_batch_size=4",), 0),
+     (3, ("train_batch_size=2", "gradient_accumulation_steps=2"), 1)],
+    ids=["one image", "enough images", "accumulated"],
+)  # fmt: skip
+def test_images_that_come_again_in_a_step_are_counted(
+    squares: int, words: tuple[str, ...], again: int, project: Project, planned: Planned
+) -> None:
+    add_images(project, "squares", squares, (512, 512))
+    project.datasets(IMAGES | {"instance_data_dir": "squares", "repeats": 8 // squares - 1}, TEXT)
+    seen = overview_of(planned(*words, "max_train_steps=20"))
+    assert seen.repeated == again
+    shown = "\n".join(map(str, overview_lines.data(seen, 20)))
+    assert ("again in the same step" in shown) == bool(again)
 
 
 def test_images_captions_buckets_and_epochs_are_counted(project: Project, planned: Planned) -> None:

@@ -431,3 +431,15 @@ def test_a_card_that_is_too_small_hears_of_swapping_and_swapping_makes_it_fit() 
     assert "blocks_to_swap" in e.value.hint
     small = plan("rtx3060", LARGE, blocks_to_swap=30, **tight)
     assert small.memory.estimate.training < small.hardware.device.usable_bytes  # type: ignore[operator]
+
+
+def test_settings_of_t5_have_no_effect_on_a_model_without_it() -> None:
+    values: Any = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10}
+    config = Config(**values, text_encoder_3_precision="int8-quanto", t5_padding="zero")
+    model = find(MEDIUM)
+    for t5, silent in ((model.text_encoders[2], True), (0, False)):
+        other = replace(model, text_encoders=(*model.text_encoders[:2], t5))
+        inputs = RunInputs(config, chips.facts(chips.chip("h200")), other, samples())
+        said = [w for w in resolve(inputs).warnings if "the model has no T5" in w]
+        assert (said == []) == silent
+        assert silent or said[0].startswith("text_encoder_3_precision and t5_padding")

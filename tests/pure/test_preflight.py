@@ -1,6 +1,7 @@
 """What `plan` refuses before anything is encoded, from names, sizes and headers: folders in which
 nothing can be written, and weights with which the run cannot begin."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,26 @@ def test_an_adapter_of_other_layers_is_refused_from_its_header(tmp_path: Path) -
     path = safetensors_files.write(tmp_path / "a.safetensors", shapes)
     earlier_weights.refuse_other_layers(path, RUN)
     for run, words in (
-        (replace(RUN, layers={"proj_out": (64, 64)}), "is not among peft_lora_target_modules"),
+        (
+            replace(RUN, layers={"proj_out": (64, 64)}, linears=LAYERS),
+            "is not among peft_lora_target_modules",
+        ),
+        (replace(RUN, layers={"proj_out": (64, 64)}), "this model has no layer"),
         (replace(RUN, layers=dict.fromkeys(LAYERS, (96, 64))), "64 to 64 features"),
         (replace(RUN, dora=True), "differs in use_dora"),
         (replace(RUN, kind="lycoris"), "is not a tensor of a LyCORIS network"),
     ):
         with pytest.raises(ConfigError, match=words):
             earlier_weights.refuse_other_layers(path, run)
+
+
+def test_every_target_that_an_adapter_needs_is_named_at_once(tmp_path: Path) -> None:
+    shapes = {f"transformer.{layer}.lora_{part}.weight": size for layer in LAYERS
+              for part, size in (("A", (4, 64)), ("B", (64, 4)))}  # fmt: skip
+    path = safetensors_files.write(tmp_path / "a.safetensors", shapes)
+    with pytest.raises(ConfigError) as e:
+        earlier_weights.refuse_other_layers(path, replace(RUN, layers={}, linears=LAYERS))
+    assert e.value.hint == "add attn.to_k, attn.to_q to them"
 
 
 def test_a_whole_model_is_no_adapter_and_is_not_read(tmp_path: Path) -> None:
@@ -129,8 +143,9 @@ def test_a_folder_that_cannot_be_written_is_known_without_writing(tmp_path: Path
 
 
 def test_permission_is_asked_of_the_folder_that_is_there(tmp_path: Path) -> None:
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o005 != 0o005:
+            path.chmod(0o755)
     closed, open_to_all = tmp_path / "closed", tmp_path / "open"
     closed.mkdir()
     open_to_all.mkdir()

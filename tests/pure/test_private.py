@@ -66,6 +66,7 @@ def private() -> Private:
         ("CUDA_VISIBLE_DEVICES=GPU-bbbbbbbb,MIG-2c3d4e", ["bbbb", "2c3d"]),
         (f"token {TOKEN}, {KEY} refused", ["Zz0", "Ab1"]),
         ("container C.1234567 at vast, C.7654321 beside it", ["1234567", "7654321"]),
+        ("i-0abcdef1234567890 has no device, i-1a2b3c4d has", ["abcdef1234", "1a2b3c4d"]),
         ("pod x7k2p9qwe4rt1y (x7k2p9qwe4rt1y-8888.proxy.runpod.net)", ["x7k2p9", "runpod.net"]),
         ("1xq3w8c2zb5k9m was stopped", ["1xq3"]),
         ("gke-acme-default-pool-1a2b3c4d-x9z8, aks-pool1-12345678-vmss000001", ["acme", "pool1"]),

@@ -1,6 +1,7 @@
 """Cards that are there and cannot train: lost, owned by others, not connected, without kernels."""
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sd3tune.backends.observe.card_health import smi_lost
 from sd3tune.backends.observe.facts import Arch, Facts, Gpu, Machine, TorchReport
 from sd3tune.doctor import hardware
 from sd3tune.errors import HardwareError
+from sd3tune.escaping import sentence
 from sd3tune.processes.environment import ALONE, Processes
 from tests import recordings
 
@@ -316,3 +318,16 @@ def test_a_card_of_another_container_is_not_a_lost_one(watch: Watch) -> None:
     *_, facts = watch("mi300x-spx", close)
     assert not [p for p in facts.problems if p.severity == "fail"]
     assert [d.bus_id for d in facts.devices] == ["0000:05:00.0"]
+
+
+def test_the_uuids_of_seven_healthy_cards_can_be_copied_from_the_hint(watch: Watch) -> None:
+    def lose_one_of_eight(recorded: dict[str, Any]) -> None:
+        card = recorded["pynvml"]["devices"][0]
+        uuids = [f"GPU-{i}f1c2b9e-0d4a-4b7e-9a53-3c8f0b2d7e11" for i in range(8)]
+        recorded["pynvml"]["devices"] = [card | {"nvmlDeviceGetUUID": uuid} for uuid in uuids]
+        recorded["pynvml"]["devices"][5] = {"nvmlDeviceGetHandleByIndex": {"raises": 15}}
+
+    *_, facts = watch("h100", lose_one_of_eight)
+    (lost,) = [p for p in facts.problems if p.id == "nvidia.gpu-lost"]
+    (list_of_uuids,) = re.findall(r"CUDA_VISIBLE_DEVICES=(\S+)", sentence(lost.fix))
+    assert len(list_of_uuids.split(",")) == 7 and "…" not in list_of_uuids

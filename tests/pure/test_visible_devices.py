@@ -368,3 +368,10 @@ def test_what_torch_shows_is_not_called_hidden(value: str, seen: Seen) -> None:
     assert not failures(facts)
     (doubt,) = [p for p in facts.problems if p.id.startswith("nvidia.visible")]
     assert doubt.message.endswith("; PyTorch shows 1 all the same")
+
+
+@pytest.mark.parametrize("variable", ["HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"])
+def test_the_emptier_card_is_named_by_the_variable_that_is_set(variable: str, seen: Seen) -> None:
+    facts = seen("mi300x-other-users", (0, 1), **{variable: "0,1"})
+    (problem,) = facts.problems
+    assert problem.id == "device.fuller" and problem.fix == f"{variable}=1 trains there"

@@ -52,6 +52,8 @@ def test_what_a_name_begins_with_is_left_out(prefix: str, module: str) -> None:
         ("lora_transformer__orig_mod_transformer_blocks_3_attn_to_q.lora_down.weight", QUERY),
         ("lycoris__orig_mod_transformer_blocks_3_attn_to_q.lora_down.weight", QUERY),
         ("base_model.model.transformer_blocks.3.attn.to_q.lora_A.my_style.weight", QUERY),
+        ("base_model.model.transformer_blocks.3.attn.to_q.lora_A.my style-2.weight", QUERY),
+        ("_forward_module.transformer_blocks.3._fpw_module.attn.to_q.lora_A.weight", QUERY),
     ],
 )  # fmt: skip
 def test_wrappers_inside_a_name_and_names_of_adapters_are_left_out(key: str, module: str) -> None:

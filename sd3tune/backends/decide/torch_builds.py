@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from sd3tune.backends.decide.rules import version
 from sd3tune.backends.observe import processor_graphics
+from sd3tune.backends.observe.card_sources import LIST_CARDS
+from sd3tune.backends.observe.cuda_devices import CUDA_ITSELF
 from sd3tune.backends.observe.facts import Gpu, Machine, Survey
 from sd3tune.backends.observe.torch_report import RANGE
 from sd3tune.errors import HardwareError
@@ -134,7 +136,7 @@ def torch_build(machine: Machine) -> TorchBuild:
     if kind == "cuda":
         return _for_nvidia(machine.survey("cuda"))
     if kind == "rocm":
-        cards = machine.survey("rocm").gpus
+        cards = [g for g in machine.survey("rocm").gpus if not processor_graphics.found(g)]
         name = cards[0].name if cards else "a card whose driver does not answer"
         return TorchBuild(kind, RANGE, f"{WHEELS}/rocm7.2", f"AMD: {name}")
     if kind == "apple" and machine.host.machine != "arm64":
@@ -147,14 +149,12 @@ def torch_build(machine: Machine) -> TorchBuild:
 
 
 def _has_card(nvidia: Survey) -> bool:
-    """A source that can list cards and lists none says that there is none, except where the bus has
-    one. Where no source answers, the evidence by which the vendor was found stands."""
-    listed_none = nvidia.source in ("nvml", "nvidia-smi")
-    return (
-        bool(nvidia.gpus)
-        or not listed_none
-        or any(p.id == "nvidia.no-driver" for p in nvidia.problems)
-    )
+    """A source that can list cards and lists none says that there is none, except where something
+    else fails, as the bus that has one. Where no source answers, the evidence by which the vendor
+    was found stands."""
+    failed = (p.id for p in nvidia.problems if p.severity == "fail")
+    doubtful = any(not name.startswith(CUDA_ITSELF) for name in failed)
+    return bool(nvidia.gpus) or nvidia.source not in LIST_CARDS or doubtful
 
 
 def _chips(gpus: tuple[Gpu, ...]) -> set[int]:

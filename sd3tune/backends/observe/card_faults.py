@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from sd3tune.backends.observe import amd_visible, processor_graphics
 from sd3tune.backends.observe.facts import (
+    GIB,
     MAKERS,
     Arch,
     Device,
@@ -26,6 +28,7 @@ from sd3tune.backends.observe.torch_report import RANGE
 ROCM = "7.2"  # of the builds that scripts/setup installs
 WHEELS = "https://download.pytorch.org/whl"
 UP = "completed"
+OF_THE_MOMENT = ("device.fuller", "cuda.exclusive-busy")  # ids: gone when others end
 NO_KERNELS = "torch.arch-not-in-build"
 
 
@@ -43,9 +46,11 @@ def of_missing(
     other_build: Callable[[Gpu], str | None] = lambda card: None,
 ) -> tuple[list[Problem], list[Gpu]]:
     """What is wrong with cards that PyTorch does not show, and those of them that are healthy. A
-    chip that no kernels exist for (the graphics of a processor, an old display card) is a warning
-    where another device trains."""
+    chip that no kernels exist for (an old display card) is a warning where another device trains,
+    and the graphics of a processor is nothing that anybody misses there."""
     found, healthy = list[Problem](), list[Gpu]()
+    if torch.devices:
+        cards = [card for card in cards if not processor_graphics.found(card)]
     for card in (c for c in cards if c.error is None):  # of_lost has the others
         wrong = of_card(card, card.arch, torch, other_build(card))
         found += wrong
@@ -55,24 +60,47 @@ def of_missing(
     return found, healthy
 
 
-def of_first(devices: tuple[Device, ...]) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
+def of_first(
+    devices: tuple[Device, ...], environ: Mapping[str, str]
+) -> tuple[tuple[Device, ...], tuple[Problem, ...]]:
     """The devices, and apart from them the problems of the first, which every run uses: they are
-    the machine's. Their fix names a device without problems, where there is one."""
+    the machine's. Their fix names a device without problems, where there is one. environ: the
+    variables under which PyTorch numbers the devices."""
     if not devices:
         return (), ()
     first, *others = devices
     healthy = next((d for d in others if not d.problems), None)
     problems = first.problems
     if healthy is not None:
-        more = f"; or train on {healthy.torch_device}, {healthy.name}: {_only(healthy)}"
+        more = f"; or train on {healthy.torch_device}, {healthy.name}: {_only(healthy, environ)}"
         problems = tuple(replace(p, fix=p.fix + more) for p in problems)
+    problems = problems or _fuller(first, others, environ)
     return (replace(first, problems=()), *others), problems
 
 
-def _only(device: Device) -> str:
-    """The variable that leaves this device alone."""
+def _fuller(
+    first: Device, others: Sequence[Device], environ: Mapping[str, str]
+) -> tuple[Problem, ...]:
+    """Others hold much of the first device, and another one has more room."""
+    emptier = max((d for d in others if not d.problems), key=lambda d: d.room_bytes or 0,
+                  default=first)  # fmt: skip
+    lost = (emptier.room_bytes or 0) - (first.room_bytes or 0)
+    if not first.free or not emptier.free or (first.occupied_bytes or 0) < GIB or lost < GIB:
+        return ()
+    words = f"others use {first.torch_device}, where a run of one process trains: {first.free}; "
+    words += f"of {emptier.torch_device}, {emptier.name}, {emptier.free}"
+    return (Problem("device.fuller", "warn", words, f"{_only(emptier, environ)} trains there"),)
+
+
+def _only(device: Device, environ: Mapping[str, str]) -> str:
+    """The variable that leaves this device alone. HIP's numbers count what ROCR's variable leaves,
+    so that one that is set is shortened, and the other is not set beside it."""
     if device.arch.family == "sm":
         return f"CUDA_VISIBLE_DEVICES={device.uuid or device.physical_index}"
+    entries = {name: environ[name].split(",") for name in amd_visible.NUMBERS if name in environ}
+    if entries:
+        known = {name: e[device.index] for name, e in entries.items() if device.index < len(e)}
+        return " ".join(f"{name}={entry.strip()}" for name, entry in known.items())
     if device.uuid is not None and device.uuid.startswith("GPU-"):
         return f"ROCR_VISIBLE_DEVICES={device.uuid}"
     return f"HIP_VISIBLE_DEVICES={device.index}"
@@ -113,11 +141,11 @@ def of_fabric(cards: Sequence[Gpu], torch: TorchReport) -> list[Problem]:
     """What connects the cards and is down. Without the fabric of an NVSwitch system CUDA does not
     start. Where it has started, one card alone needs none: a virtual machine often has one card of
     such a system, whose links lead nowhere. Some links up and others down are a fault."""
-    if torch.devices and len(cards) == 1:
+    started = bool(torch.devices) or not torch.imported  # nobody knows: then no failure
+    if started and len(cards) == 1:
         cards = [replace(card, fabric=card.fabric and UP) for card in cards if card.links]
     fix = "start the fabric manager: sudo systemctl restart nvidia-fabricmanager; its version must "
     fix += "be the driver's. Inside a container or a rented machine only its host can do that"
-    started = bool(torch.devices)
     so = "several processes may hang" if started else "CUDA cannot start"
     severity: Severity = "warn" if started else "fail"
     if down := [card for card in cards if card.fabric not in (None, UP)]:

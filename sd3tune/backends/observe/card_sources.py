@@ -49,6 +49,7 @@ SOURCES = {  # the best first; its name stands in Gpu.source
     "/sys/class/kfd": CardSource("rocm", "amd.kfd", "/sys/class/kfd", "kfd", AMD_SMI),
     "sysctl": CardSource("mps", "mps.sysctl", "sysctl", "sysctl", "update macOS"),
 }  # fmt: skip
+LIST_CARDS = ("nvml", "nvidia-smi")  # of NVIDIA: what they leave out no program can use
 
 
 def observe(name: str, root: str) -> dict[str, Any]:
@@ -130,6 +131,10 @@ def _plausible_gpu(gpu: Gpu, strange: list[str]) -> Gpu:
         if value is not None and not _fits(field.name, field.type, value):
             strange.append(f"{field.name} {value!r}"[:60])
             wrong[field.name] = "unnamed GPU" if field.name == "name" else None
+    used, total = wrong.get("used_bytes", gpu.used_bytes), wrong.get("total_bytes", gpu.total_bytes)
+    if used is not None and total is not None and used > total:
+        strange.append(f"used_bytes {used} of {total}")
+        wrong["used_bytes"] = None
     return replace(gpu, **wrong)
 
 

@@ -129,7 +129,11 @@ def _runtime(asked: _Asked) -> str | None:
 def _gpu(row: Mapping[str, str], place: int) -> Gpu:
     def cell(name: str) -> str | None:
         text = row.get(name, "")
-        return None if text in ("", "N/A") or text.startswith("[") or "\ufffd" in text else text
+        return (
+            None
+            if text in ("", "N/A", "ERR!") or text.startswith("[") or "\ufffd" in text
+            else text
+        )
 
     capability = (cell("compute_cap") or "").replace(".", "")
     mode = (cell("compute_mode") or "").lower().replace("_process", "").replace("_thread", "")

@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sd3tune.backends.observe.facts import Facts, from_json
+from sd3tune.backends.observe import card_faults
+from sd3tune.backends.observe.facts import Facts, Problem, from_json
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import opening
 
@@ -30,8 +31,14 @@ def facts(path: Path) -> Facts:
         raise ConfigError(
             f"`{path}` is of a machine without a device", hint="plan for a machine that has one"
         )
-    devices = tuple(device.emptied for device in found.devices)
-    return replace(found, devices=devices, origin="recorded")
+    devices = tuple(
+        replace(device.emptied, problems=_lasting(device.problems)) for device in found.devices
+    )
+    return replace(found, devices=devices, problems=_lasting(found.problems), origin="recorded")
+
+
+def _lasting(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    return tuple(p for p in problems if p.id not in card_faults.OF_THE_MOMENT)
 
 
 def _refuse_huge(value: Any) -> None:

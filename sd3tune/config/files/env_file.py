@@ -24,10 +24,13 @@ TOKEN = re.compile(
     | \\(?P<escaped>.) | (?P<space>\s+) | (?P<plain>[^\s'"\\\#]+|\#)""",
     re.VERBOSE,
 )
+EXPORT = re.compile(r"export(?:\s+[A-Za-z_]\w*)+")  # sets no value
 ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 
 # Variables that libraries read when they start: a setting cannot carry them.
 OF_THE_ENVIRONMENT = ("HF_", "HUGGING_FACE_", "CUDA_", "HIP_", "HIPBLASLT_", "ROCR_", "PYTORCH_")
+# Variables that hold `--key=value` words.
+EXTRA_ARGUMENTS = ("TRAINER_EXTRA_ARGS", "DEBUG_EXTRA_ARGS")
 # Variables of config.env whose setting is not their lower-case name.
 RENAMED = {
     "RESUME_CHECKPOINT": "resume_from_checkpoint",
@@ -51,26 +54,28 @@ RENAMED = {
     "ACCELERATE_CONFIG_PATH": "accelerate_config",
     "USE_XFORMERS": "enable_xformers_memory_efficient_attention",
     "USE_BITFIT": "layer_freeze_strategy",
+    "MIN_SNR_GAMMA": "snr_gamma",
 }
 
 
 def read_env(path: Path, problems: Problems, texts: Container[str] = ()) -> WrittenSettings:
     """A `config.env`: `export K=V`, `K+=V`, quotes, comments, `$V` and `${V}` of earlier lines or
-    of the environment. TRAINER_EXTRA_ARGS is split as a shell would. A variable that is not a
+    of the environment. EXTRA_ARGUMENTS are split as a shell would. A variable that is not a
     setting is fine when a later line uses it. Raises ConfigError where the file cannot be read."""
     values: dict[str, str] = {}
     used: set[str] = set()
     for number, line in enumerate(read_text(path, "configuration file").split("\n"), 1):
         stripped = line.strip()
-        if stripped and not stripped.startswith("#"):
+        if stripped and not stripped.startswith("#") and not EXPORT.fullmatch(stripped):
             with problems.collecting(f"line {number}"):
                 _assign(stripped, values, used, f"`{path}:{number}`")
-    extra = values.pop("TRAINER_EXTRA_ARGS", "")
+    extra = {name: values.pop(name) for name in EXTRA_ARGUMENTS if name in values}
     written = WrittenSettings(str(path))
     _variables(written, values, used, problems, texts)
-    with problems.collecting("TRAINER_EXTRA_ARGS"):
-        for word in _arguments(extra, path):
-            add_word(written, word, texts)
+    for name, text in extra.items():
+        with problems.collecting(name):
+            for word in _arguments(text, path, name):
+                add_word(written, word, texts)
     return written
 
 
@@ -157,13 +162,13 @@ def _shell_value(
     return "".join(out)
 
 
-def _arguments(text: str, path: Path) -> list[str]:
+def _arguments(text: str, path: Path, variable: str) -> list[str]:
     """`--key=value`, `--key value` and `--switch`, each as one `--key=value`."""
     try:
         words = shlex.split(text)
     except ValueError:
         raise ConfigError(
-            f"`{path}`: TRAINER_EXTRA_ARGS has an open quote: `{shown(text)}`",
+            f"`{path}`: {variable} has an open quote: `{shown(text)}`",
             hint="close the quote",
         ) from None
     joined: list[str] = []
@@ -174,7 +179,7 @@ def _arguments(text: str, path: Path) -> list[str]:
             joined.append(word)
         else:
             raise ConfigError(
-                f"`{path}`: TRAINER_EXTRA_ARGS: `{shown(word)}` belongs to no --setting",
+                f"`{path}`: {variable}: `{shown(word)}` belongs to no --setting",
                 hint="write --name=value",
             )
     return [w if "=" in w else f"{w}=true" for w in joined]

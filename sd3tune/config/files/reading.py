@@ -46,8 +46,11 @@ def read_text(path: Path, what: str) -> str:
     return text
 
 
-def read_json(path: Path, kind: type, what: str) -> Any:
-    """The document at `path`, which must be a `kind` (dict or list). Raises ConfigError."""
+def read_json(path: Path, kind: type, what: str, problems: Problems | None = None) -> Any:
+    """The document at `path`, which must be a `kind` (dict or list). Raises ConfigError.
+
+    problems: get the keys that an object has twice, of which the last holds; raised without.
+    """
     text = read_text(path, what)
     repeated: list[str] = []
     try:
@@ -64,7 +67,11 @@ def read_json(path: Path, kind: type, what: str) -> Any:
         raise ConfigError(f"`{path}` is nested too deeply", hint="flatten it") from None
     if repeated:
         twice = [f"`{path}` sets `{shown(name)}` twice" for name in dict.fromkeys(repeated)]
-        raise ConfigError.of([ErrorAndHint(message, "remove one of the two") for message in twice])
+        errors = [ErrorAndHint(message, "remove one of the two") for message in twice]
+        if problems is None:
+            raise ConfigError.of(errors)
+        for name, error in zip(dict.fromkeys(repeated), errors, strict=True):
+            problems.add(error, _plain(name))
     if not isinstance(data, kind):
         held = JSON_NAMES.get(type(data), "a number or null")
         wanted = "an object { }" if kind is dict else "a list [ ]"

@@ -43,7 +43,9 @@ def read_file(
     if path.suffix == ".env":
         written = read_env(path, problems, texts)
     else:
-        written = without_dashes(read_json(path, dict, "configuration file"), path, problems)
+        written = without_dashes(
+            read_json(path, dict, "configuration file", problems), path, problems
+        )
     written = renamed(written, problems)
     filled = WrittenSettings(written.file)
     for name, value in written.values.items():

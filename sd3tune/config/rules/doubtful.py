@@ -12,6 +12,7 @@ from sd3tune.config.rules.without_effect import no_pictures
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
+from sd3tune.tables.optimizers import OPTIMIZERS
 
 SHIFTS = ("flow_schedule_shift", "flow_schedule_auto_shift")
 
@@ -23,7 +24,26 @@ def warning(
     return Rule(tuple(names.split()), "warning", when, sentence, hint)
 
 
+# Learning rate from which on nobody published a run, of optimizers that neither find their own rate
+# nor follow the plain gradient.
+UNHEARD_OF = 0.05
+
+
+def unheard_of(c: AllSettings) -> bool:
+    """Whether the learning rate is far above all that are published for the optimizer."""
+    name = c.optimizer or "adamw"
+    usual = OPTIMIZERS[name].rate_limit <= 1 and name != "adamw_schedulefree"
+    return usual and UNHEARD_OF <= c.learning_rate < OPTIMIZERS[name].rate_limit
+
+
 DOUBTFUL = (
+    warning(
+        "learning_rate optimizer",
+        unheard_of,
+        "learning_rate={c.learning_rate:g} is far above published rates, which lie between 1e-6 "
+        "and 1e-3",
+        "lower it, or expect the weights to be lost in the first steps",
+    ),
     warning(
         "loss_type huber_schedule",
         lambda c: LOSS_TYPES[c.loss_type].bends and c.huber_schedule == "snr",
