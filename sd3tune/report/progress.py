@@ -2,8 +2,8 @@
 
 `stage` counts work that can be counted, `waiting` names work that cannot. On a terminal both draw a
 line that moves. A log file or a pipe gets a line after two seconds of silence and after each three
-seconds more; work of more than a minute gets one every ten seconds where it advances, else every twelve. Words
-carry the meaning; nothing here can fail a run, and stdout stays free for data.
+seconds more; work of more than a minute gets one every ten seconds where it advances, else every
+twelve. Words carry the meaning; nothing here can fail a run, and stdout stays free for data.
 """
 
 import contextlib
