@@ -103,7 +103,7 @@ def join(
     met = container.hidden(machine, environ) or met
     met = container.problems(machine.host) or met  # the reason for the others
     if not any(p.severity == "fail" for p in (*facts.problems, *met)):
-        met = [*met, *_no_card(machine), *container.no_device(machine.host)]
+        met = [*met, *(container.no_device(machine.host) or _no_card(machine))]
     return replace(cpu, problems=(*facts.problems, *met), notes=facts.notes)
 
 
@@ -146,8 +146,12 @@ def _no_card(machine: Machine) -> list[Problem]:
             f"{MAKERS[survey.vendor].lower()}.no-card",
             "fail",
             f"the driver of {MAKERS[survey.vendor]} is here and lists no card",
-            "look at dmesg and lspci; in a container, pass the card into it "
-            "(docker run --gpus all …, or --device=/dev/kfd --device=/dev/dri …)",
+            "look at dmesg and lspci; in a container, pass the card into it: docker run "
+            + (
+                "--gpus all …"
+                if survey.vendor == "cuda"
+                else "--device=/dev/kfd --device=/dev/dri …"
+            ),
         )
         for survey in empty
     ]
