@@ -276,6 +276,6 @@ def test_a_run_beats_while_it_moves_and_not_after(
     age = "expr $(date +%s) - $(stat -c %Y /tmp/sd3tune-heartbeat)"
     time.sleep(2)
     assert int(one.run("bash", "-c", age).out) <= 10
-    one.until_said("result ", 600)
+    one.until_said("result   /", 900)
     gone = ("bash", "-c", "test ! -e /tmp/sd3tune-heartbeat")
     one.until(lambda: one.run(*gone).code == 0, "the end of the heartbeat")
