@@ -9,6 +9,7 @@
   gradient. It is used only in passes without gradients, and raises if gradients are recorded.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,12 +45,12 @@ def use_processors(transformer: Any, inputs: str, mechanism: str) -> None:
         transformer.set_attn_processor(ContiguousJointAttention())
 
 
-class JointAttention:
+class JointAttention(ABC):
     """Everything around the kernel, as diffusers' JointAttnProcessor2_0 does it (0.42)."""
 
+    @abstractmethod
     def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, tokens, heads, head_dim) each, and so is the result."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -75,7 +75,7 @@ def in_time(ask: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
     def run() -> None:
         try:
             answers.append(ask())
-        except Exception as e:
+        except Exception as e:  # of the caller, whose thread raises it
             errors.append(e)
 
     thread = threading.Thread(target=run, daemon=True)

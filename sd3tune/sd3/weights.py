@@ -35,7 +35,7 @@ def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
         yield
     except Sd3tuneError:
         raise
-    except Exception as e:
+    except Exception as e:  # tokenizers raises plain Exception, and damaged files raise anything
         if is_out_of_memory(e):
             raise
         refused = hub_refusals.refusal(Question(place, setting), e) if remote else None
@@ -47,7 +47,6 @@ def _unreadable(named: str, part: str, error: Exception) -> ModelError:
     if isinstance(error, OSError):
         words = f"{named}: cannot load the {part}: {first}"
         return ModelError(words, hint="check that the files can be read, or download them again")
-    # tokenizers raises plain Exception, and damaged files can raise anything
     words = f"{named}: the {part} is damaged or of another kind: {first}"
     return ModelError(words, hint="download the model again")
 

@@ -124,9 +124,7 @@ def test_a_killed_command_leaves_no_folder_of_its_children(strange: None, tmp_pa
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
     while not true():
-        assert time.monotonic() < end
         time.sleep(0.02)
 
 

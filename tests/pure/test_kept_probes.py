@@ -326,8 +326,8 @@ def test_nobody_waits_for_ever_for_the_probes_of_another_process(tmp_path: Path)
     with drafts.drafted(tmp_path / ".lock") as held:
         assert held is not None
         started = time.monotonic()
-        with kept_answers.turn(tmp_path, most_seconds=0.3):
-            assert 0.3 <= time.monotonic() - started < 60
+        with kept_answers.turn(tmp_path, most_seconds=0.3):  # and comes here, without the lock
+            assert time.monotonic() - started >= 0.3
 
 
 def test_a_folder_that_others_can_write_to_is_not_locked(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sd3tune.backends.observe import child, machine
@@ -46,19 +47,17 @@ def test_an_exception_is_its_last_line(probe) -> None:  # type: ignore[no-untype
 
 
 def test_a_hang_ends_at_the_limit_and_takes_its_children_along(probe) -> None:  # type: ignore[no-untyped-def]
-    started = time.monotonic()
-    assert probe("os.system('sleep 600')", 1.0).error == "no answer in 1 s"
-    assert time.monotonic() - started < 600  # it did not wait for the child's own child
+    mark = f"600.{os.getpid()}"  # seconds, and the name of the child's own child
+    assert probe(f"os.system('sleep {mark}')", 1.0).error == "no answer in 1 s"
+    assert not [p for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or ())]
 
 
 def test_another_thread_stops_a_child() -> None:
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
-    started = time.monotonic()
     command = ["sh", "-c", "sleep 600"]
     answer = child.ask("torch", timeout_seconds=600.0, command=command, stop=stop)
     assert answer.error == child.STOPPED
-    assert time.monotonic() - started < 60
     assert child.ask("torch", timeout_seconds=1.0, stop=stop).error == child.STOPPED
 
 
