@@ -19,8 +19,10 @@ from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
 from sd3tune.report import metrics
+from sd3tune.report.events import RunEnded
 from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
+from sd3tune.report.stream import Stream
 from sd3tune.sample.pictures import PictureJob, draw_pictures
 from sd3tune.train import determinism
 from sd3tune.train.begin import begin
@@ -33,6 +35,7 @@ from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.results import pictured, refuse_in_the_way, versions, write
+from sd3tune.train.sinks import told
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
 
@@ -46,6 +49,7 @@ class Run:
     prompts: Sequence[Prompt]
     recipe: Recipe
     world: World
+    stream: Stream
 
     @property
     def plan(self) -> Plan:
@@ -94,18 +98,18 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
         caches = filled(prepared, prompts, device, vendor, world)
         with waiting("preparing the model"):
             state = begin(caches.prepared.plan, world)
-        run = Run(state, caches, prompts, Recipe.of(caches.prepared.plan), world)
-        fixed = fixed_batches(caches, device)
-        with interruptible() as interrupt:
+        fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
+        with interruptible() as interrupt, told(caches.prepared.plan, world, state) as stream:
+            run = Run(state, caches, prompts, recipe, world, stream)
             if state.loss_before is None:
                 before = not state.trained.keeps_base
                 state.loss_before = evaluate(state.trained, fixed, run.recipe, adapter=before)
             steps(run, claim, interrupt)
             if interrupt.agree(world):
                 return stopped(run, interrupt.signal or 0)
-        with versions(state)[0].values():
-            after = evaluate(state.trained, fixed, run.recipe)
-        return finish(run, after)
+            with versions(state)[0].values():
+                after = evaluate(state.trained, fixed, run.recipe)
+            return finish(run, after)
 
 
 def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
@@ -135,7 +139,8 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         stage("train", plan.steps) as bar,
     ):
         bar.begin(state.step)
-        log = StepLog(plan, metrics.Metrics(plan.output_dir / metrics.FILE, state.step), bar, world)
+        rows = metrics.Metrics(plan.output_dir / metrics.FILE, state.step)
+        log = StepLog(plan, rows, bar, world, run.stream)
         loop(state, batches, job, chores, interrupt, log)
     with waiting("saving the last checkpoint"):
         keeper.save()
@@ -149,6 +154,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
         with version.values(), waiting("writing the result"):
             files.append(write(state, plan, plan.output_dir / version.folder, run.world))
         say(f"{version.name:<8} {files[-1]}")
+    run.stream.emit(RunEnded(state.step, "finished", results=tuple(files)))
     return Outcome(
         step=state.step,
         steps=plan.steps,
@@ -165,6 +171,7 @@ def stopped(run: Run, signal: int) -> Outcome:
     """After a signal, when the last step is saved."""
     state, plan = run.state, run.plan
     say(f"stopped by signal {signal} after step {state.step}; the same command continues")
+    run.stream.emit(RunEnded(state.step, "stopped", f"signal {signal}"))
     return Outcome(
         state.step, plan.steps, state.loss_before, None, None, (), plan.output_dir, signal,
         state.noise,

@@ -12,8 +12,10 @@ from sd3tune.data.batch import Batch
 from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
+from sd3tune.report.events import StepTaken
 from sd3tune.report.metrics import Metrics
 from sd3tune.report.progress import Stage, warn
+from sd3tune.report.stream import Stream
 from sd3tune.sd3.variants import PATCH
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import Taken
@@ -29,6 +31,7 @@ class StepLog:
     metrics: Metrics
     bar: Stage
     world: World
+    stream: Stream
 
     def write(
         self, state: TrainState, taken: Taken, batches: Sequence[Batch], seconds: float
@@ -46,7 +49,9 @@ class StepLog:
                 "seconds": seconds,
                 "spike": taken.spike,
             }
-            self.metrics.write(state.step, numbers, [(s.level, s.loss) for s in taken.seen])
+            images = tuple((s.level, s.loss) for s in taken.seen)
+            self.metrics.write(state.step, numbers, images)
+            self.stream.emit(StepTaken(state.step, numbers, images))
             if taken.spike is not None:
                 warn(f"step {state.step}: loss {taken.loss:g} is a spike, {SPIKE[taken.spike]}")
         line = f"loss {taken.loss:.4f}  {seconds:.2f} s/step  {memory_in_use(self.plan)}"
