@@ -23,6 +23,7 @@ from sd3tune.plan.memory import estimate
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.plan import ModelFiles, Plan
+from sd3tune.plan.reporting import reporting_plan
 from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
@@ -43,6 +44,7 @@ def resolve(inputs: RunInputs) -> Plan:
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
     data = data_plan(inputs, batch)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
+    result = result_plan(inputs)
     return Plan(
         config=config,
         facts=inputs.facts,
@@ -61,7 +63,8 @@ def resolve(inputs: RunInputs) -> Plan:
         trained=trained,
         checkpoints=checkpoint_plan(config),
         pictures=picture_plan(config, data),
-        result=result_plan(inputs),
+        result=result,
+        reporting=reporting_plan(inputs, result.title),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
         warnings=warnings(inputs, optimizer),

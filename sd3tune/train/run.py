@@ -99,7 +99,7 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
         with waiting("preparing the model"):
             state = begin(caches.prepared.plan, world)
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
-        with interruptible() as interrupt, told(caches.prepared.plan, world, state) as stream:
+        with interruptible() as interrupt, told(caches.prepared, world, state) as stream:
             run = Run(state, caches, prompts, recipe, world, stream)
             if state.loss_before is None:
                 before = not state.trained.keeps_base

@@ -22,6 +22,7 @@ from sd3tune.config.settings.optimisation import OptimisationSettings
 from sd3tune.config.settings.processes import ProcessSettings
 from sd3tune.config.settings.rollout import RolloutSettings
 from sd3tune.config.settings.text import TextSettings
+from sd3tune.config.settings.trackers import TrackerSettings
 from sd3tune.config.settings.validation import ValidationSettings
 from sd3tune.decision import AUTO, DEFAULT, Provenance
 
@@ -42,6 +43,7 @@ class AllSettings(
     CheckpointSettings,
     ProcessSettings,
     ValidationSettings,
+    TrackerSettings,
 ):
     """The table alone: each setting is right by itself, whether they go together is not asked."""
 
