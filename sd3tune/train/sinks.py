@@ -9,11 +9,12 @@ from sd3tune.processes.world import World
 from sd3tune.report.events import RunEnded
 from sd3tune.report.stream import Sink, Stream, streaming
 from sd3tune.train.state import TrainState
+from sd3tune.webhooks.webhook_sink import WebhookSink
 
 
 def sinks_of(plan: Plan) -> list[Sink]:
     """What the plan has for trackers, webhooks and files of events, ready to receive."""
-    return []
+    return [*([WebhookSink.of(plan.webhooks)] if plan.webhooks.webhooks else [])]
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def test_no_webhook_is_asked_for(load: Load, off: Any) -> None:
 
 def test_a_program_may_give_objects_too() -> None:
     config = Config(output_dir=Path("/o"), data_backend_config=Path("/d"), max_train_steps=1,
-                    webhook_config=DISCORD)  # type: ignore[arg-type]  # fmt: skip
+                    webhook_config=DISCORD)  # fmt: skip
     assert isinstance(config.webhook_config[0], Webhook)
 
 
