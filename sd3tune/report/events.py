@@ -68,6 +68,8 @@ class PreviewDrawn:
     sampling_steps: int
     timestep: float
     png: bytes
+    index: int = 0  # of the pictures of one prompt and size
+    path: Path | None = None  # where the newest preview of this prompt is on disk
 
 
 @dataclass(frozen=True)

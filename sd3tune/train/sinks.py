@@ -14,11 +14,14 @@ from sd3tune.report.events import MessageSaid, RunEnded, RunStarted
 from sd3tune.report.message_events import Level, emitted
 from sd3tune.report.stream import Sink, Stream, streaming
 from sd3tune.train.state import TrainState
+from sd3tune.webhooks.webhook_sink import WebhookSink
 
 
 def sinks_of(plan: Plan) -> list[Sink]:
     """What the plan has for trackers, webhooks and files of events, ready to receive."""
-    return [event_lines.EventLines(plan.output_dir / event_lines.FILE)]
+    lines = event_lines.EventLines(plan.output_dir / event_lines.FILE)
+    webhooks = [WebhookSink.of(plan.webhooks)] if plan.webhooks.webhooks else []
+    return [lines, *webhooks]
 
 
 @contextmanager
