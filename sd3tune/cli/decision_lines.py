@@ -52,6 +52,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "tokenizer_max_length",
     "t5_padding",
     "validation_guidance",
+    "validation_step_interval",
     "model_type",
     "lora_type",
     "peft_lora_target_modules",
