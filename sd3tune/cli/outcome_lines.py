@@ -19,5 +19,7 @@ def outcome_lines(outcome: "Outcome") -> "list[Line]":
     if outcome.adapter:
         shown.append(f"result           {outcome.adapter}")
     shown += [f"picture          {path}" for path in outcome.pictures]
+    if outcome.sheet:
+        shown.append(f"before, after    {outcome.sheet}")
     shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
     return [*shown, f"output           {outcome.output}"]
