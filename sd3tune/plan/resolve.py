@@ -16,6 +16,7 @@ from sd3tune.plan.arithmetic import (
 )
 from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
+from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.keeping import checkpoint_plan, picture_plan, refuse_impossible_pictures
 from sd3tune.plan.length import data_plan, parallel_plan
@@ -61,6 +62,8 @@ def resolve(inputs: RunInputs) -> Plan:
         trained=trained,
         checkpoints=checkpoint_plan(config),
         pictures=picture_plan(config, data),
+        evaluation=evaluation_plan(config),
+        score=score_plan(config),
         result=result_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),

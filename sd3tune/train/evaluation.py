@@ -13,6 +13,8 @@ from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.train.noise import draw
 from sd3tune.train.predicting import evaluating
 from sd3tune.train.recipe import Recipe
+from sd3tune.train.results import versions
+from sd3tune.train.state import TrainState
 
 IMAGES = 8
 # As the network sees them. A shift says how often levels are visited, not what a level is: left
@@ -36,6 +38,19 @@ def fixed_batches(caches: Caches, device: torch.device) -> list[Batch]:
         batch = Batch((s.id,), mean[None], embeds[None], pooled[None])
         batches.append(batch.each(lambda t: t.to(device).float()))
     return batches
+
+
+def evaluate_before(state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> None:
+    """Measures the model before any training, unless a checkpoint knows it."""
+    if state.loss_before is None:
+        adapter = not state.trained.keeps_base
+        state.loss_before = evaluate(state.trained, batches, recipe, adapter=adapter)
+
+
+def evaluate_after(state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> float:
+    """Measures the weights of the result."""
+    with versions(state)[0].values():
+        return evaluate(state.trained, batches, recipe)
 
 
 def evaluate(

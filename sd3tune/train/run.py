@@ -24,9 +24,9 @@ from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.sample.pictures import PictureJob, draw_pictures
-from sd3tune.train import determinism
+from sd3tune.train import best, determinism
 from sd3tune.train.begin import begin
-from sd3tune.train.evaluation import evaluate, fixed_batches
+from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
 from sd3tune.train.keeper import Keeper, saved_on_failure
@@ -101,15 +101,11 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
         with interruptible() as interrupt, told(caches.prepared.plan, world, state) as stream:
             run = Run(state, caches, prompts, recipe, world, stream)
-            if state.loss_before is None:
-                before = not state.trained.keeps_base
-                state.loss_before = evaluate(state.trained, fixed, run.recipe, adapter=before)
+            evaluate_before(state, fixed, recipe)
             steps(run, claim, interrupt)
             if interrupt.agree(world):
                 return stopped(run, interrupt.signal or 0)
-            with versions(state)[0].values():
-                after = evaluate(state.trained, fixed, run.recipe)
-            return finish(run, after)
+            return finish(run, evaluate_after(state, fixed, recipe))
 
 
 def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
@@ -121,6 +117,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     pictures_due = every(plan.pictures.every_steps)
     chores = [
         Chore(every(1), claim.renew),
+        *best.judging(keeper, run.caches, run.recipe, world, run.stream),
         *keeper.chores(run.caches.prepared.schedule),
         Chore(lambda s: pictures_due(s) and s.step < plan.steps, run.draw_pictures),
     ]
@@ -129,6 +126,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         guard=Guard.of(plan, run.caches.prepared.samples),
         rate=plan.optimizer.rate,
         steps=plan.steps,
+        enough=best.enough(plan),
         accumulation=plan.data.accumulation.value,
         world=world,
         wrapped=None if plan.parallel.sharded else replicated(state.model, world),
@@ -154,7 +152,8 @@ def finish(run: Run, loss_after: float) -> Outcome:
         with version.values(), waiting("writing the result"):
             files.append(write(state, plan, plan.output_dir / version.folder, run.world))
         say(f"{version.name:<8} {files[-1]}")
-    run.stream.emit(RunEnded(state.step, "finished", results=tuple(files)))
+    ending = best.ending(state, plan)
+    run.stream.emit(RunEnded(state.step, "finished", ending.early, tuple(files)))
     return Outcome(
         step=state.step,
         steps=plan.steps,
@@ -164,6 +163,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
         pictures=tuple(run.draw_pictures()),
         output=plan.output_dir,
         noise=state.noise,
+        ending=ending,
     )
 
 
