@@ -1,16 +1,13 @@
 """The plan of figures during training: when the evaluation loss is measured, on what, what follows
 from it, and which model scores pictures."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from sd3tune.config.config import Config
-from sd3tune.config.datasets.listing import Datasets
-from sd3tune.data.discover import Discovery
 from sd3tune.data.order import Schedule
 
-TRAINING_PASSES = 3  # what one trained image costs, in forward passes: the backward pass takes two
+MEASURED_TWICE = 8  # images, at most, whose loss is measured before and after training
 
 
 @dataclass(frozen=True)
@@ -32,25 +29,6 @@ class ScorePlan:
     """How validation pictures are scored."""
 
     model: str  # folder or repository of a CLIP model
-
-
-@dataclass(frozen=True)
-class EvaluationCount:
-    """What the evaluation loss during training amounts to."""
-
-    images: Mapping[str, int]  # by dataset id
-    trained_on: bool  # these images are trained on as well: there is no `eval` dataset
-    levels: int
-    every_steps: int
-    every_epochs: float
-    times: int  # the one before the first step and the one after the last included
-    passes: int  # of one image through the network, each time
-    share: float  # of the computing of training; about
-
-    @property
-    def all_images(self) -> int:
-        """Images of all datasets."""
-        return sum(self.images.values())
 
 
 def evaluation_plan(c: Config) -> EvaluationPlan | None:
@@ -83,24 +61,3 @@ def epochs_at(schedule: Schedule, position: int) -> Fraction:
     """Epochs that the batches before a position make."""
     number, start = schedule.begin(position)
     return number + Fraction(position - start, schedule.length(number, start))
-
-
-def evaluated_images(
-    how: EvaluationPlan, datasets: Datasets, discoveries: Mapping[str, Discovery]
-) -> dict[str, int]:
-    """How many images of each dataset are evaluated."""
-    used = (d.id for d in datasets.evaluated(how.dataset) if d.id in discoveries)
-    different = {name: len({s.id for s in discoveries[name].samples}) for name in used}
-    return {name: min(how.images, count) for name, count in different.items()}
-
-
-def evaluation_times(how: EvaluationPlan, schedule: Schedule, steps: int) -> int:
-    """How often the evaluation loss is measured in a run of so many steps; where two intervals
-    meet, they count twice."""
-    by_steps = by_epochs = last = 0
-    if how.every_steps:
-        by_steps, last = steps // how.every_steps, int(steps % how.every_steps == 0)
-    if how.every_epochs:
-        epochs = epochs_at(schedule, steps * schedule.batches_per_step)
-        by_epochs = int(epochs / Fraction(str(how.every_epochs)))
-    return 1 + by_steps + by_epochs + 1 - last
