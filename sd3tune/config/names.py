@@ -79,10 +79,10 @@ UNSUPPORTED = (
         validation_benchmark validation_disable_unconditional validation_epoch_interval
         validation_external_background validation_external_script validation_image_format
         validation_image_quality validation_input validation_lycoris_strength validation_method
-        validation_multigpu validation_noise_scheduler validation_on_startup validation_preview
-        validation_preview_steps validation_prompt_library validation_randomize
+        validation_multigpu validation_noise_scheduler validation_on_startup
+        validation_prompt_library validation_randomize
         validation_seed_source validation_stitch_input_location validation_torch_compile
-        validation_using_datasets webhook_config webhook_reporting_interval
+        validation_using_datasets
         """,
     ),
     Unsupported(

@@ -18,7 +18,7 @@ from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
 from sd3tune.report.progress import stage, waiting
 from sd3tune.sample.picture_metadata import chunks, texts
-from sd3tune.sample.pipeline import Embeds, Picture, Sampling, draw_picture, pipeline
+from sd3tune.sample.pipeline import Embeds, OnStep, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
 
@@ -35,6 +35,7 @@ class PictureJob:
     embeds_of: EmbedsOf
     device: torch.device
     main: bool  # this process writes; others draw along where weights are split over them
+    watching: Callable[[Picture], OnStep | None] = lambda picture: None  # a picture on the way
 
 
 def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) -> list[Path]:
@@ -58,7 +59,7 @@ def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) ->
             drawing(model, plan.attention.sampling.value),
         ):
             for picture in wanted:
-                drawn = draw_picture(pipe, picture, how)
+                drawn = draw_picture(pipe, picture, how, job.watching(picture))
                 if job.main:
                     written.append(top / folder / file_name(picture, step))
                     keep(drawn, written[-1], texts(picture, plan, step, folder))
