@@ -116,7 +116,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     """The loop with its chores: checkpoints, and validation pictures during training when
     requested."""
     state, plan, world = run.state, run.plan, run.world
-    keeper = Keeper(state, plan, world, state.step)
+    keeper = Keeper(state, plan, world, state.step, stream=run.stream)
     loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
     pictures_due = every(plan.pictures.every_steps)
     chores = [
