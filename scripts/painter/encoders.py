@@ -125,7 +125,7 @@ def train_t5(pool, out: Path, minutes: float) -> None:
         tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
     ))  # fmt: skip
     head = nn.Linear(T5, model.config.vocab_size)
-    texts = list(pool["captions"]) + [""]
+    texts = [*pool["captions"], ""]
     ids = tokenizer(texts, padding="max_length", max_length=256, return_tensors="pt").input_ids
     longest = int((ids != 0).sum(1).max())
     print(f"t5: {len(tokenizer)} pieces, longest caption {longest}")

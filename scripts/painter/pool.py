@@ -1,4 +1,4 @@
-"""pool.py OUT COUNT SEED [--all]: scenes of the world as arrays, for the scripts beside this one."""
+"""pool.py OUT COUNT SEED [--all]: scenes of the world as arrays, for the other scripts."""
 
 import sys
 

@@ -1,29 +1,36 @@
-"""Validation pictures of a run: which are drawn, with which weights, and where they go."""
+"""Validation pictures of a run: which are drawn, with which weights, and by which process."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from sd3tune.backends.kernels import torch_devices
 from sd3tune.config.files.prompts import Prompt
 from sd3tune.data import run_folders
-from sd3tune.data.run_folders import PICTURES
-from sd3tune.filesystem import disk, drafts
+from sd3tune.data.seeds import seed_of
+from sd3tune.filesystem import drafts
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
+from sd3tune.processes.world import World, failing_together
 from sd3tune.report.progress import stage, waiting
-from sd3tune.sample.picture_metadata import chunks, texts
+from sd3tune.sample.picture_metadata import chunks
 from sd3tune.sample.pipeline import Embeds, OnStep, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
 
 EmbedsOf = Callable[[str], Embeds]  # a prompt -> (tokens, width) and (pooled width,)
-Versions = Sequence[tuple[str, Callable[[], AbstractContextManager[None]]]]  # folder, values
+Values = Callable[[], AbstractContextManager[None]]
+Scaled = Callable[[float], AbstractContextManager[None]]  # the adapter at that strength
+Receive = Callable[[Picture, Any], None]  # what was asked, and the PIL image
 
 
 @dataclass(frozen=True)
@@ -33,38 +40,66 @@ class PictureJob:
     plan: Plan
     prompts: Sequence[Prompt]
     embeds_of: EmbedsOf
-    device: torch.device
-    main: bool  # this process writes; others draw along where weights are split over them
+    world: World
+    scaled: Scaled = lambda strength: nullcontext()
+    stopped: Callable[[], bool] = lambda: False  # asked before each picture, in every process
     watching: Callable[[Picture], OnStep | None] = lambda picture: None  # a picture on the way
 
 
-def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) -> list[Path]:
-    """One file per prompt, size and index, for each version of the weights; none when no prompt is
-    configured. versions: below the folder of pictures, and the weights as long as they are in
-    place."""
-    plan, wanted = job.plan, pictures(job)
-    if not wanted or not (job.main or plan.parallel.sharded):
-        return []
-    top, how = plan.output_dir / PICTURES, sampling(job)
-    with waiting("loading the VAE"):
+def draw_pictures(
+    job: PictureJob, model: Any, wanted: Sequence[Picture], values: Values, receive: Receive
+) -> None:
+    """Hands each picture to `receive`, in process 0. values: has the weights in place as long as it
+    is open.
+
+    Every process must call this. Where weights are split over the processes, all draw each picture;
+    otherwise they share the pictures, or the first one draws all. What fails in one process raises
+    in all of them; what fails in the middle of split weights ends the run.
+    """
+    plan, world = job.plan, job.world
+    with failing_together(world), waiting("loading the VAE"):
         vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
-        pipe = pipeline(model, vae.to(job.device), plan.pictures.shift)
-    written = []
-    for folder, values in versions:
-        with (
-            during("drawing pictures"),
-            disk.explained("write pictures in", top),
-            values(),
-            stage("draw pictures", len(wanted)) as bar,
-            drawing(model, plan.attention.sampling.value),
-        ):
-            for picture in wanted:
-                drawn = draw_picture(pipe, picture, how, job.watching(picture))
-                if job.main:
-                    written.append(top / folder / file_name(picture, step))
-                    keep(drawn, written[-1], texts(picture, plan, step, folder))
+        pipe = pipeline(model, vae.to(world.device), plan.pictures.shift)
+    draw = partial(_draw, job, pipe, sampling(job))
+    with (
+        during("drawing pictures"),
+        values(),
+        stage("draw pictures", len(wanted)) as bar,
+        drawing(model, plan.attention.sampling.value),
+    ):
+        for group in rounds(wanted, world.size if plan.pictures.parallel else 1):
+            if job.stopped():
+                return
+            with failing_together(world):
+                own = mine(group, world, sharded=plan.parallel.sharded)
+                image = None if own is None else draw(own)
+            shared = world.gathered((image if world.main or len(group) > 1 else None,))
+            for picture, drawn in zip(group, shared, strict=False):
+                with failing_together(world):
+                    if world.main:
+                        receive(picture, drawn)
                 bar.advance()
-    return written
+
+
+def _draw(job: PictureJob, pipe: Any, how: Sampling, picture: Picture) -> Any:
+    """One PIL image, with the adapter at the strength of its prompt."""
+    strength = next(p.strength for p in job.prompts if p.shortname == picture.shortname)
+    with job.scaled(job.plan.pictures.strength if strength is None else strength):
+        return draw_picture(pipe, picture, how, job.watching(picture))
+
+
+def rounds(wanted: Sequence[Picture], together: int) -> Iterator[Sequence[Picture]]:
+    """The pictures in groups that are drawn at the same time."""
+    for start in range(0, len(wanted), together):
+        yield wanted[start : start + together]
+
+
+def mine(group: Sequence[Picture], world: World, *, sharded: bool) -> Picture | None:
+    """The picture of a group that this process draws."""
+    if sharded:
+        return group[0]
+    rank = world.processes.rank
+    return group[rank] if rank < len(group) else None
 
 
 @contextmanager
@@ -79,6 +114,19 @@ def drawing(model: Any, kernel: str) -> Iterator[None]:
         model.train(training)
 
 
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """The generators of Python, NumPy and torch go on afterwards as if the block had not been."""
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = torch_devices.device_ids(device) or []
+    try:
+        with torch.random.fork_rng(devices, device_type=device.type):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
 def pictures(job: PictureJob) -> list[Picture]:
     """The pictures to draw: every prompt in every size, as many as the settings ask for."""
     plan, wanted = job.plan.pictures, []
@@ -88,6 +136,14 @@ def pictures(job: PictureJob) -> list[Picture]:
             for index in range(plan.per_prompt):
                 wanted.append(Picture(prompt.shortname, prompt.text, embeds, size, index))
     return wanted
+
+
+def seeded(plan: Plan, step: int) -> Plan:
+    """The plan with the seed of the pictures of this step."""
+    if not plan.pictures.randomize:
+        return plan
+    seed = seed_of(plan.pictures.seed, step, "pictures") % 2**32
+    return replace(plan, pictures=replace(plan.pictures, seed=seed))
 
 
 def sampling(job: PictureJob) -> Sampling:
@@ -105,9 +161,10 @@ def batched(embeds: Embeds) -> Embeds:
     return embeds[0].float()[None], embeds[1].float()[None]
 
 
-def file_name(picture: Picture, step: int) -> str:
-    """step_500_prompt_0_1024x1024.png"""
-    return run_folders.picture_name(picture.shortname, picture.index, picture.size, step)
+def name_of(picture: Picture, plan: Plan) -> str:
+    """prompt_0_1024x1024.png"""
+    how = plan.pictures
+    return run_folders.picture_name(picture.shortname, picture.index, picture.size, how.format)
 
 
 def keep(drawn: Any, path: Path, about: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.plan.keeping import PicturePlan, SkipLayers
+from sd3tune.plan.picture_plan import PicturePlan, SkipLayers
 from sd3tune.sd3 import latents as sd3_latents
 from sd3tune.sd3.condition import autocast
 
