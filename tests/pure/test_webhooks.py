@@ -16,6 +16,7 @@ from sd3tune.config.settings.webhooks import Webhook
 from sd3tune.data.addresses import everything, not_link_local
 from sd3tune.data.request_urls import Busy
 from sd3tune.decision import DEFAULT, Decision
+from sd3tune.errors import ConfigError
 from sd3tune.plan.watching import WebhookPlan
 from sd3tune.report.events import Event, MessageSaid, RunEnded, StepTaken
 from sd3tune.webhooks.courier import Courier, closed, wait_seconds
@@ -24,7 +25,8 @@ from sd3tune.webhooks.outbox import Outbox, Parcel
 from sd3tune.webhooks.posting import HttpRequest, Policy, ReceiverRefused, send
 from sd3tune.webhooks.raw import RawReceiver, payload
 from sd3tune.webhooks.webhook_sink import WebhookSink
-from tests.loopback import Answer, Handler, Received, receives, sends, serving
+from tests.loopback import Answer, Handler, Received, receives, self_signed, sends, serving
+from tests.plans import plan
 from tests.webhook_events import PNG, every_event, picture, png, preview
 
 AT = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -386,6 +388,22 @@ def test_one_receiver_that_is_down_does_not_hold_up_another() -> None:
     assert len(got) == 1
 
 
+def test_the_receivers_of_a_plan_check_certificates_and_addresses_as_it_says(
+    tmp_path: Path,
+) -> None:
+    trusting, checking = list[Received](), list[Received]()
+    context = self_signed(tmp_path)
+    with (
+        serving(receives(trusting), context) as first,
+        serving(receives(checking), context) as second,
+    ):
+        ours = (raw(first.address, ssl_no_verify=True), raw(second.address))
+        sink = WebhookSink.of(WebhookPlan(ours, 1, Decision("", DEFAULT, "")))
+        sink.receive(RunEnded(1, "finished"))
+        sink.close()
+    assert len(trusting) == 1 and not checking
+
+
 # Addresses.
 
 
@@ -446,6 +464,17 @@ ORDINARY = "127.0.0.1 ::1 10.0.0.5 192.168.1.2 172.17.0.1 100.64.0.1 fd12::1 8.8
 @pytest.mark.parametrize("address", ORDINARY)
 def test_receivers_on_this_machine_and_network_are_ordinary(address: str) -> None:
     assert not_link_local(address) is None
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "2852039166", "0xa9fea9fe", "[fe80::1]", "[::ffff:a9fe:a9fe]"]
+)
+def test_such_an_address_in_digits_is_refused_before_the_run(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"`webhook_config`: .* is a link-local address") as e:
+        plan("h100-sxm", webhook_config=raw(f"http://{host}"))
+    assert "allow_link_local=true" in e.value.hint and KEY not in str(e.value)
+    allowed = plan("h100-sxm", webhook_config=raw(f"http://{host}", allow_link_local=True))
+    assert len(allowed.webhooks.webhooks) == 1
 
 
 def resolving(name: str, address: str) -> Callable[..., list[Any]]:
