@@ -84,12 +84,10 @@ SWITCHES = {
     "push_to_hub": "hub_model_id push_checkpoints_to_hub push_to_hub_background model_card_note "
     "model_card_private model_card_safe_for_work post_upload_script publishing_config",
     "report_to": "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
-    "webhook_config": "webhook_reporting_interval",
     "train_text_encoder": "text_encoder_lr",
     "noise_offset": "noise_offset_probability",
     "timestep_bias_strategy": "timestep_bias_begin timestep_bias_end timestep_bias_multiplier "
     "timestep_bias_portion",
-    "validation_preview": "validation_preview_steps",
     "validation_external_script": "validation_external_background",
     "validation_adapter_path": "validation_adapter_mode validation_adapter_name "
     "validation_adapter_strength",
@@ -117,7 +115,7 @@ NO_RESULT = frozenset(
     delete_model_after_load enable_multiprocessing fully_unload_text_encoder i_know_what_i_am_doing
     keep_vae_loaded max_workers metadata_update_interval offload_during_save offload_during_startup
     print_filenames print_sampler_statistics set_grads_to_none torch_num_threads trust_remote_code
-    vae_cache_scan_behaviour webhook_reporting_interval
+    vae_cache_scan_behaviour
     """.split()
 )
 

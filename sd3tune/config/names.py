@@ -75,9 +75,6 @@ UNSUPPORTED = (
         text_embed_full_cache torch_num_threads tracker_image_layout tracker_project_name
         tracker_run_name trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
         vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing vae_enable_tiling
-        validation_preview
-        validation_preview_steps
-        webhook_config webhook_reporting_interval
         """,
     ),
     Unsupported(

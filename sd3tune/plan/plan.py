@@ -21,6 +21,7 @@ from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.plan.picture_plan import PicturePlan
 from sd3tune.plan.result import ResultPlan
 from sd3tune.plan.trainable import TrainedPlan
+from sd3tune.plan.watching import PreviewPlan, WebhookPlan
 from sd3tune.processes.environment import Processes
 from sd3tune.sd3.variants import Model
 
@@ -55,6 +56,8 @@ class Plan:
     trained: TrainedPlan
     checkpoints: CheckpointPlan
     pictures: PicturePlan
+    previews: PreviewPlan
+    webhooks: WebhookPlan
     result: ResultPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan

@@ -28,6 +28,7 @@ from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
 from sd3tune.plan.warnings import warnings
+from sd3tune.plan.watching import preview_plan, webhook_plan
 
 
 def resolve(inputs: RunInputs) -> Plan:
@@ -62,6 +63,8 @@ def resolve(inputs: RunInputs) -> Plan:
         trained=trained,
         checkpoints=checkpoint_plan(config),
         pictures=picture_plan(inputs, data),
+        previews=preview_plan(config, model),
+        webhooks=webhook_plan(config),
         result=result_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),

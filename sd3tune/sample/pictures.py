@@ -23,7 +23,7 @@ from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World, failing_together
 from sd3tune.report.progress import stage, waiting
 from sd3tune.sample.picture_metadata import chunks
-from sd3tune.sample.pipeline import Embeds, Picture, Sampling, draw_picture, pipeline
+from sd3tune.sample.pipeline import Embeds, OnStep, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
 
@@ -43,6 +43,7 @@ class PictureJob:
     world: World
     scaled: Scaled = lambda strength: nullcontext()
     stopped: Callable[[], bool] = lambda: False  # asked before each picture, in every process
+    watching: Callable[[Picture], OnStep | None] = lambda picture: None  # a picture on the way
 
 
 def draw_pictures(
@@ -84,7 +85,7 @@ def _draw(job: PictureJob, pipe: Any, how: Sampling, picture: Picture) -> Any:
     """One PIL image, with the adapter at the strength of its prompt."""
     strength = next(p.strength for p in job.prompts if p.shortname == picture.shortname)
     with job.scaled(job.plan.pictures.strength if strength is None else strength):
-        return draw_picture(pipe, picture, how)
+        return draw_picture(pipe, picture, how, job.watching(picture))
 
 
 def rounds(wanted: Sequence[Picture], together: int) -> Iterator[Sequence[Picture]]:

@@ -4,6 +4,7 @@ No trick is applied that StableDiffusion3Pipeline does not have. The text encode
 prompts arrive as cached embeddings.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,20 @@ class Sampling:
     autocast: torch.dtype | None
 
 
+@dataclass(frozen=True)
+class SamplingStep:
+    """A picture on the way."""
+
+    number: int  # from 1
+    total: int
+    timestep: float  # at which the step began, 1000 to 0
+    latents: Tensor  # (1, 16, H/8, W/8) after the step, on the device
+    noise: float  # share of noise that is left in them, 1 to 0
+
+
+OnStep = Callable[[SamplingStep], None]
+
+
 def scheduler(shift: float | None) -> Any:
     """The schedule training used: one shift for all, or diffusers' dynamic one."""
     from diffusers import FlowMatchEulerDiscreteScheduler
@@ -65,8 +80,9 @@ def pipeline(transformer: Any, vae: Any, shift: float | None) -> Any:
     return pipe
 
 
-def draw_picture(pipe: Any, picture: Picture, how: Sampling) -> Any:
-    """One PIL image. The noise is drawn on the CPU: the same on every vendor."""
+def draw_picture(pipe: Any, picture: Picture, how: Sampling, on_step: OnStep | None = None) -> Any:
+    """One PIL image. The noise is drawn on the CPU: the same on every vendor. on_step: is called
+    after each sampling step."""
     target = {"device": pipe.transformer.device, "dtype": pipe.transformer.dtype}
     width, height = picture.size
     with autocast(pipe.transformer.device, how.autocast):
@@ -81,10 +97,23 @@ def draw_picture(pipe: Any, picture: Picture, how: Sampling) -> Any:
             guidance_scale=how.plan.guidance,
             generator=torch.Generator().manual_seed(how.plan.seed + picture.index),
             output_type="latent",
+            callback_on_step_end=None if on_step is None else _reporting(on_step),
             **_skipping(how.plan.skip),
         ).images
     pixels = sd3_latents.decode(pipe.vae, latents)
     return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
+
+
+def _reporting(on_step: OnStep) -> Callable[..., dict[str, Any]]:
+    """diffusers' callback; {}: it changes nothing."""
+
+    def report(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        noise, total = float(pipe.scheduler.sigmas[index + 1]), len(pipe.scheduler.timesteps)
+        latents = tensors["latents"]
+        on_step(SamplingStep(index + 1, total, float(timestep), latents, noise))
+        return {}
+
+    return report
 
 
 def _skipping(skip: SkipLayers | None) -> dict[str, Any]:

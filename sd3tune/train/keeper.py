@@ -15,7 +15,9 @@ from sd3tune.filesystem import disk
 from sd3tune.plan.describe import describe
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
+from sd3tune.report.events import CheckpointSaved
 from sd3tune.report.progress import say
+from sd3tune.report.stream import Stream
 from sd3tune.train import checkpoint
 from sd3tune.train.lock import Claim
 from sd3tune.train.loop import Chore, every
@@ -35,6 +37,7 @@ class Keeper:
     world: World
     last: int = 0  # step of the newest ordinary one
     verified: Verified = field(default_factory=Verified)
+    stream: Stream = field(default_factory=Stream)
 
     def save(self, *, rolling: bool = False) -> Path | None:
         """Writes the checkpoint of this step, and removes those beyond the limit. None when this
@@ -59,6 +62,8 @@ class Keeper:
                 newest=folder,
                 verified=self.verified,
             )
+        saved = CheckpointSaved(self.state.step, folder, "rolling" if rolling else "regular")
+        self.stream.emit(saved)
         self.last = self.last if rolling else self.state.step
         return folder
 

@@ -109,7 +109,7 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
 def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     """The loop with its chores: checkpoints, and pictures on the way."""
     state, plan, world = run.state, run.plan, run.world
-    keeper = Keeper(state, plan, world, state.step)
+    keeper = Keeper(state, plan, world, state.step, stream=run.stream)
     loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
     chores = [
         Chore(every(1), claim.renew),

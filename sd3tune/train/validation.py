@@ -28,6 +28,7 @@ from sd3tune.sample.pictures import (
     seeded,
 )
 from sd3tune.sample.pipeline import Picture
+from sd3tune.sample.previews import Previews
 from sd3tune.sample.sheets import steps_in
 from sd3tune.train import run_sheets
 from sd3tune.train.harmless import Harmless
@@ -66,11 +67,14 @@ class Validations:
     stopped: Callable[[], bool] = field(default=lambda: False, init=False)
     steps: set[int] = field(default_factory=set)  # drawn by this process
     harmless: Harmless = field(init=False)
+    previews: Previews = field(init=False)
     begun: int = field(init=False)  # the step that the run continues from
 
     def __post_init__(self) -> None:
         self.harmless = Harmless("validation", self.world)
         self.begun = self.state.step
+        plan, step = self.caches.prepared.plan, lambda: self.state.step
+        self.previews = Previews(plan, self.world.device, step, self.stream.emit)
 
     @property
     def plan(self) -> Plan:
@@ -160,8 +164,9 @@ class Validations:
     def _job(self) -> PictureJob:
         scaled = self.state.trained.scaled
         return PictureJob(
-            self.plan, self.prompts, self.caches.embeds, self.world, scaled, self.stopped
-        )
+            self.plan, self.prompts, self.caches.embeds, self.world, scaled, self.stopped,
+            self.previews.watching,
+        )  # fmt: skip
 
     def _draw(
         self,

@@ -48,6 +48,7 @@ NOTHING_QUANTISED = {"base_model_precision": "no_change"} | {
 }
 S = "scheduled_sampling_"
 ROLLOUT = {f"{S}max_step_offset": 4, f"{S}probability": 0.5}
+DISCORD = {"webhook_type": "discord", "webhook_url": "https://discord.com/api/webhooks/1/x"}
 # What switches them off, the settings that change nothing then, and why.
 SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"pretrained_model_name_or_path": "a/b"}, {"model_flavour": "large"}, "pretrained_model_name_or_path names the model"),
@@ -87,6 +88,9 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
     (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
     (PROMPT | {"validation_guidance": 1}, {"validation_negative_prompt": "x"}, "validation_guidance=1 does not look at it"),
+    ({}, {"validation_preview": True}, "there is no prompt to draw"),
+    (PROMPT, {"validation_preview_steps": 5}, "validation_preview is false"),
+    ({"webhook_config": DISCORD}, {"webhook_reporting_interval": 10}, "no webhook takes progress: webhook_type=raw does"),
 ]  # fmt: skip
 
 
@@ -128,7 +132,7 @@ ALWAYS = """
     sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
     max_grad_norm variant pretrained_model_name_or_path
-    pretrained_transformer_model_name_or_path
+    pretrained_transformer_model_name_or_path webhook_config
 """.split()
 
 
@@ -153,6 +157,7 @@ DOUBTFUL: list[tuple[dict[str, Any], str, str]] = [
     ({"loss_type": "huber"}, "huber_schedule=snr forgives", "huber_schedule=exponential"),
     (PROMPT | {"flow_custom_timesteps": 500, "flow_schedule_shift": 2}, "flow_schedule_shift changes validation pictures only", "leave out one"),
     (PROMPT | {"validation_guidance": 1, "validation_guidance_skip_layers": [7]}, "validation_guidance=1 switches skip-layer guidance off", "above 1"),
+    (PROMPT | {"validation_preview": True, "validation_preview_steps": 31}, "validation_preview_steps=31 is above validation_num_inference_steps=30", "lower validation_preview_steps"),
     ({"optimizer": "soap", "model_type": "full"}, "soap preconditions sides", "raise max_precondition_dim"),
     ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "lr_scheduler=cosine with a schedule-free", "use constant_with_warmup"),
     ({"lr_scheduler": "cosine_with_restarts"}, "cosine_with_restarts never restarts", "set 2 or more"),

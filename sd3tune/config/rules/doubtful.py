@@ -59,6 +59,18 @@ DOUBTFUL = (
         "set validation_guidance above 1, or leave out validation_guidance_skip_layers",
     ),
     warning(
+        "validation_preview validation_preview_steps validation_num_inference_steps "
+        "validation_disable validation_prompt user_prompt_library",
+        lambda c: (
+            c.validation_preview
+            and c.validation_preview_steps > c.validation_num_inference_steps
+            and not no_pictures(c)
+        ),
+        "validation_preview_steps={c.validation_preview_steps} is above "
+        "validation_num_inference_steps={c.validation_num_inference_steps}: no preview is drawn",
+        "lower validation_preview_steps",
+    ),
+    warning(
         "flow_custom_timesteps flow_schedule_shift flow_schedule_auto_shift validation_disable "
         "validation_prompt user_prompt_library",
         lambda c: (

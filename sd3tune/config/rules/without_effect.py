@@ -376,7 +376,31 @@ PICTURES = (
         "leave it out, or set validation_guidance above 1",
     ),
 )
+WATCHED = (
+    Idle(
+        "validation_preview",
+        PICTURES_ARE_DRAWN_BY,
+        no_pictures,
+        "{which[0]}",
+        "leave it out, or {which[1]}",
+    ),
+    Idle(
+        "validation_preview_steps",
+        "validation_preview",
+        lambda c: not c.validation_preview,
+        "validation_preview is false",
+        "leave it out, or set validation_preview=true",
+    ),
+    Idle(
+        "webhook_reporting_interval",
+        "webhook_config",
+        lambda c: not any(w.takes_progress for w in c.webhook_config),
+        "no webhook takes progress: webhook_type=raw does",
+        "leave it out, or add such a webhook to webhook_config",
+    ),
+)
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
+    *WATCHED,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())
