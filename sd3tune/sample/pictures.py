@@ -1,9 +1,8 @@
 """Validation pictures of a run: which are drawn, with which weights, and where they go."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import torch
 from sd3tune.config.files.prompts import Prompt
 from sd3tune.data import run_folders
 from sd3tune.data.run_folders import PICTURES
-from sd3tune.filesystem import disk, drafts
+from sd3tune.filesystem import disk
+from sd3tune.formats.picture_files import keep
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
 from sd3tune.report.progress import stage, waiting
-from sd3tune.sample.picture_metadata import chunks, texts
+from sd3tune.sample.picture_metadata import recipe
 from sd3tune.sample.pipeline import Embeds, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
@@ -47,7 +47,7 @@ def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) ->
     top, how = plan.output_dir / PICTURES, sampling(job)
     with waiting("loading the VAE"):
         vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
-        pipe = pipeline(model, vae.to(job.device), plan.pictures.shift)
+        pipe = pipeline(model, vae.to(job.device), how.shift, how.sampler)
     written = []
     for folder, values in versions:
         with (
@@ -61,7 +61,7 @@ def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) ->
                 drawn = draw_picture(pipe, picture, how)
                 if job.main:
                     written.append(top / folder / file_name(picture, step))
-                    keep(drawn, written[-1], texts(picture, plan, step, folder))
+                    keep(drawn, written[-1], texts(picture, how, plan, step, folder))
                 bar.advance()
     return written
 
@@ -85,16 +85,21 @@ def pictures(job: PictureJob) -> list[Picture]:
         embeds = batched(job.embeds_of(prompt.text))
         for size in plan.sizes:
             for index in range(plan.per_prompt):
-                wanted.append(Picture(prompt.shortname, prompt.text, embeds, size, index))
+                seed = plan.seed + index
+                wanted.append(Picture(prompt.shortname, prompt.text, embeds, size, index, seed))
     return wanted
 
 
 def sampling(job: PictureJob) -> Sampling:
     """How the plan has them drawn."""
-    dtype = job.plan.precision.autocast.value
+    dtype, drawn = job.plan.precision.autocast.value, job.plan.pictures
     return Sampling(
-        plan=job.plan.pictures,
-        negative=batched(job.embeds_of(job.plan.pictures.negative_prompt)),
+        steps=drawn.sampling_steps,
+        guidance=drawn.guidance,
+        shift=drawn.shift,
+        skip=drawn.skip,
+        negative_prompt=drawn.negative_prompt,
+        negative=batched(job.embeds_of(drawn.negative_prompt)),
         autocast=None if dtype is None else weights.DTYPES[dtype],
     )
 
@@ -109,9 +114,9 @@ def file_name(picture: Picture, step: int) -> str:
     return run_folders.picture_name(picture.shortname, picture.index, picture.size, step)
 
 
-def keep(drawn: Any, path: Path, about: Mapping[str, str]) -> None:
-    """Writes a PIL image as PNG with texts inside; through no link. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = BytesIO()
-    drawn.save(whole, "PNG", pnginfo=chunks(about))
-    drafts.write(path, whole.getbuffer())
+def texts(picture: Picture, how: Sampling, plan: Plan, step: int, folder: str) -> dict[str, str]:
+    """What a picture says about itself, by key. folder: of these weights below the folder of
+    pictures."""
+    base, title = plan.result.base, plan.result.title
+    version = folder or "last"
+    return recipe(picture, how, plan, base=base, title=title, step=step, version=version).texts()
