@@ -66,7 +66,7 @@ class Seen:
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in self.validations.state.trainable:
-                parameter += 0.05 * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
         self.validations.state.step = step
 
 
@@ -75,8 +75,7 @@ Make = Callable[..., Seen]
 
 @pytest.fixture(scope="module")
 def encoded(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Caches]:
-    """The caches of the demo with other settings, filled once for each set of prompts."""
-    caches = tmp_path_factory.mktemp("caches")
+    """The caches of the demo with other settings."""
 
     def make(output: Path, *words: str) -> Caches:
         words = (f"output_dir={output}", *WORDS, *words)
@@ -85,7 +84,6 @@ def encoded(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         vendor = backends.module(prepared.plan.facts.vendor)
         return filled(prepared, prompts, torch.device("cpu"), vendor, ALONE_ON_CPU)
 
-    del caches
     return make
 
 
@@ -94,7 +92,8 @@ def seen(encoded: Callable[..., Caches], tmp_path: Path) -> Make:
     def make(*words: str, prompts: tuple[Prompt, ...] | None = None) -> Seen:
         caches = encoded(tmp_path / "output", *words)
         state = begin(caches.prepared.plan, ALONE_ON_CPU)
-        sink, validated = Collected(), []
+        sink = Collected()
+        validated: list[Validated] = []
         own = load_prompts(caches.prepared.config) if prompts is None else prompts
         made = Validations(
             state, caches, own, ALONE_ON_CPU, Stream([sink]), observers=[validated.append]
