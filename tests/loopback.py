@@ -31,6 +31,28 @@ def sends(data: bytes, status: int = 200, **headers: str) -> Answer:
     return answer
 
 
+@dataclass(frozen=True)
+class Received:
+    """One request that a receiver got."""
+
+    method: str
+    path: str
+    headers: dict[str, str]  # by names in lower case
+    body: bytes
+
+
+def receives(into: list[Received], status: int = 200, data: bytes = b"", **headers: str) -> Answer:
+    """Reads each request whole, and then answers as `sends` does."""
+
+    def answer(request: Handler) -> None:
+        names = {name.lower(): value for name, value in request.headers.items()}
+        body = request.rfile.read(int(names.get("content-length", "0")))
+        into.append(Received(request.command, request.path, names, body))
+        sends(data, status, **headers)(request)
+
+    return answer
+
+
 @contextmanager
 def serving(answer: Answer) -> Iterator[Loopback]:
     class Asked(Handler):
@@ -41,7 +63,7 @@ def serving(answer: Answer) -> Iterator[Loopback]:
             except OSError:  # the other side had enough
                 self.close_connection = True
 
-        do_HEAD = do_POST = do_PUT = do_GET
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
 
         def log_message(self, *words: object) -> None: ...
 

@@ -58,6 +58,34 @@ def pictures(seen: "Overview", how: "PicturePlan") -> "list[Line]":
     return shown
 
 
+def evaluation(seen: "Overview", plan: "Plan") -> "list[Line]":
+    """When the evaluation loss is measured, on which images, and what that costs; and what scores
+    pictures."""
+    count = seen.evaluation
+    whose = (
+        "of training, since there is no eval dataset" if count.trained_on else "never trained on"
+    )
+    shown: list[Line] = ["evaluation loss"]
+    shown.append(_row("before and after", str(count.before_and_after), f"images {whose}"))
+    if (during := count.during) is not None:
+        every = [f"{during.every_steps} steps"] if during.every_steps else []
+        every += [f"{during.every_epochs:g} epochs"] if during.every_epochs else []
+        when = f"times, every {' and every '.join(every)}, the first and the last step included"
+        shown.append(_row("during training", str(during.times), when))
+        images = ", ".join(f"{n} of {name}" for name, n in during.images.items())
+        images += ", trained on too" if during.trained_on else ""
+        cost = f"images x levels each time ({images}): about {during.share:.1%} of training"
+        shown.append(_row("passes", str(during.passes), cost))
+        if during.best_checkpoint:
+            shown.append(_row("best checkpoint", "kept", "the one with the lowest loss"))
+        if during.patience is not None:
+            after = f"{_counted(during.patience, 'evaluation')} without a lower loss"
+            shown.append(_row("training ends after", "", after))
+    if plan.score is not None:
+        shown.append(_row("score of pictures", "clip", plan.score.model))
+    return shown
+
+
 def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
     """The device's memory while training, and the host's."""
     from sd3tune.plan.memory import gib

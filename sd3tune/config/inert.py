@@ -90,9 +90,7 @@ SWITCHES = {
     "validation_external_script": "validation_external_background",
     "validation_adapter_path": "validation_adapter_mode validation_adapter_name "
     "validation_adapter_strength",
-    "validation_using_datasets": "eval_dataset_id num_eval_images validation_stitch_input_location",
-    "evaluation_type": "pretrained_evaluation_model_name_or_path",
-    "eval_steps_interval": "eval_timesteps eval_dataset_pooling",
+    "validation_using_datasets": "validation_stitch_input_location",
     "disk_low_threshold": "disk_low_action disk_low_script",
     "assistant_lora_path": "assistant_lora_strength assistant_lora_inference_strength",
     "init_lora": "init_lora_step init_lora_ema",

@@ -77,6 +77,7 @@ def describe_overview(seen: Overview) -> dict[str, Any]:
             "epochs": round(seen.epochs, 3),
         },
         "pictures": asdict(pictures),
+        "evaluation": asdict(seen.evaluation),
         "disk": {
             **{f"{name}_bytes": getattr(disk, name) for name in sizes},
             "checkpoints_kept": disk.kept,

@@ -12,6 +12,7 @@ from sd3tune.backends.decide import limits
 from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data.discover import Discovery, Sample
 from sd3tune.data.order import Schedule
+from sd3tune.plan.evaluation_count import EvaluationCount, evaluation_count
 from sd3tune.plan.memory import BYTES, GIB, gib
 from sd3tune.plan.plan import Plan
 from sd3tune.sd3.missing_parts import part_sizes
@@ -20,6 +21,7 @@ from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE
 HEADER_BYTES = 512  # of a cache entry, at most
 CACHED_BYTES = 2  # of a value: latents and embeddings are kept in 16 bits
 MOST_COUNTED = 20_000  # images of an epoch whose order plan looks at
+MOST_EVALUATION = 0.5  # share of training's computing from which on a warning says it
 PROCESS_BYTES = GIB  # Python, PyTorch and the other libraries, about
 
 
@@ -83,6 +85,7 @@ class Overview:
     epochs: float  # that the steps of the run make
     repeated: int | None  # images of an epoch that their step has already; None: not counted
     pictures: PictureCount
+    evaluation: EvaluationCount
     disk: DiskNeed
     download_bytes: int  # of the model's parts that are not on this disk; about
     host_bytes: int  # of host memory, at most
@@ -91,7 +94,7 @@ class Overview:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What this disk or host is too small for."""
+        """What this disk or host is too small for, and figures that cost too much."""
         found = []
         if self.free_bytes is not None and self.disk.total > self.free_bytes:
             found.append(
@@ -103,6 +106,13 @@ class Overview:
             found.append(
                 f"this run may need {gib(self.host_bytes)} of host memory, and this machine has "
                 f"{gib(available)}"
+            )
+        during = self.evaluation.during
+        if during is not None and during.share > MOST_EVALUATION:
+            found.append(
+                f"the evaluation loss takes about {during.share:.0%} of the computing of training: "
+                "raise eval_steps_interval or eval_epoch_interval, or lower num_eval_images or "
+                "eval_timesteps"
             )
         return tuple(found)
 
@@ -128,6 +138,7 @@ def overview(
         epochs=epochs(plan, schedule),
         repeated=repeated_in_a_step(schedule),
         pictures=picture_count(plan, len(prompts), epochs(plan, schedule)),
+        evaluation=evaluation_count(plan, datasets, discoveries, schedule),
         disk=disk_need(plan, samples, prompts),
         download_bytes=2 * sum(part_sizes(plan.model)[p] for p in surroundings.missing_parts),
         host_bytes=host_need(plan),
@@ -233,7 +244,8 @@ def checkpoints_kept(plan: Plan) -> int:
     how, steps = plan.checkpoints, plan.steps
     written = max(1, -(-steps // how.every_steps))
     rolling = min(how.keep_rolling, steps // how.rolling_steps) if how.rolling_steps else 0
-    return min(written, how.keep) + rolling
+    best = plan.evaluation is not None and plan.evaluation.keep_best
+    return min(written, how.keep) + rolling + best
 
 
 def host_need(plan: Plan) -> int:

@@ -14,6 +14,7 @@ from sd3tune.decision import Decision
 from sd3tune.plan.arithmetic import AttentionPlan, HardwarePlan, PrecisionPlan
 from sd3tune.plan.blocks import MemoryPlan
 from sd3tune.plan.encoding import CaptionPlan
+from sd3tune.plan.evaluation_plan import EvaluationPlan, ScorePlan
 from sd3tune.plan.keeping import CheckpointPlan
 from sd3tune.plan.length import DataPlan, ParallelPlan
 from sd3tune.plan.objective import LossPlan
@@ -58,6 +59,8 @@ class Plan:
     pictures: PicturePlan
     previews: PreviewPlan
     webhooks: WebhookPlan
+    evaluation: EvaluationPlan | None  # of the loss during training; None: before and after only
+    score: ScorePlan | None  # of pictures
     result: ResultPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan

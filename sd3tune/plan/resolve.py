@@ -16,6 +16,7 @@ from sd3tune.plan.arithmetic import (
 )
 from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
+from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
@@ -65,6 +66,8 @@ def resolve(inputs: RunInputs) -> Plan:
         pictures=picture_plan(inputs, data),
         previews=preview_plan(config, model),
         webhooks=webhook_plan(config),
+        evaluation=evaluation_plan(config),
+        score=score_plan(config),
         result=result_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),

@@ -22,9 +22,9 @@ from sd3tune.report.events import RunEnded
 from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
-from sd3tune.train import determinism
+from sd3tune.train import best, determinism
 from sd3tune.train.begin import begin
-from sd3tune.train.evaluation import evaluate, fixed_batches
+from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
 from sd3tune.train.keeper import Keeper, saved_on_failure
@@ -95,15 +95,11 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
             drawing = Validations(state, caches, prompts, world, stream)
             run = Run(state, caches, recipe, world, stream, drawing)
             with interruptible() as interrupt:
-                if state.loss_before is None:
-                    before = not state.trained.keeps_base
-                    state.loss_before = evaluate(state.trained, fixed, recipe, adapter=before)
+                evaluate_before(state, fixed, recipe)
                 steps(run, claim, interrupt)
                 if interrupt.agree(world):
                     return stopped(run, interrupt.signal or 0)
-            with versions(state)[0].values():
-                after = evaluate(state.trained, fixed, recipe)
-            return finish(run, after)
+            return finish(run, evaluate_after(state, fixed, recipe))
 
 
 def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
@@ -113,6 +109,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
     chores = [
         Chore(every(1), claim.renew),
+        *best.judging(keeper, run.caches, run.recipe, world, run.stream),
         *keeper.chores(run.caches.prepared.schedule),
         *run.validations.chores(run.caches.prepared.schedule),
     ]
@@ -121,6 +118,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         guard=Guard.of(plan, run.caches.prepared.samples),
         rate=plan.optimizer.rate,
         steps=plan.steps,
+        enough=best.enough(plan),
         accumulation=plan.data.accumulation.value,
         world=world,
         wrapped=None if plan.parallel.sharded else replicated(state.model, world),
@@ -148,7 +146,8 @@ def finish(run: Run, loss_after: float) -> Outcome:
             files.append(write(state, plan, plan.output_dir / version.folder, run.world))
         say(f"{version.name:<8} {files[-1]}")
     pictures, sheet = run.validations.end()
-    run.stream.emit(RunEnded(state.step, "finished", results=tuple(files)))
+    ending = best.ending(state, plan)
+    run.stream.emit(RunEnded(state.step, "finished", ending.early, tuple(files)))
     return Outcome(
         step=state.step,
         steps=plan.steps,
@@ -159,6 +158,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
         sheet=sheet,
         output=plan.output_dir,
         noise=state.noise,
+        ending=ending,
     )
 
 

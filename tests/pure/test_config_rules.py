@@ -87,6 +87,11 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (PROMPT | {"model_type": "full"}, {"validation_lycoris_strength": 0.5}, "model_type=full has no adapter"),
     ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
     (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
+    ({"eval_loss_disable": True}, {"eval_steps_interval": 5, "eval_epoch_interval": 0.5}, "eval_loss_disable is true"),
+    ({}, {"num_eval_images": 8, "eval_timesteps": 28, "eval_dataset_id": "a", "eval_dataset_pooling": True}, "neither eval_steps_interval nor eval_epoch_interval is set"),
+    ({"eval_steps_interval": 5, "eval_loss_disable": True}, {"num_eval_images": 8}, "eval_loss_disable is true"),
+    ({}, {"evaluation_type": "clip"}, "there is no prompt to draw"),
+    (PROMPT, {"pretrained_evaluation_model_name_or_path": "a/b"}, "evaluation_type is none"),
     (PROMPT | {"validation_guidance": 1}, {"validation_negative_prompt": "x"}, "validation_guidance=1 does not look at it"),
     ({}, {"validation_preview": True}, "there is no prompt to draw"),
     (PROMPT, {"validation_preview_steps": 5}, "validation_preview is false"),
@@ -248,6 +253,8 @@ NOT_SWITCHED = {
     ("cache_dir_quantised", "output_dir"),
     ("init_lora", "lora_rank"),  # a limit, compared with the file
     ("resume_from_checkpoint", "output_dir"),
+    ("keep_best_checkpoint", "checkpoints_total_limit"),
+    ("keep_best_checkpoint", "early_stopping_patience"),  # its default
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sd3tune.config.problems import COMMAND_LINE
-from sd3tune.config.rules.contradictions import SCHEDULES, changed, schedules
+from sd3tune.config.rules.contradictions import SCHEDULES, changed, no_evaluation, schedules
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
@@ -400,8 +400,38 @@ WATCHED = (
         "leave it out, or add such a webhook to webhook_config",
     ),
 )
+EVALUATION = (
+    Idle(
+        "eval_steps_interval eval_epoch_interval",
+        "eval_loss_disable",
+        lambda c: c.eval_loss_disable,
+        "eval_loss_disable is true",
+        "leave out one of them",
+    ),
+    Idle(
+        "num_eval_images eval_timesteps eval_dataset_id eval_dataset_pooling",
+        "eval_steps_interval eval_epoch_interval eval_loss_disable",
+        no_evaluation,
+        "{which[0]}",
+        "leave it out, or {which[1]}",
+    ),
+    Idle(
+        "pretrained_evaluation_model_name_or_path",
+        "evaluation_type",
+        lambda c: c.evaluation_type == "none",
+        "evaluation_type is none",
+        "leave it out, or set evaluation_type=clip",
+    ),
+    Idle(
+        "evaluation_type",
+        PICTURES_ARE_DRAWN_BY,
+        no_pictures,
+        "{which[0]}",
+        "leave it out, or {which[1]}",
+    ),
+)
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
-    *WATCHED,
+    *WATCHED, *EVALUATION,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())

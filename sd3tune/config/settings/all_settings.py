@@ -12,6 +12,7 @@ from sd3tune.config.settings.adapter import AdapterSettings
 from sd3tune.config.settings.checkpoints import CheckpointSettings
 from sd3tune.config.settings.data import DataSettings
 from sd3tune.config.settings.ema import EmaSettings
+from sd3tune.config.settings.evaluation import EvaluationSettings
 from sd3tune.config.settings.flow import FlowSettings
 from sd3tune.config.settings.folders import FolderSettings
 from sd3tune.config.settings.guard import GuardSettings
@@ -46,6 +47,7 @@ class AllSettings(
     ValidationSettings,
     PreviewSettings,
     WebhookSettings,
+    EvaluationSettings,
 ):
     """The table alone: each setting is right by itself, whether they go together is not asked."""
 
