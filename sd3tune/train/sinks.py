@@ -17,12 +17,15 @@ from sd3tune.report.message_events import Level, emitted
 from sd3tune.report.stream import Sink, Stream, streaming
 from sd3tune.train.state import TrainState
 from sd3tune.train.tracking import tracker_sinks
+from sd3tune.webhooks.webhook_sink import WebhookSink
 
 
 def sinks_of(prepared: Prepared) -> list[Sink]:
     """What the plan has for trackers, webhooks and files of events, ready to receive."""
-    file = event_lines.EventLines(prepared.plan.output_dir / event_lines.FILE)
-    return [file, *tracker_sinks(prepared)]
+    plan = prepared.plan
+    lines = event_lines.EventLines(plan.output_dir / event_lines.FILE)
+    webhooks = [WebhookSink.of(plan.webhooks)] if plan.webhooks.webhooks else []
+    return [lines, *webhooks, *tracker_sinks(prepared)]
 
 
 @contextmanager
