@@ -11,6 +11,7 @@ from sd3tune.decision import Decision
 from sd3tune.plan.objective_decisions import objective_decisions
 from sd3tune.plan.overview import Overview
 from sd3tune.plan.plan import Plan
+from sd3tune.plan.reporting import ReportingPlan
 from sd3tune.plan.trainable import TrainedPlan
 
 SCHEMA = 2
@@ -136,7 +137,15 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "max_train_steps": plan.data.steps,
         "validation_preview": plan.previews.drawn,
         "webhook_config": plan.webhooks.receivers,
+        **_of_reporting(plan.reporting),
     }
+
+
+def _of_reporting(reporting: ReportingPlan) -> Mapping[str, Decision[Any]]:
+    trackers: dict[str, Decision[Any]] = {"report_to": reporting.trackers}
+    if reporting.wandb_mode is not None:
+        trackers["wandb_mode"] = reporting.wandb_mode
+    return trackers
 
 
 def _of_trained(trained: TrainedPlan) -> Mapping[str, Decision[Any]]:
@@ -155,7 +164,7 @@ def _as_written(axis: str, d: Decision[Any]) -> Decision[Any]:
     elif isinstance(value, bool):
         value = "on" if value else "off"
     elif isinstance(value, tuple):
-        value = ",".join(value)
+        value = ",".join(value) or "none"
     elif isinstance(value, Path):
         value = str(value)
     return Decision(value, d.source, d.reason, d.rejected)

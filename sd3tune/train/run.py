@@ -91,7 +91,7 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
         with waiting("preparing the model"):
             state = begin(caches.prepared.plan, world)
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
-        with told(caches.prepared.plan, world, state) as stream:
+        with told(caches.prepared, world, state) as stream:
             drawing = Validations(state, caches, prompts, world, stream)
             run = Run(state, caches, recipe, world, stream, drawing)
             with interruptible() as interrupt:

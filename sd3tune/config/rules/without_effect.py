@@ -296,6 +296,36 @@ KEPT = (
         "leave it out, or set checkpointing_rolling_steps",
     ),
 )
+TRACKERS = (
+    Idle(
+        "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
+        "report_to",
+        lambda c: not c.report_to,
+        "report_to is none",
+        "leave it out, or set report_to",
+    ),
+    Idle(
+        "tracker_image_layout",
+        f"report_to {PICTURES_ARE_DRAWN_BY}",
+        lambda c: no_pictures(c) if c.report_to else None,
+        "{which[0]}",
+        "leave it out, or {which[1]}",
+    ),
+    Idle(
+        "tracker_project_name",
+        "report_to",
+        lambda c: c.report_to == ("tensorboard",),
+        "tensorboard has no projects",
+        "leave it out, or set logging_dir",
+    ),
+    Idle(
+        "logging_dir",
+        "report_to",
+        lambda c: c.report_to == ("trackio",),
+        "trackio keeps its data in TRACKIO_DIR",
+        "leave it out",
+    ),
+)
 PROCESSES = (
     Idle(
         "machine_rank main_process_ip main_process_port",
@@ -432,6 +462,6 @@ EVALUATION = (
 )
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
-    *WATCHED, *EVALUATION,
+    *WATCHED, *EVALUATION, *TRACKERS,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())
