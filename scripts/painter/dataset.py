@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from sd3tune.demo import world
+from sd3tune.demo import scenes
 
 SETTINGS = {
     "model_type": "full",
@@ -53,8 +53,8 @@ DATASETS = [
 def main(out: Path, count: int, seed: int) -> None:
     pictures = out / "pictures"
     pictures.mkdir(parents=True)
-    for number, made in enumerate(world.scenes(seed, count)):
-        world.draw(made, 64).save(pictures / f"{number:05}.png")
+    for number, made in enumerate(scenes.scenes(seed, count)):
+        scenes.draw(made, 64).save(pictures / f"{number:05}.png")
         (pictures / f"{number:05}.txt").write_text(made.caption + "\n")
     (out / "config").mkdir()
     (out / "config/config.json").write_text(json.dumps(SETTINGS, indent=2) + "\n")

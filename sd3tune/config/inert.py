@@ -19,7 +19,6 @@ OFF = ("", "none", "no", "false", "null", "off", "never", "disabled")
 HARMLESS = {
     "validation_seed_source": ("cpu",),
     "validation_method": ("simpletuner-local",),
-    "validation_noise_scheduler": ("euler", "flow_matching", "FlowMatchEulerDiscreteScheduler"),
     "validation_benchmark": (True, "true"),
     "peft_lora_mode": ("standard",),
     "disable_bucket_pruning": (True, "true"),

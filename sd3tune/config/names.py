@@ -184,11 +184,6 @@ UNSUPPORTED = (
         "validation_seed_source",
     ),
     Unsupported(
-        "is not supported: pictures take the Euler steps of the schedule that trains",
-        "leave it out",
-        "validation_noise_scheduler",
-    ),
-    Unsupported(
         "is not supported: training and pictures use the same blocks",
         "set dynamo_backend, which compiles them for both",
         "validation_torch_compile",
@@ -274,6 +269,12 @@ VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "diffusers' loaders quantise on GPUs only, and layer by layer needs no more memory",
             "accelerator",
         )
+    },
+    "validation_noise_scheduler": {
+        **dict.fromkeys(
+            ("ddim", "ddpm", "perflow"), ("it is for models that predict noise", "euler")
+        ),
+        "euler-a": ("diffusers has none for flow matching", "euler"),
     },
     "lora_init_type": {
         "loftq": ("base_model_precision decides how weights are quantised", "default")

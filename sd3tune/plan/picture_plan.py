@@ -46,6 +46,7 @@ class PicturePlan:
     per_prompt: int  # pictures per prompt and size
     times: PictureTimes
     sampling_steps: int
+    sampler: str
     guidance: float
     negative_prompt: str
     seed: int  # picture i of a prompt and size has seed + i
@@ -68,6 +69,7 @@ def picture_plan(inputs: RunInputs, data: DataPlan) -> PicturePlan:
         per_prompt=c.num_validation_images,
         times=_times(inputs, data),
         sampling_steps=c.validation_num_inference_steps,
+        sampler=c.validation_noise_scheduler,
         guidance=c.validation_guidance,
         negative_prompt=c.validation_negative_prompt,
         seed=c.seed if c.validation_seed is None else c.validation_seed,

@@ -1,12 +1,10 @@
 """Validation pictures of a run: which are drawn, with which weights, and by which process."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +14,18 @@ from sd3tune.backends.kernels import torch_devices
 from sd3tune.config.files.prompts import Prompt
 from sd3tune.data import run_folders
 from sd3tune.data.seeds import seed_of
-from sd3tune.filesystem import drafts
+from sd3tune.formats.picture_recipe import AdapterUsed
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World, failing_together
 from sd3tune.report.progress import stage, waiting
-from sd3tune.sample.picture_metadata import chunks
+from sd3tune.sample.picture_metadata import recipe
 from sd3tune.sample.pipeline import Embeds, OnStep, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
 
+BASE, LAST = "base", "last"  # versions of the weights: before any training, after the last step
 EmbedsOf = Callable[[str], Embeds]  # a prompt -> (tokens, width) and (pooled width,)
 Values = Callable[[], AbstractContextManager[None]]
 Scaled = Callable[[float], AbstractContextManager[None]]  # the adapter at that strength
@@ -59,8 +58,9 @@ def draw_pictures(
     plan, world = job.plan, job.world
     with failing_together(world), waiting("loading the VAE"):
         vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
-        pipe = pipeline(model, vae.to(world.device), plan.pictures.shift)
-    draw = partial(_draw, job, pipe, sampling(job))
+        how = sampling(job)
+        pipe = pipeline(model, vae.to(world.device), how.shift, how.sampler)
+    draw = partial(_draw, job, pipe, how)
     with (
         during("drawing pictures"),
         values(),
@@ -83,8 +83,7 @@ def draw_pictures(
 
 def _draw(job: PictureJob, pipe: Any, how: Sampling, picture: Picture) -> Any:
     """One PIL image, with the adapter at the strength of its prompt."""
-    strength = next(p.strength for p in job.prompts if p.shortname == picture.shortname)
-    with job.scaled(job.plan.pictures.strength if strength is None else strength):
+    with job.scaled(strength_of(job, picture)):
         return draw_picture(pipe, picture, how, job.watching(picture))
 
 
@@ -127,32 +126,39 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
         np.random.set_state(arrays)
 
 
-def pictures(job: PictureJob) -> list[Picture]:
-    """The pictures to draw: every prompt in every size, as many as the settings ask for."""
+def pictures(job: PictureJob, step: int) -> list[Picture]:
+    """The pictures to draw after that step: every prompt in every size, as many as the settings ask
+    for. Each has its own seed."""
     plan, wanted = job.plan.pictures, []
+    seed = seed_of(plan.seed, step, "pictures") % 2**32 if plan.randomize else plan.seed
     for prompt in job.prompts:
         embeds = batched(job.embeds_of(prompt.text))
         for size in plan.sizes:
             for index in range(plan.per_prompt):
-                wanted.append(Picture(prompt.shortname, prompt.text, embeds, size, index))
+                name, text = prompt.shortname, prompt.text
+                wanted.append(Picture(name, text, embeds, size, index, seed + index))
     return wanted
 
 
-def seeded(plan: Plan, step: int) -> Plan:
-    """The plan with the seed of the pictures of this step."""
-    if not plan.pictures.randomize:
-        return plan
-    seed = seed_of(plan.pictures.seed, step, "pictures") % 2**32
-    return replace(plan, pictures=replace(plan.pictures, seed=seed))
+def strength_of(job: PictureJob, picture: Picture) -> float:
+    """The strength of the adapter in a picture: its prompt's own, or that of the run."""
+    strengths = {p.shortname: p.strength for p in job.prompts}
+    own = strengths.get(picture.shortname)
+    return job.plan.pictures.strength if own is None else own
 
 
 def sampling(job: PictureJob) -> Sampling:
     """How the plan has them drawn."""
-    dtype = job.plan.precision.autocast.value
+    dtype, drawn = job.plan.precision.autocast.value, job.plan.pictures
     return Sampling(
-        plan=job.plan.pictures,
-        negative=batched(job.embeds_of(job.plan.pictures.negative_prompt)),
+        steps=drawn.sampling_steps,
+        guidance=drawn.guidance,
+        shift=drawn.shift,
+        skip=drawn.skip,
+        negative_prompt=drawn.negative_prompt,
+        negative=batched(job.embeds_of(drawn.negative_prompt)),
         autocast=None if dtype is None else weights.DTYPES[dtype],
+        sampler=drawn.sampler,
     )
 
 
@@ -167,9 +173,15 @@ def name_of(picture: Picture, plan: Plan) -> str:
     return run_folders.picture_name(picture.shortname, picture.index, picture.size, how.format)
 
 
-def keep(drawn: Any, path: Path, about: Mapping[str, str]) -> None:
-    """Writes a PIL image as PNG with texts inside; through no link. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = BytesIO()
-    drawn.save(whole, "PNG", pnginfo=chunks(about))
-    drafts.write(path, whole.getbuffer())
+def texts(job: PictureJob, picture: Picture, step: int, version: str) -> dict[str, str]:
+    """What a picture says about itself, by key. step: of training. version: `base`, `last` or `ema`
+    weights."""
+    plan, how = job.plan, sampling(job)
+    base, title = plan.result.base, None
+    adapters: list[AdapterUsed] = []
+    if version != BASE:
+        title = plan.result.title
+        adapters = [AdapterUsed(name=title, strength=strength_of(job, picture))]
+    return recipe(
+        picture, how, plan, base=base, title=title, adapters=adapters, step=step, version=version
+    ).texts()

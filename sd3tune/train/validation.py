@@ -4,7 +4,7 @@ They change nothing of the run, also when they fail (train/harmless.py).
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,18 +14,20 @@ from sd3tune.data.order import Schedule
 from sd3tune.data.run_folders import BASE_PICTURES, PICTURES, of_step
 from sd3tune.encode.caches import Caches
 from sd3tune.filesystem import disk
+from sd3tune.formats.picture_files import keep
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
 from sd3tune.report.events import PictureDrawn
 from sd3tune.report.stream import Stream
-from sd3tune.sample.picture_metadata import texts
 from sd3tune.sample.pictures import (
+    BASE,
+    LAST,
     PictureJob,
+    Values,
     draw_pictures,
-    keep,
     name_of,
     pictures,
-    seeded,
+    texts,
 )
 from sd3tune.sample.pipeline import Picture
 from sd3tune.sample.previews import Previews
@@ -38,7 +40,6 @@ from sd3tune.train.results import pictured
 from sd3tune.train.state import TrainState
 
 Kind = Literal["base", "during", "end"]
-BASE = "base"  # the name of the base model's weights
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Validations:
 
     @property
     def plan(self) -> Plan:
-        """With the seed of the present step."""
-        return seeded(self.caches.prepared.plan, self.state.step)
+        """Of the run."""
+        return self.caches.prepared.plan
 
     @property
     def folder(self) -> Path:
@@ -120,7 +121,7 @@ class Validations:
         files: list[Path] = []
         with self.harmless.at(self.state.step):
             job = self._job()
-            wanted = pictures(job)
+            wanted = pictures(job, self.state.step)
             for folder, values in pictured(self.state, job.plan.pictures.weights) if wanted else []:
                 at = self.folder / folder
                 files += self._draw(job, wanted, values, at, kind)
@@ -142,7 +143,7 @@ class Validations:
         files, sheet = self.draw("end"), None
         with self.harmless.at(self.state.step):
             if files:
-                wanted = pictures(self._job())
+                wanted = pictures(self._job(), self.state.step)
                 at = files[-1].parent  # of the average, where there is one
                 sheet = run_sheets.before_after(self.plan, at, wanted, self.state.step)
             if sheet is not None:
@@ -154,10 +155,11 @@ class Validations:
         trained, at = self.state.trained, self.plan.output_dir / BASE_PICTURES
         if self.state.step and not trained.keeps_base:
             return
-        job, plan = self._job(), self.plan
-        missing = [not (at / name_of(p, plan)).is_file() for p in pictures(job)]
+        job = self._job()
+        wanted = pictures(job, self.state.step)
+        missing = [not (at / name_of(p, self.plan)).is_file() for p in wanted]
         missing = self.world.gathered((missing,))[0]  # the folder of process 0 counts
-        wanted = [p for p, is_missing in zip(pictures(job), missing, strict=True) if is_missing]
+        wanted = [p for p, is_missing in zip(wanted, missing, strict=True) if is_missing]
         if wanted:
             values = trained.off if trained.keeps_base else nullcontext
             self._draw(job, wanted, values, at, "base")
@@ -173,7 +175,7 @@ class Validations:
         self,
         job: PictureJob,
         wanted: Sequence[Picture],
-        values: Callable[[], AbstractContextManager[None]],
+        values: Values,
         at: Path,
         kind: Kind,
     ) -> list[Path]:
@@ -187,13 +189,13 @@ class Validations:
             name = name_of(picture, plan)
             path = at / (name if kind == BASE else of_step(step, name))
             with disk.explained("write pictures in", at):
-                keep(image, path, texts(picture, plan, step, weights))
+                about = texts(job, picture, step, weights or LAST)
+                keep(image, path, about, plan.pictures.quality)
             files.append(path)
             drawn.append((picture, image))
-            seed = plan.pictures.seed + picture.index
             self.stream.emit(
-                PictureDrawn(step, path, picture.shortname, picture.prompt, picture.size, seed,
-                             picture.index, weights, kind)
+                PictureDrawn(step, path, picture.shortname, picture.prompt, picture.size,
+                             picture.seed, picture.index, weights, kind)
             )  # fmt: skip
 
         draw_pictures(job, self.state.model, wanted, values, receive)

@@ -81,7 +81,7 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 30000}, "num_machines is 1"),
     ({}, {"fsdp_reshard_after_forward": False}, "fsdp_enable is false"),
     ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_prompt_library": True, "validation_step_interval": 5}, "validation_disable is true"),
-    ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7], "validation_randomize": True, "validation_lycoris_strength": 0.5, "validation_image_format": "webp", "validation_epoch_interval": 2, "validate_after_step": 3, "validate_after_epoch": 1, "validation_on_startup": True, "disable_benchmark": True, "validation_disable_unconditional": True}, "there is no prompt to draw"),
+    ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_noise_scheduler": "unipc", "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7], "validation_randomize": True, "validation_lycoris_strength": 0.5, "validation_image_format": "webp", "validation_epoch_interval": 2, "validate_after_step": 3, "validate_after_epoch": 1, "validation_on_startup": True, "disable_benchmark": True, "validation_disable_unconditional": True}, "there is no prompt to draw"),
     (PROMPT, {"validation_image_quality": 80}, "PNG loses nothing"),
     (PROMPT | {"fsdp_enable": True}, {"validation_multigpu": "single-gpu"}, "fsdp_enable splits the weights"),
     (PROMPT | {"model_type": "full"}, {"validation_lycoris_strength": 0.5}, "model_type=full has no adapter"),
@@ -161,7 +161,6 @@ def test_rows_that_switch_off_are_all_tested() -> None:
 DOUBTFUL: list[tuple[dict[str, Any], str, str]] = [
     ({"loss_type": "huber"}, "huber_schedule=snr forgives", "huber_schedule=exponential"),
     (PROMPT | {"flow_custom_timesteps": 500, "flow_schedule_shift": 2}, "flow_schedule_shift changes validation pictures only", "leave out one"),
-    (PROMPT | {"validation_guidance": 1, "validation_guidance_skip_layers": [7]}, "validation_guidance=1 switches skip-layer guidance off", "above 1"),
     (PROMPT | {"validation_preview": True, "validation_preview_steps": 31}, "validation_preview_steps=31 is above validation_num_inference_steps=30", "lower validation_preview_steps"),
     ({"optimizer": "soap", "model_type": "full"}, "soap preconditions sides", "raise max_precondition_dim"),
     ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "lr_scheduler=cosine with a schedule-free", "use constant_with_warmup"),

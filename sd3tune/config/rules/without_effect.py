@@ -322,8 +322,9 @@ PICTURES = (
     ),
     Idle(
         "validation_negative_prompt validation_resolution validation_guidance "
-        "validation_num_inference_steps validation_seed validation_randomize "
-        "num_validation_images validation_lycoris_strength validation_image_format "
+        "validation_num_inference_steps validation_noise_scheduler validation_seed "
+        "validation_randomize num_validation_images validation_lycoris_strength "
+        "validation_image_format "
         "validation_step_interval validation_epoch_interval validate_after_step "
         "validate_after_epoch validation_on_startup disable_benchmark "
         "validation_disable_unconditional validation_guidance_skip_layers",

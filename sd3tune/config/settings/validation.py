@@ -1,10 +1,16 @@
 """Validation pictures."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sd3tune.config.fields import Count, Flag, Layers, Number, Settings, Sizes, Whole
+from sd3tune.config.names import supported
+
+Sampler = Annotated[
+    Literal["euler", "heun", "unipc", "dpm++"],
+    BeforeValidator(supported("validation_noise_scheduler")),
+]
 
 
 class ValidationSettings(Settings):
@@ -25,7 +31,10 @@ class ValidationSettings(Settings):
     validation_guidance: Number = Field(3.0, ge=0)
     """Strength of classifier-free guidance. SD3 needs a small value."""
     validation_num_inference_steps: Count = 30
-    """Euler steps per picture."""
+    """Sampling steps per picture."""
+    validation_noise_scheduler: Sampler = "euler"
+    """Sampler of the pictures. `euler` is the schedule that trains; all draw the same picture with
+    enough steps."""
     validation_seed: Whole | None = Field(None, ge=0)
     """Seed of the pictures' noise. Picture i of a prompt and size has this seed + i. Left out: the
     run's seed."""
