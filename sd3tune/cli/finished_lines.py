@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 def finished(plan: "Plan") -> "Path | None":
     """The result of the run of this plan, where nothing is left to do."""
     from sd3tune.config.files.prompts import load_prompts
-    from sd3tune.data.run_folders import PICTURES, picture_name
+    from sd3tune.data.run_folders import PICTURES, of_step, picture_name
     from sd3tune.formats import finished_run
 
     steps, drawn = _end(plan), plan.pictures
     folder = plan.output_dir / PICTURES / ("ema" if drawn.weights == "ema_only" else "")
     files = [
-        folder / picture_name(prompt.shortname, index, size, steps)
+        folder / of_step(steps, picture_name(prompt.shortname, index, size, drawn.format))
         for prompt in load_prompts(plan.config)
         for size in drawn.sizes
         for index in range(drawn.per_prompt)

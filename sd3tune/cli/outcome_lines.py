@@ -25,5 +25,7 @@ def outcome_lines(outcome: "Outcome") -> "list[Line]":
     if outcome.ending.best is not None:
         shown.append(f"best             {outcome.ending.best}")
     shown += [f"picture          {path}" for path in outcome.pictures]
+    if outcome.sheet:
+        shown.append(f"before, after    {outcome.sheet}")
     shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
     return [*shown, f"output           {outcome.output}"]

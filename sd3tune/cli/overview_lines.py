@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sd3tune.cli.words import Line
-    from sd3tune.plan.keeping import PicturePlan
     from sd3tune.plan.overview import DatasetSize, Overview
+    from sd3tune.plan.picture_plan import PicturePlan
     from sd3tune.plan.plan import Plan
 
 NAMES, AMOUNTS = 24, 10  # characters of the two columns
@@ -47,8 +47,14 @@ def pictures(seen: "Overview", how: "PicturePlan") -> "list[Line]":
     prompts = _counted(count.prompts, "prompt")
     shown: list[Line] = ["pictures", _row("at the end", str(count.at_once), f"{prompts}, {sizes}")]
     if count.during:
-        when = f"{count.during} times, every {count.every_steps} steps"
+        every = f", every {count.every_steps} steps" if count.every_steps else ""
+        when = f"{_counted(count.during, 'time')}{every}"
         shown.append(_row("during training", str(count.during * count.at_once), when))
+    if count.base_model:
+        note = "once, before the first step"
+        shown.append(
+            _row("of the base model", str(count.prompts * len(how.sizes) * how.per_prompt), note)
+        )
     return shown
 
 

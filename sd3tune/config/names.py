@@ -41,6 +41,7 @@ INVERTED = {
 SPELLINGS = {
     "lr_scheduler": {"cosine_with_warmup": "cosine"},
     "caption_strategy": {"instance_prompt": "instanceprompt"},
+    "validation_image_format": {"jpg": "jpeg"},
 }
 
 STORED_LENGTH = "cache entries are stored to their true length instead"
@@ -55,13 +56,13 @@ UNSUPPORTED = (
         checkpointing_use_tempdir configs_dir custom_tracker dataloader_prefetch
         dataloader_prefetch_qlen debug_aspect_buckets debug_dataset_loader
         delete_invalid_checkpoints delete_model_after_load delete_problematic_images
-        delete_unwanted_images disable_assistant_lora disable_benchmark disable_bucket_pruning
+        delete_unwanted_images disable_assistant_lora disable_bucket_pruning
         disable_tf32 disk_low_action disk_low_script disk_low_threshold dynamo_dynamic
         dynamo_fullgraph dynamo_mode dynamo_use_regional_compilation ema_cpu_only
         ema_foreach_disable enable_multiprocessing
         find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer hub_model_id
         i_know_what_i_am_doing ignore_final_epochs ignore_missing_files init_lokr_norm init_lora_ema
-        init_lora_step keep_vae_loaded layer_freeze_strategy local_rank logging_dir max_workers
+        init_lora_step layer_freeze_strategy local_rank logging_dir max_workers
         merge_environment_config model_card_note model_card_private model_card_safe_for_work
         modelspec_comment offload_during_save offload_during_startup
         optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients
@@ -73,15 +74,6 @@ UNSUPPORTED = (
         text_embed_full_cache torch_num_threads tracker_image_layout tracker_project_name
         tracker_run_name trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
         vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing vae_enable_tiling
-        validate_after_epoch validate_after_step validation_adapter_config validation_adapter_mode
-        validation_adapter_name validation_adapter_path validation_adapter_strength
-        validation_benchmark validation_disable_unconditional validation_epoch_interval
-        validation_external_background validation_external_script validation_image_format
-        validation_image_quality validation_input validation_lycoris_strength validation_method
-        validation_multigpu validation_noise_scheduler validation_on_startup validation_preview
-        validation_preview_steps validation_prompt_library validation_randomize
-        validation_seed_source validation_stitch_input_location validation_torch_compile
-        validation_using_datasets webhook_config webhook_reporting_interval
         """,
     ),
     Unsupported(
@@ -165,6 +157,47 @@ UNSUPPORTED = (
         "leave it out; learning_rate is the transformer's",
         "text_encoder_lr train_text_encoder",
     ),
+    Unsupported(
+        "is not supported: pictures show what the run trains",
+        "leave it out, and draw with `sd3tune sample`, which takes several adapters with strengths",
+        """
+        validation_adapter_config validation_adapter_mode validation_adapter_name
+        validation_adapter_path validation_adapter_strength
+        """,
+    ),
+    Unsupported(
+        "is not supported: pictures are drawn from prompts and noise, not from images of datasets",
+        "leave it out, and set validation_prompt or user_prompt_library",
+        """
+        eval_dataset_id validation_input validation_stitch_input_location validation_using_datasets
+        """,
+    ),
+    Unsupported(
+        "is not supported: no file of settings may start programs",
+        "leave it out, and call `sd3tune sample` from your own script",
+        "validation_external_background validation_external_script validation_method",
+    ),
+    Unsupported(
+        "is not supported: noise comes from the CPU's generator, so that every device draws the "
+        "same picture",
+        "leave it out",
+        "validation_seed_source",
+    ),
+    Unsupported(
+        "is not supported: training and pictures use the same blocks",
+        "set dynamo_backend, which compiles them for both",
+        "validation_torch_compile",
+    ),
+    Unsupported(
+        "is not needed: the base model is drawn once, before the first step",
+        "leave it out, or set disable_benchmark=true",
+        "validation_benchmark",
+    ),
+    Unsupported(
+        "is not needed: the VAE is read again for each validation, and its memory is free between",
+        "leave it out",
+        "keep_vae_loaded",
+    ),
     Unsupported("is used with DeepSpeed only", "leave it out", "deepspeed_config"),
     *(
         Unsupported("is used with DeepSpeed only", f"write {ours}{{value}}", name)
@@ -236,6 +269,12 @@ VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "diffusers' loaders quantise on GPUs only, and layer by layer needs no more memory",
             "accelerator",
         )
+    },
+    "validation_noise_scheduler": {
+        **dict.fromkeys(
+            ("ddim", "ddpm", "perflow"), ("it is for models that predict noise", "euler")
+        ),
+        "euler-a": ("diffusers has none for flow matching", "euler"),
     },
     "lora_init_type": {
         "loftq": ("base_model_precision decides how weights are quantised", "default")

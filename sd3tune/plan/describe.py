@@ -134,6 +134,8 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "num_processes": plan.parallel.count,
         "learning_rate": plan.optimizer.peak_rate,
         "max_train_steps": plan.data.steps,
+        "validation_preview": plan.previews.drawn,
+        "webhook_config": plan.webhooks.receivers,
     }
 
 

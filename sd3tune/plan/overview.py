@@ -54,8 +54,9 @@ class PictureCount:
 
     at_once: int  # each time
     prompts: int
-    during: int  # times before the end
-    every_steps: int  # 0: at the end alone
+    during: int  # times after the first step and before the end
+    every_steps: int  # 0: no interval of steps
+    base_model: bool  # drawn once, before the first step
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def overview(
         steps_per_epoch=schedule.steps_of(1),
         epochs=epochs(plan, schedule),
         repeated=repeated_in_a_step(schedule),
-        pictures=picture_count(plan, len(prompts)),
+        pictures=picture_count(plan, len(prompts), epochs(plan, schedule)),
         evaluation=evaluation_count(plan, datasets, discoveries, schedule),
         disk=disk_need(plan, samples, prompts),
         download_bytes=2 * sum(part_sizes(plan.model)[p] for p in surroundings.missing_parts),
@@ -190,14 +191,19 @@ def repeated_in_a_step(schedule: Schedule) -> int | None:
     return sum(s.occurrence > 0 for _, _, batch in drawn for s in batch)
 
 
-def picture_count(plan: Plan, prompts: int) -> PictureCount:
+def picture_count(plan: Plan, prompts: int, epochs: float) -> PictureCount:
     """Each prompt is drawn in each size; with ema_validation=comparison from two versions of the
     weights."""
-    how, every = plan.pictures, plan.pictures.every_steps
+    how, when = plan.pictures, plan.pictures.times
+    every = when.every_steps.value
     versions = 2 if plan.optimizer.average is not None and how.weights == "comparison" else 1
-    at_once = prompts * len(how.sizes) * how.per_prompt * versions
-    during = (plan.steps - 1) // every if every and at_once else 0
-    return PictureCount(at_once, prompts, during, every)
+    one = prompts * len(how.sizes) * how.per_prompt
+    during = 0
+    if one and every:
+        during += max(0, (plan.steps - 1) // every - max(0, when.after_step - 1) // every)
+    if one and when.every_epochs:
+        during += int(epochs) // when.every_epochs - when.after_epoch // when.every_epochs
+    return PictureCount(one * versions, prompts, during, every, bool(one) and when.base_model)
 
 
 def disk_need(plan: Plan, samples: Sequence[Sample], prompts: Sequence[str]) -> DiskNeed:

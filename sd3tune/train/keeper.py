@@ -16,7 +16,9 @@ from sd3tune.formats.manifest import Kind
 from sd3tune.plan.describe import describe
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
+from sd3tune.report.events import CheckpointSaved
 from sd3tune.report.progress import say
+from sd3tune.report.stream import Stream
 from sd3tune.train import checkpoint
 from sd3tune.train.lock import Claim
 from sd3tune.train.loop import Chore, every
@@ -36,6 +38,7 @@ class Keeper:
     world: World
     last: int = 0  # step of the newest ordinary one
     verified: Verified = field(default_factory=Verified)
+    stream: Stream = field(default_factory=Stream)
 
     def save(self, kind: Kind = "regular") -> Path | None:
         """Writes the checkpoint of this step, and removes those beyond the limit. None when this
@@ -61,6 +64,7 @@ class Keeper:
                 newest=folder,
                 verified=self.verified,
             )
+        self.stream.emit(CheckpointSaved(self.state.step, folder, kind))
         self.last = self.state.step if kind == "regular" else self.last
         return folder
 

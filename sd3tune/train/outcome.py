@@ -24,5 +24,6 @@ class Outcome:
     pictures: tuple[Path, ...]
     output: Path
     signal: int | None = None  # stopped by it, after saving
+    sheet: Path | None = None  # pictures of the base model beside those of the result
     noise: int = 0  # digest of all noise drawn: equal for any number of processes, after any resume
     ending: Ending = field(default_factory=Ending)

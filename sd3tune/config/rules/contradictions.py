@@ -299,6 +299,21 @@ OTHERS = (
         "lower the start, or raise the stop",
     ),
     error(
+        "validation_noise_scheduler flow_schedule_auto_shift",
+        lambda c: c.validation_noise_scheduler == "heun" and c.flow_schedule_auto_shift,
+        "validation_noise_scheduler=heun and flow_schedule_auto_shift=true are both set: the Heun "
+        "sampler of diffusers has one shift for all sizes",
+        "use another sampler, or set flow_schedule_shift",
+    ),
+    error(
+        "validation_lycoris_strength lora_init_type",
+        lambda c: c.validation_lycoris_strength != 1 and c.lora_init_type in ("pissa", "olora"),
+        "validation_lycoris_strength={c.validation_lycoris_strength:g} goes with "
+        "lora_init_type=default: the adapter of {c.lora_init_type} holds a part of the base model "
+        "while it trains",
+        "leave one of them out, or draw the result with `sd3tune sample`",
+    ),
+    error(
         "resolution_type maximum_image_size",
         lambda c: c.resolution_type == "area" and (c.maximum_image_size or 0) > 5,
         "maximum_image_size={c.maximum_image_size:g} would be megapixels with resolution_type=area",

@@ -20,10 +20,12 @@ from sd3tune.config.settings.hardware import HardwareSettings
 from sd3tune.config.settings.length import LengthSettings
 from sd3tune.config.settings.model import ModelSettings
 from sd3tune.config.settings.optimisation import OptimisationSettings
+from sd3tune.config.settings.previews import PreviewSettings
 from sd3tune.config.settings.processes import ProcessSettings
 from sd3tune.config.settings.rollout import RolloutSettings
 from sd3tune.config.settings.text import TextSettings
 from sd3tune.config.settings.validation import ValidationSettings
+from sd3tune.config.settings.webhooks import WebhookSettings
 from sd3tune.decision import AUTO, DEFAULT, Provenance
 
 
@@ -43,6 +45,8 @@ class AllSettings(
     CheckpointSettings,
     ProcessSettings,
     ValidationSettings,
+    PreviewSettings,
+    WebhookSettings,
     EvaluationSettings,
 ):
     """The table alone: each setting is right by itself, whether they go together is not asked."""
