@@ -77,14 +77,14 @@ UNSUPPORTED = (
         """,
     ),
     Unsupported(
-        "is not supported: it runs a Python file of yours inside the run",
-        "leave it out; a program can read events.jsonl in output_dir",
-        "custom_tracker",
-    ),
-    Unsupported(
         "is not a setting of its own",
         "write evaluation_type=clip",
         "clip_score",
+    ),
+    Unsupported(
+        "is not supported: it runs a Python file of yours inside the run",
+        "leave it out; a program can read events.jsonl in output_dir",
+        "custom_tracker",
     ),
     Unsupported(
         "has no effect on flow matching",

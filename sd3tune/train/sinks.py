@@ -23,9 +23,9 @@ from sd3tune.webhooks.webhook_sink import WebhookSink
 def sinks_of(prepared: Prepared) -> list[Sink]:
     """What the plan has for trackers, webhooks and files of events, ready to receive."""
     plan = prepared.plan
-    lines = event_lines.EventLines(plan.output_dir / event_lines.FILE)
+    file = event_lines.EventLines(plan.output_dir / event_lines.FILE)
     webhooks = [WebhookSink.of(plan.webhooks)] if plan.webhooks.webhooks else []
-    return [lines, *webhooks, *tracker_sinks(prepared)]
+    return [file, *webhooks, *tracker_sinks(prepared)]
 
 
 @contextmanager

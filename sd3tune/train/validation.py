@@ -75,7 +75,8 @@ class Validations:
         self.harmless = Harmless("validation", self.world)
         self.begun = self.state.step
         plan, step = self.caches.prepared.plan, lambda: self.state.step
-        self.previews = Previews(plan, self.world.device, step, self.stream.emit)
+        main = self.world.main
+        self.previews = Previews(plan, self.world.device, main, step, self.stream.emit)
 
     @property
     def plan(self) -> Plan:

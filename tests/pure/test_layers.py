@@ -62,7 +62,7 @@ TORCH_FREE = [
     "processes/environment.py",
 ]
 SD3 = "variants models single module_names configs hub hub_refusals model_folder tensor_names "
-SD3 += "comfyui_rules tokenizer_files weight_files"
+SD3 += "comfyui_rules tokenizer_files weight_files clip_files"
 TORCH_FREE += [f"sd3/{name}.py" for name in SD3.split()]
 FORMATS = "key_names scale adapter_description readers file_metadata identify manifest "
 FORMATS += "earlier_weights finished_run initial_adapter"

@@ -462,7 +462,6 @@ EVALUATION = (
 )
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
-    *WATCHED, *EVALUATION,
-    *TRACKERS,
+    *WATCHED, *EVALUATION, *TRACKERS,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())
