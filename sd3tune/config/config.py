@@ -51,8 +51,13 @@ PATHS = (
 
 # No setting here is a credential. What names models is sent to the hub, unless it is a folder.
 ENVIRONMENT = Allowed(
-    either=MODELS, others=True, sent=("revision", "variant", "pretrained_transformer_subfolder")
-)
+    either=MODELS,
+    others=True,
+    sent=(
+        "revision", "variant", "pretrained_transformer_subfolder",
+        "hub_model_id", "model_card_note", "modelspec_comment",
+    ),
+)  # fmt: skip
 # Settings that hold text: whatever is written for them is text, and "" leaves them out.
 TEXTS = frozenset(
     name

@@ -60,19 +60,17 @@ UNSUPPORTED = (
         dynamo_fullgraph dynamo_mode dynamo_use_regional_compilation ema_cpu_only
         ema_foreach_disable enable_multiprocessing eval_dataset_id eval_dataset_pooling
         eval_epoch_interval eval_loss_disable eval_steps_interval eval_timesteps evaluation_type
-        find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer hub_model_id
+        find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer
         i_know_what_i_am_doing ignore_final_epochs ignore_missing_files init_lokr_norm init_lora_ema
         init_lora_step keep_vae_loaded layer_freeze_strategy local_rank logging_dir max_workers
-        merge_environment_config model_card_note model_card_private model_card_safe_for_work
-        modelspec_comment num_eval_images offload_during_save offload_during_startup
+        merge_environment_config num_eval_images offload_during_save offload_during_startup
         optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients
-        override_dataset_config peft_lora_mode post_checkpoint_script post_upload_script
-        pretrained_evaluation_model_name_or_path pretrained_t5_model_name_or_path print_filenames
-        print_sampler_statistics publishing_config push_checkpoints_to_hub push_to_hub
-        push_to_hub_background report_to same_network seed_for_each_device set_grads_to_none
-        singlora_ramp_up_steps strict_epoch_limit text_cache_disable text_cache_ondemand
-        text_embed_full_cache torch_num_threads tracker_image_layout tracker_project_name
-        tracker_run_name trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
+        override_dataset_config peft_lora_mode pretrained_evaluation_model_name_or_path
+        pretrained_t5_model_name_or_path print_filenames print_sampler_statistics report_to
+        same_network seed_for_each_device set_grads_to_none singlora_ramp_up_steps
+        strict_epoch_limit text_cache_disable text_cache_ondemand text_embed_full_cache
+        torch_num_threads tracker_image_layout tracker_project_name tracker_run_name
+        trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
         vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing vae_enable_tiling
         validate_after_epoch validate_after_step validation_adapter_config validation_adapter_mode
         validation_adapter_name validation_adapter_path validation_adapter_strength
@@ -84,6 +82,18 @@ UNSUPPORTED = (
         validation_seed_source validation_stitch_input_location validation_torch_compile
         validation_using_datasets webhook_config webhook_reporting_interval
         """,
+    ),
+    Unsupported(
+        "is not supported: a configuration that somebody shared would start programs on this "
+        "machine",
+        "leave it out; `sd3tune train && PROGRAM` runs a program after a run, and webhook_config "
+        "reports each checkpoint",
+        "post_checkpoint_script post_upload_script",
+    ),
+    Unsupported(
+        "is not supported: results are published on hubs of Hugging Face",
+        "set push_to_hub and hub_model_id; HF_ENDPOINT names another hub",
+        "publishing_config",
     ),
     Unsupported(
         "has no effect on flow matching",

@@ -133,6 +133,7 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "num_processes": plan.parallel.count,
         "learning_rate": plan.optimizer.peak_rate,
         "max_train_steps": plan.data.steps,
+        "push_to_hub": plan.publishing.push,
     }
 
 

@@ -18,6 +18,7 @@ from sd3tune.plan.keeping import CheckpointPlan, PicturePlan
 from sd3tune.plan.length import DataPlan, ParallelPlan
 from sd3tune.plan.objective import LossPlan
 from sd3tune.plan.optimisation import OptimizerPlan
+from sd3tune.plan.publishing import PublishingPlan
 from sd3tune.plan.result import ResultPlan
 from sd3tune.plan.trainable import TrainedPlan
 from sd3tune.processes.environment import Processes
@@ -55,6 +56,7 @@ class Plan:
     checkpoints: CheckpointPlan
     pictures: PicturePlan
     result: ResultPlan
+    publishing: PublishingPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan
     warnings: tuple[str, ...]

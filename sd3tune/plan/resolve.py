@@ -23,6 +23,7 @@ from sd3tune.plan.memory import estimate
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.plan import ModelFiles, Plan
+from sd3tune.plan.publishing import publishing_plan
 from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
@@ -62,6 +63,7 @@ def resolve(inputs: RunInputs) -> Plan:
         checkpoints=checkpoint_plan(config),
         pictures=picture_plan(config, data),
         result=result_plan(inputs),
+        publishing=publishing_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
         warnings=warnings(inputs, optimizer),

@@ -26,6 +26,7 @@ from sd3tune.report.stream import Stream
 from sd3tune.sample.pictures import PictureJob, draw_pictures
 from sd3tune.train import determinism
 from sd3tune.train.begin import begin
+from sd3tune.train.conclusion import concluded
 from sd3tune.train.evaluation import evaluate, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
@@ -155,7 +156,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
             files.append(write(state, plan, plan.output_dir / version.folder, run.world))
         say(f"{version.name:<8} {files[-1]}")
     run.stream.emit(RunEnded(state.step, "finished", results=tuple(files)))
-    return Outcome(
+    outcome = Outcome(
         step=state.step,
         steps=plan.steps,
         loss_before=state.loss_before,
@@ -165,6 +166,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
         output=plan.output_dir,
         noise=state.noise,
     )
+    return concluded(plan, run.stream, outcome)
 
 
 def stopped(run: Run, signal: int) -> Outcome:

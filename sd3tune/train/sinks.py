@@ -8,12 +8,13 @@ from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
 from sd3tune.report.events import RunEnded
 from sd3tune.report.stream import Sink, Stream, streaming
+from sd3tune.train.conclusion import checkpoint_uploads
 from sd3tune.train.state import TrainState
 
 
 def sinks_of(plan: Plan) -> list[Sink]:
     """What the plan has for trackers, webhooks and files of events, ready to receive."""
-    return []
+    return [*checkpoint_uploads(plan)]
 
 
 @contextmanager

@@ -83,6 +83,8 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7]}, "there is no prompt to draw"),
     ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
     (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
+    ({}, {"push_checkpoints_to_hub": True, "model_card_private": False}, "push_to_hub is false"),
+    ({"push_to_hub": True, "hub_model_id": "x"}, {"push_to_hub_background": False}, "no checkpoint is uploaded"),
     (PROMPT | {"validation_guidance": 1}, {"validation_negative_prompt": "x"}, "validation_guidance=1 does not look at it"),
 ]  # fmt: skip
 
@@ -124,7 +126,8 @@ ALWAYS = """
     loss_spike_action t5_padding tokenizer_max_length sd3_clip_uncond_behaviour
     sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
-    max_grad_norm variant pretrained_model_name_or_path
+    max_grad_norm variant model_card_safe_for_work model_card_note
+    modelspec_comment pretrained_model_name_or_path
     pretrained_transformer_model_name_or_path
 """.split()
 

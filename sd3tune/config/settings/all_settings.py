@@ -20,6 +20,7 @@ from sd3tune.config.settings.length import LengthSettings
 from sd3tune.config.settings.model import ModelSettings
 from sd3tune.config.settings.optimisation import OptimisationSettings
 from sd3tune.config.settings.processes import ProcessSettings
+from sd3tune.config.settings.publishing import PublishingSettings
 from sd3tune.config.settings.rollout import RolloutSettings
 from sd3tune.config.settings.text import TextSettings
 from sd3tune.config.settings.validation import ValidationSettings
@@ -42,6 +43,7 @@ class AllSettings(
     CheckpointSettings,
     ProcessSettings,
     ValidationSettings,
+    PublishingSettings,
 ):
     """The table alone: each setting is right by itself, whether they go together is not asked."""
 
