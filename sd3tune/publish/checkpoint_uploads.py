@@ -1,96 +1,73 @@
-"""push_checkpoints_to_hub: a sink that uploads the adapter of each checkpoint, on a thread of its
-own. A hub that is slow or gone costs training nothing: what waits is bounded, and the newest
-checkpoints are kept.
+"""push_checkpoints_to_hub: a sink that uploads the adapter of each checkpoint.
+
+In the background it stands behind a queue with a thread of its own (report/queued_sink.py): a hub
+that is slow or gone costs training nothing, and what waits is bounded.
 """
 
-import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sd3tune.errors import PublishError
+from sd3tune.errors import PublishError, Sd3tuneError
 from sd3tune.publish.login import Destination
 from sd3tune.publish.receipt import Receipt
 from sd3tune.publish.run_folder import files_of_checkpoint
 from sd3tune.publish.uploading import PATIENT, Patience, upload
 from sd3tune.report.events import CheckpointSaved, Event
 from sd3tune.report.progress import say, waiting, warn
+from sd3tune.report.queued_sink import CLOSE_SECONDS, QueuedSink
+from sd3tune.report.stream import Sink
 
-MOST_WAITING = 8  # checkpoints; of more, the oldest are left out
-CLOSE_SECONDS = 5.0  # for the upload that is under way when the run ends
+NAME = "push_checkpoints_to_hub"
+MOST_WAITING = 8  # checkpoints; what does not fit is uploaded when the run has ended
 
 
 class CheckpointUploads:
-    """Takes CheckpointSaved. background False: training waits for each upload."""
+    """Takes CheckpointSaved, and returns when the upload has ended, however it did. destination:
+    where they go, asked for once; earlier: checkpoints of an earlier part of the run."""
 
-    name = "push_checkpoints_to_hub"
+    name = NAME
 
     def __init__(
         self,
-        destination: Destination,
-        receipt: Receipt,
-        *,
-        background: bool,
+        destination: Callable[[], Destination],
+        output: Path,
         earlier: Sequence[Path] = (),
         patience: Patience = PATIENT,
-        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
-        """earlier: checkpoints of an earlier part of the run, which it may not have uploaded."""
-        self._destination, self._receipt, self._patience = destination, receipt, patience
-        self._background, self._close_seconds = background, close_seconds
-        self._waiting: deque[Path] = deque(earlier, MOST_WAITING)
-        self._changed = threading.Condition()
-        self._ended, self._busy = False, False
-        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
-        self._thread.start()
+        self._output, self._patience = output, patience
+        self._destination: Destination | None = None
+        try:
+            self._destination = destination()
+        except Sd3tuneError as e:
+            warn(f"checkpoints are uploaded when the run has ended: {e}")
+        for folder in earlier:
+            self._upload(folder)
 
     def receive(self, event: Event) -> None:
-        """Returns at once in the background; else when the upload has ended, however it did."""
-        if not isinstance(event, CheckpointSaved):
-            return
-        with self._changed:
-            if len(self._waiting) == MOST_WAITING:
-                warn(f"{self._waiting[0].name} is not uploaded: {MOST_WAITING} others wait for it")
-            self._waiting.append(event.path)
-            self._changed.notify_all()
-        if not self._background:
-            with waiting(f"uploading {event.path.name}"), self._changed:
-                self._changed.wait_for(lambda: not self._waiting and not self._busy)
+        """Uploads a checkpoint; other events are nothing to it."""
+        if isinstance(event, CheckpointSaved):
+            with waiting(f"uploading {event.path.name}"):
+                self._upload(event.path)
 
     def close(self) -> None:
-        """Ends the thread; an upload under way gets some seconds. Names what is not uploaded."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: not self._waiting and not self._busy, self._close_seconds
-            )
-            self._ended = True
-            left = [folder.name for folder in self._waiting]
-            self._changed.notify_all()
-        if left or self._busy:
-            warn(f"not every checkpoint is uploaded ({', '.join(left) or 'one is under way'}); "
-                 "the same command uploads them")  # fmt: skip
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ended)
-                if self._ended:
-                    return
-                folder, self._busy = self._waiting.popleft(), True
-            try:
-                self._upload(folder)
-            finally:
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
+        """Nothing is left: each upload has ended."""
 
     def _upload(self, folder: Path) -> None:
-        files = files_of_checkpoint(folder)
-        if not files:
+        if self._destination is None:
+            return
+        if not (files := files_of_checkpoint(folder)):
             warn(f"{folder.name} is not uploaded: it is gone (checkpoints_total_limit)")
             return
+        receipt = Receipt(self._output, self._destination.address)
         try:
-            if upload(files, self._destination, self._receipt, folder.name, self._patience):
+            if upload(files, self._destination, receipt, folder.name, self._patience):
                 say(f"uploaded {folder.name} to {self._destination.address}")
         except PublishError as e:
-            warn(f"{folder.name} is not uploaded: {e}; training goes on")
+            warn(f"not uploaded: {e}; training goes on")
+
+
+def in_background(build: Callable[[], Sink], close_seconds: float = CLOSE_SECONDS) -> QueuedSink:
+    """The sink that `build` makes, behind a queue. What it has not uploaded when the run ends is
+    uploaded with the result."""
+    kinds: tuple[type[Event], ...] = (CheckpointSaved,)
+    return QueuedSink(NAME, build, kinds, size=MOST_WAITING, close_seconds=close_seconds)

@@ -1,6 +1,5 @@
 """The validation pictures of a run as its model card shows them, with what they were drawn from."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,15 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from PIL import Image
-
-from sd3tune.data.run_folders import PICTURES
+from sd3tune.data.run_folders import BASE_PICTURES, PICTURES
+from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
+from sd3tune.formats import picture_files
+from sd3tune.formats.picture_recipe import OURS
 
 MOST = 24  # pictures of a card; more are in the folder
-METADATA = "sd3tune"  # the text of a picture that holds them as JSON
-BASE_PICTURES = "benchmarks/base_model"  # in output_dir: of the model before any training
-SHEET = "before_after.png"  # of the base model beside the result, in the folder of pictures
 LINK = re.compile(rf"\]\(((?:{PICTURES}|{BASE_PICTURES})/[^()\s]+)\)")  # of a picture in a card
 
 
@@ -39,7 +36,7 @@ def gallery(output: Path, pictures: Sequence[Path], step: int) -> list[GalleryPi
     training."""
     shown = [path for path in pictures if path.is_relative_to(output) and opening.is_regular(path)]
     return [
-        GalleryPicture(_link(output, path), _before(output, path, step), metadata(path))
+        GalleryPicture(link(output, path), _before(output, path, step), metadata(path))
         for path in shown[:MOST]
     ]
 
@@ -47,9 +44,8 @@ def gallery(output: Path, pictures: Sequence[Path], step: int) -> list[GalleryPi
 def metadata(path: Path) -> dict[str, Any]:
     """The JSON inside a picture; empty where there is none or it cannot be read."""
     try:
-        with Image.open(path) as image:
-            facts = json.loads(image.info.get(METADATA, "{}"))
-    except (OSError, ValueError, TypeError):
+        facts = opening.parsed(picture_files.texts_in(path).get(OURS, "{}"))
+    except (DataError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
@@ -69,17 +65,12 @@ def linked(card: str, output: Path) -> Iterator[Path]:
             yield path
 
 
-def _link(output: Path, path: Path) -> str:
+def link(output: Path, path: Path) -> str:
+    """A file below output_dir, as a card links to it."""
     return quote(path.relative_to(output).as_posix())
-
-
-def sheet(output: Path) -> str | None:
-    """The sheet of before and after as a link, where the run has one."""
-    path = output / PICTURES / SHEET
-    return _link(output, path) if opening.is_regular(path) else None
 
 
 def _before(output: Path, path: Path, step: int) -> str | None:
     """The picture of the base model with the same prompt, size and seed."""
     before = output / BASE_PICTURES / path.name.removeprefix(f"step_{step}_")
-    return _link(output, before) if opening.is_regular(before) else None
+    return link(output, before) if opening.is_regular(before) else None

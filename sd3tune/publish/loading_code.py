@@ -4,16 +4,24 @@ It runs as it stands in the folder of the card. On the hub the line `weights = â
 repository instead (`for_repository`).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sd3tune.plan.plan import Plan
 from sd3tune.publish.markdown import python_literal
+from sd3tune.sd3.variants import tokens
 from sd3tune.tables.architectures import ARCHITECTURES
 
 HERE = {
     False: 'weights = "."  # the folder of this card',
     True: 'weights = "pipeline"  # beside this card',
+}
+SCHEDULERS = {  # diffusers' classes by validation_noise_scheduler
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "heun": "FlowMatchHeunDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
 }
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 DEVICE = 'device = torch.accelerator.current_accelerator() or torch.device("cpu")'
@@ -44,10 +52,10 @@ def for_repository(card: str, repository: str) -> str:
 def _imports(plan: Plan) -> Iterator[str]:
     other = plan.publishing.base.transformer is not None or _is_file(plan.publishing.base.name)
     yield "import torch"
-    classes = ["FlowMatchEulerDiscreteScheduler", "StableDiffusion3Pipeline"]
+    classes = [SCHEDULERS[plan.pictures.sampler], "StableDiffusion3Pipeline"]
     if other and plan.trained.kind.value != "full":
-        classes.insert(1, "SD3Transformer2DModel")
-    yield f"from diffusers import {', '.join(classes)}"
+        classes.append("SD3Transformer2DModel")
+    yield f"from diffusers import {', '.join(sorted(classes))}"
     if plan.trained.lycoris is not None:
         yield "from huggingface_hub import hf_hub_download"
         yield "from lycoris import create_lycoris_from_weights"
@@ -73,9 +81,12 @@ def _pipeline(plan: Plan) -> Iterator[str]:
             yield from _transformer(other, base.subfolder, dtype)
             more = "transformer=transformer, "
         yield f"pipe = StableDiffusion3Pipeline.from_pretrained(base, {more}torch_dtype={dtype})"
-    shift = plan.pictures.shift
-    how = "use_dynamic_shifting=True" if shift is None else f"shift={shift!r}"
-    yield f"pipe.scheduler = FlowMatchEulerDiscreteScheduler({how})"
+    sampler, shift = plan.pictures.sampler, plan.pictures.shift
+    of_flow = sampler in ("euler", "heun")  # the other samplers are made for diffusion first
+    own = "" if of_flow else 'prediction_type="flow_prediction", use_flow_sigmas=True, '
+    name = "shift" if of_flow else "flow_shift"
+    how = "use_dynamic_shifting=True" if shift is None else f"{name}={shift!r}"
+    yield f"pipe.scheduler = {SCHEDULERS[sampler]}({own}{how})"
 
 
 def _transformer(source: str, subfolder: str, dtype: str) -> Iterator[str]:
@@ -88,31 +99,41 @@ def _transformer(source: str, subfolder: str, dtype: str) -> Iterator[str]:
 
 
 def _adapter(plan: Plan) -> Iterator[str]:
-    file = python_literal(plan.result.file)
+    file, strength = python_literal(plan.result.file), plan.pictures.strength
     if plan.trained.lora is not None:
-        yield f"pipe.load_lora_weights(weights, weight_name={file})"
+        named = "" if strength == 1 else ', adapter_name="trained"'
+        yield f"pipe.load_lora_weights(weights, weight_name={file}{named})"
+        if named:
+            yield f'pipe.set_adapters("trained", {strength:g})'
     if plan.trained.lycoris is not None:
         yield f"file = {file}"
         yield 'path = file if weights == "." else hf_hub_download(weights, file)'
-        yield "network, _ = create_lycoris_from_weights(1.0, path, pipe.transformer)"
+        yield f"network, _ = create_lycoris_from_weights({strength:g}, path, pipe.transformer)"
         yield "network.merge_to()"
 
 
 def _picture(plan: Plan, drawn: Mapping[str, Any]) -> str:
     how = plan.pictures
-    width, height = how.sizes[0]
+    width, height = (
+        round(_number(drawn, key, side))
+        for key, side in zip(("width", "height"), how.sizes[0], strict=True)
+    )
     prompt = str(drawn.get("prompt") or ", ".join(plan.result.trigger_words) or "a photograph")
     negative = str(drawn.get("negative_prompt", how.negative_prompt))
     lines = [
         "image = pipe(",
         f"    prompt={python_literal(prompt)},",
         f"    negative_prompt={python_literal(negative)},",
-        f"    width={_number(drawn, 'width', width)},",
-        f"    height={_number(drawn, 'height', height)},",
+        f"    width={width},",
+        f"    height={height},",
         f"    num_inference_steps={_number(drawn, 'steps', how.sampling_steps)},",
         f"    guidance_scale={_number(drawn, 'guidance_scale', how.guidance)},",
         f"    max_sequence_length={plan.captions.t5_tokens},",
     ]
+    if how.shift is None and how.sampler != "euler":  # the pipeline's own rule is Euler's
+        from sd3tune.sd3.flow import auto_shift
+
+        lines.append(f"    mu={math.log(auto_shift(tokens(width, height)))!r},")
     if how.skip is not None:
         lines += [
             f"    skip_guidance_layers={list(how.skip.blocks)},",

@@ -5,8 +5,9 @@ the same command again; a hub that has the bytes already takes them once.
 """
 
 import json
-import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from sd3tune.filesystem import drafts, opening
@@ -16,47 +17,45 @@ FILE = ".sd3tune-published.json"
 VERSION = 1
 
 
+@dataclass(frozen=True)
 class Receipt:
-    """Files by their names in one repository of one hub."""
+    """Files by their names in one repository of one hub. address: of the repository's page."""
 
-    def __init__(self, output: Path, address: str) -> None:
-        """address: of the repository's page."""
-        self._path, self._address, self._lock = output / FILE, address, threading.Lock()
-        self._files = _read(self._path).get(address, {})
+    output: Path
+    address: str
 
     def missing(self, files: Iterable[PublishedFile]) -> list[PublishedFile]:
         """Those that the hub does not have as they are now."""
-        return [file for file in files if self._files.get(file.name) != fingerprint(file)]
+        held = self._read().get(self.address, {})
+        return [file for file in files if held.get(file.name) != fingerprint(file)]
 
     def keep(self, files: Iterable[tuple[PublishedFile, str]]) -> None:
         """After their commit. files: each with its fingerprint as it was uploaded. Raises
         OSError."""
-        with self._lock:
-            self._files |= {file.name: printed for file, printed in files}
-            everything = _read(self._path) | {self._address: self._files}
-            text = json.dumps({"version": VERSION, "published": everything}, indent=1)
-            drafts.write(self._path, text.encode())
+        everything = self._read()
+        held = everything.get(self.address, {}) | {file.name: printed for file, printed in files}
+        text = json.dumps({"version": VERSION, "published": everything | {self.address: held}})
+        drafts.write(self.output / FILE, text.encode())
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        """By address; empty where there is no such file."""
+        try:
+            read = opening.json_object(self.output / FILE)
+        except (OSError, ValueError):
+            return {}
+        found = read.get("published") if read.get("version") == VERSION else None
+        if not isinstance(found, dict):
+            return {}
+        return {str(k): dict(v) for k, v in found.items() if isinstance(v, dict)}
 
 
 def fingerprint(file: PublishedFile) -> str:
-    """Size and time of a file, or its content where that is small; empty where it is gone."""
+    """Size and time of a file, or a digest of its content where that is in memory; empty where the
+    file is gone."""
     if file.content is not None:
-        from hashlib import blake2b
-
         return blake2b(file.content, digest_size=16).hexdigest()
     try:
         status = file.path.stat()
     except OSError:
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def _read(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        read = opening.json_object(path)
-    except (OSError, ValueError):
-        return {}
-    found = read.get("published") if read.get("version") == VERSION else None
-    if not isinstance(found, dict):
-        return {}
-    return {str(k): dict(v) for k, v in found.items() if isinstance(v, dict)}

@@ -2,6 +2,7 @@
 recover, and never reported before the hub has confirmed it.
 """
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Patience:
 
 
 PATIENT = Patience()
+ONE_AT_A_TIME = threading.Lock()  # a second upload sees in the receipt what the first has done
 
 
 def upload(
@@ -55,7 +57,17 @@ def upload(
 ) -> int:
     """Uploads what the receipt does not have, in one commit; returns how many files. message: of
     the commit. Raises PublishError when the hub has not confirmed them."""
-    missing = receipt.missing(files)
+    with ONE_AT_A_TIME:
+        return _upload(receipt.missing(files), destination, receipt, message, patience)
+
+
+def _upload(
+    missing: Sequence[PublishedFile],
+    destination: Destination,
+    receipt: Receipt,
+    message: str,
+    patience: Patience,
+) -> int:
     if not missing:
         return 0
     try:
@@ -64,14 +76,14 @@ def upload(
         patience.tries()(lambda: in_time(lambda: _commit(missing, destination, message), seconds))
         receipt.keep(printed)
     except Exception as e:  # of two libraries, of sockets and of the disk
-        what = files[0].name if len(files) == 1 else f"{files[0].name} and others"
+        what = missing[0].name if len(missing) == 1 else f"{missing[0].name} and others"
         raise PublishError(f"{what}: {reason(e)}", hint=AGAIN) from e
     return len(missing)
 
 
 def _commit(files: Sequence[PublishedFile], to: Destination, message: str) -> None:
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()  # sd3tune draws its own
     quiet_logger("huggingface_hub")

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from sd3tune.backends.decide import chips
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.escaping import one_line
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
@@ -129,7 +130,7 @@ def test_any_text_is_read_as_it_was_written(words: str) -> None:
     shown = RENDERER.render(markdown.text(words))
     body = re.fullmatch(r"(?s)(?:<p>(.*)</p>\n)?", shown)
     assert body is not None and not re.search("<", body[1] or "")
-    visible = " ".join(markdown.one_line(" ".join(words.split())).split())
+    visible = " ".join(one_line(" ".join(words.split())).split())
     assert html.unescape(body[1] or "") == visible
 
 

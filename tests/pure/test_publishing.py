@@ -1,6 +1,7 @@
 """Publishing a run: what goes up, what a hub that fails leaves, and what is refused before."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 from sd3tune.errors import ConfigError, DataError, PublishError
 from sd3tune.formats import file_metadata, manifest
 from sd3tune.publish import card, publication, receipt, run_folder
-from sd3tune.publish.checkpoint_uploads import MOST_WAITING, CheckpointUploads
-from sd3tune.publish.login import destination
+from sd3tune.publish.checkpoint_uploads import MOST_WAITING, CheckpointUploads, in_background
+from sd3tune.publish.login import Destination, destination
 from sd3tune.publish.receipt import Receipt
 from sd3tune.publish.uploading import Patience
 from sd3tune.report.events import CheckpointSaved, RunEnded
+from sd3tune.report.stream import Sink, streaming
 from tests import safetensors_files
 from tests.commands import exit_code
 from tests.loopback_hub import FINE, READ, WRITE, LoopbackHub, Repository, loopback_hub
@@ -24,13 +26,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 QUICK = Patience(attempts=2, first_wait_seconds=0.01, longest_wait_seconds=0.01)
 RESULT = "pytorch_lora_weights.safetensors"
 PICTURE = "validation_images/step_4_a%20cat_0_64x64.png"
-ONCE = Patience(attempts=1)
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     with loopback_hub(monkeypatch) as running:
         yield running
+
+
+def my_cat() -> Destination:
+    return destination("my-cat", private=True)
 
 
 def adapter(path: Path, step: int) -> None:
@@ -78,7 +83,7 @@ UPLOADED = {RESULT, f"last/{RESULT}", card.SETTINGS, card.FILE,
 
 
 def test_only_files_of_the_result_go_up_and_once(hub: LoopbackHub, output: Path) -> None:
-    to = destination("my-cat", private=True)
+    to = my_cat()
     assert (to.repository, to.exists) == ("me/my-cat", False)
     done = publication.publish(output, to, patience=QUICK)
     assert done.files == 5 and done.sentence == f"published 5 files at {hub.address}/me/my-cat"
@@ -114,7 +119,7 @@ def test_an_upload_that_fails_is_not_reported_as_done_and_is_resumed(
     hub: LoopbackHub, output: Path, fault: dict[str, list[int | str]]
 ) -> None:
     hub.faults |= fault
-    to = destination("my-cat", private=True)
+    to = my_cat()
     with pytest.raises(PublishError) as e:
         publication.publish(output, to, patience=QUICK)
     assert WRITE not in str(e.value) and "same command" in e.value.hint
@@ -129,13 +134,13 @@ def test_an_upload_that_fails_is_not_reported_as_done_and_is_resumed(
 
 def test_a_cut_in_the_middle_of_the_weights_is_tried_again(hub: LoopbackHub, output: Path) -> None:
     hub.faults["PUT /lfs/"] = ["cut"]
-    to = destination("my-cat", private=True)
+    to = my_cat()
     assert publication.publish(output, to, patience=QUICK).files == 5
     assert hub.repositories["me/my-cat"].files[RESULT] == (output / RESULT).read_bytes()
 
 
 def test_the_token_is_nowhere_in_what_is_kept_or_uploaded(hub: LoopbackHub, output: Path) -> None:
-    publication.publish(output, destination("my-cat", private=True), patience=QUICK)
+    publication.publish(output, my_cat(), patience=QUICK)
     kept = [path.read_bytes() for path in output.rglob("*") if path.is_file()]
     assert not any(WRITE.encode() in data for data in [*kept, *hub.stored.values()])
     assert not any(WRITE.encode() in d for d in hub.repositories["me/my-cat"].files.values())
@@ -175,7 +180,7 @@ def test_a_checkpoint_goes_up_without_its_optimizer(hub: LoopbackHub, output: Pa
     assert [f.name for f in run_folder.files_of_checkpoint(output / "checkpoint-2")] == [
         f"checkpoint-2/{RESULT}"
     ]
-    to = destination("my-cat", private=True)
+    to = my_cat()
     assert publication.publish(output, to, checkpoints=True, patience=QUICK).files == 6
     assert f"checkpoint-2/{RESULT}" in hub.repositories["me/my-cat"].files
 
@@ -184,17 +189,18 @@ def test_a_checkpoint_goes_up_without_its_optimizer(hub: LoopbackHub, output: Pa
 def test_checkpoints_are_uploaded_while_the_run_goes_on(
     hub: LoopbackHub, output: Path, background: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """push_checkpoints_to_hub, with push_to_hub_background=true and false."""
-    to = destination("my-cat", private=True)
-    sink = CheckpointUploads(to, Receipt(output, to.address), background=background, patience=QUICK)
-    sink.receive(CheckpointSaved(2, output / "checkpoint-2"))
-    there = f"checkpoint-2/{RESULT}"
-    if not background:
-        assert there in hub.repositories["me/my-cat"].files
+    def build() -> CheckpointUploads:
+        return CheckpointUploads(my_cat, output, [output / "checkpoint-2"], QUICK)
+
+    sink: Sink = in_background(build) if background else build()
+    sink.receive(CheckpointSaved(3, checkpoint(output, 3)))
+    if not background:  # training waits for it
+        assert f"checkpoint-3/{RESULT}" in hub.repositories["me/my-cat"].files
     sink.receive(CheckpointSaved(4, output / "checkpoint-4"))  # pruned before its turn
     sink.receive(RunEnded(4, "finished"))
     sink.close()
-    assert list(hub.repositories["me/my-cat"].files) == [there]
+    there = {f"checkpoint-2/{RESULT}", f"checkpoint-3/{RESULT}"}
+    assert hub.repositories["me/my-cat"].files.keys() == there
     said = capsys.readouterr().err
     assert "uploaded checkpoint-2" in said and "checkpoint-4 is not uploaded: it is gone" in said
 
@@ -202,18 +208,29 @@ def test_checkpoints_are_uploaded_while_the_run_goes_on(
 def test_a_dead_hub_holds_up_no_step_and_what_waits_is_bounded(
     hub: LoopbackHub, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    to = destination("my-cat", private=True)
     hub.faults["POST /api/repos/create"] = [500] * 99
-    slow = Patience(attempts=9, first_wait_seconds=30, longest_wait_seconds=30)
-    sink = CheckpointUploads(to, Receipt(output, to.address), background=True, patience=slow,
-                             close_seconds=0.1)  # fmt: skip
-    folders = [checkpoint(output, step) for step in range(10, 24)]
-    for folder in folders:
-        sink.receive(CheckpointSaved(1, folder))
-    sink.close()
-    said = capsys.readouterr().err
-    assert "others wait for it" in said and said.count("others wait") <= len(folders) - MOST_WAITING
-    assert "the same command uploads them" in said and "checkpoint-23" in said
+    slow = Patience(attempts=3, first_wait_seconds=1, longest_wait_seconds=1)
+    sink = in_background(lambda: CheckpointUploads(my_cat, output, (), slow), close_seconds=0.1)
+    folder = checkpoint(output, 10)
+    with streaming([sink]) as stream:
+        for step in range(MOST_WAITING + 5):
+            stream.emit(CheckpointSaved(step, folder))
+    assert sink.lost >= 4 and "the run goes on" in capsys.readouterr().err
+    assert hub.repositories == {}
+    hub.faults.clear()
+    for thread in threading.enumerate():  # it speaks to no hub of another test
+        if thread.name == f"sink {sink.name}":
+            thread.join()
+    assert f"checkpoint-10/{RESULT}" in hub.repositories["me/my-cat"].files
+
+
+def test_a_hub_that_is_gone_when_the_run_begins_uploads_no_checkpoint_and_stops_nothing(
+    hub: LoopbackHub, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults["GET /api/whoami-v2"] = [500]
+    sink = CheckpointUploads(my_cat, output, [output / "checkpoint-2"], QUICK)
+    sink.receive(CheckpointSaved(2, output / "checkpoint-2"))
+    assert "checkpoints are uploaded when the run has ended" in capsys.readouterr().err
     assert hub.repositories == {}
 
 
