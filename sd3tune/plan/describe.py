@@ -138,6 +138,7 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "validation_preview": plan.previews.drawn,
         "webhook_config": plan.webhooks.receivers,
         **_of_reporting(plan.reporting),
+        "push_to_hub": plan.publishing.push,
     }
 
 

@@ -20,6 +20,7 @@ from sd3tune.plan.length import DataPlan, ParallelPlan
 from sd3tune.plan.objective import LossPlan
 from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.plan.picture_plan import PicturePlan
+from sd3tune.plan.publishing import PublishingPlan
 from sd3tune.plan.reporting import ReportingPlan
 from sd3tune.plan.result import ResultPlan
 from sd3tune.plan.trainable import TrainedPlan
@@ -64,6 +65,7 @@ class Plan:
     score: ScorePlan | None  # of pictures
     result: ResultPlan
     reporting: ReportingPlan
+    publishing: PublishingPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan
     warnings: tuple[str, ...]

@@ -25,6 +25,7 @@ from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.picture_plan import picture_plan, refuse_impossible_pictures
 from sd3tune.plan.plan import ModelFiles, Plan
+from sd3tune.plan.publishing import publishing_plan
 from sd3tune.plan.reporting import reporting_plan
 from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
@@ -72,6 +73,7 @@ def resolve(inputs: RunInputs) -> Plan:
         score=score_plan(config),
         result=result,
         reporting=reporting_plan(inputs, result.title),
+        publishing=publishing_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
         warnings=warnings(inputs, optimizer),

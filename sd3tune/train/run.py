@@ -24,6 +24,7 @@ from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.train import best, determinism
 from sd3tune.train.begin import begin
+from sd3tune.train.conclusion import conclude
 from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
@@ -147,8 +148,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
         say(f"{version.name:<8} {files[-1]}")
     pictures, sheet = run.validations.end()
     ending = best.ending(state, plan)
-    run.stream.emit(RunEnded(state.step, "finished", ending.early, tuple(files)))
-    return Outcome(
+    outcome = Outcome(
         step=state.step,
         steps=plan.steps,
         loss_before=state.loss_before,
@@ -160,6 +160,9 @@ def finish(run: Run, loss_after: float) -> Outcome:
         noise=state.noise,
         ending=ending,
     )
+    conclude(plan, run.stream, outcome)
+    run.stream.emit(RunEnded(state.step, "finished", ending.early, tuple(files)))
+    return outcome
 
 
 def stopped(run: Run, signal: int) -> Outcome:

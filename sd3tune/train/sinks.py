@@ -15,6 +15,7 @@ from sd3tune.report import event_lines
 from sd3tune.report.events import MessageSaid, RunEnded, RunStarted
 from sd3tune.report.message_events import Level, emitted
 from sd3tune.report.stream import Sink, Stream, streaming
+from sd3tune.train.conclusion import checkpoint_uploads
 from sd3tune.train.state import TrainState
 from sd3tune.train.tracking import tracker_sinks
 from sd3tune.webhooks.webhook_sink import WebhookSink
@@ -25,7 +26,8 @@ def sinks_of(prepared: Prepared) -> list[Sink]:
     plan = prepared.plan
     file = event_lines.EventLines(plan.output_dir / event_lines.FILE)
     webhooks = [WebhookSink.of(plan.webhooks)] if plan.webhooks.webhooks else []
-    return [file, *webhooks, *tracker_sinks(prepared)]
+    sinks = [file, *webhooks, *tracker_sinks(prepared)]
+    return [*sinks, *checkpoint_uploads(plan)]
 
 
 @contextmanager

@@ -91,6 +91,8 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (PROMPT | {"model_type": "full"}, {"validation_lycoris_strength": 0.5}, "model_type=full has no adapter"),
     ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
     (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
+    ({}, {"push_checkpoints_to_hub": True, "model_card_private": False}, "push_to_hub is false"),
+    ({"push_to_hub": True, "hub_model_id": "x"}, {"push_to_hub_background": False}, "no checkpoint is uploaded"),
     ({"eval_loss_disable": True}, {"eval_steps_interval": 5, "eval_epoch_interval": 0.5}, "eval_loss_disable is true"),
     ({}, {"num_eval_images": 8, "eval_timesteps": 28, "eval_dataset_id": "a", "eval_dataset_pooling": True}, "neither eval_steps_interval nor eval_epoch_interval is set"),
     ({"eval_steps_interval": 5, "eval_loss_disable": True}, {"num_eval_images": 8}, "eval_loss_disable is true"),
@@ -140,7 +142,8 @@ ALWAYS = """
     loss_spike_action t5_padding tokenizer_max_length sd3_clip_uncond_behaviour
     sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
-    max_grad_norm variant pretrained_model_name_or_path
+    max_grad_norm variant model_card_safe_for_work model_card_note
+    modelspec_comment pretrained_model_name_or_path
     pretrained_transformer_model_name_or_path webhook_config report_to
 """.split()
 

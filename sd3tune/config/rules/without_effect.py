@@ -330,6 +330,22 @@ PICTURES = (
         "leave it out, or set validation_guidance above 1",
     ),
 )
+PUBLISHING = (
+    Idle(
+        "push_checkpoints_to_hub model_card_private",
+        "push_to_hub",
+        lambda c: not c.push_to_hub,
+        "push_to_hub is false",
+        "leave it out, or set push_to_hub",
+    ),
+    Idle(
+        "push_to_hub_background",
+        "push_to_hub push_checkpoints_to_hub",
+        lambda c: not (c.push_to_hub and c.push_checkpoints_to_hub),
+        "no checkpoint is uploaded",
+        "leave it out, or set push_to_hub and push_checkpoints_to_hub",
+    ),
+)
 WATCHED = (
     Idle(
         "validation_preview",
@@ -385,6 +401,6 @@ EVALUATION = (
 )
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
-    *WATCHED, *EVALUATION, *TRACKERS,
+    *WATCHED, *EVALUATION, *TRACKERS, *PUBLISHING,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())

@@ -22,6 +22,7 @@ from sd3tune.config.settings.model import ModelSettings
 from sd3tune.config.settings.optimisation import OptimisationSettings
 from sd3tune.config.settings.previews import PreviewSettings
 from sd3tune.config.settings.processes import ProcessSettings
+from sd3tune.config.settings.publishing import PublishingSettings
 from sd3tune.config.settings.rollout import RolloutSettings
 from sd3tune.config.settings.text import TextSettings
 from sd3tune.config.settings.trackers import TrackerSettings
@@ -46,6 +47,7 @@ class AllSettings(
     CheckpointSettings,
     ProcessSettings,
     ValidationSettings,
+    PublishingSettings,
     PreviewSettings,
     WebhookSettings,
     EvaluationSettings,
