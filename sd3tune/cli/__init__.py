@@ -26,6 +26,7 @@ from sd3tune.cli import (
     surroundings,
     train,
     verbosity,
+    watch,
     words,
 )
 from sd3tune.errors import Sd3tuneError
@@ -62,7 +63,7 @@ def cli(context: click.Context) -> None:
     surroundings.find_working_directory(context.invoked_subcommand)
 
 
-for module in (doctor, demo, dataset, plan, train, inspect, export, cache, image):
+for module in (doctor, demo, dataset, plan, train, watch, inspect, export, cache, image):
     cli.add_command(module.command)
 verbosity.add_options(cli)
 

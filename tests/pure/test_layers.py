@@ -24,7 +24,7 @@ ROWS = [  # top of the list: knows nobody
     ["prepare", "out_of_memory", "load"],
     ["encode", "sample"],
     ["train"],
-    ["doctor", "demo", "containers", "dataset_inspection", "run_overview"],
+    ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview"],
     ["cli"],
     ["__main__"],
 ]
@@ -42,6 +42,7 @@ TORCH_FREE = [
     "__main__.py",
     "cli",
     "containers",
+    "live",
     "config",
     "plan",
     "discovered.py",
