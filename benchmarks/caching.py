@@ -69,7 +69,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         root = Path(parent)
         jpegs(root / "images", count)
-        subprocess.run(sd3tune("demo", str(root / "demo")), check=True, capture_output=True)
+        subprocess.run(
+            sd3tune("demo", str(root / "demo"), "--model", "sd3.5-medium"),
+            check=True,
+            capture_output=True,
+        )
         whole = config(root, "whole")
         started = time.perf_counter()
         ran = subprocess.run(sd3tune("cache", "build", whole), check=True, capture_output=True,

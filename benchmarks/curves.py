@@ -66,7 +66,7 @@ def main() -> None:
           f"{'mean loss of each quarter':<32}{'s':>6}")  # fmt: skip
     with tempfile.TemporaryDirectory() as parent:
         root = Path(parent)
-        write(root / "demo")
+        write(root / "demo", model="sd3.5-medium")
         for algo in ("lokr", "loha", "diag-oft"):
             size = {"factor": 4} if algo == "lokr" else {}
             config = {"algo": algo, "linear_dim": 8, "linear_alpha": 8, **size}

@@ -339,7 +339,7 @@ def main() -> None:
     dice, tally, started = random.Random(0), Tally(wanted, wanted_real), time.monotonic()
     with tempfile.TemporaryDirectory() as parent, small_disk(Path(parent) / "disk") as disk:
         root, said = disk or Path(parent), Path(parent) / "log"
-        write(Path(parent) / "demo")
+        write(Path(parent) / "demo", model="sd3.5-medium")
         config = Path(parent) / "demo" / "config" / "config.json"
         facts = observe()
         with logged(said) as log:

@@ -12,7 +12,7 @@ from sd3tune.filesystem import cachedir, disk
 from sd3tune.formats import earlier_weights, initial_adapter, manifest
 from sd3tune.formats.earlier_weights import TrainedLayers
 from sd3tune.plan.plan import Plan
-from sd3tune.report import metrics
+from sd3tune.report import event_lines, metrics
 from sd3tune.sd3 import finite
 from sd3tune.sd3.linears import linears
 from sd3tune.tables.optimizers import OPTIMIZERS
@@ -20,9 +20,10 @@ from sd3tune.tables.optimizers import OPTIMIZERS
 
 def refuse_missing_files(config: Config) -> None:
     """Raises for an init_lora that is missing, is not an adapter or holds bad numbers, for prompts
-    that cannot be read, for a metrics.jsonl of another program and for a resume_from_checkpoint
-    that is missing: the error of the one that was found, or a ConfigError with all of them."""
-    checks = (_adapter, load_prompts, _metrics, _checkpoint)
+    that cannot be read, for a metrics.jsonl or events.jsonl of another program and for a
+    resume_from_checkpoint that is missing: the error of the one that was found, or a ConfigError
+    with all of them."""
+    checks = (_adapter, load_prompts, _metrics, _events, _checkpoint)
     answers(*(partial(check, config) for check in checks))
 
 
@@ -126,6 +127,10 @@ def _adapter(config: Config) -> None:
 
 def _metrics(config: Config) -> None:
     metrics.refuse_strangers(config.output_dir / metrics.FILE)
+
+
+def _events(config: Config) -> None:
+    event_lines.refuse_strangers(config.output_dir / event_lines.FILE)
 
 
 def _checkpoint(config: Config) -> None:

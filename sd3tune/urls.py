@@ -14,6 +14,8 @@ URL = re.compile(
 SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\s-]*://")  # browsers skip blanks in it
 START = re.compile(rf"{SCHEME.pattern}|//")
 QUESTIONABLE = re.compile(r"[^/?#@:\[]*:(?!\d*(?:[/?#]|$))(?=.*@)", re.DOTALL)
+# The path of these addresses is their key.
+HOOK = re.compile(r"(/api/(?:v\d+/)?webhooks/|\bhooks\.slack\.com/)[^\s`'\"<>]+")
 PATH = re.compile(r"(\burl: ?/[^\s?]*)\?[^\s)]*")  # urllib3 names host and path apart
 
 
@@ -35,8 +37,9 @@ def is_url(name: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """`text` with every URL in it cut to scheme, host, port and path: for errors and messages, a
-    library's own included."""
+    """`text` with every URL in it cut to scheme, host, port and path, and the address of a webhook
+    cut before its key: for errors and messages, a library's own included."""
     if "://" in text:
         text = URL.sub(lambda m: m["scheme"] + m["rest"], text)
+    text = HOOK.sub(r"\1…", text)
     return PATH.sub(r"\1", text) if "url: " in text else text

@@ -56,7 +56,7 @@ def cli(context: click.Context) -> None:
     \b
     First time here?
       sd3tune doctor                          can this machine train?
-      sd3tune demo DIR                        tiny models, photographs, settings
+      sd3tune demo DIR                        a small model, pictures, settings
       sd3tune dataset DIR/config/config.json  how images and captions are read
       sd3tune train DIR/config/config.json    a first run, in minutes on a CPU
     """

@@ -52,11 +52,15 @@ SHOWN = (  # what decides a run, in the order people ask
     "tokenizer_max_length",
     "t5_padding",
     "validation_guidance",
+    "validation_preview",
+    "webhook_config",
+    "validation_step_interval",
     "model_type",
     "lora_type",
     "peft_lora_target_modules",
 )
 SHOWN_WHEN_ON = ("hidden_kernels",)  # for other devices it is no choice
+SHOWN_WHEN_SET = ("validation_preview", "webhook_config")  # only then they have a reason
 NAMES = 32  # characters of the first column
 
 
@@ -70,6 +74,8 @@ def decision_lines(
             continue
         d = decisions[axis]
         if axis in SHOWN_WHEN_ON and d.value == "off":
+            continue
+        if axis in SHOWN_WHEN_SET and not d.reason:
             continue
         lines.append((f"  {axis:<{NAMES}}{d.value:<16} {d.source.by:<7}", d.reason))
         names = [option.name for option in AXES.get(axis, ())]

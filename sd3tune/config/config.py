@@ -19,8 +19,9 @@ from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.fields import Flag
 from sd3tune.config.files import settings_file
 from sd3tune.config.files.local_names import names_a_path
-from sd3tune.config.files.placeholders import Allowed
+from sd3tune.config.files.placeholders import WEBHOOK_VARIABLE, Allowed
 from sd3tune.config.files.reading import absolute_path, project_folder
+from sd3tune.config.files.webhooks_file import read_webhooks
 from sd3tune.config.inert import is_left_out, notes_on
 from sd3tune.config.names import ALIASES, INVERTED, Unsupported
 from sd3tune.config.other_trainers import NAMES
@@ -34,6 +35,7 @@ from sd3tune.config.problems import (
     validated,
 )
 from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.config.settings.webhooks import Webhook
 from sd3tune.decision import DEFAULT, Provenance, following
 from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.tables.architectures import ARCHITECTURES
@@ -41,7 +43,10 @@ from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
 
 # Values of path settings that are not paths.
 NOT_PATHS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
-MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
+MODELS = (
+    "pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path",
+    "pretrained_evaluation_model_name_or_path",
+)  # fmt: skip
 # A repository by the address of its page or of a file in it.
 HUB_PAGE = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+?)(?:\.git|/(?:tree|blob|resolve)/.*)?/?")
 PATHS = (
@@ -49,10 +54,19 @@ PATHS = (
     "cache_dir_quantised", "init_lora",
 )  # fmt: skip
 
-# No setting here is a credential. What names models is sent to the hub, unless it is a folder.
+# What names models is sent to the hub, unless it is a folder. Webhooks are sent as they are.
 ENVIRONMENT = Allowed(
-    either=MODELS, others=True, sent=("revision", "variant", "pretrained_transformer_subfolder")
-)
+    either=MODELS,
+    others=True,
+    sent=(
+        "revision", "variant", "pretrained_transformer_subfolder",
+        *(f"webhook_config.{key}" for key in Webhook.model_fields),
+    ),
+    credentials=dict.fromkeys(
+        ("webhook_config", *(f"webhook_config.{key}" for key in Webhook.model_fields)),
+        WEBHOOK_VARIABLE,
+    ),
+)  # fmt: skip
 # Settings that hold text: whatever is written for them is text, and "" leaves them out.
 TEXTS = frozenset(
     name
@@ -129,6 +143,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     values, passed_over = known_settings(asked, AllSettings, location, problems, FOREIGN)
     _derive(values, sources, path)
     _make_absolute(values, sources, path, problems)
+    _read_webhooks(values, location, path, problems)
     validated(values, AllSettings, location, problems)
     wrong = problems.settings | typed.settings
     needed = {"output_dir": "output", "data_backend_config": "multidatabackend.json"}
@@ -176,6 +191,18 @@ def _make_absolute(
             where = COMMAND_LINE if typed else f"`{path}`"
             with problems.collecting(name):
                 values[name] = absolute(name, values[name], folder, where)
+
+
+def _read_webhooks(
+    values: dict[str, Any], location: Location, path: Path, problems: Problems
+) -> None:
+    """The webhooks of an object, of JSON text or of a file, each checked."""
+    if "webhook_config" in values:
+        typed = location.of("webhook_config") == COMMAND_LINE
+        folder = Path.cwd() if typed else project_folder(path)
+        with problems.collecting("webhook_config"):
+            written = values["webhook_config"]
+            values["webhook_config"] = read_webhooks(written, location, folder, ENVIRONMENT)
 
 
 def is_known(name: str) -> bool:

@@ -18,11 +18,10 @@ OFF = ("", "none", "no", "false", "null", "off", "never", "disabled")
 # Values that existing files spell out, and that are what sd3tune does anyway.
 HARMLESS = {
     "validation_seed_source": ("cpu",),
-    "validation_image_format": ("png",),
+    "validation_method": ("simpletuner-local",),
+    "validation_benchmark": (True, "true"),
     "peft_lora_mode": ("standard",),
-    "disable_benchmark": (True, "true"),
     "disable_bucket_pruning": (True, "true"),
-    "validation_disable_unconditional": (True, "true"),
     "prediction_type": ("flow_matching",),
     "allow_tf32": (True, "true"),
     "checkpointing_use_tempdir": (True, "true"),
@@ -72,7 +71,11 @@ HARMLESS = {
     "enabled": (True, "true"),
     "clip_skip": (1, "1"),
 }
-MEANT_WHEN_OFF = ("include_subdirectories", "recursive")  # sd3tune does what they switch off
+MEANT_WHEN_OFF = (
+    "include_subdirectories",
+    "recursive",
+    "validation_benchmark",
+)  # sd3tune does what they switch off
 NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their own
 
 # Setting -> those that change nothing while it is off or left out.
@@ -80,18 +83,14 @@ SWITCHES = {
     "push_to_hub": "hub_model_id push_checkpoints_to_hub push_to_hub_background model_card_note "
     "model_card_private model_card_safe_for_work post_upload_script publishing_config",
     "report_to": "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
-    "webhook_config": "webhook_reporting_interval",
     "train_text_encoder": "text_encoder_lr",
     "noise_offset": "noise_offset_probability",
     "timestep_bias_strategy": "timestep_bias_begin timestep_bias_end timestep_bias_multiplier "
     "timestep_bias_portion",
-    "validation_preview": "validation_preview_steps",
     "validation_external_script": "validation_external_background",
     "validation_adapter_path": "validation_adapter_mode validation_adapter_name "
     "validation_adapter_strength",
-    "validation_using_datasets": "num_eval_images",
-    "evaluation_type": "pretrained_evaluation_model_name_or_path",
-    "eval_steps_interval": "eval_timesteps eval_dataset_pooling",
+    "validation_using_datasets": "validation_stitch_input_location",
     "disk_low_threshold": "disk_low_action disk_low_script",
     "assistant_lora_path": "assistant_lora_strength assistant_lora_inference_strength",
     "init_lora": "init_lora_step init_lora_ema",
@@ -113,7 +112,7 @@ NO_RESULT = frozenset(
     delete_model_after_load enable_multiprocessing fully_unload_text_encoder i_know_what_i_am_doing
     keep_vae_loaded max_workers metadata_update_interval offload_during_save offload_during_startup
     print_filenames print_sampler_statistics set_grads_to_none torch_num_threads trust_remote_code
-    vae_cache_scan_behaviour webhook_reporting_interval
+    vae_cache_scan_behaviour
     """.split()
 )
 

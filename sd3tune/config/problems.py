@@ -21,7 +21,11 @@ from sd3tune.decision import Provenance
 from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.urls import redacted
 
-CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key")  # never shown
+CREDENTIALS = (  # never shown
+    "aws_access_key_id", "aws_secret_access_key", "webhook_config", "webhook_url", "callback_url",
+    "auth_token", "bearer_token", "url", "address", "endpoint", "callback", "discord_url", "token",
+    "api_key", "authorization", "headers", "bearer",
+)  # fmt: skip
 COMMAND_LINE = "the command line"
 MISSPELT = 0.8  # similarity from which a name is taken for a misspelt one
 
@@ -80,6 +84,7 @@ class Location:
     file: str
     sources: Mapping[str, Provenance] = field(default_factory=dict)
     dataset: str | None = None
+    inside: str = ""  # which object of the file, as problems name it
 
     def of(self, setting: str = "") -> str:
         """ "`config.json`", "the command line", or "`datasets.json`: dataset `a`"."""
@@ -90,6 +95,7 @@ class Location:
         written = {self.sources[s].file or self.file for s in settings if s in self.sources}
         files = sorted(written or {self.file}, key=lambda file: (file == COMMAND_LINE, file))
         places = " and ".join(map(shown_file, files))
+        places += f": {self.inside}" if self.inside else ""
         return places + (f": dataset `{self.dataset}`" if self.dataset is not None else "")
 
 

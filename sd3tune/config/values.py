@@ -150,6 +150,31 @@ def address(value: str | None) -> str | None:
     return value
 
 
+def webhook_address(value: Any) -> Any:
+    """http(s)://HOST:PORT/PATH?QUERY. Raises ValueError without showing it: it is a secret."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parts = urlsplit(value)
+        host = (parts.hostname or "").encode("ascii" if ":" in parts.netloc else "idna")
+        usable = parts.scheme in ("http", "https") and host and parts.port != 0
+    except (ValueError, UnicodeError):
+        usable = False
+    if not usable or not value.isprintable() or " " in value:
+        raise ValueError("must be an address such as https://example.com/hook")
+    if "@" in parts.netloc:
+        raise ValueError("must be an address without user name: a key goes into auth_token")
+    return value
+
+
+def header_token(value: Any) -> Any:
+    """A token that a header can hold: printable ASCII without blanks around it."""
+    usable = isinstance(value, str) and value.isascii() and value.isprintable()
+    if isinstance(value, str) and not (usable and value == value.strip()):
+        raise ValueError("must be printable ASCII, without blanks at its ends")
+    return value
+
+
 def one_id(value: Any) -> Any:
     """An id, or a list of one."""
     if isinstance(value, list) and len(value) > 1:

@@ -6,39 +6,34 @@ no credential of this machine, and accept no compression.
 """
 
 import base64
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import BinaryIO
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import SplitResult, unquote, urljoin
 
 import httpcore2 as httpcore
 
-from sd3tune.data.addresses import PrivateAddress
+from sd3tune.data.addresses import PrivateAddress, everything, only_public
 from sd3tune.data.network import SILENCE_SECONDS, Checked
+from sd3tune.data.request_urls import (
+    LATER,
+    Busy,
+    Failed,
+    host_header,
+    host_of,
+    named_proxy,
+    parts_of,
+    proxy_of,
+    target_of,
+    tls,
+)
 
 TRIES = 3
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 10.0  # between attempts
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 5
-LATER = (408, 425, 429, 500, 502, 503, 504)
-SAFE = "%/:=&~+!$,;'@()*[]?"  # already quoted, or needs no quoting
 Tell = Callable[[str], None]
-
-
-class Failed(OSError):
-    """The download failed; the message states the reason."""
-
-
-class Busy(Failed):
-    """The download failed, but another attempt may succeed."""
-
-    def __init__(self, why: str, wait_seconds: float = 0.0) -> None:
-        super().__init__(why)
-        self.wait_seconds = wait_seconds
 
 
 @dataclass(frozen=True)
@@ -46,13 +41,6 @@ class DownloadLimits:
     max_bytes: int
     seconds: float  # redirects and attempts included
     private: bool  # allow hosts that are not public, and proxies
-
-
-def host_of(url: str) -> str:
-    """Host and port of a URL, safe to print. Raises Failed."""
-    parts = _parts(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port}" if parts.port else str(host)
 
 
 # One loop, with the server's own Retry-After and a deadline over all tries: tenacity would take
@@ -94,14 +82,14 @@ def _answer(
     url: str, file: BinaryIO, limits: DownloadLimits, deadline: float, *, authorised: bool
 ) -> str | None:
     """The URL that the server redirects to; None if `file` now holds the whole response."""
-    parts = _parts(url)
-    network = Checked(deadline, limits.private)
+    parts = parts_of(url)
+    network = Checked(deadline, everything if limits.private else only_public)
     proxy = _proxy(parts, limits)
     try:
         with (
-            httpcore.ConnectionPool(_tls(), proxy=proxy, network_backend=network) as pool,
+            httpcore.ConnectionPool(tls(), proxy=proxy, network_backend=network) as pool,
             pool.stream(
-                "GET", _target(parts), headers=_headers(parts, authorised=authorised)
+                "GET", target_of(parts), headers=_headers(parts, authorised=authorised)
             ) as answer,
         ):
             headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
@@ -156,40 +144,10 @@ def _too_long(limits: DownloadLimits) -> str:
     return f"it is longer than max_download_mib={limits.max_bytes // 2**20}"
 
 
-def _parts(url: str) -> SplitResult:
-    """The parts of an http(s) URL. Raises Failed for any other address."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-        host = _host(parts).decode()
-    except (ValueError, UnicodeError):
-        raise Failed("its address is not a URL") from None
-    if parts.scheme not in ("http", "https"):
-        raise Failed(f"its address is {parts.scheme[:20] or 'without a scheme'}, not http or https")
-    if not host or not all(c.isalnum() or c in ".-_:%" for c in host):
-        raise Failed("its address names no host")
-    return parts
-
-
-def _host(parts: SplitResult) -> bytes:
-    host = parts.hostname or ""
-    return host.encode("ascii" if ":" in host else "idna")
-
-
-def _target(parts: SplitResult) -> httpcore.URL:
-    path = quote(parts.path or "/", safe=SAFE)
-    query = "?" + quote(parts.query, safe=SAFE) if parts.query else ""
-    return httpcore.URL(
-        scheme=parts.scheme, host=_host(parts), port=parts.port, target=path + query
-    )
-
-
 def _headers(parts: SplitResult, *, authorised: bool) -> list[tuple[str, str]]:
     """The headers of a request. authorised: send user and password of the URL, which is done for
     the table's own host only."""
-    host = _host(parts).decode()
-    host = f"[{host}]" if ":" in host else host
-    found = [("Host", f"{host}:{parts.port}" if parts.port else host), ("User-Agent", "sd3tune"),
+    found = [("Host", host_header(parts)), ("User-Agent", "sd3tune"),
              ("Accept-Encoding", "identity")]  # fmt: skip
     if authorised and parts.username is not None:
         words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -200,19 +158,9 @@ def _headers(parts: SplitResult, *, authorised: bool) -> list[tuple[str, str]]:
 def _proxy(parts: SplitResult, limits: DownloadLimits) -> httpcore.Proxy | None:
     """The proxy that the environment names for this URL. A proxy resolves the host name itself, so
     the address cannot be checked here: it needs allow_private_hosts."""
-    named = getproxies().get(parts.scheme)
-    if not named or proxy_bypass(parts.hostname or ""):
-        return None
-    if not limits.private:
+    if named_proxy(parts) is not None and not limits.private:
         raise PrivateAddress(
             f"{parts.scheme}_proxy is set, and a proxy connects to addresses that cannot be "
             "checked here; allow_private_hosts=true permits it"
         )
-    proxy = urlsplit(named if "://" in named else f"http://{named}")
-    user = (unquote(proxy.username), unquote(proxy.password or "")) if proxy.username else None
-    return httpcore.Proxy(f"{proxy.scheme}://{proxy.hostname}:{proxy.port or 80}", auth=user)
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+    return proxy_of(parts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpcore2 as httpcore
 
-from sd3tune.data.addresses import addresses
+from sd3tune.data.addresses import Check, addresses
 
 SILENCE_SECONDS = 30.0  # longest wait for the next byte
 
@@ -14,8 +14,8 @@ SILENCE_SECONDS = 30.0  # longest wait for the next byte
 class Checked(httpcore.NetworkBackend):
     """Connects only to checked addresses, and only until a deadline."""
 
-    def __init__(self, deadline: float, private: bool) -> None:
-        self._deadline, self._private = deadline, private
+    def __init__(self, deadline: float, check: Check) -> None:
+        self._deadline, self._check = deadline, check
 
     def connect_tcp(
         self,
@@ -25,7 +25,7 @@ class Checked(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> httpcore.NetworkStream:
-        digits = addresses(host, port, private=self._private)
+        digits = addresses(host, port, self._check)
         for address in digits:
             left = _left(self._deadline, httpcore.ConnectTimeout)
             try:

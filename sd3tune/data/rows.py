@@ -76,7 +76,7 @@ class Rows(Source):
         return opening.opened(path, IMAGE_BYTES)
 
     def contacts(self) -> list[str]:
-        from sd3tune.data.download import Failed, host_of
+        from sd3tune.data.request_urls import Failed, host_of
 
         hosts: Counter[str] = Counter()
         for name in filter(remote, self._names):

@@ -4,8 +4,11 @@ They have the layout of the released ones (CLIP: 256 bytes, 256 bytes at a word'
 start, end), so that transformers' own classes load them; their vocabulary is tiny.
 """
 
+import math
 import re
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,8 @@ SENTENCES = [
 T5_PIECES, T5_EXTRA_IDS = 220, 10
 
 
-def clip() -> Any:
-    """Every word of SENTENCES becomes one token by merging its letters from the left.
+def clip(sentences: Sequence[str] = SENTENCES) -> Any:
+    """Every word of the sentences becomes one token by merging its letters from the left.
 
     tokenizers' own BPE trainer gives other numbers on each run, and a demo must repeat.
     """
@@ -38,7 +41,7 @@ def clip() -> Any:
     vocabulary = {letter: i for i, letter in enumerate(letters)}
     vocabulary |= {f"{letter}</w>": i for i, letter in enumerate(letters, len(letters))}
     merges = []
-    words = {w for line in SENTENCES for w in re.findall("[a-z]+", line) if len(w) > 1}
+    words = {w for line in sentences for w in re.findall("[a-z]+", line) if len(w) > 1}
     for word in sorted(words):
         left = word[0]
         for right in [*word[1:-1], word[-1] + "</w>"]:
@@ -77,5 +80,20 @@ def t5() -> Any:
         )
         model = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/spiece.model")
     pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(model.get_piece_size())]
+    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(T5_EXTRA_IDS))]
+    return T5TokenizerFast(vocab=pieces, extra_ids=T5_EXTRA_IDS, model_max_length=512)
+
+
+def t5_of_words(sentences: Sequence[str]) -> Any:
+    """A unigram model with a piece for every word of the sentences, and one for every letter."""
+    from transformers import T5TokenizerFast
+
+    counts = Counter(w for line in sentences for w in re.findall("[a-z]+", line))
+    total = sum(counts.values())
+    words = [(f"▁{word}", math.log(n / total)) for word, n in counts.most_common()]
+    letters = [(letter, -12.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,.-'"]
+    specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    known = {piece for piece, _ in words}
+    pieces = [*specials, *words, *(pair for pair in letters if pair[0] not in known)]
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(T5_EXTRA_IDS))]
     return T5TokenizerFast(vocab=pieces, extra_ids=T5_EXTRA_IDS, model_max_length=512)

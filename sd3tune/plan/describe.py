@@ -77,6 +77,7 @@ def describe_overview(seen: Overview) -> dict[str, Any]:
             "epochs": round(seen.epochs, 3),
         },
         "pictures": asdict(pictures),
+        "evaluation": asdict(seen.evaluation),
         "disk": {
             **{f"{name}_bytes": getattr(disk, name) for name in sizes},
             "checkpoints_kept": disk.kept,
@@ -133,6 +134,8 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "num_processes": plan.parallel.count,
         "learning_rate": plan.optimizer.peak_rate,
         "max_train_steps": plan.data.steps,
+        "validation_preview": plan.previews.drawn,
+        "webhook_config": plan.webhooks.receivers,
     }
 
 

@@ -16,17 +16,20 @@ from sd3tune.plan.arithmetic import (
 )
 from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
+from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.keeping import checkpoint_plan, picture_plan, refuse_impossible_pictures
+from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
 from sd3tune.plan.memory import estimate
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
+from sd3tune.plan.picture_plan import picture_plan, refuse_impossible_pictures
 from sd3tune.plan.plan import ModelFiles, Plan
 from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
 from sd3tune.plan.warnings import warnings
+from sd3tune.plan.watching import preview_plan, webhook_plan
 
 
 def resolve(inputs: RunInputs) -> Plan:
@@ -60,7 +63,11 @@ def resolve(inputs: RunInputs) -> Plan:
         optimizer=optimizer,
         trained=trained,
         checkpoints=checkpoint_plan(config),
-        pictures=picture_plan(config, data),
+        pictures=picture_plan(inputs, data),
+        previews=preview_plan(config, model),
+        webhooks=webhook_plan(config),
+        evaluation=evaluation_plan(config),
+        score=score_plan(config),
         result=result_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),

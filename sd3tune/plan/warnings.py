@@ -42,6 +42,11 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
             "lora_format=comfyui, or `sd3tune export --to comfyui --model MODEL`, writes what it "
             "renders right"
         )
+    if config.validation_preview and inputs.model.tiny_vae is None:
+        yield (
+            "validation_preview=true draws no previews: no tiny autoencoder is known for "
+            f"{inputs.model.name}"
+        )
     if config.fsdp_enable and inputs.processes.size == 1:
         yield "fsdp_enable=true changes nothing: there is one process to hold the weights"
     yield from (f"{p.message}: {p.fix}" for p in facts.problems if p.severity == "warn")

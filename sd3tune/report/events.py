@@ -25,7 +25,8 @@ class RunStarted:
     name: str  # of the run, as trackers show it
     output_dir: Path
     settings: Mapping[str, Any]  # what the configuration asked, without secrets
-    plan: Mapping[str, Any]  # as `sd3tune plan --json` prints it
+    plan: Mapping[str, Any]  # as plan.json of a checkpoint, without `config`
+    run: str = ""  # id of the run, the same after it is resumed
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Evaluated:
     dataset: str
     loss: float
     by_level: Mapping[float, float] = field(default_factory=dict)  # noise level -> mean loss
+    trained_on: bool = False  # these images are trained on too: there is no `eval` dataset
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class PreviewDrawn:
     sampling_steps: int
     timestep: float
     png: bytes
+    index: int = 0  # of the pictures of one prompt and size
+    path: Path | None = None  # where the newest preview of this prompt is on disk
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """The stream of events of a run: each goes to every sink, and a failing sink never hurts the run.
 
-`receive` is called on the training thread: a sink that waits for a network or a library puts the
-event into a queue of its own and returns at once.
+`receive` is called on the thread that emits, nearly always the one that trains: a sink that waits
+for a network or a library puts the event into a queue of its own and returns at once
+(queued_sink.py). Events come one at a time.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -29,15 +31,17 @@ class Stream:
 
     def __init__(self, sinks: Sequence[Sink] = ()) -> None:
         self._sinks = list(sinks)
+        self._one = threading.RLock()  # a warning inside `receive` is an event too
 
     def emit(self, event: Event) -> None:
-        """Hands the event to every sink that still works."""
-        for sink in tuple(self._sinks):
-            try:
-                sink.receive(event)
-            except Exception as error:  # a tracker may raise anything, and the run goes on
-                self._sinks.remove(sink)
-                warn(f"{sink.name} failed and gets nothing more; the run goes on: {error}")
+        """Hands the event to every sink that still works. Any thread may call it."""
+        with self._one:
+            for sink in tuple(self._sinks):
+                try:
+                    sink.receive(event)
+                except Exception as error:  # a tracker may raise anything, and the run goes on
+                    self._sinks.remove(sink)
+                    warn(f"{sink.name} failed and gets nothing more; the run goes on: {error}")
 
     def close(self) -> None:
         """Closes every sink that still works."""

@@ -23,9 +23,9 @@ def config(setting: str, repository: str, subfolder: str, revision: str | None) 
     return configs.read(Path(file(Question(repository, setting, revision), name)))
 
 
-def file(question: Question, name: str) -> str:
+def file(question: Question, name: str, seconds: float = DEADLINE_SECONDS) -> str:
     """The path of a small file of a repository in the hub's cache. Raises ModelError within
-    DEADLINE_SECONDS."""
+    `seconds`."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
@@ -45,7 +45,7 @@ def file(question: Question, name: str) -> str:
         return hf_hub_download(repository, name, revision=revision, etag_timeout=ANSWER_SECONDS)
 
     try:
-        return in_time(ask)
+        return in_time(ask, seconds)
     except Exception as e:  # errors of two libraries, of sockets, and of the disk
         if (refused := refusal(question, e)) is None:
             raise

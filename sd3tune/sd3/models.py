@@ -27,6 +27,8 @@ from sd3tune.tables.architectures import ARCHITECTURES, of_repository
 
 MODEL = "pretrained_model_name_or_path"
 TRANSFORMER = "pretrained_transformer_model_name_or_path"
+TINY_VAE = "tiny_vae"  # in the folder of a model: diffusers' AutoencoderTiny
+TAESD3 = "madebyollin/taesd3"  # the same for the VAE of the released models
 FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin")  # all but the first are refused later
 
 
@@ -75,7 +77,17 @@ def find_whole(named: ModelRequest) -> Model:
         problems += [p for p in more.problems if p not in problems]
     if model is None or problems:
         raise ModelError.of(problems)
-    return model
+    return replace(model, tiny_vae=tiny_vae_of(model))
+
+
+def tiny_vae_of(model: Model) -> str | None:
+    """Where the tiny autoencoder of a model's latents is: in the folder of its VAE, or for the VAE
+    of the released models in a repository. None: nobody has trained one."""
+    folder = Path(model.source.vae) / TINY_VAE
+    if (folder / "config.json").is_file():
+        return str(folder)
+    released = model.name in ARCHITECTURES and model.vae == VAE
+    return TAESD3 if released else None
 
 
 def _incomplete(named: ModelRequest, model: Model | None) -> Iterator[ModelError]:

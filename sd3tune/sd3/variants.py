@@ -122,6 +122,7 @@ class Model:
     transformer: Transformer
     text_encoders: tuple[int, int, int]  # parameters of CLIP-L, CLIP-G, T5; 0: the model lacks it
     vae: int
+    tiny_vae: str | None = None  # folder or repository of a tiny autoencoder, for previews
 
 
 def shape_of(row: Architecture) -> Transformer:

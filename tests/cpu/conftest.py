@@ -29,7 +29,7 @@ Prepare = Callable[..., Prepared]
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    write(folder)
+    write(folder, model="sd3.5-medium")
     return folder
 
 

@@ -99,6 +99,6 @@ class Demo:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("device") / "demo"
-    done = sd3tune("demo", str(folder))
+    done = sd3tune("demo", str(folder), "--model", "sd3.5-medium")
     assert done.returncode == 0, done.stderr
     return Demo(folder, vendor_here())

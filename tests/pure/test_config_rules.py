@@ -48,6 +48,7 @@ NOTHING_QUANTISED = {"base_model_precision": "no_change"} | {
 }
 S = "scheduled_sampling_"
 ROLLOUT = {f"{S}max_step_offset": 4, f"{S}probability": 0.5}
+DISCORD = {"webhook_type": "discord", "webhook_url": "https://discord.com/api/webhooks/1/x"}
 # What switches them off, the settings that change nothing then, and why.
 SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"pretrained_model_name_or_path": "a/b"}, {"model_flavour": "large"}, "pretrained_model_name_or_path names the model"),
@@ -79,11 +80,22 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"checkpoints_rolling_total_limit": 3}, "checkpointing_rolling_steps is 0"),
     ({}, {"machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 30000}, "num_machines is 1"),
     ({}, {"fsdp_reshard_after_forward": False}, "fsdp_enable is false"),
-    ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_step_interval": 5}, "validation_disable is true"),
-    ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7]}, "there is no prompt to draw"),
+    ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_prompt_library": True, "validation_step_interval": 5}, "validation_disable is true"),
+    ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_noise_scheduler": "unipc", "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7], "validation_randomize": True, "validation_lycoris_strength": 0.5, "validation_image_format": "webp", "validation_epoch_interval": 2, "validate_after_step": 3, "validate_after_epoch": 1, "validation_on_startup": True, "disable_benchmark": True, "validation_disable_unconditional": True}, "there is no prompt to draw"),
+    (PROMPT, {"validation_image_quality": 80}, "PNG loses nothing"),
+    (PROMPT | {"fsdp_enable": True}, {"validation_multigpu": "single-gpu"}, "fsdp_enable splits the weights"),
+    (PROMPT | {"model_type": "full"}, {"validation_lycoris_strength": 0.5}, "model_type=full has no adapter"),
     ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
     (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
+    ({"eval_loss_disable": True}, {"eval_steps_interval": 5, "eval_epoch_interval": 0.5}, "eval_loss_disable is true"),
+    ({}, {"num_eval_images": 8, "eval_timesteps": 28, "eval_dataset_id": "a", "eval_dataset_pooling": True}, "neither eval_steps_interval nor eval_epoch_interval is set"),
+    ({"eval_steps_interval": 5, "eval_loss_disable": True}, {"num_eval_images": 8}, "eval_loss_disable is true"),
+    ({}, {"evaluation_type": "clip"}, "there is no prompt to draw"),
+    (PROMPT, {"pretrained_evaluation_model_name_or_path": "a/b"}, "evaluation_type is none"),
     (PROMPT | {"validation_guidance": 1}, {"validation_negative_prompt": "x"}, "validation_guidance=1 does not look at it"),
+    ({}, {"validation_preview": True}, "there is no prompt to draw"),
+    (PROMPT, {"validation_preview_steps": 5}, "validation_preview is false"),
+    ({"webhook_config": DISCORD}, {"webhook_reporting_interval": 10}, "no webhook takes progress: webhook_type=raw does"),
 ]  # fmt: skip
 
 
@@ -125,7 +137,7 @@ ALWAYS = """
     sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
     max_grad_norm variant pretrained_model_name_or_path
-    pretrained_transformer_model_name_or_path
+    pretrained_transformer_model_name_or_path webhook_config
 """.split()
 
 
@@ -149,7 +161,7 @@ def test_rows_that_switch_off_are_all_tested() -> None:
 DOUBTFUL: list[tuple[dict[str, Any], str, str]] = [
     ({"loss_type": "huber"}, "huber_schedule=snr forgives", "huber_schedule=exponential"),
     (PROMPT | {"flow_custom_timesteps": 500, "flow_schedule_shift": 2}, "flow_schedule_shift changes validation pictures only", "leave out one"),
-    (PROMPT | {"validation_guidance": 1, "validation_guidance_skip_layers": [7]}, "validation_guidance=1 switches skip-layer guidance off", "above 1"),
+    (PROMPT | {"validation_preview": True, "validation_preview_steps": 31}, "validation_preview_steps=31 is above validation_num_inference_steps=30", "lower validation_preview_steps"),
     ({"optimizer": "soap", "model_type": "full"}, "soap preconditions sides", "raise max_precondition_dim"),
     ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "lr_scheduler=cosine with a schedule-free", "use constant_with_warmup"),
     ({"lr_scheduler": "cosine_with_restarts"}, "cosine_with_restarts never restarts", "set 2 or more"),
@@ -241,6 +253,8 @@ NOT_SWITCHED = {
     ("cache_dir_quantised", "output_dir"),
     ("init_lora", "lora_rank"),  # a limit, compared with the file
     ("resume_from_checkpoint", "output_dir"),
+    ("keep_best_checkpoint", "checkpoints_total_limit"),
+    ("keep_best_checkpoint", "early_stopping_patience"),  # its default
 }
 
 

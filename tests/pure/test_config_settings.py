@@ -183,9 +183,9 @@ def test_the_quickstart_loads_as_printed(load: Load, block: dict[str, Any]) -> N
             assert got == (value if "resolution" not in key else [[1024, 1024], [1280, 768]])
 
 
-def test_previews_are_refused_by_name(load: Load) -> None:
-    with pytest.raises(ConfigError, match=r"`validation_preview=true` is not supported yet"):
-        load(validation_preview=True, validation_preview_steps=1)
+def test_the_quickstarts_previews_load_as_printed(load: Load) -> None:
+    config = load(validation_preview=True, validation_preview_steps=1)
+    assert config.validation_preview and config.validation_preview_steps == 1
 
 
 def test_a_long_path_is_refused_before_the_file_system_sees_it(load: Load) -> None:

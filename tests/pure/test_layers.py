@@ -20,8 +20,8 @@ ROWS = [  # top of the list: knows nobody
     ["config", "backends"],
     ["processes", "sd3", "data", "quant"],
     ["plan", "formats"],
-    ["adapters", "discovered", "devices", "preflight"],
-    ["prepare", "out_of_memory", "load"],
+    ["adapters", "discovered", "devices", "preflight", "webhooks"],
+    ["prepare", "out_of_memory", "load", "offload"],
     ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview"],
@@ -47,6 +47,7 @@ TORCH_FREE = [
     "plan",
     "discovered.py",
     "devices.py",
+    "webhooks",
     "prepare.py",
     "preflight.py",
     "dataset_inspection.py",
@@ -68,7 +69,7 @@ FORMATS = "key_names scale adapter_description readers file_metadata identify ma
 FORMATS += "earlier_weights finished_run initial_adapter"
 TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
-BELOW_THE_PLAN = ("encode", "train", "sample", "load", "out_of_memory")
+BELOW_THE_PLAN = ("encode", "train", "sample", "webhooks", "load", "out_of_memory", "offload")
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -1,5 +1,6 @@
 """Schemas of other people's formats, recorded: each says in "$comment" where it comes from, which
 version it is and what was left out. They are data: nothing here is fetched when tests run.
+event.json is sd3tune's own.
 """
 
 import json

@@ -22,6 +22,12 @@ SECRET = re.compile(
 )
 ANY = re.compile("")
 ACCESS_ID = re.compile(r"^(?!.*(TOKEN|SECRET|PASSW|API)).*(ACCESS_?(KEY|ID)|KEY_?ID|_USER)")
+# A shared file must not send the secrets of other services to an address that it names.
+WEBHOOK_VARIABLE = re.compile("WEBHOOK|DISCORD|CALLBACK")
+LIKE = {  # what the variable of a credential must look like, and names that do
+    ACCESS_ID: ("an access key id's", "AWS_ACCESS_KEY_ID or MINIO_ROOT_USER"),
+    WEBHOOK_VARIABLE: ("a webhook's", "WEBHOOK_URL, DISCORD_WEBHOOK or CALLBACK_TOKEN"),
+}
 
 
 @dataclass(frozen=True)
@@ -92,16 +98,17 @@ def _stays(key: str, allowed: Allowed) -> bool:
 
 def _may_hold(name: str, key: str, where: str, allowed: Allowed) -> None:
     pattern = allowed.credentials.get(key)
-    if pattern is not None:
-        if pattern.search(name.upper()):
-            return
-        raise ConfigError(
-            f"{where}: `{key}` uses {{env:{shown(name)}}}: {key} is sent as it is, and the name of "
-            "this variable does not look like an access key id's",
-            hint="name the variable like AWS_ACCESS_KEY_ID or MINIO_ROOT_USER",
-        )
+    if pattern is not None and pattern.search(name.upper()):
+        return
     if _stays(key, allowed) and not looks_secret(name):
         return
+    if pattern is not None:
+        like, names = LIKE[pattern]
+        raise ConfigError(
+            f"{where}: `{key}` uses {{env:{shown(name)}}}: {key} is sent as it is, and the name of "
+            f"this variable does not look like {like}",
+            hint=f"name the variable like {names}",
+        )
     why = "looks like a secret" if looks_secret(name) else "is a value of this machine"
     raise ConfigError(
         f"{where}: `{key}` uses {{env:{shown(name)}}}, which {why}: values of the environment go "

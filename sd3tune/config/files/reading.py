@@ -5,15 +5,18 @@ Every problem names the file and, for JSON, line and column.
 
 import json
 import os
+import re
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sd3tune.config.files.placeholders import looks_secret
 from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.problems import COMMAND_LINE, Problems, shown, sound
 from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.filesystem import opening
 
+VALUE = re.compile(r'("([^"]*)"\s*:\s*")(?:[^"\\]|\\.)*"?')  # a key with a text
 JSON_NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
 
 
@@ -58,7 +61,7 @@ def read_json(path: Path, kind: type, what: str, problems: Problems | None = Non
     except json.JSONDecodeError as e:
         line = " ".join(text.split("\n")[e.lineno - 1].split())
         raise ConfigError(
-            f"`{path}:{e.lineno}:{e.colno}` is not JSON: {e.msg}, at `{line[:60]}`",
+            f"`{path}:{e.lineno}:{e.colno}` is not JSON: {e.msg}, at `{without_values(line)[:60]}`",
             hint="JSON has double quotes, no comments, and no comma after the last entry",
         ) from None
     except ValueError:  # Python's limit on the digits of a number
@@ -80,6 +83,11 @@ def read_json(path: Path, kind: type, what: str, problems: Problems | None = Non
             hint="`sd3tune demo DIR` writes a working example of every file",
         )
     return data
+
+
+def without_values(line: str) -> str:
+    """A line of JSON without the text behind a key that a secret goes with."""
+    return VALUE.sub(lambda m: m[1] + "…" if looks_secret(m[2]) else m[0], line)
 
 
 def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]:

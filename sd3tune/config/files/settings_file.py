@@ -9,7 +9,14 @@ from typing import Any
 from sd3tune.config import values
 from sd3tune.config.files.env_file import read_env
 from sd3tune.config.files.placeholders import Allowed, fill_in
-from sd3tune.config.files.reading import absolute_path, read_json, read_words, without_dashes
+from sd3tune.config.files.reading import (
+    absolute_path,
+    literal,
+    read_json,
+    read_words,
+    without_dashes,
+)
+from sd3tune.config.files.webhooks_file import SETTING
 from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import ALIASES, INVERTED, SPELLINGS
 from sd3tune.config.problems import COMMAND_LINE, Problems, shown
@@ -50,6 +57,7 @@ def read_file(
     filled = WrittenSettings(written.file)
     for name, value in written.values.items():
         with problems.collecting(name):
+            value = literal(value) if name == SETTING and isinstance(value, str) else value
             value = fill_in({name: value}, written.where, {}, allowed)[name]
             filled.set(name, value, written.keys[name])
     return renamed(filled, problems)  # a variable's value may be an old spelling

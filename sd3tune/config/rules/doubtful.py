@@ -52,11 +52,16 @@ DOUBTFUL = (
         "huber_schedule=exponential does what the paper says",
     ),
     warning(
-        "validation_guidance_skip_layers validation_guidance",
-        lambda c: c.validation_guidance_skip_layers and c.validation_guidance <= 1,
-        "validation_guidance={c.validation_guidance:g} switches skip-layer guidance off: diffusers "
-        "guides only above 1",
-        "set validation_guidance above 1, or leave out validation_guidance_skip_layers",
+        "validation_preview validation_preview_steps validation_num_inference_steps "
+        "validation_disable validation_prompt user_prompt_library",
+        lambda c: (
+            c.validation_preview
+            and c.validation_preview_steps > c.validation_num_inference_steps
+            and not no_pictures(c)
+        ),
+        "validation_preview_steps={c.validation_preview_steps} is above "
+        "validation_num_inference_steps={c.validation_num_inference_steps}: no preview is drawn",
+        "lower validation_preview_steps",
     ),
     warning(
         "flow_custom_timesteps flow_schedule_shift flow_schedule_auto_shift validation_disable "

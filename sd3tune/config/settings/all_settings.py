@@ -12,6 +12,7 @@ from sd3tune.config.settings.adapter import AdapterSettings
 from sd3tune.config.settings.checkpoints import CheckpointSettings
 from sd3tune.config.settings.data import DataSettings
 from sd3tune.config.settings.ema import EmaSettings
+from sd3tune.config.settings.evaluation import EvaluationSettings
 from sd3tune.config.settings.flow import FlowSettings
 from sd3tune.config.settings.folders import FolderSettings
 from sd3tune.config.settings.guard import GuardSettings
@@ -19,10 +20,12 @@ from sd3tune.config.settings.hardware import HardwareSettings
 from sd3tune.config.settings.length import LengthSettings
 from sd3tune.config.settings.model import ModelSettings
 from sd3tune.config.settings.optimisation import OptimisationSettings
+from sd3tune.config.settings.previews import PreviewSettings
 from sd3tune.config.settings.processes import ProcessSettings
 from sd3tune.config.settings.rollout import RolloutSettings
 from sd3tune.config.settings.text import TextSettings
 from sd3tune.config.settings.validation import ValidationSettings
+from sd3tune.config.settings.webhooks import WebhookSettings
 from sd3tune.decision import AUTO, DEFAULT, Provenance
 
 
@@ -42,6 +45,9 @@ class AllSettings(
     CheckpointSettings,
     ProcessSettings,
     ValidationSettings,
+    PreviewSettings,
+    WebhookSettings,
+    EvaluationSettings,
 ):
     """The table alone: each setting is right by itself, whether they go together is not asked."""
 

@@ -10,6 +10,7 @@ UNSEEN_PAIRS never occur either, though the painter knows the shape and the colo
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -186,8 +187,8 @@ def draw(made: Scene, side: int) -> Image.Image:
     return Image.fromarray(mean.round().astype(np.uint8))
 
 
-Plane = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+Plane = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def _polygon(*corners: tuple[float, float]) -> Callable[[Plane, Plane], Mask]:
