@@ -25,7 +25,7 @@ ROWS = [  # top of the list: knows nobody
     ["prepare", "out_of_memory", "load", "offload"],
     ["encode", "sample"],
     ["train"],
-    ["doctor", "demo", "containers", "dataset_inspection", "run_overview"],
+    ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview"],
     ["cli"],
     ["__main__"],
 ]
@@ -43,6 +43,7 @@ TORCH_FREE = [
     "__main__.py",
     "cli",
     "containers",
+    "live",
     "config",
     "plan",
     "discovered.py",
