@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from sd3tune import backends, quant
+from sd3tune.plan.drawing import AnyPlan
 from sd3tune.plan.memory import gib
-from sd3tune.plan.plan import Plan
 from sd3tune.quant import store
 from sd3tune.quant.parts import stored_bytes
 from sd3tune.report.progress import say, warn
 from sd3tune.sd3 import weights
 
 
-def transformer(plan: Plan, device: torch.device) -> Any:
+def transformer(plan: AnyPlan, device: torch.device) -> Any:
     """The denoiser on the CPU, frozen, with the planned precision: read where it was kept,
     otherwise loaded, quantised and kept. Raises ModelError."""
     say(f"loading  transformer of {plan.model.name}")
@@ -30,7 +30,7 @@ def transformer(plan: Plan, device: torch.device) -> Any:
     return model
 
 
-def read(plan: Plan, path: Path) -> Any:
+def read(plan: AnyPlan, path: Path) -> Any:
     """The kept transformer, or None where there is none or it is damaged."""
     if not path.exists():
         return None
@@ -44,7 +44,7 @@ def read(plan: Plan, path: Path) -> Any:
     return model
 
 
-def kept_at(plan: Plan, device: torch.device) -> Path | None:
+def kept_at(plan: AnyPlan, device: torch.device) -> Path | None:
     """The file of this very quantised transformer; None where none is kept."""
     folder, precision = plan.memory.quantised_cache.value, plan.precision
     if folder is None:
@@ -63,7 +63,7 @@ def kept_at(plan: Plan, device: torch.device) -> Path | None:
 
 
 def quantise(
-    module: Any, scheme: str, which: quant.Patterns, plan: Plan, device: torch.device
+    module: Any, scheme: str, which: quant.Patterns, plan: AnyPlan, device: torch.device
 ) -> None:
     """Quantises in place, and prints what it saved. which: the linear layers that are meant."""
     if scheme == "no_change":
@@ -78,17 +78,17 @@ def quantise(
     )
 
 
-def quantising_device(plan: Plan, device: torch.device) -> torch.device:
+def quantising_device(plan: AnyPlan, device: torch.device) -> torch.device:
     """Where layers are quantised, one at a time."""
     on_device = plan.precision.quantize_via.value == "accelerator"
     return device if on_device else torch.device("cpu")
 
 
-def fp8_format(plan: Plan) -> str:
+def fp8_format(plan: AnyPlan) -> str:
     """torch's name of the fp8 dtype; `none` where the device has none."""
     return plan.precision.fp8_dtype.value or "none"
 
 
-def variant(plan: Plan) -> dict[str, str]:
+def variant(plan: AnyPlan) -> dict[str, str]:
     """Which of a folder's files are meant, as from_pretrained takes it."""
     return {"variant": plan.files.variant} if plan.files.variant else {}

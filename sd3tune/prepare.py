@@ -18,6 +18,7 @@ from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
+from sd3tune.config.files.prompts import load_prompts
 from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import RejectedFile, without
 from sd3tune.data.minimum import check_minimum, check_vae_batch
@@ -110,7 +111,7 @@ def read_data(
 ) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. here: the run is for this
     machine, which must be able to write its folders. Raises Sd3tuneError."""
-    folders = partial(preflight.refuse_closed_folders, config, datasets)
+    folders = partial(preflight.refuse_of_this_machine, config, datasets)
     missing = partial(preflight.refuse_missing_files, config)
     model = answers(*([folders] if here else []), missing, partial(model_of, config))[-1]
     assert model is not None
@@ -178,10 +179,10 @@ def admit_plan(
     """Raises HardwareError where nothing can train, PlanError and ConfigError as `resolve` does."""
     config = found.config
     lycoris = load_lycoris(config.lycoris_config) if config.lycoris_config else None
+    rest = found.samples, found.datasets.images, processes, lycoris, len(load_prompts(config))
 
     def decide(facts: Facts) -> Plan:
-        images = found.datasets.images
-        return resolve(RunInputs(config, facts, model, found.samples, images, processes, lycoris))
+        return resolve(RunInputs(config, facts, model, *rest))
 
     needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
     admitted = admit(facts, decide, chosen, run, also=needed)

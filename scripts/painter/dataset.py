@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from sd3tune.demo import world
+from sd3tune.demo import scenes
 
 SETTINGS = {
     "model_type": "full",
@@ -18,7 +18,7 @@ SETTINGS = {
     "data_backend_config": "config/multidatabackend.json",
     "resolution": 64,
     "seed": 1,
-    "max_train_steps": 8000,
+    "max_train_steps": 6000,
     "train_batch_size": 64,
     "optimizer": "adamw",
     "optimizer_beta2": 0.98,
@@ -53,8 +53,8 @@ DATASETS = [
 def main(out: Path, count: int, seed: int) -> None:
     pictures = out / "pictures"
     pictures.mkdir(parents=True)
-    for number, made in enumerate(world.scenes(seed, count)):
-        world.draw(made, 64).save(pictures / f"{number:05}.png")
+    for number, made in enumerate(scenes.scenes(seed, count)):
+        scenes.draw(made, 64).save(pictures / f"{number:05}.png")
         (pictures / f"{number:05}.txt").write_text(made.caption + "\n")
     (out / "config").mkdir()
     (out / "config/config.json").write_text(json.dumps(SETTINGS, indent=2) + "\n")

@@ -24,7 +24,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from sd3tune.demo import tokenizers, world
+from sd3tune.demo import scenes, tokenizers
 
 L, G, T5, PROJECTED = 48, 64, 128, 64
 IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -32,8 +32,8 @@ IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.2613
 
 def sentences() -> list[str]:
     """Every word of the world, in captions; and the negative prompts that people write."""
-    everything = world.Vocabulary(world.SHAPES, tuple(world.COLOURS), world.TEXTURES, ())
-    lines = [made.caption for made in world.scenes(7, 400, everything)]
+    everything = scenes.Vocabulary(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
+    lines = [made.caption for made in scenes.scenes(7, 400, everything)]
     return [*lines, "blurry, cropped, ugly, low quality", "a picture of the shape and colours"]
 
 
@@ -125,7 +125,7 @@ def train_t5(pool, out: Path, minutes: float) -> None:
         tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
     ))  # fmt: skip
     head = nn.Linear(T5, model.config.vocab_size)
-    texts = list(pool["captions"]) + [""]
+    texts = [*pool["captions"], ""]
     ids = tokenizer(texts, padding="max_length", max_length=256, return_tensors="pt").input_ids
     longest = int((ids != 0).sum(1).max())
     print(f"t5: {len(tokenizer)} pieces, longest caption {longest}")

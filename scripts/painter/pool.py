@@ -1,20 +1,20 @@
-"""pool.py OUT COUNT SEED [--all]: scenes of the world as arrays, for the scripts beside this one."""
+"""pool.py OUT COUNT SEED [--all]: scenes of the world as arrays, for the other scripts."""
 
 import sys
 
 import numpy as np
 
-from sd3tune.demo import world
+from sd3tune.demo import scenes
 
-EVERYTHING = world.Vocabulary(world.SHAPES, tuple(world.COLOURS), world.TEXTURES, ())
+EVERYTHING = scenes.Vocabulary(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
 
 
-def main(out: str, count: int, seed: int, words: world.Vocabulary) -> None:
-    made = list(world.scenes(seed, count, words))
-    pixels = np.stack([np.asarray(world.draw(each, 64)) for each in made])
+def main(out: str, count: int, seed: int, words: scenes.Vocabulary) -> None:
+    made = list(scenes.scenes(seed, count, words))
+    pixels = np.stack([np.asarray(scenes.draw(each, 64)) for each in made])
     np.savez(out, pixels=pixels, captions=np.array([each.caption for each in made]))
 
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]),
-         EVERYTHING if "--all" in sys.argv else world.KNOWN)  # fmt: skip
+         EVERYTHING if "--all" in sys.argv else scenes.KNOWN)  # fmt: skip

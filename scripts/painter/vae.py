@@ -130,7 +130,7 @@ def train_tiny(vae: AutoencoderKL, pool, minutes: float) -> AutoencoderTiny:
             group["lr"] = rate * min(1, step / 50) * (1 - share) ** 0.7
         x = images(pool, rng, BATCH)
         unit = (encoded(vae, x) - SHIFT) * SCALE
-        # TAESD's own range: pictures 0 to 1 outside its modules, latents as the transformer has them.
+        # Latents as the transformer has them: TAESD's convention.
         shown = tiny.decoder(unit + 0.2 * torch.rand(BATCH, 1, 1, 1) * torch.randn_like(unit))
         back = tiny.encoder(x)
         loss = distance(shown, x) + F.mse_loss(back, unit)
@@ -141,8 +141,9 @@ def train_tiny(vae: AutoencoderKL, pool, minutes: float) -> AutoencoderTiny:
         step += 1
         if step % 50 == 0:
             psnr = -10 * torch.log10(F.mse_loss(shown, x) / 4)
+            apart = F.mse_loss(back, unit).item()
             print(f"tiny {step} loss {loss.item():.4f} psnr {psnr.item():.1f} "
-                  f"latents {F.mse_loss(back, unit).item():.3f} {share:.0%}", flush=True)  # fmt: skip
+                  f"latents {apart:.3f} {share:.0%}", flush=True)  # fmt: skip
     return tiny
 
 

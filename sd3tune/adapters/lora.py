@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.adapters.trained import Trained, copies, put, take
-from sd3tune.errors import ConfigError
+from sd3tune.errors import ConfigError, PlanError
 from sd3tune.formats import adapter_files, file_metadata
 from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
 from sd3tune.formats.writers import size_bytes
@@ -59,6 +59,24 @@ class LoraAdapter(Trained):
             yield
         finally:
             self.model.enable_adapters()
+
+    @contextmanager
+    def scaled(self, strength: float) -> Iterator[None]:
+        if self.start and strength != 1:
+            raise PlanError(
+                f"an adapter strength of {strength:g} is not possible while pissa or olora trains: "
+                "the adapter holds a part of the base model",
+                hint="draw the result with `sd3tune sample`",
+            )
+        layers = [m for m in self.model.modules() if NAME in getattr(m, "scaling", {})]
+        before = [layer.scaling[NAME] for layer in layers]
+        for layer, scale in zip(layers, before, strict=True):
+            layer.scaling[NAME] = scale * strength
+        try:
+            yield
+        finally:
+            for layer, scale in zip(layers, before, strict=True):
+                layer.scaling[NAME] = scale
 
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         return tensors(self.model, keep=keep)

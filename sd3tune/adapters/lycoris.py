@@ -49,6 +49,17 @@ class LycorisAdapter(Trained):
             for module in self.network.loras:
                 module.apply_to()
 
+    @contextmanager
+    def scaled(self, strength: float) -> Iterator[None]:
+        before = [module.multiplier for module in self.network.loras]
+        for module, multiplier in zip(self.network.loras, before, strict=True):
+            module.multiplier = multiplier * strength
+        try:
+            yield
+        finally:
+            for module, multiplier in zip(self.network.loras, before, strict=True):
+                module.multiplier = multiplier
+
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         return copies(tensors(self.network), keep=keep)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sd3tune.errors import CheckpointError
+from sd3tune.errors import CheckpointError, PlanError
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -37,6 +37,16 @@ class Trained(ABC):
     def off(self) -> Iterator[None]:
         """Restores the model as it was before training while the block runs. Raises PlanError where
         its weights are gone."""
+
+    @contextmanager
+    def scaled(self, strength: float) -> Iterator[None]:
+        """The adapter at another strength while the block runs; 1 changes nothing. Raises PlanError
+        where there is nothing to scale."""
+        if strength != 1:
+            raise PlanError(
+                f"an adapter strength of {strength:g} is for LoRA and LyCORIS", hint="leave it out"
+            )
+        yield
 
     @abstractmethod
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:

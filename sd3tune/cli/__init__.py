@@ -23,6 +23,7 @@ from sd3tune.cli import (
     image,
     inspect,
     plan,
+    publish,
     surroundings,
     train,
     verbosity,
@@ -62,7 +63,7 @@ def cli(context: click.Context) -> None:
     surroundings.find_working_directory(context.invoked_subcommand)
 
 
-for module in (doctor, demo, dataset, plan, train, inspect, export, cache, image):
+for module in (doctor, demo, dataset, plan, train, inspect, export, publish, cache, image):
     cli.add_command(module.command)
 verbosity.add_options(cli)
 

@@ -54,6 +54,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "validation_guidance",
     "validation_preview",
     "webhook_config",
+    "validation_step_interval",
     "model_type",
     "lora_type",
     "peft_lora_target_modules",

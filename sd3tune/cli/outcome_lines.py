@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 def outcome_lines(outcome: "Outcome") -> "list[Line]":
     """Losses, files and the digest of the noise."""
     shown: list[Line] = [f"steps            {outcome.step} of {outcome.steps}"]
+    if outcome.ending.early:
+        shown.append(
+            f"ended early      {outcome.ending.early}; the result is of step {outcome.step}"
+        )
     if outcome.loss_after is not None and outcome.loss_before is not None:
         change = outcome.loss_after / outcome.loss_before - 1
         shown.append(
@@ -18,6 +22,10 @@ def outcome_lines(outcome: "Outcome") -> "list[Line]":
         )
     if outcome.adapter:
         shown.append(f"result           {outcome.adapter}")
+    if outcome.ending.best is not None:
+        shown.append(f"best             {outcome.ending.best}")
     shown += [f"picture          {path}" for path in outcome.pictures]
+    if outcome.sheet:
+        shown.append(f"before, after    {outcome.sheet}")
     shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
     return [*shown, f"output           {outcome.output}"]

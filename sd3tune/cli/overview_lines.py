@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sd3tune.cli.words import Line
-    from sd3tune.plan.keeping import PicturePlan
     from sd3tune.plan.overview import DatasetSize, Overview
+    from sd3tune.plan.picture_plan import PicturePlan
     from sd3tune.plan.plan import Plan
 
 NAMES, AMOUNTS = 24, 10  # characters of the two columns
@@ -47,8 +47,40 @@ def pictures(seen: "Overview", how: "PicturePlan") -> "list[Line]":
     prompts = _counted(count.prompts, "prompt")
     shown: list[Line] = ["pictures", _row("at the end", str(count.at_once), f"{prompts}, {sizes}")]
     if count.during:
-        when = f"{count.during} times, every {count.every_steps} steps"
+        every = f", every {count.every_steps} steps" if count.every_steps else ""
+        when = f"{_counted(count.during, 'time')}{every}"
         shown.append(_row("during training", str(count.during * count.at_once), when))
+    if count.base_model:
+        note = "once, before the first step"
+        shown.append(
+            _row("of the base model", str(count.prompts * len(how.sizes) * how.per_prompt), note)
+        )
+    return shown
+
+
+def evaluation(seen: "Overview", plan: "Plan") -> "list[Line]":
+    """When the evaluation loss is measured, on which images, and what that costs; and what scores
+    pictures."""
+    count = seen.evaluation
+    whose = "training images: no eval dataset" if count.trained_on else "images never trained on"
+    shown: list[Line] = ["evaluation loss"]
+    shown.append(_row("before and after", str(count.before_and_after), whose))
+    if (during := count.during) is not None:
+        every = [f"{during.every_steps} steps"] if during.every_steps else []
+        every += [f"{during.every_epochs:g} epochs"] if during.every_epochs else []
+        when = f"times, every {' and every '.join(every)}, the first and the last step included"
+        shown.append(_row("during training", str(during.times), when))
+        images = ", ".join(f"{n} of {name}" for name, n in during.images.items())
+        images += ", trained on too" if during.trained_on else ""
+        cost = f"images x levels each time ({images}): about {during.share:.1%} of training"
+        shown.append(_row("passes", str(during.passes), cost))
+        if during.best_checkpoint:
+            shown.append(_row("best checkpoint", "kept", "the one with the lowest loss"))
+        if during.patience is not None:
+            after = f"{_counted(during.patience, 'evaluation')} without a lower loss"
+            shown.append(_row("training ends after", "", after))
+    if plan.score is not None:
+        shown.append(_row("score of pictures", "clip", plan.score.model))
     return shown
 
 

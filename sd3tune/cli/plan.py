@@ -57,6 +57,7 @@ def lines(ready: "Prepared") -> list[words.Line]:
         decision_lines(decisions(plan)),
         overview_lines.data(seen, plan.steps),
         overview_lines.pictures(seen, plan.pictures),
+        overview_lines.evaluation(seen, plan),
         overview_lines.memory(plan, seen),
         overview_lines.disk(seen),
     )

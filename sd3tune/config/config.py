@@ -43,7 +43,10 @@ from sd3tune.tables.architectures import DEFAULT as DEFAULT_MODEL
 
 # Values of path settings that are not paths.
 NOT_PATHS = {"resume_from_checkpoint": ("latest", "never"), "cache_dir_quantised": ("none",)}
-MODELS = ("pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path")
+MODELS = (
+    "pretrained_model_name_or_path", "pretrained_transformer_model_name_or_path",
+    "pretrained_evaluation_model_name_or_path",
+)  # fmt: skip
 # A repository by the address of its page or of a file in it.
 HUB_PAGE = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+?)(?:\.git|/(?:tree|blob|resolve)/.*)?/?")
 PATHS = (
@@ -57,6 +60,7 @@ ENVIRONMENT = Allowed(
     others=True,
     sent=(
         "revision", "variant", "pretrained_transformer_subfolder",
+        "hub_model_id", "model_card_note", "modelspec_comment",
         *(f"webhook_config.{key}" for key in Webhook.model_fields),
     ),
     credentials=dict.fromkeys(

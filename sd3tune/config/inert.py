@@ -18,11 +18,10 @@ OFF = ("", "none", "no", "false", "null", "off", "never", "disabled")
 # Values that existing files spell out, and that are what sd3tune does anyway.
 HARMLESS = {
     "validation_seed_source": ("cpu",),
-    "validation_image_format": ("png",),
+    "validation_method": ("simpletuner-local",),
+    "validation_benchmark": (True, "true"),
     "peft_lora_mode": ("standard",),
-    "disable_benchmark": (True, "true"),
     "disable_bucket_pruning": (True, "true"),
-    "validation_disable_unconditional": (True, "true"),
     "prediction_type": ("flow_matching",),
     "allow_tf32": (True, "true"),
     "checkpointing_use_tempdir": (True, "true"),
@@ -72,14 +71,16 @@ HARMLESS = {
     "enabled": (True, "true"),
     "clip_skip": (1, "1"),
 }
-MEANT_WHEN_OFF = ("include_subdirectories", "recursive")  # sd3tune does what they switch off
+MEANT_WHEN_OFF = (
+    "include_subdirectories",
+    "recursive",
+    "validation_benchmark",
+)  # sd3tune does what they switch off
 NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their own
 
 # Setting -> those that change nothing while it is off or left out.
 SWITCHES = {
-    "push_to_hub": "hub_model_id push_checkpoints_to_hub push_to_hub_background model_card_note "
-    "model_card_private model_card_safe_for_work post_upload_script publishing_config",
-    "report_to": "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
+    "push_to_hub": "post_upload_script publishing_config",
     "train_text_encoder": "text_encoder_lr",
     "noise_offset": "noise_offset_probability",
     "timestep_bias_strategy": "timestep_bias_begin timestep_bias_end timestep_bias_multiplier "
@@ -87,9 +88,7 @@ SWITCHES = {
     "validation_external_script": "validation_external_background",
     "validation_adapter_path": "validation_adapter_mode validation_adapter_name "
     "validation_adapter_strength",
-    "validation_using_datasets": "num_eval_images",
-    "evaluation_type": "pretrained_evaluation_model_name_or_path",
-    "eval_steps_interval": "eval_timesteps eval_dataset_pooling",
+    "validation_using_datasets": "validation_stitch_input_location",
     "disk_low_threshold": "disk_low_action disk_low_script",
     "assistant_lora_path": "assistant_lora_strength assistant_lora_inference_strength",
     "init_lora": "init_lora_step init_lora_ema",

@@ -10,11 +10,18 @@ from sd3tune.data.sources import Source
 from sd3tune.errors import ConfigError
 
 PICTURES = "validation_images"  # in output_dir
+BASE_PICTURES = "benchmarks/base_model"  # in output_dir: pictures of the model before any training
+ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # by validation_image_format
 
 
-def picture_name(shortname: str, index: int, size: tuple[int, int], step: int) -> str:
-    """step_500_prompt_0_1024x1024.png. size: width and height in pixels."""
-    return f"step_{step}_{shortname}_{index}_{size[0]}x{size[1]}.png"
+def picture_name(shortname: str, index: int, size: tuple[int, int], image_format: str) -> str:
+    """prompt_0_1024x1024.png. size: width and height in pixels."""
+    return f"{shortname}_{index}_{size[0]}x{size[1]}.{ENDINGS[image_format]}"
+
+
+def of_step(step: int, name: str) -> str:
+    """step_500_prompt_0_1024x1024.png"""
+    return f"step_{step}_{name}"
 
 
 def folders(config: Config, datasets: Datasets) -> tuple[Path, ...]:
@@ -31,7 +38,8 @@ def refuse_own_pictures(config: Config, datasets: Datasets) -> None:
     output = config.output_dir.resolve()
     for name, folder in _image_folders(datasets):
         real = folder.resolve()
-        if real == output or real.is_relative_to(output / PICTURES):
+        own = (output / PICTURES, output / BASE_PICTURES)
+        if real == output or any(real.is_relative_to(folder) for folder in own):
             what = "output_dir itself" if real == output else "a folder for pictures of this run"
             raise ConfigError(
                 f"dataset `{name}`: `instance_data_dir={folder}` is {what}: the run would train on "

@@ -1,6 +1,6 @@
 """The demo of learning: the painter, pictures of a shape that it never saw, and a LoRA to learn it.
 
-The painter knows a world of shapes and colours (world.py) without hearts. The dataset has hearts in
+The painter knows scenes of shapes and colours (scenes.py) without hearts. The dataset has hearts in
 most colours; the prompts ask for hearts in all colours, none with a caption of the dataset.
 """
 
@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sd3tune.demo import world
+from sd3tune.demo import scenes
 from sd3tune.errors import ModelError
 
 SIDE = 64  # pixels, of all pictures
@@ -36,14 +36,14 @@ def write(folder: Path) -> Sequence[Path]:
         shutil.copytree(shipped, model)
     pictures.mkdir(parents=True)
     for number, scene in enumerate(dataset()):
-        world.draw(scene, SIDE).save(pictures / f"{number:03}.png")
+        scenes.draw(scene, SIDE).save(pictures / f"{number:03}.png")
         (pictures / f"{number:03}.txt").write_text(scene.caption + "\n", encoding="utf-8")
     return [model, pictures]
 
 
-def dataset() -> list[world.Scene]:
+def dataset() -> list[scenes.Scene]:
     """The scenes of the dataset: hearts, without the colours that are withheld."""
-    colours = [c for c in world.KNOWN.colours if c not in WITHHELD]
+    colours = [c for c in scenes.KNOWN.colours if c not in WITHHELD]
     return list(islice(_distinct(PICTURE_SEED, colours, ()), PICTURES))
 
 
@@ -53,7 +53,7 @@ def prompts() -> list[str]:
     # A third of the prompts have a withheld colour, two thirds are new combinations.
     new = _distinct(PROMPT_SEED, WITHHELD, known)
     others = _distinct(
-        PROMPT_SEED + 1, [c for c in world.KNOWN.colours if c not in WITHHELD], known
+        PROMPT_SEED + 1, [c for c in scenes.KNOWN.colours if c not in WITHHELD], known
     )
     third = PROMPTS // 3
     chosen = [*islice(new, third), *islice(others, PROMPTS - third)]
@@ -62,11 +62,11 @@ def prompts() -> list[str]:
 
 def _distinct(
     seed: int, colours: Sequence[str], known: Sequence[str] | set[str]
-) -> Iterator[world.Scene]:
+) -> Iterator[scenes.Scene]:
     """Scenes with hearts whose captions differ from each other and from `known`."""
-    words = world.Vocabulary(shapes=(CONCEPT,), colours=tuple(colours))
+    words = scenes.Vocabulary(shapes=(CONCEPT,), colours=tuple(colours))
     captions = set(known)
-    for scene in world.scenes(seed, 100_000, words):
+    for scene in scenes.scenes(seed, 100_000, words):
         if scene.caption not in captions:
             captions.add(scene.caption)
             yield scene

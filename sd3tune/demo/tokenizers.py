@@ -85,7 +85,7 @@ def t5() -> Any:
 
 
 def t5_of_words(sentences: Sequence[str]) -> Any:
-    """A unigram model in which every word of the sentences is one piece and every letter another."""
+    """A unigram model with a piece for every word of the sentences, and one for every letter."""
     from transformers import T5TokenizerFast
 
     counts = Counter(w for line in sentences for w in re.findall("[a-z]+", line))

@@ -15,6 +15,7 @@ from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
 from sd3tune.load import quantise, variant
 from sd3tune.out_of_memory import during
+from sd3tune.plan.drawing import AnyPlan
 from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
 from sd3tune.report.progress import say, stage, waiting
@@ -82,7 +83,7 @@ def encoded(
     return entries, {}
 
 
-def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+def blank(embeds: Tensor, pooled: Tensor, plan: AnyPlan) -> tuple[Tensor, Tensor]:
     """The blank caption's embeddings as sd3_clip_uncond_behaviour and sd3_t5_uncond_behaviour
     say."""
     return unconditional(
@@ -93,14 +94,14 @@ def blank(embeds: Tensor, pooled: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     )
 
 
-def load_encoders(plan: Plan, device: torch.device) -> TextEncoders:
+def load_encoders(plan: AnyPlan, device: torch.device) -> TextEncoders:
     """Quantised and placed as planned; the CPU when they do not fit the device."""
     say(f"loading  text encoders of {plan.model.name}")
     with waiting("loading the text encoders"):
         return _loaded(plan, device)
 
 
-def _loaded(plan: Plan, device: torch.device) -> TextEncoders:
+def _loaded(plan: AnyPlan, device: torch.device) -> TextEncoders:
     encoders = TextEncoders.load(
         plan.model.source,
         dtype=plan.precision.text.value,

@@ -7,8 +7,26 @@ from pathlib import Path
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import safetensors_header
 from sd3tune.formats import file_metadata, manifest
+from sd3tune.formats.evaluation_history import ended_early
 
 MODEL = "pipeline/transformer/diffusion_pytorch_model.safetensors"  # of full training
+
+
+def end(output: Path, steps: int, patience: int | None) -> int:
+    """The step at which a run of so many steps ends: that of its newest checkpoint where its
+    evaluation losses have ended it early. patience: early_stopping_patience."""
+    newest = _newest(output)
+    if newest is None or patience is None:
+        return steps
+    try:
+        facts = manifest.facts(newest)
+    except (OSError, ValueError):
+        return steps
+    return min(steps, facts.step) if ended_early(facts.evaluations, patience) else steps
+
+
+def _newest(output: Path) -> Path | None:
+    return next((f for f in reversed(manifest.folders(output)) if manifest.is_ours(f)), None)
 
 
 def result(
@@ -19,7 +37,7 @@ def result(
     file: the name of an adapter. asked: resume_from_checkpoint. pictures: files that the run
     writes at its end; one that is missing is drawn when the run is continued.
     """
-    newest = next((f for f in reversed(manifest.folders(output)) if manifest.is_ours(f)), None)
+    newest = _newest(output)
     if newest is None or not _continues(newest, asked) or not all(p.is_file() for p in pictures):
         return None
     try:

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,9 +24,11 @@ MANIFEST, STATE, RUN = "manifest.json", "state.json", "run.json"
 TRAINED, OPTIMIZER, AVERAGE = "trained.safetensors", "optimizer.safetensors", "ema.safetensors"
 WRITTEN = (MANIFEST, STATE, RUN, "plan.json", TRAINED, OPTIMIZER, AVERAGE)
 REQUIRED = (STATE, TRAINED, OPTIMIZER)  # in every manifest
-ROLLING = "-rolling"  # in the name of a checkpoint that is kept for a while only
+Kind = Literal["regular", "rolling", "best"]
+# In a checkpoint's name. Rolling: kept for a while only. Best: the lowest evaluation loss so far.
+SUFFIXES: dict[Kind, str] = {"regular": "", "rolling": "-rolling", "best": "-best"}
 # The last number avoids the name of a folder that another program made.
-NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling)?(?:-[0-9]{1,6})?")
+NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling|-best)?(?:-[0-9]{1,6})?")
 MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**26
 MAX_BATCHES = 2**16  # in one step, by all processes together
 Number = int | float
@@ -43,6 +45,7 @@ class SavedState(BaseModel):
     loss_before: float | None
     recent_losses: list[float]
     lowered_until: int = Field(ge=0, lt=2**63)
+    evaluations: list[list[Number]] = []  # not in checkpoints of before
     scaler: dict[str, Number]
     optimizer: dict[str, Any]
     optimizer_class: str
@@ -76,9 +79,11 @@ def step_of(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def is_rolling(folder: Path) -> bool:
+def kind_of(folder: Path) -> Kind:
+    """The kind of a checkpoint, by its name."""
     match = NAME.fullmatch(folder.name)
-    return match is not None and match[2] is not None
+    suffix = match[2] if match else None
+    return next(kind for kind, each in SUFFIXES.items() if each == (suffix or ""))
 
 
 def listing(folder: Path) -> dict[str, str]:

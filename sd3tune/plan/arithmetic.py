@@ -73,7 +73,11 @@ class AttentionPlan:
 
 def hardware_plan(inputs: RunInputs, chosen: Chosen) -> HardwarePlan:
     """The device of this process. chosen: the option of each axis."""
-    facts, local_rank = inputs.facts, inputs.processes.local_rank
+    return device_plan(inputs.facts, inputs.processes.local_rank, chosen)
+
+
+def device_plan(facts: Facts, local_rank: int, chosen: Chosen) -> HardwarePlan:
+    """The device of the process with that number on its machine."""
     device = facts.devices[min(local_rank, len(facts.devices) - 1)]
     which = f"{device.name} ({device.card})" if device.card else device.name
     return HardwarePlan(

@@ -11,6 +11,7 @@ from sd3tune.decision import Decision
 from sd3tune.plan.objective_decisions import objective_decisions
 from sd3tune.plan.overview import Overview
 from sd3tune.plan.plan import Plan
+from sd3tune.plan.reporting import ReportingPlan
 from sd3tune.plan.trainable import TrainedPlan
 
 SCHEMA = 2
@@ -77,6 +78,7 @@ def describe_overview(seen: Overview) -> dict[str, Any]:
             "epochs": round(seen.epochs, 3),
         },
         "pictures": asdict(pictures),
+        "evaluation": asdict(seen.evaluation),
         "disk": {
             **{f"{name}_bytes": getattr(disk, name) for name in sizes},
             "checkpoints_kept": disk.kept,
@@ -135,7 +137,16 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "max_train_steps": plan.data.steps,
         "validation_preview": plan.previews.drawn,
         "webhook_config": plan.webhooks.receivers,
+        **_of_reporting(plan.reporting),
+        "push_to_hub": plan.publishing.push,
     }
+
+
+def _of_reporting(reporting: ReportingPlan) -> Mapping[str, Decision[Any]]:
+    trackers: dict[str, Decision[Any]] = {"report_to": reporting.trackers}
+    if reporting.wandb_mode is not None:
+        trackers["wandb_mode"] = reporting.wandb_mode
+    return trackers
 
 
 def _of_trained(trained: TrainedPlan) -> Mapping[str, Decision[Any]]:
@@ -154,7 +165,7 @@ def _as_written(axis: str, d: Decision[Any]) -> Decision[Any]:
     elif isinstance(value, bool):
         value = "on" if value else "off"
     elif isinstance(value, tuple):
-        value = ",".join(value)
+        value = ",".join(value) or "none"
     elif isinstance(value, Path):
         value = str(value)
     return Decision(value, d.source, d.reason, d.rejected)

@@ -24,6 +24,7 @@ class RunInputs:
     datasets: Sequence[ImageDataset] = ()  # with settings of their own; without: the run's count
     processes: Processes = ALONE
     lycoris: Lycoris | None = None  # with lora_type=lycoris
+    prompts: int = 0  # of validation pictures
 
     @property
     def sizes(self) -> set[tuple[int, int]]:

@@ -110,5 +110,10 @@ def _of_pictures(plan: Plan) -> dict[str, Decision[Any]]:
             f"skip-layer guidance {how.skip.scale:g} without blocks {blocks}, from "
             f"{how.skip.start:.0%} to {how.skip.stop:.0%} of the steps"
         )
-    name = "validation_guidance"
-    return {name: Decision(how.guidance, source(name), "; ".join(parts))}
+    every = how.times.every_steps
+    return {
+        "validation_guidance": Decision(
+            how.guidance, source("validation_guidance"), "; ".join(parts)
+        ),
+        "validation_step_interval": Decision(every.value or None, every.source, every.reason),
+    }

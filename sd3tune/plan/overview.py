@@ -12,6 +12,7 @@ from sd3tune.backends.decide import limits
 from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data.discover import Discovery, Sample
 from sd3tune.data.order import Schedule
+from sd3tune.plan.evaluation_count import EvaluationCount, evaluation_count
 from sd3tune.plan.memory import BYTES, GIB, gib
 from sd3tune.plan.plan import Plan
 from sd3tune.sd3.missing_parts import part_sizes
@@ -20,6 +21,7 @@ from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE
 HEADER_BYTES = 512  # of a cache entry, at most
 CACHED_BYTES = 2  # of a value: latents and embeddings are kept in 16 bits
 MOST_COUNTED = 20_000  # images of an epoch whose order plan looks at
+MOST_EVALUATION = 0.5  # share of training's computing from which on a warning says it
 PROCESS_BYTES = GIB  # Python, PyTorch and the other libraries, about
 
 
@@ -52,8 +54,9 @@ class PictureCount:
 
     at_once: int  # each time
     prompts: int
-    during: int  # times before the end
-    every_steps: int  # 0: at the end alone
+    during: int  # times after the first step and before the end
+    every_steps: int  # 0: no interval of steps
+    base_model: bool  # drawn once, before the first step
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Overview:
     epochs: float  # that the steps of the run make
     repeated: int | None  # images of an epoch that their step has already; None: not counted
     pictures: PictureCount
+    evaluation: EvaluationCount
     disk: DiskNeed
     download_bytes: int  # of the model's parts that are not on this disk; about
     host_bytes: int  # of host memory, at most
@@ -90,7 +94,7 @@ class Overview:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What this disk or host is too small for."""
+        """What this disk or host is too small for, and figures that cost too much."""
         found = []
         if self.free_bytes is not None and self.disk.total > self.free_bytes:
             found.append(
@@ -102,6 +106,13 @@ class Overview:
             found.append(
                 f"this run may need {gib(self.host_bytes)} of host memory, and this machine has "
                 f"{gib(available)}"
+            )
+        during = self.evaluation.during
+        if during is not None and during.share > MOST_EVALUATION:
+            found.append(
+                f"the evaluation loss takes about {during.share:.0%} of the computing of training: "
+                "raise eval_steps_interval or eval_epoch_interval, or lower num_eval_images or "
+                "eval_timesteps"
             )
         return tuple(found)
 
@@ -126,7 +137,8 @@ def overview(
         steps_per_epoch=schedule.steps_of(1),
         epochs=epochs(plan, schedule),
         repeated=repeated_in_a_step(schedule),
-        pictures=picture_count(plan, len(prompts)),
+        pictures=picture_count(plan, len(prompts), epochs(plan, schedule)),
+        evaluation=evaluation_count(plan, datasets, discoveries, schedule),
         disk=disk_need(plan, samples, prompts),
         download_bytes=2 * sum(part_sizes(plan.model)[p] for p in surroundings.missing_parts),
         host_bytes=host_need(plan),
@@ -179,14 +191,19 @@ def repeated_in_a_step(schedule: Schedule) -> int | None:
     return sum(s.occurrence > 0 for _, _, batch in drawn for s in batch)
 
 
-def picture_count(plan: Plan, prompts: int) -> PictureCount:
+def picture_count(plan: Plan, prompts: int, epochs: float) -> PictureCount:
     """Each prompt is drawn in each size; with ema_validation=comparison from two versions of the
     weights."""
-    how, every = plan.pictures, plan.pictures.every_steps
+    how, when = plan.pictures, plan.pictures.times
+    every = when.every_steps.value
     versions = 2 if plan.optimizer.average is not None and how.weights == "comparison" else 1
-    at_once = prompts * len(how.sizes) * how.per_prompt * versions
-    during = (plan.steps - 1) // every if every and at_once else 0
-    return PictureCount(at_once, prompts, during, every)
+    one = prompts * len(how.sizes) * how.per_prompt
+    during = 0
+    if one and every:
+        during += max(0, (plan.steps - 1) // every - max(0, when.after_step - 1) // every)
+    if one and when.every_epochs:
+        during += int(epochs) // when.every_epochs - when.after_epoch // when.every_epochs
+    return PictureCount(one * versions, prompts, during, every, bool(one) and when.base_model)
 
 
 def disk_need(plan: Plan, samples: Sequence[Sample], prompts: Sequence[str]) -> DiskNeed:
@@ -227,7 +244,8 @@ def checkpoints_kept(plan: Plan) -> int:
     how, steps = plan.checkpoints, plan.steps
     written = max(1, -(-steps // how.every_steps))
     rolling = min(how.keep_rolling, steps // how.rolling_steps) if how.rolling_steps else 0
-    return min(written, how.keep) + rolling
+    best = plan.evaluation is not None and plan.evaluation.keep_best
+    return min(written, how.keep) + rolling + best
 
 
 def host_need(plan: Plan) -> int:

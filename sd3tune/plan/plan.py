@@ -14,10 +14,14 @@ from sd3tune.decision import Decision
 from sd3tune.plan.arithmetic import AttentionPlan, HardwarePlan, PrecisionPlan
 from sd3tune.plan.blocks import MemoryPlan
 from sd3tune.plan.encoding import CaptionPlan
-from sd3tune.plan.keeping import CheckpointPlan, PicturePlan
+from sd3tune.plan.evaluation_plan import EvaluationPlan, ScorePlan
+from sd3tune.plan.keeping import CheckpointPlan
 from sd3tune.plan.length import DataPlan, ParallelPlan
 from sd3tune.plan.objective import LossPlan
 from sd3tune.plan.optimisation import OptimizerPlan
+from sd3tune.plan.picture_plan import PicturePlan
+from sd3tune.plan.publishing import PublishingPlan
+from sd3tune.plan.reporting import ReportingPlan
 from sd3tune.plan.result import ResultPlan
 from sd3tune.plan.trainable import TrainedPlan
 from sd3tune.plan.watching import PreviewPlan, WebhookPlan
@@ -57,7 +61,11 @@ class Plan:
     pictures: PicturePlan
     previews: PreviewPlan
     webhooks: WebhookPlan
+    evaluation: EvaluationPlan | None  # of the loss during training; None: before and after only
+    score: ScorePlan | None  # of pictures
     result: ResultPlan
+    reporting: ReportingPlan
+    publishing: PublishingPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan
     warnings: tuple[str, ...]

@@ -16,13 +16,17 @@ from sd3tune.plan.arithmetic import (
 )
 from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
+from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.keeping import checkpoint_plan, picture_plan, refuse_impossible_pictures
+from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
 from sd3tune.plan.memory import estimate
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
+from sd3tune.plan.picture_plan import picture_plan, refuse_impossible_pictures
 from sd3tune.plan.plan import ModelFiles, Plan
+from sd3tune.plan.publishing import publishing_plan
+from sd3tune.plan.reporting import reporting_plan
 from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
@@ -44,6 +48,7 @@ def resolve(inputs: RunInputs) -> Plan:
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
     data = data_plan(inputs, batch)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
+    result = result_plan(inputs)
     return Plan(
         config=config,
         facts=inputs.facts,
@@ -61,10 +66,14 @@ def resolve(inputs: RunInputs) -> Plan:
         optimizer=optimizer,
         trained=trained,
         checkpoints=checkpoint_plan(config),
-        pictures=picture_plan(config, data),
+        pictures=picture_plan(inputs, data),
         previews=preview_plan(config, model),
         webhooks=webhook_plan(config),
-        result=result_plan(inputs),
+        evaluation=evaluation_plan(config),
+        score=score_plan(config),
+        result=result,
+        reporting=reporting_plan(inputs, result.title),
+        publishing=publishing_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
         warnings=warnings(inputs, optimizer),

@@ -74,6 +74,25 @@ ALONE_ON_CPU = World(ALONE, torch.device("cpu"))
 
 
 @contextmanager
+def failing_together(world: World) -> Iterator[None]:
+    """Where the block fails in one process, it fails in all: each raises its own error, or
+    HardwareError for that of another one. Every process must come here, and communicate in the
+    block as all others do."""
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # whatever it is, the others must know
+        own = error
+    if not world.largest(int(own is not None)):
+        return
+    reasons = world.gathered((str(own) if own else "",))
+    if own is not None:
+        raise own
+    rank, reason = next((rank, reason) for rank, reason in enumerate(reasons) if reason)
+    raise HardwareError(f"process {rank} of this run: {reason}", hint="look at that process first")
+
+
+@contextmanager
 def join(processes: Processes, device: torch.device, backend: str | None) -> Iterator[World]:
     """The world of this process while the block runs. Raises HardwareError when the processes
     cannot connect to each other, PeerLost when another one disappears later."""

@@ -46,6 +46,7 @@ class Evaluated:
     dataset: str
     loss: float
     by_level: Mapping[float, float] = field(default_factory=dict)  # noise level -> mean loss
+    trained_on: bool = False  # these images are trained on too: there is no `eval` dataset
 
 
 @dataclass(frozen=True)

@@ -1,79 +1,95 @@
-"""How a validation picture was drawn, as text inside its PNG: in the form of A1111's web interface,
-which picture viewers and ComfyUI's successors read, and as JSON.
-"""
+"""The recipe of a picture, from its plan: everything that decided it, as `sd3tune reproduce` and
+A1111's readers take it (formats/picture_recipe.py)."""
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from PIL.PngImagePlugin import PngInfo
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
 
 from sd3tune import __version__
-from sd3tune.plan.plan import Plan
-from sd3tune.sample.pipeline import Picture
+from sd3tune.formats.picture_recipe import AdapterUsed, PictureRecipe, PrecisionUsed, TextUsed
+from sd3tune.plan.drawing import AnyPlan
+from sd3tune.sample.pipeline import Picture, Sampling
+from sd3tune.sd3 import weights
+from sd3tune.sd3.variants import ModelSource
 
-A1111, OURS = "parameters", "sd3tune"  # keys of the text chunks
-
-
-def texts(picture: Picture, plan: Plan, step: int, weights: str) -> dict[str, str]:
-    """By key of a text chunk. step: of training. weights: the folder of these weights below the
-    folder of pictures; empty for the last ones."""
-    facts = _facts(picture, plan, step, weights)
-    return {A1111: _as_a1111(facts), OURS: json.dumps(facts)}
+LIBRARIES = ("torch", "diffusers", "transformers")
+WHOLE = "as-training"  # attention of passes without gradients that is that of training
 
 
-def _facts(picture: Picture, plan: Plan, step: int, weights: str) -> dict[str, Any]:
-    how, skip = plan.pictures, plan.pictures.skip
-    return {
-        "prompt": picture.prompt,
-        "negative_prompt": how.negative_prompt,
-        "seed": how.seed + picture.index,
-        "steps": how.sampling_steps,
-        "guidance_scale": how.guidance,
-        "width": picture.size[0],
-        "height": picture.size[1],
-        "sampler": "Euler",
-        "shift": how.shift,
-        "skip_guidance_layers": None if skip is None else list(skip.blocks),
-        "skip_layer_guidance_scale": None if skip is None else skip.scale,
-        "skip_layer_guidance_start": None if skip is None else skip.start,
-        "skip_layer_guidance_stop": None if skip is None else skip.stop,
-        "model": plan.model.name,
-        "adapter": plan.result.title,
-        "training_step": step,
-        "weights": weights or "last",
-        "version": __version__,
-    }
+def recipe(
+    picture: Picture,
+    how: Sampling,
+    plan: AnyPlan,
+    *,
+    base: str,
+    title: str | None,
+    adapters: Sequence[AdapterUsed] = (),
+    step: int | None = None,
+    version: str = "last",
+) -> PictureRecipe:
+    """Of one picture. base: the model as the user named it, of a folder its name alone. title: of
+    the adapter. step: of training. version: `base`, `last` or `ema` weights."""
+    skip, source = how.skip, plan.model.source
+    return PictureRecipe(
+        prompt=picture.prompt,
+        negative_prompt=how.negative_prompt,
+        seed=picture.seed,
+        width=picture.size[0],
+        height=picture.size[1],
+        sampler=how.sampler,
+        steps=how.steps,
+        guidance_scale=how.guidance,
+        shift=how.shift,
+        skip_guidance_layers=None if skip is None else skip.blocks,
+        skip_layer_guidance_scale=None if skip is None else skip.scale,
+        skip_layer_guidance_start=None if skip is None else skip.start,
+        skip_layer_guidance_stop=None if skip is None else skip.stop,
+        model=plan.model.name,
+        model_source=base,
+        revision=plan.files.revision,
+        variant=plan.files.variant,
+        model_identity=_identity(source),
+        adapter=title,
+        adapters=tuple(adapters),
+        training_step=step,
+        weights=version,
+        precision=_precision(plan),
+        text=_text(plan),
+        device=plan.facts.vendor,
+        device_name=plan.hardware.device.name,
+        version=__version__,
+        versions={name: metadata.version(name) for name in LIBRARIES},
+    )
 
 
-def _as_a1111(f: Mapping[str, Any]) -> str:
-    """Prompt, negative prompt, and one line of settings; a value with a comma is quoted."""
-    shown = {
-        "Steps": f["steps"],
-        "Sampler": f["sampler"],
-        "CFG scale": f"{f['guidance_scale']:g}",
-        "Seed": f["seed"],
-        "Size": f"{f['width']}x{f['height']}",
-        "Model": f["model"],
-        "Shift": None if f["shift"] is None else f"{f['shift']:g}",
-        "Skip layers": f["skip_guidance_layers"] and ", ".join(map(str, f["skip_guidance_layers"])),
-        "Adapter": f["adapter"],
-        "Training step": f["training_step"],
-        "Version": f"sd3tune {f['version']}",
-    }
-    pairs = (f"{key}: {_quoted(str(v))}" for key, v in shown.items() if v is not None)
-    negative = f["negative_prompt"]
-    lines = [f["prompt"], *([f"Negative prompt: {negative}"] if negative else [])]
-    return "\n".join([*lines, ", ".join(pairs)])
+def _precision(plan: AnyPlan) -> PrecisionUsed:
+    own, attention = plan.precision, plan.attention
+    kernel = attention.sampling.value
+    clip_l, clip_g, t5 = (d.value for d in own.text_encoders)
+    return PrecisionUsed(
+        mixed_precision=own.autocast.value or "no",
+        base_model_default_dtype=own.base.value,
+        base_model_precision=own.transformer.value,
+        text_encoder_dtype=own.text.value,
+        text_encoder_precisions=(clip_l, clip_g, t5),
+        vae_dtype=own.vae.value,
+        attention=attention.training.value if kernel == WHOLE else kernel,
+    )
 
 
-def _quoted(value: str) -> str:
-    return json.dumps(value) if set(value) & set(",:\n") else value
+def _text(plan: AnyPlan) -> TextUsed:
+    captions = plan.captions
+    return TextUsed(
+        tokenizer_max_length=captions.t5_tokens,
+        t5_padding=captions.t5_padding,
+        sd3_clip_uncond_behaviour=captions.blank_clip,
+        sd3_t5_uncond_behaviour=captions.blank_t5,
+    )
 
 
-def chunks(held: Mapping[str, str]) -> PngInfo:
-    """The texts as Pillow writes them: tEXt, or iTXt where Latin-1 does not have a character."""
-    info = PngInfo()
-    for key, text in held.items():
-        info.add_text(key, text.replace("\0", ""))
-    return info
+@cache
+def _identity(source: ModelSource) -> str | None:
+    """None where it is not on this disk."""
+    here = Path(source.transformer).exists()
+    return weights.identity(source, "transformer") if here else None

@@ -1,29 +1,35 @@
-"""Validation pictures of a run: which are drawn, with which weights, and where they go."""
+"""Validation pictures of a run: which are drawn, with which weights, and by which process."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
+from sd3tune.backends.kernels import torch_devices
 from sd3tune.config.files.prompts import Prompt
 from sd3tune.data import run_folders
-from sd3tune.data.run_folders import PICTURES
-from sd3tune.filesystem import disk, drafts
+from sd3tune.data.seeds import seed_of
+from sd3tune.formats.picture_recipe import AdapterUsed
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
 from sd3tune.plan.plan import Plan
+from sd3tune.processes.world import World, failing_together
 from sd3tune.report.progress import stage, waiting
-from sd3tune.sample.picture_metadata import chunks, texts
+from sd3tune.sample.picture_metadata import recipe
 from sd3tune.sample.pipeline import Embeds, OnStep, Picture, Sampling, draw_picture, pipeline
 from sd3tune.sd3 import weights
 from sd3tune.sd3.attention import sampling_kernel
 
+BASE, LAST = "base", "last"  # versions of the weights: before any training, after the last step
 EmbedsOf = Callable[[str], Embeds]  # a prompt -> (tokens, width) and (pooled width,)
-Versions = Sequence[tuple[str, Callable[[], AbstractContextManager[None]]]]  # folder, values
+Values = Callable[[], AbstractContextManager[None]]
+Scaled = Callable[[float], AbstractContextManager[None]]  # the adapter at that strength
+Receive = Callable[[Picture, Any], None]  # what was asked, and the PIL image
 
 
 @dataclass(frozen=True)
@@ -33,38 +39,66 @@ class PictureJob:
     plan: Plan
     prompts: Sequence[Prompt]
     embeds_of: EmbedsOf
-    device: torch.device
-    main: bool  # this process writes; others draw along where weights are split over them
+    world: World
+    scaled: Scaled = lambda strength: nullcontext()
+    stopped: Callable[[], bool] = lambda: False  # asked before each picture, in every process
     watching: Callable[[Picture], OnStep | None] = lambda picture: None  # a picture on the way
 
 
-def draw_pictures(job: PictureJob, model: Any, versions: Versions, step: int) -> list[Path]:
-    """One file per prompt, size and index, for each version of the weights; none when no prompt is
-    configured. versions: below the folder of pictures, and the weights as long as they are in
-    place."""
-    plan, wanted = job.plan, pictures(job)
-    if not wanted or not (job.main or plan.parallel.sharded):
-        return []
-    top, how = plan.output_dir / PICTURES, sampling(job)
-    with waiting("loading the VAE"):
+def draw_pictures(
+    job: PictureJob, model: Any, wanted: Sequence[Picture], values: Values, receive: Receive
+) -> None:
+    """Hands each picture to `receive`, in process 0. values: has the weights in place as long as it
+    is open.
+
+    Every process must call this. Where weights are split over the processes, all draw each picture;
+    otherwise they share the pictures, or the first one draws all. What fails in one process raises
+    in all of them; what fails in the middle of split weights ends the run.
+    """
+    plan, world = job.plan, job.world
+    with failing_together(world), waiting("loading the VAE"):
         vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
-        pipe = pipeline(model, vae.to(job.device), plan.pictures.shift)
-    written = []
-    for folder, values in versions:
-        with (
-            during("drawing pictures"),
-            disk.explained("write pictures in", top),
-            values(),
-            stage("draw pictures", len(wanted)) as bar,
-            drawing(model, plan.attention.sampling.value),
-        ):
-            for picture in wanted:
-                drawn = draw_picture(pipe, picture, how, job.watching(picture))
-                if job.main:
-                    written.append(top / folder / file_name(picture, step))
-                    keep(drawn, written[-1], texts(picture, plan, step, folder))
+        how = sampling(job)
+        pipe = pipeline(model, vae.to(world.device), how.shift, how.sampler)
+    draw = partial(_draw, job, pipe, how)
+    with (
+        during("drawing pictures"),
+        values(),
+        stage("draw pictures", len(wanted)) as bar,
+        drawing(model, plan.attention.sampling.value),
+    ):
+        for group in rounds(wanted, world.size if plan.pictures.parallel else 1):
+            if job.stopped():
+                return
+            with failing_together(world):
+                own = mine(group, world, sharded=plan.parallel.sharded)
+                image = None if own is None else draw(own)
+            shared = world.gathered((image if world.main or len(group) > 1 else None,))
+            for picture, drawn in zip(group, shared, strict=False):
+                with failing_together(world):
+                    if world.main:
+                        receive(picture, drawn)
                 bar.advance()
-    return written
+
+
+def _draw(job: PictureJob, pipe: Any, how: Sampling, picture: Picture) -> Any:
+    """One PIL image, with the adapter at the strength of its prompt."""
+    with job.scaled(strength_of(job, picture)):
+        return draw_picture(pipe, picture, how, job.watching(picture))
+
+
+def rounds(wanted: Sequence[Picture], together: int) -> Iterator[Sequence[Picture]]:
+    """The pictures in groups that are drawn at the same time."""
+    for start in range(0, len(wanted), together):
+        yield wanted[start : start + together]
+
+
+def mine(group: Sequence[Picture], world: World, *, sharded: bool) -> Picture | None:
+    """The picture of a group that this process draws."""
+    if sharded:
+        return group[0]
+    rank = world.processes.rank
+    return group[rank] if rank < len(group) else None
 
 
 @contextmanager
@@ -79,24 +113,52 @@ def drawing(model: Any, kernel: str) -> Iterator[None]:
         model.train(training)
 
 
-def pictures(job: PictureJob) -> list[Picture]:
-    """The pictures to draw: every prompt in every size, as many as the settings ask for."""
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """The generators of Python, NumPy and torch go on afterwards as if the block had not been."""
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = torch_devices.device_ids(device) or []
+    try:
+        with torch.random.fork_rng(devices, device_type=device.type):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
+def pictures(job: PictureJob, step: int) -> list[Picture]:
+    """The pictures to draw after that step: every prompt in every size, as many as the settings ask
+    for. Each has its own seed."""
     plan, wanted = job.plan.pictures, []
+    seed = seed_of(plan.seed, step, "pictures") % 2**32 if plan.randomize else plan.seed
     for prompt in job.prompts:
         embeds = batched(job.embeds_of(prompt.text))
         for size in plan.sizes:
             for index in range(plan.per_prompt):
-                wanted.append(Picture(prompt.shortname, prompt.text, embeds, size, index))
+                name, text = prompt.shortname, prompt.text
+                wanted.append(Picture(name, text, embeds, size, index, seed + index))
     return wanted
+
+
+def strength_of(job: PictureJob, picture: Picture) -> float:
+    """The strength of the adapter in a picture: its prompt's own, or that of the run."""
+    strengths = {p.shortname: p.strength for p in job.prompts}
+    own = strengths.get(picture.shortname)
+    return job.plan.pictures.strength if own is None else own
 
 
 def sampling(job: PictureJob) -> Sampling:
     """How the plan has them drawn."""
-    dtype = job.plan.precision.autocast.value
+    dtype, drawn = job.plan.precision.autocast.value, job.plan.pictures
     return Sampling(
-        plan=job.plan.pictures,
-        negative=batched(job.embeds_of(job.plan.pictures.negative_prompt)),
+        steps=drawn.sampling_steps,
+        guidance=drawn.guidance,
+        shift=drawn.shift,
+        skip=drawn.skip,
+        negative_prompt=drawn.negative_prompt,
+        negative=batched(job.embeds_of(drawn.negative_prompt)),
         autocast=None if dtype is None else weights.DTYPES[dtype],
+        sampler=drawn.sampler,
     )
 
 
@@ -105,14 +167,21 @@ def batched(embeds: Embeds) -> Embeds:
     return embeds[0].float()[None], embeds[1].float()[None]
 
 
-def file_name(picture: Picture, step: int) -> str:
-    """step_500_prompt_0_1024x1024.png"""
-    return run_folders.picture_name(picture.shortname, picture.index, picture.size, step)
+def name_of(picture: Picture, plan: Plan) -> str:
+    """prompt_0_1024x1024.png"""
+    how = plan.pictures
+    return run_folders.picture_name(picture.shortname, picture.index, picture.size, how.format)
 
 
-def keep(drawn: Any, path: Path, about: Mapping[str, str]) -> None:
-    """Writes a PIL image as PNG with texts inside; through no link. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = BytesIO()
-    drawn.save(whole, "PNG", pnginfo=chunks(about))
-    drafts.write(path, whole.getbuffer())
+def texts(job: PictureJob, picture: Picture, step: int, version: str) -> dict[str, str]:
+    """What a picture says about itself, by key. step: of training. version: `base`, `last` or `ema`
+    weights."""
+    plan, how = job.plan, sampling(job)
+    base, title = plan.result.base, None
+    adapters: list[AdapterUsed] = []
+    if version != BASE:
+        title = plan.result.title
+        adapters = [AdapterUsed(name=title, strength=strength_of(job, picture))]
+    return recipe(
+        picture, how, plan, base=base, title=title, adapters=adapters, step=step, version=version
+    ).texts()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sd3tune import load
+from sd3tune import load, offload
 from sd3tune.adapters import full, lora, lycoris
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.seeds import seed_of
@@ -19,7 +19,7 @@ from sd3tune.plan.trainable import LoraPlan
 from sd3tune.processes.world import World, sharded
 from sd3tune.report.progress import say
 from sd3tune.sd3 import attention, weights
-from sd3tune.train import checkpointing, offload
+from sd3tune.train import checkpointing
 from sd3tune.train.ema import Ema
 from sd3tune.train.optim import build
 from sd3tune.train.resume import resume

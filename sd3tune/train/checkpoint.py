@@ -23,9 +23,10 @@ from sd3tune.filesystem import disk
 from sd3tune.formats import manifest
 from sd3tune.formats.manifest import (
     MANIFEST,
-    ROLLING,
     RUN,
     STATE,
+    SUFFIXES,
+    Kind,
     checksum,
     damage,
     folders,
@@ -57,7 +58,7 @@ def save(
     output: Path,
     described: Mapping[str, Any],
     *,
-    rolling: bool = False,
+    kind: Kind = "regular",
     beside: Beside | None = None,
     main: bool = True,
 ) -> Path:
@@ -65,7 +66,7 @@ def save(
     name. described: what `sd3tune plan --json` printed. main: this process writes; the others only
     give their part of what is sharded. Raises CheckpointError; earlier checkpoints stay whole."""
     files, facts = collect(state, keep=main)
-    final = output / f"checkpoint-{state.step}{ROLLING if rolling else ''}"
+    final = output / f"checkpoint-{state.step}{SUFFIXES[kind]}"
     if not main:
         return final
     draft, final = _free(final, state.lineage.run)

@@ -12,6 +12,7 @@ from torch import Tensor
 from sd3tune.data.order import Schedule
 from sd3tune.errors import CheckpointError, Diverged
 from sd3tune.filesystem import disk
+from sd3tune.formats.manifest import Kind
 from sd3tune.plan.describe import describe
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
@@ -39,35 +40,35 @@ class Keeper:
     verified: Verified = field(default_factory=Verified)
     stream: Stream = field(default_factory=Stream)
 
-    def save(self, *, rolling: bool = False) -> Path | None:
+    def save(self, kind: Kind = "regular") -> Path | None:
         """Writes the checkpoint of this step, and removes those beyond the limit. None when this
         step has one. Raises CheckpointError."""
-        if self.last == self.state.step:
+        if self.last == self.state.step and kind != "best":
             return None
         try:
-            folder = self._save(rolling)
+            folder = self._save(kind)
         except CheckpointError as e:
             # output_dir was removed while it was written to. Several processes save together.
             if self.world.size > 1 or disk.number(e.__cause__ or e) != errno.ENOENT:
                 raise
-            folder = self._save(rolling)
+            folder = self._save(kind)
         if self.world.main:
             limits = self.plan.checkpoints
+            most = {"regular": limits.keep, "rolling": limits.keep_rolling, "best": 1}
             self.verified.add(folder)
             prune(
                 self.plan.output_dir,
-                limits.keep_rolling if rolling else limits.keep,
-                rolling=rolling,
+                most[kind],
+                kind=kind,
                 run=self.state.lineage.run,
                 newest=folder,
                 verified=self.verified,
             )
-        saved = CheckpointSaved(self.state.step, folder, "rolling" if rolling else "regular")
-        self.stream.emit(saved)
-        self.last = self.last if rolling else self.state.step
+        self.stream.emit(CheckpointSaved(self.state.step, folder, kind))
+        self.last = self.state.step if kind == "regular" else self.last
         return folder
 
-    def _save(self, rolling: bool) -> Path:
+    def _save(self, kind: Kind) -> Path:
         trained, written = self.state.trained, about(self.plan, self.state.step)
         values = self._exported() if trained.light else {}
         beside = None
@@ -78,7 +79,7 @@ class Keeper:
             self.state,
             self.plan.output_dir,
             describe(self.plan),
-            rolling=rolling,
+            kind=kind,
             beside=beside,
             main=self.world.main,
         )
@@ -97,7 +98,7 @@ class Keeper:
             due = epoch_ends(schedule, when.every_epochs, self.plan.batches_per_step)
             chores.append(Chore(due, self.save))
         if when.rolling_steps:
-            chores.append(Chore(every(when.rolling_steps), lambda: self.save(rolling=True)))
+            chores.append(Chore(every(when.rolling_steps), lambda: self.save("rolling")))
         return chores
 
 

@@ -30,6 +30,7 @@ class Job:
     accumulation: int  # batches per step, of this process
     world: World
     wrapped: Any = None  # the model inside DDP; None: the model itself
+    enough: Callable[[TrainState], bool] = lambda state: False  # training ends early
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def loop(
 ) -> None:
     """Steps until the job is done or a signal comes. `batches` must start where `state.position`
     does."""
-    while state.step < job.steps and not interrupt.agree(job.world):
+    while not (state.step >= job.steps or job.enough(state) or interrupt.agree(job.world)):
         started = time.perf_counter()
         set_rate(state.optimizer, job.rate.at(state.step) * rate_share(state))
         group = list(islice(batches, job.accumulation))

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sd3tune.formats.manifest import NAME, damage, folders, is_ours, is_rolling, step_of
+from sd3tune.formats.manifest import NAME, Kind, damage, folders, is_ours, kind_of, step_of
 from sd3tune.report.progress import say, warn
 
 # A folder on its way in, and one on its way out.
@@ -58,7 +58,7 @@ def prune(
     output: Path,
     keep: int,
     *,
-    rolling: bool = False,
+    kind: Kind = "regular",
     run: str = "",
     newest: Path | None = None,
     verified: Verified | None = None,
@@ -72,7 +72,7 @@ def prune(
     kept = 0 if newest is None else 1
     for folder in reversed(folders(output)):
         beyond = newest is not None and step_of(folder) > step_of(newest)
-        if folder == newest or beyond or is_rolling(folder) != rolling or not is_ours(folder, run):
+        if folder == newest or beyond or kind_of(folder) != kind or not is_ours(folder, run):
             continue
         if not verified.whole(folder):
             continue

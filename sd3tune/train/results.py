@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sd3tune.data.run_folders import PICTURES
+from sd3tune.data.run_folders import BASE_PICTURES, PICTURES
 from sd3tune.encode.everything import PLAN_CHANGES, SET_ASIDE
 from sd3tune.filesystem import disk, drafts
 from sd3tune.plan.plan import Plan
@@ -59,7 +59,7 @@ def refuse_in_the_way(output: Path) -> None:
     for path in (output / SET_ASIDE, output / PLAN_CHANGES):
         if path.is_dir():
             raise disk.refusal("write", path, IsADirectoryError(errno.EISDIR, ""))
-    for folder in (output / PICTURES, output / LAST):
+    for folder in (output / PICTURES, output / BASE_PICTURES, output / LAST):
         if folder.exists() and not folder.is_dir():
             raise disk.refusal("write in", folder, NotADirectoryError(errno.ENOTDIR, ""))
 

@@ -6,7 +6,6 @@ quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -23,10 +22,10 @@ from sd3tune.report.events import RunEnded
 from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
-from sd3tune.sample.pictures import PictureJob, draw_pictures
-from sd3tune.train import determinism
+from sd3tune.train import best, determinism
 from sd3tune.train.begin import begin
-from sd3tune.train.evaluation import evaluate, fixed_batches
+from sd3tune.train.conclusion import conclude
+from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
 from sd3tune.train.keeper import Keeper, saved_on_failure
@@ -34,10 +33,11 @@ from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.recipe import Recipe
-from sd3tune.train.results import pictured, refuse_in_the_way, versions, write
+from sd3tune.train.results import refuse_in_the_way, versions, write
 from sd3tune.train.sinks import told
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
+from sd3tune.train.validation import Validations
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,15 @@ class Run:
 
     state: TrainState
     caches: Caches
-    prompts: Sequence[Prompt]
     recipe: Recipe
     world: World
     stream: Stream
+    validations: Validations
 
     @property
     def plan(self) -> Plan:
         """The plan as it is after encoding, which may have found unusable files."""
         return self.caches.prepared.plan
-
-    def draw_pictures(self) -> list[Path]:
-        """Validation pictures of the present weights."""
-        state, world = self.state, self.world
-        job = PictureJob(self.plan, self.prompts, self.caches.embeds, world.device, world.main)
-        drawn = pictured(state, self.plan.pictures.weights)
-        return draw_pictures(job, state.model, drawn, state.step)
 
 
 def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
@@ -99,40 +92,39 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
         with waiting("preparing the model"):
             state = begin(caches.prepared.plan, world)
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
-        with interruptible() as interrupt, told(caches.prepared.plan, world, state) as stream:
-            run = Run(state, caches, prompts, recipe, world, stream)
-            if state.loss_before is None:
-                before = not state.trained.keeps_base
-                state.loss_before = evaluate(state.trained, fixed, run.recipe, adapter=before)
-            steps(run, claim, interrupt)
-            if interrupt.agree(world):
-                return stopped(run, interrupt.signal or 0)
-            with versions(state)[0].values():
-                after = evaluate(state.trained, fixed, run.recipe)
-            return finish(run, after)
+        with told(caches.prepared, world, state) as stream:
+            drawing = Validations(state, caches, prompts, world, stream)
+            run = Run(state, caches, recipe, world, stream, drawing)
+            with interruptible() as interrupt:
+                evaluate_before(state, fixed, recipe)
+                steps(run, claim, interrupt)
+                if interrupt.agree(world):
+                    return stopped(run, interrupt.signal or 0)
+            return finish(run, evaluate_after(state, fixed, recipe))
 
 
 def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
-    """The loop with its chores: checkpoints, and validation pictures during training when
-    requested."""
+    """The loop with its chores: checkpoints, and pictures on the way."""
     state, plan, world = run.state, run.plan, run.world
     keeper = Keeper(state, plan, world, state.step, stream=run.stream)
     loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
-    pictures_due = every(plan.pictures.every_steps)
     chores = [
         Chore(every(1), claim.renew),
+        *best.judging(keeper, run.caches, run.recipe, world, run.stream),
         *keeper.chores(run.caches.prepared.schedule),
-        Chore(lambda s: pictures_due(s) and s.step < plan.steps, run.draw_pictures),
+        *run.validations.chores(run.caches.prepared.schedule),
     ]
     job = Job(
         recipe=run.recipe,
         guard=Guard.of(plan, run.caches.prepared.samples),
         rate=plan.optimizer.rate,
         steps=plan.steps,
+        enough=best.enough(plan),
         accumulation=plan.data.accumulation.value,
         world=world,
         wrapped=None if plan.parallel.sharded else replicated(state.model, world),
     )
+    run.validations.begin(lambda: interrupt.agree(world))
     with (
         saved_on_failure(keeper, claim),
         loader.batches(state.position) as batches,
@@ -154,17 +146,23 @@ def finish(run: Run, loss_after: float) -> Outcome:
         with version.values(), waiting("writing the result"):
             files.append(write(state, plan, plan.output_dir / version.folder, run.world))
         say(f"{version.name:<8} {files[-1]}")
-    run.stream.emit(RunEnded(state.step, "finished", results=tuple(files)))
-    return Outcome(
+    pictures, sheet = run.validations.end()
+    ending = best.ending(state, plan)
+    outcome = Outcome(
         step=state.step,
         steps=plan.steps,
         loss_before=state.loss_before,
         loss_after=loss_after,
         adapter=files[0],
-        pictures=tuple(run.draw_pictures()),
+        pictures=pictures,
+        sheet=sheet,
         output=plan.output_dir,
         noise=state.noise,
+        ending=ending,
     )
+    conclude(plan, run.stream, outcome)
+    run.stream.emit(RunEnded(state.step, "finished", ending.early, tuple(files)))
+    return outcome
 
 
 def stopped(run: Run, signal: int) -> Outcome:
@@ -174,5 +172,5 @@ def stopped(run: Run, signal: int) -> Outcome:
     run.stream.emit(RunEnded(state.step, "stopped", f"signal {signal}"))
     return Outcome(
         state.step, plan.steps, state.loss_before, None, None, (), plan.output_dir, signal,
-        state.noise,
+        noise=state.noise,
     )  # fmt: skip

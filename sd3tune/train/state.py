@@ -24,6 +24,8 @@ class TrainState:
     noise: int = 0  # digest of every noise drawn so far
     loss_before: float | None = None  # of the untrained model on the evaluation batches
     recent_losses: list[float] = field(default_factory=list)  # what a spike is measured against
+    # Step and loss of each evaluation after training began; formats/evaluation_history.py
+    evaluations: list[list[float]] = field(default_factory=list)
     lowered_until: int = 0  # step up to which a spike has lowered the learning rate
     lineage: Lineage = field(default_factory=Lineage)  # which run this is
     updating: bool = False  # the values are between two steps' just now; in no checkpoint

@@ -17,7 +17,8 @@ from sd3tune.train.state import TrainState
 
 TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
 # Of TrainState, as JSON.
-NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until")
+NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until",
+           "evaluations")  # fmt: skip
 HEADER_BYTES = 256  # of a safetensors file, for one tensor: its name, dtype, shape and offsets
 
 Files = Mapping[str, Mapping[str, Tensor]]  # file name -> tensors

@@ -11,7 +11,8 @@ from tenacity import (
     retry_if_exception_type,
     stop_after_attempt,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 from tenacity.nap import sleep_using_event
 
@@ -23,13 +24,16 @@ from sd3tune.webhooks.posting import ReceiverRefused
 
 TRIES = 5
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0  # between tries
-BACKOFF = wait_exponential_jitter(initial=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS, jitter=0.5)
+Wait = Callable[[RetryCallState], float]
+BACKOFF = wait_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS) + wait_random(0, 0.5)
 
 
 class Receiver(Protocol):
     """The other end of a webhook, and the form in which it takes events."""
 
-    origin: str  # scheme, host and port, as the user may read them
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, as the user may read them."""
 
     def wants(self, event: Event) -> bool:
         """Whether this event is sent at all."""
@@ -44,9 +48,12 @@ class Receiver(Protocol):
 class Courier(threading.Thread):
     """Delivers to one receiver. `put` is for the thread that trains; the rest runs in its own."""
 
-    def __init__(self, receiver: Receiver, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self, receiver: Receiver, outbox: Outbox | None = None, wait: Wait | None = None
+    ) -> None:
         super().__init__(name=f"webhook {receiver.origin}", daemon=True)
         self._receiver, self._outbox = receiver, outbox or Outbox()
+        self._wait = wait or wait_seconds
         self._closing, self._said = threading.Event(), False
         self._delivered = 0
 
@@ -65,7 +72,7 @@ class Courier(threading.Thread):
                         self._receiver.deliver(parcels)
             except ReceiverRefused as e:
                 self._tell(f"{e}; nothing more is sent there")
-                self._outbox.end(discard=True)
+                self._outbox.end(drop=(object,))
             except Failed as e:
                 self._tell(f"{e}; what cannot be delivered is left out")
             else:
@@ -86,7 +93,7 @@ class Courier(threading.Thread):
         return Retrying(
             retry=retry_if_exception_type(Busy),
             stop=stop_after_attempt(TRIES) | stop_when_event_set(self._closing),
-            wait=_wait_seconds,
+            wait=self._wait,
             sleep=sleep_using_event(self._closing),
             before_sleep=lambda state: self._tell(f"{_error(state)}; it is tried again"),
             reraise=True,
@@ -103,7 +110,7 @@ def _error(state: RetryCallState) -> BaseException | None:
     return None if state.outcome is None else state.outcome.exception()
 
 
-def _wait_seconds(state: RetryCallState) -> float:
+def wait_seconds(state: RetryCallState) -> float:
     """Doubles with each try; at least what the receiver asks for."""
     error = _error(state)
     asked = error.wait_seconds if isinstance(error, Busy) else 0.0

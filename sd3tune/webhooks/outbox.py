@@ -64,14 +64,12 @@ class Outbox:
                 taken.append(self._waiting.popleft())
             return taken
 
-    def end(self, *, discard: bool = False) -> None:
-        """No event comes after this. Previews and reports of progress that still wait go, so that
-        what matters is delivered in the seconds that are left; with discard, everything."""
+    def end(self, drop: tuple[type, ...] = FIRST_TO_GO) -> None:
+        """No event comes after this. Events of these kinds that still wait go, so that what matters
+        is delivered in the seconds that are left."""
         with self._changed:
             self._ended = True
-            kept = [] if discard else [
-                p for p in self._waiting if not isinstance(p.event, FIRST_TO_GO)
-            ]  # fmt: skip
+            kept = [p for p in self._waiting if not isinstance(p.event, drop)]
             self.dropped += len(self._waiting) - len(kept)
             self._waiting = deque(kept)
             self._changed.notify_all()

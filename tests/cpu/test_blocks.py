@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 
+from sd3tune import offload
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.demo import tiny
 from sd3tune.errors import PlanError
@@ -19,7 +20,7 @@ from sd3tune.plan.plan import Plan
 from sd3tune.prepare import prepare_run
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant.parts import parts
-from sd3tune.train import checkpointing, offload
+from sd3tune.train import checkpointing
 from sd3tune.train.begin import begin
 from tests.cpu.adapted import SCHEMES, gradients, model_of, question
 from tests.cpu.conftest import Train

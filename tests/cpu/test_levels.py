@@ -13,7 +13,7 @@ from scipy.stats import beta, kstest, norm
 from sd3tune.encode.caches import Caches
 from sd3tune.plan.objective import NoiseLevels
 from sd3tune.processes.world import ALONE_ON_CPU
-from sd3tune.sample.pipeline import scheduler
+from sd3tune.sample.schedulers import scheduler
 from sd3tune.sd3 import flow
 from sd3tune.sd3.variants import tokens
 from sd3tune.train import cubic
@@ -128,7 +128,7 @@ def test_offset_of_a_dataset_moves_the_normal_number_and_so_the_levels(project: 
 @pytest.mark.parametrize("width, height", [(512, 512), (1024, 1024), (1344, 768), (1536, 1536)])
 def test_auto_shift_is_the_same_in_training_and_in_pictures(width: int, height: int) -> None:
     mu = calculate_shift(tokens(width, height), 256, 4096, 0.5, 1.15)  # as the pipeline calls it
-    pictures = scheduler(None)
+    pictures = scheduler("euler", None)
     pictures.set_timesteps(sigmas=[0.9, 0.5, 0.2], mu=mu)
     one = batch(1, 2, 3, size=2)
     one = type(one)(one.ids, torch.zeros(3, 16, height // 8, width // 8), one.pooled, one.pooled)
@@ -139,6 +139,6 @@ def test_auto_shift_is_the_same_in_training_and_in_pictures(width: int, height: 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_a_fixed_shift_is_the_same_in_training_and_in_pictures(shift: float) -> None:
-    steps = scheduler(shift)  # diffusers shifts its grid of 1000 levels when it is made
+    steps = scheduler("euler", shift)  # diffusers shifts its grid of 1000 levels when it is made
     s = torch.linspace(1, 1 / 1000, 1000)
     torch.testing.assert_close(steps.sigmas, flow.shifted(s, shift), rtol=1e-5, atol=1e-6)

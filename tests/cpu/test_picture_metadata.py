@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sd3tune.sample.picture_metadata import texts
-from sd3tune.sample.pictures import keep
+from sd3tune.formats.picture_files import keep
+from sd3tune.processes.world import ALONE_ON_CPU
+from sd3tune.sample.pictures import PictureJob, texts
 from sd3tune.sample.pipeline import Picture
 from tests.plans import plan
 
-NONE = (torch.zeros(1, 1, 1), torch.zeros(1, 1))
+NONE = (torch.zeros(1, 1), torch.zeros(1))
 # A1111's own expression for `Name: value` in the last line (modules/infotext_utils.py).
 FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 PROMPTS = ["a grey cat", 'a cat, grey: "old"', "eine Katze, süß", "灰色の猫", "two\nlines"]
@@ -22,8 +23,9 @@ PROMPTS = ["a grey cat", 'a cat, grey: "old"', "eine Katze, süß", "灰色の�
 
 def written(path: Path, prompt: str, **settings: Any) -> dict[str, str]:
     made = plan("h100-sxm", output_name="cats", seed=7, **settings)
-    picture = Picture("one", prompt, NONE, (832, 1216), index=2)
-    keep(Image.new("RGB", (8, 8)), path, texts(picture, made, 500, "ema"))
+    picture = Picture("one", prompt, NONE, (832, 1216), index=2, seed=9)
+    job = PictureJob(made, (), lambda prompt: NONE, ALONE_ON_CPU)
+    keep(Image.new("RGB", (8, 8)), path, texts(job, picture, 500, "ema"))
     with Image.open(path) as image:
         return {str(k): str(v) for k, v in image.info.items()}
 

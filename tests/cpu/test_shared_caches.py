@@ -20,9 +20,9 @@ from sd3tune.data.digests import Known, KnownFiles
 from sd3tune.encode.fill import fill
 from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir
+from sd3tune.formats.picture_files import keep
 from sd3tune.quant import store as quantised
 from sd3tune.report.progress import stage
-from sd3tune.sample.pictures import keep
 from tests.commands import exit_code
 from tests.cpu.conftest import Project
 from tests.image_folders import shown

@@ -146,7 +146,7 @@ def test_prompts_come_from_the_library_then_the_prompt(load, tmp_path: Path) -> 
     config = load(user_prompt_library="config/library.json", validation_prompt="a wall")
     library.write_text('{"cat": "a cat", "dog": {"tags": "a dog"}}')
     assert [(p.shortname, p.text) for p in load_prompts(config)] == [
-        ("cat", "a cat"), ("dog", "a dog"), ("validation", "a wall")
+        ("unconditional", ""), ("cat", "a cat"), ("dog", "a dog"), ("validation", "a wall")
     ]  # fmt: skip
     for bad in ('{"a/b": "x"}', '{"cat": {"words": "x"}}', '{"cat": ""}', "[]"):
         library.write_text(bad)

@@ -250,7 +250,14 @@ def test_a_wrong_type_hides_no_other_problem_of_its_entry(
 def test_prompts_come_in_file_order_and_the_own_one_last(load: Load) -> None:
     library = {"b": "x", "a": {"caption": "y", "tags": "z"}}
     want = (Prompt("b", "x"), Prompt("a", "y"), Prompt("validation", "v"))
-    assert prompts(library, validation_prompt="v") == want
+    assert prompts(library, validation_prompt="v") == (Prompt("unconditional", ""), *want)
+    off = {"validation_disable_unconditional": True}
+    assert prompts(library, validation_prompt="v", **off) == want
+    whole = prompts(library, validation_prompt="v", validation_prompt_library=True)
+    names = [p.shortname for p in whole]
+    assert names[0] == "unconditional" and names[-3:] == ["b", "a", "validation"]
+    assert len(names) > 12 and all(name.startswith("builtin_") for name in names[1:-3])
+    assert len({p.text for p in whole}) == len(whole) == len(set(names))
     assert prompts(library, validation_disable=True) == ()
     assert load_prompts(config()) == ()
 
@@ -265,8 +272,28 @@ BAD_PROMPTS: list[tuple[Any, str, str]] = [
     ({"a": 1}, "entry `a` has no prompt", NO_PROMPT),
     ({"A": "x", "a": "y"}, "shortname `a` would write over another prompt's pictures", TWICE),
     ({"validation": "x"}, "shortname `validation` would write over another prompt's pictures", TWICE),
+    ({"unconditional": "x"}, "shortname `unconditional` would write over another prompt's pictures", TWICE),
+    ({"a": {"prompt": "x", "promt": "y"}}, "entry `a`: `promt` is not a key of a prompt", "did you mean `prompt`?"),
+    ({"a": {"prompt": "x", "lyrics": "y"}}, "entry `a`: `lyrics` belongs to another model family", "leave it out"),
+    ({"a": {"prompt": "x", "adapter_strength": "no"}}, "entry `a`: `adapter_strength=no` must be a number from 0", "1 is the adapter as it is trained"),
     ({"a": "\ud800"}, "entry `a`: `\\ud800` is not valid Unicode", "write it as UTF-8"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings, why",
+    [({"model_type": "full"}, "model_type=full has no adapter"),
+     ({"lora_init_type": "pissa"}, "the adapter of lora_init_type=pissa holds a part")],
+)  # fmt: skip
+def test_a_strength_of_a_prompt_is_for_adapters_that_can_be_scaled(
+    load: Load, settings: dict[str, Any], why: str
+) -> None:
+    library = {"a": {"prompt": "x", "adapter_strength": 0.5}, "b": {"prompt": "y"}}
+    strengths = [p.strength for p in prompts(library)]
+    assert strengths == [None, 0.5, None]
+    with pytest.raises(ConfigError) as e:
+        prompts(library, **settings)
+    assert f"entry `a`: `adapter_strength=0.5`: {why}" in str(e.value)
 
 
 @pytest.mark.parametrize("case", BAD_PROMPTS, ids=lambda case: case[1][:40])

@@ -80,10 +80,20 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"checkpoints_rolling_total_limit": 3}, "checkpointing_rolling_steps is 0"),
     ({}, {"machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 30000}, "num_machines is 1"),
     ({}, {"fsdp_reshard_after_forward": False}, "fsdp_enable is false"),
-    ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_step_interval": 5}, "validation_disable is true"),
-    ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7]}, "there is no prompt to draw"),
+    ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_prompt_library": True, "validation_step_interval": 5}, "validation_disable is true"),
+    ({}, {"validation_negative_prompt": "x", "validation_resolution": "64x64", "validation_guidance": 4, "validation_num_inference_steps": 9, "validation_noise_scheduler": "unipc", "validation_seed": 3, "num_validation_images": 2, "validation_step_interval": 5, "validation_guidance_skip_layers": [7], "validation_randomize": True, "validation_lycoris_strength": 0.5, "validation_image_format": "webp", "validation_epoch_interval": 2, "validate_after_step": 3, "validate_after_epoch": 1, "validation_on_startup": True, "disable_benchmark": True, "validation_disable_unconditional": True}, "there is no prompt to draw"),
+    (PROMPT, {"validation_image_quality": 80}, "PNG loses nothing"),
+    (PROMPT | {"fsdp_enable": True}, {"validation_multigpu": "single-gpu"}, "fsdp_enable splits the weights"),
+    (PROMPT | {"model_type": "full"}, {"validation_lycoris_strength": 0.5}, "model_type=full has no adapter"),
     ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
     (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
+    ({}, {"push_checkpoints_to_hub": True, "model_card_private": False}, "push_to_hub is false"),
+    ({"push_to_hub": True, "hub_model_id": "x"}, {"push_to_hub_background": False}, "no checkpoint is uploaded"),
+    ({"eval_loss_disable": True}, {"eval_steps_interval": 5, "eval_epoch_interval": 0.5}, "eval_loss_disable is true"),
+    ({}, {"num_eval_images": 8, "eval_timesteps": 28, "eval_dataset_id": "a", "eval_dataset_pooling": True}, "neither eval_steps_interval nor eval_epoch_interval is set"),
+    ({"eval_steps_interval": 5, "eval_loss_disable": True}, {"num_eval_images": 8}, "eval_loss_disable is true"),
+    ({}, {"evaluation_type": "clip"}, "there is no prompt to draw"),
+    (PROMPT, {"pretrained_evaluation_model_name_or_path": "a/b"}, "evaluation_type is none"),
     (PROMPT | {"validation_guidance": 1}, {"validation_negative_prompt": "x"}, "validation_guidance=1 does not look at it"),
     ({}, {"validation_preview": True}, "there is no prompt to draw"),
     (PROMPT, {"validation_preview_steps": 5}, "validation_preview is false"),
@@ -128,7 +138,8 @@ ALWAYS = """
     loss_spike_action t5_padding tokenizer_max_length sd3_clip_uncond_behaviour
     sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
-    max_grad_norm variant pretrained_model_name_or_path
+    max_grad_norm variant model_card_safe_for_work model_card_note
+    modelspec_comment pretrained_model_name_or_path
     pretrained_transformer_model_name_or_path webhook_config
 """.split()
 
@@ -153,7 +164,6 @@ def test_rows_that_switch_off_are_all_tested() -> None:
 DOUBTFUL: list[tuple[dict[str, Any], str, str]] = [
     ({"loss_type": "huber"}, "huber_schedule=snr forgives", "huber_schedule=exponential"),
     (PROMPT | {"flow_custom_timesteps": 500, "flow_schedule_shift": 2}, "flow_schedule_shift changes validation pictures only", "leave out one"),
-    (PROMPT | {"validation_guidance": 1, "validation_guidance_skip_layers": [7]}, "validation_guidance=1 switches skip-layer guidance off", "above 1"),
     (PROMPT | {"validation_preview": True, "validation_preview_steps": 31}, "validation_preview_steps=31 is above validation_num_inference_steps=30", "lower validation_preview_steps"),
     ({"optimizer": "soap", "model_type": "full"}, "soap preconditions sides", "raise max_precondition_dim"),
     ({"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}, "lr_scheduler=cosine with a schedule-free", "use constant_with_warmup"),
@@ -246,6 +256,8 @@ NOT_SWITCHED = {
     ("cache_dir_quantised", "output_dir"),
     ("init_lora", "lora_rank"),  # a limit, compared with the file
     ("resume_from_checkpoint", "output_dir"),
+    ("keep_best_checkpoint", "checkpoints_total_limit"),
+    ("keep_best_checkpoint", "early_stopping_patience"),  # its default
 }
 
 

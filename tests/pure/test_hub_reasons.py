@@ -1,27 +1,20 @@
 """Why a hub does not give a model or accept a token: one cause each, with its address, in time."""
 
-import datetime
-import ipaddress
 import json
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from sd3tune.config.files.local_names import names_a_path
 from sd3tune.sd3 import hub
-from tests.loopback import serving
+from tests.loopback import self_signed, sends, serving
 
 CONFIG = json.dumps({"num_layers": 3}).encode()
 INVALID = "Invalid credentials in Authorization header"
@@ -160,29 +153,8 @@ def page() -> Iterator[str]:
 @contextmanager
 def untrusted(folder: Path) -> Iterator[str]:
     """A server with a certificate that nobody signed, as a proxy that opens TLS shows it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name)
-        .public_key(key.public_key()).serial_number(1)
-        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(address, critical=False).sign(key, hashes.SHA256())
-    )  # fmt: skip
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "both.pem").write_bytes(private + certificate.public_bytes(pem))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "both.pem")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(sends(b""), self_signed(folder)) as served:
+        yield served.address
 
 
 UNREACHABLE: dict[str, tuple[Callable[[Path], Any], dict[str, str], tuple[str, ...]]] = {
@@ -231,3 +203,34 @@ def test_a_name_that_looks_like_a_path_is_one(text: str, tmp_path: Path) -> None
     assert names_a_path(text, tmp_path)
     assert not names_a_path("someone/model", tmp_path)
     assert not names_a_path("stabilityai/stable-diffusion-3.5-large", tmp_path)
+
+
+FETCH = """
+from sd3tune.errors import ModelError
+from sd3tune.sd3 import hub
+try:
+    print(sorted(p.name for p in hub.fetched("madebyollin/taesd3").iterdir()))
+except ModelError as e:
+    print(e)
+"""
+
+
+def test_a_small_model_comes_from_the_hub_then_from_the_cache_or_is_explained(
+    tmp_path: Path,
+) -> None:
+    def fetch(folder: str, address: str) -> str:
+        own = {**os.environ, "HF_HOME": str(tmp_path / folder), "HF_ENDPOINT": address}
+        own |= {"HF_HUB_OFFLINE": "0", "HF_TOKEN": ""}
+        command = [sys.executable, "-c", FETCH]
+        done = subprocess.run(command, capture_output=True, text=True, env=own, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    files = "['config.json', 'diffusion_pytorch_model.safetensors']"
+    with serving(answer) as served:
+        assert fetch("mine", served.address) == files
+        asked_for = [line.split()[1] for line in served.asked]
+        assert "/madebyollin/taesd3/resolve/main/config.json" in asked_for
+    assert fetch("mine", served.address) == files  # nobody listens there any more
+    refused = fetch("other", served.address)
+    assert refused.startswith("`madebyollin/taesd3`") and "cannot be reached" in refused

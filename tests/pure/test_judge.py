@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from sd3tune.demo import world
+from sd3tune.demo import scenes
 from sd3tune.demo.judge import Judgement, answers, said, score
 from sd3tune.demo.prompts_read import read
 from sd3tune.demo.recognition import judged
 from sd3tune.demo.verdict_sheet import CELL, sheet
 from sd3tune.errors import ConfigError
 
-EVERYTHING = world.Vocabulary(world.SHAPES, tuple(world.COLOURS), world.TEXTURES, ())
+EVERYTHING = scenes.Vocabulary(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
 
 
 def noisy(picture: Image.Image) -> Image.Image:
@@ -53,14 +53,14 @@ DEGRADED: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 @dataclass(frozen=True)
 class Case:
-    scene: world.Scene
+    scene: scenes.Scene
     judgement: Judgement
 
 
 def cases(seed: int, count: int, side: int = 64) -> Iterator[Case]:
-    made = list(world.scenes(seed, count, EVERYTHING))
+    made = list(scenes.scenes(seed, count, EVERYTHING))
     ways = list(DEGRADED.values())
-    pictures = [ways[i % len(ways)](world.draw(s, side)) for i, s in enumerate(made)]
+    pictures = [ways[i % len(ways)](scenes.draw(s, side)) for i, s in enumerate(made)]
     verdicts = score(pictures, [s.caption for s in made]).verdicts
     return (Case(*pair) for pair in zip(made, verdicts, strict=True))
 
@@ -111,10 +111,10 @@ def wrong_prompts(tried: Sequence[Case]) -> Iterator[bool]:
 
 def test_every_shape_in_every_colour_on_every_background_is_named() -> None:
     """Alone, in the middle, as drawn."""
-    triples = list(product(world.SHAPES, world.COLOURS, world.BACKGROUNDS))
+    triples = list(product(scenes.SHAPES, scenes.COLOURS, scenes.BACKGROUNDS))
     for shape, colour, background in triples[::7]:
-        thing = world.Thing(shape, colour, "plain", (0.5, 0.5), 0.22)
-        picture = world.draw(world.Scene(background, (thing,), ""), 64)
+        thing = scenes.Thing(shape, colour, "plain", (0.5, 0.5), 0.22)
+        picture = scenes.draw(scenes.Scene(background, (thing,), ""), 64)
         assert said(judged(picture)) == f"{colour} {shape} on {background}"
 
 
@@ -141,9 +141,9 @@ def test_an_empty_or_noisy_picture_shows_nothing(name: str) -> None:
 
 
 def test_a_missing_or_additional_thing_makes_the_count_wrong() -> None:
-    red = world.Thing("star", "red", "plain", (0.28, 0.5), 0.17)
-    both = (red, world.Thing("star", "red", "plain", (0.72, 0.5), 0.17))
-    one, two = (judged(world.draw(world.Scene("gray", t, ""), 64)) for t in ((red,), both))
+    red = scenes.Thing("star", "red", "plain", (0.28, 0.5), 0.17)
+    both = (red, scenes.Thing("star", "red", "plain", (0.72, 0.5), 0.17))
+    one, two = (judged(scenes.draw(scenes.Scene("gray", t, ""), 64)) for t in ((red,), both))
     assert answers("two red stars", two) == {"count": True, "shape": True, "colour": True}
     assert answers("two red stars", one) == {"count": False, "shape": True, "colour": True}
     assert answers("a red star", two)["count"] is False
@@ -173,7 +173,7 @@ def test_a_prompt_of_another_world_is_refused(prompt: str, why: str) -> None:
 
 
 def test_every_caption_of_the_world_can_be_read() -> None:
-    for scene in world.scenes(4, 300, EVERYTHING):
+    for scene in scenes.scenes(4, 300, EVERYTHING):
         asked = read(scene.caption)
         assert asked.count == len(scene.things)
         assert {d.shape for d in asked.things} == {t.shape for t in scene.things}
@@ -181,8 +181,8 @@ def test_every_caption_of_the_world_can_be_read() -> None:
 
 
 def test_the_table_and_the_sheet_show_right_and_wrong() -> None:
-    star = world.Thing("star", "red", "plain", (0.5, 0.5), 0.22)
-    picture = world.draw(world.Scene("gray", (star,), ""), 64)
+    star = scenes.Thing("star", "red", "plain", (0.5, 0.5), 0.22)
+    picture = scenes.draw(scenes.Scene("gray", (star,), ""), 64)
     both = score([picture, picture], ["a red star", "a blue star"])
     assert both.right == 0.5
     assert both.lines[0].split() == "shape and colour 1 of 2 50 %".split()

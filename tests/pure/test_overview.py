@@ -91,7 +91,8 @@ def test_pictures_are_counted_with_the_times_at_which_they_are_drawn(
         "user_prompt_library=prompts.json", "validation_resolution=512x512,768x512",
         "num_validation_images=3", "max_train_steps=1000", "validation_step_interval=250",
     ))  # fmt: skip
-    assert (seen.pictures.prompts, seen.pictures.at_once) == (2, 12)
+    assert (seen.pictures.prompts, seen.pictures.at_once) == (3, 18)  # with the empty prompt
+    assert seen.pictures.base_model
     assert seen.pictures.during == 3, "at 250, 500 and 750; step 1000 is the end"
     assert overview_of(planned("max_train_steps=1000")).pictures.at_once == 0
 

@@ -41,10 +41,10 @@ def test_a_flipped_bit_in_the_middle_does_not_count(tmp_path: Path) -> None:
 def test_the_one_just_written_stays_behind_an_older_higher_one(tmp_path: Path) -> None:
     folder(tmp_path, 9, name="checkpoint-9-rolling")
     newest = folder(tmp_path, 5, name="checkpoint-5-rolling")
-    prune(tmp_path, 1, rolling=True, run="a", newest=newest)
+    prune(tmp_path, 1, kind="rolling", run="a", newest=newest)
     assert newest.is_dir()
     after = folder(tmp_path, 6, name="checkpoint-6-rolling")
-    prune(tmp_path, 1, rolling=True, run="a", newest=after)
+    prune(tmp_path, 1, kind="rolling", run="a", newest=after)
     assert after.is_dir() and not newest.exists()
 
 

@@ -42,6 +42,14 @@ class Datasets:
         """Everything with images, trained on or not."""
         return self.images + self.evals
 
+    def evaluated(self, asked: str | None) -> tuple[ImageDataset, ...]:
+        """Those that the evaluation loss is measured on: the one of the id `asked`, otherwise the
+        `eval` datasets, and where there are none, what is trained on."""
+        drawn = tuple(d for d in self.images if d.probability > 0)
+        if asked is not None:
+            return tuple(d for d in (*self.evals, *drawn) if d.id == asked)
+        return self.evals or tuple(d for d in drawn if not d.is_regularisation_data) or drawn
+
     def text_of(self, dataset: ImageDataset) -> TextEmbeds:
         """Where the captions of a dataset are kept."""
         return self.texts[dataset.text_embeds] if dataset.text_embeds else self.text
@@ -88,6 +96,7 @@ def read_datasets(
     if len(complete) + disabled == len(document):  # otherwise what is missing may be in the others
         for check in (_some_are_drawn, _names_exist, _caches_apart):
             check(datasets, path, problems)
+        _evaluated_exists(datasets, path, config, problems)
     return datasets, problems.ordered()
 
 
@@ -201,6 +210,17 @@ def _names_exist(datasets: Datasets, path: Path, problems: Problems) -> None:
                     f"dataset of dataset_type={kind}"
                 )
                 problems.add(ErrorAndHint(what, f"the ids of dataset_type={kind}: {names}"))
+
+
+def _evaluated_exists(
+    datasets: Datasets, path: Path, config: AllSettings, problems: Problems
+) -> None:
+    asked = config.eval_dataset_id
+    if asked is None or datasets.evaluated(asked):
+        return
+    what = f"`eval_dataset_id={shown(asked)}` names no enabled dataset of images in `{path}`"
+    ids = ", ".join(f"`{d.id}`" for d in datasets.evaluated(None)) or "there is none"
+    problems.add(ErrorAndHint(what, f"the ids that it can name: {ids}"))
 
 
 def _caches_apart(datasets: Datasets, path: Path, problems: Problems) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sd3tune.config.repositories import as_name
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.optimizers import OPTIMIZERS
@@ -57,6 +58,12 @@ def unused_options(c: AllSettings) -> tuple[str, str, str] | None:
     return "`, `".join(unused), c.optimizer or "adamw", ", ".join(sorted(has - {"prodigy_steps"}))
 
 
+def repository_name(c: AllSettings) -> str:
+    """The repository of push_to_hub as the settings name it; empty where none does. Without a
+    namespace it is in the user's own."""
+    return c.hub_model_id or as_name(c.output_name or "")
+
+
 def always_euler(name: str, only: object) -> Rule[AllSettings]:
     """A choice of the rollout's sampler that flow matching does not leave open."""
     return error(
@@ -80,6 +87,27 @@ def of_standard_lora(name: str) -> Rule[AllSettings]:
 
     sentence = f"{name} belongs to lora_type=standard, this is {{which}}"
     return error(f"{name} model_type lora_type", owner, sentence, "leave it out")
+
+
+def no_evaluation(c: AllSettings) -> tuple[str, str] | None:
+    """Why the evaluation loss is not measured during training, and what would measure it."""
+    if c.eval_loss_disable:
+        return "eval_loss_disable is true", "leave out eval_loss_disable"
+    if not c.eval_steps_interval and not c.eval_epoch_interval:
+        return "neither eval_steps_interval nor eval_epoch_interval is set", (
+            "set eval_steps_interval"
+        )
+    return None
+
+
+def of_evaluation(name: str) -> Rule[AllSettings]:
+    """A setting that follows the evaluation loss, where none is measured during training."""
+    return error(
+        f"{name} eval_steps_interval eval_epoch_interval eval_loss_disable",
+        lambda c: no_evaluation(c) if getattr(c, name) else None,
+        f"{name} needs the evaluation loss during training: {{which[0]}}",
+        f"{{which[1]}}, or leave out {name}",
+    )
 
 
 def of_checkpointing(name: str, default: object) -> Rule[AllSettings]:
@@ -261,6 +289,10 @@ BLOCKS = (
         "remove one of the two",
     ),
 )
+EVALUATION = (
+    of_evaluation("keep_best_checkpoint"),
+    of_evaluation("early_stopping_patience"),
+)
 OTHERS = (
     error(
         "validation_guidance_skip_layers validation_guidance_skip_layers_start "
@@ -272,6 +304,21 @@ OTHERS = (
         "validation_guidance_skip_layers_start={c.validation_guidance_skip_layers_start} must be "
         "below validation_guidance_skip_layers_stop={c.validation_guidance_skip_layers_stop}",
         "lower the start, or raise the stop",
+    ),
+    error(
+        "validation_noise_scheduler flow_schedule_auto_shift",
+        lambda c: c.validation_noise_scheduler == "heun" and c.flow_schedule_auto_shift,
+        "validation_noise_scheduler=heun and flow_schedule_auto_shift=true are both set: the Heun "
+        "sampler of diffusers has one shift for all sizes",
+        "use another sampler, or set flow_schedule_shift",
+    ),
+    error(
+        "validation_lycoris_strength lora_init_type",
+        lambda c: c.validation_lycoris_strength != 1 and c.lora_init_type in ("pissa", "olora"),
+        "validation_lycoris_strength={c.validation_lycoris_strength:g} goes with "
+        "lora_init_type=default: the adapter of {c.lora_init_type} holds a part of the base model "
+        "while it trains",
+        "leave one of them out, or draw the result with `sd3tune sample`",
     ),
     error(
         "resolution_type maximum_image_size",
@@ -286,4 +333,21 @@ OTHERS = (
         "machines are numbered from 0",
     ),
 )
-CONTRADICTIONS = (*LENGTH, *OPTIMISATION, *FLOW, *ROLLOUT, *ADAPTER, *BLOCKS, *OTHERS)
+PUBLISHING = (
+    error(
+        "push_to_hub hub_model_id output_name",
+        lambda c: c.push_to_hub and not repository_name(c),
+        "push_to_hub=true names no repository",
+        "set hub_model_id=NAME, which is then in your own namespace",
+    ),
+    error(
+        "push_checkpoints_to_hub model_type",
+        lambda c: c.push_to_hub and c.push_checkpoints_to_hub and c.model_type == "full",
+        "push_checkpoints_to_hub uploads adapters, and checkpoints of model_type=full hold none",
+        "leave it out; the result is uploaded at the end",
+    ),
+)
+CONTRADICTIONS = (
+    *LENGTH, *OPTIMISATION, *FLOW, *ROLLOUT, *ADAPTER, *BLOCKS, *EVALUATION, *OTHERS,
+    *PUBLISHING,
+)  # fmt: skip

@@ -52,13 +52,6 @@ DOUBTFUL = (
         "huber_schedule=exponential does what the paper says",
     ),
     warning(
-        "validation_guidance_skip_layers validation_guidance",
-        lambda c: c.validation_guidance_skip_layers and c.validation_guidance <= 1,
-        "validation_guidance={c.validation_guidance:g} switches skip-layer guidance off: diffusers "
-        "guides only above 1",
-        "set validation_guidance above 1, or leave out validation_guidance_skip_layers",
-    ),
-    warning(
         "validation_preview validation_preview_steps validation_num_inference_steps "
         "validation_disable validation_prompt user_prompt_library",
         lambda c: (

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sd3tune.config.problems import COMMAND_LINE
-from sd3tune.config.rules.contradictions import SCHEDULES, changed, schedules
+from sd3tune.config.rules.contradictions import SCHEDULES, changed, no_evaluation, schedules
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS
 
-PICTURES_ARE_DRAWN_BY = "validation_disable validation_prompt user_prompt_library"
+PICTURES_ARE_DRAWN_BY = (
+    "validation_disable validation_prompt user_prompt_library validation_prompt_library"
+)
 TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
 
 
@@ -79,7 +81,7 @@ def no_pictures(c: AllSettings) -> tuple[str, str] | None:
     """Why no validation picture is drawn, and what would draw some."""
     if c.validation_disable:
         return "validation_disable is true", "leave out validation_disable"
-    if c.validation_prompt is None and c.user_prompt_library is None:
+    if not (c.validation_prompt or c.user_prompt_library or c.validation_prompt_library):
         return "there is no prompt to draw", "set validation_prompt"
     return None
 
@@ -294,6 +296,36 @@ KEPT = (
         "leave it out, or set checkpointing_rolling_steps",
     ),
 )
+TRACKERS = (
+    Idle(
+        "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
+        "report_to",
+        lambda c: not c.report_to,
+        "report_to is none",
+        "leave it out, or set report_to",
+    ),
+    Idle(
+        "tracker_image_layout",
+        f"report_to {PICTURES_ARE_DRAWN_BY}",
+        lambda c: no_pictures(c) if c.report_to else None,
+        "{which[0]}",
+        "leave it out, or {which[1]}",
+    ),
+    Idle(
+        "tracker_project_name",
+        "report_to",
+        lambda c: c.report_to == ("tensorboard",),
+        "tensorboard has no projects",
+        "leave it out, or set logging_dir",
+    ),
+    Idle(
+        "logging_dir",
+        "report_to",
+        lambda c: c.report_to == ("trackio",),
+        "trackio keeps its data in TRACKIO_DIR",
+        "leave it out",
+    ),
+)
 PROCESSES = (
     Idle(
         "machine_rank main_process_ip main_process_port",
@@ -312,7 +344,7 @@ PROCESSES = (
 )
 PICTURES = (
     Idle(
-        "user_prompt_library validation_prompt",
+        "user_prompt_library validation_prompt validation_prompt_library",
         "validation_disable",
         lambda c: c.validation_disable,
         "validation_disable is true",
@@ -320,8 +352,12 @@ PICTURES = (
     ),
     Idle(
         "validation_negative_prompt validation_resolution validation_guidance "
-        "validation_num_inference_steps validation_seed num_validation_images "
-        "validation_step_interval validation_guidance_skip_layers",
+        "validation_num_inference_steps validation_noise_scheduler validation_seed "
+        "validation_randomize num_validation_images validation_lycoris_strength "
+        "validation_image_format "
+        "validation_step_interval validation_epoch_interval validate_after_step "
+        "validate_after_epoch validation_on_startup disable_benchmark "
+        "validation_disable_unconditional validation_guidance_skip_layers",
         PICTURES_ARE_DRAWN_BY,
         no_pictures,
         "{which[0]}",
@@ -343,11 +379,48 @@ PICTURES = (
         "leave it out, or set validation_guidance_skip_layers=[7, 8, 9]",
     ),
     Idle(
+        "validation_image_quality",
+        "validation_image_format",
+        lambda c: c.validation_image_format == "png",
+        "PNG loses nothing",
+        "leave it out, or set validation_image_format to jpeg or webp",
+    ),
+    Idle(
+        "validation_multigpu",
+        "fsdp_enable",
+        lambda c: c.fsdp_enable,
+        "fsdp_enable splits the weights: all processes draw each picture together",
+        "leave it out",
+    ),
+    Idle(
+        "validation_lycoris_strength",
+        "model_type",
+        lambda c: c.model_type == "full" and not no_pictures(c),
+        "model_type=full has no adapter",
+        "leave it out",
+    ),
+    Idle(
         "validation_negative_prompt",
         "validation_guidance",
         lambda c: c.validation_guidance <= 1 and not no_pictures(c),
         "validation_guidance={c.validation_guidance:g} does not look at it",
         "leave it out, or set validation_guidance above 1",
+    ),
+)
+PUBLISHING = (
+    Idle(
+        "push_checkpoints_to_hub model_card_private",
+        "push_to_hub",
+        lambda c: not c.push_to_hub,
+        "push_to_hub is false",
+        "leave it out, or set push_to_hub",
+    ),
+    Idle(
+        "push_to_hub_background",
+        "push_to_hub push_checkpoints_to_hub",
+        lambda c: not (c.push_to_hub and c.push_checkpoints_to_hub),
+        "no checkpoint is uploaded",
+        "leave it out, or set push_to_hub and push_checkpoints_to_hub",
     ),
 )
 WATCHED = (
@@ -373,8 +446,38 @@ WATCHED = (
         "leave it out, or add such a webhook to webhook_config",
     ),
 )
+EVALUATION = (
+    Idle(
+        "eval_steps_interval eval_epoch_interval",
+        "eval_loss_disable",
+        lambda c: c.eval_loss_disable,
+        "eval_loss_disable is true",
+        "leave out one of them",
+    ),
+    Idle(
+        "num_eval_images eval_timesteps eval_dataset_id eval_dataset_pooling",
+        "eval_steps_interval eval_epoch_interval eval_loss_disable",
+        no_evaluation,
+        "{which[0]}",
+        "leave it out, or {which[1]}",
+    ),
+    Idle(
+        "pretrained_evaluation_model_name_or_path",
+        "evaluation_type",
+        lambda c: c.evaluation_type == "none",
+        "evaluation_type is none",
+        "leave it out, or set evaluation_type=clip",
+    ),
+    Idle(
+        "evaluation_type",
+        PICTURES_ARE_DRAWN_BY,
+        no_pictures,
+        "{which[0]}",
+        "leave it out, or {which[1]}",
+    ),
+)
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
-    *WATCHED,
+    *WATCHED, *EVALUATION, *TRACKERS, *PUBLISHING,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())

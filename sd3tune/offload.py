@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sd3tune.plan.plan import Plan
+from sd3tune.plan.drawing import AnyPlan
 from sd3tune.quant import dequantised
 from sd3tune.quant.parts import is_nf4, moved
 
@@ -25,7 +25,7 @@ Copy = Callable[[Tensor], Tensor]
 Held = dict[tuple[nn.Module, str], Tensor]
 
 
-def move_to_device(model: Any, plan: Plan, device: torch.device) -> None:
+def move_to_device(model: Any, plan: AnyPlan, device: torch.device) -> None:
     """The model on its device, but for the frozen weights of the first `blocks_to_swap` blocks."""
     pin = plan.hardware.pin_memory.value
     for block in model.transformer_blocks[: plan.memory.blocks_to_swap.value]:
