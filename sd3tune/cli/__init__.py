@@ -23,6 +23,8 @@ from sd3tune.cli import (
     image,
     inspect,
     plan,
+    reproduce,
+    sample,
     surroundings,
     train,
     verbosity,
@@ -62,7 +64,19 @@ def cli(context: click.Context) -> None:
     surroundings.find_working_directory(context.invoked_subcommand)
 
 
-for module in (doctor, demo, dataset, plan, train, inspect, export, cache, image):
+for module in (
+    doctor,
+    demo,
+    dataset,
+    plan,
+    train,
+    sample,
+    reproduce,
+    inspect,
+    export,
+    cache,
+    image,
+):
     cli.add_command(module.command)
 verbosity.add_options(cli)
 
