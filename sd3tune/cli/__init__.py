@@ -24,6 +24,8 @@ from sd3tune.cli import (
     inspect,
     plan,
     publish,
+    reproduce,
+    sample,
     surroundings,
     train,
     verbosity,
@@ -65,7 +67,7 @@ def cli(context: click.Context) -> None:
 
 
 COMMANDS = (
-    doctor, demo, dataset, plan, train, watch, inspect, export, publish, cache,
+    doctor, demo, dataset, plan, train, watch, sample, reproduce, inspect, export, publish, cache,
     image,
 )  # fmt: skip
 for module in COMMANDS:

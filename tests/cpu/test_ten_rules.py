@@ -6,15 +6,6 @@ the result, zeroed padding, an interruption. Its pictures are right. Then a copy
 one line changed trains in the same way.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
-import torch
-
-from tests.cpu import lessons
-from tests.cpu.lessons import Edit
 
 pytestmark = pytest.mark.slow
