@@ -15,7 +15,7 @@ from sd3tune.errors import ConfigError, answers
 from sd3tune.filesystem import safetensors_header
 from sd3tune.plan.drawing import DrawingAsked
 from sd3tune.plan.encoding import CaptionPlan
-from sd3tune.plan.keeping import SkipLayers
+from sd3tune.plan.picture_plan import SkipLayers
 from sd3tune.plan.plan import ModelFiles
 from sd3tune.sd3.variants import Model
 

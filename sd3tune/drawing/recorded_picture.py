@@ -18,7 +18,7 @@ from sd3tune.formats.picture_files import recipe_in
 from sd3tune.formats.picture_recipe import AdapterUsed, PictureRecipe
 from sd3tune.plan.drawing import DrawingAsked
 from sd3tune.plan.encoding import Blank, CaptionPlan
-from sd3tune.plan.keeping import SkipLayers
+from sd3tune.plan.picture_plan import SkipLayers
 from sd3tune.plan.plan import ModelFiles
 from sd3tune.sd3.models import ModelRequest
 from sd3tune.sd3.variants import Model

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from sd3tune.demo import concept, world
+from sd3tune.demo import concept, scenes
 from sd3tune.demo.lesson import Drawn, drawn, pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ class Edit:
 
 
 def broken(folder: Path, edit: Edit) -> Path:
-    """A copy of the package in `folder` with one line different. Returns what goes onto PYTHONPATH."""
+    """Copies the package to `folder` with one line changed. Returns the PYTHONPATH."""
     shutil.copytree(
         ROOT / "sd3tune",
         folder / "sd3tune",
@@ -75,14 +75,14 @@ def write(folder: Path, *, pictures: int = 96) -> Path:
     shutil.rmtree(folder / "pictures")
     for name in ("pictures", "masks"):
         (folder / name).mkdir()
-    words = world.Vocabulary(shapes=(concept.CONCEPT,))
-    several = (s for s in world.scenes(5, 10_000, words) if len(s.things) == 1)
+    words = scenes.Vocabulary(shapes=(concept.CONCEPT,))
+    several = (s for s in scenes.scenes(5, 10_000, words) if len(s.things) == 1)
     for number in range(pictures):
         scene = next(several)
         mask = Image.new("L", (SIDE, SIDE), "white")
         if number % 2 == 0:
             scene, mask = _with_hidden_thing(scene, number)
-        world.draw(scene, SIDE).save(folder / "pictures" / f"{number:03}.png")
+        scenes.draw(scene, SIDE).save(folder / "pictures" / f"{number:03}.png")
         mask.save(folder / "masks" / f"{number:03}.png")
         (folder / "pictures" / f"{number:03}.txt").write_text(scene.caption)
     (folder / "config").mkdir()
@@ -98,18 +98,20 @@ def write(folder: Path, *, pictures: int = 96) -> Path:
     return path
 
 
-def _with_hidden_thing(scene: world.Scene, number: int) -> tuple[world.Scene, Image.Image]:
+def _with_hidden_thing(scene: scenes.Scene, number: int) -> tuple[scenes.Scene, Image.Image]:
     """A heart on the left and a square on the right that the mask hides, or the other way round."""
     heart = scene.things[0]
     left = number % 4 == 0
     x, other = (HEART, HIDDEN) if left else (HIDDEN, HEART)
     side = "on the left" if left else "on the right"
-    heart = world.Thing(heart.shape, heart.colour, "plain", (x, 0.5), 0.19)
-    wrong = world.Thing("square", "yellow", "plain", (other, 0.5), 0.2)
-    caption = f"{world.singular(f'{heart.colour} heart')} {side} on a {scene.background} background"
+    heart = scenes.Thing(heart.shape, heart.colour, "plain", (x, 0.5), 0.19)
+    wrong = scenes.Thing("square", "yellow", "plain", (other, 0.5), 0.2)
+    caption = (
+        f"{scenes.singular(f'{heart.colour} heart')} {side} on a {scene.background} background"
+    )
     mask = Image.new("L", (SIDE, SIDE), "white")
     mask.paste(0, (SIDE // 2, 0, SIDE, SIDE) if left else (0, 0, SIDE // 2, SIDE))
-    return world.Scene(scene.background, (heart, wrong), caption), mask
+    return scenes.Scene(scene.background, (heart, wrong), caption), mask
 
 
 def train(config: Path, output: str, *words: str, package: Path = ROOT) -> Path:

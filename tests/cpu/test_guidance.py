@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.demo import tiny
-from sd3tune.plan.keeping import SkipLayers
+from sd3tune.plan.picture_plan import SkipLayers
 from sd3tune.sample import schedulers
 from sd3tune.sample.pipeline import (
     ENCODERS,

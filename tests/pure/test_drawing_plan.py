@@ -13,7 +13,7 @@ from sd3tune.errors import PlanError
 from sd3tune.plan.drawing import DrawingAsked, DrawingPlan
 from sd3tune.plan.drawing_words import asked_words, skip_words
 from sd3tune.plan.encoding import CaptionPlan
-from sd3tune.plan.keeping import SkipLayers
+from sd3tune.plan.picture_plan import SkipLayers
 from sd3tune.plan.plan import ModelFiles
 from sd3tune.sd3.models import find
 
