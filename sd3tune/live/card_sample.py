@@ -13,7 +13,9 @@ from sd3tune.backends.observe import card_sources
 
 EVERY_SECONDS = 5.0
 # The first source of each vendor.
-BEST: dict[str, str] = {source.vendor: name for name, source in reversed(card_sources.SOURCES.items())}
+BEST: dict[str, str] = {
+    source.vendor: name for name, source in reversed(card_sources.SOURCES.items())
+}
 Observe = Callable[[str, str], dict[str, Any]]  # name of a source, root -> its survey
 
 

@@ -1,10 +1,8 @@
 """Pictures of a run: when they are drawn, of which weights, and that they change nothing."""
 
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from sd3tune.encode.caches import Caches
 from sd3tune.encode.everything import filled
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import ALONE_ON_CPU
-from sd3tune.report.events import Event, PictureDrawn, SheetDrawn
+from sd3tune.report.events import Event, PictureDrawn
 from sd3tune.report.stream import Stream
 from sd3tune.train.begin import begin
 from sd3tune.train.validation import Validated, Validations
