@@ -48,6 +48,11 @@ class Trained(ABC):
             )
         yield
 
+    def digest(self) -> str | None:
+        """Hash of the present numbers, as that of the file (formats/adapter_hash.py); None where
+        a file would have another one. Every process must call this."""
+        return None
+
     @abstractmethod
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         """The values for `write`: copies of the present values, as `copies` makes them."""

@@ -185,11 +185,13 @@ class Validations:
         step, plan = self.state.step, job.plan
         weights = BASE if kind == BASE else at.name if at != self.folder else ""
 
+        digest = self.state.trained.digest() if not weights else None
+
         def receive(picture: Picture, image: Any) -> None:
             name = name_of(picture, plan)
             path = at / (name if kind == BASE else of_step(step, name))
             with disk.explained("write pictures in", at):
-                about = texts(job, picture, step, weights or LAST)
+                about = texts(job, picture, step, weights or LAST, digest)
                 keep(image, path, about, plan.pictures.quality)
             files.append(path)
             drawn.append((picture, image))
