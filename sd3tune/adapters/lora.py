@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError, PlanError
-from sd3tune.formats import adapter_files, file_metadata
-from sd3tune.formats.adapter_hash import weights_sha256
+from sd3tune.formats import adapter_files, adapter_hash, file_metadata
 from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
 from sd3tune.formats.writers import size_bytes
 from sd3tune.quant import dequantised
@@ -79,13 +78,13 @@ class LoraAdapter(Trained):
             for layer, scale in zip(layers, before, strict=True):
                 layer.scaling[NAME] = scale
 
-    def digest(self) -> str | None:
-        config, values = self.model.peft_config[NAME], self.values()
-        plain = not (self.start or config.use_rslora or config.use_dora)
-        return weights_sha256(parts(values, config)) if plain else None
-
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         return tensors(self.model, keep=keep)
+
+    def weights_sha256(self) -> str | None:
+        if self.start:  # its file holds the difference from the weights as released
+            return None
+        return adapter_hash.weights_sha256(parts(tensors(self.model), self.model.peft_config[NAME]))
 
     def file_bytes(self, values: Mapping[str, Tensor]) -> int:
         """Dialects fuse, and write DoRA as whole differences."""

@@ -48,14 +48,14 @@ class Trained(ABC):
             )
         yield
 
-    def digest(self) -> str | None:
-        """Hash of the present numbers, as that of the file (formats/adapter_hash.py); None where
-        a file would have another one. Every process must call this."""
-        return None
-
     @abstractmethod
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         """The values for `write`: copies of the present values, as `copies` makes them."""
+
+    def weights_sha256(self) -> str | None:
+        """The hash of the present values of an adapter (formats/adapter_hash.py), which its files
+        have as well; None where none is defined."""
+        return None
 
     def file_bytes(self, values: Mapping[str, Tensor]) -> int:
         """Bytes of the file that `write` would write, without the names of tensors."""
