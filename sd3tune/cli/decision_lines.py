@@ -24,6 +24,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "text_encoder_3_precision",
     "quantize_via",
     "vae_dtype",
+    "vae",
     "hidden_kernels",
     "attention_mechanism",
     "attention_no_grad",

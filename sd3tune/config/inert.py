@@ -81,7 +81,6 @@ NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their o
 # Setting -> those that change nothing while it is off or left out.
 SWITCHES = {
     "push_to_hub": "post_upload_script publishing_config",
-    "report_to": "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
     "train_text_encoder": "text_encoder_lr",
     "noise_offset": "noise_offset_probability",
     "timestep_bias_strategy": "timestep_bias_begin timestep_bias_end timestep_bias_multiplier "

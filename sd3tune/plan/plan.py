@@ -21,6 +21,7 @@ from sd3tune.plan.objective import LossPlan
 from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.plan.picture_plan import PicturePlan
 from sd3tune.plan.publishing import PublishingPlan
+from sd3tune.plan.reporting import ReportingPlan
 from sd3tune.plan.result import ResultPlan
 from sd3tune.plan.trainable import TrainedPlan
 from sd3tune.plan.watching import PreviewPlan, WebhookPlan
@@ -63,6 +64,7 @@ class Plan:
     evaluation: EvaluationPlan | None  # of the loss during training; None: before and after only
     score: ScorePlan | None  # of pictures
     result: ResultPlan
+    reporting: ReportingPlan
     publishing: PublishingPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sd3tune.data.run_folders import PICTURES
+from sd3tune.data.run_folders import PREVIEWS
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import drafts
 from sd3tune.plan.plan import Plan
@@ -23,17 +23,17 @@ from sd3tune.report.progress import waiting, warn
 from sd3tune.sample.pipeline import OnStep, Picture, SamplingStep
 from sd3tune.sd3 import tiny_autoencoder
 
-FOLDER = "previews"  # in the folder of pictures: the newest preview of each prompt
 LONGEST_SIDE = 512  # pixels of a preview
 
 
 @dataclass
 class Previews:
-    """The previews of a run, of which its first process draws all. step: that of training. emit:
-    gets each preview."""
+    """The previews of a run. Of several processes the first one shows what it draws. step: that of
+    training. emit: gets each preview."""
 
     plan: Plan
     device: torch.device
+    main: bool
     step: Callable[[], int]
     emit: Callable[[PreviewDrawn], None]
     _decoder: Any = None
@@ -42,7 +42,7 @@ class Previews:
     def watching(self, picture: Picture) -> OnStep | None:
         """What the pipeline calls after each sampling step of this picture; None where no preview
         can be drawn, which is explained once."""
-        if not self.plan.previews.drawn.value or self._failed:
+        if not (self.main and self.plan.previews.drawn.value) or self._failed:
             return None
         if self._decoder is None:
             self._load()
@@ -68,7 +68,7 @@ class Previews:
         and emits it."""
         png = encoded(tiny_autoencoder.decode(self._decoder, latents))
         name = f"{picture.shortname}_{picture.index}_{picture.size[0]}x{picture.size[1]}.png"
-        path = self.plan.output_dir / PICTURES / FOLDER / name
+        path = self.plan.output_dir / PREVIEWS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         drafts.write(path, png)
         self.emit(

@@ -65,17 +65,18 @@ class Validations:
     world: World
     stream: Stream
     observers: Sequence[Observer] = ()
-    stopped: Callable[[], bool] = field(default=lambda: False, init=False)
+    stopped: Callable[[], bool] = field(init=False)  # asked before each picture, by each process
     steps: set[int] = field(default_factory=set)  # drawn by this process
     harmless: Harmless = field(init=False)
     previews: Previews = field(init=False)
     begun: int = field(init=False)  # the step that the run continues from
 
     def __post_init__(self) -> None:
-        self.harmless = Harmless("validation", self.world)
+        self.harmless, self.stopped = Harmless("validation", self.world), never
         self.begun = self.state.step
         plan, step = self.caches.prepared.plan, lambda: self.state.step
-        self.previews = Previews(plan, self.world.device, step, self.stream.emit)
+        main = self.world.main
+        self.previews = Previews(plan, self.world.device, main, step, self.stream.emit)
 
     @property
     def plan(self) -> Plan:
@@ -138,7 +139,7 @@ class Validations:
     def end(self) -> tuple[tuple[Path, ...], Path | None]:
         """Draws the result. Returns the pictures, and the sheet that has the base model beside
         it."""
-        self.stopped = lambda: False
+        self.stopped = never
         files, sheet = self.draw("end"), None
         with self.harmless.at(self.state.step):
             if files:
@@ -202,3 +203,8 @@ class Validations:
             with self.harmless.at(step):
                 observer(Validated(step, kind, weights, drawn))
         return files
+
+
+def never() -> bool:
+    """No signal ends what is drawn."""
+    return False

@@ -22,10 +22,10 @@ ROWS = [  # top of the list: knows nobody
     ["plan", "formats"],
     ["publish"],
     ["adapters", "discovered", "devices", "preflight", "webhooks"],
-    ["prepare", "out_of_memory", "load", "offload"],
+    ["prepare", "drawing", "out_of_memory", "load", "offload"],
     ["encode", "sample"],
     ["train"],
-    ["doctor", "demo", "containers", "dataset_inspection", "run_overview"],
+    ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview"],
     ["cli"],
     ["__main__"],
 ]
@@ -43,12 +43,14 @@ TORCH_FREE = [
     "__main__.py",
     "cli",
     "containers",
+    "live",
     "config",
     "plan",
     "discovered.py",
     "devices.py",
     "webhooks",
     "prepare.py",
+    "drawing",
     "preflight.py",
     "publish",
     "dataset_inspection.py",
@@ -64,7 +66,7 @@ TORCH_FREE = [
     "processes/environment.py",
 ]
 SD3 = "variants models single module_names configs hub hub_refusals model_folder tensor_names "
-SD3 += "comfyui_rules tokenizer_files weight_files"
+SD3 += "comfyui_rules tokenizer_files weight_files clip_files"
 TORCH_FREE += [f"sd3/{name}.py" for name in SD3.split()]
 FORMATS = "key_names scale adapter_description readers file_metadata identify manifest "
 FORMATS += "earlier_weights finished_run initial_adapter"

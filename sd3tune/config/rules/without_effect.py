@@ -1,59 +1,21 @@
 """Settings that were set and change nothing, because another one switches them off.
 
-A row is a warning for each of its settings that the user set to another value than its default. No
-warning follows where a word of the command line switches off what the file sets up: that is what
-the word is for.
+What a row is: idle.py. Those of trackers are in a file of their own.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from sd3tune.config.problems import COMMAND_LINE
-from sd3tune.config.rules.contradictions import SCHEDULES, changed, no_evaluation, schedules
-from sd3tune.config.rules.rule import Rule
+from sd3tune.config.rules.contradictions import SCHEDULES, no_evaluation, schedules
+from sd3tune.config.rules.idle import PICTURES_ARE_DRAWN_BY, Idle, no_pictures
+from sd3tune.config.rules.trackers_without_effect import TRACKERS
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS
 
-PICTURES_ARE_DRAWN_BY = (
-    "validation_disable validation_prompt user_prompt_library validation_prompt_library"
-)
 TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
 
 
 def _trains_bf16(c: AllSettings) -> bool:
     return OPTIMIZERS[c.optimizer or "adamw"].bf16_weights
-
-
-@dataclass(frozen=True)
-class Idle:
-    """names, switches: the settings and those that switch them off, between blanks. why, hint:
-    `{c.NAME}` is the value of a setting."""
-
-    names: str
-    switches: str
-    when: Callable[[AllSettings], object]
-    why: str
-    hint: str
-
-    def rows(self) -> tuple[Rule[AllSettings], ...]:
-        """A rule for each of the settings."""
-        return tuple(self._row(name) for name in self.names.split())
-
-    def _row(self, name: str) -> Rule[AllSettings]:
-        def idle(c: AllSettings) -> object:
-            written = c.source(name).by == "user" and changed(c, name)
-            return written and not self._switched_for_this_run(name, c) and self.when(c)
-
-        return Rule((name,), "warning", idle, f"{name} has no effect: {self.why}", self.hint)
-
-    def _switched_for_this_run(self, name: str, c: AllSettings) -> bool:
-        """Whether the file sets `name`, and a word of the command line one of its switches."""
-        typed = {
-            switch for switch in self.switches.split() if c.source(switch).file == COMMAND_LINE
-        }
-        return bool(typed) and c.source(name).file != COMMAND_LINE
 
 
 def model_is_local(c: AllSettings) -> bool:
@@ -75,15 +37,6 @@ def rollout(c: AllSettings) -> int:
 def of_rollout(names: str) -> str:
     """The settings' names in full."""
     return " ".join(f"scheduled_sampling_{name}" for name in names.split())
-
-
-def no_pictures(c: AllSettings) -> tuple[str, str] | None:
-    """Why no validation picture is drawn, and what would draw some."""
-    if c.validation_disable:
-        return "validation_disable is true", "leave out validation_disable"
-    if not (c.validation_prompt or c.user_prompt_library or c.validation_prompt_library):
-        return "there is no prompt to draw", "set validation_prompt"
-    return None
 
 
 MODEL = (
@@ -448,7 +401,6 @@ EVALUATION = (
 )
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
-    *WATCHED, *EVALUATION,
-    *PUBLISHING,
+    *WATCHED, *EVALUATION, *TRACKERS, *PUBLISHING,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())
