@@ -12,17 +12,18 @@ from typing import Any
 
 from PIL import Image
 
-from sd3tune.demo import concept, world
+from sd3tune.demo import concept, scenes
 from sd3tune.demo.lesson import Drawn, drawn, pipeline
 
 ROOT = Path(__file__).parents[2]
+PAINTER = ROOT / "sd3tune" / "demo" / "painter"
 SIDE = 64
 # Hearts on one side; on the other a thing that no caption names, under a black mask.
 HEART, HIDDEN = 0.27, 0.75
 SETTINGS: dict[str, Any] = {
     "model_type": "lora",
     "model_family": "sd3",
-    "pretrained_model_name_or_path": "models/painter",
+    "pretrained_model_name_or_path": str(PAINTER),
     "data_backend_config": "config/multidatabackend.json",
     "resolution": SIDE,
     "seed": 7,
@@ -56,7 +57,7 @@ class Edit:
 
 
 def broken(folder: Path, edit: Edit) -> Path:
-    """A copy of the package in `folder` with one line different. Returns what goes onto PYTHONPATH."""
+    """A copy of the package with one line different, below `folder`, for PYTHONPATH."""
     shutil.copytree(
         ROOT / "sd3tune",
         folder / "sd3tune",
@@ -70,22 +71,19 @@ def broken(folder: Path, edit: Edit) -> Path:
 
 
 def write(folder: Path, *, pictures: int = 96) -> Path:
-    """The project: painter, pictures with masks, configuration."""
-    concept.write(folder)
-    shutil.rmtree(folder / "pictures")
-    for name in ("pictures", "masks"):
-        (folder / name).mkdir()
-    words = world.Vocabulary(shapes=(concept.CONCEPT,))
-    several = (s for s in world.scenes(5, 10_000, words) if len(s.things) == 1)
+    """The project: pictures with masks, configuration."""
+    for name in ("pictures", "masks", "config"):
+        (folder / name).mkdir(parents=True)
+    words = scenes.Vocabulary(shapes=(concept.CONCEPT,))
+    several = (s for s in scenes.scenes(5, 10_000, words) if len(s.things) == 1)
     for number in range(pictures):
         scene = next(several)
         mask = Image.new("L", (SIDE, SIDE), "white")
         if number % 2 == 0:
             scene, mask = _with_hidden_thing(scene, number)
-        world.draw(scene, SIDE).save(folder / "pictures" / f"{number:03}.png")
+        scenes.draw(scene, SIDE).save(folder / "pictures" / f"{number:03}.png")
         mask.save(folder / "masks" / f"{number:03}.png")
         (folder / "pictures" / f"{number:03}.txt").write_text(scene.caption)
-    (folder / "config").mkdir()
     datasets = [
         concept.DATASETS[0] | {"conditioning_data": "masks"},
         {"id": "masks", "type": "local", "dataset_type": "conditioning",
@@ -98,18 +96,20 @@ def write(folder: Path, *, pictures: int = 96) -> Path:
     return path
 
 
-def _with_hidden_thing(scene: world.Scene, number: int) -> tuple[world.Scene, Image.Image]:
+def _with_hidden_thing(scene: scenes.Scene, number: int) -> tuple[scenes.Scene, Image.Image]:
     """A heart on the left and a square on the right that the mask hides, or the other way round."""
     heart = scene.things[0]
     left = number % 4 == 0
     x, other = (HEART, HIDDEN) if left else (HIDDEN, HEART)
     side = "on the left" if left else "on the right"
-    heart = world.Thing(heart.shape, heart.colour, "plain", (x, 0.5), 0.19)
-    wrong = world.Thing("square", "yellow", "plain", (other, 0.5), 0.2)
-    caption = f"{world.singular(f'{heart.colour} heart')} {side} on a {scene.background} background"
+    heart = scenes.Thing(heart.shape, heart.colour, "plain", (x, 0.5), 0.19)
+    wrong = scenes.Thing("square", "yellow", "plain", (other, 0.5), 0.2)
+    caption = (
+        f"{scenes.singular(f'{heart.colour} heart')} {side} on a {scene.background} background"
+    )
     mask = Image.new("L", (SIDE, SIDE), "white")
     mask.paste(0, (SIDE // 2, 0, SIDE, SIDE) if left else (0, 0, SIDE // 2, SIDE))
-    return world.Scene(scene.background, (heart, wrong), caption), mask
+    return scenes.Scene(scene.background, (heart, wrong), caption), mask
 
 
 def train(config: Path, output: str, *words: str, package: Path = ROOT) -> Path:
@@ -125,8 +125,8 @@ def train(config: Path, output: str, *words: str, package: Path = ROOT) -> Path:
     return config.parents[1] / output
 
 
-def pictures(model: Path, adapter: Path, prompts: list[str]) -> Drawn:
-    """By plain diffusers."""
-    pipe = pipeline(model)
+def pictures(adapter: Path, prompts: list[str], *, blank: bool = False) -> Drawn:
+    """By plain diffusers. blank: the model is given no words."""
+    pipe = pipeline(PAINTER)
     pipe.load_lora_weights(str(adapter))
-    return drawn(pipe, prompts)
+    return drawn(pipe, prompts, blank=blank)
