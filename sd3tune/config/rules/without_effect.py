@@ -5,6 +5,7 @@ What a row is: idle.py. Those of trackers are in a file of their own.
 
 from sd3tune.config.rules.contradictions import SCHEDULES, no_evaluation, schedules
 from sd3tune.config.rules.idle import PICTURES_ARE_DRAWN_BY, Idle, no_pictures
+from sd3tune.config.rules.publishing_without_effect import PUBLISHING
 from sd3tune.config.rules.trackers_without_effect import TRACKERS
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
@@ -328,22 +329,6 @@ PICTURES = (
         lambda c: c.validation_guidance <= 1 and not no_pictures(c),
         "validation_guidance={c.validation_guidance:g} does not look at it",
         "leave it out, or set validation_guidance above 1",
-    ),
-)
-PUBLISHING = (
-    Idle(
-        "push_checkpoints_to_hub model_card_private",
-        "push_to_hub",
-        lambda c: not c.push_to_hub,
-        "push_to_hub is false",
-        "leave it out, or set push_to_hub",
-    ),
-    Idle(
-        "push_to_hub_background",
-        "push_to_hub push_checkpoints_to_hub",
-        lambda c: not (c.push_to_hub and c.push_checkpoints_to_hub),
-        "no checkpoint is uploaded",
-        "leave it out, or set push_to_hub and push_checkpoints_to_hub",
     ),
 )
 WATCHED = (
