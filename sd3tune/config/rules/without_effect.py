@@ -6,6 +6,7 @@ What a row is: idle.py. Those of trackers are in a file of their own.
 from sd3tune.config.rules.contradictions import SCHEDULES, no_evaluation, schedules
 from sd3tune.config.rules.idle import PICTURES_ARE_DRAWN_BY, Idle, no_pictures
 from sd3tune.config.rules.trackers_without_effect import TRACKERS
+from sd3tune.config.rules.watching_without_effect import WATCHED
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
@@ -344,29 +345,6 @@ PUBLISHING = (
         lambda c: not (c.push_to_hub and c.push_checkpoints_to_hub),
         "no checkpoint is uploaded",
         "leave it out, or set push_to_hub and push_checkpoints_to_hub",
-    ),
-)
-WATCHED = (
-    Idle(
-        "validation_preview",
-        PICTURES_ARE_DRAWN_BY,
-        no_pictures,
-        "{which[0]}",
-        "leave it out, or {which[1]}",
-    ),
-    Idle(
-        "validation_preview_steps",
-        "validation_preview",
-        lambda c: not c.validation_preview,
-        "validation_preview is false",
-        "leave it out, or set validation_preview=true",
-    ),
-    Idle(
-        "webhook_reporting_interval",
-        "webhook_config",
-        lambda c: not any(w.takes_progress for w in c.webhook_config),
-        "no webhook takes progress: webhook_type=raw does",
-        "leave it out, or add such a webhook to webhook_config",
     ),
 )
 EVALUATION = (
