@@ -7,6 +7,7 @@ nothing fits is an error, and so is one of which a part does not.
 """
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,20 +157,22 @@ def put_beside(transformer: Any, adapters: Sequence[Adapter]) -> int:
     layers. Call after quantising and before moving the model to its device."""
     from peft import set_peft_model_state_dict
 
-    names, strengths, count = [], [], 0
+    names, strengths, layers = [], [], set[str]()
     for number, adapter in enumerate(a for a in adapters if a.beside):
         name = f"adapter_{number}"
         own = dict(_lora(adapter))
-        transformer.add_adapter(_config(own), adapter_name=name)
+        with warnings.catch_warnings():  # peft warns of a second adapter, which is meant
+            warnings.simplefilter("ignore", UserWarning)
+            transformer.add_adapter(_config(own), adapter_name=name)
         state = {f"{n}.lora_A.weight": m.down.float() for n, m in own.items()}
         state |= {f"{n}.lora_B.weight": m.up.float() for n, m in own.items()}
         _refuse_lost(set_peft_model_state_dict(transformer, state, adapter_name=name), adapter)
         names.append(name)
         strengths.append(adapter.source.strength)
-        count += len(own)
+        layers |= own.keys()
     if names:
         transformer.set_adapters(names, strengths)
-    return count
+    return len(layers)
 
 
 def _lora(adapter: Adapter) -> Iterator[tuple[str, LoraWeights]]:

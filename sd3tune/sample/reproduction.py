@@ -16,7 +16,8 @@ from sd3tune.drawing.recorded_picture import RecordedPicture, candidates
 from sd3tune.drawing.run_record import RunRecord
 from sd3tune.drawing.sources import AdapterSource, split_strength
 from sd3tune.errors import ConfigError, DataError, ModelError
-from sd3tune.formats import adapter_files, manifest
+from sd3tune.filesystem import safetensors_header
+from sd3tune.formats import adapter_files, file_metadata, manifest
 from sd3tune.formats.adapter_hash import file_sha256, weights_sha256
 from sd3tune.formats.adapter_weights import LoraWeights, ModuleWeights
 from sd3tune.formats.picture_files import pixels_sha256
@@ -86,21 +87,32 @@ def adapters_again(
     found = []
     for number, used in enumerate(wanted):
         files = [split_strength(given[number], 1.0)[0]] if given else candidates(picture, used)
-        found.append(_matching(picture, used, files, shape))
+        by_user = bool(given)
+        found.append(_matching(picture, used, files, shape, given_by_user=by_user))
     return found
 
 
 def _matching(
-    picture: RecordedPicture, used: AdapterUsed | None, files: Sequence[Path], shape: Transformer
+    picture: RecordedPicture,
+    used: AdapterUsed | None,
+    files: Sequence[Path],
+    shape: Transformer,
+    *,
+    given_by_user: bool,
 ) -> Adapter:
-    """The file with the numbers that the picture was drawn with."""
+    """The file with the numbers that the picture was drawn with; where no hash tells, the one of
+    its step, or the one that the user names."""
     for path in files:
         try:
             modules = _modules(path, picture.run)
         except ModelError:
             continue
         sums = weights_sha256(modules)
-        if used is None or used.weights_sha256 in (None, sums):
+        if used is None or used.weights_sha256 is None:
+            same = given_by_user or _step_of(path) == picture.recipe.training_step
+        else:
+            same = used.weights_sha256 == sums
+        if same:
             strength = 1.0 if used is None else used.strength
             source = AdapterSource(path, strength)
             refuse_other_layers(source, modules, shape)
@@ -135,6 +147,14 @@ def _modules(path: Path, run: RunRecord | None) -> dict[str, ModuleWeights]:
     if not names or len(state) != 2 * len(names):
         raise ModelError(f"`{path}` is not the state of a plain LoRA", hint="give its file")
     return {n: LoraWeights(state[n + DOWN], state[n + UP], float(alpha)) for n in names}
+
+
+def _step_of(path: Path) -> int | None:
+    """The step of training that a file is of: of its checkpoint, or by its metadata."""
+    if path.name in STATES:
+        return manifest.step_of(path.parent)
+    text = safetensors_header.read(path).metadata.get(file_metadata.STEP, "")
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def differences(recipe: PictureRecipe, again: PictureRecipe) -> Iterator[str]:

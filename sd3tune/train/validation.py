@@ -184,12 +184,16 @@ class Validations:
         drawn: list[tuple[Picture, Any]] = []
         step, plan = self.state.step, job.plan
         weights = BASE if kind == BASE else at.name if at != self.folder else ""
+        sums: list[str | None] = []  # of the adapter, when its values are in place
 
         def receive(picture: Picture, image: Any) -> None:
             name = name_of(picture, plan)
             path = at / (name if kind == BASE else of_step(step, name))
             with disk.explained("write pictures in", at):
-                about = texts(job, picture, step, weights or LAST)
+                if not sums:  # split values would have to be gathered by every process
+                    known = kind != BASE and not plan.parallel.sharded
+                    sums.append(self.state.trained.weights_sha256() if known else None)
+                about = texts(job, picture, step, weights or LAST, sums[0])
                 keep(image, path, about, plan.pictures.quality)
             files.append(path)
             drawn.append((picture, image))
