@@ -91,7 +91,7 @@ def run_folder(folder: Path, steps: int = 120) -> Path:
     prompts = {"cat": "a red circle above a plank", "boat": "a boat on a calm lake"}
     for i, (name, prompt) in enumerate(prompts.items()):
         picture(
-            folder / f"benchmarks/base_model/step_0_{name}_0_128x128.png",
+            folder / f"benchmarks/base_model/{name}_0_128x128.png",
             prompt,
             7,
             9,

@@ -125,8 +125,8 @@ def _draw(
 ) -> "tuple[Path, Compared, list[str]]":
     from dataclasses import replace
 
+    from sd3tune.drawing.drawing_sources import Sources
     from sd3tune.drawing.picture_paths import paths_of
-    from sd3tune.drawing.sources import Sources
     from sd3tune.report import stopping
     from sd3tune.sd3.models import ModelRequest
 

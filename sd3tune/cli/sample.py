@@ -15,7 +15,7 @@ from sd3tune.report.progress import waiting
 from sd3tune.tables.schemes import SCHEMES
 
 if TYPE_CHECKING:
-    from sd3tune.drawing.options import DrawingOptions
+    from sd3tune.drawing.drawing_options import DrawingOptions
 
 FORMATS = ("png", "jpg", "webp")
 
@@ -114,7 +114,7 @@ def command(
       sd3tune sample output --prompts prompts.txt --size 1024x1024,768x1344 --out pictures
     """
     with waiting("reading what to draw with"):
-        from sd3tune.drawing.options import DrawingOptions
+        from sd3tune.drawing.drawing_options import DrawingOptions
 
     precision = {} if quantise is None else {"base_model_precision": quantise}
     given = _Given(

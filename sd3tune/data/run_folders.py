@@ -10,6 +10,7 @@ from sd3tune.data.sources import Source
 from sd3tune.errors import ConfigError
 
 PICTURES = "validation_images"  # in output_dir
+PREVIEWS = f"{PICTURES}/previews"  # in output_dir: the newest preview of each prompt
 BASE_PICTURES = "benchmarks/base_model"  # in output_dir: pictures of the model before any training
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # by validation_image_format
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from PIL import Image
 
-from sd3tune.data.run_folders import PICTURES
+from sd3tune.data.run_folders import BASE_PICTURES, PICTURES, PREVIEWS
 from sd3tune.live.bounded import bounded, step, text
 from sd3tune.live.run_folder import FolderEntry, RunFolder
 from sd3tune.live.tail import JsonObject, json_object
 
-BASE = "benchmarks/base_model"  # pictures of the model before any training
-NAME = re.compile(r"step_(\d{1,9})_(.{1,200})_(\d{1,6})_(\d{1,5})x(\d{1,5})\.(?:png|jpe?g|webp)")
+NAME = re.compile(
+    r"(?:step_(\d{1,9})_)?(.{1,200})_(\d{1,6})_(\d{1,5})x(\d{1,5})\.(?:png|jpe?g|webp)"
+)
 IMAGE = re.compile(r".+\.(png|jpe?g|webp)", re.IGNORECASE | re.DOTALL)
 MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp"}
 MAX_PICTURES = 5_000  # the newest ones are kept
@@ -34,10 +35,11 @@ class Gallery:
         for path, entry in self._files():
             if match := NAME.fullmatch(entry.name):
                 drawn, shortname, index, width, height = match.groups()
+                is_base = path.startswith(f"{BASE_PICTURES}/")
                 found.append({
                     "path": path,
-                    "step": 0 if path.startswith(BASE) else int(drawn),
-                    "kind": "base" if path.startswith(BASE) else "during",
+                    "step": 0 if is_base else int(drawn or 0),
+                    "kind": "base" if is_base else "during",
                     "shortname": shortname,
                     "index": int(index),
                     "size": [int(width), int(height)],
@@ -55,12 +57,12 @@ class Gallery:
         return [{"path": path, "changed": entry.changed} for path, entry in sheets][-200:]
 
     def _files(self) -> Iterator[tuple[str, FolderEntry]]:
-        for top in (BASE, PICTURES):
+        for top in (BASE_PICTURES, PICTURES):
             for entry in self._folder.entries(top):
                 path = f"{top}/{entry.name}"
-                if entry.is_folder:
+                if entry.is_folder and path != PREVIEWS:
                     yield from ((f"{path}/{e.name}", e) for e in self._images(path))
-                elif IMAGE.fullmatch(entry.name):
+                elif not entry.is_folder and IMAGE.fullmatch(entry.name):
                     yield path, entry
 
     def _images(self, folder: str) -> list[FolderEntry]:
@@ -95,7 +97,7 @@ def png_facts(folder: RunFolder, path: str) -> JsonObject:
 
 def _weights(path: str) -> str:
     """The folder of these weights below the folder of pictures."""
-    inside = path.removeprefix(f"{PICTURES}/").removeprefix(f"{BASE}/")
+    inside = path.removeprefix(f"{PICTURES}/").removeprefix(f"{BASE_PICTURES}/")
     return inside.rpartition("/")[0]
 
 

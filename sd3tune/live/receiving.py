@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sd3tune.data.run_folders import PICTURES
+from sd3tune.data.run_folders import BASE_PICTURES, PICTURES, PREVIEWS
 from sd3tune.filesystem import drafts
 from sd3tune.live.bounded import bounded, step, text
 from sd3tune.live.gallery import NAME
@@ -32,13 +32,12 @@ from sd3tune.report.metrics import FILE as METRICS
 
 MAX_BODY_BYTES = 48 * 2**20
 MAX_RUN_BYTES = 4 * 2**30  # of all that one run sent since this server began
-PREVIEWS = "previews"  # folder of a received run
 BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
 OTHERS = re.compile(r"[^A-Za-z0-9._-]+")  # characters that no name of a file gets
 LEVELS = {"critical": "error", "error": "error", "warning": "warning"}
 
 
-class Refused(Exception):
+class NotKept(Exception):
     """A message that is not kept, with the status of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -46,7 +45,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Receiver:
+class RunReceiver:
     """Keeps what is sent. folder: holds a folder for each run."""
 
     def __init__(self, folder: Path, runs: RunList) -> None:
@@ -64,7 +63,7 @@ class Receiver:
         try:
             body = await whole(request)
             await asyncio.to_thread(self.take, body)
-        except Refused as e:
+        except NotKept as e:
             return JSONResponse({"error": str(e)}, e.status)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -73,7 +72,7 @@ class Receiver:
         return Response(status_code=204)
 
     def take(self, body: bytes) -> None:
-        """Keeps one message. Raises Refused and OSError."""
+        """Keeps one message. Raises NotKept and OSError."""
         message = parsed(body)
         event = event_of(message)
         with self._lock:
@@ -85,7 +84,7 @@ class Receiver:
         if name not in self._known:
             folder = self._folder / name
             if not self._runs.add(folder):
-                raise Refused(507, "this page shows as many runs as it can")
+                raise NotKept(507, "this page shows as many runs as it can")
             self._known[name] = ReceivedRun(folder)
         return self._known[name]
 
@@ -97,9 +96,9 @@ class ReceivedRun:
         self._folder, self._bytes = folder, 0
 
     def keep(self, event: JsonObject, images: list[tuple[bytes, str]], size: int) -> None:
-        """Writes an event and its images. size: bytes of the message. Raises Refused, OSError."""
+        """Writes an event and its images. size: bytes of the message. Raises NotKept, OSError."""
         if self._bytes + size > MAX_RUN_BYTES:
-            raise Refused(507, f"this run has sent {MAX_RUN_BYTES // 2**30} GiB already")
+            raise NotKept(507, f"this run has sent {MAX_RUN_BYTES // 2**30} GiB already")
         self._bytes += size
         self._folder.mkdir(parents=True, exist_ok=True)
         match event["event"]:
@@ -131,45 +130,45 @@ class ReceivedRun:
         """Returns its path below the folder of the run."""
         sent = text(event.get("path")).replace("\\", "/").rpartition("/")[2]
         if event["event"] == "preview":
-            number = event.get("sampling_step")
-            name = f"{text(event.get('shortname'), 60)}_{event['step']}_{number}.{kind}"
-            path = f"{PREVIEWS}/{safe(name)}"
+            path = (
+                f"{PREVIEWS}/{safe(text(event.get('shortname'), 60))}_{event.get('index')}.{kind}"
+            )
         elif event.get("kind") == "base":
-            path = f"benchmarks/base_model/{safe(sent)}"
+            path = f"{BASE_PICTURES}/{safe(sent)}"
         else:
             weights = safe(text(event.get("weights"), 60))
             folder = f"{PICTURES}/{weights}" if text(event.get("weights")) else PICTURES
             path = f"{folder}/{safe(sent)}"
         if event["event"] == "picture" and not NAME.fullmatch(safe(sent)):
-            raise Refused(422, "the picture has not the name of a validation picture")
+            raise NotKept(422, "the picture has not the name of a validation picture")
         drafts.write(self._folder / path, image)
         return path
 
 
 async def whole(request: Request) -> bytes:
-    """The body of a request. Raises Refused where it is too long."""
+    """The body of a request. Raises NotKept where it is too long."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > MAX_BODY_BYTES:
-            raise Refused(413, f"a message has {MAX_BODY_BYTES // 2**20} MiB at most")
+            raise NotKept(413, f"a message has {MAX_BODY_BYTES // 2**20} MiB at most")
     return bytes(body)
 
 
 def parsed(body: bytes) -> JsonObject:
-    """The message. Raises Refused."""
+    """The message. Raises NotKept."""
     try:
         message = json.loads(body, parse_constant=lambda word: None)
     except (ValueError, RecursionError):
-        raise Refused(400, "the message is not JSON") from None
+        raise NotKept(400, "the message is not JSON") from None
     if not isinstance(message, dict):
-        raise Refused(400, "the message is not a JSON object")
+        raise NotKept(400, "the message is not a JSON object")
     return message
 
 
 def event_of(message: JsonObject) -> JsonObject:
     """The event that a message holds; of another program's message, its sentence. Raises
-    Refused."""
+    NotKept."""
     event = message.get("event")
     if not isinstance(event, dict):
         said = text(message.get("message")) or text(message.get("title"))
@@ -180,22 +179,22 @@ def event_of(message: JsonObject) -> JsonObject:
         event = {"event": "message", "step": at, "level": level, "text": said}
     kept: JsonObject = bounded(event)
     if not isinstance(kept.get("event"), str) or step(kept.get("step")) is None:
-        raise Refused(422, "the message holds no event of a run")
+        raise NotKept(422, "the message holds no event of a run")
     return kept
 
 
 def images_of(message: JsonObject) -> list[tuple[bytes, str]]:
-    """Each image with the ending of its kind. Raises Refused for what is not an image."""
+    """Each image with the ending of its kind. Raises NotKept for what is not an image."""
     found: list[tuple[bytes, str]] = []
     sent = message.get("images")
     for encoded in sent[:10] if isinstance(sent, list) else ():
         try:
             image = base64.b64decode(encoded, validate=True)
         except (binascii.Error, TypeError, ValueError):
-            raise Refused(422, "an image is not base64") from None
+            raise NotKept(422, "an image is not base64") from None
         kind = next((kind for head, kind in BEGINNINGS.items() if image.startswith(head)), None)
         if kind is None:
-            raise Refused(422, "an image is neither PNG nor JPEG nor WebP")
+            raise NotKept(422, "an image is neither PNG nor JPEG nor WebP")
         found.append((image, kind))
     return found
 

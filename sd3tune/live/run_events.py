@@ -7,6 +7,7 @@ events of later steps void, and one of another run all of them.
 from collections.abc import Mapping
 from typing import Any
 
+from sd3tune.data.run_folders import BASE_PICTURES, PICTURES
 from sd3tune.live.bounded import bounded, number, step, text
 from sd3tune.live.tail import JsonObject
 
@@ -83,7 +84,7 @@ class RunEvents:
 def inside(event: Mapping[str, Any]) -> str:
     """The path that an event names, below the run's folder: wherever that folder is now."""
     path = text(event.get("path")).replace("\\", "/")
-    for top in ("validation_images/", "benchmarks/", "previews/"):
+    for top in (f"{PICTURES}/", f"{BASE_PICTURES}/"):
         _, mark, rest = path.rpartition(f"/{top}")
         if mark:
             return top + rest

@@ -160,10 +160,9 @@ class RunReader:
         newest = self._events.last("preview")
         if not newest or self._events.ended():
             return []
-        drawn = {(p.get("shortname"), str(p.get("size"))) for p in self._events.of("picture")
-                 if p["step"] == newest["step"]}  # fmt: skip
-        shown = {(e.get("shortname"), str(e.get("size"))): e for e in self._events.of("preview")
-                 if e["step"] == newest["step"]}  # fmt: skip
+        drawn = {_subject(p) for p in self._events.of("picture") if p["step"] == newest["step"]}
+        previews = self._events.of("preview")
+        shown = {_subject(e): e for e in previews if e["step"] == newest["step"]}
         return [
             {
                 "path": inside(e),
@@ -177,6 +176,11 @@ class RunReader:
             for key, e in shown.items()
             if key not in drawn and e.get("path")
         ]
+
+
+def _subject(event: JsonObject) -> tuple[str, str, str]:
+    """What a preview and its picture have in common."""
+    return str(event.get("shortname")), str(event.get("size")), str(event.get("index"))
 
 
 def decided(plan: JsonObject, name: str) -> Any:

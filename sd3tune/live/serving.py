@@ -17,7 +17,7 @@ import uvicorn
 from sd3tune.errors import ConfigError, DiskError
 from sd3tune.live.gate import LOOPBACK, Gate
 from sd3tune.live.page_server import PageServer
-from sd3tune.live.receiving import Receiver
+from sd3tune.live.receiving import RunReceiver
 from sd3tune.live.run_list import RunList
 
 PORT = 8711
@@ -123,7 +123,7 @@ def opened(runs: RunList, address: Address, receive: Path | None = None) -> Iter
     listening = _bound(address)
     try:
         server = Opened(listening, address, receive is not None)
-        receiver = None if receive is None else Receiver(receive, runs)
+        receiver = None if receive is None else RunReceiver(receive, runs)
         routes = () if receiver is None else (receiver.route,)
         server.serve(PageServer(runs, gate_of(address, server.token), routes))
         yield server

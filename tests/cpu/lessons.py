@@ -16,13 +16,14 @@ from sd3tune.demo import concept, scenes
 from sd3tune.demo.lesson import Drawn, drawn, pipeline
 
 ROOT = Path(__file__).parents[2]
+PAINTER = ROOT / "sd3tune" / "demo" / "painter"
 SIDE = 64
 # Hearts on one side; on the other a thing that no caption names, under a black mask.
 HEART, HIDDEN = 0.27, 0.75
 SETTINGS: dict[str, Any] = {
     "model_type": "lora",
     "model_family": "sd3",
-    "pretrained_model_name_or_path": "models/painter",
+    "pretrained_model_name_or_path": str(PAINTER),
     "data_backend_config": "config/multidatabackend.json",
     "resolution": SIDE,
     "seed": 7,
@@ -56,7 +57,7 @@ class Edit:
 
 
 def broken(folder: Path, edit: Edit) -> Path:
-    """Copies the package to `folder` with one line changed. Returns the PYTHONPATH."""
+    """A copy of the package with one line different, below `folder`, for PYTHONPATH."""
     shutil.copytree(
         ROOT / "sd3tune",
         folder / "sd3tune",
@@ -70,11 +71,9 @@ def broken(folder: Path, edit: Edit) -> Path:
 
 
 def write(folder: Path, *, pictures: int = 96) -> Path:
-    """The project: painter, pictures with masks, configuration."""
-    concept.write(folder)
-    shutil.rmtree(folder / "pictures")
-    for name in ("pictures", "masks"):
-        (folder / name).mkdir()
+    """The project: pictures with masks, configuration."""
+    for name in ("pictures", "masks", "config"):
+        (folder / name).mkdir(parents=True)
     words = scenes.Vocabulary(shapes=(concept.CONCEPT,))
     several = (s for s in scenes.scenes(5, 10_000, words) if len(s.things) == 1)
     for number in range(pictures):
@@ -85,7 +84,6 @@ def write(folder: Path, *, pictures: int = 96) -> Path:
         scenes.draw(scene, SIDE).save(folder / "pictures" / f"{number:03}.png")
         mask.save(folder / "masks" / f"{number:03}.png")
         (folder / "pictures" / f"{number:03}.txt").write_text(scene.caption)
-    (folder / "config").mkdir()
     datasets = [
         concept.DATASETS[0] | {"conditioning_data": "masks"},
         {"id": "masks", "type": "local", "dataset_type": "conditioning",
@@ -127,8 +125,8 @@ def train(config: Path, output: str, *words: str, package: Path = ROOT) -> Path:
     return config.parents[1] / output
 
 
-def pictures(model: Path, adapter: Path, prompts: list[str]) -> Drawn:
-    """By plain diffusers."""
-    pipe = pipeline(model)
+def pictures(adapter: Path, prompts: list[str], *, blank: bool = False) -> Drawn:
+    """By plain diffusers. blank: the model is given no words."""
+    pipe = pipeline(PAINTER)
     pipe.load_lora_weights(str(adapter))
-    return drawn(pipe, prompts)
+    return drawn(pipe, prompts, blank=blank)

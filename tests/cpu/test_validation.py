@@ -282,7 +282,7 @@ def test_the_base_model_is_drawn_without_any_kind_of_adapter(
     plain = seen(*words, *quantised, f"output_dir={tmp_path / 'plain'}")
     if word == "lora_type=lycoris":
         (tmp_path / "lokr.json").write_text(LOKR)
-        words += ["lora_rank=none", f"lycoris_config={tmp_path / 'lokr.json'}"]
+        words += [f"lycoris_config={tmp_path / 'lokr.json'}"]
     run = seen(*words, word)
     for each in (plain, run):
         each.validations.begin(never)

@@ -9,6 +9,7 @@ import pytest
 
 from sd3tune.backends.decide import chips
 from sd3tune.config.config import Config
+from sd3tune.config.rules.contradictions import repository_name
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.inputs import RunInputs
@@ -119,6 +120,15 @@ def test_a_name_that_a_tracker_would_refuse_is_refused_here(key: str, name: str)
     named: dict[str, Any] = {key: name}
     with pytest.raises(ValueError, match="must be a name of letters"):
         Config(output_dir="o", data_backend_config="d", max_train_steps=1, **named)
+
+
+def test_a_project_that_is_named_names_the_repository_too() -> None:
+    """As SimpleTuner does. A default project is nobody's name for a repository."""
+    made: dict[str, Any] = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 1,
+                            "output_name": "cats", "push_to_hub": True}  # fmt: skip
+    assert repository_name(Config(**made)) == "cats"
+    assert repository_name(Config(**made, tracker_project_name="dogs")) == "dogs"
+    assert repository_name(Config(**made, tracker_project_name="d", hub_model_id="a/b")) == "a/b"
 
 
 KEY = "0123456789" * 4

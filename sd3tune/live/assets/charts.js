@@ -12,7 +12,7 @@ const CHARTS = [
   { id: "grad_norm", title: "Gradient norm", column: "grad_norm", smooth: true },
   { id: "seconds", title: "Seconds per step", column: "seconds", smooth: true, read: stepTime },
   { id: "scores", title: "Scores of pictures", scores: true, optional: true },
-  { id: "levels", title: "Loss by noise level, mean of the last 100 steps", levels: true },
+  { id: "levels", title: "Loss by noise level", levels: true, about: "mean of 100 steps" },
 ];
 
 /** The value of a custom property, for the canvas. */
@@ -91,7 +91,7 @@ class Chart {
   constructor(kind) {
     this.kind = kind;
     this.readout = el("span", { class: "readout" });
-    this.body = el("div", { class: "plot", tabindex: 0, role: "img", onkeydown: (event) => this.key(event) });
+    this.body = el("div", { class: "plot", tabindex: 0, role: "img", "aria-label": kind.title, onkeydown: (event) => this.key(event) });
     this.nothing = el("p", { class: "empty" }, "The first numbers come with the first step.");
     this.box = el("figure", { class: kind.wide ? "card chart wide" : "card chart", id: `chart-${kind.id}` },
       el("figcaption", {}, el("span", {}, kind.title), this.readout), this.body, this.nothing);
@@ -117,6 +117,7 @@ class Chart {
     this.plot.batch(() => {
       this.plot.setScale("x", { min: from, max: to });
     });
+    this.explain(lines);
     this.describe(lines);
   }
 
@@ -166,7 +167,7 @@ class Chart {
   read(plot) {
     const index = plot.cursor.idx;
     if (index === null || index === undefined || plot.cursor.left < 0) {
-      this.readout.textContent = "";
+      this.readout.textContent = this.legend;
       return;
     }
     const x = plot.data[0][index];
@@ -176,6 +177,16 @@ class Chart {
       if (!line.quiet && typeof value === "number") values.push(this.lines.length > 2 ? `${line.name} ${short(value, 4)}` : short(value, 4));
     });
     this.readout.textContent = `${this.kind.levels ? "level" : "step"} ${this.kind.levels ? short(x) : Math.round(x)}: ${values.join(", ") || "no value"}`;
+  }
+
+  /** What the lines are, while nothing is pointed at. */
+  explain(lines) {
+    const parts = this.kind.about ? [this.kind.about] : [];
+    if (this.kind.wide && lines.some((line) => line.quiet)) parts.push("thin: each step", `bold: mean over ${view.window} steps`);
+    if (lines.some((line) => line.dash)) parts.push("dashed: evaluation");
+    const before = this.legend;
+    this.legend = parts.join(" · ");
+    if (this.readout.textContent === (before ?? "")) this.readout.textContent = this.legend;
   }
 
   describe(lines) {

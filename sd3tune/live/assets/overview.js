@@ -22,7 +22,7 @@ function tile(name, value, about = "") {
 function lossTile(run) {
   const smooth = run.columns.smoothed("loss", view.window);
   if (!smooth?.length) return tile("Loss", "—", "from the first step on");
-  return tile("Loss", short(smooth[smooth.length - 1], 4), view.window > 1 ? `mean of about ${view.window} steps` : "of the last step");
+  return tile("Loss", short(smooth[smooth.length - 1], 4), view.window > 1 ? `over ${view.window} steps` : "of the last step");
 }
 
 function evaluationTile(run) {
@@ -57,10 +57,11 @@ function progress(about) {
 
 function stopButton(run, about) {
   if (isExported || about.state !== "running") return null;
-  if (stopping.has(run.key)) return el("button", { type: "button", disabled: true }, "Stopping: the step ends, then it saves");
-  const why = !about.can_stop ? about.why_not || "the run is not on this machine"
-    : server.mayStop ? "" : "open the address with the token that `sd3tune watch` printed";
-  return el("button", { type: "button", class: "stop", disabled: Boolean(why), title: why || "Stop and save", "data-run": run.key, onclick: () => confirmStop(run) }, "Stop and save");
+  if (stopping.has(run.key)) return el("div", { class: "stopping" }, el("span", { class: "quiet" }, "Stopping: the step ends, then the run saves."));
+  if (!about.can_stop) return null; // on another machine, or of another user
+  const why = server.mayStop ? "" : "To stop the run, open the address that `sd3tune watch` printed.";
+  return el("div", { class: "stopping" }, why ? el("small", {}, why) : null,
+    el("button", { type: "button", class: "stop", disabled: Boolean(why), onclick: () => confirmStop(run) }, "Stop and save"));
 }
 
 function confirmStop(run) {

@@ -47,12 +47,14 @@ function drawComparison() {
     return;
   }
   const subjects = new Map(all.map((picture) => [subjectOf(picture), subjectName(picture)]));
-  const subject = subjects.has(chosen.subject) ? chosen.subject : subjectOf(all[all.length - 1]);
+  const subject = subjects.has(chosen.subject) ? chosen.subject : subjectOf(all[0]);
   const several = runs.size > 1;
   const moments = all.filter((picture) => subjectOf(picture) === subject)
     .map((picture) => ({ key: `${picture.run.key}|${momentOf(picture)}`, name: several ? `${label(picture.run)}, ${momentName(picture)}` : momentName(picture), picture }));
   const pick = (key, fallback) => moments.find((moment) => moment.key === key) ?? fallback;
-  const before = pick(chosen.before, moments[0]), after = pick(chosen.after, moments[moments.length - 1]);
+  const last = moments[moments.length - 1];
+  const newestOfFirst = moments.filter((moment) => moment.picture.run === moments[0].picture.run).at(-1);
+  const before = pick(chosen.before, newestOfFirst === last ? moments[0] : newestOfFirst), after = pick(chosen.after, last);
   const options = moments.map(({ key, name }) => [key, name]);
   const choose = (name) => (value) => { chosen[name] = value; change("compare"); };
   show(byId("picture-controls"),
@@ -72,7 +74,8 @@ function slider(before, after) {
   const element = el("img-comparison-slider", {
     class: "rendered", role: "slider", tabindex: 0, "aria-label": `${before.name} on the left, ${after.name} on the right`,
     "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": 50, style: { "aspect-ratio": after.picture.size.join(" / ") },
-  }, image(before.picture, { slot: "first", loading: "eager" }), image(after.picture, { slot: "second", loading: "eager" }));
+  }, image(before.picture, { slot: "first", loading: "eager" }), image(after.picture, { slot: "second", loading: "eager" }),
+  el("span", { slot: "handle", class: "handle", "aria-hidden": "true" }, "‹ ›"));
   const tell = () => element.setAttribute("aria-valuenow", Math.round(element.value));
   element.addEventListener("slide", tell);
   element.addEventListener("keydown", (event) => {
@@ -139,7 +142,7 @@ function drawPreviews() {
   if (!all.length) return show(byId("previews"));
   show(byId("previews"), el("div", { class: "sheet" }, el("h3", {}, `Being drawn at step ${all[0].step}`),
     el("div", { class: "previews" }, ...all.map((preview) => el("figure", {},
-      el("img", { src: imageOf(preview.run.key, preview.path, (preview.changed ?? 0) * 1000 + preview.sampling_step), width: preview.size?.[0] ?? 128, height: preview.size?.[1] ?? 128, alt: `Preview of ${preview.prompt}` }),
+      el("img", { src: imageOf(preview.run.key, preview.path, preview.step * 1000 + preview.sampling_step), width: preview.size?.[0] ?? 128, height: preview.size?.[1] ?? 128, alt: `Preview of ${preview.prompt}` }),
       el("figcaption", {}, `${preview.shortname}, ${preview.sampling_step} of ${preview.sampling_steps}`))))));
 }
 
