@@ -10,6 +10,7 @@ Sd3tuneError                    the user can act on it; the CLI prints message +
 ├── ModelError                  weights are missing, unreadable, or of another family
 ├── CheckpointError             a checkpoint is missing, torn, or from another run
 ├── DiskError                   a disk is full, read-only, gone, forbidden, or in use by another run
+├── PublishError                the hub has not confirmed an upload
 └── Diverged                    the loss or the gradient stopped being finite
 
 Anything else that escapes is a bug: the CLI prints the traceback, exit code 2.
@@ -101,6 +102,9 @@ class CheckpointError(Sd3tuneError): ...
 
 
 class DiskError(Sd3tuneError): ...
+
+
+class PublishError(Sd3tuneError): ...
 
 
 class Diverged(Sd3tuneError): ...

@@ -27,6 +27,7 @@ STAGES = {
     "encoding captions": "set text_encoder_3_precision=int8-quanto, or lower "
     "text_encoder_batch_size",
     "encoding images": "lower vae_batch_size in multidatabackend.json",
+    "measuring the evaluation loss": "set eval_loss_disable=true",
     "drawing pictures": "lower validation_resolution",
 }
 

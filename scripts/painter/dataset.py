@@ -18,7 +18,7 @@ SETTINGS = {
     "data_backend_config": "config/multidatabackend.json",
     "resolution": 64,
     "seed": 1,
-    "max_train_steps": 8000,
+    "max_train_steps": 6000,
     "train_batch_size": 64,
     "optimizer": "adamw",
     "optimizer_beta2": 0.98,

@@ -23,6 +23,9 @@ from sd3tune.cli import (
     image,
     inspect,
     plan,
+    publish,
+    reproduce,
+    sample,
     surroundings,
     train,
     verbosity,
@@ -63,7 +66,11 @@ def cli(context: click.Context) -> None:
     surroundings.find_working_directory(context.invoked_subcommand)
 
 
-for module in (doctor, demo, dataset, plan, train, watch, inspect, export, cache, image):
+COMMANDS = (
+    doctor, demo, dataset, plan, train, watch, sample, reproduce, inspect, export, publish, cache,
+    image,
+)  # fmt: skip
+for module in COMMANDS:
     cli.add_command(module.command)
 verbosity.add_options(cli)
 

@@ -23,6 +23,8 @@ def finished(plan: "Plan") -> "Path | None":
         for size in drawn.sizes
         for index in range(drawn.per_prompt)
     ]
+    if plan.publishing.push.value:
+        files.append(plan.output_dir / "README.md")  # what is published has a card
     return finished_run.result(
         plan.output_dir, plan.result.file, steps, plan.checkpoints.resume, files
     )

@@ -62,11 +62,9 @@ def evaluation(seen: "Overview", plan: "Plan") -> "list[Line]":
     """When the evaluation loss is measured, on which images, and what that costs; and what scores
     pictures."""
     count = seen.evaluation
-    whose = (
-        "of training, since there is no eval dataset" if count.trained_on else "never trained on"
-    )
+    whose = "training images: no eval dataset" if count.trained_on else "images never trained on"
     shown: list[Line] = ["evaluation loss"]
-    shown.append(_row("before and after", str(count.before_and_after), f"images {whose}"))
+    shown.append(_row("before and after", str(count.before_and_after), whose))
     if (during := count.during) is not None:
         every = [f"{during.every_steps} steps"] if during.every_steps else []
         every += [f"{during.every_epochs:g} epochs"] if during.every_epochs else []

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from sd3tune.cli import plan, words
+from sd3tune.cli import plan, publish, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
 from sd3tune.cli.dashes import settings_command
 from sd3tune.cli.finished_lines import finished, finished_lines
@@ -72,7 +72,7 @@ def command(
     ready = prepared(arguments)
     if (result := finished(ready.plan)) is not None:
         if process.main:
-            words.show(finished_lines(ready.plan, result))
+            words.show(finished_lines(ready.plan, result) + publish.caught_up(ready.plan))
         return
     if process.main:
         words.tell(plan.lines(ready))

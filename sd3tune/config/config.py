@@ -60,6 +60,7 @@ ENVIRONMENT = Allowed(
     others=True,
     sent=(
         "revision", "variant", "pretrained_transformer_subfolder",
+        "hub_model_id", "model_card_note", "modelspec_comment",
         *(f"webhook_config.{key}" for key in Webhook.model_fields),
     ),
     credentials=dict.fromkeys(

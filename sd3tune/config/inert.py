@@ -80,9 +80,7 @@ NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their o
 
 # Setting -> those that change nothing while it is off or left out.
 SWITCHES = {
-    "push_to_hub": "hub_model_id push_checkpoints_to_hub push_to_hub_background model_card_note "
-    "model_card_private model_card_safe_for_work post_upload_script publishing_config",
-    "report_to": "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
+    "push_to_hub": "post_upload_script publishing_config",
     "train_text_encoder": "text_encoder_lr",
     "noise_offset": "noise_offset_probability",
     "timestep_bias_strategy": "timestep_bias_begin timestep_bias_end timestep_bias_multiplier "

@@ -53,33 +53,46 @@ UNSUPPORTED = (
         accelerate_config accelerate_extra_args accelerator_cache_clear_interval allow_tf32
         aspect_bucket_disable_rebuild aspect_bucket_worker_count assistant_lora_inference_strength
         assistant_lora_path assistant_lora_strength aws_max_pool_connections
-        checkpointing_use_tempdir configs_dir custom_tracker dataloader_prefetch
+        checkpointing_use_tempdir configs_dir dataloader_prefetch
         dataloader_prefetch_qlen debug_aspect_buckets debug_dataset_loader
         delete_invalid_checkpoints delete_model_after_load delete_problematic_images
         delete_unwanted_images disable_assistant_lora disable_bucket_pruning
         disable_tf32 disk_low_action disk_low_script disk_low_threshold dynamo_dynamic
         dynamo_fullgraph dynamo_mode dynamo_use_regional_compilation ema_cpu_only
-        ema_foreach_disable enable_multiprocessing
-        find_unused_parameters freeze_encoder fully_unload_text_encoder fuse_optimizer hub_model_id
-        i_know_what_i_am_doing ignore_final_epochs ignore_missing_files init_lokr_norm init_lora_ema
-        init_lora_step layer_freeze_strategy local_rank logging_dir max_workers
-        merge_environment_config model_card_note model_card_private model_card_safe_for_work
-        modelspec_comment offload_during_save offload_during_startup
+        ema_foreach_disable enable_multiprocessing find_unused_parameters freeze_encoder
+        fully_unload_text_encoder fuse_optimizer i_know_what_i_am_doing ignore_final_epochs
+        ignore_missing_files init_lokr_norm init_lora_ema init_lora_step layer_freeze_strategy
+        local_rank max_workers merge_environment_config offload_during_save offload_during_startup
         optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients
-        override_dataset_config peft_lora_mode post_checkpoint_script post_upload_script
-        pretrained_t5_model_name_or_path print_filenames
-        print_sampler_statistics publishing_config push_checkpoints_to_hub push_to_hub
-        push_to_hub_background report_to same_network seed_for_each_device set_grads_to_none
+        override_dataset_config peft_lora_mode pretrained_t5_model_name_or_path print_filenames
+        print_sampler_statistics same_network seed_for_each_device set_grads_to_none
         singlora_ramp_up_steps strict_epoch_limit text_cache_disable text_cache_ondemand
-        text_embed_full_cache torch_num_threads tracker_image_layout tracker_project_name
-        tracker_run_name trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
+        text_embed_full_cache torch_num_threads
+        trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
         vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing vae_enable_tiling
         """,
+    ),
+    Unsupported(
+        "is not supported: a configuration that somebody shared would start programs on this "
+        "machine",
+        "leave it out; `sd3tune train && PROGRAM` runs a program after a run, and webhook_config "
+        "reports each checkpoint",
+        "post_checkpoint_script post_upload_script",
+    ),
+    Unsupported(
+        "is not supported: results are published on hubs of Hugging Face",
+        "set push_to_hub and hub_model_id; HF_ENDPOINT names another hub",
+        "publishing_config",
     ),
     Unsupported(
         "is not a setting of its own",
         "write evaluation_type=clip",
         "clip_score",
+    ),
+    Unsupported(
+        "is not supported: it runs a Python file of yours inside the run",
+        "leave it out; a program can read events.jsonl in output_dir",
+        "custom_tracker",
     ),
     Unsupported(
         "has no effect on flow matching",

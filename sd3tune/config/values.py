@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 FILE_STEM = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
 LONGEST_STEM = 100  # bytes
+LABEL = re.compile(r"[\w .+-]+")
 RESERVED_STEMS = (
     {"trained", "ema", "optimizer", "con", "prn", "aux", "nul"}
     | {f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)}
@@ -77,6 +78,30 @@ def resolution(value: Any) -> Any:
         edge = math.sqrt(sides[0] * sides[1])
         raise ValueError(f"is a width and a height, and images keep their aspect; use {edge:.0f}")
     raise ValueError("must be a number; several resolutions are several datasets")
+
+
+def tracker_names(value: Any) -> Any:
+    """["wandb"], "wandb", "wandb,tensorboard", "[wandb, tensorboard]", each once; none is ()."""
+    if isinstance(value, str):
+        value = [part.strip(" \"'") for part in value.strip("[]() ").split(",")]
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        raise ValueError("must be a name or a list of names")
+    names = list(dict.fromkeys(name.strip() for name in value if name.strip()))
+    for alone in ("none", "all"):
+        if alone in names and len(names) > 1:
+            raise ValueError(f"names `{alone}` beside others: write one or the other")
+    return () if names == ["none"] else tuple(names)
+
+
+def tracker_label(value: str) -> str:
+    """A name that every tracker takes, also as the name of a folder."""
+    label = value.strip()
+    if not LABEL.fullmatch(label) or label.strip(".") == "" or len(label.encode()) > LONGEST_STEM:
+        raise ValueError(
+            "must be a name of letters, digits, blanks, dots, dashes and underscores, of at most "
+            f"{LONGEST_STEM} bytes"
+        )
+    return label
 
 
 def layers(value: Any) -> Any:

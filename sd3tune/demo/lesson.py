@@ -96,20 +96,21 @@ def _rows(before: Drawn, after: Drawn) -> Iterator[tuple[Image.Image, Any]]:
 
 def pipeline(model: Path) -> Any:
     """Plain diffusers, in float32 on the CPU."""
+    import torch
     from diffusers import StableDiffusion3Pipeline
 
-    pipe = StableDiffusion3Pipeline.from_pretrained(str(model))
+    pipe = StableDiffusion3Pipeline.from_pretrained(str(model), torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def drawn(pipe: Any, prompts: Sequence[str], negative: str = "") -> Drawn:
-    """One picture of each prompt, from noise that depends on its number only."""
+def drawn(pipe: Any, prompts: Sequence[str], *, blank: bool = False) -> Drawn:
+    """One picture of each prompt, from noise that depends on its number only. blank: the prompts
+    are what the judge asks; the model is given no words."""
     import torch
 
     pictures = pipe(
-        list(prompts),
-        negative_prompt=[negative] * len(prompts),
+        [""] * len(prompts) if blank else list(prompts),
         height=concept.SIDE,
         width=concept.SIDE,
         num_inference_steps=STEPS,

@@ -184,9 +184,9 @@ def colour_name(rgb: Plane) -> str | None:
     hue *= 360
     if saturation < 0.25 or value < 0.2:
         return None
-    if hue >= 310 or hue < 16:
+    if hue >= 310 or hue < 10:
         return "pink" if saturation < 0.62 and value > 0.7 else "red"
-    if hue < 44:
+    if hue < 39:
         return "brown" if value < 0.72 else "orange"
     for most, name in ((72, "yellow"), (156, "green"), (205, "turquoise"), (258, "blue")):
         if hue < most:

@@ -11,6 +11,7 @@ from sd3tune.decision import Decision
 from sd3tune.plan.objective_decisions import objective_decisions
 from sd3tune.plan.overview import Overview
 from sd3tune.plan.plan import Plan
+from sd3tune.plan.reporting import ReportingPlan
 from sd3tune.plan.trainable import TrainedPlan
 
 SCHEMA = 2
@@ -26,7 +27,7 @@ def decisions(plan: Plan) -> dict[str, Decision[Any]]:
         **objective_decisions(plan),
         **_of_trained(plan.trained),
     }
-    return {axis: _as_written(axis, d) for axis, d in typed.items()}
+    return {axis: as_written(axis, d) for axis, d in typed.items()}
 
 
 def decision(d: Decision[Any]) -> dict[str, Any]:
@@ -136,7 +137,16 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "max_train_steps": plan.data.steps,
         "validation_preview": plan.previews.drawn,
         "webhook_config": plan.webhooks.receivers,
+        **_of_reporting(plan.reporting),
+        "push_to_hub": plan.publishing.push,
     }
+
+
+def _of_reporting(reporting: ReportingPlan) -> Mapping[str, Decision[Any]]:
+    trackers: dict[str, Decision[Any]] = {"report_to": reporting.trackers}
+    if reporting.wandb_mode is not None:
+        trackers["wandb_mode"] = reporting.wandb_mode
+    return trackers
 
 
 def _of_trained(trained: TrainedPlan) -> Mapping[str, Decision[Any]]:
@@ -148,14 +158,15 @@ def _of_trained(trained: TrainedPlan) -> Mapping[str, Decision[Any]]:
     return {"model_type": trained.kind}
 
 
-def _as_written(axis: str, d: Decision[Any]) -> Decision[Any]:
+def as_written(axis: str, d: Decision[Any]) -> Decision[Any]:
+    """The same decision with the value as the user would write it."""
     value = d.value
     if value is None:
         value = NOTHING.get(axis, "none")
     elif isinstance(value, bool):
         value = "on" if value else "off"
     elif isinstance(value, tuple):
-        value = ",".join(value)
+        value = ",".join(value) or "none"
     elif isinstance(value, Path):
         value = str(value)
     return Decision(value, d.source, d.reason, d.rejected)

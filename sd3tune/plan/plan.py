@@ -20,6 +20,8 @@ from sd3tune.plan.length import DataPlan, ParallelPlan
 from sd3tune.plan.objective import LossPlan
 from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.plan.picture_plan import PicturePlan
+from sd3tune.plan.publishing import PublishingPlan
+from sd3tune.plan.reporting import ReportingPlan
 from sd3tune.plan.result import ResultPlan
 from sd3tune.plan.trainable import TrainedPlan
 from sd3tune.plan.watching import PreviewPlan, WebhookPlan
@@ -62,6 +64,8 @@ class Plan:
     evaluation: EvaluationPlan | None  # of the loss during training; None: before and after only
     score: ScorePlan | None  # of pictures
     result: ResultPlan
+    reporting: ReportingPlan
+    publishing: PublishingPlan
     processes: Processes  # which one this is
     parallel: ParallelPlan
     warnings: tuple[str, ...]

@@ -25,6 +25,8 @@ from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.picture_plan import picture_plan, refuse_impossible_pictures
 from sd3tune.plan.plan import ModelFiles, Plan
+from sd3tune.plan.publishing import publishing_plan
+from sd3tune.plan.reporting import reporting_plan
 from sd3tune.plan.result import result_plan
 from sd3tune.plan.sizes import Sizes
 from sd3tune.plan.trainable import trained_plan
@@ -46,6 +48,7 @@ def resolve(inputs: RunInputs) -> Plan:
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
     data = data_plan(inputs, batch)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
+    result = result_plan(inputs)
     return Plan(
         config=config,
         facts=inputs.facts,
@@ -68,7 +71,9 @@ def resolve(inputs: RunInputs) -> Plan:
         webhooks=webhook_plan(config),
         evaluation=evaluation_plan(config),
         score=score_plan(config),
-        result=result_plan(inputs),
+        result=result,
+        reporting=reporting_plan(inputs, result.title),
+        publishing=publishing_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
         warnings=warnings(inputs, optimizer),

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.rules.dataset_without_effect import fixed_caption
 from sd3tune.data.discover import Sample
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.publishing import model_name
 
 DEFAULT_STEM = "pytorch_lora_weights"  # the name that diffusers looks for in a folder
 MOST_TAGS = 200  # of a dataset
@@ -34,16 +34,11 @@ def result_plan(inputs: RunInputs) -> ResultPlan:
     return ResultPlan(
         file=f"{c.output_name or DEFAULT_STEM}.safetensors",
         title=c.output_name or c.output_dir.name,
-        base=_base(c.pretrained_model_name_or_path) or inputs.model.name,
+        base=model_name(c.pretrained_model_name_or_path) or inputs.model.name,
         trigger_words=tuple(dict.fromkeys(filter(None, map(_trigger_words, inputs.datasets)))),
         images=sum(1 + s.repeats for s in inputs.samples),
         tags=_tags(inputs.samples),
     )
-
-
-def _base(model: str) -> str:
-    """The id of a repository; of a path the last name."""
-    return Path(model).name if model.startswith(("/", ".", "~")) or "\\" in model else model
 
 
 def _trigger_words(dataset: ImageDataset) -> str:

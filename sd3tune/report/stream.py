@@ -6,10 +6,11 @@ for a network or a library puts the event into a queue of its own and returns at
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from sd3tune.escaping import sentence
 from sd3tune.report.events import Event
 from sd3tune.report.messages import warn
 
@@ -29,8 +30,11 @@ class Sink(Protocol):
 class Stream:
     """Hands events to sinks. Without sinks it does nothing: other processes of a run have none."""
 
-    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
-        self._sinks = list(sinks)
+    def __init__(
+        self, sinks: Sequence[Sink] = (), clean: Callable[[str], str] = lambda words: words
+    ) -> None:
+        """clean: takes secrets out of what a sink says when it fails."""
+        self._sinks, self._clean = list(sinks), clean
         self._one = threading.RLock()  # a warning inside `receive` is an event too
 
     def emit(self, event: Event) -> None:
@@ -41,7 +45,8 @@ class Stream:
                     sink.receive(event)
                 except Exception as error:  # a tracker may raise anything, and the run goes on
                     self._sinks.remove(sink)
-                    warn(f"{sink.name} failed and gets nothing more; the run goes on: {error}")
+                    why = self._why(error)
+                    warn(f"{sink.name} failed and gets nothing more; the run goes on: {why}")
 
     def close(self) -> None:
         """Closes every sink that still works."""
@@ -50,13 +55,18 @@ class Stream:
             try:
                 sink.close()
             except Exception as error:  # as above
-                warn(f"{sink.name} failed at its end: {error}")
+                warn(f"{sink.name} failed at its end: {self._why(error)}")
+
+    def _why(self, error: Exception) -> str:
+        return self._clean(sentence(error)) or type(error).__name__
 
 
 @contextmanager
-def streaming(sinks: Sequence[Sink]) -> Iterator[Stream]:
+def streaming(
+    sinks: Sequence[Sink], clean: Callable[[str], str] = lambda words: words
+) -> Iterator[Stream]:
     """A stream that is closed however the block ends."""
-    stream = Stream(sinks)
+    stream = Stream(sinks, clean)
     try:
         yield stream
     finally:

@@ -28,11 +28,12 @@ LONGEST_SIDE = 512  # pixels of a preview
 
 @dataclass
 class Previews:
-    """The previews of a run, of which its first process draws all. step: that of training. emit:
-    gets each preview."""
+    """The previews of a run. Of several processes the first one shows what it draws. step: that of
+    training. emit: gets each preview."""
 
     plan: Plan
     device: torch.device
+    main: bool
     step: Callable[[], int]
     emit: Callable[[PreviewDrawn], None]
     _decoder: Any = None
@@ -41,7 +42,7 @@ class Previews:
     def watching(self, picture: Picture) -> OnStep | None:
         """What the pipeline calls after each sampling step of this picture; None where no preview
         can be drawn, which is explained once."""
-        if not self.plan.previews.drawn.value or self._failed:
+        if not (self.main and self.plan.previews.drawn.value) or self._failed:
             return None
         if self._decoder is None:
             self._load()

@@ -13,6 +13,8 @@ from sd3tune.sd3 import configs
 from sd3tune.sd3.hub_refusals import Question, refusal
 
 T = TypeVar("T")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+DOWNLOAD_SECONDS = 120.0  # for a few megabytes
 ANSWER_SECONDS, DEADLINE_SECONDS = 5.0, 12.0
 
 
@@ -50,6 +52,14 @@ def file(question: Question, name: str, seconds: float = DEADLINE_SECONDS) -> st
         if (refused := refusal(question, e)) is None:
             raise
         raise refused from e
+
+
+def fetched(repository: str) -> Path:
+    """The folder of the hub's cache with a small diffusers model, a few megabytes: from the hub, or
+    from the cache where the hub does not answer. Raises ModelError."""
+    question = Question(repository)
+    file(question, "config.json")
+    return Path(file(question, WEIGHTS, DOWNLOAD_SECONDS)).parent
 
 
 def check_token() -> None:

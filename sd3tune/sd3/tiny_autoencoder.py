@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from sd3tune.errors import ModelError
-from sd3tune.sd3 import configs, hub
-from sd3tune.sd3.hub_refusals import Question
+from sd3tune.sd3 import configs
+from sd3tune.sd3.hub import fetched
 from sd3tune.sd3.weights import DTYPES, reading
 
 KIND = "AutoencoderTiny"
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-DOWNLOAD_SECONDS = 120.0  # five megabytes
+CONFIG = "config.json"
 
 
 def load(where: str, dtype: str, channels: int) -> Any:
     """The autoencoder of a folder or of a repository, frozen, on the CPU. channels: of the
     latents. Raises ModelError."""
-    folder = Path(where) if Path(where).is_dir() else _fetched(where)
+    folder = Path(where) if Path(where).is_dir() else fetched(where)
     config = configs.read(folder / CONFIG)
     if config.get("_class_name") != KIND or config.get("latent_channels") != channels:
         found = f"{config.get('_class_name')} of {config.get('latent_channels')} channels"
@@ -49,10 +48,3 @@ def decode(model: Any, latents: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
         pixels: Tensor = model.decode((latents / scale + shift).to(model.dtype)).sample
     return pixels.float()
-
-
-def _fetched(repository: str) -> Path:
-    """The folder of the hub's cache with both files."""
-    question = Question(repository, "the tiny autoencoder")
-    hub.file(question, CONFIG)
-    return Path(hub.file(question, WEIGHTS, DOWNLOAD_SECONDS)).parent

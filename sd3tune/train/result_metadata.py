@@ -7,6 +7,7 @@ Rank and alpha are not here: they are those of the tensors in the file (formats/
 import json
 from collections.abc import Iterator
 
+from sd3tune.config.repositories import STEP
 from sd3tune.formats import file_metadata
 from sd3tune.plan.plan import Plan
 
@@ -14,13 +15,16 @@ from sd3tune.plan.plan import Plan
 def about(plan: Plan, step: int) -> dict[str, str]:
     """Metadata for the file of a run after a step."""
     kind = plan.trained.kind.value
-    words = plan.result.trigger_words
+    words, comment = plan.result.trigger_words, plan.publishing.comment
+    more = {"trigger_phrase": ", ".join(words)} if words else {}
+    if comment is not None:
+        more["comment"] = comment.replace(STEP, str(step))
     facts = file_metadata.modelspec(
         plan.model.name,
         title=plan.result.title,
         resolution=plan.data.square,
         kind="" if kind == "full" else kind,
-        **({"trigger_phrase": ", ".join(words)} if words else {}),
+        **more,
     )
     return (
         facts

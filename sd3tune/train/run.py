@@ -24,6 +24,7 @@ from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.train import best, determinism
 from sd3tune.train.begin import begin
+from sd3tune.train.conclusion import conclude
 from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
@@ -33,6 +34,7 @@ from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.results import refuse_in_the_way, versions, write
+from sd3tune.train.scoring import scorers
 from sd3tune.train.sinks import told
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
@@ -91,8 +93,9 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
         with waiting("preparing the model"):
             state = begin(caches.prepared.plan, world)
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
-        with told(caches.prepared.plan, world, state) as stream:
-            drawing = Validations(state, caches, prompts, world, stream)
+        with told(caches.prepared, world, state) as stream:
+            scored = scorers(plan, world, stream)
+            drawing = Validations(state, caches, prompts, world, stream, scored)
             run = Run(state, caches, recipe, world, stream, drawing)
             with interruptible() as interrupt:
                 evaluate_before(state, fixed, recipe)
@@ -147,8 +150,7 @@ def finish(run: Run, loss_after: float) -> Outcome:
         say(f"{version.name:<8} {files[-1]}")
     pictures, sheet = run.validations.end()
     ending = best.ending(state, plan)
-    run.stream.emit(RunEnded(state.step, "finished", ending.early, tuple(files)))
-    return Outcome(
+    outcome = Outcome(
         step=state.step,
         steps=plan.steps,
         loss_before=state.loss_before,
@@ -160,6 +162,9 @@ def finish(run: Run, loss_after: float) -> Outcome:
         noise=state.noise,
         ending=ending,
     )
+    conclude(plan, run.stream, outcome)
+    run.stream.emit(RunEnded(state.step, "finished", ending.early, tuple(files)))
+    return outcome
 
 
 def stopped(run: Run, signal: int) -> Outcome:

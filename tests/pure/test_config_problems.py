@@ -36,13 +36,13 @@ def messages(e: pytest.ExceptionInfo[ConfigError]) -> list[str]:
 
 def test_every_key_and_every_rule_of_the_file_is_reported_in_the_order_of_the_file() -> None:
     write(FILE, LEAST | {"lora_ranc": 8, "learning_rate": "fast", "num_train_epochs": 2,
-                         "push_to_hub": True, "lr_warmup_steps": 20, "seed": -1})  # fmt: skip
+                         "init_lokr_norm": True, "lr_warmup_steps": 20, "seed": -1})  # fmt: skip
     with pytest.raises(ConfigError) as e:
         Config.load(FILE)
     assert messages(e) == [
         "unknown setting `lora_ranc`",
         "`learning_rate=fast` must be a number",
-        "`push_to_hub=true` is not supported yet",
+        "`init_lokr_norm=true` is not supported yet",
         "`seed=-1` must be at least 0",
         "max_train_steps=10 and num_train_epochs=2 are both set",
         "lr_warmup_steps=20 must be below max_train_steps=10",

@@ -78,6 +78,10 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (ROLLOUT | {f"{S}reflexflow": False}, {f"{S}reflexflow_alpha": 2, f"{S}reflexflow_beta1": 2, f"{S}reflexflow_beta2": 2}, f"{S}reflexflow is false"),
     ({}, {"ema_decay": 0.9, "ema_warmup_steps": 3, "ema_update_interval": 2, "ema_device": "accelerator", "ema_validation": "ema_only"}, "use_ema is false"),
     ({}, {"checkpoints_rolling_total_limit": 3}, "checkpointing_rolling_steps is 0"),
+    ({}, {"tracker_project_name": "x", "tracker_run_name": "x", "tracker_image_layout": "table", "logging_dir": "x"}, "report_to is none"),
+    ({"report_to": "tensorboard"}, {"tracker_project_name": "x"}, "tensorboard has no projects"),
+    ({"report_to": "trackio"}, {"logging_dir": "x"}, "trackio keeps its data in TRACKIO_DIR"),
+    ({"report_to": "wandb"}, {"tracker_image_layout": "table"}, "there is no prompt to draw"),
     ({}, {"machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 30000}, "num_machines is 1"),
     ({}, {"fsdp_reshard_after_forward": False}, "fsdp_enable is false"),
     ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_prompt_library": True, "validation_step_interval": 5}, "validation_disable is true"),
@@ -87,6 +91,8 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (PROMPT | {"model_type": "full"}, {"validation_lycoris_strength": 0.5}, "model_type=full has no adapter"),
     ({"use_ema": True}, {"ema_validation": "none"}, "there is no prompt to draw"),
     (PROMPT, {"validation_guidance_skip_layers_start": 0.1, "validation_guidance_skip_layers_stop": 0.3, "validation_guidance_skip_scale": 2}, "validation_guidance_skip_layers is not set"),
+    ({}, {"push_checkpoints_to_hub": True, "model_card_private": False}, "push_to_hub is false"),
+    ({"push_to_hub": True, "hub_model_id": "x"}, {"push_to_hub_background": False}, "no checkpoint is uploaded"),
     ({"eval_loss_disable": True}, {"eval_steps_interval": 5, "eval_epoch_interval": 0.5}, "eval_loss_disable is true"),
     ({}, {"num_eval_images": 8, "eval_timesteps": 28, "eval_dataset_id": "a", "eval_dataset_pooling": True}, "neither eval_steps_interval nor eval_epoch_interval is set"),
     ({"eval_steps_interval": 5, "eval_loss_disable": True}, {"num_eval_images": 8}, "eval_loss_disable is true"),
@@ -136,8 +142,9 @@ ALWAYS = """
     loss_spike_action t5_padding tokenizer_max_length sd3_clip_uncond_behaviour
     sd3_t5_uncond_behaviour use_ema checkpoint_step_interval checkpoint_epoch_interval
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
-    max_grad_norm variant pretrained_model_name_or_path
-    pretrained_transformer_model_name_or_path webhook_config
+    max_grad_norm variant model_card_safe_for_work model_card_note
+    modelspec_comment pretrained_model_name_or_path
+    pretrained_transformer_model_name_or_path webhook_config report_to
 """.split()
 
 
@@ -253,6 +260,9 @@ NOT_SWITCHED = {
     ("cache_dir_quantised", "output_dir"),
     ("init_lora", "lora_rank"),  # a limit, compared with the file
     ("resume_from_checkpoint", "output_dir"),
+    ("tracker_run_name", "output_name"),  # its default
+    ("tracker_run_name", "output_dir"),
+    ("logging_dir", "output_dir"),
     ("keep_best_checkpoint", "checkpoints_total_limit"),
     ("keep_best_checkpoint", "early_stopping_patience"),  # its default
 }

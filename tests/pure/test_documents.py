@@ -22,6 +22,7 @@ FOLDERS = "sd3tune|tests|docs|scripts|examples|docker|benchmarks"
 NAMED = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[\w-]+/[\w/-]+\.py)`")
 OF_OTHERS = {  # files of Python, PyTorch, diffusers and SageAttention that the code names
     "tokenize.py", "site.py", "torch/version.py", "version.py", "loaders/lora_base.py", "core.py",
+    "sd3_impls.py",
 }  # fmt: skip
 MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 

@@ -203,3 +203,34 @@ def test_a_name_that_looks_like_a_path_is_one(text: str, tmp_path: Path) -> None
     assert names_a_path(text, tmp_path)
     assert not names_a_path("someone/model", tmp_path)
     assert not names_a_path("stabilityai/stable-diffusion-3.5-large", tmp_path)
+
+
+FETCH = """
+from sd3tune.errors import ModelError
+from sd3tune.sd3 import hub
+try:
+    print(sorted(p.name for p in hub.fetched("madebyollin/taesd3").iterdir()))
+except ModelError as e:
+    print(e)
+"""
+
+
+def test_a_small_model_comes_from_the_hub_then_from_the_cache_or_is_explained(
+    tmp_path: Path,
+) -> None:
+    def fetch(folder: str, address: str) -> str:
+        own = {**os.environ, "HF_HOME": str(tmp_path / folder), "HF_ENDPOINT": address}
+        own |= {"HF_HUB_OFFLINE": "0", "HF_TOKEN": ""}
+        command = [sys.executable, "-c", FETCH]
+        done = subprocess.run(command, capture_output=True, text=True, env=own, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    files = "['config.json', 'diffusion_pytorch_model.safetensors']"
+    with serving(answer) as served:
+        assert fetch("mine", served.address) == files
+        asked_for = [line.split()[1] for line in served.asked]
+        assert "/madebyollin/taesd3/resolve/main/config.json" in asked_for
+    assert fetch("mine", served.address) == files  # nobody listens there any more
+    refused = fetch("other", served.address)
+    assert refused.startswith("`madebyollin/taesd3`") and "cannot be reached" in refused

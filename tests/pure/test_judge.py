@@ -1,6 +1,6 @@
 """The judge of the demo's pictures, tried on scenes whose content is known.
 
-The world draws them; the judge shares no code with it. Figures of 1200 scenes at 64 px, 240 each
+The world draws them; the judge shares no code with it. Figures of 800 scenes at 64 px, 160 each
 as drawn, blurred (1 px), noisy (8 of 255), as JPEG 85, and halved in size and enlarged again: see
 the assertions, which are the promises; what was measured was 100 % of shapes, colours and counts.
 """
@@ -85,7 +85,7 @@ def test_the_judge_sees_what_is_drawn() -> None:
 def test_the_judge_is_right_about_each_concept_and_rarely_says_yes_to_a_wrong_prompt(
     side: int,
 ) -> None:
-    tried = list(cases(2, 1200 if side == 64 else 300, side))
+    tried = list(cases(2, 800 if side == 64 else 300, side))
     assert_the_judge_is_right(tried)
     for concept in ("heart", "crescent", "turquoise"):
         known = [c.judgement.is_right for c in tried if concept in c.scene.caption]

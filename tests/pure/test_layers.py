@@ -20,8 +20,9 @@ ROWS = [  # top of the list: knows nobody
     ["config", "backends"],
     ["processes", "sd3", "data", "quant"],
     ["plan", "formats"],
+    ["publish"],
     ["adapters", "discovered", "devices", "preflight", "webhooks"],
-    ["prepare", "out_of_memory", "load", "offload"],
+    ["prepare", "drawing", "out_of_memory", "load", "offload"],
     ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview"],
@@ -49,7 +50,9 @@ TORCH_FREE = [
     "devices.py",
     "webhooks",
     "prepare.py",
+    "drawing",
     "preflight.py",
+    "publish",
     "dataset_inspection.py",
     "doctor",
     "demo/__init__.py",
@@ -63,7 +66,7 @@ TORCH_FREE = [
     "processes/environment.py",
 ]
 SD3 = "variants models single module_names configs hub hub_refusals model_folder tensor_names "
-SD3 += "comfyui_rules tokenizer_files weight_files"
+SD3 += "comfyui_rules tokenizer_files weight_files clip_files"
 TORCH_FREE += [f"sd3/{name}.py" for name in SD3.split()]
 FORMATS = "key_names scale adapter_description readers file_metadata identify manifest "
 FORMATS += "earlier_weights finished_run initial_adapter"

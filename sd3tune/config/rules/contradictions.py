@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sd3tune.config.repositories import as_name
 from sd3tune.config.rules.rule import Rule
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.optimizers import OPTIMIZERS
@@ -55,6 +56,13 @@ def unused_options(c: AllSettings) -> tuple[str, str, str] | None:
     if not unused:
         return None
     return "`, `".join(unused), c.optimizer or "adamw", ", ".join(sorted(has - {"prodigy_steps"}))
+
+
+def repository_name(c: AllSettings) -> str:
+    """The repository of push_to_hub as the settings name it; empty where none does. Without a
+    namespace it is in the user's own."""
+    project = c.tracker_project_name if c.source("tracker_project_name").by == "user" else ""
+    return c.hub_model_id or as_name(project or c.output_name or "")
 
 
 def always_euler(name: str, only: object) -> Rule[AllSettings]:
@@ -326,4 +334,21 @@ OTHERS = (
         "machines are numbered from 0",
     ),
 )
-CONTRADICTIONS = (*LENGTH, *OPTIMISATION, *FLOW, *ROLLOUT, *ADAPTER, *BLOCKS, *EVALUATION, *OTHERS)
+PUBLISHING = (
+    error(
+        "push_to_hub hub_model_id tracker_project_name output_name",
+        lambda c: c.push_to_hub and not repository_name(c),
+        "push_to_hub=true names no repository",
+        "set hub_model_id=NAME, which is then in your own namespace",
+    ),
+    error(
+        "push_checkpoints_to_hub model_type",
+        lambda c: c.push_to_hub and c.push_checkpoints_to_hub and c.model_type == "full",
+        "push_checkpoints_to_hub uploads adapters, and checkpoints of model_type=full hold none",
+        "leave it out; the result is uploaded at the end",
+    ),
+)
+CONTRADICTIONS = (
+    *LENGTH, *OPTIMISATION, *FLOW, *ROLLOUT, *ADAPTER, *BLOCKS, *EVALUATION, *OTHERS,
+    *PUBLISHING,
+)  # fmt: skip

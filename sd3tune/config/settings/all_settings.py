@@ -22,8 +22,10 @@ from sd3tune.config.settings.model import ModelSettings
 from sd3tune.config.settings.optimisation import OptimisationSettings
 from sd3tune.config.settings.previews import PreviewSettings
 from sd3tune.config.settings.processes import ProcessSettings
+from sd3tune.config.settings.publishing import PublishingSettings
 from sd3tune.config.settings.rollout import RolloutSettings
 from sd3tune.config.settings.text import TextSettings
+from sd3tune.config.settings.trackers import TrackerSettings
 from sd3tune.config.settings.validation import ValidationSettings
 from sd3tune.config.settings.webhooks import WebhookSettings
 from sd3tune.decision import AUTO, DEFAULT, Provenance
@@ -45,9 +47,11 @@ class AllSettings(
     CheckpointSettings,
     ProcessSettings,
     ValidationSettings,
+    PublishingSettings,
     PreviewSettings,
     WebhookSettings,
     EvaluationSettings,
+    TrackerSettings,
 ):
     """The table alone: each setting is right by itself, whether they go together is not asked."""
 
