@@ -54,6 +54,8 @@ SHOWN = (  # what decides a run, in the order people ask
     "t5_padding",
     "validation_guidance",
     "validation_preview",
+    "report_to",
+    "wandb_mode",
     "webhook_config",
     "push_to_hub",
     "validation_step_interval",

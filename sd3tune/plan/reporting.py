@@ -65,10 +65,10 @@ def _trackers(inputs: RunInputs, filled: Mapping[str, str]) -> Decision[tuple[st
     if asked != ALL and missing:
         raise _refusal(missing, source)
     there = [row for row in rows if row.name not in missing]
-    shown = "; ".join(f"{row.name}: {row.where.format(**filled)}" for row in there)
+    parts = [f"{row.name}: {row.where.format(**filled)}" for row in there]
+    parts += [f"without {name}: {why}" for name, why in missing.items()]
     left_out = tuple(Rejected(name, (why,)) for name, why in missing.items())
-    names = tuple(row.name for row in there)
-    return Decision(names, source, shown or "no tracker is installed", left_out)
+    return Decision(tuple(row.name for row in there), source, "; ".join(parts), left_out)
 
 
 def _missing(row: Tracker, inputs: RunInputs) -> str | None:

@@ -89,8 +89,9 @@ def test_all_takes_those_that_are_installed_and_lists_the_others() -> None:
     assert chosen.value == ("tensorboard", "trackio")
     assert [r.name for r in chosen.rejected] == ["wandb"]
     assert "not installed" in chosen.rejected[0].reasons[0]
+    assert "without wandb: the package wandb is not installed: pip install" in chosen.reason
     nothing = reporting(NAMES, report_to="all").trackers
-    assert nothing.value == () and nothing.reason == "no tracker is installed"
+    assert nothing.value == () and nothing.reason.count("without ") == 3
 
 
 def test_the_plan_says_where_to_look() -> None:
