@@ -55,6 +55,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "validation_guidance",
     "validation_preview",
     "webhook_config",
+    "push_to_hub",
     "validation_step_interval",
     "model_type",
     "lora_type",

@@ -13,8 +13,8 @@ from sd3tune import __version__
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.plan import Plan
 from sd3tune.publish import loading_code, markdown
+from sd3tune.publish.card_pictures import GalleryPicture
 from sd3tune.publish.front_matter import front_matter
-from sd3tune.publish.gallery import GalleryPicture
 from sd3tune.publish.licence import licence
 
 FILE = "README.md"

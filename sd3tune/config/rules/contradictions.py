@@ -336,7 +336,7 @@ OTHERS = (
 )
 PUBLISHING = (
     error(
-        "push_to_hub hub_model_id output_name",
+        "push_to_hub hub_model_id tracker_project_name output_name",
         lambda c: c.push_to_hub and not repository_name(c),
         "push_to_hub=true names no repository",
         "set hub_model_id=NAME, which is then in your own namespace",
