@@ -72,7 +72,7 @@ def command(
     if losses is not None:
         from sd3tune.cli import loss_lines
 
-        return loss_lines.run(arguments, losses, loss_lines.Asked(as_json, sheet, images))
+        return loss_lines.run(arguments, losses, loss_lines.TableOptions(as_json, sheet, images))
     path, overrides = config_of(arguments)
     with waiting("reading the datasets"):
         from sd3tune import dataset_inspection

@@ -19,7 +19,7 @@ MOST_LINES = 40  # images in the table; --json has all
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableOptions:
     """as_json: one document instead of a table. sheet: where the contact sheet goes; None: into the
     folder of the run, and with as_json nowhere. images: on the sheet, at most."""
 
@@ -28,7 +28,7 @@ class Asked:
     images: int
 
 
-def run(arguments: tuple[str, ...], output: Path, asked: Asked) -> None:
+def run(arguments: tuple[str, ...], output: Path, asked: TableOptions) -> None:
     """Measures, draws the sheet, prints. Raises Sd3tuneError."""
     from sd3tune.config.run_files import load_run
     from sd3tune.data import run_folders
