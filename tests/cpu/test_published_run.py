@@ -111,7 +111,7 @@ def test_without_a_login_a_run_that_publishes_does_not_begin(
     assert exit_code(words, monkeypatch) == 1
     said = capsys.readouterr().err
     assert "you are not logged in" in said and "`hf auth login`" in said
-    assert "encode" not in said and not (tmp_path / "o" / "metrics.jsonl").exists()
+    assert "encode captions" not in said and not (tmp_path / "o" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow
