@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-PATIENCE_MS = 120_000  # of a busy machine
+PATIENCE_MS = 900_000  # nothing is measured: a busy machine takes its time
 Open = Callable[..., Any]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sd3tune.live.run_list import RunList
@@ -106,7 +107,7 @@ def test_previews_appear_while_a_picture_is_drawn_and_go_with_the_picture(
     append(run / "events.jsonl", [preview])
     page.wait_for_selector("#previews figcaption:has-text('cat, 5 of 20')")
     assert page.evaluate("document.querySelector('#previews img').decode().then(() => true)")
-    keep(page, "previews")
+    keep(page, "previews", whole=True)
     name = "step_120_cat_0_128x128.png"
     picture(run / "validation_images" / name, "a red circle")
     append(
@@ -306,12 +307,21 @@ def test_a_hundred_thousand_steps_zoom_and_pan_smoothly(
     with served(tmp_path) as site:
         page = loaded(browse(site.url))
         until(page, "document.querySelector('.progress').textContent.includes('100,000')")
+        before = renderer_seconds()
         figures = page.evaluate(PAN)
+        used = 1000 * (renderer_seconds() - before) / 120
+        figures["milliseconds_of_processor_a_frame"] = round(used, 1)
         record_property("frames", figures)
-        print(f"\n100,000 points: {figures}")
-        assert figures["rows"] == 100_000
-        assert max(figures["points"]) <= 2 * 1440
+        print(f"\n100,000 points, 1440 x 900: {figures}")
+        assert figures["rows"] == 100_000 and figures["most_points"] <= 2 * 1440
         keep(page, "hundred-thousand")
+
+
+def renderer_seconds() -> float:
+    """Processor time of the processes that draw pages: on a busy machine frames wait for others."""
+    family = psutil.Process().children(recursive=True)
+    times = [each.cpu_times() for each in family if "--type=renderer" in each.cmdline()]
+    return float(sum(each.user + each.system for each in times))
 
 
 RANGES = """async () => (await import('/assets/charts.js')).charts.slice(0, 4)
@@ -343,14 +353,17 @@ PAN = """async () => {
     const width = 90000 - 600 * frame, start = 50 * frame;
     zoomTo(start, start + width);
     await new Promise(requestAnimationFrame);
-    await new Promise(requestAnimationFrame);
     const now = performance.now();
-    frames.push((now - before) / 2);
+    frames.push(now - before);
     before = now;
     points.push(charts[0].points);
   }
   frames.sort((a, b) => a - b);
   const at = (part) => Math.round(10 * frames[Math.floor(part * (frames.length - 1))]) / 10;
-  return { rows: columns.length, points, milliseconds_a_frame: { median: at(0.5), p95: at(0.95) },
-           milliseconds_of_script_a_frame: Math.round(100 * drawing / 120) / 100, draws };
+  const most_points = Math.max(...points);
+  return {
+    rows: columns.length, most_points, draws,
+    milliseconds_a_frame: { median: at(0.5), p95: at(0.95) },
+    milliseconds_of_script_a_frame: Math.round(100 * drawing / 120) / 100,
+  };
 }"""

@@ -139,7 +139,7 @@ def test_weights_and_biases_is_offline_without_a_key_and_says_so(tmp_path: Path)
     mode = wandb_mode(home, Path("o/logs"))
     assert mode.value == "offline" and "no key for api.wandb.ai" in mode.reason
     assert "set WANDB_API_KEY or run `wandb login`" in mode.reason
-    assert "kept in o/logs/wandb, and `wandb sync` sends it" in mode.reason
+    assert "kept here, and `wandb sync o/logs/wandb/offline-run-*` sends it" in mode.reason
     assert wandb_mode(home | {"WANDB_API_KEY": KEY}, Path("o")).value == "online"
     for name in ("offline", "OFFLINE", "dryrun"):
         off = wandb_mode(home | {"WANDB_API_KEY": KEY, "WANDB_MODE": name}, Path("o"))

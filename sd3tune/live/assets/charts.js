@@ -77,48 +77,59 @@ export function zoomTo(from, to) {
   const width = Math.max(4, to - from);
   const start = Math.max(least, Math.min(from, most - width));
   view.range = width >= most - least ? null : [start, Math.min(most, start + width)];
-  change("view");
+  change("range");
 }
 
 export function resetZoom() {
   view.range = null;
   view.last = 0;
   byId("span").value = "0";
-  change("view");
+  change("range");
 }
 
 class Chart {
   constructor(kind) {
     this.kind = kind;
     this.readout = el("span", { class: "readout" });
-    this.body = el("div", { class: "plot", tabindex: 0, role: "img", "aria-label": kind.title, onkeydown: (event) => this.key(event) });
+    this.inView = true;
+    this.body = el("div", { class: "plot", hidden: true, tabindex: 0, role: "img", "aria-label": kind.title, onkeydown: (event) => this.key(event) });
     this.nothing = el("p", { class: "empty" }, "The first numbers come with the first step.");
     this.box = el("figure", { class: kind.wide ? "card chart wide" : "card chart", id: `chart-${kind.id}` },
       el("figcaption", {}, el("span", {}, kind.title), this.readout), this.body, this.nothing);
     this.body.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    new ResizeObserver(() => this.resize()).observe(this.body);
+    this.width = 0; // remembered, because asking for it in every frame costs a layout
+    new ResizeObserver(([entry]) => this.resize(entry.contentRect)).observe(this.body);
+    new IntersectionObserver(([entry]) => this.scrolled(entry.isIntersecting), { rootMargin: "150px" }).observe(this.box);
   }
 
   /** Draws what is there now. */
   draw() {
     const lines = linesOf(this.kind);
     const filled = lines.some((line) => line.steps.length);
-    this.nothing.hidden = filled;
-    this.body.hidden = !filled;
+    if (this.body.hidden === filled) {
+      this.nothing.hidden = filled;
+      this.body.hidden = !filled;
+    }
     this.box.hidden = Boolean(this.kind.optional) && !filled;
-    if (!filled || !this.body.clientWidth) return;
+    if (!filled || !this.inView || !this.width) return;
     const [from, to] = this.kind.levels ? [0, 1] : range();
-    const data = reduced(lines, from, to, Math.max(50, this.body.clientWidth - 60));
+    const data = reduced(lines, from, to, Math.max(50, this.width - 60));
     const looks = JSON.stringify([lines.map((l) => [l.run, l.name, l.stroke, l.width]), view.logarithmic, document.documentElement.dataset.theme]);
     if (looks !== this.looks) this.build(lines, data, looks);
     else this.plot.setData(data, false);
+    if (this.lines?.length !== lines.length || this.rows !== lines[0].values.length) this.describe(lines);
+    this.rows = lines[0].values.length;
     this.lines = lines;
     this.points = data[0].length;
-    this.plot.batch(() => {
-      this.plot.setScale("x", { min: from, max: to });
-    });
+    this.plot.setScale("x", { min: from, max: to });
     this.explain(lines);
-    this.describe(lines);
+  }
+
+  /** Only what can be seen is drawn; the rest follows when it is scrolled to. */
+  scrolled(inView) {
+    const comes = inView && !this.inView;
+    this.inView = inView;
+    if (comes) this.draw();
   }
 
   build(lines, data, looks) {
@@ -128,8 +139,8 @@ class Chart {
     const axis = { stroke: ink, font, grid: { stroke: rule, width: 1 }, ticks: { stroke: rule, width: 1, size: 4 } };
     const log = this.kind.mayBeLog && view.logarithmic;
     this.plot = new uPlot({
-      width: this.body.clientWidth,
-      height: this.body.clientHeight,
+      width: this.width,
+      height: this.height,
       legend: { show: false },
       padding: [8, 14, 0, 0],
       scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
@@ -215,14 +226,24 @@ class Chart {
     zoomTo(at - (at - from) * scale, at + (to - at) * scale);
   }
 
-  resize() {
-    if (!this.plot || !this.body.clientWidth) return;
-    this.plot.setSize({ width: this.body.clientWidth, height: this.body.clientHeight });
+  resize({ width, height }) {
+    this.width = width;
+    this.height = height;
+    if (!width) return;
+    this.plot?.setSize({ width, height });
     this.draw();
   }
 }
 
 export const charts = CHARTS.map((kind) => new Chart(kind));
+
+const FOLLOW_MS = 60; // while the user zooms, the small charts follow the large one that late
+let followers = null;
+
+function drawCharts(some) {
+  controls();
+  for (const chart of some) chart.draw();
+}
 
 function controls() {
   byId("whole").disabled = !view.range && !view.last;
@@ -241,10 +262,14 @@ export function startCharts() {
   const smoothing = byId("smoothing");
   smoothing.value = WINDOWS.indexOf(view.window);
   smoothing.addEventListener("input", () => { view.window = WINDOWS[smoothing.value]; change("view"); });
-  byId("logarithmic").addEventListener("change", (event) => { view.logarithmic = event.target.checked; change("view"); });
-  byId("span").addEventListener("change", (event) => { view.range = null; view.last = Number(event.target.value); change("view"); });
+  byId("logarithmic").addEventListener("change", (event) => { view.logarithmic = event.target.checked; change("range"); });
+  byId("span").addEventListener("change", (event) => { view.range = null; view.last = Number(event.target.value); change("range"); });
   byId("whole").addEventListener("click", resetZoom);
-  on("curves evaluations scores levels about runs view theme", () => { controls(); for (const chart of charts) chart.draw(); });
+  on("curves evaluations scores levels about runs view theme", () => drawCharts(charts));
+  on("range", () => {
+    drawCharts(charts.filter((chart) => chart.kind.wide));
+    followers ??= setTimeout(() => { followers = null; drawCharts(charts); }, FOLLOW_MS);
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change("theme"));
   controls();
 }

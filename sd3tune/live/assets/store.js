@@ -10,7 +10,10 @@ const parts = new Map(); // topic -> functions that draw
 const changed = new Set();
 let scheduled = false;
 
-/** Calls `draw` whenever one of the topics changes: a section's name, "curves", "runs", "view". */
+/**
+ * Calls `draw` whenever one of the topics changes: a section's name, "curves", "runs" (one more),
+ * "view" (which runs, how smooth), "range" (the steps that the charts show), "theme".
+ */
 export function on(topics, draw) {
   for (const topic of topics.split(" ")) {
     if (!parts.has(topic)) parts.set(topic, new Set());
