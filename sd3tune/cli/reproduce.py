@@ -56,9 +56,9 @@ def command(
     Exit code 1 where both differ by more than another device explains (50 dB in float32).
 
     \b
-      sd3tune reproduce output/validation_images/step_500_cat_0_1024x1024.png
+      sd3tune reproduce output/validation_images/step_500_cat_0_512x512.png
       sd3tune reproduce downloaded/README.md --picture 2
-      sd3tune reproduce cat.png --adapter cats.safetensors --model models/sd3.5-medium
+      sd3tune reproduce cat.png --adapter cats.safetensors --model models/mine
     """
     from sd3tune.drawing import recorded_picture as recorded
 
@@ -125,8 +125,8 @@ def _draw(
 ) -> "tuple[Path, Compared, list[str]]":
     from dataclasses import replace
 
+    from sd3tune.drawing.drawing_sources import Sources
     from sd3tune.drawing.picture_paths import paths_of
-    from sd3tune.drawing.sources import Sources
     from sd3tune.report import stopping
     from sd3tune.sd3.models import ModelRequest
 

@@ -15,7 +15,7 @@ from sd3tune.report.progress import waiting
 from sd3tune.tables.schemes import SCHEMES
 
 if TYPE_CHECKING:
-    from sd3tune.drawing.options import DrawingOptions
+    from sd3tune.drawing.drawing_options import DrawingOptions
 
 FORMATS = ("png", "jpg", "webp")
 
@@ -57,7 +57,7 @@ class _Given:
     help="a further adapter; may be repeated",
 )
 @MODEL
-@click.option("--strength", type=float, default=1.0, help="of adapters without their own  [1]")
+@click.option("--strength", type=float, default=1.0, help="of adapters without one  [1]")
 @click.option("--negative", metavar="TEXT", help="negative prompt")
 @click.option("--size", metavar="WxH[,WxH]", help="of the pictures, in pixels")
 @click.option("--steps", type=int, help="sampling steps")
@@ -109,12 +109,12 @@ def command(
 
     \b
       sd3tune sample output "a tabby cat with green eyes"
-      sd3tune sample cats.safetensors:0.8 style.safetensors:0.5 "a cat" --seed 7 --count 4
-      sd3tune sample stabilityai/stable-diffusion-3.5-medium "a red fox" --skip-layers 7,8,9
-      sd3tune sample output --prompts prompts.txt --size 1024x1024,768x1344 --out pictures
+      sd3tune sample cats.safetensors:0.8 ink.safetensors:0.5 "a cat" --count 4
+      sd3tune sample models/sd3.5-medium "a red fox" --skip-layers 7,8,9
+      sd3tune sample output --prompts prompts.txt --size 1024x1024,768x1344
     """
     with waiting("reading what to draw with"):
-        from sd3tune.drawing.options import DrawingOptions
+        from sd3tune.drawing.drawing_options import DrawingOptions
 
     precision = {} if quantise is None else {"base_model_precision": quantise}
     given = _Given(

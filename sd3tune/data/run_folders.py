@@ -39,7 +39,7 @@ def refuse_own_pictures(config: Config, datasets: Datasets) -> None:
     output = config.output_dir.resolve()
     for name, folder in _image_folders(datasets):
         real = folder.resolve()
-        own = (output / PICTURES, output / BASE_PICTURES)
+        own = (output / PICTURES, (output / BASE_PICTURES).parent)
         if real == output or any(real.is_relative_to(folder) for folder in own):
             what = "output_dir itself" if real == output else "a folder for pictures of this run"
             raise ConfigError(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.config.files.prompts import Prompt
-from sd3tune.drawing.options import DrawingOptions, asked_of, seed_of
+from sd3tune.drawing.drawing_options import DrawingOptions, asked_of, seed_of
+from sd3tune.drawing.drawing_sources import Sources, find_sources, is_adapter_word
 from sd3tune.drawing.prepared_drawing import plan_drawing, plan_drawing_on
 from sd3tune.drawing.prompt_list import prompts_of
-from sd3tune.drawing.sources import Sources, find_sources, is_adapter_word
 from sd3tune.errors import answers
 from sd3tune.plan.drawing import DrawingAsked, DrawingPlan
 from sd3tune.sd3 import models

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.drawing.sources import AdapterSource
+from sd3tune.drawing.drawing_sources import AdapterSource
 from sd3tune.errors import ModelError
 from sd3tune.formats import adapter_files
 from sd3tune.formats.adapter_hash import file_sha256, weights_sha256

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sd3tune import backends, load, offload, quant
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
-from sd3tune.drawing.sources import Sources
+from sd3tune.drawing.drawing_sources import Sources
 from sd3tune.errors import HardwareError
 from sd3tune.filesystem import disk
 from sd3tune.formats.picture_files import keep_drawn

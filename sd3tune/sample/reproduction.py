@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from sd3tune import __version__
+from sd3tune.drawing.drawing_sources import AdapterSource, split_strength
 from sd3tune.drawing.recorded_picture import RecordedPicture, candidates
 from sd3tune.drawing.run_record import RunRecord
-from sd3tune.drawing.sources import AdapterSource, split_strength
 from sd3tune.errors import ConfigError, DataError, ModelError
 from sd3tune.filesystem import safetensors_header
 from sd3tune.formats import adapter_files, file_metadata, manifest

@@ -71,6 +71,7 @@ PLAIN = tuple(
         "psutil": "psutil: Process",
         "filelock": "filelock: FileLock",
         "packaging": "packaging.requirements: Requirement",
+        "tenacity": "tenacity: Retrying",
     }.items()
 )
 QUANTO = Library("optimum-quanto", "optimum.quanto:", "0.2.7", assumed="0.2.7")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from sd3tune.backends.observe import probing
 from sd3tune.drawing import recorded_picture as recorded
+from sd3tune.drawing.drawing_options import DrawingOptions
 from sd3tune.drawing.drawing_request import read
-from sd3tune.drawing.options import DrawingOptions
 from sd3tune.drawing.prepared_drawing import admit_drawing
 from sd3tune.encode.embeddings import load_encoders
 from sd3tune.errors import DataError, ModelError

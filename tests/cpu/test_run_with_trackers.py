@@ -78,9 +78,10 @@ def test_no_tracker_changes_a_run_and_none_learns_a_secret(
     said = capsys.readouterr().err
     assert said.count("raises failed and gets nothing more; the run goes on: cannot send") == 1
     events = read(loud / "events.jsonl")[0]
-    assert [e["event"] for e in events if e["event"] != "picture"] == [
-        "run.started", "message", "checkpoint", "checkpoint", "run.ended",
-    ]  # fmt: skip
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [2, 4]
+    assert [e["outcome"] for e in events if e["event"] == "run.ended"] == ["finished"]
+    (told,) = [e for e in events if e["event"] == "message" and "raises" in e["text"]]
+    assert told["text"].endswith("cannot send with … and … and … and …")
     run_id, settings = events[0]["run"], events[0]["settings"]
     assert events[0]["name"] == "first" and settings["report_to"][:2] == ["tensorboard", "wandb"]
 

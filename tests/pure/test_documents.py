@@ -145,9 +145,11 @@ def test_settings_that_are_called_required_are_refused_when_they_are_left_out(
     load_run(tmp_path / "config/config.json", ())
     page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     required = set(re.findall(r"^\| `(\w+)` \| required", page, re.M))
-    assert required == {"output_dir", "id", "path"}
+    assert required == {"output_dir", "id", "path", "webhook_type"}
     project.config(output_dir=...)
     refused(project, "output_dir")
+    project.config(webhook_config={"callback_url": "http://h"})
+    refused(project, "webhook_type")
     project.config()
     project.datasets({k: v for k, v in whole.items() if k != "id"}, TEXT)
     refused(project, "id")

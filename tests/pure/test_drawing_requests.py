@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sd3tune.drawing.drawing_sources import find_sources, split_strength
 from sd3tune.drawing.picture_paths import paths_of
 from sd3tune.drawing.prompt_list import prompts_of
-from sd3tune.drawing.sources import find_sources, split_strength
 from sd3tune.errors import ConfigError, ModelError
 from tests import safetensors_files
 from tests.commands import exit_code

@@ -9,8 +9,8 @@ from typing import Any
 
 from sd3tune.config import values
 from sd3tune.decision import AUTO, Decision, Provenance
+from sd3tune.drawing.drawing_sources import Sources
 from sd3tune.drawing.run_record import RecordedSettings
-from sd3tune.drawing.sources import Sources
 from sd3tune.errors import ConfigError, answers
 from sd3tune.filesystem import safetensors_header
 from sd3tune.plan.drawing import DrawingAsked
