@@ -1,5 +1,5 @@
 """Tests are filed by what they need: pure (no torch), cpu (torch on the CPU), device (a GPU),
-docker (a container engine)."""
+docker (a container engine), browser (chromium)."""
 
 import os
 import shutil

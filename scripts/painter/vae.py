@@ -1,4 +1,5 @@
-"""vae.py POOL OUT MINUTES: the 16-channel autoencoder, then a TAESD of the same latents.
+"""vae.py POOL OUT MINUTES: the 16-channel autoencoder, then a TAESD of the same latents. Where OUT
+has them already, its decoders are trained further: what latents mean stays as it is.
 
 Both see all concepts of the world and patches of other kinds, so that nothing stands in the way of
 what fine-tuning teaches the transformer. Latents get SD3's scale and shift: about unit variance.
@@ -113,15 +114,18 @@ def normalised(vae: AutoencoderKL, pool) -> None:
     first.weight /= factor[:, None, None]
 
 
-def train_tiny(vae: AutoencoderKL, pool, minutes: float) -> AutoencoderTiny:
+def tiny_autoencoder() -> AutoencoderTiny:
     torch.manual_seed(3)
     width = 24
-    tiny = AutoencoderTiny(
+    return AutoencoderTiny(
         latent_channels=16, encoder_block_out_channels=(width,) * 4,
         decoder_block_out_channels=(width,) * 4, num_encoder_blocks=(1, 1, 1, 1),
         num_decoder_blocks=(1, 1, 1, 1), scaling_factor=1.0, shift_factor=0.0,
         force_upcast=False,
     )  # fmt: skip
+
+
+def train_tiny(vae: AutoencoderKL, tiny: AutoencoderTiny, pool, minutes: float) -> None:
     rate, rng = 2e-3, np.random.default_rng(9)
     optimizer = torch.optim.AdamW(tiny.parameters(), lr=rate, betas=(0.9, 0.99))
     started, step = time.time(), 0
@@ -144,16 +148,21 @@ def train_tiny(vae: AutoencoderKL, pool, minutes: float) -> AutoencoderTiny:
             apart = F.mse_loss(back, unit).item()
             print(f"tiny {step} loss {loss.item():.4f} psnr {psnr.item():.1f} "
                   f"latents {apart:.3f} {share:.0%}", flush=True)  # fmt: skip
-    return tiny
 
 
 if __name__ == "__main__":
     data, target, minutes = dict(np.load(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3])
     torch.manual_seed(0)
-    model = autoencoder()
-    train(model, data, minutes * 0.65, encoder=True, rate=2e-3)
-    normalised(model, data)
-    train(model, data, minutes * 0.15, encoder=False, rate=5e-4)
-    tiny = train_tiny(model, data, minutes * 0.2)
+    if (target / "vae").exists():
+        model = AutoencoderKL.from_pretrained(target / "vae").float()
+        tiny = AutoencoderTiny.from_pretrained(target / "tiny_vae").float()
+        train(model, data, minutes * 0.6, encoder=False, rate=1e-3)
+        train_tiny(model, tiny, data, minutes * 0.4)
+    else:
+        model, tiny = autoencoder(), tiny_autoencoder()
+        train(model, data, minutes * 0.65, encoder=True, rate=2e-3)
+        normalised(model, data)
+        train(model, data, minutes * 0.15, encoder=False, rate=5e-4)
+        train_tiny(model, tiny, data, minutes * 0.2)
     model.to(torch.float16).save_pretrained(target / "vae")
     tiny.to(torch.float16).save_pretrained(target / "tiny_vae")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError, PlanError
-from sd3tune.formats import adapter_files, file_metadata
+from sd3tune.formats import adapter_files, adapter_hash, file_metadata
 from sd3tune.formats.adapter_weights import AdapterFile, LoraWeights
 from sd3tune.formats.writers import size_bytes
 from sd3tune.quant import dequantised
@@ -80,6 +80,11 @@ class LoraAdapter(Trained):
 
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         return tensors(self.model, keep=keep)
+
+    def weights_sha256(self) -> str | None:
+        if self.start:  # its file holds the difference from the weights as released
+            return None
+        return adapter_hash.weights_sha256(parts(tensors(self.model), self.model.peft_config[NAME]))
 
     def file_bytes(self, values: Mapping[str, Tensor]) -> int:
         """Dialects fuse, and write DoRA as whole differences."""

@@ -52,6 +52,11 @@ class Trained(ABC):
     def values(self, *, keep: bool = True) -> dict[str, Tensor]:
         """The values for `write`: copies of the present values, as `copies` makes them."""
 
+    def weights_sha256(self) -> str | None:
+        """The hash of the present values of an adapter (formats/adapter_hash.py), which its files
+        have as well; None where none is defined."""
+        return None
+
     def file_bytes(self, values: Mapping[str, Tensor]) -> int:
         """Bytes of the file that `write` would write, without the names of tensors."""
         return sum(t.nbytes for t in values.values())

@@ -24,9 +24,12 @@ from sd3tune.cli import (
     inspect,
     plan,
     publish,
+    reproduce,
+    sample,
     surroundings,
     train,
     verbosity,
+    watch,
     words,
 )
 from sd3tune.errors import Sd3tuneError
@@ -63,7 +66,11 @@ def cli(context: click.Context) -> None:
     surroundings.find_working_directory(context.invoked_subcommand)
 
 
-for module in (doctor, demo, dataset, plan, train, inspect, export, publish, cache, image):
+COMMANDS = (
+    doctor, demo, dataset, plan, train, watch, sample, reproduce, inspect, export, publish, cache,
+    image,
+)  # fmt: skip
+for module in COMMANDS:
     cli.add_command(module.command)
 verbosity.add_options(cli)
 

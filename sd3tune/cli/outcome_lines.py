@@ -1,5 +1,6 @@
 """What a run left behind, in a terminal."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,4 +29,5 @@ def outcome_lines(outcome: "Outcome") -> "list[Line]":
     if outcome.sheet:
         shown.append(f"before, after    {outcome.sheet}")
     shown.append(f"noise            {outcome.noise:016x}  (of all that was drawn; compares runs)")
-    return [*shown, f"output           {outcome.output}"]
+    shown.append(f"output           {outcome.output}")
+    return [*shown, f"watch            sd3tune watch {shlex.quote(str(outcome.output))}"]

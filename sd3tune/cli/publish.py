@@ -46,7 +46,7 @@ def uploaded(output: Path, repository: str, *, public: bool, checkpoints: bool) 
     """Uploads; returns what was done. Raises Sd3tuneError."""
     from sd3tune.publish.login import destination
     from sd3tune.publish.publication import publish
-    from sd3tune.publish.run_folder import files_of_run
+    from sd3tune.publish.published_files import files_of_run
 
     files_of_run(output, repository)  # before anybody is asked
     with waiting("asking the hub"):
@@ -71,11 +71,11 @@ def repository_of(output: Path, name: str | None) -> str:
 
 def dry_run_lines(output: Path, repository: str, checkpoints: bool) -> list[words.Line]:
     """Each file with its size, and the card as it would stand there."""
-    from sd3tune.publish import card, publication, run_folder
+    from sd3tune.publish import card, publication, published_files
 
-    files = run_folder.files_of_run(output, repository)
+    files = published_files.files_of_run(output, repository)
     for folder in publication.checkpoints_of(output) if checkpoints else ():
-        files += run_folder.files_of_checkpoint(folder)
+        files += published_files.files_of_checkpoint(folder)
     shown: list[words.Line] = [f"repository  {repository}"]
     shown += [f"{file.size_bytes / MIB:>9.2f} MiB  {file.name}" for file in files]
     page = next((file.content for file in files if file.name == card.FILE), None)

@@ -21,6 +21,7 @@ from sd3tune.config.names import (
 )
 from sd3tune.config.other_trainers import RENAMED
 from sd3tune.config.other_trainers_data import DATASET_ELSEWHERE, DATASET_RENAMED
+from sd3tune.config.settings.webhooks import Webhook
 from sd3tune.config.without_counterpart import ELSEWHERE
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.table import load
@@ -51,6 +52,7 @@ def document() -> str:
     lines = ["# Settings", "", ABOUT, ""]
     beside = {"data_backend_config": "`multidatabackend.json` beside it"}
     lines += table("config/config.json", Config, beside)
+    lines += table("A webhook of `webhook_config`", Webhook)
     for row in {row.settings: row for row in DATASET_TYPES.rows}.values():
         filled = dict.fromkeys(row.inherited, "as in config.json")
         filled |= {key: f"`{{output_dir}}/cache/{folder}`" for key, folder in row.folders.items()}

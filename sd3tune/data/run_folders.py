@@ -10,6 +10,7 @@ from sd3tune.data.sources import Source
 from sd3tune.errors import ConfigError
 
 PICTURES = "validation_images"  # in output_dir
+PREVIEWS = f"{PICTURES}/previews"  # in output_dir: the newest preview of each prompt
 BASE_PICTURES = "benchmarks/base_model"  # in output_dir: pictures of the model before any training
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # by validation_image_format
 
@@ -38,7 +39,7 @@ def refuse_own_pictures(config: Config, datasets: Datasets) -> None:
     output = config.output_dir.resolve()
     for name, folder in _image_folders(datasets):
         real = folder.resolve()
-        own = (output / PICTURES, output / BASE_PICTURES)
+        own = (output / PICTURES, (output / BASE_PICTURES).parent)
         if real == output or any(real.is_relative_to(folder) for folder in own):
             what = "output_dir itself" if real == output else "a folder for pictures of this run"
             raise ConfigError(

@@ -54,6 +54,7 @@ REASONS: dict[int, tuple[str, str]] = {
         "the file is too large for this file system, or for `ulimit -f`",
         "choose a folder on another file system, or raise the limit",
     ),
+    errno.EEXIST: ("a file has the name of the folder", "move that file away"),
     errno.ENOTDIR: ("a part of the path is a file", "choose another path, or move that file away"),
     errno.EISDIR: ("it is a folder", "move that folder away"),
     errno.ELOOP: ("it is a symbolic link that is not followed", "remove the link"),

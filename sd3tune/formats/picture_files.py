@@ -5,6 +5,7 @@ PNG's `sd3tune` or EXIF's ImageDescription.
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,19 @@ def keep(drawn: Any, path: Path, about: Mapping[str, str], quality: int = 90) ->
     else:
         drawn.convert("RGB").save(whole, kind, quality=quality, exif=_exif(about, path))
     drafts.write(path, whole.getbuffer())
+
+
+def keep_drawn(drawn: Any, path: Path, recipe: PictureRecipe, quality: int = 90) -> PictureRecipe:
+    """Writes a PIL image with its recipe, to which the hash of its pixels is added: a JPEG, too,
+    says which picture was drawn. Returns the recipe as written. Raises as `keep` does."""
+    whole = recipe.model_copy(update={"pixels_sha256": pixels_sha256(drawn)})
+    keep(drawn, path, whole.texts(), quality)
+    return whole
+
+
+def pixels_sha256(drawn: Any) -> str:
+    """Of the RGB bytes of a PIL image, row by row."""
+    return sha256(drawn.convert("RGB").tobytes()).hexdigest()
 
 
 def texts_in(path: Path) -> dict[str, str]:

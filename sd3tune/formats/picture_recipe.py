@@ -83,8 +83,10 @@ class PictureRecipe(_Part):
     weights: str = "last"
     precision: PrecisionUsed = PrecisionUsed()
     text: TextUsed = TextUsed()
+    pixels_sha256: str | None = None  # of the picture as it was drawn: its RGB bytes
     device: str | None = None
     device_name: str | None = None
+    threads: int | None = Field(None, ge=1, le=4096)  # of a CPU: they decide the order of sums
     version: str = ""  # of sd3tune
     versions: Mapping[str, str] = Field(default_factory=dict)  # of libraries
 

@@ -27,7 +27,7 @@ def decisions(plan: Plan) -> dict[str, Decision[Any]]:
         **objective_decisions(plan),
         **_of_trained(plan.trained),
     }
-    return {axis: _as_written(axis, d) for axis, d in typed.items()}
+    return {axis: as_written(axis, d) for axis, d in typed.items()}
 
 
 def decision(d: Decision[Any]) -> dict[str, Any]:
@@ -158,7 +158,8 @@ def _of_trained(trained: TrainedPlan) -> Mapping[str, Decision[Any]]:
     return {"model_type": trained.kind}
 
 
-def _as_written(axis: str, d: Decision[Any]) -> Decision[Any]:
+def as_written(axis: str, d: Decision[Any]) -> Decision[Any]:
+    """The same decision with the value as the user would write it."""
     value = d.value
     if value is None:
         value = NOTHING.get(axis, "none")

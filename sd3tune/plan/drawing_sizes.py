@@ -145,13 +145,13 @@ class DrawingSizes:
             return {}
         whole = r.with_value("attention_mechanism", names[0])
         sliced = r.with_value("attention_mechanism", "sliced")
-        for precision in self._wanted(r):
+        for precision in self._wanted(r):  # nothing is quantised to make room for scores
             if (need := self.need(whole, precision)) <= self.room:
                 return {}
             if self.need(sliced, precision) <= self.room:
-                why = f"{self.asked.model.name} needs about {gib(need)}, {self._room_words}"
-                return dict.fromkeys(names, why)
-        return {}
+                break
+        why = f"{self.asked.model.name} needs about {gib(need)}, {self._room_words}"
+        return dict.fromkeys(names, why)
 
     def computed_wrongly(self, attention: str) -> str | None:
         """Why the largest picture would be computed wrongly with this attention; None: it is

@@ -13,7 +13,7 @@ from sd3tune.sd3.variants import Model, tokens
 TIMES = 10  # validations of a run, where nothing says how often
 SHARE = 0.2  # of the run's time that these may take
 PASSES = 3  # forward passes that a training step costs: the backward pass counts twice
-ROUND = (1, 2, 5)  # times a power of ten: intervals that are easy to remember
+ROUND = (1, 2, 3, 5)  # times a power of ten: intervals that are easy to remember
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _interval(inputs: RunInputs, data: DataPlan) -> Decision[int]:
 
 
 def rounded(steps: int) -> int:
-    """The next number of steps, from `steps` up, that is 1, 2 or 5 times a power of ten."""
+    """The next number of steps, from `steps` up, that is 1, 2, 3 or 5 times a power of ten."""
     scale = 1
     while True:
         for digit in ROUND:

@@ -87,7 +87,7 @@ def _refusal(missing: Mapping[str, str], source: Provenance) -> PlanError:
 def wandb_mode(environ: Mapping[str, str], folder: Path) -> Decision[Literal["online", "offline"]]:
     """Whether Weights & Biases is used online: WANDB_MODE says so, or there is a key. The library
     would ask for one on the terminal otherwise."""
-    kept = f"the run is kept in {folder / WANDB}, and `wandb sync` sends it"
+    kept = f"the run is kept here, and `wandb sync {folder / WANDB}/offline-run-*` sends it"
     mode = environ.get("WANDB_MODE", "").strip().lower()
     if mode in OFFLINE or environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
         return Decision("offline", Provenance("auto", None, "WANDB_MODE"), f"WANDB_MODE: {kept}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sd3tune.config.config import Config
-from sd3tune.config.rules.without_effect import no_pictures
+from sd3tune.config.rules.idle import no_pictures
 from sd3tune.config.settings.webhooks import Webhook
 from sd3tune.data.addresses import not_link_local, numeric
 from sd3tune.decision import Decision, following

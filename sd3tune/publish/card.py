@@ -13,8 +13,8 @@ from sd3tune import __version__
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.plan import Plan
 from sd3tune.publish import loading_code, markdown
+from sd3tune.publish.card_pictures import GalleryPicture
 from sd3tune.publish.front_matter import front_matter
-from sd3tune.publish.gallery import GalleryPicture
 from sd3tune.publish.licence import licence
 
 FILE = "README.md"
@@ -95,15 +95,14 @@ def _pictures(ended: Ended) -> str:
 
 
 def _picture(picture: GalleryPicture) -> Iterator[str]:
-    prompt = markdown.text(picture.prompt)
+    prompt = markdown.text(picture.prompt) or "no prompt"
     after = f"![{prompt}]({picture.file})"
     if picture.before is None:
         yield after
     else:
         before = f"![before: {prompt}]({picture.before})"
         yield f"| before training | after |\n| - | - |\n| {before} | {after} |"
-    if prompt:
-        yield prompt
+    yield prompt
     if picture.metadata:
         shown = markdown.json_block(picture.metadata)
         yield f"<details><summary>how it was drawn</summary>\n\n{shown}\n\n</details>"
@@ -127,8 +126,8 @@ def _remarks(plan: Plan, ended: Ended) -> Iterator[str]:
         )
     if plan.trained.lycoris is not None:
         yield (
-            "diffusers has no loader for LyCORIS: the code merges the adapter into the "
-            "transformer with lycoris-lora (`pip install lycoris-lora`). ComfyUI loads the file."
+            "diffusers has no loader for LyCORIS: the code puts the adapter beside the transformer "
+            "with lycoris-lora (`pip install lycoris-lora`). ComfyUI loads the file."
         )
     if plan.publishing.base.local:
         yield "The base model was a folder or file of its author; set `base` to where you have it."
@@ -143,7 +142,8 @@ def _remarks(plan: Plan, ended: Ended) -> Iterator[str]:
             "The weights are the moving average of training (EMA, decay "
             f"{plan.optimizer.average.decay:g}).{last}"
         )
-    yield "With little memory, replace `pipe.to(device)` by `pipe.enable_model_cpu_offload()`."
+    if plan.trained.lycoris is None:
+        yield "With little memory, replace `pipe.to(device)` by `pipe.enable_model_cpu_offload()`."
 
 
 def _training(plan: Plan, ended: Ended) -> str:

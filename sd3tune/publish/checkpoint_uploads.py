@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sd3tune.errors import PublishError, Sd3tuneError
 from sd3tune.publish.login import Destination
+from sd3tune.publish.published_files import files_of_checkpoint
 from sd3tune.publish.receipt import Receipt
-from sd3tune.publish.run_folder import files_of_checkpoint
 from sd3tune.publish.uploading import PATIENT, Patience, upload
 from sd3tune.report.events import CheckpointSaved, Event
 from sd3tune.report.progress import say, waiting, warn

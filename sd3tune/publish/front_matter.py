@@ -5,7 +5,7 @@ from typing import Any
 
 from sd3tune.escaping import one_line
 from sd3tune.plan.plan import Plan
-from sd3tune.publish.gallery import GalleryPicture
+from sd3tune.publish.card_pictures import GalleryPicture
 from sd3tune.publish.licence import licence
 
 NOT_FOR_ALL = "not-for-all-audiences"  # the hub shows a warning before such a card

@@ -37,7 +37,7 @@ def code(plan: Plan, drawn: Mapping[str, Any]) -> str:
     return "\n\n".join([
         "\n".join(_imports(plan)),
         "\n".join([_weights(plan), DEVICE]),
-        "\n".join([*_pipeline(plan), *_adapter(plan), "pipe.to(device)"]),
+        "\n".join([*_pipeline(plan), "pipe.to(device)", *_adapter(plan)]),
         _picture(plan, drawn),
     ])  # fmt: skip
 
@@ -109,7 +109,9 @@ def _adapter(plan: Plan) -> Iterator[str]:
         yield f"file = {file}"
         yield 'path = file if weights == "." else hf_hub_download(weights, file)'
         yield f"network, _ = create_lycoris_from_weights({strength:g}, path, pipe.transformer)"
-        yield "network.merge_to()"
+        # Not merge_to: lycoris-lora 4.1 merges LoHa and LoKr wrongly. Look again at 4.2.
+        yield "network.apply_to()"
+        yield f"network.to(device, torch.{DTYPES[plan.precision.base.value]})"
 
 
 def _picture(plan: Plan, drawn: Mapping[str, Any]) -> str:

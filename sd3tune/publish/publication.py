@@ -13,8 +13,8 @@ from sd3tune.plan.plan import Plan
 from sd3tune.publish import card
 from sd3tune.publish.card import Ended
 from sd3tune.publish.login import Destination
+from sd3tune.publish.published_files import PublishedFile, files_of_checkpoint, files_of_run
 from sd3tune.publish.receipt import Receipt
-from sd3tune.publish.run_folder import PublishedFile, files_of_checkpoint, files_of_run
 from sd3tune.publish.uploading import PATIENT, Patience, upload
 
 SETTINGS_SCHEMA = 1

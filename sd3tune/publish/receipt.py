@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from sd3tune.filesystem import drafts, opening
-from sd3tune.publish.run_folder import PublishedFile
+from sd3tune.publish.published_files import PublishedFile
 
 FILE = ".sd3tune-published.json"
 VERSION = 1

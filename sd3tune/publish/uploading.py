@@ -11,8 +11,8 @@ from typing import Any
 from sd3tune.errors import PublishError
 from sd3tune.filesystem import opening
 from sd3tune.publish.login import Destination
+from sd3tune.publish.published_files import PublishedFile
 from sd3tune.publish.receipt import Receipt, fingerprint
-from sd3tune.publish.run_folder import PublishedFile
 from sd3tune.report.quiet import quiet_logger
 from sd3tune.sd3.hub import in_time
 from sd3tune.urls import redacted

@@ -76,14 +76,15 @@ def read(path: Path, start: int = 0) -> tuple[list[Line], int]:
 
 def standing(events: Iterable[Line]) -> list[Line]:
     """The events that belong to the run as it is now. `run.started` voids all events before it of
-    another run, and those of later steps, which the run repeats."""
+    another run, and those of later steps, which the run repeats. A run that went back to an earlier
+    checkpoint continues it: the part of its id before the dash is the same."""
     kept: list[Line] = []
-    run: Any = None
+    run = ""
     for event in events:
         if event["event"] == "run.started":
-            step, same = event["step"], event.get("run") == run
-            kept = [e for e in kept if e["step"] <= step] if same else []
-            run = event.get("run")
+            step, now = event["step"], str(event.get("run", "")).partition("-")[0]
+            kept = [e for e in kept if e["step"] <= step] if now == run else []
+            run = now
         kept.append(event)
     return kept
 

@@ -169,8 +169,11 @@ def caption(picture: PictureDrawn) -> str:
 
 
 def by_prompt(drawn: Sequence[PictureDrawn]) -> dict[str, list[PictureDrawn]]:
-    """The pictures of one step under `validation/<prompt's short name>`."""
+    """The pictures of one step under `validation/<prompt's short name>/<size>`: trackers show
+    pictures of one size side by side."""
     groups: dict[str, list[PictureDrawn]] = {}
     for picture in drawn:
-        groups.setdefault(f"validation/{picture.shortname}", []).append(picture)
+        width, height = picture.size
+        name = f"validation/{picture.shortname}/{width}x{height}"
+        groups.setdefault(name, []).append(picture)
     return groups

@@ -74,7 +74,7 @@ def text_embeddings(clip: Any, tokenizer: Any, prompts: Sequence[str]) -> Tensor
         list(prompts),
         padding=True,
         truncation=True,
-        max_length=clip.config.text_config.max_position_embeddings,
+        max_length=clip.text_model.embeddings.position_embedding.num_embeddings,
         return_tensors="pt",
     ).to(clip.device)
     embeddings: Tensor = clip.get_text_features(

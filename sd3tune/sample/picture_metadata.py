@@ -6,6 +6,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 from sd3tune import __version__
 from sd3tune.formats.picture_recipe import AdapterUsed, PictureRecipe, PrecisionUsed, TextUsed
 from sd3tune.plan.drawing import AnyPlan
@@ -58,6 +60,7 @@ def recipe(
         text=_text(plan),
         device=plan.facts.vendor,
         device_name=plan.hardware.device.name,
+        threads=None if plan.facts.accelerated else torch.get_num_threads(),
         version=__version__,
         versions={name: metadata.version(name) for name in LIBRARIES},
     )

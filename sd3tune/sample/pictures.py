@@ -173,15 +173,18 @@ def name_of(picture: Picture, plan: Plan) -> str:
     return run_folders.picture_name(picture.shortname, picture.index, picture.size, how.format)
 
 
-def texts(job: PictureJob, picture: Picture, step: int, version: str) -> dict[str, str]:
+def texts(
+    job: PictureJob, picture: Picture, step: int, version: str, adapter_sha256: str | None = None
+) -> dict[str, str]:
     """What a picture says about itself, by key. step: of training. version: `base`, `last` or `ema`
-    weights."""
+    weights. adapter_sha256: as Trained.weights_sha256 has it."""
     plan, how = job.plan, sampling(job)
     base, title = plan.result.base, None
     adapters: list[AdapterUsed] = []
     if version != BASE:
         title = plan.result.title
-        adapters = [AdapterUsed(name=title, strength=strength_of(job, picture))]
+        strength = strength_of(job, picture)
+        adapters = [AdapterUsed(name=title, strength=strength, weights_sha256=adapter_sha256)]
     return recipe(
         picture, how, plan, base=base, title=title, adapters=adapters, step=step, version=version
     ).texts()

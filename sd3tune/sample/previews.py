@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sd3tune.data.run_folders import PICTURES
+from sd3tune.data.run_folders import PREVIEWS
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import drafts
 from sd3tune.plan.plan import Plan
@@ -23,7 +23,6 @@ from sd3tune.report.progress import waiting, warn
 from sd3tune.sample.pipeline import OnStep, Picture, SamplingStep
 from sd3tune.sd3 import tiny_autoencoder
 
-FOLDER = "previews"  # in the folder of pictures: the newest preview of each prompt
 LONGEST_SIDE = 512  # pixels of a preview
 
 
@@ -69,7 +68,7 @@ class Previews:
         and emits it."""
         png = encoded(tiny_autoencoder.decode(self._decoder, latents))
         name = f"{picture.shortname}_{picture.index}_{picture.size[0]}x{picture.size[1]}.png"
-        path = self.plan.output_dir / PICTURES / FOLDER / name
+        path = self.plan.output_dir / PREVIEWS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         drafts.write(path, png)
         self.emit(

@@ -71,6 +71,7 @@ PLAIN = tuple(
         "psutil": "psutil: Process",
         "filelock": "filelock: FileLock",
         "packaging": "packaging.requirements: Requirement",
+        "tenacity": "tenacity: Retrying",
     }.items()
 )
 QUANTO = Library("optimum-quanto", "optimum.quanto:", "0.2.7", assumed="0.2.7")
@@ -82,9 +83,7 @@ OPTIMI = Library("torch-optimi", "optimi:", "0.3.3", assumed="0.3.3")
 COLLECTION = Library("pytorch-optimizer", "pytorch_optimizer:", "4.1", assumed="4.1.0")
 TORCHAO = Library("torchao", "torchao.optim:", "0.18", "torchao")
 LYCORIS = Library("lycoris-lora", "lycoris:")
-TENSORBOARD = Library(
-    "tensorboard", "torch.utils.tensorboard:", "2.20", "tensorboard", assumed="2.21.0"
-)
+TENSORBOARD = Library("tensorboard", "tensorboard:", "2.20", "tensorboard", assumed="2.21.0")
 WANDB = Library("wandb", "wandb:", "0.31", "wandb", assumed="0.31.0")
 TRACKIO = Library("trackio", "trackio:", "0.43", "trackio", assumed="0.43.0")
 

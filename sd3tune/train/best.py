@@ -9,7 +9,6 @@ from sd3tune.formats import manifest
 from sd3tune.formats.evaluation_history import best, ended_early
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
-from sd3tune.report.events import CheckpointSaved
 from sd3tune.report.stream import Stream
 from sd3tune.train.keeper import Keeper
 from sd3tune.train.loop import Chore
@@ -44,9 +43,7 @@ class Judge:
             )
         self.loss.say(state.step, loss, remark)
         if self.loss.how.keep_best and self._is_kept(loss):
-            folder = self.keeper.save("best")
-            if folder is not None:
-                self.loss.stream.emit(CheckpointSaved(state.step, folder, "best"))
+            self.keeper.save("best")
 
     def _is_kept(self, loss: float) -> bool:
         """Whether this step's checkpoint becomes the best: its loss is below that of the one that

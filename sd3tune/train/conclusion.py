@@ -8,8 +8,8 @@ from sd3tune.errors import Sd3tuneError
 from sd3tune.plan.plan import Plan
 from sd3tune.publish import card, publication
 from sd3tune.publish.card import Ended
+from sd3tune.publish.card_pictures import gallery, link
 from sd3tune.publish.checkpoint_uploads import CheckpointUploads, in_background
-from sd3tune.publish.gallery import gallery, link
 from sd3tune.publish.login import Destination, destination
 from sd3tune.report.events import MessageSaid
 from sd3tune.report.progress import say, waiting, warn

@@ -34,6 +34,7 @@ from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.results import refuse_in_the_way, versions, write
+from sd3tune.train.scoring import scorers
 from sd3tune.train.sinks import told
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
@@ -93,7 +94,8 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
             state = begin(caches.prepared.plan, world)
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
         with told(caches.prepared, world, state) as stream:
-            drawing = Validations(state, caches, prompts, world, stream)
+            scored = scorers(plan, world, stream)
+            drawing = Validations(state, caches, prompts, world, stream, scored)
             run = Run(state, caches, recipe, world, stream, drawing)
             with interruptible() as interrupt:
                 evaluate_before(state, fixed, recipe)

@@ -1,62 +1,62 @@
 """Scores of validation pictures: figures of one validation as an event and a line. What fails here
-is reported by whoever draws the pictures, and never ends the run."""
+is reported, and the run goes on.
+"""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from sd3tune.encode.fill import free
 from sd3tune.plan.plan import Plan
+from sd3tune.processes.world import World
 from sd3tune.report.events import Scored
 from sd3tune.report.progress import say
 from sd3tune.report.stream import Stream
 from sd3tune.sample.clip_score import clip_scores
-
-
-@dataclass(frozen=True)
-class ScoredPicture:
-    """A picture to be scored."""
-
-    shortname: str  # of its prompt
-    prompt: str
-    image: Any  # as PIL has it
+from sd3tune.train.harmless import Harmless
+from sd3tune.train.validation import Observer, Validated
 
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """Scores the pictures of a validation with the CLIP model of the plan."""
+    """Scores the pictures of a validation with a CLIP model: a folder or repository."""
 
     model: str
-    device: torch.device
     dtype: str
+    world: World
     stream: Stream
+    harmless: Harmless
 
-    @classmethod
-    def of(cls, plan: Plan, device: torch.device, stream: Stream) -> "ClipScorer | None":
-        """None where the plan scores no pictures. CLIP has the dtype of the text encoders."""
-        if plan.score is None:
-            return None
-        return cls(plan.score.model, device, plan.precision.text.value, stream)
+    def observe(self, validated: Validated) -> None:
+        """Scores what was drawn with one version of the weights. The base model's pictures are the
+        beginning of the curve, at step 0."""
+        base = validated.kind == "base"
+        step, weights = (0, "") if base else (validated.step, validated.weights)
+        with self.harmless.at(step):
+            try:
+                pairs = [(image, picture.prompt) for picture, image in validated.drawn]
+                scores = clip_scores(self.model, pairs, self.world.device, self.dtype)
+            finally:
+                free()
+            names = [picture.shortname for picture, _ in validated.drawn]
+            self.stream.emit(Scored(step, summary(names, scores, weights)))
+            of = f" of {weights}" if weights else ""
+            when = "before training" if base else f"after step {step}"
+            say(
+                f"CLIP score{of} {math.fsum(scores) / len(scores):.1f} {when}, "
+                f"{min(scores):.1f} to {max(scores):.1f} on a scale of 100"
+            )
 
-    def score(self, step: int, weights: str, pictures: Sequence[ScoredPicture]) -> None:
-        """One validation with one version of the weights. weights: its name, "" for the usual one.
-        Raises what loading and computing raise; memory is given back either way."""
-        try:
-            pairs = [(p.image, p.prompt) for p in pictures]
-            scores = clip_scores(self.model, pairs, self.device, self.dtype)
-        finally:
-            free()
-        figures = summary([p.shortname for p in pictures], scores, weights)
-        self.stream.emit(Scored(step, figures))
-        of = f" of {weights}" if weights else ""
-        say(
-            f"CLIP score{of} {math.fsum(scores) / len(scores):.1f} after step {step}, "
-            f"{min(scores):.1f} to {max(scores):.1f} on a scale of 100"
-        )
+
+def scorers(plan: Plan, world: World, stream: Stream) -> Sequence[Observer]:
+    """What scores the pictures of a run; nothing where the plan scores none. CLIP has the dtype of
+    the text encoders."""
+    if plan.score is None:
+        return ()
+    harmless = Harmless("CLIP score", world)
+    dtype = plan.precision.text.value
+    return (ClipScorer(plan.score.model, dtype, world, stream, harmless).observe,)
 
 
 def summary(

@@ -25,9 +25,8 @@ def sinks_of(prepared: Prepared) -> list[Sink]:
     """What the plan has for trackers, webhooks and files of events, ready to receive."""
     plan = prepared.plan
     file = event_lines.EventLines(plan.output_dir / event_lines.FILE)
-    webhooks = [WebhookSink.of(plan.webhooks)] if plan.webhooks.webhooks else []
-    sinks = [file, *webhooks, *tracker_sinks(prepared)]
-    return [*sinks, *checkpoint_uploads(plan)]
+    webhooks: list[Sink] = [WebhookSink.of(plan.webhooks)] if plan.webhooks.webhooks else []
+    return [file, *webhooks, *tracker_sinks(prepared), *checkpoint_uploads(plan)]
 
 
 @contextmanager

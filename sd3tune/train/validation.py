@@ -65,14 +65,14 @@ class Validations:
     world: World
     stream: Stream
     observers: Sequence[Observer] = ()
-    stopped: Callable[[], bool] = field(default=lambda: False, init=False)
+    stopped: Callable[[], bool] = field(init=False)  # asked before each picture, by each process
     steps: set[int] = field(default_factory=set)  # drawn by this process
     harmless: Harmless = field(init=False)
     previews: Previews = field(init=False)
     begun: int = field(init=False)  # the step that the run continues from
 
     def __post_init__(self) -> None:
-        self.harmless = Harmless("validation", self.world)
+        self.harmless, self.stopped = Harmless("validation", self.world), never
         self.begun = self.state.step
         plan, step = self.caches.prepared.plan, lambda: self.state.step
         main = self.world.main
@@ -139,7 +139,7 @@ class Validations:
     def end(self) -> tuple[tuple[Path, ...], Path | None]:
         """Draws the result. Returns the pictures, and the sheet that has the base model beside
         it."""
-        self.stopped = lambda: False
+        self.stopped = never
         files, sheet = self.draw("end"), None
         with self.harmless.at(self.state.step):
             if files:
@@ -184,12 +184,16 @@ class Validations:
         drawn: list[tuple[Picture, Any]] = []
         step, plan = self.state.step, job.plan
         weights = BASE if kind == BASE else at.name if at != self.folder else ""
+        sums: list[str | None] = []  # of the adapter, when its values are in place
 
         def receive(picture: Picture, image: Any) -> None:
             name = name_of(picture, plan)
             path = at / (name if kind == BASE else of_step(step, name))
             with disk.explained("write pictures in", at):
-                about = texts(job, picture, step, weights or LAST)
+                if not sums:  # split values would have to be gathered by every process
+                    known = kind != BASE and not plan.parallel.sharded
+                    sums.append(self.state.trained.weights_sha256() if known else None)
+                about = texts(job, picture, step, weights or LAST, sums[0])
                 keep(image, path, about, plan.pictures.quality)
             files.append(path)
             drawn.append((picture, image))
@@ -203,3 +207,8 @@ class Validations:
             with self.harmless.at(step):
                 observer(Validated(step, kind, weights, drawn))
         return files
+
+
+def never() -> bool:
+    """No signal ends what is drawn."""
+    return False

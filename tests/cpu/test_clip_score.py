@@ -17,15 +17,19 @@ from transformers import CLIPModel, CLIPProcessor
 from sd3tune import preflight
 from sd3tune.config.config import Config
 from sd3tune.errors import ModelError
-from sd3tune.report.events import Event, Scored, as_json
+from sd3tune.processes.world import ALONE_ON_CPU
+from sd3tune.report.events import Event, Scored
 from sd3tune.report.stream import Stream
 from sd3tune.sample.clip_score import clip_scores, cosine_scores
-from sd3tune.train.scoring import ClipScorer, ScoredPicture, summary
+from sd3tune.sample.pipeline import Picture
+from sd3tune.train.scoring import scorers, summary
+from sd3tune.train.validation import Validated
 from tests.cpu import clips
+from tests.cpu.conftest import Train
 from tests.plans import plan
 
 CPU = torch.device("cpu")
-PROMPTS = ["a tabby cat", "a rocket lifting off at night " * 40, "a wall of red bricks"]
+PROMPTS = ["a tabby cat", "a rocket lifting off at night", "a wall of red bricks"]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,12 @@ def test_each_picture_has_the_score_of_torchmetrics_and_of_a_cosine_in_float64(c
         assert score == pytest.approx(max(0.0, 100 * cosine), abs=1e-3)
 
 
+def test_a_prompt_is_cut_where_clip_ends(clip: Path) -> None:
+    one, other = ("a tabby cat " * 40, "a tabby cat " * 40 + "a rocket")
+    first, second = clip_scores(str(clip), [(picture(1), one), (picture(1), other)], CPU, "fp32")
+    assert first == second > 0
+
+
 def test_a_score_is_between_0_and_100() -> None:
     a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
     b = torch.tensor([[2.0, 0.0], [-1.0, 0.0], [4.0, 3.0]])
@@ -91,22 +101,45 @@ def test_every_picture_of_every_prompt_counts() -> None:
     assert summary(["cat"], [10.0], "ema")["clip/ema/std"] == 0.0
 
 
-def test_a_validation_becomes_an_event(clip: Path) -> None:
+def test_a_validation_becomes_an_event_and_a_failure_a_warning(
+    clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     events: list[Event] = []
-    sink = SimpleNamespace(name="list", receive=events.append, close=lambda: None)
-    assert ClipScorer.of(plan("rtx4090"), CPU, Stream()) is None
-    settings: dict[str, Any] = {
-        "evaluation_type": "clip",
-        "pretrained_evaluation_model_name_or_path": str(clip),
-    }
-    scorer = ClipScorer.of(plan("rtx4090", **settings), CPU, Stream([sink]))
-    assert scorer is not None and scorer.dtype == "bf16"
-    pictures = [ScoredPicture("cat", "a tabby cat", picture(seed)) for seed in range(10)]
-    scorer.score(7, "", pictures)
-    (scored,) = events
+    stream = Stream([SimpleNamespace(name="list", receive=events.append, close=lambda: None)])
+    assert scorers(plan("rtx4090"), ALONE_ON_CPU, stream) == ()
+    settings: dict[str, Any] = {"evaluation_type": "clip"}
+    named = settings | {"pretrained_evaluation_model_name_or_path": str(clip)}
+    (observe,) = scorers(plan("rtx4090", **named), ALONE_ON_CPU, stream)
+    embeds = torch.empty(0), torch.empty(0)
+    drawn = [(Picture("cat", "a tabby cat", embeds, (64, 64), i), picture(i)) for i in range(10)]
+    observe(Validated(7, "during", "", drawn))
+    observe(Validated(9, "base", "base", drawn))
+    scored, base = events
     assert isinstance(scored, Scored) and scored.step == 7
     assert scored.scores["clip/min"] < scored.scores["clip/mean"] < scored.scores["clip/max"]
-    assert json.loads(json.dumps(as_json(scored)))["scores"]["clip/prompt/cat"] > 0
+    assert isinstance(base, Scored) and base == Scored(0, scored.scores)
+    (fails,) = scorers(plan("rtx4090", **settings), ALONE_ON_CPU, stream)
+    fails(Validated(8, "end", "", drawn))  # offline
+    assert len(events) == 2
+    assert "the CLIP score at step 8 failed, and the run goes on" in caplog.text
+
+
+def test_a_run_scores_its_pictures_and_trains_as_one_without(
+    clip: Path, run: Train, tmp_path: Path
+) -> None:
+    words = ("max_train_steps=1", "lr_warmup_steps=0", "validation_disable=false",
+             "validation_num_inference_steps=1", "validation_resolution=64x64",
+             "user_prompt_library=null", "validation_prompt=a tabby cat")  # fmt: skip
+    scored, plain = tmp_path / "scored", tmp_path / "plain"
+    run(*words, "evaluation_type=clip", f"output_dir={scored}",
+        f"pretrained_evaluation_model_name_or_path={clip}")  # fmt: skip
+    run(*words, "validation_disable=true", f"output_dir={plain}")
+    events = [json.loads(line) for line in (scored / "events.jsonl").read_text().splitlines()]
+    steps = [e["step"] for e in events if e["event"] == "scores"]
+    assert steps == [0, 1]
+    first, second = ((o / "checkpoint-1" / "trained.safetensors").read_bytes()
+                     for o in (scored, plain))  # fmt: skip
+    assert first == second
 
 
 @pytest.mark.parametrize("spoil, words", [

@@ -95,7 +95,8 @@ class Drawing:
         pipe = pipeline(transformer, vae, 3.0)
         picture = Picture("cup", "a red cup", embeds, (96, 64))
         on_step = None if watching is None else watching(picture)
-        how = Sampling(self.plan.pictures, embeds, None)
+        drawn = self.plan.pictures
+        how = Sampling(drawn.sampling_steps, drawn.guidance, 3.0, drawn.skip, "", embeds, None)
         with torch.no_grad():
             return np.asarray(draw_picture(pipe, picture, how, on_step))
 

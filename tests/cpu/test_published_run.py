@@ -46,7 +46,9 @@ def draws(output: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarr
 
 
 def validation_picture(outcome: Outcome) -> np.ndarray:
-    return np.asarray(Image.open(outcome.pictures[0]), float)
+    """Of the first prompt."""
+    path = next(p for p in outcome.pictures if "unconditional" not in p.name)
+    return np.asarray(Image.open(path), float)
 
 
 def test_a_run_is_published_and_its_card_draws_its_picture(
@@ -57,6 +59,8 @@ def test_a_run_is_published_and_its_card_draws_its_picture(
                   "modelspec_comment=after {current_step} steps")  # fmt: skip
     held = hub.repositories["me/my-cat"]
     pictures = {f"validation_images/{path.name}" for path in outcome.pictures}
+    pictures |= {f"benchmarks/base_model/{name.partition('step_2_')[2]}" for name in pictures}
+    pictures.add("validation_images/before_after.png")
     assert held.private and pictures and held.files.keys() == pictures | {
         RESULT, "README.md", "training_settings.json"
     }  # fmt: skip

@@ -156,10 +156,12 @@ def taken(step: int) -> StepTaken:
     return StepTaken(step, numbers, ((0.5, step / 4),))
 
 
-def drawn(folder: Path, step: int, name: str, size: tuple[int, int]) -> PictureDrawn:
-    path = folder / f"{step}_{name}_{size[0]}.png"
-    Image.new("RGB", size, "red").save(path)
-    return PictureDrawn(step, path, name, f"a photo of {name}", size, 42, 0, "")
+def drawn(
+    folder: Path, step: int, name: str, size: tuple[int, int], weights: str = ""
+) -> PictureDrawn:
+    path = folder / f"{step}_{name}_{size[0]}{weights}.png"
+    Image.new("RGB", size, "blue" if weights else "red").save(path)
+    return PictureDrawn(step, path, name, f"a photo of {name}", size, 42, 0, weights)
 
 
 def story(folder: Path) -> Iterator[Event]:
@@ -169,6 +171,7 @@ def story(folder: Path) -> Iterator[Event]:
     yield Evaluated(2, "eval", 3.5, {0.1: 3.0, 0.5: float("nan")})
     yield drawn(folder, 2, "cat", (16, 8))
     yield drawn(folder, 2, "cat", (8, 8))
+    yield drawn(folder, 2, "cat", (8, 8), "base")
     yield drawn(folder, 2, "dog", (8, 8))
     yield Scored(2, {"clip/mean": 0.25})
     yield MessageSaid(2, "warning", "a spike")
@@ -204,18 +207,20 @@ def test_pictures_are_side_by_side_for_each_prompt(told: Told) -> None:
     keys = {(step, key) for step, key, _ in told.read("b" * 32) if "validation/" in key}
     if told.opened is TensorBoard:
         assert keys == {(2, "validation/cat/16x8"), (2, "validation/cat/8x8"),
-                        (2, "validation/dog/8x8"), (3, "validation/cat/8x8")}  # fmt: skip
+                        (2, "validation/cat/8x8/base"), (2, "validation/dog/8x8"),
+                        (3, "validation/cat/8x8")}  # fmt: skip
         sizes = [v for _, key, v in told.read("b" * 32) if key == "validation/cat/16x8"]
         assert sizes == [(16, 8)]
     elif told.opened is Trackio:
-        assert keys == {(2, "validation/cat/0"), (2, "validation/cat/1"),
-                        (2, "validation/dog"), (3, "validation/cat")}  # fmt: skip
+        assert keys == {(2, "validation/cat/16x8"), (2, "validation/cat/8x8/0"),
+                        (2, "validation/cat/8x8/1"), (2, "validation/dog/8x8"),
+                        (3, "validation/cat/8x8")}  # fmt: skip
     else:
         shown = {(step, key): value for step, key, value in told.read("b" * 32)}
-        assert shown[2, "validation/cat"]["count"] == 2
-        assert shown[2, "validation/dog"]["captions"] == ["a photo of dog (8x8, seed 42)"]
-        assert shown[3, "validation/cat"]["count"] == 1
-        assert len(list(told.folder.rglob("media/images/validation/*.png"))) == 4
+        assert shown[2, "validation/cat/8x8"]["count"] == 2
+        assert shown[2, "validation/dog/8x8"]["captions"] == ["a photo of dog (8x8, seed 42)"]
+        assert shown[3, "validation/cat/8x8"]["count"] == 1
+        assert len(list(told.folder.rglob("media/images/validation/**/*.png"))) == 5
     assert any(step == 3 and key == "sheets/grid" for step, key, _ in told.read("b" * 32))
 
 
@@ -227,10 +232,10 @@ def test_pictures_are_a_table_of_all_prompts(told: Told) -> None:
         assert "| cat | a photo of cat (16x8, seed 42) | 2_cat_16.png |" in found[2]
     elif told.opened is Trackio:
         assert [row["prompt"] for row in found[2]["_value"]] == (
-            ["a photo of cat"] * 2 + ["a photo of dog"]
+            ["a photo of cat"] * 3 + ["a photo of dog"]
         )
     else:
-        assert found[2]["_type"] == "table-file" and found[2]["nrows"] == 3
+        assert found[2]["_type"] == "table-file" and found[2]["nrows"] == 4
 
 
 def test_a_resumed_run_has_each_point_once(told: Told) -> None:

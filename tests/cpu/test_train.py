@@ -214,7 +214,7 @@ def test_pictures_are_drawn_for_every_prompt_and_size(run: Train, tmp_path: Path
     names = sorted(p.name for p in outcome.pictures)
     assert names == sorted(
         f"step_2_{name}_0_{size}.png"
-        for name in ("cat", "rocket", "validation")
+        for name in ("unconditional", "cat", "rocket", "validation")
         for size in ("128x128", "192x128")
     )
     sizes = {shown(p).size for p in outcome.pictures}

@@ -228,7 +228,7 @@ def test_a_misspelt_name_gets_the_nearest_setting(name: str) -> None:
     assert re.fullmatch(r"did you mean `(\w+)`\?", problem.hint)
 
 
-@pytest.mark.parametrize("name", ["report_too", "snr_gama", "post_upload_scripts", "xyz"])
+@pytest.mark.parametrize("name", ["snr_gama", "post_upload_scripts", "xyz"])
 def test_no_guess_leads_to_a_setting_that_is_not_supported(name: str) -> None:
     (problem,) = reading(**{name: 1}).problems
     assert problem.hint == "docs/reference/settings.md lists them all"
@@ -249,7 +249,6 @@ def test_a_value_that_is_off_passes_with_a_note(name: str, value: Any) -> None:
 
 INERT: list[tuple[dict[str, Any], str]] = [
     ({"publishing_config": "x", "push_to_hub": False}, "push_to_hub is off"),
-    ({"tracker_project_name": "x", "report_to": "none"}, "report_to is off"),
     ({"disable_bucket_pruning": True}, "the value asks for nothing"),
     ({"set_grads_to_none": True}, "it changes no result"),
     ({"metadata_update_interval": 65}, "it changes no result"),
@@ -280,7 +279,7 @@ def test_a_setting_whose_switch_is_off_passes_with_a_note(
 @pytest.mark.parametrize("switch, names_of_it", inert.SWITCHES.items())
 def test_the_same_setting_is_refused_while_its_switch_is_on(switch: str, names_of_it: str) -> None:
     for name in names_of_it.split():
-        on = "x" if switch in ("init_lora", "report_to") else True
+        on = "x" if switch == "init_lora" else True
         problems = reading(**{switch: on, name: 0.5}).problems
         assert any(f"`{name}=" in p.message for p in problems) or name in inert.NO_RESULT
 

@@ -78,6 +78,10 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (ROLLOUT | {f"{S}reflexflow": False}, {f"{S}reflexflow_alpha": 2, f"{S}reflexflow_beta1": 2, f"{S}reflexflow_beta2": 2}, f"{S}reflexflow is false"),
     ({}, {"ema_decay": 0.9, "ema_warmup_steps": 3, "ema_update_interval": 2, "ema_device": "accelerator", "ema_validation": "ema_only"}, "use_ema is false"),
     ({}, {"checkpoints_rolling_total_limit": 3}, "checkpointing_rolling_steps is 0"),
+    ({}, {"tracker_project_name": "x", "tracker_run_name": "x", "tracker_image_layout": "table", "logging_dir": "x"}, "report_to is none"),
+    ({"report_to": "tensorboard"}, {"tracker_project_name": "x"}, "tensorboard has no projects"),
+    ({"report_to": "trackio"}, {"logging_dir": "x"}, "trackio keeps its data in TRACKIO_DIR"),
+    ({"report_to": "wandb"}, {"tracker_image_layout": "table"}, "there is no prompt to draw"),
     ({}, {"machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 30000}, "num_machines is 1"),
     ({}, {"fsdp_reshard_after_forward": False}, "fsdp_enable is false"),
     ({"validation_disable": True}, {"validation_prompt": "x", "user_prompt_library": "l.json", "validation_prompt_library": True, "validation_step_interval": 5}, "validation_disable is true"),
@@ -140,7 +144,7 @@ ALWAYS = """
     checkpointing_rolling_steps checkpoints_total_limit resume_from_checkpoint num_processes
     max_grad_norm variant model_card_safe_for_work model_card_note
     modelspec_comment pretrained_model_name_or_path
-    pretrained_transformer_model_name_or_path webhook_config
+    pretrained_transformer_model_name_or_path webhook_config report_to
 """.split()
 
 
@@ -256,6 +260,9 @@ NOT_SWITCHED = {
     ("cache_dir_quantised", "output_dir"),
     ("init_lora", "lora_rank"),  # a limit, compared with the file
     ("resume_from_checkpoint", "output_dir"),
+    ("tracker_run_name", "output_name"),  # its default
+    ("tracker_run_name", "output_dir"),
+    ("logging_dir", "output_dir"),
     ("keep_best_checkpoint", "checkpoints_total_limit"),
     ("keep_best_checkpoint", "early_stopping_patience"),  # its default
 }

@@ -22,6 +22,7 @@ FOLDERS = "sd3tune|tests|docs|scripts|examples|docker|benchmarks"
 NAMED = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[\w-]+/[\w/-]+\.py)`")
 OF_OTHERS = {  # files of Python, PyTorch, diffusers and SageAttention that the code names
     "tokenize.py", "site.py", "torch/version.py", "version.py", "loaders/lora_base.py", "core.py",
+    "sd3_impls.py",
 }  # fmt: skip
 MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 
@@ -144,9 +145,11 @@ def test_settings_that_are_called_required_are_refused_when_they_are_left_out(
     load_run(tmp_path / "config/config.json", ())
     page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     required = set(re.findall(r"^\| `(\w+)` \| required", page, re.M))
-    assert required == {"output_dir", "id", "path"}
+    assert required == {"output_dir", "id", "path", "webhook_type"}
     project.config(output_dir=...)
     refused(project, "output_dir")
+    project.config(webhook_config={"callback_url": "http://h"})
+    refused(project, "webhook_type")
     project.config()
     project.datasets({k: v for k, v in whole.items() if k != "id"}, TEXT)
     refused(project, "id")

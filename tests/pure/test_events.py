@@ -106,6 +106,9 @@ def test_a_resumed_run_voids_what_it_repeats(tmp_path: Path) -> None:
     left = [(e["event"], e["step"]) for e in standing(read(path)[0])]
     assert left == [("run.started", 0), ("checkpoint", 2), ("run.started", 2),
                     ("checkpoint", 4), ("run.ended", 6)]  # fmt: skip
+    EventLines(path).receive(started(1, "a-12345678"))  # went back to step 1
+    left = [(e["event"], e["step"]) for e in standing(read(path)[0])]
+    assert left == [("run.started", 0), ("run.started", 1)]
     EventLines(path).receive(started(3, "b"))  # another run in the same folder
     assert [e["run"] for e in standing(read(path)[0])] == ["b"]
 

@@ -24,7 +24,7 @@ from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.publish import card, markdown, publication
 from sd3tune.publish.card import Ended
-from sd3tune.publish.gallery import GalleryPicture, gallery
+from sd3tune.publish.card_pictures import GalleryPicture, gallery
 from sd3tune.sd3.models import find
 from tests.plans import LARGE, MEDIUM, samples
 

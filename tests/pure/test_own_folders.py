@@ -90,11 +90,12 @@ def test_a_dataset_inside_output_dir_is_trained_on(project: Project, look: Look)
 
 
 @pytest.mark.parametrize("folder", ["output", "output/validation_images", "output/../output",
-                                    "output/validation_images/ema"])  # fmt: skip
+                                    "output/validation_images/ema", "output/benchmarks"])  # fmt: skip
 def test_a_dataset_that_is_the_output_itself_is_refused(
     folder: str, project: Project, look: Look
 ) -> None:
     picture(project.root / "output" / "validation_images" / "ema")
+    picture(project.root / "output" / "benchmarks" / "base_model")
     project.image(instance_data_dir=folder)
     with pytest.raises(ConfigError, match="its own pictures") as refused:
         look()

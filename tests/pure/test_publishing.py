@@ -10,7 +10,7 @@ import pytest
 
 from sd3tune.errors import ConfigError, DataError, PublishError
 from sd3tune.formats import file_metadata, manifest
-from sd3tune.publish import card, publication, receipt, run_folder
+from sd3tune.publish import card, publication, published_files, receipt
 from sd3tune.publish.checkpoint_uploads import MOST_WAITING, CheckpointUploads, in_background
 from sd3tune.publish.login import Destination, destination
 from sd3tune.publish.receipt import Receipt
@@ -20,6 +20,7 @@ from sd3tune.report.stream import Sink, streaming
 from tests import safetensors_files
 from tests.commands import exit_code
 from tests.loopback_hub import FINE, READ, WRITE, LoopbackHub, Repository, loopback_hub
+from tests.plans import plan
 
 # httpx2 2.16 warns huggingface_hub 2.4 of its own argument. Look again at huggingface_hub 2.5.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -177,7 +178,7 @@ def test_a_hub_that_is_gone_is_one_error_with_a_way_on(
 
 
 def test_a_checkpoint_goes_up_without_its_optimizer(hub: LoopbackHub, output: Path) -> None:
-    assert [f.name for f in run_folder.files_of_checkpoint(output / "checkpoint-2")] == [
+    assert [f.name for f in published_files.files_of_checkpoint(output / "checkpoint-2")] == [
         f"checkpoint-2/{RESULT}"
     ]
     to = my_cat()
@@ -265,16 +266,29 @@ def test_a_name_that_no_hub_takes_is_refused(
 
 def test_a_folder_without_a_result_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no result"):
-        run_folder.files_of_run(tmp_path, "me/x")
+        published_files.files_of_run(tmp_path, "me/x")
 
 
 def test_the_receipt_is_believed_for_the_same_hub_and_the_same_bytes_only(
     hub: LoopbackHub, output: Path
 ) -> None:
-    files: list[Any] = run_folder.files_of_run(output, "me/x")
+    files: list[Any] = published_files.files_of_run(output, "me/x")
     kept = Receipt(output, "https://a/me/x")
     kept.keep([(f, receipt.fingerprint(f)) for f in files])
     assert Receipt(output, "https://a/me/x").missing(files) == []
     assert len(Receipt(output, "https://b/me/x").missing(files)) == 5
     (output / receipt.FILE).write_text('{"published": 3}')
     assert len(Receipt(output, "https://a/me/x").missing(files)) == 5
+
+
+@pytest.mark.parametrize(
+    "settings, name",
+    [({"hub_model_id": "me/a", "output_name": "b"}, "me/a"),
+     ({"tracker_project_name": "my project", "output_name": "b"}, "my-project"),
+     ({"output_name": "Katze-süß v1.2"}, "Katze-s-v1.2"), ({}, "")],
+)  # fmt: skip
+def test_a_repository_has_the_name_that_the_settings_give_it(
+    settings: dict[str, Any], name: str
+) -> None:
+    publishing = plan("h100-sxm", **settings).publishing
+    assert publishing.repository == name

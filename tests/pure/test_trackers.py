@@ -9,6 +9,7 @@ import pytest
 
 from sd3tune.backends.decide import chips
 from sd3tune.config.config import Config
+from sd3tune.config.rules.contradictions import repository_name
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.inputs import RunInputs
@@ -121,6 +122,15 @@ def test_a_name_that_a_tracker_would_refuse_is_refused_here(key: str, name: str)
         Config(output_dir="o", data_backend_config="d", max_train_steps=1, **named)
 
 
+def test_a_project_that_is_named_names_the_repository_too() -> None:
+    """As SimpleTuner does. A default project is nobody's name for a repository."""
+    made: dict[str, Any] = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 1,
+                            "output_name": "cats", "push_to_hub": True}  # fmt: skip
+    assert repository_name(Config(**made)) == "cats"
+    assert repository_name(Config(**made, tracker_project_name="dogs")) == "dogs"
+    assert repository_name(Config(**made, tracker_project_name="d", hub_model_id="a/b")) == "a/b"
+
+
 KEY = "0123456789" * 4
 
 
@@ -129,7 +139,7 @@ def test_weights_and_biases_is_offline_without_a_key_and_says_so(tmp_path: Path)
     mode = wandb_mode(home, Path("o/logs"))
     assert mode.value == "offline" and "no key for api.wandb.ai" in mode.reason
     assert "set WANDB_API_KEY or run `wandb login`" in mode.reason
-    assert "kept in o/logs/wandb, and `wandb sync` sends it" in mode.reason
+    assert "kept here, and `wandb sync o/logs/wandb/offline-run-*` sends it" in mode.reason
     assert wandb_mode(home | {"WANDB_API_KEY": KEY}, Path("o")).value == "online"
     for name in ("offline", "OFFLINE", "dryrun"):
         off = wandb_mode(home | {"WANDB_API_KEY": KEY, "WANDB_MODE": name}, Path("o"))

@@ -61,7 +61,8 @@ def unused_options(c: AllSettings) -> tuple[str, str, str] | None:
 def repository_name(c: AllSettings) -> str:
     """The repository of push_to_hub as the settings name it; empty where none does. Without a
     namespace it is in the user's own."""
-    return c.hub_model_id or as_name(c.output_name or "")
+    project = c.tracker_project_name if c.source("tracker_project_name").by == "user" else ""
+    return c.hub_model_id or as_name(project or c.output_name or "")
 
 
 def always_euler(name: str, only: object) -> Rule[AllSettings]:
@@ -335,7 +336,7 @@ OTHERS = (
 )
 PUBLISHING = (
     error(
-        "push_to_hub hub_model_id output_name",
+        "push_to_hub hub_model_id tracker_project_name output_name",
         lambda c: c.push_to_hub and not repository_name(c),
         "push_to_hub=true names no repository",
         "set hub_model_id=NAME, which is then in your own namespace",

@@ -7,8 +7,8 @@ are in plan/warnings.py.
 from collections.abc import Callable
 
 from sd3tune.config.rules.contradictions import changed
+from sd3tune.config.rules.idle import no_pictures
 from sd3tune.config.rules.rule import Rule
-from sd3tune.config.rules.without_effect import no_pictures
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS

@@ -10,8 +10,8 @@ from typing import Any
 from sd3tune.config.datasets.image_dataset import ImageDataset, TextEmbeds
 from sd3tune.config.rules.contradictions import changed, schedules
 from sd3tune.config.rules.dataset_contradictions import DatasetOfRun
+from sd3tune.config.rules.idle import no_pictures
 from sd3tune.config.rules.rule import Rule
-from sd3tune.config.rules.without_effect import no_pictures
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.decision import Provenance
 from sd3tune.tables.dataset_types import IMAGE, TEXT_EMBEDS

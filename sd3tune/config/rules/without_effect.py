@@ -1,59 +1,21 @@
 """Settings that were set and change nothing, because another one switches them off.
 
-A row is a warning for each of its settings that the user set to another value than its default. No
-warning follows where a word of the command line switches off what the file sets up: that is what
-the word is for.
+What a row is: idle.py. What a run shows and reports is in reporting_without_effect.py.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from sd3tune.config.problems import COMMAND_LINE
-from sd3tune.config.rules.contradictions import SCHEDULES, changed, no_evaluation, schedules
-from sd3tune.config.rules.rule import Rule
+from sd3tune.config.rules.contradictions import SCHEDULES, schedules
+from sd3tune.config.rules.idle import PICTURES_ARE_DRAWN_BY, Idle, no_pictures
+from sd3tune.config.rules.reporting_without_effect import PICTURES, REPORTING
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS
 
-PICTURES_ARE_DRAWN_BY = (
-    "validation_disable validation_prompt user_prompt_library validation_prompt_library"
-)
 TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
 
 
 def _trains_bf16(c: AllSettings) -> bool:
     return OPTIMIZERS[c.optimizer or "adamw"].bf16_weights
-
-
-@dataclass(frozen=True)
-class Idle:
-    """names, switches: the settings and those that switch them off, between blanks. why, hint:
-    `{c.NAME}` is the value of a setting."""
-
-    names: str
-    switches: str
-    when: Callable[[AllSettings], object]
-    why: str
-    hint: str
-
-    def rows(self) -> tuple[Rule[AllSettings], ...]:
-        """A rule for each of the settings."""
-        return tuple(self._row(name) for name in self.names.split())
-
-    def _row(self, name: str) -> Rule[AllSettings]:
-        def idle(c: AllSettings) -> object:
-            written = c.source(name).by == "user" and changed(c, name)
-            return written and not self._switched_for_this_run(name, c) and self.when(c)
-
-        return Rule((name,), "warning", idle, f"{name} has no effect: {self.why}", self.hint)
-
-    def _switched_for_this_run(self, name: str, c: AllSettings) -> bool:
-        """Whether the file sets `name`, and a word of the command line one of its switches."""
-        typed = {
-            switch for switch in self.switches.split() if c.source(switch).file == COMMAND_LINE
-        }
-        return bool(typed) and c.source(name).file != COMMAND_LINE
 
 
 def model_is_local(c: AllSettings) -> bool:
@@ -75,15 +37,6 @@ def rollout(c: AllSettings) -> int:
 def of_rollout(names: str) -> str:
     """The settings' names in full."""
     return " ".join(f"scheduled_sampling_{name}" for name in names.split())
-
-
-def no_pictures(c: AllSettings) -> tuple[str, str] | None:
-    """Why no validation picture is drawn, and what would draw some."""
-    if c.validation_disable:
-        return "validation_disable is true", "leave out validation_disable"
-    if not (c.validation_prompt or c.user_prompt_library or c.validation_prompt_library):
-        return "there is no prompt to draw", "set validation_prompt"
-    return None
 
 
 MODEL = (
@@ -296,36 +249,6 @@ KEPT = (
         "leave it out, or set checkpointing_rolling_steps",
     ),
 )
-TRACKERS = (
-    Idle(
-        "tracker_project_name tracker_run_name tracker_image_layout logging_dir",
-        "report_to",
-        lambda c: not c.report_to,
-        "report_to is none",
-        "leave it out, or set report_to",
-    ),
-    Idle(
-        "tracker_image_layout",
-        f"report_to {PICTURES_ARE_DRAWN_BY}",
-        lambda c: no_pictures(c) if c.report_to else None,
-        "{which[0]}",
-        "leave it out, or {which[1]}",
-    ),
-    Idle(
-        "tracker_project_name",
-        "report_to",
-        lambda c: c.report_to == ("tensorboard",),
-        "tensorboard has no projects",
-        "leave it out, or set logging_dir",
-    ),
-    Idle(
-        "logging_dir",
-        "report_to",
-        lambda c: c.report_to == ("trackio",),
-        "trackio keeps its data in TRACKIO_DIR",
-        "leave it out",
-    ),
-)
 PROCESSES = (
     Idle(
         "machine_rank main_process_ip main_process_port",
@@ -342,142 +265,8 @@ PROCESSES = (
         "leave it out, or set fsdp_enable=true",
     ),
 )
-PICTURES = (
-    Idle(
-        "user_prompt_library validation_prompt validation_prompt_library",
-        "validation_disable",
-        lambda c: c.validation_disable,
-        "validation_disable is true",
-        "leave it out, or leave out validation_disable",
-    ),
-    Idle(
-        "validation_negative_prompt validation_resolution validation_guidance "
-        "validation_num_inference_steps validation_noise_scheduler validation_seed "
-        "validation_randomize num_validation_images validation_lycoris_strength "
-        "validation_image_format "
-        "validation_step_interval validation_epoch_interval validate_after_step "
-        "validate_after_epoch validation_on_startup disable_benchmark "
-        "validation_disable_unconditional validation_guidance_skip_layers",
-        PICTURES_ARE_DRAWN_BY,
-        no_pictures,
-        "{which[0]}",
-        "leave it out, or {which[1]}",
-    ),
-    Idle(
-        "ema_validation",
-        PICTURES_ARE_DRAWN_BY,
-        lambda c: no_pictures(c) if c.use_ema else None,
-        "{which[0]}",
-        "leave it out, or {which[1]}",
-    ),
-    Idle(
-        "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
-        "validation_guidance_skip_scale",
-        "validation_guidance_skip_layers",
-        lambda c: not c.validation_guidance_skip_layers,
-        "validation_guidance_skip_layers is not set",
-        "leave it out, or set validation_guidance_skip_layers=[7, 8, 9]",
-    ),
-    Idle(
-        "validation_image_quality",
-        "validation_image_format",
-        lambda c: c.validation_image_format == "png",
-        "PNG loses nothing",
-        "leave it out, or set validation_image_format to jpeg or webp",
-    ),
-    Idle(
-        "validation_multigpu",
-        "fsdp_enable",
-        lambda c: c.fsdp_enable,
-        "fsdp_enable splits the weights: all processes draw each picture together",
-        "leave it out",
-    ),
-    Idle(
-        "validation_lycoris_strength",
-        "model_type",
-        lambda c: c.model_type == "full" and not no_pictures(c),
-        "model_type=full has no adapter",
-        "leave it out",
-    ),
-    Idle(
-        "validation_negative_prompt",
-        "validation_guidance",
-        lambda c: c.validation_guidance <= 1 and not no_pictures(c),
-        "validation_guidance={c.validation_guidance:g} does not look at it",
-        "leave it out, or set validation_guidance above 1",
-    ),
-)
-PUBLISHING = (
-    Idle(
-        "push_checkpoints_to_hub model_card_private",
-        "push_to_hub",
-        lambda c: not c.push_to_hub,
-        "push_to_hub is false",
-        "leave it out, or set push_to_hub",
-    ),
-    Idle(
-        "push_to_hub_background",
-        "push_to_hub push_checkpoints_to_hub",
-        lambda c: not (c.push_to_hub and c.push_checkpoints_to_hub),
-        "no checkpoint is uploaded",
-        "leave it out, or set push_to_hub and push_checkpoints_to_hub",
-    ),
-)
-WATCHED = (
-    Idle(
-        "validation_preview",
-        PICTURES_ARE_DRAWN_BY,
-        no_pictures,
-        "{which[0]}",
-        "leave it out, or {which[1]}",
-    ),
-    Idle(
-        "validation_preview_steps",
-        "validation_preview",
-        lambda c: not c.validation_preview,
-        "validation_preview is false",
-        "leave it out, or set validation_preview=true",
-    ),
-    Idle(
-        "webhook_reporting_interval",
-        "webhook_config",
-        lambda c: not any(w.takes_progress for w in c.webhook_config),
-        "no webhook takes progress: webhook_type=raw does",
-        "leave it out, or add such a webhook to webhook_config",
-    ),
-)
-EVALUATION = (
-    Idle(
-        "eval_steps_interval eval_epoch_interval",
-        "eval_loss_disable",
-        lambda c: c.eval_loss_disable,
-        "eval_loss_disable is true",
-        "leave out one of them",
-    ),
-    Idle(
-        "num_eval_images eval_timesteps eval_dataset_id eval_dataset_pooling",
-        "eval_steps_interval eval_epoch_interval eval_loss_disable",
-        no_evaluation,
-        "{which[0]}",
-        "leave it out, or {which[1]}",
-    ),
-    Idle(
-        "pretrained_evaluation_model_name_or_path",
-        "evaluation_type",
-        lambda c: c.evaluation_type == "none",
-        "evaluation_type is none",
-        "leave it out, or set evaluation_type=clip",
-    ),
-    Idle(
-        "evaluation_type",
-        PICTURES_ARE_DRAWN_BY,
-        no_pictures,
-        "{which[0]}",
-        "leave it out, or {which[1]}",
-    ),
-)
 IDLE = (
     *MODEL, *ADAPTER, *OPTIMISATION, *HARDWARE, *FLOW, *ROLLOUT, *KEPT, *PROCESSES, *PICTURES,
-    *WATCHED, *EVALUATION, *TRACKERS, *PUBLISHING,
+    *REPORTING,
 )  # fmt: skip
 WITHOUT_EFFECT = tuple(row for idle in IDLE for row in idle.rows())

@@ -37,8 +37,7 @@ class TensorBoard:
         layout `table` there is also a list of what is drawn."""
         for name, group in by_prompt(drawn).items():
             for picture in group:
-                width, height = picture.size
-                parts = [name, f"{width}x{height}", *filter(None, [picture.weights])]
+                parts = [name, *filter(None, [picture.weights])]
                 tag = "/".join([*parts, str(picture.index)] if picture.index else parts)
                 self._writer.add_image(tag, pixels(picture.path), step, dataformats="HWC")
         if self._table:

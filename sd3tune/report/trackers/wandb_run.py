@@ -42,8 +42,8 @@ class Wandb:
             return self._init(run, "online")
         except (self._wandb.Error, OSError) as error:
             words = str(error).partition("\n")[0]
-            warn(f"wandb cannot be reached ({words}); this run is kept in {run.folder / 'wandb'}, "
-                 "and `wandb sync --sync-all` there sends it")  # fmt: skip
+            warn(f"wandb cannot be reached ({words}); this run is kept here, and `wandb sync "
+                 f"{run.folder / 'wandb'}/offline-run-*` sends it")  # fmt: skip
             self._wandb.teardown()
             return self._init(run, "offline")
 

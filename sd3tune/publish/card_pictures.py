@@ -32,13 +32,14 @@ class GalleryPicture:
 
 
 def gallery(output: Path, pictures: Sequence[Path], step: int) -> list[GalleryPicture]:
-    """The pictures of the end of a run that are below output_dir, the first of them. step: of
-    training."""
+    """The pictures of the end of a run that are below output_dir, the first of them; those without
+    a prompt last. step: of training."""
     shown = [path for path in pictures if path.is_relative_to(output) and opening.is_regular(path)]
-    return [
+    found = [
         GalleryPicture(link(output, path), _before(output, path, step), metadata(path))
-        for path in shown[:MOST]
+        for path in shown
     ]
+    return sorted(found, key=lambda picture: not picture.prompt)[:MOST]
 
 
 def metadata(path: Path) -> dict[str, Any]:
@@ -54,11 +55,7 @@ def linked(card: str, output: Path) -> Iterator[Path]:
     """The pictures that a card links to, where they are regular files below output_dir's folders of
     pictures."""
     folders = [(output / name).resolve() for name in (PICTURES, BASE_PICTURES)]
-    for part in dict.fromkeys(
-        card.replace("(", "\n").replace(" ", "\n").replace(")", "\n").split("\n")
-    ):
-        if not part.startswith(f"{PICTURES}/"):
-            continue
+    for part in dict.fromkeys(LINK.findall(card)):
         path = output / unquote(part)
         inside = any(path.resolve().is_relative_to(folder) for folder in folders)
         if inside and opening.is_regular(path):

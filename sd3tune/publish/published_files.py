@@ -12,7 +12,7 @@ from pathlib import Path
 from sd3tune.errors import DataError, ModelError
 from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.formats import file_metadata, manifest
-from sd3tune.publish import card, gallery, loading_code
+from sd3tune.publish import card, card_pictures, loading_code
 
 LAST = "last"  # below output_dir: the last values, where the result is their average
 PIPELINE = "pipeline"  # of full training; its content is at the top of the repository
@@ -49,7 +49,7 @@ def files_of_run(output: Path, repository: str) -> list[PublishedFile]:
     page = output / card.FILE
     if opening.is_regular(page):
         text = opening.text(page)
-        pictures = gallery.linked(text, output)
+        pictures = card_pictures.linked(text, output)
         found += [PublishedFile(p, p.relative_to(output).as_posix()) for p in pictures]
         shown = loading_code.for_repository(text, repository)
         found.append(PublishedFile(page, card.FILE, shown.encode()))
