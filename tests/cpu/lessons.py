@@ -114,15 +114,16 @@ def _with_hidden_thing(scene: scenes.Scene, number: int) -> tuple[scenes.Scene, 
 
 def train(config: Path, output: str, *words: str, package: Path = ROOT) -> Path:
     """The real command in a process of its own. Returns the run's output folder."""
+    folder = config.parents[1] / output
     done = subprocess.run(
-        [sys.executable, "-m", "sd3tune", "train", str(config), f"output_dir={output}", *words],
+        [sys.executable, "-m", "sd3tune", "train", str(config), f"output_dir={folder}", *words],
         env=os.environ | {"PYTHONPATH": str(package), "SD3TUNE_BACKEND": "cpu"},
         capture_output=True,
         text=True,
         timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return config.parents[1] / output
+    return folder
 
 
 def pictures(adapter: Path, prompts: list[str], *, blank: bool = False) -> Drawn:

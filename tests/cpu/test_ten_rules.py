@@ -11,7 +11,6 @@ The position after a resume: losses are compared with those of the uninterrupted
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -31,18 +30,15 @@ ASKED = [
 ]
 
 
-@dataclass(frozen=True)
-class Taught:
-    """The unbroken run."""
-
-    config: Path
-    output: Path
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lessons.write(tmp_path_factory.mktemp("rules") / "project")
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
-    config = lessons.write(tmp_path_factory.mktemp("rules") / "project")
-    return Taught(config, lessons.train(config, "taught"))
+def taught(config: Path) -> Path:
+    """The output of the unbroken run."""
+    return lessons.train(config, "taught")
 
 
 def share_right(output: Path) -> float:
@@ -79,30 +75,30 @@ RULES: dict[str, Edit] = {
 }
 
 
-def test_the_unbroken_run_learns(taught: Taught) -> None:
+def test_the_unbroken_run_learns(taught: Path) -> None:
     """What the broken ones are compared with."""
-    assert share_right(taught.output) >= LEARNED
-    assert share_of_hearts_without_a_prompt(taught.output) >= LEARNED
+    assert share_right(taught) >= LEARNED
+    assert share_of_hearts_without_a_prompt(taught) >= LEARNED
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_broken_rule_is_seen_in_the_pictures(rule: str, taught: Taught, tmp_path: Path) -> None:
-    output = broken_run(RULES[rule], taught, tmp_path)
+def test_a_broken_rule_is_seen_in_the_pictures(rule: str, config: Path, tmp_path: Path) -> None:
+    output = run(RULES[rule], config, tmp_path)
     assert share_right(output) <= FAILED
 
 
 def test_without_dropped_captions_a_blank_prompt_draws_no_hearts(
-    taught: Taught, tmp_path: Path
+    config: Path, tmp_path: Path
 ) -> None:
     edit = Edit("data/loader.py", "/ 2**32 < self.dropout_of(s)", "/ 2**32 < 0")
-    output = broken_run(edit, taught, tmp_path)
+    output = run(edit, config, tmp_path)
     assert share_of_hearts_without_a_prompt(output) <= FAILED
 
 
-def broken_run(edit: Edit, taught: Taught, tmp_path: Path, *words: str) -> Path:
+def run(edit: Edit, config: Path, tmp_path: Path, *words: str) -> Path:
     """Trains with the edited package on a copy of the project without its caches."""
     project = tmp_path / "project"
-    source = taught.config.parents[1]
+    source = config.parents[1]
     for name in ("pictures", "masks", "config"):
         shutil.copytree(source / name, project / name)
     package = lessons.broken(tmp_path / "package", edit)
@@ -119,13 +115,13 @@ def padding_is_zero(project: Path) -> bool:
 
 
 def test_values_of_padding_that_are_kept_are_seen_in_the_cache(
-    taught: Taught, tmp_path: Path
+    config: Path, tmp_path: Path
 ) -> None:
     edit = Edit("sd3/text.py", "embeds * ids.attention_mask", "embeds * (1 - ids.attention_mask)")
     zero = ("t5_padding=zero", "max_train_steps=1", "lr_warmup_steps=0")
     nothing = Edit("sd3/text.py", "embeds * ids.attention_mask", "embeds * ids.attention_mask")
-    right = broken_run(nothing, taught, tmp_path / "right", *zero)
-    wrong = broken_run(edit, taught, tmp_path / "wrong", *zero)
+    right = run(nothing, config, tmp_path / "right", *zero)
+    wrong = run(edit, config, tmp_path / "wrong", *zero)
     assert padding_is_zero(right.parent) and not padding_is_zero(wrong.parent)
 
 
@@ -136,14 +132,15 @@ def losses(output: Path) -> list[float]:
 
 
 def test_a_run_that_resumes_at_another_position_has_other_losses(
-    taught: Taught, tmp_path: Path
+    config: Path, tmp_path: Path
 ) -> None:
-    half, whole = ("max_train_steps=4",), ("max_train_steps=8", "checkpoint_step_interval=4")
-    right = lessons.train(taught.config, "resumed", *half, *whole[1:])
-    assert losses(lessons.train(taught.config, "resumed", *whole)) == losses(taught.output)
+    short = ("lr_warmup_steps=0", "checkpoint_step_interval=4")
+    whole = losses(lessons.train(config, "whole", "max_train_steps=8", *short))
+    half = lessons.train(config, "half", "max_train_steps=4", *short)
+    shutil.copytree(half, half.with_name("other-half"))
     edit = Edit("train/run.py", "loader.batches(state.position)", "loader.batches(0)")
-    package = lessons.broken(tmp_path / "package", edit)
-    shutil.rmtree(right)
-    lessons.train(taught.config, "resumed", *half, *whole[1:], package=package)
-    broken = lessons.train(taught.config, "resumed", *whole, package=package)
-    assert losses(broken) != losses(taught.output)
+    package = lessons.broken(tmp_path, edit)
+    right = lessons.train(config, "half", "max_train_steps=8", *short)
+    wrong = lessons.train(config, "other-half", "max_train_steps=8", *short, package=package)
+    assert len(whole) == 4 and losses(right) == whole
+    assert len(losses(wrong)) == 4 and losses(wrong) != whole
