@@ -124,6 +124,7 @@ def test_a_validation_becomes_an_event_and_a_failure_a_warning(
     assert "the CLIP score at step 8 failed, and the run goes on" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_scores_its_pictures_and_trains_as_one_without(
     clip: Path, run: Train, tmp_path: Path
 ) -> None:

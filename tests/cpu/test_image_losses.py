@@ -27,6 +27,7 @@ def image(number: int, loss: float, gain: float = 0.01) -> ImageLoss:
     return ImageLoss(sample(f"{number}.png"), loss, (loss,) * 5, gain)
 
 
+@pytest.mark.slow
 def test_every_image_is_measured_with_the_result_again_the_same_and_from_the_caches(
     project: Project,
 ) -> None:

@@ -106,6 +106,7 @@ class Loaded:
         return [e for e in self.recorder.events if isinstance(e, Evaluated)]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without_and_the_loss_is_the_same_after_a_resume(
     project: Project, tmp_path: Path
 ) -> None:
