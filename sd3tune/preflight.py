@@ -1,23 +1,18 @@
 """Files and folders that a run needs or finds: what would fail after hours of encoding is refused
 before, from names, sizes and headers."""
 
-import os
 from functools import partial
 from pathlib import Path
 
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets
 from sd3tune.config.files.prompts import load_prompts
-from sd3tune.config.rules.contradictions import repository_name
 from sd3tune.errors import CheckpointError, ConfigError, DataError, ModelError, answers
 from sd3tune.filesystem import cachedir, disk
 from sd3tune.formats import earlier_weights, initial_adapter, manifest
 from sd3tune.formats.earlier_weights import TrainedLayers
 from sd3tune.plan.plan import Plan
-from sd3tune.processes.environment import processes
-from sd3tune.publish.login import destination
 from sd3tune.report import event_lines, metrics
-from sd3tune.report.progress import say, waiting
 from sd3tune.sd3 import clip_files, finite
 from sd3tune.sd3.linears import linears
 from sd3tune.tables.optimizers import OPTIMIZERS
@@ -37,20 +32,6 @@ def refuse_closed_folders(config: Config, datasets: Datasets | None = None) -> N
     output_dir, a DataError for a cache."""
     caches = () if datasets is None else (partial(_caches, datasets, config.output_dir),)
     answers(partial(_output, config), *caches)
-
-
-def refuse_of_this_machine(config: Config, datasets: Datasets | None = None) -> None:
-    """What `refuse_closed_folders` refuses; and, for push_to_hub, a hub that does not take uploads
-    from here: a ConfigError."""
-    answers(partial(refuse_closed_folders, config, datasets), partial(_login, config))
-
-
-def _login(config: Config) -> None:
-    """The first process of a run asks for all."""
-    if config.push_to_hub and processes(os.environ).main:
-        with waiting("asking the hub whether it takes the result"):
-            to = destination(repository_name(config), private=config.model_card_private)
-        say(f"the result goes to {to.shown}")
 
 
 def refuse_other_weights(plan: Plan) -> None:

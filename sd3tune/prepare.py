@@ -111,7 +111,7 @@ def read_data(
 ) -> tuple[Discovered, variants.Model]:
     """The datasets and the model's shape: everything but the machine. here: the run is for this
     machine, which must be able to write its folders. Raises Sd3tuneError."""
-    folders = partial(preflight.refuse_of_this_machine, config, datasets)
+    folders = partial(preflight.refuse_closed_folders, config, datasets)
     missing = partial(preflight.refuse_missing_files, config)
     model = answers(*([folders] if here else []), missing, partial(model_of, config))[-1]
     assert model is not None

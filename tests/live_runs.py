@@ -88,7 +88,7 @@ def run_folder(folder: Path, steps: int = 120) -> Path:
     """A run with curves, pictures at three moments, evaluations, a checkpoint and a warning."""
     folder.mkdir(parents=True, exist_ok=True)
     append(folder / "metrics.jsonl", rows(1, steps))
-    prompts = {"cat": "a red circle above a plank", "boat": "a boat on a calm lake"}
+    prompts = {"cat": "a red circle above a plank", "sun": "a yellow circle above a purple plank"}
     for i, (name, prompt) in enumerate(prompts.items()):
         picture(
             folder / f"benchmarks/base_model/{name}_0_128x128.png",

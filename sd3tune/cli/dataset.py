@@ -41,19 +41,38 @@ MOST_CAPTIONS = 3
     type=click.IntRange(1, 400),
     help="images on the contact sheet",
 )
+@click.option(
+    "--losses",
+    type=click.Path(path_type=Path),
+    metavar="OUTPUT_DIR",
+    help="the loss of every image with the result of this run, the suspicious and hardest first",
+)
 def command(
-    arguments: tuple[str, ...], as_json: bool, decode: bool, sheet: Path | None, images: int
+    arguments: tuple[str, ...],
+    as_json: bool,
+    decode: bool,
+    sheet: Path | None,
+    images: int,
+    losses: Path | None,
 ) -> None:
     """Show how the datasets are understood: sizes, crops, captions, buckets, refused files.
 
     CONFIG is config/config.json unless given. Only headers are read, unless --decode is given; no
     model is loaded. The contact sheet shows each original with its crop, and masks in red.
 
+    With --losses, the model is loaded with the result in OUTPUT_DIR (the base model where there is
+    none), and the loss of every image is measured with fixed noise (docs/guides/evaluation.md).
+
     \b
       sd3tune dataset
       sd3tune dataset my/config.json --decode
       sd3tune dataset my/config.json --json | jq '.datasets[].buckets'
+      sd3tune dataset my/config.json --losses output
     """
+    if losses is not None:
+        from sd3tune.cli import loss_lines
+
+        return loss_lines.run(arguments, losses, loss_lines.TableOptions(as_json, sheet, images))
     path, overrides = config_of(arguments)
     with waiting("reading the datasets"):
         from sd3tune import dataset_inspection

@@ -7,7 +7,7 @@ import click
 
 from sd3tune.cli import words
 from sd3tune.errors import ConfigError, Sd3tuneError
-from sd3tune.report.progress import waiting
+from sd3tune.report.progress import say, waiting
 
 if TYPE_CHECKING:
     from sd3tune.plan.plan import Plan
@@ -82,6 +82,17 @@ def dry_run_lines(output: Path, repository: str, checkpoints: bool) -> list[word
     if page is None:
         return [*shown, f"note: there is no model card ({card.FILE})"]
     return [*shown, "", *page.decode().splitlines()]
+
+
+def check_login(plan: "Plan") -> None:
+    """With push_to_hub: raises ConfigError, before anything is encoded, for a hub that will not
+    take the result from here."""
+    if plan.publishing.push.value:
+        from sd3tune.publish.login import destination
+
+        with waiting("asking the hub whether it takes the result"):
+            to = destination(plan.publishing.repository, private=plan.publishing.private)
+        say(f"the result goes to {to.shown}")
 
 
 def caught_up(plan: "Plan") -> list[words.Line]:

@@ -1,6 +1,6 @@
 """`sd3tune sample`: pictures of what was trained, or of a model."""
 
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,17 +190,17 @@ def _draw(given: _Given, request: Any) -> list[dict[str, Any]]:
         for index in range(given.count)
     ]  # fmt: skip
     files: list[dict[str, Any]] = []
-    draw(
-        DrawingJob(plan, request.sources, adapters, given.quality),
-        wanted,
-        load_encoders,
-        lambda w, _, recipe: files.append({"path": str(w.path), "recipe": recipe.as_json()}),
-    )
+    try:
+        draw(
+            DrawingJob(plan, request.sources, adapters, given.quality),
+            wanted,
+            load_encoders,
+            lambda w, _, recipe: files.append({"path": str(w.path), "recipe": recipe.as_json()}),
+        )
+    except KeyboardInterrupt:
+        kept = f"{len(files)} of {len(wanted)} pictures are in {folder}"
+        words.show_error("interrupted", f"{kept}; the same command draws all of them again")
+        sys.exit(130)
     if (grid := write_grid(wanted, paths)) is not None:
         files.append({"path": str(grid), "recipe": None})
     return files
-
-
-def listed(paths: Sequence[Path]) -> list[str]:
-    """A line for each file."""
-    return [f"wrote  {path}" for path in paths]

@@ -76,6 +76,7 @@ def command(
         return
     if process.main:
         words.tell(plan.lines(ready))
+        publish.check_login(ready.plan)
 
     with waiting("importing PyTorch"):
         from sd3tune.config.files.prompts import load_prompts

@@ -34,8 +34,10 @@ def draw(
     samples: Sequence[Sample],
     sources: Mapping[str, Source],
     masks: Mapping[str, Source],
+    remarks: Mapping[tuple[str, str], str] | None = None,
 ) -> None:
-    """Writes the contact sheet. sources, masks: dataset id -> where its images and masks are."""
+    """Writes the contact sheet. sources, masks: dataset id -> where its images and masks are.
+    remarks: (dataset id, name) -> what the label says in place of the sizes."""
     columns = min(len(samples), max(4, math.isqrt(len(samples))))  # about as wide as high
     rows = math.ceil(len(samples) / columns)
     size = columns * (CELL + GAP) + GAP, rows * (CELL + LABEL + GAP) + GAP
@@ -45,7 +47,7 @@ def draw(
         top = GAP + i // columns * (CELL + LABEL + GAP)
         tile = _tile(s, sources[s.dataset], masks.get(s.dataset))
         sheet.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
-        _label(sheet, s, (left, top + CELL + 4))
+        _label(sheet, s, (left, top + CELL + 4), (remarks or {}).get((s.dataset, s.name)))
     drafts.write(path, _encoded(sheet, path.suffix))
 
 
@@ -90,12 +92,13 @@ def _masked(image: Image.Image, name: str, masks: Source) -> Image.Image:
     return Image.composite(image, red, mask)
 
 
-def _label(sheet: Image.Image, s: Sample, at: tuple[int, int]) -> None:
+def _label(sheet: Image.Image, s: Sample, at: tuple[int, int], remark: str | None) -> None:
     g = s.geometry
     more = f" (+{len(s.captions) - 1})" if len(s.captions) > 1 else ""
     lines = [
         f"{s.dataset}: {shown_url(s.name)}",
-        f"{s.size[0]}x{s.size[1]} > {g.resized[0]}x{g.resized[1]} > {g.bucket[0]}x{g.bucket[1]}"
+        remark
+        or f"{s.size[0]}x{s.size[1]} > {g.resized[0]}x{g.resized[1]} > {g.bucket[0]}x{g.bucket[1]}"
         f" at {g.crop[0]},{g.crop[1]}",
         s.captions[0][: lettering.MOST_CHARACTERS + 1] + more,
     ]

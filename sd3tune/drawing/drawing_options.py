@@ -63,7 +63,7 @@ def asked_of(options: DrawingOptions, sources: Sources, model: Model) -> Drawing
         steps=steps,
         guidance=guidance,
         shift=shift,
-        sampler=options.sampler or "euler",
+        sampler=options.sampler or own.validation_noise_scheduler,
         skip=skip,
         negative_prompt=own.validation_negative_prompt
         if options.negative is None
@@ -167,9 +167,9 @@ def _shift(options: DrawingOptions, own: RecordedSettings) -> float | None:
                 "`auto`",
                 hint="SD3 was trained with 3",
             )
-    if options.sampler == "heun" and shift is None:
+    if (options.sampler or own.validation_noise_scheduler) == "heun" and shift is None:
         raise ConfigError(
-            "`--sampler heun`: diffusers' Heun sampler has no shift by the number of tokens",
+            "the sampler `heun`: diffusers' Heun sampler has no shift by the number of tokens",
             hint="set a number for --shift, or use euler",
         )
     return shift

@@ -41,7 +41,13 @@ def _of_json(path: Path) -> list[Prompt]:
             )
         return [Prompt("", sound(entry, f"`{path}`")) for entry in entries]
     others: dict[str, Any] = {"validation_disable_unconditional": True}
-    return list(load_prompts(AllSettings.model_construct(user_prompt_library=path, **others)))
+    found = load_prompts(AllSettings.model_construct(user_prompt_library=path, **others))
+    if own := next((p for p in found if p.strength not in (None, 1)), None):
+        raise ConfigError(
+            f"`{path}`: entry `{own.shortname}`: adapter_strength is for validations of a run",
+            hint="leave it out, and give the strength to all pictures with --strength",
+        )
+    return list(found)
 
 
 def _of_text(path: Path) -> list[Prompt]:

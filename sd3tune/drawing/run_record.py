@@ -44,6 +44,7 @@ class RecordedSettings(BaseModel):
     validation_resolution: tuple[tuple[int, int], ...] = ()
     validation_guidance: float = Field(3.0, ge=0, allow_inf_nan=False)
     validation_num_inference_steps: int = Field(30, ge=1)
+    validation_noise_scheduler: Literal["euler", "heun", "unipc", "dpm++"] = "euler"
     validation_seed: int | None = None
     validation_guidance_skip_layers: tuple[int, ...] | None = None
     validation_guidance_skip_layers_start: float = 0.01

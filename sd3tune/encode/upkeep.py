@@ -10,7 +10,7 @@ from time import monotonic
 import torch
 
 from sd3tune import backends
-from sd3tune.config.files.prompts import load_prompts
+from sd3tune.config.files.prompts import Prompt, load_prompts
 from sd3tune.data import sqlite_files
 from sd3tune.data.cache import INDEX, SHARDS, TABLES, TensorCache
 from sd3tune.data.shards import Damage
@@ -63,6 +63,12 @@ class Built:
 def build(prepared: Prepared) -> Built:
     """Encodes the missing entries, as `train` would, and then stops. Raises Sd3tuneError."""
     started = monotonic()
+    caches = encoded(prepared, load_prompts(prepared.config))
+    return Built(monotonic() - started, _held(caches))
+
+
+def encoded(prepared: Prepared, prompts: Sequence[Prompt]) -> Caches:
+    """The caches of one process with everything in them. Raises Sd3tuneError."""
     make_output(prepared.plan.output_dir)
     with waiting("importing diffusers and transformers"):
         quiet_libraries()
@@ -75,8 +81,7 @@ def build(prepared: Prepared) -> Built:
     )
     device = torch.device(plan.hardware.device.torch_device)
     world = World(ALONE, device)
-    caches = filled(prepared, load_prompts(prepared.config), device, vendor, world)
-    return Built(monotonic() - started, _held(caches))
+    return filled(prepared, prompts, device, vendor, world)
 
 
 def info(prepared: Prepared) -> Built:

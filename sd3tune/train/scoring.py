@@ -29,17 +29,20 @@ class ClipScorer:
     harmless: Harmless
 
     def observe(self, validated: Validated) -> None:
-        """Scores what was drawn with one version of the weights. The base model's pictures are the
-        beginning of the curve, at step 0."""
+        """Scores what was drawn with one version of the weights, without the pictures of an empty
+        prompt. The base model's pictures are the beginning of the curve, at step 0."""
+        drawn = [each for each in validated.drawn if each[0].prompt.strip()]
+        if not drawn:
+            return
         base = validated.kind == "base"
         step, weights = (0, "") if base else (validated.step, validated.weights)
         with self.harmless.at(step):
             try:
-                pairs = [(image, picture.prompt) for picture, image in validated.drawn]
+                pairs = [(image, picture.prompt) for picture, image in drawn]
                 scores = clip_scores(self.model, pairs, self.world.device, self.dtype)
             finally:
                 free()
-            names = [picture.shortname for picture, _ in validated.drawn]
+            names = [picture.shortname for picture, _ in drawn]
             self.stream.emit(Scored(step, summary(names, scores, weights)))
             of = f" of {weights}" if weights else ""
             when = "before training" if base else f"after step {step}"

@@ -1,6 +1,7 @@
 """The thread that delivers the events of one webhook: it waits, encodes, sends and tries again."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -55,7 +56,7 @@ class Courier(threading.Thread):
         self._receiver, self._outbox = receiver, outbox or Outbox()
         self._wait = wait or wait_seconds
         self._closing, self._said = threading.Event(), False
-        self._delivered = 0
+        self._delivered, self._seconds = 0, 0.0  # seconds: of the newest delivery
 
     def put(self, event: Event) -> None:
         """Queues an event, and returns at once."""
@@ -69,7 +70,9 @@ class Courier(threading.Thread):
             try:
                 for attempt in self._tries():
                     with attempt:
+                        begun = time.monotonic()
                         self._receiver.deliver(parcels)
+                        self._seconds = time.monotonic() - begun
             except ReceiverRefused as e:
                 self._tell(f"{e}; nothing more is sent there")
                 self._outbox.end(drop=(object,))
@@ -78,10 +81,12 @@ class Courier(threading.Thread):
             else:
                 self._delivered += len(parcels)
 
-    def finish(self) -> None:
-        """What waits is sent now, without waiting between tries; nothing comes after it."""
+    def finish(self, seconds: float) -> None:
+        """What waits is sent now, as much as so many seconds allow, without waiting between tries;
+        nothing comes after it."""
         self._closing.set()
-        self._outbox.end()
+        fitting = int(seconds / self._seconds) if self._seconds else None
+        self._outbox.end(newest=None if fitting is None else max(1, fitting))
 
     def summarise(self) -> None:
         """Says how much was not delivered."""
@@ -121,7 +126,7 @@ def closed(couriers: Sequence[Courier], seconds: float, clock: Callable[[], floa
     """Ends all of them together, within so many seconds."""
     deadline = clock() + seconds
     for courier in couriers:
-        courier.finish()
+        courier.finish(seconds)
     for courier in couriers:
         courier.join(max(0.0, deadline - clock()))
         courier.summarise()

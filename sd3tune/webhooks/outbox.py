@@ -64,12 +64,14 @@ class Outbox:
                 taken.append(self._waiting.popleft())
             return taken
 
-    def end(self, drop: tuple[type, ...] = FIRST_TO_GO) -> None:
-        """No event comes after this. Events of these kinds that still wait go, so that what matters
-        is delivered in the seconds that are left."""
+    def end(self, drop: tuple[type, ...] = FIRST_TO_GO, newest: int | None = None) -> None:
+        """No event comes after this. Events of these kinds that still wait go, and of the rest all
+        but so many of the newest, so that what matters is delivered in the seconds that are left:
+        how the run ended is the last event."""
         with self._changed:
             self._ended = True
             kept = [p for p in self._waiting if not isinstance(p.event, drop)]
+            kept = kept if newest is None else kept[-newest:]
             self.dropped += len(self._waiting) - len(kept)
             self._waiting = deque(kept)
             self._changed.notify_all()

@@ -46,6 +46,7 @@ def test_the_button_stops_a_run_which_saves_and_has_the_losses_of_a_run_alone(
             with page.expect_download() as download:
                 page.click("#checkpoints a[aria-label^='Download checkpoint']")
             assert download.value.path().stat().st_size > 1000
+            page.close()
     losses = rows(watched)
     assert list(watched.glob(f"checkpoint-{len(losses)}/manifest.json"))
     command = [f"max_train_steps={len(losses)}", f"output_dir={alone}"]

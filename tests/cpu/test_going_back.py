@@ -14,6 +14,7 @@ from sd3tune.errors import CheckpointError, DiskError
 from sd3tune.formats import manifest
 from sd3tune.processes.environment import ALONE
 from sd3tune.processes.world import ALONE_ON_CPU, World
+from sd3tune.report.event_lines import read, standing
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
 from sd3tune.train.resume import beginning, decided, put_away
@@ -46,6 +47,10 @@ def test_going_back_moves_the_branch_aside_and_the_same_command_goes_on(
     )
     left = {"checkpoint-3", "checkpoint-4", "metrics.jsonl"}
     assert names(earlier) == left and steps(earlier / "metrics.jsonl") == [3, 4]
+    events = standing(read(output / "events.jsonl")[0])  # the two parts have ids of one run
+    first, second = (e["run"] for e in events if e["event"] == "run.started")
+    assert second.startswith(f"{first}-") and len(first) == 32
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [1, 2, 3]
     after = content(earlier)
     assert all(before[f"{name}"] == after[name] for name in after if name != "metrics.jsonl")
     assert steps(output / "metrics.jsonl") == [1, 2, 3]

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from sd3tune.train.outcome import Outcome
-from sd3tune.train.run import train
 from tests.commands import exit_code
-from tests.cpu.conftest import Prepare, Train
+from tests.cpu.conftest import Train
 from tests.loopback_hub import WRITE, LoopbackHub, loopback_hub
 
 # httpx2 2.16 warns huggingface_hub 2.4 of its own argument. Look again at huggingface_hub 2.5.
@@ -56,17 +55,23 @@ def test_a_run_is_published_and_its_card_draws_its_picture(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     outcome = run(*SHORT, "push_to_hub=true", "hub_model_id=my-cat", "lora_init_type=gaussian",
-                  "modelspec_comment=after {current_step} steps")  # fmt: skip
+                  "modelspec_comment=after {current_step} steps", "checkpoint_step_interval=1",
+                  "push_checkpoints_to_hub=true", "push_to_hub_background=false")  # fmt: skip
     held = hub.repositories["me/my-cat"]
     pictures = {f"validation_images/{path.name}" for path in outcome.pictures}
     pictures |= {f"benchmarks/base_model/{name.partition('step_2_')[2]}" for name in pictures}
     pictures.add("validation_images/before_after.png")
-    assert held.private and pictures and held.files.keys() == pictures | {
+    checkpoints = {f"checkpoint-{step}/{RESULT}" for step in (1, 2)}
+    assert held.private and pictures and held.files.keys() == pictures | checkpoints | {
         RESULT, "README.md", "training_settings.json"
     }  # fmt: skip
+    assert held.commits[:2] == ["checkpoint-1", "checkpoint-2"] and len(held.commits) == 3
     assert b"after 2 steps" in held.files[RESULT]
     said = capsys.readouterr().err
-    assert f"published {len(held.files)} files at {hub.address}/me/my-cat" in said
+    own = len(held.files) - len(checkpoints)  # those were there already
+    assert f"published {own} files at {hub.address}/me/my-cat" in said
+    events = (outcome.output / "events.jsonl").read_text()
+    assert f"published {own} files" in events and WRITE not in events
     written = b"".join(p.read_bytes() for p in outcome.output.rglob("*") if p.is_file())
     everything = [said.encode(), written, *held.files.values()]
     assert not any(WRITE.encode() in data for data in everything)
@@ -76,6 +81,7 @@ def test_a_run_is_published_and_its_card_draws_its_picture(
     assert difference.max() <= 1
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_at_the_end_hurts_no_run_and_the_same_command_publishes(
     hub: LoopbackHub, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -105,20 +111,7 @@ def test_without_a_login_a_run_that_publishes_does_not_begin(
     assert exit_code(words, monkeypatch) == 1
     said = capsys.readouterr().err
     assert "you are not logged in" in said and "`hf auth login`" in said
-    assert "encode" not in said and not (tmp_path / "o" / "metrics.jsonl").exists()
-
-
-def test_checkpoints_go_up_while_the_run_trains(
-    hub: LoopbackHub, prepared: Prepare, tmp_path: Path
-) -> None:
-    made = prepared(*SHORT, "max_train_steps=3", "checkpoint_step_interval=1",
-                    "validation_disable=true", "push_to_hub=true", "hub_model_id=my-cat",
-                    "push_checkpoints_to_hub=true", "push_to_hub_background=false")  # fmt: skip
-    train(made, ())
-    files = hub.repositories["me/my-cat"].files
-    uploaded = {name for name in files if name.startswith("checkpoint-")}
-    assert uploaded == {f"checkpoint-{step}/{RESULT}" for step in (1, 2, 3)}
-    assert hub.repositories["me/my-cat"].commits[:2] == ["checkpoint-1", "checkpoint-2"]
+    assert "encode captions" not in said and not (tmp_path / "o" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

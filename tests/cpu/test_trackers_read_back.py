@@ -260,6 +260,26 @@ def test_what_a_tracker_lacks_of_a_resumed_run_is_read_from_the_log(told: Told) 
     assert told.curve("e" * 32, "epoch") == [(n, 1 + n // 3) for n in range(1, 9)]
 
 
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_leaves_the_run_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "0123456789" * 4
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    run = TrackedRun("cats", "first", "g" * 32, 0, tmp_path, "gallery", True, {})
+    opened = Wandb(run, init_seconds=5)
+    opened.numbers(1, {"train_loss": 0.25})
+    opened.finish(failed=False)
+    while not written(tmp_path):
+        time.sleep(0.02)
+    assert (1, "train_loss", 0.25) in of_wandb(tmp_path, "g" * 32)
+    said = capsys.readouterr().err
+    assert "warning: wandb cannot be reached" in said
+    assert f"`wandb sync {tmp_path}/wandb/offline-run-*` sends it" in " ".join(said.split())
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
+
+
 def test_a_torn_file_of_weights_and_biases_is_read_up_to_the_tear(tmp_path: Path) -> None:
     told = Told(Wandb, tmp_path)
     told.tell(map(taken, range(1, 900)), "f" * 32)  # several blocks of the file

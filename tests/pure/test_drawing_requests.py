@@ -113,6 +113,7 @@ REFUSED = {
     "no such prompts": ([MEDIUM, "--prompts", "p.txt"], "no such file of prompts: `p.txt`", "sd3tune demo"),
     "an empty prompts file": ([MEDIUM, "--prompts", "remarks.txt"], "`remarks.txt` holds no prompt", "each line"),
     "a list of numbers": ([MEDIUM, "--prompts", "numbers.json"], "'1' is not a prompt", "a cat"),
+    "a strength of one prompt": ([MEDIUM, "--prompts", "library.json"], "entry `fox`: adapter_strength", "--strength"),
     "a picture": (["a.png", "a cat"], "`a.png` is not a safetensors file", "safetensors format"),
     "an empty folder": (["empty", "a cat"], "`empty` holds no adapter", "output folder"),
     "a text encoder's LoRA": (["text.safetensors", "a cat"], "text encoders are adapted too", "inspect"),
@@ -126,7 +127,7 @@ REFUSED = {
     "negative guidance": ([MEDIUM, "a cat", "--guidance=-1"], "`--guidance -1` must be from 0", "no guidance"),
     "a word for the shift": ([MEDIUM, "a cat", "--shift", "x"], "`--shift x` must be a number", "3"),
     "no shift": ([MEDIUM, "a cat", "--shift", "0"], "`--shift 0` must be a number above 0", "3"),
-    "Heun with a dynamic shift": ([MEDIUM, "a cat", "--shift", "auto", "--sampler", "heun"], "`--sampler heun`", "euler"),
+    "Heun with a dynamic shift": ([MEDIUM, "a cat", "--shift", "auto", "--sampler", "heun"], "the sampler `heun`", "euler"),
     "a block beyond the last": ([MEDIUM, "a cat", "--skip-layers", "7,24"], "block 24 does not exist, sd3.5-medium has 24", "0 to 23"),
     "no blocks": ([MEDIUM, "a cat", "--skip-layers", "seven"], "must be block numbers", "7,8,9"),
     "a scale without blocks": ([MEDIUM, "a cat", "--skip-scale", "2"], "no layer is skipped", "--skip-layers"),
@@ -148,6 +149,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_error_before_anything_is_loaded(
     Path("empty").mkdir()
     Path("remarks.txt").write_text("# nothing\n")
     Path("numbers.json").write_text("[1]")
+    Path("library.json").write_text('{"fox": {"prompt": "a fox", "adapter_strength": 0.5}}')
     clip = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
     own = {f"{clip}.lora_A.weight": (4, 8), f"{clip}.lora_B.weight": (8, 4)}
     shapes = {f"{KEYS}.lora_A.weight": (4, 8), f"{KEYS}.lora_B.weight": (8, 4)}

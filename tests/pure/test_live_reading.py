@@ -137,7 +137,7 @@ def test_a_run_is_shown_with_all_it_has(tmp_path: Path) -> None:
     assert (about["name"], about["step"], about["steps"]) == ("tiny-cats", 120, 300)
     assert [(p["step"], p["kind"]) for p in sections["pictures"][::2]] == [
         (0, "base"), (50, "during"), (100, "during")]  # fmt: skip
-    assert sections["pictures"][0]["prompt"] == "a boat on a calm lake"
+    assert sections["pictures"][0]["prompt"] == "a red circle above a plank"
     assert sections["pictures"][0]["seed"] == 7
     assert [e["loss"] for e in sections["evaluations"]] == [1.21, 0.82, 0.55]
     assert sections["checkpoints"][0]["name"] == "checkpoint-100"

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from PIL import Image
 
 from sd3tune.live.receiving import MAX_BODY_BYTES, folder_name, safe
 from sd3tune.live.run_reader import RunReader
-from sd3tune.report.events import PictureDrawn, PreviewDrawn, StepTaken, as_json
+from sd3tune.report.events import Event, PictureDrawn, PreviewDrawn, StepTaken, as_json
+from sd3tune.webhooks.outbox import Parcel
+from sd3tune.webhooks.raw import payload
 from tests.live_runs import TOKEN, Answer, Served, served, started
 
 
@@ -25,6 +28,11 @@ def png() -> bytes:
 def message(event: Any, *images: bytes, job: str = "r1") -> bytes:
     encoded = [base64.b64encode(image).decode() for image in images]
     return json.dumps({"version": 1, "job_id": job, "event": event, "images": encoded}).encode()
+
+
+def posted(event: Event) -> bytes:
+    """What a raw webhook of a run sends."""
+    return json.dumps(payload(Parcel(event, datetime.now(UTC)), "r1")).encode()
 
 
 @pytest.fixture
@@ -48,16 +56,20 @@ def sections(place: Path, job: str = "r1") -> dict[str, Any]:
     return run.sections | {"rows": list(run.curves.columns["step"])}
 
 
-def test_a_run_on_another_machine_is_kept_as_a_run(site: Served, place: Path) -> None:
-    elsewhere = Path("/home/somebody/output/validation_images/step_5_cat_0_8x8.png")
+def test_a_run_on_another_machine_is_kept_as_a_run(
+    site: Served, place: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "output/validation_images/step_5_cat_0_8x8.png"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(png())
     drawn = PictureDrawn(5, elsewhere, "cat", "a cat", (8, 8), 3, 0, "ema")
     preview = PreviewDrawn(6, "cat", "a cat", (8, 8), 2, 4, 500.0, png())
     assert send(site, message(started(steps=10))).status == 204
     for step in range(1, 6):
-        assert send(site, message(as_json(StepTaken(step, {"loss": 1 / step})))).status == 204
-    assert send(site, message(as_json(drawn), png())).status == 204
+        assert send(site, posted(StepTaken(step, {"loss": 1 / step}))).status == 204
+    assert send(site, posted(drawn)).status == 204
     bearer = f"Bearer {TOKEN}"
-    assert send(site, message(as_json(preview), png()), authorization=bearer).status == 204
+    assert send(site, posted(preview), authorization=bearer).status == 204
     shown = sections(place)
     assert shown["rows"] == [1, 2, 3, 4, 5]
     about = shown["about"]

@@ -89,8 +89,11 @@ def test_a_dataset_inside_output_dir_is_trained_on(project: Project, look: Look)
     assert named(look()) == ["mine.png"]
 
 
-@pytest.mark.parametrize("folder", ["output", "output/validation_images", "output/../output",
-                                    "output/validation_images/ema", "output/benchmarks"])  # fmt: skip
+@pytest.mark.parametrize(
+    "folder",
+    ["output", "output/validation_images", "output/../output", "output/validation_images/ema",
+     "output/benchmarks"],
+)  # fmt: skip
 def test_a_dataset_that_is_the_output_itself_is_refused(
     folder: str, project: Project, look: Look
 ) -> None:

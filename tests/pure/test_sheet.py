@@ -92,3 +92,17 @@ def test_a_sheet_has_every_image_and_its_caption(tmp_path: Path) -> None:
         text = samples[i].captions[0][:400] + " (+1)"
         wanted = lettering.line(text, sheet.CELL, sheet.INK, sheet.BACK)
         assert caption.tobytes() == wanted.tobytes(), i
+
+
+def test_a_remark_takes_the_place_of_the_sizes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(tmp_path / "in" / "a.png", (64, 64))
+    made = [sample("a.png", captions=("x",))]
+    sources = {"d": Folder(tmp_path / "in")}
+    drawn = {}
+    for name, remarks in {
+        "none": None, "loss": {("d", "a.png"): "loss 0.5"}, "other": {("d", "b.png"): "loss 0.5"},
+    }.items():  # fmt: skip
+        sheet.draw(tmp_path / f"{name}.png", made, sources, {}, remarks)
+        drawn[name] = shown(tmp_path / f"{name}.png").tobytes()
+    assert drawn["none"] == drawn["other"] != drawn["loss"]

@@ -1,5 +1,6 @@
 """Trackers before training: which are used, under which names, and what is refused."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from sd3tune.backends.decide import chips
 from sd3tune.config.config import Config
 from sd3tune.config.rules.contradictions import repository_name
+from sd3tune.config.secret_values import SecretValues
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.describe import describe
 from sd3tune.plan.inputs import RunInputs
@@ -129,6 +131,18 @@ def test_a_project_that_is_named_names_the_repository_too() -> None:
     assert repository_name(Config(**made)) == "cats"
     assert repository_name(Config(**made, tracker_project_name="dogs")) == "dogs"
     assert repository_name(Config(**made, tracker_project_name="d", hub_model_id="a/b")) == "a/b"
+
+
+def test_what_trackers_and_events_get_of_the_settings_has_no_address_of_a_webhook() -> None:
+    raw = {"webhook_type": "raw", "callback_url": "http://h.example/in?token=planted-a",
+           "auth_token": "planted-b"}  # fmt: skip
+    discord = {"webhook_type": "discord",
+               "webhook_url": "https://discord.com/api/webhooks/12/planted-c"}  # fmt: skip
+    described = describe(plan("l4", webhook_config=(raw, discord), push_to_hub=True,
+                              hub_model_id="a/b"))  # fmt: skip
+    settings = SecretValues.of({}).settings(described["config"])
+    assert settings["webhook_config"] == "…" and settings["push_to_hub"] is True
+    assert "planted" not in json.dumps([settings, SecretValues.of({}).data(described)])
 
 
 KEY = "0123456789" * 4

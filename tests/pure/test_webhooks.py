@@ -376,6 +376,15 @@ def test_the_end_of_a_run_leaves_out_what_no_longer_matters() -> None:
     assert isinstance(only.event, RunEnded) and not outbox.put(only)
 
 
+def test_of_what_does_not_fit_into_the_last_seconds_the_newest_is_sent() -> None:
+    outbox = Outbox()
+    for event in (MessageSaid(1, "info", "a"), MessageSaid(2, "info", "b"), RunEnded(3, "failed")):
+        outbox.put(Parcel(event, AT))
+    outbox.end(newest=1)
+    (only,) = outbox.take(lambda taken, other: False)
+    assert isinstance(only.event, RunEnded) and outbox.dropped == 2
+
+
 def test_one_receiver_that_is_down_does_not_hold_up_another() -> None:
     got = list[Received]()
     with serving(sends(b"")) as gone:

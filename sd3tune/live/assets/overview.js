@@ -39,7 +39,7 @@ function memoryTiles({ hardware, state }) {
   if (state !== "running") return [];
   if (!cards.length) {
     const memory = hardware.process_bytes;
-    return [tile("Memory", memory ? bytes(memory) : "unknown", memory ? "main memory of the process" : "not on this machine"),
+    return [tile("Memory", memory ? bytes(memory) : "unknown", memory ? "main memory" : "not on this machine"),
       tile("Temperature", "unknown", hardware.device || "")];
   }
   return cards.flatMap((card) => [
@@ -88,7 +88,7 @@ function card(run) {
       el("span", { class: `state ${about.state}` }, STATES[about.state] ?? about.state),
       stopButton(run, about)),
     el("p", { class: "details" }, details.filter(Boolean).join(" · ")),
-    about.reason ? el("p", { class: about.state === "failed" ? "reason failed" : "reason" }, about.reason) : null,
+    about.reason ? el("p", { class: about.state === "failed" ? "reason failed" : "reason" }, about.state === "stopped" ? `Reason: ${about.reason}` : about.reason) : null,
     progress(about),
     el("dl", { class: "tiles" },
       lossTile(run), evaluationTile(run),

@@ -23,11 +23,11 @@ class Wandb:
     """A run of Weights & Biases. Its id is the run's, so a resumed run continues it, and two runs
     with the same settings are two."""
 
-    def __init__(self, run: TrackedRun) -> None:
+    def __init__(self, run: TrackedRun, init_seconds: float = INIT_SECONDS) -> None:
         import wandb
 
         self._wandb: Any = wandb
-        self._table = run.layout == "table"
+        self._table, self._init_seconds = run.layout == "table", init_seconds
         (run.folder / "wandb").mkdir(parents=True, exist_ok=True)
         self._run = self._begun(run)
         if self._run.settings.mode == "online":
@@ -57,7 +57,7 @@ class Wandb:
             disable_job_creation=True,
             x_disable_meta=True,
             x_save_requirements=False,
-            init_timeout=INIT_SECONDS,
+            init_timeout=self._init_seconds,
             finish_timeout=FINISH_SECONDS,
         )
         return self._wandb.init(
