@@ -63,11 +63,13 @@ def prompts() -> list[str]:
 def _distinct(
     seed: int, colours: Sequence[str], known: Sequence[str] | set[str]
 ) -> Iterator[scenes.Scene]:
-    """Scenes with hearts whose captions differ from each other and from `known`."""
-    words = scenes.Vocabulary(shapes=(CONCEPT,), colours=tuple(colours))
+    """Scenes with hearts whose captions differ from each other and from `known`. Captions say
+    where a single heart is; all hearts are plain."""
+    words = scenes.Vocabulary(shapes=(CONCEPT,), colours=tuple(colours), textures=("plain",))
     captions = set(known)
     for scene in scenes.scenes(seed, 100_000, words):
-        if scene.caption not in captions:
+        is_placed = len(scene.things) > 1 or any(p in scene.caption for p in scenes.POSITIONS)
+        if is_placed and scene.caption not in captions:
             captions.add(scene.caption)
             yield scene
 
@@ -105,13 +107,17 @@ def config(model: str) -> dict[str, Any]:
         "lora_alpha": 16,
         "gradient_checkpointing": False,
         "checkpoint_step_interval": 100,
+        "validation_step_interval": 100,
         "caption_dropout_probability": 0.1,
         "tokenizer_max_length": TOKENS,
         "flow_schedule_shift": 2.0,
         "validation_resolution": f"{SIDE}x{SIDE}",
         "validation_guidance": 3.0,
         "validation_num_inference_steps": 16,
+        "validation_on_startup": True,
         "user_prompt_library": "config/user_prompt_library.json",
+        "evaluation_type": "clip",
+        "pretrained_evaluation_model_name_or_path": f"models/{model}/clip",
     }
 
 
