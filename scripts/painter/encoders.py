@@ -32,7 +32,7 @@ IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.2613
 
 def sentences() -> list[str]:
     """Every word of the world, in captions; and the negative prompts that people write."""
-    everything = scenes.Vocabulary(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
+    everything = scenes.SceneWords(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
     lines = [made.caption for made in scenes.scenes(7, 400, everything)]
     return [*lines, "blurry, cropped, ugly, low quality", "a picture of the shape and colours"]
 

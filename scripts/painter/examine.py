@@ -23,7 +23,7 @@ def prompts(count: int) -> tuple[list[str], list[str]]:
     trained = {made.caption for made in scenes.scenes(*TRAINED)}
     new = dict.fromkeys(m.caption for m in scenes.scenes(EXAMINED, 20 * count))
     known = list(islice((c for c in new if c not in trained), count * 4 // 5))
-    words = scenes.Vocabulary(without=())
+    words = scenes.SceneWords(without=())
     unseen = dict.fromkeys(
         made.caption
         for made in scenes.scenes(EXAMINED + 1, 400 * count, words)

@@ -6,10 +6,10 @@ import numpy as np
 
 from sd3tune.demo import scenes
 
-EVERYTHING = scenes.Vocabulary(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
+EVERYTHING = scenes.SceneWords(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
 
 
-def main(out: str, count: int, seed: int, words: scenes.Vocabulary) -> None:
+def main(out: str, count: int, seed: int, words: scenes.SceneWords) -> None:
     made = list(scenes.scenes(seed, count, words))
     pixels = np.stack([np.asarray(scenes.draw(each, 64)) for each in made])
     np.savez(out, pixels=pixels, captions=np.array([each.caption for each in made]))

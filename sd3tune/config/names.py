@@ -182,7 +182,7 @@ UNSUPPORTED = (
         "is not supported: pictures are drawn from prompts and noise, not from images of datasets",
         "leave it out, and set validation_prompt or user_prompt_library",
         """
-        eval_dataset_id validation_input validation_stitch_input_location validation_using_datasets
+        validation_input validation_stitch_input_location validation_using_datasets
         """,
     ),
     Unsupported(

@@ -65,7 +65,7 @@ def _distinct(
 ) -> Iterator[scenes.Scene]:
     """Scenes with hearts whose captions differ from each other and from `known`. Captions say
     where a single heart is; all hearts are plain."""
-    words = scenes.Vocabulary(shapes=(CONCEPT,), colours=tuple(colours), textures=("plain",))
+    words = scenes.SceneWords(shapes=(CONCEPT,), colours=tuple(colours), textures=("plain",))
     captions = set(known)
     for scene in scenes.scenes(seed, 100_000, words):
         is_placed = len(scene.things) > 1 or any(p in scene.caption for p in scenes.POSITIONS)

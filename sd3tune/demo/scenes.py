@@ -78,7 +78,7 @@ def allowed(kind: str, values: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SceneWords:
     """From which words scenes are made."""
 
     shapes: Sequence[str] = tuple(allowed("shape", SHAPES))
@@ -87,10 +87,10 @@ class Vocabulary:
     without: Sequence[tuple[str, str]] = UNSEEN_PAIRS  # shape, colour
 
 
-KNOWN = Vocabulary()
+KNOWN = SceneWords()
 
 
-def scene(rng: random.Random, words: Vocabulary = KNOWN) -> Scene:
+def scene(rng: random.Random, words: SceneWords = KNOWN) -> Scene:
     """A random scene: one thing, several equal ones, or two different ones."""
     background = rng.choice(tuple(BACKGROUNDS))
     kind = rng.choices((_one, _several, _two), (0.5, 0.2, 0.3))[0]
@@ -100,7 +100,7 @@ def scene(rng: random.Random, words: Vocabulary = KNOWN) -> Scene:
     return Scene(background, things, text)
 
 
-def scenes(seed: int, count: int, words: Vocabulary = KNOWN) -> Iterator[Scene]:
+def scenes(seed: int, count: int, words: SceneWords = KNOWN) -> Iterator[Scene]:
     """`count` random scenes, the same for the same seed."""
     rng = random.Random(seed)
     for _ in range(count):
@@ -110,7 +110,7 @@ def scenes(seed: int, count: int, words: Vocabulary = KNOWN) -> Iterator[Scene]:
 Made = tuple[tuple[Thing, ...], str]
 
 
-def _one(rng: random.Random, words: Vocabulary) -> Made:
+def _one(rng: random.Random, words: SceneWords) -> Made:
     size, position = rng.choice(tuple(SIZES)), rng.choice(tuple(POSITIONS))
     thing = _thing(rng, words, SIZES[size])
     where = rng.random() < 0.5
@@ -123,14 +123,14 @@ def _one(rng: random.Random, words: Vocabulary) -> Made:
     return (thing,), f"{text} {position}" if where else text
 
 
-def _several(rng: random.Random, words: Vocabulary) -> Made:
+def _several(rng: random.Random, words: SceneWords) -> Made:
     count = rng.choice(tuple(COUNTS))
     first = _thing(rng, words, 0.17)
     things = tuple(_jittered(rng, replace(first, centre=c)) for c in PLACES[count])
     return things, f"{COUNTS[count]} {_adjectives(first, '')}{plural(first.shape)}"
 
 
-def _two(rng: random.Random, words: Vocabulary) -> Made:
+def _two(rng: random.Random, words: SceneWords) -> Made:
     first, second = _thing(rng, words, 0.19), _thing(rng, words, 0.19)
     if rng.random() < 0.5:
         places, text = ((0.27, 0.5), (0.73, 0.5)), "{} on the left and {} on the right"
@@ -141,7 +141,7 @@ def _two(rng: random.Random, words: Vocabulary) -> Made:
     return tuple(_jittered(rng, t) for t in things), text.format(*names)
 
 
-def _thing(rng: random.Random, words: Vocabulary, radius: float) -> Thing:
+def _thing(rng: random.Random, words: SceneWords, radius: float) -> Thing:
     texture = rng.choice(words.textures) if rng.random() < 0.4 else words.textures[0]
     pairs = [(s, c) for s in words.shapes for c in words.colours if (s, c) not in words.without]
     shape, colour = rng.choice(pairs)

@@ -38,10 +38,13 @@ def webhook_plan(config: Config) -> WebhookPlan:
         _refuse_link_local(webhook)
     names = ", ".join(f"{w.webhook_type} {w.origin}" for w in config.webhook_config)
     why = "events of the run are sent there, off the thread that trains"
+    none = "events go to files, trackers and the terminal only"
     return WebhookPlan(
         webhooks=config.webhook_config,
         every_steps=config.webhook_reporting_interval,
-        receivers=Decision(names or "none", config.source("webhook_config"), why if names else ""),
+        receivers=Decision(
+            names or "none", config.source("webhook_config"), why if names else none
+        ),
     )
 
 
@@ -50,7 +53,9 @@ def preview_plan(config: Config, model: Model) -> PreviewPlan:
     source, every = config.source("validation_preview"), config.validation_preview_steps
     autoencoder = model.tiny_vae or ""
     if not config.validation_preview:
-        return PreviewPlan(Decision(False, source, ""), every, autoencoder)
+        return PreviewPlan(
+            Decision(False, source, "pictures are shown when they are finished"), every, autoencoder
+        )
     why_not = _without_previews(config, model)
     if why_not is not None:
         return PreviewPlan(Decision(False, following(source), why_not), every, autoencoder)

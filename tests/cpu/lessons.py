@@ -74,7 +74,7 @@ def write(folder: Path, *, pictures: int = 96) -> Path:
     """The project: pictures with masks, configuration."""
     for name in ("pictures", "masks", "config"):
         (folder / name).mkdir(parents=True)
-    words = scenes.Vocabulary(shapes=(concept.CONCEPT,))
+    words = scenes.SceneWords(shapes=(concept.CONCEPT,))
     several = (s for s in scenes.scenes(5, 10_000, words) if len(s.things) == 1)
     for number in range(pictures):
         scene = next(several)

@@ -22,7 +22,7 @@ from sd3tune.demo.recognition import judged
 from sd3tune.demo.verdict_sheet import CELL, sheet
 from sd3tune.errors import ConfigError
 
-EVERYTHING = scenes.Vocabulary(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
+EVERYTHING = scenes.SceneWords(scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, ())
 
 
 def noisy(picture: Image.Image) -> Image.Image:

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [
     path
-    for path in [*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci" / "run"]
-    if "bash" in path.read_text().splitlines()[0]
+    for path in [*sorted((ROOT / "scripts").rglob("*")), ROOT / ".ci" / "run"]
+    if path.suffix == "" and path.is_file() and "bash" in path.read_text().splitlines()[0]
 ]
 
 

@@ -446,7 +446,7 @@ def test_a_redirect_to_where_no_webhook_may_go_is_refused(
     assert why in str(e.value) and not isinstance(e.value, Busy)
 
 
-def test_redirects_end() -> None:
+def test_a_chain_of_redirects_comes_to_an_end() -> None:
     with (
         serving(sends(b"", 307, Location="/again")) as server,
         pytest.raises(ReceiverRefused, match="more than 3 redirects"),
