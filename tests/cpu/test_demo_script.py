@@ -1,7 +1,6 @@
 """`bash scripts/demo`: from a clone to a trained LoRA, as the README has it."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_demo_script_teaches_a_shape_that_the_judge_recognises(tmp_path: Path) -> None:
+def test_the_demo_script_trains_a_lora_that_diffusers_loads(tmp_path: Path) -> None:
     """In an environment that has the packages: setting one up is what every run of CI does."""
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
@@ -36,9 +35,4 @@ def test_the_demo_script_teaches_a_shape_that_the_judge_recognises(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "up to date: " in done.stdout and "done in " in done.stdout
     assert (folder / "output" / "pytorch_lora_weights.safetensors").is_file()
-    assert (folder / "output" / "before-after.png").is_file()
-    verdict = (folder / "output" / "verdict.txt").read_text()
-    assert verdict.splitlines()[0] in done.stdout
-    counts = re.findall(r"^shape and colour +(\d+) of (\d+)", verdict, re.M)
-    (before, prompts), (after, _) = [tuple(map(int, pair)) for pair in counts]
-    assert prompts == 24 and before <= 0.2 * prompts and after >= 0.9 * prompts, verdict
+    assert (folder / "output" / "without-and-with.png").is_file()
