@@ -40,7 +40,7 @@ def _refuse_strange(draft: Path, descriptor: int) -> None:
     begins = os.pread(descriptor, len(MAGIC), 0)
     if begins != MAGIC[: len(begins)] and any(begins):
         why = f"its draft `{draft.name}` is not a file of sd3tune: move that away"
-        raise OSError(errno.EINVAL, why, str(draft))
+        raise OSError(errno.EEXIST, why, str(draft))
 
 
 def is_ours(path: Path, tables: Sequence[str]) -> bool:

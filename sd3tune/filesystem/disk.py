@@ -75,7 +75,8 @@ def number(error: BaseException) -> int | None:
 def reason(error: Exception) -> tuple[str, str]:
     """The cause and the remedy, as text that follows a path."""
     known = REASONS.get(number(error) or 0)
-    if known is not None:
+    own = isinstance(error, FileExistsError) and error.strerror != os.strerror(errno.EEXIST)
+    if known is not None and not own:  # a draft in the way is named in a sentence of its own
         return known
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return said, "choose another folder"

@@ -65,7 +65,7 @@ def _opened(draft: Path) -> int:
 
 
 def _planted(what: str, draft: Path) -> OSError:
-    return OSError(errno.EINVAL, f"its draft `{draft.name}` is {what}: remove that", str(draft))
+    return OSError(errno.EEXIST, f"its draft `{draft.name}` is {what}: remove that", str(draft))
 
 
 @contextmanager
