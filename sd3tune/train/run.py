@@ -35,7 +35,7 @@ from sd3tune.train.outcome import Outcome
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.results import refuse_in_the_way, versions, write
 from sd3tune.train.scoring import scorers
-from sd3tune.train.sinks import told
+from sd3tune.train.sinks import event_stream
 from sd3tune.train.state import TrainState
 from sd3tune.train.step_log import StepLog
 from sd3tune.train.validation import Validations
@@ -93,7 +93,7 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
         with waiting("preparing the model"):
             state = begin(caches.prepared.plan, world)
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
-        with told(caches.prepared, world, state) as stream:
+        with event_stream(caches.prepared, world, state) as stream:
             scored = scorers(plan, world, stream)
             drawing = Validations(state, caches, prompts, world, stream, scored)
             run = Run(state, caches, recipe, world, stream, drawing)

@@ -30,7 +30,7 @@ def sinks_of(prepared: Prepared) -> list[Sink]:
 
 
 @contextmanager
-def told(prepared: Prepared, world: World, state: TrainState) -> Iterator[Stream]:
+def event_stream(prepared: Prepared, world: World, state: TrainState) -> Iterator[Stream]:
     """The stream of a run; only process 0 has sinks. An error that ends the block is its last
     event."""
     secrets = SecretValues.of(os.environ)
