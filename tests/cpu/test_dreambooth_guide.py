@@ -60,7 +60,7 @@ def test_the_guide_runs_as_it_is_written(tmp_path: Path) -> None:
     output = tmp_path / "try" / "dreambooth"
     assert (output / "pytorch_lora_weights.safetensors").exists()
     assert (output / "contact_sheet.png").exists()
-    steps = {p.name.split("_")[1] for p in (output / "validation_images").iterdir()}
+    steps = {p.name.split("_")[1] for p in (output / "validation_images").glob("step_*")}
     assert steps == {"50", "100", "150", "200"}
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 200
