@@ -45,7 +45,12 @@ def pictures_of(path: Path) -> list[RecordedPicture]:
     """The picture itself, or those of a model card that are beside it and say how they were drawn.
     Raises DataError and ConfigError."""
     if path.is_dir():
-        path = path / "README.md"
+        folder, path = path, path / "README.md"
+        if not path.is_file():
+            raise ConfigError(
+                f"`{folder}` holds no model card, README.md",
+                hint="name a picture, or the output folder of a finished run",
+            )
     if path.suffix.lower() not in CARDS:
         return [RecordedPicture(path, recipe_in(path), run_around(path, LEVELS))]
     linked = list(dict.fromkeys(_linked(path)))

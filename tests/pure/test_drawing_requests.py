@@ -9,6 +9,7 @@ import pytest
 from sd3tune.drawing.drawing_sources import find_sources, split_strength
 from sd3tune.drawing.picture_paths import paths_of
 from sd3tune.drawing.prompt_list import prompts_of
+from sd3tune.drawing.recorded_picture import pictures_of
 from sd3tune.errors import ConfigError, ModelError
 from tests import safetensors_files
 from tests.commands import exit_code
@@ -176,3 +177,9 @@ def test_an_adapter_that_is_damaged_is_refused(tmp_path: Path) -> None:
     path.write_bytes(adapter(tmp_path / "b.safetensors").read_bytes()[:-3])
     with pytest.raises(ModelError):
         find_sources(str(path))
+
+
+def test_a_folder_without_a_card_is_one_error_that_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no model card") as error:
+        pictures_of(tmp_path)
+    assert "name a picture" in error.value.hint
