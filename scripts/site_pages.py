@@ -62,7 +62,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     here = page.file.src_uri
     path = repository_path(here)
     text = markdown.replace("<details>", '<details markdown="1">')
-    return rewritten(text, path, lambda linked: posixpath.relpath(site_uri(linked), posixpath.dirname(here) or "."))
+    return rewritten(
+        text,
+        path,
+        lambda linked: posixpath.relpath(site_uri(linked), posixpath.dirname(here) or "."),
+    )
 
 
 def rewritten(text: str, path: str, new_target: Callable[[str], str]) -> str:

@@ -120,6 +120,24 @@ def convert(arguments: tuple[str, ...], kind: str | None, output: Path | None) -
     words.show([f"wrote  {output}"])
 
 
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
+def example(folder: Path) -> None:
+    """Write example files to DIR/config: settings as JSON and, with comments, as TOML, datasets,
+    and prompts. Files that are there are kept."""
+    from sd3tune.config.example_files import write_examples
+
+    examples = write_examples(folder)
+    words.show(
+        [
+            *(f"wrote  {path}" for path in examples.written),
+            *(f"kept   {path}" for path in examples.kept),
+            "",
+            f"next   cp {folder / 'config/config.json.example'} {folder / 'config/config.json'}",
+        ]
+    )
+
+
 def keys_of(arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words that name settings, as the settings are called today, and the other words."""
     from sd3tune.config.names import ALIASES, INVERTED

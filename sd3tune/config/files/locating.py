@@ -20,7 +20,10 @@ WITHOUT_FILE = ("env", "cmd")  # backends that need none: variables, or the comm
 ENVIRONMENT_NAMES = ("SIMPLETUNER_ENVIRONMENT", "SIMPLETUNER_ENV", "ENV")
 BACKEND_NAMES = ("SIMPLETUNER_CONFIG_BACKEND", "CONFIG_BACKEND", "CONFIG_TYPE")
 PATH_NAMES = ("CONFIG_PATH",)
-WRITE_ONE = "`sd3tune config example` writes config/config.json; `sd3tune demo DIR` a working run"
+WRITE_ONE = (
+    "`sd3tune config example && cp config/config.json.example config/config.json` writes one; "
+    "`sd3tune demo DIR` writes a whole run"
+)
 
 
 @dataclass(frozen=True)
