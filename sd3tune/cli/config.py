@@ -64,15 +64,17 @@ def show(arguments: tuple[str, ...], with_defaults: bool, as_json: bool) -> None
 @command.command(cls=SettingsAsOptions, short_help="Every problem of a configuration at once.")
 @CONFIG_AND_OVERRIDES
 def check(arguments: tuple[str, ...]) -> None:
-    """Report every problem of CONFIG and of the files it names, at once. Exit code 1 when there is
-    one.
+    """Report every problem of CONFIG and of the files and folders it names, at once. Exit code 1
+    when there is one.
 
-    CONFIG is found as for `sd3tune train` unless given. Each KEY=VALUE overrides the file.
+    No image is opened, no server and no device is asked: `sd3tune dataset` looks at the images, and
+    `sd3tune plan` at the machine. CONFIG is found as for `sd3tune train` unless given. Each
+    KEY=VALUE overrides the file.
     """
-    from sd3tune.config.run_files import load_run
+    from sd3tune.checked_run import check_files
 
     path, overrides = announced(arguments)
-    _, datasets = load_run(path, overrides)
+    datasets = check_files(path, overrides)
     words.show([*words.notes(datasets.notes), f"ok  {path}"])
 
 
