@@ -17,6 +17,7 @@ from sd3tune import __version__, escaping
 from sd3tune.cli import (
     cache,
     config,
+    configure,
     dataset,
     demo,
     doctor,
@@ -68,8 +69,8 @@ def cli(context: click.Context) -> None:
 
 
 COMMANDS = (
-    doctor, demo, config, dataset, plan, train, watch, sample, reproduce, inspect, export, publish,
-    cache, image,
+    doctor, demo, configure, config, dataset, plan, train, watch, sample, reproduce, inspect, export,
+    publish, cache, image,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)
