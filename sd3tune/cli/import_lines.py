@@ -10,6 +10,7 @@ from sd3tune.config.problems import CREDENTIALS, shown
 from sd3tune.imports.project import Imported
 
 LONGEST = 90
+SECRETS = ("password", "secret", "_token", "api_key", "access_key")
 
 
 def lines(done: Imported, folder: str | None) -> list[words.Line]:
@@ -62,7 +63,8 @@ def _unmapped(theirs: str, value: Any, reason: str) -> words.Line:
 
 def _value(name: str, value: Any) -> str:
     """As JSON, cut; nothing that a secret goes with."""
-    if any(word in name.lower() for word in (*CREDENTIALS, "password", "secret")):
+    last = name.lower().rpartition(".")[2]
+    if last in CREDENTIALS or last.endswith(SECRETS):
         return "…"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return shown(text[: LONGEST + 40])

@@ -46,7 +46,7 @@ def translate(document: Document) -> Translation:
     if name := config.get("name"):
         t.map("config.name", name, output_name=identifier(str(name)))
     for key in ("sample.prompts", "sample.samples"):
-        t.left.pop(key, None)
+        t.take(key)
     t.idle += [k for k in ("type", "device", "performance_log_every") if t.left.pop(k, None)]
     _model(t, document)
     rules.results_folder(t, "training_folder")
@@ -149,10 +149,9 @@ def _optimiser(t: Translation, document: Document) -> None:
         named |= {"beta1": betas[0], "beta2": betas[1]}
     word = t.take("train.optimizer")
     batches = t.config["gradient_accumulation_steps"]
-    if str(word or "adamw").lower().startswith("adam"):  # a sum has a larger gradient than a mean
-        eps = rules.number(named.get("eps", 1e-6), "eps", document.where) / batches
-        named["eps"] = float(f"{eps:.7g}")
-    rules.optimizer(t, "train.optimizer" if word else "", word or "adamw", named)
+    eps = rules.number(named.pop("eps", 1e-6), "eps", document.where) / batches
+    own = {"eps": float(f"{eps:.7g}")}  # a sum has a larger gradient than a mean
+    rules.optimizer(t, "train.optimizer" if word else "", word or "adamw", named, own)
     rate = rules.number(t.take("train.lr", 1e-6), "train.lr", document.where)
     if "prodigy" in str(word).lower() and rate < 0.1:
         t.choose("ai-toolkit takes 1 for prodigy where lr is below 0.1", learning_rate=1.0)
@@ -215,6 +214,7 @@ def _dataset(t: Translation, written: dict[str, Any], trigger: Any, document: Do
 
 def _sized(t: Translation, left: dict[str, Any], trigger: Any, document: Document) -> None:
     """One dataset at one size: ai-toolkit takes each image at each of its sizes."""
+    written = frozenset(left)
     path = left.pop("folder_path", left.pop("dataset_path", ""))
     folder = rules.path_of(path, document.folder)
     edge = left.pop("resolution")
@@ -246,12 +246,13 @@ def _sized(t: Translation, left: dict[str, Any], trigger: Any, document: Documen
     if rules.flag(left.pop("is_reg", False)):
         put("is_reg", True, is_regularisation_data=True)
     masks = left.pop("mask_path", None)
+    mapped = {k: row for k, row in mapped.items() if k in written or k == "trigger_word"}
     for key, value in left.items():
         if key.startswith("cache_"):
             t.idle.append(key)
         else:
             t.drop_of_dataset(key, value)
-    t.dataset(entry, mapped)
+    t.dataset(entry, mapped, written)
     if masks:
         add_masks(t, entry, "mask_path", rules.path_of(masks, document.folder))
 

@@ -113,11 +113,12 @@ def _length(t: Translation, document: Document) -> None:
 
 
 def _optimiser(t: Translation, document: Document) -> None:
+    is_written = "optimizer" in t.left
     word = str(t.take("optimizer", "AdamW"))
     eight = rules.flag(t.take("use_8bit_adam", False))
-    options = {"beta1": t.take("adam_beta1", 0.9), "beta2": t.take("adam_beta2", 0.999),
-               "eps": t.take("adam_epsilon", 1e-8),
-               "weight_decay": t.take("adam_weight_decay", 1e-4)}  # fmt: skip
+    options = {"beta1": t.take("adam_beta1"), "beta2": t.take("adam_beta2"),
+               "eps": t.take("adam_epsilon"),
+               "weight_decay": t.take("adam_weight_decay")}  # fmt: skip
     if word.lower() == "prodigy":
         options["d_coef"] = t.take("prodigy_d_coef")
         options["beta3"] = t.take("prodigy_beta3")
@@ -125,7 +126,8 @@ def _optimiser(t: Translation, document: Document) -> None:
         options["safeguard_warmup"] = t.take("prodigy_safeguard_warmup", True)
         options["weight_decouple"] = t.take("prodigy_decouple", True)
     name = "adamw8bit" if eight and word.lower() == "adamw" else word
-    rules.optimizer(t, "use_8bit_adam" if eight else "optimizer", name, options)
+    key = "use_8bit_adam" if eight else "optimizer" if is_written else ""
+    rules.optimizer(t, key, name, options, {"weight_decay": 1e-4})
     t.set("learning_rate", 1e-4, "learning_rate", DEFAULTS)
     if rules.flag(t.take("scale_lr", False)):
         t.map("scale_lr", True, lr_scale=True)

@@ -12,7 +12,7 @@ from typing import Any
 from sd3tune.errors import ConfigError
 from sd3tune.imports import shared_rules as rules
 from sd3tune.imports.foreign_file import Document, read
-from sd3tune.imports.translation import Translation
+from sd3tune.imports.translation import Mapped, Translation
 
 CLASS_FOLDER = re.compile(r"(\d+)_(.+)")
 # Keys of datasets and subsets; on a command line and at the top of a toml they hold for all.
@@ -58,6 +58,8 @@ def datasets(
             _mapping(subset, document)
             _subset(t, {**inherited, **general, **own, **subset}, document)
     for key, text in folders.items():
+        if text:
+            t.mapped.append(Mapped(key, text, "datasets", "the folders in it"))
         for child in _class_folders(text, folder) if text else []:
             _subset(t, inherited | child | {"is_reg": key == "reg_data_dir"}, document)
     if not t.datasets:
@@ -68,7 +70,7 @@ def datasets(
 def _mapping(entry: Any, document: Document) -> None:
     if not isinstance(entry, dict):
         raise ConfigError(
-            f"{document.where}: a dataset is {str(entry)[:60]!r}, not a table",
+            f"{document.where}: a dataset is `{str(entry)[:60]}`, not a table",
             hint="write [[datasets]] and [[datasets.subsets]]",
         )
 
@@ -138,7 +140,7 @@ def _subset(t: Translation, keys: Mapping[str, Any], document: Document) -> None
                "pictures in a folder of masks")  # fmt: skip
     for key, value in left.items():
         t.drop_of_dataset(key, value)
-    t.dataset(entry, mapped)
+    t.dataset(entry, {k: row for k, row in mapped.items() if k in keys}, keys)
     if masks:
         add_masks(t, entry, "conditioning_data_dir", rules.path_of(masks, document.folder))
 

@@ -5,15 +5,12 @@ Source: the names and defaults that its window shows and its configuration files
 them states a rule, the report says what was assumed.
 """
 
-from typing import Any
-
 from sd3tune.errors import ConfigError
-from sd3tune.filesystem import opening
 from sd3tune.imports import shared_rules as rules
 from sd3tune.imports.densities import Density, checked
 from sd3tune.imports.foreign_file import Document
-from sd3tune.imports.kohya_datasets import identifier, shuffled, square
-from sd3tune.imports.prompt_lines import add_prompts
+from sd3tune.imports.kohya_datasets import identifier, square
+from sd3tune.imports.onetrainer_concepts import concepts_of, samples_of
 from sd3tune.imports.translation import Translation, flattened
 
 NAME = "OneTrainer"
@@ -62,8 +59,8 @@ def translate(document: Document) -> Translation:
     _optimiser(t, document)
     _noise(t, document)
     _ema(t)
-    _concepts(t, concepts, document)
-    _samples(t, samples, document)
+    concepts_of(t, concepts, document)
+    samples_of(t, samples, document)
     for part in PARTS:
         for key in [k for k in t.left if k.startswith(f"{part}.")]:
             value = t.left.pop(key)
@@ -176,12 +173,11 @@ def _optimiser(t: Translation, document: Document) -> None:
     named = {k.partition(".")[2]: t.left.pop(k) for k in list(t.left) if k.startswith("optimizer.")}
     word = named.pop("optimizer", None) or t.take("optimizer")
     options = {k: v for k, v in named.items() if v is not None and v is not False}
+    t.idle += [f"optimizer.{k}" for k in named if k not in options]
     for name in list(options):
         if name not in ("beta1", "beta2", "eps", "weight_decay", "momentum", "d_coef"):
             options.pop(name)
             t.idle.append(f"optimizer.{name}")
-    if str(word).upper().startswith("ADAM"):
-        options = {"weight_decay": 0.01, "eps": 1e-8, "beta1": 0.9, "beta2": 0.999} | options
     rules.optimizer(t, "optimizer.optimizer" if word else "", word or "ADAMW", options)
     rate = t.set("learning_rate", 3e-6, "learning_rate", DEFAULTS)
     own = t.take("transformer.learning_rate") or t.take("prior.learning_rate")
@@ -267,103 +263,3 @@ def _ema(t: Translation) -> None:
         t.set("ema_update_step_interval", 5, "ema_update_interval", DEFAULTS)
     else:
         t.idle += [k for k in ("ema_decay", "ema_update_step_interval") if t.left.pop(k, None)]
-
-
-def _concepts(t: Translation, concepts: Any, document: Document) -> None:
-    t.choose("OneTrainer drops captions only where a text encoder says so",
-             caption_dropout_probability=0.0)  # fmt: skip
-    masked = rules.flag(t.take("masked_training", False))
-    named = t.take("concept_file_name")
-    if not isinstance(concepts, list) and named:
-        path = document.folder / str(named)
-        if opening.is_regular(path):
-            try:
-                concepts = opening.json_of(path)
-            except (ValueError, OSError) as e:
-                raise ConfigError(f"`{path}` cannot be read: {e}", hint="correct it") from None
-        else:
-            t.drop("concept_file_name", named, "is not there: import the list of concepts too")
-    for concept in concepts if isinstance(concepts, list) else []:
-        if isinstance(concept, dict) and concept.get("path"):
-            _concept(t, concept, document)
-        else:
-            t.drop("concepts", str(concept)[:60], "has no path")
-    if masked:
-        t.drop("masked_training", True, "masks lie beside the images there (NAME-masklabel.png): "
-               "move them into a folder of their own and name it in conditioning_data")  # fmt: skip
-        t.drop_all("unmasked_probability unmasked_weight normalize_masked_area_loss",
-                   "see masked_training")  # fmt: skip
-
-
-def _concept(t: Translation, concept: dict[str, Any], document: Document) -> None:
-    left = flattened(concept)
-    path = left.pop("path")
-    folder = rules.path_of(path, document.folder)
-    name = str(left.pop("name", "") or "")
-    entry: dict[str, Any] = {"id": identifier(name or folder), "type": "local",
-                             "instance_data_dir": folder}  # fmt: skip
-    mapped: dict[str, tuple[Any, str]] = {"path": (path, "instance_data_dir")}
-
-    def put(key: str, value: Any, **ours: Any) -> None:
-        entry.update(ours)
-        mapped[key] = (value, next(iter(ours)))
-
-    if left.pop("enabled", True) is False:
-        put("enabled", False, disabled=True)
-    times = rules.number(left.pop("balancing", left.pop("repeats", 1)), "balancing", document.where)
-    if str(left.pop("balancing_strategy", "REPEATS")).upper() == "SAMPLES":
-        put("balancing", times, max_num_samples=max(1, round(times)))
-    else:
-        put("balancing", times, repeats=max(0, round(times) - 1))
-        if times != round(times):
-            t.drop("balancing", times, "is rounded: repeats are whole passes")
-    source = str(left.pop("text.prompt_source", "sample")).lower()
-    prompt = left.pop("text.prompt_path", None)
-    if source == "sample":
-        put("text.prompt_source", source, caption_strategy="textfile")
-    elif source == "filename":
-        put("text.prompt_source", source, caption_strategy="filename")
-    else:
-        put("text.prompt_source", source, caption_strategy="textfile")
-        t.drop("text.prompt_path", prompt, "one file of captions for all images has no equivalent: "
-               "write them beside the images or into a csv")  # fmt: skip
-    if left.pop("text.enable_tag_shuffling", False):
-        kept = left.pop("text.keep_tags_count", 1)
-        put("text.enable_tag_shuffling", True, caption_shuffle=shuffled(kept))
-    if left.pop("image.enable_resolution_override", False):
-        size = left.pop("image.resolution_override", "512")
-        put("image.resolution_override", size, resolution=square(str(size).split(",")[0]))
-    if str(left.pop("type", "STANDARD")).upper() == "PRIOR_PREDICTION":
-        put("type", "PRIOR_PREDICTION", is_regularisation_data=True)
-    for key, value in left.items():
-        _rest_of_concept(t, key, value)
-    t.dataset(entry, mapped)
-
-
-def _rest_of_concept(t: Translation, key: str, value: Any) -> None:
-    switches = ("image.enable_", "text.tag_dropout", "text.caps_random")
-    harmless = ("seed", "image_variations", "text_variations", "include_subdirectories",
-                "loss_weight", "keep_tags_count", "tag_delimiter")  # fmt: skip
-    is_off = value in (None, False, "", 0, [], {})
-    is_number = key.startswith("image.random_") or key.endswith(harmless)
-    if is_off or is_number or not key.startswith((*switches, "image.", "text.")):
-        t.idle.append(f"concept {key}") if key not in t.idle else None
-    elif key.startswith(switches):
-        t.drop_once(key, value, "images and captions are trained as they are: no augmentation")
-    else:
-        t.drop_of_dataset(key, value)
-
-
-def _samples(t: Translation, samples: Any, document: Document) -> None:
-    named = t.take("sample_definition_file_name")
-    if not isinstance(samples, list) and named:
-        path = document.folder / str(named)
-        try:
-            samples = opening.json_of(path) if opening.is_regular(path) else None
-        except (ValueError, OSError):
-            samples = None
-        if samples is None:
-            t.drop("sample_definition_file_name", named, "is not there: write its prompts into a "
-                   "user_prompt_library")  # fmt: skip
-    prompts = [s.get("prompt") for s in samples or [] if isinstance(s, dict)]
-    add_prompts(t, "samples", f"{len(prompts)} samples", prompts)

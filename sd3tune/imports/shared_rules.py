@@ -1,6 +1,7 @@
 """Rules that several trainers share: numbers, optimizers with their defaults, schedules, models."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sd3tune.tables.optimizers import OPTIMIZERS
 # Defaults of the optimizer classes that the trainers build where a file says nothing: torch's,
 # bitsandbytes', lion-pytorch's and prodigyopt's documentation.
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
-CLASS_DEFAULTS: Mapping[str, Mapping[str, float]] = {
+CLASS_DEFAULTS: Mapping[str, dict[str, float]] = {
     "adamw": ADAMW,
     "bnb-adamw8bit": ADAMW,
     "bnb-adamw8bit-paged": ADAMW,
@@ -68,9 +69,16 @@ def flag(value: Any) -> bool:
     return str(value).strip().lower() in ("true", "1", "yes", "on")
 
 
-def optimizer(t: Translation, key: str, word: Any, options: Mapping[str, Any]) -> str:
-    """Sets our optimizer with the options that theirs has: those written, and the defaults of their
-    class. options: theirs, by torch's names. Returns our name."""
+def optimizer(
+    t: Translation,
+    key: str,
+    word: Any,
+    options: Mapping[str, Any],
+    own: dict[str, float] | None = None,
+) -> str:
+    """Sets our optimizer with the options that theirs has: those written, the trainer's `own`
+    defaults, and the defaults of their class. options: theirs, by torch's names. Returns our
+    name."""
     ours = VALUES_ELSEWHERE["optimizer"].get(str(word).strip().lower())
     if str(word).strip().lower() in OPTIMIZERS:
         ours = str(word).strip().lower()
@@ -83,7 +91,7 @@ def optimizer(t: Translation, key: str, word: Any, options: Mapping[str, Any]) -
         t.map(key, word, optimizer=ours)
     t.config["optimizer"] = ours
     known = OPTIMIZERS[ours].option_names
-    defaults = {k: v for k, v in CLASS_DEFAULTS.get(ours, {}).items() if k in known}
+    defaults = {k: v for k, v in (CLASS_DEFAULTS.get(ours, {}) | (own or {})).items() if k in known}
     written = {k: v for k, v in options.items() if k in known and v is not None}
     for name in options.keys() - written.keys():
         if options[name] is not None:
@@ -186,7 +194,9 @@ def path_of(text: Any, folder: Path) -> str:
 
 def model(t: Translation, key: str, value: Any, folder: Path) -> None:
     """pretrained_model_name_or_path: a path that exists, or as it is written."""
-    if value:
+    if value and re.search(r"[$%]\w", str(value)):
+        t.drop(key, value, "is a variable that the file does not set: write the model yourself")
+    elif value:
         t.map(key, value, pretrained_model_name_or_path=path_of(value, folder))
 
 

@@ -4,7 +4,7 @@ Nothing is dropped: every key of theirs ends up as mapped, without counterpart, 
 nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from sd3tune.config.other_values import value_of
 from sd3tune.config.problems import refused
 from sd3tune.config.settings.all_settings import AllSettings
 
+BELOW = ("values below", "chosen for it")
 UNKNOWN = "is not a name that sd3tune knows"
 
 
@@ -63,10 +64,14 @@ class Translation:
     unmapped: list[Unmapped] = field(default_factory=list)
     chosen: list[Chosen] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
+    taken: dict[str, Any] = field(default_factory=dict)  # keys that `take` has answered
 
     def take(self, key: str, default: Any = None) -> Any:
         """Their value of a key, which is then looked after; `default` where it is not written."""
-        value = self.left.pop(key, None)
+        if key not in self.left:
+            return default
+        value = self.left.pop(key)
+        self.taken[key] = value
         return default if value is None else value
 
     def map(self, theirs: str, value: Any, **ours: Any) -> None:
@@ -123,6 +128,20 @@ class Translation:
                 self._same(key, value, row.ours)
             else:
                 self.drop(key, value, because(row))
+        for key, value in self.taken.items():
+            if not self.is_reported(key):
+                self._went_into_others(key, value)
+
+    def is_reported(self, key: str) -> bool:
+        """Whether a row of the report is about a key of theirs."""
+        names = [row.theirs for row in self.mapped] + [row.theirs for row in self.unmapped]
+        return key in self.idle or any(key in name.split() for name in names)
+
+    def _went_into_others(self, key: str, value: Any) -> None:
+        if is_off(value) or value in ([], {}):
+            self.idle.append(key)
+        else:
+            self.mapped.append(Mapped(key, value, *BELOW))
 
     def _same(self, key: str, value: Any, name: str) -> None:
         if name in self.config:
@@ -145,14 +164,21 @@ class Translation:
             return
         self.map(key, value, **{name: value})
 
-    def dataset(self, entry: dict[str, Any], mapped: Mapping[str, tuple[Any, str]]) -> None:
-        """A dataset of ours. mapped: by their key, their value and the key of ours it became."""
+    def dataset(
+        self,
+        entry: dict[str, Any],
+        mapped: Mapping[str, tuple[Any, str]],
+        written: Iterable[str] = (),
+    ) -> None:
+        """A dataset of ours. mapped: by their key, their value and the key of ours it became.
+        written: all keys of theirs; one that has no row in the report asks for nothing."""
         taken = {d["id"] for d in self.datasets}
         entry["id"] = _unused(str(entry["id"]), taken)
         self.datasets.append(entry)
         for theirs, (value, ours) in mapped.items():
             shown = f"dataset {entry['id']}: {ours}"
             self.mapped.append(Mapped(theirs, value, shown, entry.get(ours)))
+        self.idle += [key for key in written if not self.is_reported(key)]
 
     def drop_of_dataset(self, key: str, value: Any) -> None:
         """A key of a dataset of theirs that has no equivalent here."""

@@ -25,7 +25,7 @@ ROWS = [  # top of the list: knows nobody
     ["prepare", "drawing", "out_of_memory", "load", "offload"],
     ["encode", "sample"],
     ["train"],
-    ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview"],
+    ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview", "imports"],
     ["cli"],
     ["__main__"],
 ]
@@ -55,6 +55,7 @@ TORCH_FREE = [
     "publish",
     "dataset_inspection.py",
     "doctor",
+    "imports",
     "demo/__init__.py",
     "backends/__init__.py",
     "backends/cuda.py",
