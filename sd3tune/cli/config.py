@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sd3tune.cli import words
-from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, config_of
+from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, announced
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 
@@ -46,7 +46,7 @@ def show(arguments: tuple[str, ...], with_defaults: bool, as_json: bool) -> None
     from sd3tune.errors import ConfigError
 
     keys, rest = keys_of(arguments)
-    path, overrides = config_of(rest)
+    path, overrides = announced(rest)
     reading = read(path, overrides)
     shown = [
         setting
@@ -68,7 +68,7 @@ def check(arguments: tuple[str, ...]) -> None:
     """
     from sd3tune.config.run_files import load_run
 
-    path, overrides = config_of(arguments)
+    path, overrides = announced(arguments)
     _, datasets = load_run(path, overrides)
     words.show([*words.notes(datasets.notes), f"ok  {path}"])
 
