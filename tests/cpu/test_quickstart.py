@@ -21,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 from sd3tune.backends.observe.amdsmi import INSTALL
 from sd3tune.config.config import Config
+from sd3tune.config.files.locating import locate
 from sd3tune.config.run_files import load_run
 from tests.loopback import Handler, sends, serving
 from tests.plans import LARGE, MEDIUM, plan
@@ -182,7 +183,9 @@ def test_the_least_memory_fits_the_cards_that_the_page_names(card: str) -> None:
     assert f"{made.memory.estimate.training / 2**30:.1f} GiB while training" in PAGE
 
 
-def test_config_env_means_the_same_as_the_json_blocks(tmp_path: Path) -> None:
+def test_config_env_means_the_same_as_the_json_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It stands alone in `config`, and is found by itself."""
     for folder in ("json", "env"):
         (tmp_path / folder / "config").mkdir(parents=True)
@@ -190,7 +193,10 @@ def test_config_env_means_the_same_as_the_json_blocks(tmp_path: Path) -> None:
     del both["user_prompt_library"]  # config.env has no variable for it
     (tmp_path / "json" / "config" / "config.json").write_text(json.dumps(both))
     (tmp_path / "env" / "config" / "config.env").write_text(BLOCKS["config.env"].text)
-    read = {name: Config.load(tmp_path / name) for name in ("json", "env")}
+    read = {}
+    for folder in ("json", "env"):
+        monkeypatch.chdir(tmp_path / folder)
+        read[folder] = Config.load(locate((), {}).path)
     different = {
         name
         for name, value in read["env"].model_dump().items()
