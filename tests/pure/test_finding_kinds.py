@@ -92,11 +92,12 @@ def example(kind: FindingKind, findings: list[Finding]) -> str:
     """The first warning or failure of a kind, with its fix; empty: no recorded machine has one."""
     of_kind = (f for f in findings if f.status in ("warn", "FAIL") and kind_of(f.id) == kind)
     shown = next(of_kind, None)
-    return f"*{cell(shown.fact)}* → `{cell(shown.fix)}`" if shown else ""
+    return f"{cell(shown.fact)}. **Fix:** {cell(shown.fix)}" if shown else ""
 
 
 def cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("`", "'")
+    """Text in a cell of a table, where nothing of it is Markdown."""
+    return re.sub(r"([\\|*_<>\[\]`$])", r"\\\1", text)
 
 
 def error_rows() -> Iterator[str]:
