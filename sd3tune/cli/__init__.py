@@ -16,6 +16,7 @@ import click
 from sd3tune import __version__, escaping
 from sd3tune.cli import (
     cache,
+    config,
     dataset,
     demo,
     doctor,
@@ -67,8 +68,8 @@ def cli(context: click.Context) -> None:
 
 
 COMMANDS = (
-    doctor, demo, dataset, plan, train, watch, sample, reproduce, inspect, export, publish, cache,
-    image,
+    doctor, demo, config, dataset, plan, train, watch, sample, reproduce, inspect, export, publish,
+    cache, image,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)
