@@ -16,6 +16,7 @@ import click
 from sd3tune import __version__, escaping
 from sd3tune.cli import (
     cache,
+    cloud,
     dataset,
     demo,
     doctor,
@@ -68,7 +69,7 @@ def cli(context: click.Context) -> None:
 
 COMMANDS = (
     doctor, demo, dataset, plan, train, watch, sample, reproduce, inspect, export, publish, cache,
-    image,
+    image, cloud,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)
