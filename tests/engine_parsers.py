@@ -1,5 +1,5 @@
-"""Reads a specification with the engine's own parser. Started with the Python of an environment that
-has the engine, which cannot be sd3tune's own (SkyPilot pins click below 8.2):
+"""Reads a specification with the engine's own parser. Started with the Python of an environment
+that has the engine, which cannot be sd3tune's own (SkyPilot pins click below 8.2):
 
     python -m venv V && V/bin/pip install skypilot==0.14.1 dstack==0.22.5 'ray[default]==2.60.0' \\
       kubeflow-trainer-api==2.3.0

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from sd3tune.backends.decide.chips import Chip
+from sd3tune.cloud.image_vendors import IMAGE_VENDORS, ImageVendor
 from sd3tune.config.config import Config
 from sd3tune.config.files.reading import project_folder
 from sd3tune.config.secret_values import SecretValues
@@ -19,7 +19,6 @@ from sd3tune.sd3.missing_parts import part_sizes
 
 WORKSPACE = "/workspace"  # of the images: the project, and where they start
 REGISTRY = "registry.example.com/sd3tune"  # stands for the user's own: no image is published
-IMAGE_OF = {"cuda": "cuda", "rocm": "rocm"}  # vendor -> tag
 GIB = 2**30
 SHM_GIB = 16  # /dev/shm: the loader's workers pass batches through it
 CPUS_PER_CARD = 8  # decode images for one card; a choice, not a measurement
@@ -46,7 +45,7 @@ class CloudJob:
 
     name: str  # lower case, digits and dashes: every engine takes it
     image: str
-    vendor: Literal["cuda", "rocm"]
+    vendor: ImageVendor
     chip: Chip
     cards: int  # one process for each
     cpus: int
@@ -77,7 +76,7 @@ def job_of(
     disk = weights + seen.disk.total + _local_bytes(prepared)
     return CloudJob(
         name=name_of(project.folder),
-        image=f"{REGISTRY}:{IMAGE_OF[vendor]}",
+        image=f"{REGISTRY}:{vendor.tag}",
         vendor=vendor,
         chip=chip,
         cards=cards,
@@ -140,15 +139,14 @@ def _paths(prepared: Prepared, written: Path) -> Iterator[tuple[str, Path]]:
         yield f"dataset `{text.id}`, cache_dir", text.cache_dir
 
 
-def _vendor(chip: Chip) -> Literal["cuda", "rocm"]:
-    if chip.vendor == "cuda":
-        return "cuda"
-    if chip.vendor == "rocm":
-        return "rocm"
-    raise HardwareError(
-        f"there is no container image for {chip.name}: images exist for NVIDIA and AMD",
-        hint="name another --card; on a Mac, `sd3tune train` runs without a container",
-    )
+def _vendor(chip: Chip) -> ImageVendor:
+    vendor = IMAGE_VENDORS.get(chip.vendor)
+    if vendor is None:
+        raise HardwareError(
+            f"there is no container image for {chip.name}: images exist for NVIDIA and AMD",
+            hint="name another --card; on a Mac, `sd3tune train` runs without a container",
+        )
+    return vendor
 
 
 def _refuse_machines(config: Config) -> None:

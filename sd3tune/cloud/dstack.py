@@ -4,7 +4,6 @@ from sd3tune.cloud.card_names import names_of
 from sd3tune.cloud.cloud_job import SHM_GIB, WORKSPACE, CloudJob
 from sd3tune.cloud.engine_row import STORE, Choices, Document
 
-VENDORS = {"cuda": "nvidia", "rocm": "amd"}
 STOP = "11m"  # sd3tune saves within 600 s
 RETRY = "2d"
 
@@ -17,7 +16,7 @@ def card(job: CloudJob) -> str:
 def documents(job: CloudJob, choices: Choices) -> tuple[Document, ...]:
     """One task, with the project on a volume."""
     name, _, memory = card(job).partition(":")
-    gpu = {"vendor": VENDORS[job.vendor], "name": name, "count": job.cards}
+    gpu = {"vendor": job.vendor.dstack, "name": name, "count": job.cards}
     if memory:
         gpu["memory"] = memory
     task = {
@@ -44,7 +43,6 @@ def documents(job: CloudJob, choices: Choices) -> tuple[Document, ...]:
 
 def assumes(job: CloudJob, choices: Choices) -> tuple[str, ...]:
     """What must be true where the task runs."""
-    driver = ["The host has NVIDIA driver 580 or newer."] if job.vendor == "cuda" else []
     return (
         f"A volume `{choices.store or STORE}` exists and holds the project folder; only some of "
         "dstack's backends have volumes, and the volume decides the region.",
@@ -52,7 +50,7 @@ def assumes(job: CloudJob, choices: Choices) -> tuple[str, ...]:
         "A machine that is taken away is replaced, and the run continues from the volume. dstack "
         "cannot tell exit codes apart, so that `error` is not among the events: an error that you "
         "must correct would come again. After exit code 75 or 137, apply the file again.",
-        *driver,
+        *job.vendor.assumes,
     )
 
 

@@ -47,7 +47,7 @@ def _patch(job: CloudJob, choices: Choices) -> Document:
     }
     pod = {
         "terminationGracePeriodSeconds": pods.GRACE_SECONDS,
-        "nodeSelector": pods.node_selector(job),
+        "nodeSelector": job.vendor.label(job.chip),
         "securityContext": pods.security(job),
         "containers": [container],
         "volumes": pods.volumes(choices),

@@ -52,7 +52,7 @@ def pod(job: CloudJob, choices: Choices) -> dict[str, Any]:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": pods.GRACE_SECONDS,
         "automountServiceAccountToken": False,
-        "nodeSelector": pods.node_selector(job),
+        "nodeSelector": job.vendor.label(job.chip),
         "securityContext": pods.security(job),
         "containers": [
             {

@@ -1,6 +1,6 @@
 """Kueue: the Job of Kubernetes, which waits in a queue until its quota is free."""
 
-from sd3tune.cloud import kubernetes, pods
+from sd3tune.cloud import kubernetes
 from sd3tune.cloud.cloud_job import CloudJob
 from sd3tune.cloud.engine_row import Choices, Document
 
@@ -26,7 +26,7 @@ def assumes(job: CloudJob, choices: Choices) -> tuple[str, ...]:
     queue = choices.queue or QUEUE
     return (
         f"A LocalQueue `{queue}` exists in the namespace, and its ClusterQueue has quota for "
-        f"{pods.GPU[job.vendor]}, cpu and memory (`kubectl get localqueue {queue}`).",
+        f"{job.vendor.resource}, cpu and memory (`kubectl get localqueue {queue}`).",
         "A preempted run gets SIGTERM, saves, and continues when Kueue admits it again.",
         *kubernetes.assumes(job, choices),
     )

@@ -3,14 +3,10 @@ system that nobody writes to, no privilege, time to save, and the token by refer
 
 from typing import Any
 
-from sd3tune.cloud.card_names import names_of
 from sd3tune.cloud.cloud_job import SHM_GIB, WORKSPACE, CloudJob
 from sd3tune.cloud.engine_row import STORE, Choices
 
 GRACE_SECONDS = 660  # sd3tune gives its processes 600 s to save
-GPU = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu"}
-# /dev/kfd and /dev/dri belong to these groups of the node: video and render.
-AMD_GROUPS = [44, 109]
 TOKEN = {"secretKeyRef": {"name": "huggingface", "key": "token", "optional": True}}
 ENVIRONMENT = [{"name": "HF_TOKEN", "valueFrom": TOKEN}]
 MOUNTS = [
@@ -27,21 +23,12 @@ UNPRIVILEGED = {
 
 def card(job: CloudJob) -> str:
     """The label of nodes that have the card: `key=value`; empty where there is none."""
-    return "".join(f"{key}={value}" for key, value in node_selector(job).items())
-
-
-def node_selector(job: CloudJob) -> dict[str, str]:
-    """NVIDIA: the label of its GPU feature discovery, the driver's name of the card with dashes.
-    AMD: the label of its node labeller."""
-    if job.vendor == "cuda":
-        return {"nvidia.com/gpu.product": job.chip.name.replace(" ", "-")}
-    device = names_of(job.chip.key).device_id
-    return {"amd.com/gpu.device-id": device} if device else {}
+    return "".join(f"{key}={value}" for key, value in job.vendor.label(job.chip).items())
 
 
 def security(job: CloudJob) -> dict[str, Any]:
     """The pod's securityContext."""
-    groups = {"supplementalGroups": AMD_GROUPS} if job.vendor == "rocm" else {}
+    groups = {"supplementalGroups": list(job.vendor.groups)} if job.vendor.groups else {}
     return {
         "runAsNonRoot": True,
         "runAsUser": 1000,
@@ -57,7 +44,7 @@ def resources(job: CloudJob) -> dict[str, Any]:
     """Requests and limits of the container. /dev/shm counts towards the memory."""
     memory = f"{job.host_gib}Gi"
     return {
-        "limits": {GPU[job.vendor]: job.cards, "memory": memory},
+        "limits": {job.vendor.resource: job.cards, "memory": memory},
         "requests": {"cpu": str(job.cpus), "memory": memory},
     }
 
@@ -76,11 +63,6 @@ def volumes(choices: Choices) -> list[dict[str, Any]]:
 def assumes(job: CloudJob, choices: Choices) -> tuple[str, ...]:
     """What must be true of the cluster."""
     store = choices.store or STORE
-    amd = (
-        "The numbers in supplementalGroups are the node's groups video and render, which differ "
-        "between distributions: `getent group video render` on a node.",
-    )
-    nvidia = ("Nodes have NVIDIA driver 580 or newer.",)
     return (
         f"A PersistentVolumeClaim `{store}` of {job.disk_gib} GiB or more exists and holds the "
         "project folder, which user 1000 may read and write "
@@ -88,5 +70,6 @@ def assumes(job: CloudJob, choices: Choices) -> tuple[str, ...]:
         f"Nodes with the card have the label {card(job)}.",
         "The token, where one is needed, is in a secret: `kubectl create secret generic "
         "huggingface --from-file=token=/dev/stdin`.",
-        *(amd if job.vendor == "rocm" else nvidia),
+        *job.vendor.pods_assume,
+        *job.vendor.assumes,
     )

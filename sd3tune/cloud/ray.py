@@ -38,7 +38,7 @@ def assumes(job: CloudJob, choices: Choices) -> tuple[str, ...]:
         "is shown in the dashboard.",
         "Ray does not start a job again. When a machine was lost, submit it again: the run "
         "continues from the volume.",
-        *(["Nodes have NVIDIA driver 580 or newer."] if job.vendor == "cuda" else []),
+        *job.vendor.assumes,
     )
 
 

@@ -34,12 +34,12 @@ def documents(job: CloudJob, choices: Choices) -> tuple[Document, ...]:
 
 def _resources(job: CloudJob, choices: Choices) -> Document:
     """Raises ConfigError for --on-demand where there are no spot machines."""
-    if choices.on_demand and job.vendor == "rocm":
+    if choices.on_demand and job.vendor.sky_kubernetes:
         raise ConfigError(
             "--on-demand does nothing on Kubernetes, where SkyPilot starts AMD's cards",
             hint="leave --on-demand out",
         )
-    kubernetes = {"infra": "kubernetes"} if job.vendor == "rocm" else {}
+    kubernetes = {"infra": "kubernetes"} if job.vendor.sky_kubernetes else {}
     spot = {} if choices.on_demand or kubernetes else {"use_spot": True}
     names = names_of(job.chip.key).sky
     return {
@@ -59,19 +59,19 @@ def _resources(job: CloudJob, choices: Choices) -> Document:
 
 def assumes(job: CloudJob, choices: Choices) -> tuple[str, ...]:
     """What must be true where the task runs."""
-    amd = (
+    labelled = (
         f"Only on Kubernetes, whose nodes have the label skypilot.co/accelerator="
         f"{names_of(job.chip.key).sky[0].lower()}: on virtual machines SkyPilot starts containers "
         "with `--gpus all`, which is NVIDIA's.",
     )
-    driver = (
-        "The host has NVIDIA driver 580 or newer; SkyPilot has no filter for it. On virtual "
-        "machines it starts a shell in place of the image's ENTRYPOINT, so that the task calls "
-        "sd3tune-entrypoint.",
+    machine = (
+        "SkyPilot has no filter for the driver. On virtual machines it starts a shell in place of "
+        "the image's ENTRYPOINT, so that the task calls sd3tune-entrypoint.",
     )
     codes = ", ".join(map(str, AGAIN))
     return (
-        *(amd if job.vendor == "rocm" else driver),
+        *job.vendor.assumes,
+        *(labelled if job.vendor.sky_kubernetes else machine),
         f"Bucket names are everybody's: choose your own with --store. `{job.project.output}` is "
         "mounted there; a checkpoint that was only half uploaded does not have its checksums and "
         "is passed over. Caches stay on the machine, and a new machine encodes again.",
