@@ -16,6 +16,7 @@ import click
 from sd3tune import __version__, escaping
 from sd3tune.cli import (
     cache,
+    cloud,
     config,
     configure,
     dataset,
@@ -70,7 +71,7 @@ def cli(context: click.Context) -> None:
 
 COMMANDS = (
     doctor, demo, configure, config, dataset, plan, train, watch, sample, reproduce, inspect, export,
-    publish, cache, image,
+    publish, cache, image, cloud,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)

@@ -26,7 +26,7 @@ ROWS = [  # top of the list: knows nobody
     ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview", "imports"],
-    ["configure"],
+    ["configure", "cloud"],
     ["cli"],
     ["__main__"],
 ]
@@ -44,6 +44,7 @@ TORCH_FREE = [
     "__main__.py",
     "cli",
     "configure",
+    "cloud",
     "containers",
     "live",
     "config",
