@@ -70,8 +70,8 @@ def cli(context: click.Context) -> None:
 
 
 COMMANDS = (
-    doctor, demo, configure, config, dataset, plan, train, watch, sample, reproduce, inspect, export,
-    publish, cache, image, cloud,
+    doctor, demo, configure, config, dataset, plan, train, watch, sample, reproduce, inspect,
+    export, publish, cache, image, cloud,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)
