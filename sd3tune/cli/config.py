@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sd3tune.cli import words
+from sd3tune.cli import config_compare, config_import, words
 from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, announced
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
@@ -30,7 +30,13 @@ def command() -> None:
       sd3tune config show learning_rate seed     only these
       sd3tune config check my/config.json        every problem at once
       sd3tune config convert --to toml           the same settings as TOML
+      sd3tune config import kohya.toml -o DIR    from another trainer
+      sd3tune config compare A B                 learning-rate equivalents
     """
+
+
+command.add_command(config_import.command)
+command.add_command(config_compare.command)
 
 
 @command.command(cls=SettingsAsOptions, short_help="Each setting's value, and where it is set.")
