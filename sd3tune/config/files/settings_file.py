@@ -106,7 +106,7 @@ def read_layers(
         environment = renamed(
             read_environment(environ, problems.typed, texts, file.variables), problems.typed
         )
-    typed = renamed(read_words(words, problems.typed, texts), problems.typed)
+    typed = read_overrides(words, problems.typed, texts)
     files = (environment, file) if file.variables else (file, environment)
     first = [_of_launcher(path, texts) for path in launcher]
     return Layers((*first, *files, typed), file.file)
@@ -162,6 +162,13 @@ def _document(path: Path, problems: Problems) -> WrittenSettings:
         lines |= json_lines(text, "config")
         data = {k: v for k, v in data.items() if k != "config"} | data["config"]
     return without_dashes(data, path, problems, lines)
+
+
+def read_overrides(
+    words: Sequence[str], problems: Problems, texts: Container[str]
+) -> WrittenSettings:
+    """The settings of a command line's `key=value` words, under today's names."""
+    return renamed(read_words(words, problems, texts), problems)
 
 
 def merged(file: WrittenSettings, words: WrittenSettings) -> WrittenSettings:
