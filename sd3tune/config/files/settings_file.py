@@ -85,8 +85,8 @@ def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
     today = WrittenSettings(written.file)
     for old, value in written.values.items():
         name = ALIASES.get(old, old)
-        if old in INVERTED and (turned := _inverted(value)) is not None:
-            name, value = INVERTED[old], turned
+        if old in INVERTED:
+            name, value = INVERTED[old], _inverted(value)
         if name in today.values:
             what = f"{written.where}: `{old}={shown(value)}` sets `{name}` a second time"
             problems.add(ErrorAndHint(what, "remove one of the two"), name)
@@ -97,8 +97,9 @@ def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
     return today
 
 
-def _inverted(value: Any) -> bool | None:
+def _inverted(value: Any) -> Any:
+    """The opposite of true or false; anything else as it is, for the types to refuse."""
     try:
         return not values.flag(value)
     except ValueError:
-        return None
+        return value
