@@ -13,6 +13,7 @@ from sd3tune.data.seeds import seed_of
 from sd3tune.errors import CheckpointError
 from sd3tune.formats import adapter_files
 from sd3tune.formats.initial_adapter import initial_file
+from sd3tune.plan.arithmetic import CompileOptions
 from sd3tune.plan.optimisation import AveragePlan
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.trainable import LoraPlan
@@ -37,7 +38,7 @@ def begin(plan: Plan, world: World) -> TrainState:
     checkpointing.enable(model.train(), plan)
     if plan.parallel.sharded:
         sharded(model, world, reshard=plan.parallel.reshard)
-    compile_blocks(model, plan.hardware.compiler.value)
+    compile_blocks(model, plan.hardware.compiler.value, plan.hardware.compile_options)
     optimizer = build(
         plan.optimizer.name.value,
         list(trained.named().values()),
@@ -111,9 +112,12 @@ def average_of(plan: AveragePlan | None, trained: Trained) -> Ema | None:
     )
 
 
-def compile_blocks(model: Any, backend: str | None) -> None:
+def compile_blocks(model: Any, backend: str | None, options: CompileOptions) -> None:
     """torch.compile of the transformer's blocks, which all have one shape: compiled once."""
     if backend is None:
         return
+    mode = None if options.mode == "default" else options.mode  # other backends take none
     for block in model.transformer_blocks:
-        block.compile(backend=backend)
+        block.compile(
+            backend=backend, mode=mode, fullgraph=options.fullgraph, dynamic=options.dynamic
+        )

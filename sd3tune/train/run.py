@@ -14,6 +14,7 @@ from sd3tune.config.files.prompts import Prompt
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.everything import downloaded, filled, make_output
 from sd3tune.encode.image_latents import fill_epoch
+from sd3tune.plan.arithmetic import process_switches
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
@@ -83,10 +84,7 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outco
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(
-        deterministic=plan.hardware.deterministic.value,
-        hidden_kernels=plan.attention.hidden_kernels.value,
-    )
+    vendor.prepare(**process_switches(plan.hardware, plan.attention))
     device = torch.device(plan.hardware.device.torch_device)
     with join(plan.processes, device, plan.parallel.backend.value) as world:
         caches = filled(prepared, prompts, device, vendor, world)
