@@ -39,7 +39,7 @@ BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
     # (settings, command line, message, hint)
     ({"lora_ranc": 8}, [], f"{F}: unknown setting `lora_ranc`", "did you mean `lora_rank`?"),
     ({}, ["lora_ranc=8"], f"{C}: unknown setting `lora_ranc`", "did you mean `lora_rank`?"),
-    ({"// note": 1}, [], f"{F}: `// note` is not the name of a setting", "names are letters, digits and underscores; JSON has no comments"),
+    ({"seed now": 1}, [], f"{F}: `seed now` is not the name of a setting", "names are letters, digits and underscores; a key that begins with _ is a comment"),
     ({"seed": 1, "--seed": 1}, [], f"{F} sets `seed` twice, with and without dashes", "remove one of the two"),
     ({"validation_steps": 1, "validation_step_interval": 2}, [], f"{F}: `validation_step_interval=2` sets `validation_step_interval` a second time", "remove one of the two"),
     ({"gradient_checkpointing": "maybe"}, [], f"{F}: `gradient_checkpointing=maybe` must be true or false", "Recompute activations in the backward pass instead of keeping them. Default: true."),

@@ -26,6 +26,7 @@ ROWS = [  # top of the list: knows nobody
     ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview", "imports"],
+    ["configure", "cloud"],
     ["cli"],
     ["__main__"],
 ]
@@ -42,6 +43,8 @@ TORCH_FREE = [
     "start.py",
     "__main__.py",
     "cli",
+    "configure",
+    "cloud",
     "containers",
     "live",
     "config",

@@ -58,7 +58,7 @@ def read_env(
     that the file may use. Raises ConfigError where the file cannot be read."""
     text = read_text(path, "configuration file")
     assigned = read_assignments(text, str(path), environ, problems)
-    written = WrittenSettings(str(path))
+    written = WrittenSettings(str(path), variables=frozenset(assigned.values))
     _variables(written, assigned, problems, texts)
     for name in EXTRA_ARGUMENTS:
         if name in assigned.values:
