@@ -1,10 +1,12 @@
 """A hook of mkdocs: the documentation links to files of the repository, and the site has them.
 
-A link such as `../../examples/cluster/skypilot.yaml` works where the repository is read. The site is
-made from docs/ alone, so each file that a page links to becomes a page below `repository/`: Markdown
-as it is, anything else as a code block, a folder as a list. Links of those pages are followed too.
+A link such as `../../examples/cluster/skypilot.yaml` works where the repository is read. The site
+is made from docs/ alone, so each file that a page links to becomes a page below `repository/`:
+Markdown as it is, anything else as a code block, a folder as a list. Links of those pages are
+followed too.
 
-Pages that the navigation of mkdocs.yml does not name come at the end of the section of their folder.
+Pages that the navigation of mkdocs.yml does not name come at the end of the section of their
+folder.
 """
 
 import posixpath
@@ -20,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(?=[)#])")
 SECTIONS = {"start": "Start", "guides": "Guides", "concepts": "Concepts", "reference": "Reference",
             "adr": "Decisions"}  # fmt: skip
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 LANGUAGES = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".sh": "bash", ".py": "python"}
 
 
@@ -62,11 +65,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     here = page.file.src_uri
     path = repository_path(here)
     text = markdown.replace("<details>", '<details markdown="1">')
-    return rewritten(text, path, lambda linked: posixpath.relpath(site_uri(linked), posixpath.dirname(here) or "."))
+    return rewritten(
+        text,
+        path,
+        lambda linked: posixpath.relpath(site_uri(linked), posixpath.dirname(here) or "."),
+    )
 
 
 def rewritten(text: str, path: str, new_target: Callable[[str], str]) -> str:
-    """The text of the file `path` of the repository, with new targets of its links to other files."""
+    """The text of the file `path` of the repository, with new targets of links to other files."""
 
     def replace(match: re.Match[str]) -> str:
         linked = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[1]))
@@ -77,12 +84,13 @@ def rewritten(text: str, path: str, new_target: Callable[[str], str]) -> str:
 
 def linked_paths(path: str) -> list[str]:
     """Files and folders of the repository that a Markdown file or a listed folder links to."""
-    paths: list[str] = []
-    if path.endswith(".md") and (ROOT / path).is_file():
-        rewritten((ROOT / path).read_text(), path, lambda linked: paths.append(linked) or linked)
-    elif (ROOT / path).is_dir():
-        paths = [f"{path}/{name}" for name in names_in(path)]
-    return paths
+    if (ROOT / path).is_dir():
+        return [f"{path}/{name}" for name in names_in(path)]
+    if not path.endswith(".md"):
+        return []
+    targets = LINK.findall((ROOT / path).read_text())
+    paths = [posixpath.normpath(posixpath.join(posixpath.dirname(path), t)) for t in targets]
+    return [linked for linked in paths if (ROOT / linked).exists()]
 
 
 def site_uri(path: str) -> str:
@@ -102,14 +110,16 @@ def content_of(path: str) -> str:
     file = ROOT / path
     if file.is_dir():
         base = posixpath.basename(path)
-        return f"# {path}\n\n" + "".join(f"* [{name}]({base}/{name})\n" for name in names_in(path))
+        return f"{UNSEARCHED}# {path}\n\n" + "".join(
+            f"* [{name}]({base}/{name})\n" for name in names_in(path)
+        )
     text = file.read_text()
     if path.endswith(".md"):
         return text
-    return f"# {path}\n\n````{LANGUAGES.get(file.suffix, 'text')}\n{text}\n````\n"
+    return f"{UNSEARCHED}# {path}\n\n````{LANGUAGES.get(file.suffix, 'text')}\n{text}\n````\n"
 
 
 def names_in(path: str) -> list[str]:
-    """Names of the files and folders in a folder; hidden ones and what Python compiles are left out."""
+    """Names in a folder, without hidden ones and what Python compiles."""
     names = [file.name for file in (ROOT / path).iterdir()]
     return sorted(name for name in names if not name.startswith((".", "__pycache__")))

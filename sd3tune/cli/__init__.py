@@ -16,7 +16,9 @@ import click
 from sd3tune import __version__, escaping
 from sd3tune.cli import (
     cache,
+    cloud,
     config,
+    configure,
     dataset,
     demo,
     doctor,
@@ -68,8 +70,8 @@ def cli(context: click.Context) -> None:
 
 
 COMMANDS = (
-    doctor, demo, config, dataset, plan, train, watch, sample, reproduce, inspect, export, publish,
-    cache, image,
+    doctor, demo, configure, config, dataset, plan, train, watch, sample, reproduce, inspect,
+    export, publish, cache, image, cloud,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)

@@ -11,7 +11,7 @@ from sd3tune.config.config import Config
 from sd3tune.config.document import document
 from sd3tune.config.run_files import load_run
 from sd3tune.errors import ConfigError
-from sd3tune.tables import dialects, loss_types, lr_schedulers, optimizers
+from sd3tune.tables import dialects, loss_types, loss_weightings, lr_schedulers, optimizers
 from tests.projects import IMAGES, TEXT, Project
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,7 @@ def test_the_reference_of_settings_is_current(request: pytest.FixtureRequest) ->
         ("concepts/optimisation.md", "| `lr_scheduler` | rate after warm-up |",
          lr_schedulers.markdown),
         ("concepts/flow.md", "| `loss_type` | loss |", loss_types.markdown),
+        ("concepts/flow.md", "| `loss_weighting` | factor |", loss_weightings.markdown),
         ("guides/adapters.md", "| program | use | remarks | cannot hold |", dialects.markdown),
     ],
 )  # fmt: skip

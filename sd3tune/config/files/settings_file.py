@@ -87,13 +87,13 @@ def read_layers(
     path: Path,
     overrides: Sequence[str],
     environ: Mapping[str, str],
-    allowed: Allowed,
+    allowed: Allowed | None,
     texts: Container[str],
     problems: FoundProblems,
 ) -> Layers:
     """A file, the environment and the command line's words. A `config.env` holds before the
-    environment, as in a shell; every other file behind it. Raises ConfigError when the file cannot
-    be read at all."""
+    environment, as in a shell; every other file behind it. allowed: as for `read_file`. Raises
+    ConfigError when the file cannot be read at all."""
     backend = next((w.removeprefix(BACKEND) for w in overrides if w.startswith(BACKEND)), "")
     words = [word for word in overrides if not word.startswith(BACKEND)]
     file = WrittenSettings(COMMAND_LINE)
@@ -110,10 +110,10 @@ def read_layers(
 
 
 def read_file(
-    path: Path, allowed: Allowed, problems: Problems, texts: Container[str]
+    path: Path, allowed: Allowed | None, problems: Problems, texts: Container[str]
 ) -> WrittenSettings:
-    """The settings of the file, with its placeholders filled in. Raises ConfigError when it cannot
-    be read at all."""
+    """The settings of the file. allowed: where its placeholders may stand, which are then filled
+    in; None: they stay. Raises ConfigError when it cannot be read at all."""
     if path.suffix in OTHER_FORMATS and path.is_file():
         raise ConfigError(
             f"`{path}` is a {path.suffix[1:].upper()} file of another program",
@@ -125,6 +125,10 @@ def read_file(
     else:
         written = _document(path, problems)
     written = renamed(written, problems)
+    return written if allowed is None else _filled(written, allowed, problems)
+
+
+def _filled(written: WrittenSettings, allowed: Allowed, problems: Problems) -> WrittenSettings:
     filled = replace(written, values={}, keys={}, lines={})
     for name, value in written.values.items():
         with problems.collecting(name):

@@ -22,12 +22,13 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         return {key: _plain(value) for key, value in tomllib.loads(text).items()}
     except tomllib.TOMLDecodeError as e:
         spot = SPOT.search(str(e))
-        number = int(spot[1]) if spot and spot[1] else len(text.splitlines())
+        lines = text.rstrip("\n").split("\n")
+        number = int(spot[1]) if spot and spot[1] else len(lines)
         column = f":{spot[2]}" if spot and spot[2] else ""
         what = SPOT.sub("", str(e)).replace("Cannot overwrite a value", "a key is set twice")
         raise ConfigError(
             f"`{path}:{number}{column}` is not TOML: {what}, at "
-            f"`{_line(text.splitlines()[number - 1])}`",
+            f"`{_line(lines[min(number, len(lines)) - 1])}`",
             hint='TOML has one key = value a line, text in "double quotes", and # for comments',
         ) from None
     except RecursionError:
