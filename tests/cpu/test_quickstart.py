@@ -330,10 +330,6 @@ def test_the_plan_of_the_walked_page_says_what_each_block_asked_for(walked: dict
 def test_configure_writes_files_that_plan(demo: Path, tmp_path: Path) -> None:
     folder = project_of(demo, tmp_path)
     shutil.copytree(demo / "photos" / "aspect", folder / "datasets" / "mine")
-    answers = [
-        "pretrained_model_name_or_path=models/sd3.5-medium",
-        "instance_data_dir=datasets/mine",
-    ]
-    words = " ".join(f"--set {answer}" for answer in answers)
-    bash(f"{BLOCKS['configure'].text.strip()} --yes {words}", folder)
+    answers = "--yes --dataset datasets/mine --model models/sd3.5-medium"
+    bash(f"{BLOCKS['configure'].text.strip()} {answers}", folder)
     load_run(folder / "config" / "config.json")
