@@ -17,6 +17,7 @@ from sd3tune import __version__, escaping
 from sd3tune.cli import (
     cache,
     cloud,
+    config,
     dataset,
     demo,
     doctor,
@@ -68,8 +69,8 @@ def cli(context: click.Context) -> None:
 
 
 COMMANDS = (
-    doctor, demo, dataset, plan, train, watch, sample, reproduce, inspect, export, publish, cache,
-    image, cloud,
+    doctor, demo, config, dataset, plan, train, watch, sample, reproduce, inspect, export, publish,
+    cache, image, cloud,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)

@@ -150,7 +150,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     needed = {"output_dir": "output", "data_backend_config": "multidatabackend.json"}
     right = {k: v for k, v in values.items() if k not in wrong}
     settings = AllSettings.model_validate({k: v for k, v in needed.items() if k in wrong} | right)
-    settings._sources, settings._notes = sources, tuple(notes_on(passed_over, asked))
+    notes = (*written.notes, *notes_on(passed_over, asked))
+    settings._sources, settings._notes = sources, notes
     for violation in rules.problems(settings, wrong):
         problems.add(violation.at(location.of_all(violation.settings)))
     order = [*(k for k in file.values if k not in words.values), "", *words.values]

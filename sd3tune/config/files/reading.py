@@ -154,12 +154,16 @@ def read_words(
 
 
 def add_word(
-    written: WrittenSettings, word: str, texts: Container[str], key: str | None = None
+    written: WrittenSettings,
+    word: str,
+    texts: Container[str],
+    key: str | None = None,
+    line: int | None = None,
 ) -> None:
     """Adds the setting of one `key=value` word. A value that reads as JSON is JSON, unless its name
     is one of `texts`: a revision `7e10` is not a number. Raises ConfigError.
 
-    key: as the user wrote it, where that is not what the word begins with.
+    key: as the user wrote it, where that is not what the word begins with. line: of the file.
     """
     first, equals, text = word.partition("=")
     name = _plain(first)
@@ -170,7 +174,7 @@ def add_word(
         )
     value = literal(text)
     kept = name not in texts or value is None or isinstance(value, str)
-    written.set(name, value if kept else text, key or first)
+    written.set(name, value if kept else text, key or first, line)
 
 
 def literal(text: str) -> Any:

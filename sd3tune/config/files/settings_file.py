@@ -54,12 +54,12 @@ def read_file(
             read_json(path, dict, "configuration file", problems), path, problems
         )
     written = renamed(written, problems)
-    filled = WrittenSettings(written.file)
+    filled = WrittenSettings(written.file, notes=written.notes)
     for name, value in written.values.items():
         with problems.collecting(name):
             value = literal(value) if name == SETTING and isinstance(value, str) else value
             value = fill_in({name: value}, written.where, {}, allowed)[name]
-            filled.set(name, value, written.keys[name])
+            filled.set(name, value, written.keys[name], written.lines.get(name))
     return renamed(filled, problems)  # a variable's value may be an old spelling
 
 
@@ -77,12 +77,13 @@ def merged(file: WrittenSettings, words: WrittenSettings) -> WrittenSettings:
     for one, other in (LENGTHS, LENGTHS[::-1]):
         if words.values.get(one) and other not in words.values:
             kept.pop(other, None)
-    return WrittenSettings(file.file, kept | words.values, file.keys | words.keys)
+    keys, notes = file.keys | words.keys, file.notes + words.notes
+    return WrittenSettings(file.file, kept | words.values, keys, notes=notes)
 
 
 def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
     """Other names and spellings as today's. Two names of one setting are a problem."""
-    today = WrittenSettings(written.file)
+    today = WrittenSettings(written.file, notes=written.notes)
     for old, value in written.values.items():
         name = ALIASES.get(old, old)
         if old in INVERTED and (turned := _inverted(value)) is not None:
@@ -93,7 +94,7 @@ def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
             continue
         spellings: Mapping[str, str] = SPELLINGS.get(name, {})
         value = spellings.get(value, value) if isinstance(value, str) else value
-        today.set(name, value, written.keys[old])
+        today.set(name, value, written.keys[old], written.lines.get(old))
     return today
 
 
