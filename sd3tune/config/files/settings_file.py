@@ -187,8 +187,8 @@ def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
     today = replace(written, values={}, keys={}, lines={})
     for old, value in written.values.items():
         name = ALIASES.get(old, old)
-        if old in INVERTED and (turned := _inverted(value)) is not None:
-            name, value = INVERTED[old], turned
+        if old in INVERTED:
+            name, value = INVERTED[old], _inverted(value)
         spellings: Mapping[str, str] = SPELLINGS.get(name, {})
         value = spellings.get(value, value) if isinstance(value, str) else value
         if name in today.values and today.values[name] == value:
@@ -201,8 +201,9 @@ def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
     return today
 
 
-def _inverted(value: Any) -> bool | None:
+def _inverted(value: Any) -> Any:
+    """The opposite of true or false; anything else as it is, for the types to refuse."""
     try:
         return not values.flag(value)
     except ValueError:
-        return None
+        return value
