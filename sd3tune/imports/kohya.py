@@ -1,7 +1,7 @@
 """kohya's sd-scripts for SD3: sd3_train_network.py and sd3_train.py, as toml or as a command line.
 
-Source: docs/sd3_train_network.md, docs/train_network.md and docs/config_README-en.md of sd-scripts,
-and the training loop of sd3_train_network.py (Apache-2.0). Datasets: kohya_datasets.py.
+Source: sd-scripts' documents on sd3_train_network, train_network and datasets, and its training
+loop (Apache-2.0). Datasets: kohya_datasets.py.
 """
 
 from typing import Any

@@ -25,8 +25,8 @@ MODELS = {
 METHODS = {"LORA": "lora", "FINE_TUNE": "full"}
 PRECISIONS = {"FLOAT_8": "fp8-quanto", "INT_8": "int8-quanto", "NFLOAT_4": "nf4-bnb",
               "FLOAT_W8A8": "fp8-quanto", "INT_W8A8": "int8-quanto"}  # fmt: skip
-MARKS = {"training_method", "model_type", "concept_file_name", "base_model_name", "lora_rank",
-         "output_model_destination", "timestep_distribution", "concepts"}  # fmt: skip
+MARKS = {"training_method", "concept_file_name", "base_model_name", "output_model_destination",
+         "timestep_distribution", "workspace_dir", "learning_rate_scheduler"}  # fmt: skip
 PARTS = ("unet", "prior", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3",
          "text_encoder_4", "vae", "effnet_encoder", "decoder", "decoder_text_encoder",
          "decoder_vqgan")  # fmt: skip
