@@ -305,7 +305,7 @@ def variants(data: Any) -> Iterator[Any]:
     """The document with each value in turn replaced by something else, one at a time."""
     items: list[Any] = list(data.items()) if isinstance(data, dict) else list(enumerate(data))
     for key, value in items:
-        for junk in (JUNK[(len(str(key)) + i) % len(JUNK)] for i in range(3)):
+        for junk in (JUNK[(len(str(key)) + i) % len(JUNK)] for i in range(2)):
             changed = copy.copy(data)
             changed[key] = junk
             yield changed
