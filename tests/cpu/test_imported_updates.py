@@ -7,6 +7,7 @@ noise level and weights. Ours is the real training step on the demo's model.
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +19,21 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from sd3tune.imports.project import CONFIG, files_of
+from sd3tune.config.files.prompts import load_prompts
+from sd3tune.imports.project import CONFIG, DATASETS, files_of, write
 from sd3tune.imports.trainers import translated
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3.condition import denoiser
 from sd3tune.train.begin import begin
 from sd3tune.train.noise import draw, draw_levels
 from sd3tune.train.recipe import Recipe
+from sd3tune.train.run import train
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import train_step
 from tests import foreign_configs as published
 from tests.cpu.batches import batch
 from tests.cpu.conftest import Prepare
+from tests.this_machine import prepared_here
 
 
 @dataclass(frozen=True)
@@ -214,5 +218,38 @@ def test_noise_levels_are_drawn_as_often_as_theirs(
 ) -> None:
     ours = sampled(text, tmp_path, prepared)
     for share in (0.05, 0.25, 0.5, 0.75, 0.95):
-        wanted = np.quantile(theirs, share)
-        assert np.quantile(ours, share) == pytest.approx(wanted, abs=0.025), share
+        assert np.mean(theirs < np.quantile(ours, share)) == pytest.approx(share, abs=0.02)
+
+
+PLANNED = {
+    "kohya.toml": json.dumps(published.KOHYA_16GB | {"train_data_dir": "photos"}),
+    "onetrainer.json": json.dumps(published.ONETRAINER_SCRIPT),
+    "ai-toolkit.yaml": yaml.safe_dump(published.AI_TOOLKIT_UI),
+    "diffusers.sh": published.DIFFUSERS_README,
+    "comfyui.json": json.dumps(published.COMFYUI_API),
+}
+# What the machine of a test has not: the released model, cards, their numbers of steps and sizes.
+SMALL = ("validation_disable=true", "mixed_precision=no", "base_model_precision=no_change",
+         "optimizer=adamw", "max_train_steps=1", "lr_warmup_steps=0", "blocks_to_swap=0",
+         "num_train_epochs=null", "gradient_accumulation_steps=1", "report_to=none",
+         "tokenizer_max_length=77", "init_lora=null")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANNED)
+def test_an_imported_configuration_trains(
+    name: str, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(demo / "photos" / "aspect", "photos")
+    shutil.copytree("photos", "masks", ignore=shutil.ignore_patterns("*.txt"))
+    Path(name).write_text(PLANNED[name])
+    write(translated(Path(name)), Path("out"))
+    entries = json.loads(Path("out", DATASETS).read_text())
+    for entry in entries:  # the demo's pictures are small
+        entry |= {"resolution": 64} if "resolution" in entry else {}
+    Path("out", DATASETS).write_text(json.dumps(entries))
+    model = demo / "models" / "sd3.5-medium"
+    made = prepared_here(Path("out", CONFIG), f"pretrained_model_name_or_path={model}",
+                         "resolution=64", *SMALL)  # fmt: skip
+    assert train(made, load_prompts(made.plan.config)).steps == 1
