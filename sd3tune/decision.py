@@ -1,7 +1,7 @@
 """A choice that was made, who made it and why: what rules, plan and terminal pass to each other."""
 
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, Literal, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 By = Literal["user", "default", "auto"]
@@ -16,6 +16,12 @@ class Provenance:
     by: By
     file: str | None = None  # as shown: a path, or "the command line"
     key: str | None = None  # as written there, which may be an alias
+    line: int | None = field(default=None, compare=False)  # of the file, from 1; None: not known
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """As the documents of commands hold it."""
+        return asdict(self)
 
 
 DEFAULT, AUTO = Provenance("default"), Provenance("auto")
@@ -23,7 +29,9 @@ DEFAULT, AUTO = Provenance("default"), Provenance("auto")
 
 def following(source: Provenance) -> Provenance:
     """Of a value that follows from a setting. source: who chose that setting."""
-    return Provenance("auto", source.file, source.key) if source.by == "user" else source
+    return (
+        Provenance("auto", source.file, source.key, source.line) if source.by == "user" else source
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from sd3tune.config.config import MODELS, PATHS, TEXTS, absolute
 from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.config.files.settings_file import LENGTHS, read_overrides
+from sd3tune.config.files.reading import read_words
+from sd3tune.config.files.settings_file import LENGTHS, renamed
 from sd3tune.config.problems import COMMAND_LINE, Problems
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.configure.image_folder import ID, ImageFolder
@@ -203,7 +204,7 @@ def _library(prompts: Sequence[str]) -> dict[str, str]:
 def typed_settings(words: Sequence[str]) -> dict[str, Any]:
     """`key=value` words under today's names. Raises ConfigError."""
     problems = Problems()
-    written = read_overrides(words, problems, TEXTS)
+    written = renamed(read_words(words, problems, TEXTS), problems)
     if found := problems.ordered():
         raise ConfigError.of(found)
     return written.values

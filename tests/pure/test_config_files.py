@@ -151,11 +151,22 @@ def test_a_key_that_stands_twice_hides_no_other_problem(
     assert "sets `seed` twice" in messages and "`lr=0.0001`" in messages
 
 
+LITERAL = "write the value itself, or put it between single quotes"
+NO_COMMAND = "and sd3tune runs no command of this file"
 BAD_ENV = [
-    ("set -e", "`c.env:1` is not an assignment: `set -e`", "write export NAME=value"),
-    ("\nK='a", "`c.env:2`: no closing quotation, or a backslash at the end: `'a`", "close the quotes on the same line"),
-    ("K=$(date)", "`c.env:1`: only $NAME and ${NAME} are filled in, not `$(date)`", "write the value itself, or put it between single quotes"),
-    ("K=${A:-b}", "`c.env:1`: only $NAME and ${NAME} are filled in, not `${A:-b}`", "write the value itself, or put it between single quotes"),
+    ("set -e", "`c.env:1` is not an assignment: `set -e`", "write export NAME=value; sd3tune runs no command of this file"),
+    ("\nK='a", "`c.env:2`: no closing quotation, or a backslash at the end: `'a`", "close the quotes, or remove the backslash at the end"),
+    ("K=$(date)", f"`c.env:1`: `$(` is a command to a shell, {NO_COMMAND}: `$(date)`", LITERAL),
+    ("K=a; rm x", f"`c.env:1`: `;` is a second command to a shell, {NO_COMMAND}: `; rm x`", LITERAL),
+    ("K=a && b", f"`c.env:1`: `&` is a second command to a shell, {NO_COMMAND}: `&& b`", LITERAL),
+    ("K=a | b", f"`c.env:1`: `|` is a pipe to a shell, {NO_COMMAND}: `| b`", LITERAL),
+    ("K=a > b", f"`c.env:1`: `>` is writing a file to a shell, {NO_COMMAND}: `> b`", LITERAL),
+    ("K=(a b)", f"`c.env:1`: `(` is a subshell or a list to a shell, {NO_COMMAND}: `(a b)`", LITERAL),
+    ('K="`date`"', f"`c.env:1`: ``` is a command to a shell, {NO_COMMAND}: ``date`\"`", LITERAL),
+    ('A=1\nK="\n${A:-$(date)}"', f"`c.env:3`: `$(` is a command to a shell, {NO_COMMAND}: `$(date)}}\"`", LITERAL),
+    ("K=${A%x}", "`c.env:1`: `${A%x}` is not supported; of `${NAME…}`, sd3tune knows `:-`, `-`, `:=`, `=`, `:+`, `+`, `:?` and `?`", LITERAL),
+    ("K=${A:?no A}", "`c.env:1`: A is not set: no A", "export A in the shell that starts sd3tune, or write it in the file"),
+    ('A="b\nexport B=c', "`c.env:1`: no closing quotation, or a backslash at the end: `\"b`", "close the quotes, or remove the backslash at the end"),
     ("HF_TOKEN=secret", "`c.env`: HF_TOKEN is read from the environment, not from this file", "export HF_TOKEN in the shell that starts sd3tune"),
     ("MAX_NUM_STEPS=1\nMAX_TRAIN_STEPS=2", "`c.env`: two variables set `max_train_steps`, the second is MAX_TRAIN_STEPS", "remove one of the two"),
     ("TRAINER_EXTRA_ARGS=\"--a 'b\"", "`c.env`: TRAINER_EXTRA_ARGS has an open quote: `--a 'b`", "close the quote"),

@@ -1,9 +1,7 @@
 """Guides say what is true: their commands exist, their settings are accepted, their tables are what
 the plan gives."""
 
-import json
 import re
-import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,35 +9,15 @@ import click
 import pytest
 
 from sd3tune.cli import cli
-from sd3tune.config.names import ALIASES
-from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.errors import PlanError
 from sd3tune.plan.memory import GIB
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
+from tests.document_pages import PAGES, ROOT, commands, named
 from tests.plans import LARGE, MEDIUM, plan
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-PAGES = [page for page in PAGES if page.parent.name != "adr"]  # decisions as they were taken
 
-
-def blocks(page: Path, language: str = "") -> list[str]:
-    """The code blocks of a page; language "": of every language."""
-    return re.findall(rf"^ *```{language or '[a-z]*'}\n(.*?)^ *```", page.read_text(), re.M | re.S)
-
-
-def commands(page: Path) -> list[list[str]]:
-    """Words of every sd3tune command in a block or between backticks."""
-    lines = [line.strip() for block in blocks(page) for line in block.splitlines()]
-    lines += re.findall(r"`(sd3tune [^`\n]+)`", page.read_text())
-    lines = [re.sub(r"\s#.*|[|&;].*|\s{2,}\S.*", "", line) for line in lines]
-    typed = [line for line in lines if re.match(r"(\S+/)?sd3tune [a-z]", line)]
-    plain = [re.sub(r"\bN\b", "1", line) for line in typed if not re.search(r"…|\.\.\.", line)]
-    return [shlex.split(line)[1:] for line in plain]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_commands_of_a_page_have_the_options_that_sd3tune_has(page: Path) -> None:
     for words in commands(page):
         group: click.Command = cli
@@ -55,15 +33,6 @@ def test_commands_of_a_page_have_the_options_that_sd3tune_has(page: Path) -> Non
             group.parse_args(context, left)  # UsageError for what it does not know
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_settings_that_a_page_shows_as_json_exist(page: Path) -> None:
-    for block in blocks(page, "json"):
-        shown = json.loads(block)
-        if isinstance(shown, dict) and "model_type" in shown:
-            names = {name.removeprefix("--") for name in shown}
-            assert names <= AllSettings.model_fields.keys() | ALIASES.keys()
-
-
 def rows(page: str, cells: int) -> list[list[str]]:
     """Table rows with so many cells."""
     lines = (ROOT / "docs" / "guides" / page).read_text().splitlines()
@@ -77,6 +46,17 @@ def test_the_table_of_amd_cards_is_what_the_plan_gives() -> None:
     assert len(shown) == 7
     for card, model, weights, batch, memory in shown:
         made = plan(card.strip("`"), {"medium": MEDIUM, "large": LARGE}[model])
+        scheme = made.precision.transformer.value
+        assert weights == (made.precision.base.value if scheme == "no_change" else scheme)
+        assert int(batch) == made.batch_size
+        assert memory == f"{made.memory.estimate.training / GIB:.1f}"
+
+
+def test_the_table_of_small_cards_is_what_the_plan_gives() -> None:
+    shown = [row for row in rows("small-cards.md", 6) if row[0].startswith("`")]
+    assert len(shown) == 7
+    for card, model, side, weights, batch, memory in shown:
+        made = plan(card.strip("`"), {"medium": MEDIUM, "large": LARGE}[model], side=int(side))
         scheme = made.precision.transformer.value
         assert weights == (made.precision.base.value if scheme == "no_change" else scheme)
         assert int(batch) == made.batch_size

@@ -1,34 +1,28 @@
-"""Reading a `config.env` as bash would, without running anything.
+"""The settings of a `config.env`: which variable is which setting.
 
-Every problem names the file and its line. Nothing of the environment that looks like a secret goes
-into a setting.
+Nothing of the environment that looks like a secret goes into a setting.
 """
 
 import os
-import re
 import shlex
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from sd3tune.config.files.placeholders import looks_secret
-from sd3tune.config.files.reading import add_word, read_text
+from sd3tune.config.files.reading import add_word, literal, read_text
+from sd3tune.config.files.shell_assignments import Assignments, read_assignments
 from sd3tune.config.files.written import WrittenSettings
+from sd3tune.config.names import ALIASES, INVERTED
 from sd3tune.config.problems import Problems, shown
+from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.errors import ConfigError, ErrorAndHint
-
-# $NAME and ${NAME}; with no group: a substitution that only a shell can do.
-VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*)|[({])|`")
-ESCAPED = re.compile(r"\\([$`\"\\])|" + VARIABLE.pattern)
-TOKEN = re.compile(
-    r"""'(?P<single>[^']*)' | "(?P<double>(?:[^"\\]|\\.)*)" | (?P<comment>(?<=\s)\#.*)
-    | \\(?P<escaped>.) | (?P<space>\s+) | (?P<plain>[^\s'"\\\#]+|\#)""",
-    re.VERBOSE,
-)
-EXPORT = re.compile(r"export(?:\s+[A-Za-z_]\w*)+")  # sets no value
-ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 
 # Variables that libraries read when they start: a setting cannot carry them.
 OF_THE_ENVIRONMENT = ("HF_", "HUGGING_FACE_", "CUDA_", "HIP_", "HIPBLASLT_", "ROCR_", "PYTORCH_")
+# Variables of SimpleTuner's start script and of libraries, which change nothing here.
+WITHOUT_EFFECT = (
+    "CONFIG_BACKEND", "CONFIG_TYPE", "CONFIG_PATH", "ENV", "VENV_PATH", "DISABLE_LD_OVERRIDE",
+    "TQDM_NCOLS", "TOKENIZERS_PARALLELISM",
+)  # fmt: skip
 # Variables that hold `--key=value` words.
 EXTRA_ARGUMENTS = ("TRAINER_EXTRA_ARGS", "DEBUG_EXTRA_ARGS")
 # Variables of config.env whose setting is not their lower-case name.
@@ -55,120 +49,83 @@ RENAMED = {
     "USE_XFORMERS": "enable_xformers_memory_efficient_attention",
     "USE_BITFIT": "layer_freeze_strategy",
     "MIN_SNR_GAMMA": "snr_gamma",
+    "DELETE_ERRORED_IMAGES": "delete_problematic_images",
+    "DELETE_SMALL_IMAGES": "delete_unwanted_images",
 }
 
 
-def read_env(path: Path, problems: Problems, texts: Container[str] = ()) -> WrittenSettings:
-    """A `config.env`: `export K=V`, `K+=V`, quotes, comments, `$V` and `${V}` of earlier lines or
-    of the environment. EXTRA_ARGUMENTS are split as a shell would. A variable that is not a
-    setting is fine when a later line uses it. Raises ConfigError where the file cannot be read."""
-    values: dict[str, str] = {}
-    used: set[str] = set()
-    for number, line in enumerate(read_text(path, "configuration file").split("\n"), 1):
-        stripped = line.strip()
-        if stripped and not stripped.startswith("#") and not EXPORT.fullmatch(stripped):
-            with problems.collecting(f"line {number}"):
-                _assign(stripped, values, used, f"`{path}:{number}`")
-    extra = {name: values.pop(name) for name in EXTRA_ARGUMENTS if name in values}
-    written = WrittenSettings(str(path))
-    _variables(written, values, used, problems, texts)
-    for name, text in extra.items():
-        with problems.collecting(name):
-            for word in _arguments(text, path, name):
-                add_word(written, word, texts)
+def read_env(
+    path: Path,
+    problems: Problems,
+    texts: Container[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> WrittenSettings:
+    """A `config.env`, read as shell_assignments.py says. EXTRA_ARGUMENTS are split as a shell
+    would. A variable that is not a setting is fine when another line uses it. environ: variables
+    that the file may use. Raises ConfigError where the file cannot be read."""
+    text = read_text(path, "configuration file")
+    assigned = read_assignments(text, str(path), environ, problems)
+    written = WrittenSettings(str(path), variables=frozenset(assigned.values))
+    _variables(written, assigned, problems, texts)
+    for name in EXTRA_ARGUMENTS:
+        if name in assigned.values:
+            with problems.collecting(name):
+                for word in arguments(assigned.values[name], f"`{path}`", name):
+                    add_word(written, word, texts, line=assigned.lines[name])
+    written.notes.extend(
+        f"${name} is empty in line {line} of {path}: neither the file nor the environment sets it"
+        for name, line in assigned.unset.items()
+        if name not in EXTRA_ARGUMENTS
+    )
     return written
-
-
-def _assign(line: str, values: dict[str, str], used: set[str], where: str) -> None:
-    """used: gets the variables that the value refers to."""
-    match = ASSIGNMENT.fullmatch(line)
-    if match is None:
-        raise ConfigError(
-            f"{where} is not an assignment: `{shown(line)}`", hint="write export NAME=value"
-        )
-    name, plus, raw = match.groups()
-    value = _shell_value(raw, name, values, used, where)
-    values[name] = values.get(name, "") + value if plus else value
 
 
 def _variables(
     written: WrittenSettings,
-    values: Mapping[str, str],
-    used: set[str],
+    assigned: Assignments,
     problems: Problems,
     texts: Container[str],
 ) -> None:
-    for variable, text in values.items():
+    for variable, text in assigned.values.items():
         name = RENAMED.get(variable, variable.lower())
-        if variable.startswith(OF_THE_ENVIRONMENT):
-            what = f"{written.where}: {variable} is read from the environment, not from this file"
-            hint = f"export {variable} in the shell that starts sd3tune"
-            problems.add(ErrorAndHint(what, hint), variable)
-        elif text == "" or variable in used:
+        line = assigned.lines[variable]
+        if variable in EXTRA_ARGUMENTS or text == "":
             continue
-        elif name in written.values:
+        if variable in assigned.used and not _is_setting(variable):
+            continue
+        if variable == "PURE_BF16" and assigned.values.get("OPTIMIZER") == "adamw_bf16":
+            continue  # an older name for what this optimizer does
+        if variable in WITHOUT_EFFECT or variable.startswith("SIMPLETUNER_"):
+            written.notes.append(f"{variable} not used: sd3tune does not have it as a setting")
+            continue
+        if variable.startswith(OF_THE_ENVIRONMENT):
+            if assigned.environ.get(variable) != text:
+                what = f"{written.where}: {variable} is read from the environment, not from this"
+                hint = f"export {variable} in the shell that starts sd3tune"
+                problems.add(ErrorAndHint(f"{what} file", hint), variable)
+        elif name in written.values and written.values[name] != literal(text):
             what = f"{written.where}: two variables set `{name}`, the second is {variable}"
             problems.add(ErrorAndHint(what, "remove one of the two"), name)
         else:
             with problems.collecting(name):
-                add_word(written, f"{name}={text}", texts, variable)
+                add_word(written, f"{name}={text}", texts, variable, line)
             if variable == "USE_BITFIT" and written.values.get(name) is True:
-                written.set(name, "bitfit", variable)
+                written.set(name, "bitfit", variable, line)
 
 
-def _shell_value(
-    raw: str, variable: str, values: Mapping[str, str], used: set[str], where: str
-) -> str:
-    """The right side of an assignment as bash reads it; unquoted blanks become one."""
-
-    def known(m: "re.Match[str]") -> str:
-        name = m.group(m.lastindex) if m.lastindex else None
-        if name is None:
-            raise ConfigError(
-                f"{where}: only $NAME and ${{NAME}} are filled in, not `{shown(raw)}`",
-                hint="write the value itself, or put it between single quotes",
-            )
-        used.add(name)
-        if name not in values and name in os.environ and looks_secret(name):
-            raise ConfigError(
-                f"{where}: {variable} uses ${name}, which looks like a secret: a configuration "
-                "file may not read secrets from the environment",
-                hint="leave it out: libraries that need a secret read the environment themselves",
-            )
-        return values.get(name, os.environ.get(name, ""))
-
-    def unescaped(m: "re.Match[str]") -> str:
-        return m.group(1) if m.group(1) is not None else known(m)
-
-    out: list[str] = []
-    at = 0
-    while at < len(raw):
-        match = TOKEN.match(raw, at)
-        if match is None:
-            raise ConfigError(
-                f"{where}: no closing quotation, or a backslash at the end: `{shown(raw)}`",
-                hint="close the quotes on the same line",
-            )
-        kind, text = str(match.lastgroup), match.group(str(match.lastgroup))
-        if kind == "plain":
-            text = VARIABLE.sub(known, text)
-        elif kind == "double":
-            text = ESCAPED.sub(unescaped, text)
-        at = match.end()
-        if kind == "comment":
-            del out[-1:]  # the blank before it, where there is a value at all
-        elif kind != "space" or out:
-            out.append(" " if kind == "space" else text)
-    return "".join(out)
+def _is_setting(variable: str) -> bool:
+    name = RENAMED.get(variable, variable.lower())
+    return name in AllSettings.model_fields or name in ALIASES or name in INVERTED
 
 
-def _arguments(text: str, path: Path, variable: str) -> list[str]:
-    """`--key=value`, `--key value` and `--switch`, each as one `--key=value`."""
+def arguments(text: str, where: str, variable: str) -> list[str]:
+    """`--key=value`, `--key value` and `--switch`, each as one `--key=value`. where: as
+    problems name the place of the variable. Raises ConfigError."""
     try:
         words = shlex.split(text)
     except ValueError:
         raise ConfigError(
-            f"`{path}`: {variable} has an open quote: `{shown(text)}`",
+            f"{where}: {variable} has an open quote: `{shown(text)}`",
             hint="close the quote",
         ) from None
     joined: list[str] = []
@@ -179,7 +136,7 @@ def _arguments(text: str, path: Path, variable: str) -> list[str]:
             joined.append(word)
         else:
             raise ConfigError(
-                f"`{path}`: {variable}: `{shown(word)}` belongs to no --setting",
+                f"{where}: {variable}: `{shown(word)}` belongs to no --setting",
                 hint="write --name=value",
             )
     return [w if "=" in w else f"{w}=true" for w in joined]
