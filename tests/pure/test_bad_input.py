@@ -154,7 +154,8 @@ def test_a_model_of_another_family_is_one_problem(
 ) -> None:
     """What its folder lacks as a folder of SD3 does not matter."""
     project.write("m/transformer/config.json", '{"_class_name": "FluxTransformer2DModel"}')
-    assert exit_code(["plan", "pretrained_model_name_or_path=m"], monkeypatch) == 1
+    words = ["plan", "config/config.json", "pretrained_model_name_or_path=m"]
+    assert exit_code(words, monkeypatch) == 1
     out, err = capsys.readouterr()
     error, hint = (line for line in err.splitlines() if ": " in line)
     assert out == "" and "holds a FluxTransformer2DModel, not an SD3 transformer" in error
