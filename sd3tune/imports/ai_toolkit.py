@@ -112,6 +112,8 @@ def _adapter(t: Translation, document: Document) -> None:
     if alpha is not None and alpha != rank:
         t.drop("network.linear_alpha", alpha, "has no effect on SD3 in ai-toolkit: alpha is rank")
     t.set("network.dropout", 0.0, "lora_dropout", DEFAULTS)
+    t.choose("ai-toolkit adapts every linear layer of a block",
+             peft_lora_target_modules=rules.layers(every=True))  # fmt: skip
     if path := t.take("network.pretrained_lora_path"):
         t.map("network.pretrained_lora_path", path, init_lora=rules.path_of(path, document.folder))
 

@@ -94,7 +94,8 @@ def continue_from(t: Translation, path: Path) -> None:
         t.chosen.append(Chosen("instance_prompt", word, "the trigger word of the adapter: captions "
                         "of the dataset should have it"))  # fmt: skip
         for dataset in t.datasets:
-            dataset.setdefault("instance_prompt", word)
+            if dataset.get("caption_strategy") == "instanceprompt":
+                dataset.setdefault("instance_prompt", word)
 
 
 def trigger(header: Header) -> str | None:

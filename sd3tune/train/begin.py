@@ -1,6 +1,6 @@
 """The pieces of a run put together: model, quantisation, adapter, optimizer, newest checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +26,13 @@ from sd3tune.train.optim import build
 from sd3tune.train.resume import resume
 from sd3tune.train.state import TrainState
 
+LoadBase = Callable[[Plan, torch.device], Any]  # as load.transformer
 
-def begin(plan: Plan, world: World) -> TrainState:
+
+def begin(plan: Plan, world: World, base: LoadBase = load.transformer) -> TrainState:
     """Loads the transformer onto the device, attaches the adapter, and loads the checkpoint from
-    which the run continues."""
-    model = load.transformer(plan, world.device)
+    which the run continues. base: loads the base model."""
+    model = base(plan, world.device)
     kernels = plan.attention
     attention.use_processors(model, kernels.inputs.value, kernels.training.value)
     trained = attach(model, plan)
