@@ -16,6 +16,7 @@ from sd3tune.formats.adapter_description import describe
 from sd3tune.formats.initial_adapter import refuse_unfit
 from sd3tune.imports import shared_rules as rules
 from sd3tune.imports.translation import Chosen, Translation
+from sd3tune.tables.architectures import ARCHITECTURES
 
 # ss_ names of sd-scripts -> its options; `ss_` plus the option's name needs no entry.
 SS_NAMES = {
@@ -82,8 +83,8 @@ def continue_from(t: Translation, path: Path) -> None:
         alpha = float(f"{float(scale) * rank:.7g}")
         t.map(f"its {seen.alpha_from}: alpha", alpha, lora_alpha=alpha)
     t.config.setdefault("lora_dropout", 0.0)
-    if seen.model.startswith("sd3") and "pretrained_model_name_or_path" not in t.config:
-        t.map("its tensors: model", seen.model, model_flavour=seen.model.removesuffix(" (tiny)"))
+    if seen.model in ARCHITECTURES and "pretrained_model_name_or_path" not in t.config:
+        t.map("its tensors: model", seen.model, model_flavour=seen.model)
     for key in STEPS:
         if key in header.metadata:
             t.chosen.append(Chosen("max_train_steps", t.config.get("max_train_steps", "as set"),
