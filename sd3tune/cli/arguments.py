@@ -24,6 +24,7 @@ LOG = logging.getLogger(__name__)
 CONFIG = Path("config/config.json")
 MOST_REJECTED = 5  # files that are named, of each dataset
 CONFIG_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+CONFIGS_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 
 

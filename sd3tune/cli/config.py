@@ -70,15 +70,17 @@ def show(arguments: tuple[str, ...], with_defaults: bool, as_json: bool) -> None
 @command.command(cls=SettingsAsOptions, short_help="Every problem of a configuration at once.")
 @CONFIG_AND_OVERRIDES
 def check(arguments: tuple[str, ...]) -> None:
-    """Report every problem of CONFIG and of the files it names, at once. Exit code 1 when there is
-    one.
+    """Report every problem of CONFIG and of the files and folders it names, at once. Exit code 1
+    when there is one.
 
-    CONFIG is found as for `sd3tune train` unless given. Each KEY=VALUE overrides the file.
+    No image is opened, no server and no device is asked: `sd3tune dataset` looks at the images, and
+    `sd3tune plan` at the machine. CONFIG is found as for `sd3tune train` unless given. Each
+    KEY=VALUE overrides the file.
     """
-    from sd3tune.config.run_files import load_run
+    from sd3tune.checked_run import check_files
 
     path, overrides = announced(arguments)
-    _, datasets = load_run(path, overrides)
+    datasets = check_files(path, overrides)
     words.show([*words.notes(datasets.notes), f"ok  {path}"])
 
 
@@ -124,6 +126,24 @@ def convert(arguments: tuple[str, ...], kind: str | None, output: Path | None) -
         output.parent.mkdir(parents=True, exist_ok=True)
         drafts.write(output, text.encode())
     words.show([f"wrote  {output}"])
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
+def example(folder: Path) -> None:
+    """Write example files to DIR/config: settings as JSON and, with comments, as TOML, datasets,
+    and prompts. Files that are there are kept."""
+    from sd3tune.config.example_files import write_examples
+
+    examples = write_examples(folder)
+    words.show(
+        [
+            *(f"wrote  {path}" for path in examples.written),
+            *(f"kept   {path}" for path in examples.kept),
+            "",
+            f"next   cp {folder / 'config/config.json.example'} {folder / 'config/config.json'}",
+        ]
+    )
 
 
 def keys_of(arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,7 +11,7 @@ from sd3tune.cli import overview_lines, words
 from sd3tune.cli.arguments import CONFIG
 
 if TYPE_CHECKING:
-    from sd3tune.configure.draft import Draft
+    from sd3tune.configure.draft import PlannedDraft
     from sd3tune.configure.session import Session
 
 
@@ -26,7 +26,7 @@ def _list_presets(context: click.Context, parameter: click.Parameter, asked: boo
 @click.option("--dataset", metavar="DIR", help="the folder of images")
 @click.option("--model", metavar="NAME", help="a folder, a file, a repository, medium or large")
 @click.option(
-    "--from", "presets", multiple=True, metavar="PRESET",
+    "--from", "preset_names", multiple=True, metavar="PRESET",
     help="take a preset; one by memory and one by purpose go together",
 )  # fmt: skip
 @click.option(
@@ -78,7 +78,7 @@ def _defaults(begun: "Session", force: bool) -> dict[str, str]:
 def _asked(begun: "Session") -> dict[str, str] | None:
     """None: the user has left."""
     from sd3tune.backends.decide.chips import of_device
-    from sd3tune.configure.costs import NO_RATE
+    from sd3tune.configure.costs import ESTIMATED, NO_RATE
     from sd3tune.configure.interview import Left, Talk
     from sd3tune.configure.terminal import Terminal
 
@@ -86,7 +86,7 @@ def _asked(begun: "Session") -> dict[str, str] | None:
     device = seen.facts.tightest
     rated = of_device(device.name)
     known = rated is not None and rated.half_flops is not None
-    words.show([f"sd3tune configure, for {device.name}", *([] if known else [NO_RATE])])
+    words.show([f"sd3tune configure, for {device.name}", ESTIMATED if known else NO_RATE])
     talk = Talk(Terminal().ask, words.show, summary, begun.judge)
     try:
         return begun.asked(talk)
@@ -94,7 +94,7 @@ def _asked(begun: "Session") -> dict[str, str] | None:
         return None
 
 
-def summary(draft: "Draft") -> list[words.Line]:
+def summary(draft: "PlannedDraft") -> list[words.Line]:
     """Whether it fits, and what the run amounts to."""
     from sd3tune.configure.costs import cost
 

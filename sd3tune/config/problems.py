@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from sd3tune.config.accepted import Accepted
 from sd3tune.config.inert import asks_for_nothing, is_off
 from sd3tune.config.names import Unsupported
 from sd3tune.config.other_trainers import NAMES, Renamed
@@ -158,6 +159,8 @@ def refused(kind: type[BaseModel], setting: str, value: Any) -> str | None:
 def _passes(row: Unsupported, name: str, values: Mapping[str, Any], kind: type[BaseModel]) -> bool:
     """Whether the row's name may be left out as it stands: another name of a setting only where it
     is off and the setting is off by default."""
+    if isinstance(row, Accepted):
+        return True
     if not isinstance(row, Renamed):
         return asks_for_nothing(name, values[name], values)
     field = kind.model_fields.get(row.ours)

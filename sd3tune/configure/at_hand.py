@@ -14,6 +14,7 @@ from sd3tune.configure import image_folder
 from sd3tune.configure.image_folder import ImageFolder
 from sd3tune.errors import ModelError
 from sd3tune.plan.memory import gib
+from sd3tune.report.progress import waiting
 from sd3tune.sd3 import hub, hub_refusals, models
 from sd3tune.sd3.missing_parts import missing_parts, part_sizes
 from sd3tune.sd3.variants import Model
@@ -83,7 +84,8 @@ def access(repository: str) -> str | None:
     """Why a repository of the hub cannot be downloaded with this login, with what to do; None
     where it can. Asks the hub, for some seconds at most."""
     try:
-        hub.config(MODEL_SETTINGS[0], repository, "transformer", None)
+        with waiting("asking the hub"):
+            hub.config(MODEL_SETTINGS[0], repository, "transformer", None)
     except ModelError as e:
         return f"{e}; {e.hint}"
     return None

@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sd3tune.config.config import MODELS, PATHS, TEXTS, absolute
 from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.config.files.settings_file import LENGTHS, read_overrides
+from sd3tune.config.files.reading import read_words
+from sd3tune.config.files.settings_file import LENGTHS, renamed
 from sd3tune.config.problems import COMMAND_LINE, Problems
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.configure.image_folder import ID, ImageFolder
@@ -59,7 +60,7 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedRun:
     """The answers, as values. words: `key=value` of the command line, which win. quality: a preset
     by memory or a recipe; None: everything is left to the planner. length: steps, or epochs."""
 
@@ -76,7 +77,7 @@ class Asked:
     words: tuple[str, ...] = ()
 
 
-def documents(asked: Asked, paths: Paths) -> Documents:
+def documents(asked: AskedRun, paths: Paths) -> Documents:
     """Raises ConfigError for words that are not KEY=VALUE."""
     typed = {k: _as_file_says(k, v, paths) for k, v in typed_settings(asked.words).items()}
     if "data_backend_config" in typed:
@@ -87,9 +88,9 @@ def documents(asked: Asked, paths: Paths) -> Documents:
     of_dataset = {k: v for k, v in typed.items() if _belongs_to_dataset(k)}
     of_run = {k: v for k, v in typed.items() if k not in of_dataset}
     prompts = {} if of_run.keys() & {*OF_PICTURES} else _library(asked.prompts)
+    if length := {name: of_run[name] for name in LENGTHS if isinstance(of_run.get(name), int)}:
+        asked = replace(asked, length=length)
     chosen = _config(asked, paths, bool(prompts))
-    if of_run.keys() & {*LENGTHS}:
-        chosen = {k: v for k, v in chosen.items() if k not in LENGTHS}
     if of_run.keys() & {*OF_PICTURES}:
         chosen.pop("validation_disable", None)
     if of_run.keys() & {"model_flavour"}:
@@ -107,7 +108,7 @@ def _as_file_says(name: str, value: Any, paths: Paths) -> Any:
     return paths.shown(Path(whole)) if Path(whole).is_absolute() else whole
 
 
-def _config(asked: Asked, paths: Paths, library: bool) -> dict[str, Any]:
+def _config(asked: AskedRun, paths: Paths, library: bool) -> dict[str, Any]:
     chosen = dict(asked.purpose.settings)
     if asked.quality is not None:
         chosen |= asked.quality.settings_for(asked.model.name)
@@ -152,9 +153,11 @@ def usual_resolution(model: Model) -> int:
 
 
 def _datasets(
-    asked: Asked, paths: Paths, config: Mapping[str, Any], typed: Mapping[str, Any]
+    asked: AskedRun, paths: Paths, config: Mapping[str, Any], typed: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     folder = asked.folder
+    masked = asked.quality is None or asked.quality.masks
+    masks = folder.masks if masked else None
     entry: dict[str, Any] = {
         "id": ID,
         "type": "local",
@@ -167,13 +170,13 @@ def _datasets(
         entry |= {"instance_prompt": asked.word, "prepend_instance_prompt": True}
     if repeats := _repeats(folder, config):
         entry["repeats"] = repeats
-    if folder.masks is not None:
+    if masks is not None:
         entry["conditioning_data"] = "masks"
     listed = [{**entry, **typed}]
-    if folder.masks is not None:
+    if masks is not None:
         listed.append({
             "id": "masks", "type": "local", "dataset_type": "conditioning",
-            "conditioning_type": "mask", "instance_data_dir": paths.shown(folder.masks),
+            "conditioning_type": "mask", "instance_data_dir": paths.shown(masks),
         })  # fmt: skip
     text = {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": True}
     return [*listed, text]
@@ -201,7 +204,7 @@ def _library(prompts: Sequence[str]) -> dict[str, str]:
 def typed_settings(words: Sequence[str]) -> dict[str, Any]:
     """`key=value` words under today's names. Raises ConfigError."""
     problems = Problems()
-    written = read_overrides(words, problems, TEXTS)
+    written = renamed(read_words(words, problems, TEXTS), problems)
     if found := problems.ordered():
         raise ConfigError.of(found)
     return written.values

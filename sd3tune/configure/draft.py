@@ -14,7 +14,7 @@ from sd3tune.config.run_files import load_run
 from sd3tune.configure.documents import (
     DATASETS,
     PROMPTS,
-    Asked,
+    AskedRun,
     Documents,
     Paths,
     documents,
@@ -34,7 +34,7 @@ CONFIG = "config/config.json"
 
 
 @dataclass(frozen=True)
-class Draft:
+class PlannedDraft:
     """A run that the planner accepts."""
 
     documents: Documents
@@ -45,30 +45,22 @@ class Draft:
         """Pictures, disk, downloads and host memory."""
         return overview_of(self.prepared)
 
-    @property
+    @cached_property
     def image_tokens(self) -> float:
         """Of an image, on average."""
         samples = self.prepared.samples
         return sum(tokens(*s.geometry.bucket) for s in samples) / len(samples)
 
-    @property
+    @cached_property
     def operations(self) -> int:
         """Of all steps on one device."""
         plan = self.prepared.plan
         return plan.steps * duration.step_operations(plan, self.image_tokens)
 
-    @property
+    @cached_property
     def duration(self) -> Duration | None:
         """Of all steps; None where the device's rate is unknown."""
         return duration.run_duration(self.prepared.plan, self.image_tokens)
-
-    @property
-    def enlarged(self) -> int:
-        """Images that are smaller than what they are trained at."""
-        found = self.prepared
-        return sum(
-            s.geometry.resized[0] > s.size[0] for s in found.samples if s.dataset in found.sources
-        )
 
 
 class Drafts:
@@ -81,20 +73,20 @@ class Drafts:
         self._paths = Paths(scratch, scratch / CONFIG, absolute=True)
         self._facts = facts
         self._run_probes = recorded(facts.smoke) if run_probes is None else run_probes
-        self._known: dict[str, Draft | Sd3tuneError] = {}
+        self._known: dict[str, PlannedDraft | Sd3tuneError] = {}
 
-    def of(self, asked: Asked) -> Draft:
+    def of(self, asked: AskedRun) -> PlannedDraft:
         """The plan. Raises Sd3tuneError where there is none."""
         written = documents(asked, self._paths)
         key = json.dumps([written.config, written.datasets, written.prompts])
         if key not in self._known:
             self._known[key] = _answer(lambda: self._plan(written, asked))
         answer = self._known[key]
-        if isinstance(answer, Draft):
+        if isinstance(answer, PlannedDraft):
             return answer
         raise answer
 
-    def _plan(self, written: Documents, asked: Asked) -> Draft:
+    def _plan(self, written: Documents, asked: AskedRun) -> PlannedDraft:
         self._paths.config.parent.mkdir(parents=True, exist_ok=True)
         for path, text in contents(written, self._paths.config).items():
             path.write_text(text, encoding="utf-8")
@@ -111,7 +103,7 @@ class Drafts:
             prepared = plan_run(found, model, self._facts, run_probes=self._run_probes)
         except Sd3tuneError as e:
             raise self._without_scratch(e) from None
-        return Draft(written, prepared)
+        return PlannedDraft(written, prepared)
 
     def _without_scratch(self, error: Sd3tuneError) -> Sd3tuneError:
         """The same error with the files named as they will be, not as they are here."""
@@ -123,7 +115,7 @@ class Drafts:
         return type(error).of(named)
 
 
-def _answer(plan: Callable[[], Draft]) -> Draft | Sd3tuneError:
+def _answer(plan: Callable[[], PlannedDraft]) -> PlannedDraft | Sd3tuneError:
     try:
         return plan()
     except Sd3tuneError as e:

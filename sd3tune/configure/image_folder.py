@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from sd3tune.config.datasets.image_dataset import ImageDataset
-from sd3tune.data.buckets import enlarged, geometry, unwanted
+from sd3tune.data.buckets import geometry, unwanted
 from sd3tune.data.caption_files import CaptionFiles
 from sd3tune.data.captions import Captions, NoCaption, from_name
 from sd3tune.data.discover import Discovery, RejectedFile, Sample, discover
@@ -59,9 +59,14 @@ class ImageFolder:
         return RememberedFolder(self.path)
 
     @cached_property
+    def caption_files(self) -> CaptionFiles:
+        """The caption file of each image."""
+        return CaptionFiles(self.files)
+
+    @cached_property
     def captioned(self) -> int:
         """Images with a caption file beside them."""
-        return sum(1 for _ in CaptionFiles(self.files).beside(s.name for s in self.samples))
+        return sum(1 for _ in self.caption_files.beside(s.name for s in self.samples))
 
     @cached_property
     def caption_strategy(self) -> str:
@@ -72,14 +77,9 @@ class ImageFolder:
         spoken = sum(len(_words(s.name)) >= WORDS for s in self.samples)
         return "filename" if 2 * spoken >= len(self.samples) else "instanceprompt"
 
-    def smaller_than(self, dataset: ImageDataset) -> int:
-        """Images that would be enlarged."""
-        shapes = ((s, geometry(s.size, dataset, _identity(dataset, s))) for s in self.samples)
-        return sum(enlarged(s.size, shape) > 1 for s, shape in shapes)
-
     def discovery(self, dataset: ImageDataset) -> Discovery:
         """The images as the run would use them. Raises DataError where none is left."""
-        captions = Captions(dataset, self.source, None, CaptionFiles(self.files))
+        captions = Captions(dataset, self.source, None, self.caption_files)
         masks = dict(_stems(self.mask_names)) if dataset.conditioning_data else None
         samples: list[Sample] = []
         rejected = list(self.rejected)
@@ -109,7 +109,8 @@ class ImageFolder:
         sizes = sorted({s.size for s in self.samples}, key=lambda size: size[0] * size[1])
         (w, h), (width, height) = sizes[0], sizes[-1]
         span = f"{w}x{h}" if len(sizes) == 1 else f"{w}x{h} to {width}x{height}"
-        yield f"{len(self.samples)} images, {span} pixels"
+        count = len(self.samples)
+        yield f"{count} image{'s' * (count != 1)}, {span} pixels"
         if self.rejected:
             (reason, count), *_ = Counter(r.reason for r in self.rejected).most_common(1)
             yield f"{len(self.rejected)} files cannot be used, such as {count} x {reason}"
@@ -138,7 +139,7 @@ class ImageFolder:
         if self.caption_strategy == "filename":
             return " ".join(_words(sample.name))
         try:
-            name, *_ = CaptionFiles(self.files).of(sample.name)
+            name, *_ = self.caption_files.of(sample.name)
             text = self.source.caption(name).decode("utf-8-sig", "replace")
         except OSError:
             return ""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd3tune.configure.documents import typed_settings
-from sd3tune.configure.draft import Draft, contents
-from sd3tune.configure.questions import QUESTIONS, Choice, Question, chosen, shown_path
+from sd3tune.configure.draft import PlannedDraft, contents
+from sd3tune.configure.question import InterviewQuestion, OfferedAnswer, chosen, shown_path
+from sd3tune.configure.questions import QUESTIONS
 from sd3tune.configure.situation import Answers, Situation
 from sd3tune.errors import ConfigError, Sd3tuneError
 
@@ -35,8 +36,8 @@ class Talk:
 
     ask: Callable[[str, str], str]
     tell: Callable[[Sequence[Line]], None]
-    summary: Callable[[Draft], Sequence[Line]]
-    judge: Callable[[Answers], Draft]
+    summary: Callable[[PlannedDraft], Sequence[Line]]
+    judge: Callable[[Answers], PlannedDraft]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Interview:
                 answers[asked[at].name] = answer
                 at += 1
 
-    def _answer(self, question: Question, number: str, answers: Answers) -> str | None:
+    def _answer(self, question: InterviewQuestion, number: str, answers: Answers) -> str | None:
         """An answer that has a plan; None: the question before."""
         before = self._before(question, answers)
         default = self._default(question, answers, before)
@@ -99,7 +100,11 @@ class Interview:
                 self._tell_error(e)
 
     def _taken(
-        self, question: Question, typed: str | None, offered: Sequence[Choice], before: Answers
+        self,
+        question: InterviewQuestion,
+        typed: str | None,
+        offered: Sequence[OfferedAnswer],
+        before: Answers,
     ) -> str:
         """Raises Sd3tuneError for an answer that has no plan."""
         if typed is None:
@@ -113,12 +118,14 @@ class Interview:
             self.talk.tell(lines)
         return answer
 
-    def _before(self, question: Question, answers: Answers) -> dict[str, str]:
+    def _before(self, question: InterviewQuestion, answers: Answers) -> dict[str, str]:
         """The answers that a question may rest on: given ones, and those to earlier questions."""
         earlier = {q.name for q in QUESTIONS[: QUESTIONS.index(question)]}
         return {n: a for n, a in answers.items() if n in earlier or n in self.given}
 
-    def _default(self, question: Question, answers: Answers, before: Answers) -> str | None:
+    def _default(
+        self, question: InterviewQuestion, answers: Answers, before: Answers
+    ) -> str | None:
         """The answer that was given before the user went back, where it still fits."""
         kept = answers.get(question.name)
         if kept is not None and self.known.plans({**before, question.name: kept}):
@@ -156,7 +163,7 @@ class Interview:
             self.talk.tell([f"error: {p.message}", f"hint: {p.hint}"])
 
 
-def _lines(question: Question, number: int, choice: Choice) -> list[Line]:
+def _lines(question: InterviewQuestion, number: int, choice: OfferedAnswer) -> list[Line]:
     mark = f"{number}  " if question.numbered else ""
     about = f": {choice.about}" if choice.about else ""
     lines: list[Line] = [f"  {mark}{choice.answer}{about}"]

@@ -13,7 +13,7 @@ from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.files.reading import project_folder
 from sd3tune.configure.at_hand import seen_here
 from sd3tune.configure.documents import Paths, documents, preset_named
-from sd3tune.configure.draft import Draft, Drafts, contents
+from sd3tune.configure.draft import Drafts, PlannedDraft, contents
 from sd3tune.configure.interview import Interview, Talk, answers_given
 from sd3tune.configure.questions import DEFAULTS
 from sd3tune.configure.situation import Answers, Situation
@@ -32,7 +32,7 @@ class Options:
     config: Path
     dataset: str | None = None
     model: str | None = None
-    presets: tuple[str, ...] = ()
+    preset_names: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     chip: str | None = None
 
@@ -44,7 +44,7 @@ class Session:
 
     options: Options
     known: Situation
-    judge: Callable[[Answers], Draft]
+    judge: Callable[[Answers], PlannedDraft]
     given: Answers
 
     def asked(self, talk: Talk) -> dict[str, str]:
@@ -97,7 +97,7 @@ def begin(options: Options, scratch: Path) -> Session:
     )
     probed = replace(known, drafts=Drafts(scratch / "probed", facts, run_probes))
     typed: dict[str, str | None] = {"model": options.model, "dataset": options.dataset}
-    typed |= presets_given(options.presets)
+    typed |= presets_given(options.preset_names)
     return Session(options, known, probed.draft, answers_given(typed, known))
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sd3tune.configure.at_hand import AtHand, ModelAtHand, at_hand
-from sd3tune.configure.documents import AUTOMATIC, NONE, Asked, preset_named
-from sd3tune.configure.draft import Draft, Drafts
+from sd3tune.configure.documents import AUTOMATIC, NONE, AskedRun, preset_named
+from sd3tune.configure.draft import Drafts, PlannedDraft
 from sd3tune.configure.image_folder import ID, ImageFolder
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.discover import Sample
@@ -39,6 +39,7 @@ class Situation:
     words: tuple[str, ...] = ()
     _models: dict[str, ModelAtHand] = field(default_factory=dict)
     _folders: dict[str, ImageFolder] = field(default_factory=dict)
+    _complete: dict[frozenset[tuple[str, str]], dict[str, str]] = field(default_factory=dict)
 
     def model(self, source: str) -> ModelAtHand:
         """Raises ModelError."""
@@ -61,18 +62,24 @@ class Situation:
 
     def complete(self, answers: Answers) -> dict[str, str]:
         """The answers, with defaults for what is open."""
+        key = frozenset(answers.items())
+        if key not in self._complete:
+            self._complete[key] = self._completed(answers)
+        return dict(self._complete[key])
+
+    def _completed(self, answers: Answers) -> dict[str, str]:
         whole = dict(answers)
         for name, default in self.defaults.items():
             if name not in whole and (answer := default(self, whole)) is not None:
                 whole[name] = answer
         return whole
 
-    def asked(self, answers: Answers) -> Asked:
+    def asked(self, answers: Answers) -> AskedRun:
         """The values of answers that are complete but for the dataset. Raises Sd3tuneError."""
         purpose, _, word = answers["purpose"].partition(":")
         quality = answers["quality"]
         prompts = tuple(p for t in answers["pictures"].split(";") if (p := " ".join(t.split())))
-        return Asked(
+        return AskedRun(
             source=answers["model"],
             model=self.model(answers["model"]).model,
             folder=self.folder(answers.get("dataset")),
@@ -86,7 +93,7 @@ class Situation:
             words=self.words,
         )
 
-    def draft(self, answers: Answers) -> Draft:
+    def draft(self, answers: Answers) -> PlannedDraft:
         """The plan, with defaults for what is open. Raises Sd3tuneError where there is none."""
         return self.drafts.of(self.asked(self.complete(answers)))
 

@@ -92,7 +92,9 @@ def _shares(precision: str) -> tuple[float, float]:
 
 
 def spoken(duration: Duration) -> str:
-    """For people: "40 to 110 min"."""
+    """For people: "40 to 80 min"."""
+    if duration.longest < 1:
+        return "less than 1 s"
     for unit, seconds in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if duration.longest >= 2 * seconds or unit == "s":
             low, high = duration.shortest / seconds, duration.longest / seconds

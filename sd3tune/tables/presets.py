@@ -28,7 +28,8 @@ class Preset:
     catalogue, on which a test plans it. models: for which it is planned there. on: vendors whose
     machines are offered it. steps_per_image, fewest, most: the length of a run that nobody sets.
     caption: of images without a caption of their own; `{word}` is the trigger word. gib: memory of
-    the smallest machine that it is for, as marketed.
+    the smallest machine that it is for, as marketed. masks: whether masks are used where there are
+    some.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Preset:
     most: int = 0
     caption: str = ""
     gib: int = 0
+    masks: bool = True
 
     def settings_for(self, model: str) -> dict[str, Any]:
         """The settings for a model, by its name."""
@@ -131,7 +133,7 @@ MEMORY = (
 )  # fmt: skip
 RECIPES = (
     Preset(
-        "stable", "recipe", "the quickstart's values that keep SD3.5 stable: 12 images a step",
+        "stable", "recipe", "keeps SD3.5 stable (quickstart): 12 images a step, no masks",
         {
             "optimizer": "adamw_bf16",
             "flow_schedule_shift": 1.0,
@@ -146,9 +148,10 @@ RECIPES = (
         },
         ("rtx4090", "rtx3090", "l40s", "h100", "mi300x", "m3-max"), BOTH,
         {MEDIUM: {"validation_guidance_skip_layers": [7, 8, 9], "validation_guidance": 4.0}},
+        masks=False,
     ),
     Preset(
-        "lowest-vram", "recipe", "the quickstart's least memory: nf4 weights, 512 px",
+        "lowest-vram", "recipe", "least memory (quickstart): nf4 weights, 512 px",
         {
             "base_model_precision": "nf4-bnb",
             "optimizer": "bnb-lion8bit-paged",

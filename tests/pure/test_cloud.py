@@ -5,8 +5,6 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,15 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from PIL import Image
 
-from sd3tune.backends.decide.chips import CHIPS, chip
+from sd3tune.backends.decide.chips import CHIPS
 from sd3tune.cloud import card_names
-from sd3tune.cloud.cloud_job import CloudJob, job_of
-from sd3tune.cloud.engine_row import Choices
 from sd3tune.cloud.engines import ENGINES
-from sd3tune.cloud.specification import specification
-from sd3tune.prepare import prepare_run
-from sd3tune.run_overview import overview_of
+from tests.cloud_jobs import CARDS, ROOT, Jobs, text_of
 from tests.commands import exit_code
 from tests.schemas import checker, schema
 
-ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "examples" / "cluster"
-CARDS = ("a100", "mi300x")
 # example -> the words of `sd3tune cloud write` that it was written with
 EXAMPLES = {
     "skypilot-image.yaml": ("sky", "a100"),
@@ -41,36 +32,16 @@ EXAMPLES = {
     "kubernetes/kubeflow.yaml": ("kubeflow", "h100"),
     "ray.yaml": ("ray", "h100"),
 }
-Job = Callable[..., CloudJob]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example of SD3.5 large with enough images for a step of four processes."""
-    folder = tmp_path_factory.mktemp("cloud") / "my-project"
-    shutil.copytree(ROOT / "examples" / "sd3.5-large", folder)
-    (folder / "images").mkdir()
-    Image.new("RGB", (64, 64)).save(folder / "images" / "0.png")
-    picture = (folder / "images" / "0.png").read_bytes()
-    for i in range(48):
-        (folder / "images" / f"{i}.png").write_bytes(picture)
-        (folder / "images" / f"{i}.txt").write_text("a red bicycle")
-    return folder
+def job(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    return Jobs(tmp_path_factory.mktemp("cloud") / "my-project")
 
 
 @pytest.fixture(scope="module")
-def job(project: Path) -> Job:
-    @lru_cache
-    def planned(card: str, *words: str) -> CloudJob:
-        written = project / "config" / "config.json"
-        ready = prepare_run(written, words, card)
-        return job_of(ready, overview_of(ready), chip(card), written, words)
-
-    return planned
-
-
-def text_of(engine: str, job: CloudJob, **choices: Any) -> str:
-    return specification(ENGINES[engine], job, Choices(**choices), f"{engine}.yaml")
+def project(job: Jobs) -> Path:
+    return job.config.parents[1]
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -103,12 +74,12 @@ def refuse_lost_fields(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_specification_is_what_its_engine_reads(engine: str, card: str, job: Job) -> None:
+def test_a_specification_is_what_its_engine_reads(engine: str, card: str, job: Jobs) -> None:
     refuse_unknown(engine, text_of(engine, job(card)))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_misspelt_field_would_be_found(engine: str, job: Job) -> None:
+def test_a_misspelt_field_would_be_found(engine: str, job: Jobs) -> None:
     first = documents(text_of(engine, job("a100")))[-1]
     first.get("spec", first)["nunber"] = 1
     refusals = (jsonschema.ValidationError, kubernetes_validate.ValidationError, AssertionError)
@@ -118,7 +89,7 @@ def test_a_misspelt_field_would_be_found(engine: str, job: Job) -> None:
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_head_says_what_is_assumed_and_how_it_starts(engine: str, card: str, job: Job) -> None:
+def test_the_head_says_what_is_assumed_and_how_it_starts(engine: str, card: str, job: Jobs) -> None:
     text = text_of(engine, job(card))
     head = text[: re.search(r"^[^#]", text, re.M).start()]  # type: ignore[union-attr]
     assert f"{engine}.yaml" in head and "# It assumes:" in head and "not run there by us" in head
@@ -127,7 +98,7 @@ def test_the_head_says_what_is_assumed_and_how_it_starts(engine: str, card: str,
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_four_processes_get_four_cards(engine: str, job: Job) -> None:
+def test_four_processes_get_four_cards(engine: str, job: Jobs) -> None:
     text = text_of(engine, job("h100", "num_processes=4"))
     counts = {
         "sky": "H100: 4", "dstack": "count: 4", "kubernetes": "nvidia.com/gpu: 4",
@@ -139,13 +110,13 @@ def test_four_processes_get_four_cards(engine: str, job: Job) -> None:
     assert four.cpus > one.cpus and four.host_gib > one.host_gib
 
 
-def test_the_disk_holds_the_model_and_what_the_run_writes(job: Job) -> None:
+def test_the_disk_holds_the_model_and_what_the_run_writes(job: Jobs) -> None:
     """SD3.5 large and its encoders are 27 GB in 16 bits; the images here are a few bytes."""
     small, large = job("a100"), job("a100", "lora_rank=512", "checkpoints_total_limit=50")
     assert 27e9 / 2**30 < small.disk_gib < large.disk_gib
 
 
-def test_a_vendor_gets_its_image_and_its_cards(job: Job) -> None:
+def test_a_vendor_gets_its_image_and_its_cards(job: Jobs) -> None:
     cuda, rocm = job("a100"), job("mi300x")
     assert cuda.image.endswith(":cuda") and rocm.image.endswith(":rocm")
     assert "amd.com/gpu: 1" in text_of("kubernetes", rocm)
@@ -155,7 +126,7 @@ def test_a_vendor_gets_its_image_and_its_cards(job: Job) -> None:
     assert task["resources"]["gpu"] == {"vendor": "amd", "name": "MI300X", "count": 1}
 
 
-def test_sky_starts_again_after_codes_that_mean_again_and_never_after_errors(job: Job) -> None:
+def test_sky_starts_again_after_codes_that_mean_again_and_never_after_errors(job: Jobs) -> None:
     """The codes of docs/guides/devices.md."""
     (task,) = documents(text_of("sky", job("a100")))
     again = task["resources"]["job_recovery"]["recover_on_exit_codes"]
@@ -167,13 +138,13 @@ def test_sky_starts_again_after_codes_that_mean_again_and_never_after_errors(job
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_run_keeps_short_lived_checkpoints_unless_the_user_chose(engine: str, job: Job) -> None:
+def test_a_run_keeps_short_lived_checkpoints_unless_the_user_chose(engine: str, job: Jobs) -> None:
     assert "checkpointing_rolling_steps=50" in text_of(engine, job("a100"))
     own = text_of(engine, job("a100", "checkpointing_rolling_steps=7"))
     assert "checkpointing_rolling_steps=7" in own and "steps=50" not in own
 
 
-def test_what_is_written_outlives_the_machine(job: Job) -> None:
+def test_what_is_written_outlives_the_machine(job: Jobs) -> None:
     (task,) = documents(text_of("sky", job("a100"), store="my-bucket"))
     mounts = task["file_mounts"]
     assert mounts["/workspace/output"] == {"name": "my-bucket", "mode": "MOUNT_CACHED"}
@@ -184,7 +155,7 @@ def test_what_is_written_outlives_the_machine(job: Job) -> None:
     assert "claimName: mine" in text_of("kubeflow", job("a100"), store="mine")
 
 
-def test_a_queue_suspends_the_job_until_kueue_admits_it(job: Job) -> None:
+def test_a_queue_suspends_the_job_until_kueue_admits_it(job: Jobs) -> None:
     queued = documents(text_of("kueue", job("a100"), queue="team"))[1]
     assert queued["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team"}
     assert queued["spec"]["suspend"] is True
@@ -195,14 +166,14 @@ def test_a_queue_suspends_the_job_until_kueue_admits_it(job: Job) -> None:
     assert trained["metadata"]["labels"] == queued["metadata"]["labels"]
 
 
-def test_on_demand_takes_no_spot_machine(job: Job) -> None:
+def test_on_demand_takes_no_spot_machine(job: Jobs) -> None:
     assert "use_spot: true" in text_of("sky", job("a100"))
     assert "use_spot" not in text_of("sky", job("a100"), on_demand=True)
     assert "spot_policy: on-demand" in text_of("dstack", job("a100"), on_demand=True)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_secret_is_written(engine: str, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_is_written(engine: str, job: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
     assert "hf_abcdefghijklmnop" not in text_of(engine, job("a100"))
 
@@ -227,7 +198,7 @@ def test_every_name_of_a_card_is_one_that_its_engine_has() -> None:
             assert names.device_id in ids[name], key
 
 
-def test_options_of_ray_job_submit_exist(job: Job) -> None:
+def test_options_of_ray_job_submit_exist(job: Jobs) -> None:
     text = text_of("ray", job("a100"))
     (line,) = [line for line in text.splitlines() if "ray job submit" in line]
     given = [word for word in shlex.split(line.split(" -- ")[0]) if word.startswith("--")]
@@ -317,11 +288,11 @@ def test_a_file_is_written_once(
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_are_what_cloud_write_writes(
-    name: str, job: Job, project: Path, request: pytest.FixtureRequest
+    name: str, job: Jobs, project: Path, request: pytest.FixtureRequest
 ) -> None:
     """Written for a copy of examples/sd3.5-large named my-project, with 48 images."""
     engine, card, *words = EXAMPLES[name]
-    text = specification(ENGINES[engine], job(card, *words), Choices(), f"examples/cluster/{name}")
+    text = text_of(engine, job(card, *words), f"examples/cluster/{name}")
     text = text.replace(Path(os.path.relpath(project)).as_posix(), "my-project")
     if request.config.getoption("--update-golden"):
         (CLUSTER / name).write_text(text)

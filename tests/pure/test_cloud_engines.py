@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.pure.test_cloud import CARDS, Job, job, project, text_of
+from tests.cloud_jobs import CARDS, Jobs, text_of
 
-__all__ = ["job", "project"]  # fixtures
 PARSERS = Path(__file__).parents[1] / "engine_parsers.py"
 PYTHON = os.environ.get("SD3TUNE_ENGINES_PYTHON", "")
 AGAIN = [75, 129, 137, 143]
@@ -25,6 +24,11 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    return Jobs(tmp_path_factory.mktemp("cloud") / "my-project")
+
+
 def understood(engine: str, text: str, folder: Path) -> Any:
     """What the engine's parser made of the text."""
     file = folder / "specification.yaml"
@@ -36,14 +40,14 @@ def understood(engine: str, text: str, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_sky_reads_the_task(card: str, job: Job, tmp_path: Path) -> None:
+def test_sky_reads_the_task(card: str, job: Jobs, tmp_path: Path) -> None:
     read = understood("sky", text_of("sky", job(card)), tmp_path)
     assert read["recovery"]["recover_on_exit_codes"] == AGAIN
     assert read["disk"] == job(card).disk_gib and "sd3tune-entrypoint train" in read["run"]
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_dstack_reads_the_task(card: str, job: Job, tmp_path: Path) -> None:
+def test_dstack_reads_the_task(card: str, job: Jobs, tmp_path: Path) -> None:
     read = understood("dstack", text_of("dstack", job(card)), tmp_path)
     assert read == {
         "kind": "TaskConfiguration", "known": True, "count": 1,
@@ -52,14 +56,14 @@ def test_dstack_reads_the_task(card: str, job: Job, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_kubeflow_reads_the_trainjob(card: str, job: Job, tmp_path: Path) -> None:
+def test_kubeflow_reads_the_trainjob(card: str, job: Jobs, tmp_path: Path) -> None:
     read = understood("kubeflow", text_of("kubeflow", job(card)), tmp_path)
     assert read["kind"] == "TrainJob"
     assert read["spec"]["trainer"]["args"][:2] == ["train", "/workspace/config/config.json"]
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_ray_reads_the_environment_and_the_command(card: str, job: Job, tmp_path: Path) -> None:
+def test_ray_reads_the_environment_and_the_command(card: str, job: Jobs, tmp_path: Path) -> None:
     read = understood("ray", text_of("ray", job(card)), tmp_path)
     assert read["cards"] == 1 and read["known"]
     assert read["entrypoint"][:2] == ["sd3tune-entrypoint", "train"]

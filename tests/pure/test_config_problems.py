@@ -42,7 +42,8 @@ def test_every_key_and_every_rule_of_the_file_is_reported_in_the_order_of_the_fi
     assert messages(e) == [
         "unknown setting `lora_ranc`",
         "`learning_rate=fast` must be a number",
-        "`init_lokr_norm=true` is not supported yet",
+        "`init_lokr_norm=true` is not supported: it would begin with another model than the base "
+        "model",
         "`seed=-1` must be at least 0",
         "max_train_steps=10 and num_train_epochs=2 are both set",
         "lr_warmup_steps=20 must be below max_train_steps=10",

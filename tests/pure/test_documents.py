@@ -9,6 +9,7 @@ import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
+from sd3tune.config.name_table import name_table
 from sd3tune.config.run_files import load_run
 from sd3tune.errors import ConfigError
 from sd3tune.tables import dialects, loss_types, loss_weightings, lr_schedulers, optimizers
@@ -40,6 +41,10 @@ def compare(path: Path, made: str, request: pytest.FixtureRequest) -> None:
 def test_the_reference_of_settings_is_current(request: pytest.FixtureRequest) -> None:
     path = ROOT / "docs" / "reference" / "settings.md"
     compare(path, document(), request)
+
+
+def test_the_table_of_names_is_current(request: pytest.FixtureRequest) -> None:
+    compare(ROOT / "docs" / "reference" / "names.md", name_table(), request)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,17 @@ order: CONFIG_PATH, then the environment's folder `config/NAME`, then `config`; 
 config.toml, config.env.
 
 The words `env=NAME`, `config_path=FILE` and `config_backend=json|toml|env|cmd` say the same as the
-variables, and hold before them.
+variables, and hold before them. So do lines of `config/config.env`, which SimpleTuner reads first:
+with `export ENV=style` in it, the settings are those of `config/style`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sd3tune.config.problems import shown
+from sd3tune.config.files.reading import read_text
+from sd3tune.config.files.shell_assignments import read_assignments
+from sd3tune.config.problems import Problems, shown
 from sd3tune.errors import ConfigError
 
 FOLDER = Path("config")
@@ -20,7 +23,13 @@ WITHOUT_FILE = ("env", "cmd")  # backends that need none: variables, or the comm
 ENVIRONMENT_NAMES = ("SIMPLETUNER_ENVIRONMENT", "SIMPLETUNER_ENV", "ENV")
 BACKEND_NAMES = ("SIMPLETUNER_CONFIG_BACKEND", "CONFIG_BACKEND", "CONFIG_TYPE")
 PATH_NAMES = ("CONFIG_PATH",)
-WRITE_ONE = "`sd3tune config example` writes config/config.json; `sd3tune demo DIR` a working run"
+LOCATION_NAMES = (*ENVIRONMENT_NAMES, *BACKEND_NAMES, *PATH_NAMES)
+FIRST = FOLDER / FILES["env"]
+LAUNCHER = "launcher_env="  # the word that names the file which chose the configuration
+WRITE_ONE = (
+    "`sd3tune config example && cp config/config.json.example config/config.json` writes one; "
+    "`sd3tune demo DIR` writes a whole run"
+)
 
 
 @dataclass(frozen=True)
@@ -42,16 +51,36 @@ class _Choice:
     where: str
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where choices are made: words of the command line, lines of FIRST, variables."""
+
+    words: Mapping[str, str]
+    first: Mapping[str, str]
+    environ: Mapping[str, str]
+
+    def choice(self, word: str, variables: Sequence[str]) -> "_Choice | None":
+        """The strongest of them that makes this choice."""
+        if self.words.get(word):
+            return _Choice(self.words[word], f"{word}={self.words[word]}")
+        for held, where in ((self.first, f" in {FIRST}"), (self.environ, "")):
+            for variable in variables:
+                if held.get(variable):
+                    return _Choice(held[variable], f"{variable}={held[variable]}{where}")
+        return None
+
+
 def locate(words: Sequence[str], environ: Mapping[str, str]) -> Located:
     """The file for a command line that names none. words: its KEY=VALUE words; relative paths start
     at the working directory. Raises ConfigError where there is no such file."""
-    left = dict(word.partition("=")[::2] for word in words)
-    backend = _asked("config_backend", BACKEND_NAMES, left, environ)
-    name = _asked("env", ENVIRONMENT_NAMES, left, environ)
-    named = _asked("config_path", PATH_NAMES, left, environ)
-    rest = tuple(
-        w for w in words if w.partition("=")[0] not in ("config_backend", "env", "config_path")
-    )
+    places = _Places(dict(w.partition("=")[::2] for w in words), _first_file(environ), environ)
+    backend = places.choice("config_backend", BACKEND_NAMES)
+    name = places.choice("env", ENVIRONMENT_NAMES)
+    named = places.choice("config_path", PATH_NAMES)
+    own = ("config_backend", "env", "config_path")
+    rest = tuple(w for w in words if w.partition("=")[0] not in own)
+    if places.first:
+        rest = (*rest, f"{LAUNCHER}{FIRST}")
     if backend is not None and backend.value not in BACKENDS:
         raise ConfigError(
             f"{backend.where}: there is no such backend", hint=f"use one of {', '.join(BACKENDS)}"
@@ -66,15 +95,13 @@ def locate(words: Sequence[str], environ: Mapping[str, str]) -> Located:
     return _inside(folder, rest, backend, reasons)
 
 
-def _asked(
-    word: str, variables: Sequence[str], words: Mapping[str, str], environ: Mapping[str, str]
-) -> _Choice | None:
-    if words.get(word):
-        return _Choice(words[word], f"{word}={words[word]}")
-    for variable in variables:
-        if environ.get(variable):
-            return _Choice(environ[variable], f"{variable}={environ[variable]}")
-    return None
+def _first_file(environ: Mapping[str, str]) -> dict[str, str]:
+    """What `config/config.env` says about where the configuration is."""
+    if not FIRST.is_file():
+        return {}
+    text = read_text(FIRST, "configuration file")
+    assigned = read_assignments(text, str(FIRST), environ, Problems())
+    return {name: value for name, value in assigned.values.items() if name in LOCATION_NAMES}
 
 
 def _folder(name: _Choice | None) -> tuple[Path, tuple[str, ...]]:
@@ -98,6 +125,8 @@ def _inside(
 ) -> Located:
     kinds = FILES.values() if backend is None else [FILES[backend.value]]
     there = [folder / name for name in kinds if (folder / name).is_file()]
+    if there and there[0] == FIRST:
+        words = tuple(w for w in words if not w.startswith(LAUNCHER))
     if there:
         others = [f"{path} is there too and is not read" for path in there[1:]]
         return Located(there[0], words, _sentence(str(there[0]), (*reasons, *others)))

@@ -12,7 +12,7 @@ from sd3tune.config import values
 from sd3tune.config.files.env_file import read_env
 from sd3tune.config.files.environment_variables import read_environment
 from sd3tune.config.files.key_lines import json_lines, toml_lines
-from sd3tune.config.files.locating import FILES, WITHOUT_FILE
+from sd3tune.config.files.locating import FILES, LAUNCHER, WITHOUT_FILE
 from sd3tune.config.files.placeholders import Allowed, fill_in
 from sd3tune.config.files.reading import (
     absolute_path,
@@ -34,6 +34,7 @@ OTHER_FORMATS = (".yaml", ".yml")
 ENDINGS = ("", ".json", ".toml", ".env")  # that the name of a file may lack
 LENGTHS = ("max_train_steps", "num_train_epochs")
 BACKEND = "config_backend="
+OF_LAUNCHER = ("num_processes", "num_machines", "mixed_precision", "dynamo_backend")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def read_layers(
     environment, as in a shell; every other file behind it. allowed: as for `read_file`. Raises
     ConfigError when the file cannot be read at all."""
     backend = next((w.removeprefix(BACKEND) for w in overrides if w.startswith(BACKEND)), "")
-    words = [word for word in overrides if not word.startswith(BACKEND)]
+    launcher = [Path(w.removeprefix(LAUNCHER)) for w in overrides if w.startswith(LAUNCHER)]
+    words = [word for word in overrides if not word.startswith((BACKEND, LAUNCHER))]
     file = WrittenSettings(COMMAND_LINE)
     if backend not in WITHOUT_FILE:
         file = read_file(path, allowed, problems.file, texts)
@@ -104,9 +106,18 @@ def read_layers(
         environment = renamed(
             read_environment(environ, problems.typed, texts, file.variables), problems.typed
         )
-    typed = renamed(read_words(words, problems.typed, texts), problems.typed)
+    typed = read_overrides(words, problems.typed, texts)
     files = (environment, file) if file.variables else (file, environment)
-    return Layers((*files, typed), file.file)
+    first = [_of_launcher(path, texts) for path in launcher]
+    return Layers((*first, *files, typed), file.file)
+
+
+def _of_launcher(path: Path, texts: Container[str]) -> WrittenSettings:
+    """What the `config.env` that chose the configuration says about processes: the weakest of all.
+    Its other lines are not read."""
+    found = renamed(read_env(path, Problems(), texts), Problems())
+    kept = {name: value for name, value in found.values.items() if name in OF_LAUNCHER}
+    return replace(found, values=kept, notes=[])
 
 
 def read_file(
@@ -153,6 +164,13 @@ def _document(path: Path, problems: Problems) -> WrittenSettings:
     return without_dashes(data, path, problems, lines)
 
 
+def read_overrides(
+    words: Sequence[str], problems: Problems, texts: Container[str]
+) -> WrittenSettings:
+    """The settings of a command line's `key=value` words, under today's names."""
+    return renamed(read_words(words, problems, texts), problems)
+
+
 def merged(file: WrittenSettings, words: WrittenSettings) -> WrittenSettings:
     """The file's settings, and those of the words instead of or beside them; a length among the
     words replaces the file's, however either is counted. Keys keep the order of the file."""
@@ -169,20 +187,23 @@ def renamed(written: WrittenSettings, problems: Problems) -> WrittenSettings:
     today = replace(written, values={}, keys={}, lines={})
     for old, value in written.values.items():
         name = ALIASES.get(old, old)
-        if old in INVERTED and (turned := _inverted(value)) is not None:
-            name, value = INVERTED[old], turned
+        if old in INVERTED:
+            name, value = INVERTED[old], _inverted(value)
+        spellings: Mapping[str, str] = SPELLINGS.get(name, {})
+        value = spellings.get(value, value) if isinstance(value, str) else value
+        if name in today.values and today.values[name] == value:
+            continue
         if name in today.values:
             what = f"{written.where}: `{old}={shown(value)}` sets `{name}` a second time"
             problems.add(ErrorAndHint(what, "remove one of the two"), name)
             continue
-        spellings: Mapping[str, str] = SPELLINGS.get(name, {})
-        value = spellings.get(value, value) if isinstance(value, str) else value
         today.set(name, value, written.keys[old], written.lines.get(old))
     return today
 
 
-def _inverted(value: Any) -> bool | None:
+def _inverted(value: Any) -> Any:
+    """The opposite of true or false; anything else as it is, for the types to refuse."""
     try:
         return not values.flag(value)
     except ValueError:
-        return None
+        return value
