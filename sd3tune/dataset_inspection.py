@@ -18,6 +18,7 @@ from sd3tune.data.discover import (
     Discovery,
     RejectedFile,
     Sample,
+    shorter_buckets,
     without,
 )
 from sd3tune.data.minimum import check_minimum, check_vae_batch
@@ -101,7 +102,7 @@ def _seen(
     if beyond:
         problems.append(
             f"the model ends at {longest} pixels: training sets {len(beyond)} images aside; "
-            "set crop=true, or a smaller resolution"
+            + shorter_buckets(settings)
         )
     try:
         check_vae_batch(discovery, settings, asked_vae_batch)

@@ -15,11 +15,11 @@ from sd3tune.backends.decide.probes import IMPORT
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.checked_run import load_checked
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
 from sd3tune.config.files.lycoris_config import load_lycoris
 from sd3tune.config.files.prompts import load_prompts
-from sd3tune.config.run_files import load_run
 from sd3tune.data.discover import RejectedFile, without
 from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
@@ -80,7 +80,7 @@ def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -
     chip: another machine, as `devices.facts_of` takes it. Errors in settings and datasets are
     reported before a device is asked.
     """
-    config, datasets = load_run(path, overrides)
+    config, datasets = load_checked(path, overrides, here=chip is None)
     found, model = read_data(config, datasets, here=chip is None)
     processes = asked_for(config)
     if chip is not None:

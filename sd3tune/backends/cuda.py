@@ -107,8 +107,9 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
-    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
+def prepare(*, deterministic: bool, hidden_kernels: bool, tf32: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here.
+    tf32: float32 products may be computed with ten bits."""
     # The default order is fastest first, which NVML does not know.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).
@@ -119,7 +120,7 @@ def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
     import torch
 
     # float32 products may use TF32's ten bits: half precision runs lose nothing by it.
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     # With warn_only attention keeps the kernels whose gradients differ from run to run (seen on an
     # H100 with torch 2.11: 75 of 80 losses; without it none).
     torch.use_deterministic_algorithms(deterministic)

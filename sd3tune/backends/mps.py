@@ -86,8 +86,9 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
-    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here."""
+def prepare(*, deterministic: bool, hidden_kernels: bool, tf32: bool) -> None:
+    """Process-wide switches, before the first kernel. hidden_kernels: PyTorch hides none here.
+    tf32: there is none here."""
     import torch
 
     # Nobody has tried which operations MPS would refuse.

@@ -93,9 +93,10 @@ def facts(
     )
 
 
-def prepare(*, deterministic: bool, hidden_kernels: bool) -> None:
+def prepare(*, deterministic: bool, hidden_kernels: bool, tf32: bool) -> None:
     """Process-wide switches, before the first kernel. hidden_kernels: attention may use flash
-    kernels that PyTorch counts as experimental on this chip; a value that the user set stays."""
+    kernels that PyTorch counts as experimental on this chip; a value that the user set stays. tf32:
+    float32 products have all their bits, as PyTorch computes them on ROCm by default."""
     if hidden_kernels:
         os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     # Dynamic sizes per bucket fragment the default allocator (pytorch docs, CUDA semantics).

@@ -8,15 +8,15 @@ SIGHUP, SIGINT and SIGTERM after saving, if there was anything to save.
 
 import os
 import sys
-import time
-from typing import NoReturn
 
 import click
 
 from sd3tune import __version__, escaping
 from sd3tune.cli import (
     cache,
+    cloud,
     config,
+    configure,
     dataset,
     demo,
     doctor,
@@ -33,13 +33,10 @@ from sd3tune.cli import (
     watch,
     words,
 )
-from sd3tune.errors import Sd3tuneError
+from sd3tune.cli.failures import show_failure
 from sd3tune.escaping import ReaderGone, echo
 from sd3tune.report import messages, stopping, streams
 
-# Rank 0 prints first; within this time the launcher has usually killed the other ranks, so that the
-# error appears once.
-OTHER_RANKS_WAIT_SECONDS = 2.0
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -68,8 +65,8 @@ def cli(context: click.Context) -> None:
 
 
 COMMANDS = (
-    doctor, demo, config, dataset, plan, train, watch, sample, reproduce, inspect, export, publish,
-    cache, image,
+    doctor, demo, configure, config, dataset, plan, train, watch, sample, reproduce, inspect,
+    export, publish, cache, image, cloud,
 )  # fmt: skip
 for module in COMMANDS:
     cli.add_command(module.command)
@@ -95,22 +92,11 @@ def main() -> None:
         sys.exit(130)
     except stopping.Stopped as e:
         sys.exit(e.exit_code)
-    except Sd3tuneError as e:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(OTHER_RANKS_WAIT_SECONDS)
-        for problem in e.problems:
-            words.show_error(problem.message, problem.hint)
-        sys.exit(e.exit_code)
     except ReaderGone:  # `sd3tune plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still holds
         sys.exit(0)
-    except (OSError, UnicodeEncodeError, ImportError) as e:
-        if (refusal := surroundings.refusal(e)) is None:
-            _bug(e)
-        words.show_error(*refusal)
-        sys.exit(1)
-    except Exception as e:  # everything raised on purpose is an Sd3tuneError
-        _bug(e)
+    except Exception as e:
+        sys.exit(show_failure(e))
 
 
 def _run_command() -> None:
@@ -121,17 +107,6 @@ def _run_command() -> None:
         if stopped := stopping.received():
             raise stopped from None
         raise
-
-
-def _bug(e: Exception) -> NoReturn:
-    import traceback
-
-    echo(traceback.format_exc().rstrip(), err=True)
-    words.show_error(
-        f"this is a bug in sd3tune: {type(e).__name__}: {e}",
-        "please report it with the lines above and the file of `sd3tune doctor --report`",
-    )
-    sys.exit(2)
 
 
 def _help_command(error: click.ClickException) -> str:

@@ -1,6 +1,7 @@
 """What several commands take: the configuration with its overrides, and `--json`."""
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from sd3tune.report.progress import say, waiting, warn
 from sd3tune.tables.table import Table
 
 if TYPE_CHECKING:
+    from sd3tune.config.files.locating import Located
     from sd3tune.data.discover import RejectedFile
     from sd3tune.prepare import Prepared
 
@@ -22,6 +24,7 @@ LOG = logging.getLogger(__name__)
 CONFIG = Path("config/config.json")
 MOST_REJECTED = 5  # files that are named, of each dataset
 CONFIG_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+CONFIGS_AND_OVERRIDES = click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 
 
@@ -45,17 +48,34 @@ class RowName(click.ParamType[str]):
 
 def config_of(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
     """The configuration file, and each KEY=VALUE that overrides it: the file is the first word, or
-    the first without `=`."""
+    the first without `=`. Where there is none, one is looked for. Raises ConfigError."""
+    located = located_by(arguments)
+    return located.path, located.words
+
+
+def located_by(arguments: tuple[str, ...]) -> "Located":
+    """The configuration file as `config_of` has it, with the sentence that says which one was
+    chosen. Raises ConfigError."""
+    from sd3tune.config.files.locating import Located, locate
+
     for at, word in enumerate(arguments):
         if "=" not in word or (at == 0 and Path(word).exists()):
-            return Path(word), arguments[:at] + arguments[at + 1 :]
-    return CONFIG, arguments
+            return Located(Path(word), arguments[:at] + arguments[at + 1 :])
+    return locate(arguments, os.environ)
+
+
+def announced(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """As `config_of`; says which file was chosen where the user named none."""
+    located = located_by(arguments)
+    if located.sentence:
+        say(located.sentence)
+    return located.path, located.words
 
 
 def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     """The plan for a configuration on this machine, or on `chip`; prints on stderr what is left out
     of the datasets. Raises Sd3tuneError."""
-    path, overrides = config_of(arguments)
+    path, overrides = announced(arguments)
     LOG.debug(f"configuration {path}, overridden by {' '.join(overrides) or 'nothing'}")
     started = time.perf_counter()
     with waiting("planning"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sd3tune.cli import words
-from sd3tune.cli.arguments import CONFIG, CONFIG_AND_OVERRIDES, JSON, prepared
+from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 from sd3tune.report.progress import waiting
@@ -76,9 +76,9 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
 
     When several runs share a folder, give all of their configurations.
     """
-    configs = [a for a in arguments if "=" not in a or Path(a).exists()] or [str(CONFIG)]
+    configs = [a for a in arguments if "=" not in a or Path(a).exists()]
     overrides = tuple(a for a in arguments if a not in configs)
-    ready = [prepared((config, *overrides)) for config in configs]
+    ready = [prepared((config, *overrides)) for config in configs] or [prepared(overrides)]
     label = "unused" if dry_run else "removed"
     with waiting("comparing the caches with the datasets"):
         from sd3tune.encode import upkeep

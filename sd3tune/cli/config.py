@@ -2,13 +2,15 @@
 run, and converts between formats. Nothing is trained, and no device is asked."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sd3tune.cli import words
-from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, config_of
+from sd3tune.cli import config_compare, config_import, words
+from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, announced
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 
@@ -27,7 +29,14 @@ def command() -> None:
       sd3tune config show my/config.json         each value, and where it is set
       sd3tune config show learning_rate seed     only these
       sd3tune config check my/config.json        every problem at once
+      sd3tune config convert --to toml           the same settings as TOML
+      sd3tune config import kohya.toml -o DIR    from another trainer
+      sd3tune config compare A B                 learning-rate equivalents
     """
+
+
+command.add_command(config_import.command)
+command.add_command(config_compare.command)
 
 
 @command.command(cls=SettingsAsOptions, short_help="Each setting's value, and where it is set.")
@@ -46,7 +55,7 @@ def show(arguments: tuple[str, ...], with_defaults: bool, as_json: bool) -> None
     from sd3tune.errors import ConfigError
 
     keys, rest = keys_of(arguments)
-    path, overrides = config_of(rest)
+    path, overrides = announced(rest)
     reading = read(path, overrides)
     shown = [
         setting
@@ -61,16 +70,80 @@ def show(arguments: tuple[str, ...], with_defaults: bool, as_json: bool) -> None
 @command.command(cls=SettingsAsOptions, short_help="Every problem of a configuration at once.")
 @CONFIG_AND_OVERRIDES
 def check(arguments: tuple[str, ...]) -> None:
-    """Report every problem of CONFIG and of the files it names, at once. Exit code 1 when there is
-    one.
+    """Report every problem of CONFIG and of the files and folders it names, at once. Exit code 1
+    when there is one.
 
-    CONFIG is found as for `sd3tune train` unless given. Each KEY=VALUE overrides the file.
+    No image is opened, no server and no device is asked: `sd3tune dataset` looks at the images, and
+    `sd3tune plan` at the machine. CONFIG is found as for `sd3tune train` unless given. Each
+    KEY=VALUE overrides the file.
     """
-    from sd3tune.config.run_files import load_run
+    from sd3tune.checked_run import check_files
 
-    path, overrides = config_of(arguments)
-    _, datasets = load_run(path, overrides)
+    path, overrides = announced(arguments)
+    datasets = check_files(path, overrides)
     words.show([*words.notes(datasets.notes), f"ok  {path}"])
+
+
+@command.command(cls=SettingsAsOptions, short_help="The same settings in another format.")
+@CONFIG_AND_OVERRIDES
+@click.option("--to", "kind", type=click.Choice(["json", "toml", "env"]), help="the format")
+@click.option(
+    "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="instead of stdout"
+)
+def convert(arguments: tuple[str, ...], kind: str | None, output: Path | None) -> None:
+    """Write the settings of CONFIG in another format, under their names of today.
+
+    The new file means the same: paths become absolute where it lies in another project. Each
+    KEY=VALUE overrides the file. Comments, and settings that ask for nothing, are left out. With
+    -o, the ending of FILE says the format; a file that is there is never overwritten.
+
+    \b
+      sd3tune config convert --to toml
+      sd3tune config convert config/config.env -o config/config.json
+    """
+    from sd3tune.config.config import read
+    from sd3tune.config.files.converting import converted
+    from sd3tune.config.files.formats import FORMATS
+    from sd3tune.errors import ConfigError
+    from sd3tune.filesystem import disk, drafts
+
+    kind = kind or (output.suffix[1:] if output else "json")
+    if kind not in FORMATS:
+        raise ConfigError(f"`{output}` has no ending of a format", hint="add --to json|toml|env")
+    if output is not None and output.exists():
+        raise ConfigError(f"`{output}` is there already", hint="give another name, or remove it")
+    path, overrides = announced(arguments)
+    environ = os.environ if "config_backend=env" in overrides else {}
+    reading = read(path, overrides, environ)
+    if reading.problems:
+        raise ConfigError.of(reading.problems)
+    settings = converted(path, overrides, environ, reading, output or path)
+    text = FORMATS[kind](settings)
+    if output is None:
+        echo(text.rstrip("\n"))
+        return
+    with disk.explained("configuration", output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        drafts.write(output, text.encode())
+    words.show([f"wrote  {output}"])
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
+def example(folder: Path) -> None:
+    """Write example files to DIR/config: settings as JSON and, with comments, as TOML, datasets,
+    and prompts. Files that are there are kept."""
+    from sd3tune.config.example_files import write_examples
+
+    examples = write_examples(folder)
+    words.show(
+        [
+            *(f"wrote  {path}" for path in examples.written),
+            *(f"kept   {path}" for path in examples.kept),
+            "",
+            f"next   cp {folder / 'config/config.json.example'} {folder / 'config/config.json'}",
+        ]
+    )
 
 
 def keys_of(arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

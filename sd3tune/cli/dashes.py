@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 FILE = ("config", "config_file", "config_path")  # other programs' options for the file
+LOCATION = ("env", "config_backend")  # which file is read, where none is named
 # Options of other programs that take all words up to the next option.
 SEVERAL = ("network_args", "optimizer_args", "lr_scheduler_args", "lora_layers", "target_modules")
 MISSPELT = 0.7  # similarity from which a word is taken for a misspelt option of the command
@@ -47,6 +48,8 @@ def as_words(args: Sequence[str], options: Collection[str]) -> Iterator[str]:
             until = next((i for i, w in enumerate(rest) if w.startswith("--")), len(rest))
             yield f"{name}={' '.join(rest[:until])}"
             del rest[:until]
+        elif name in LOCATION and not equals and rest:
+            yield f"{name}={rest.pop(0)}"
         elif equals:
             yield name + word.removeprefix(option)
         elif rest and _is_value(name, rest[0]):
@@ -61,7 +64,8 @@ def _is_setting(word: str, options: Collection[str]) -> bool:
     from sd3tune.config.config import is_known
 
     option, equals, _ = word.partition("=")
-    if "_" in option or is_known(option.removeprefix("--").replace("-", "_")):
+    name = option.removeprefix("--").replace("-", "_")
+    if "_" in option or name in LOCATION or is_known(name):
         return True
     return bool(equals) and not get_close_matches(option, options, n=1, cutoff=MISSPELT)
 

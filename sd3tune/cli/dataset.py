@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sd3tune.cli import words
-from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, config_of
+from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, announced
 from sd3tune.cli.dashes import settings_command
 from sd3tune.escaping import echo, sentence
 from sd3tune.report.progress import waiting
@@ -73,7 +73,7 @@ def command(
         from sd3tune.cli import loss_lines
 
         return loss_lines.run(arguments, losses, loss_lines.TableOptions(as_json, sheet, images))
-    path, overrides = config_of(arguments)
+    path, overrides = announced(arguments)
     with waiting("reading the datasets"):
         from sd3tune import dataset_inspection
         from sd3tune.data import run_folders

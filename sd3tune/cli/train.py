@@ -6,17 +6,18 @@ import sys
 
 import click
 
-from sd3tune.cli import plan, publish, words
-from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, config_of, prepared
+from sd3tune.cli import plan, publish, train_queue, words
+from sd3tune.cli.arguments import CONFIGS_AND_OVERRIDES, prepared
 from sd3tune.cli.dashes import settings_command
 from sd3tune.cli.finished_lines import finished, finished_lines
+from sd3tune.cli.launching import launch_processes
 from sd3tune.cli.outcome_lines import outcome_lines
-from sd3tune.report import messages, stopping, streams
+from sd3tune.report import stopping, streams
 from sd3tune.report.progress import waiting
 
 
 @settings_command("train", "Train, and write the result, checkpoints and pictures.")
-@CONFIG_AND_OVERRIDES
+@CONFIGS_AND_OVERRIDES
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option(
     "--nproc",
@@ -34,7 +35,8 @@ def command(
 ) -> None:
     """Train as CONFIG says, and write the result, checkpoints and pictures to output_dir.
 
-    CONFIG is config/config.json unless given. Each KEY=VALUE overrides the file. A run that was
+    CONFIG is config/config.json unless given; several are trained one after the other
+    (docs/guides/queue.md). Each KEY=VALUE overrides the files. A run that was
     stopped continues from its newest whole checkpoint, and one that is finished says so; with
     --resume never it starts afresh, and earlier checkpoints are moved aside. Ctrl-C or SIGTERM
     finishes the step, saves and leaves with exit code 130 or 143; a second one stops at once, and
@@ -58,6 +60,8 @@ def command(
     options = {"num_processes": nproc, "resume_from_checkpoint": resume}
     arguments += tuple(f"{key}={value}" for key, value in options.items() if value is not None)
     process = processes(os.environ)
+    if train_queue.is_queue(arguments):
+        sys.exit(train_queue.train_all(arguments, dry_run=dry_run))
     if dry_run:
         ready = prepared(arguments)
         if process.main:
@@ -85,22 +89,5 @@ def command(
     outcome = train(ready, load_prompts(ready.plan.config))
     if process.main:
         words.show(outcome_lines(outcome))
+        train_queue.report_outcome(arguments, outcome)
     sys.exit(128 + outcome.signal if outcome.signal else 0)
-
-
-def launch_processes(arguments: tuple[str, ...]) -> None:
-    """Where the settings ask for several processes: starts them, waits, and exits with their code.
-    Where they ask for one, this process is the run, and nothing happens."""
-    with waiting("reading the configuration"):
-        from sd3tune.config.run_files import load_run
-
-        config, _ = load_run(*config_of(arguments))
-    if config.num_processes * config.num_machines == 1:
-        return
-    from sd3tune.processes.launch import Machines, launch
-
-    machines = Machines(
-        config.num_machines, config.machine_rank, config.main_process_ip, config.main_process_port
-    )
-    flags = messages.FLAGS[messages.verbosity()]
-    sys.exit(launch(config.num_processes, machines, (*flags, *arguments)))

@@ -6,8 +6,9 @@ problems of a file are reported at once.
 """
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from sd3tune.config.inert import is_left_out, notes_on
 from sd3tune.config.names import ALIASES, INVERTED, Unsupported
 from sd3tune.config.other_trainers import NAMES
 from sd3tune.config.other_values import VALUES_ELSEWHERE
+from sd3tune.config.problems import ENVIRONMENT as VARIABLES
 from sd3tune.config.problems import (
-    COMMAND_LINE,
+    NOT_FILES,
     Location,
     Problems,
     known_settings,
@@ -130,17 +132,19 @@ class Config(AllSettings):
         return data
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
-    """The settings of a file and of the command line's `key=value` words. Raises ConfigError only
-    when the file cannot be read at all."""
-    problems, typed = Problems(), Problems()
+def read(
+    path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
+) -> Reading:
+    """The settings of a file, of variables of the environment and of the command line's `key=value`
+    words. Raises ConfigError only when the file cannot be read at all."""
+    found = settings_file.FoundProblems()
+    problems, typed = found.file, found.typed
     path = settings_file.find(path)
-    file = settings_file.read_file(path, ENVIRONMENT, problems, TEXTS)
-    words = settings_file.read_overrides(overrides, typed, TEXTS)
-    written = settings_file.merged(file, words)
+    layers = settings_file.read_layers(path, overrides, environ, ENVIRONMENT, TEXTS, found)
+    written = layers.merged
     asked = {k: v for k, v in written.values.items() if k in FOREIGN or not left_open(k, v)}
-    sources = {k: v for k, v in (file.sources() | words.sources()).items() if k in asked}
-    location = Location(str(path), file.sources() | words.sources())
+    sources = {k: v for k, v in layers.sources.items() if k in asked}
+    location = Location(layers.file, layers.sources)
     values, passed_over = known_settings(asked, AllSettings, location, problems, FOREIGN)
     _derive(values, sources, path)
     _make_absolute(values, sources, path, problems)
@@ -150,12 +154,18 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Reading:
     needed = {"output_dir": "output", "data_backend_config": "multidatabackend.json"}
     right = {k: v for k, v in values.items() if k not in wrong}
     settings = AllSettings.model_validate({k: v for k, v in needed.items() if k in wrong} | right)
-    notes = (*written.notes, *notes_on(passed_over, asked))
+    notes = (*written.notes, *of_variables(sources), *notes_on(passed_over, asked))
     settings._sources, settings._notes = sources, notes
     for violation in rules.problems(settings, wrong):
         problems.add(violation.at(location.of_all(violation.settings)))
-    order = [*(k for k in file.values if k not in words.values), "", *words.values]
-    return Reading(settings, wrong, (*problems.ordered(order), *typed.ordered()))
+    return Reading(settings, wrong, (*problems.ordered(layers.order), *typed.ordered()))
+
+
+def of_variables(sources: Mapping[str, Provenance]) -> Iterator[str]:
+    """A sentence for each setting that a variable of the environment sets."""
+    for name, source in sources.items():
+        if source.file == VARIABLES:
+            yield f"{name} is set by the environment variable {source.key}"
 
 
 def _derive(values: dict[str, Any], sources: dict[str, Provenance], path: Path) -> None:
@@ -188,9 +198,10 @@ def _make_absolute(
     """Paths of the file start at its project, those of the command line where the user stands."""
     for name in (*PATHS, *MODELS, "resume_from_checkpoint"):
         if isinstance(values.get(name), str):
-            typed = name in sources and sources[name].file == COMMAND_LINE
+            written = sources[name].file if name in sources else None
+            typed = written in NOT_FILES
             folder = Path.cwd() if typed else project_folder(path)
-            where = COMMAND_LINE if typed else f"`{path}`"
+            where = str(written) if typed else f"`{path}`"
             with problems.collecting(name):
                 values[name] = absolute(name, values[name], folder, where)
 
@@ -200,7 +211,7 @@ def _read_webhooks(
 ) -> None:
     """The webhooks of an object, of JSON text or of a file, each checked."""
     if "webhook_config" in values:
-        typed = location.of("webhook_config") == COMMAND_LINE
+        typed = location.of("webhook_config") in NOT_FILES
         folder = Path.cwd() if typed else project_folder(path)
         with problems.collecting("webhook_config"):
             written = values["webhook_config"]

@@ -11,14 +11,7 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import Shuffle
 from sd3tune.config.datasets.storage import Columns, HubColumns
 from sd3tune.config.fields import OneOf
-from sd3tune.config.names import (
-    ALIASES,
-    CSV_KEYS,
-    DATASET_ALIASES,
-    DATASET_UNSUPPORTED,
-    UNSUPPORTED,
-    Unsupported,
-)
+from sd3tune.config.names import ALIASES, CSV_KEYS, DATASET_ALIASES, Unsupported
 from sd3tune.config.other_trainers import RENAMED
 from sd3tune.config.other_trainers_data import DATASET_ELSEWHERE, DATASET_RENAMED
 from sd3tune.config.settings.webhooks import Webhook
@@ -40,10 +33,8 @@ OTHER_TRAINERS = (
     "something else there; the error says what to write."
 )
 UNSUPPORTED_NAMES = (
-    "SimpleTuner has these settings and sd3tune does not. One of them is an error, with the reason "
-    "below, unless it asks for nothing: its value is off (`false`, `0`, `null`, `none`, an empty "
-    "text, also in quotes), the setting that switches it on is off, or no value of it changes a "
-    "result. A note then names it."
+    "[Names](names.md) lists every name of SimpleTuner that is not a setting of sd3tune, with the "
+    "reason and what to write instead."
 )
 
 
@@ -65,9 +56,7 @@ def document() -> str:
     lines += ["## Names of other trainers", "", OTHER_TRAINERS, ""]
     lines += _others("config.json", RENAMED, ELSEWHERE)
     lines += _others("datasets", DATASET_RENAMED, DATASET_ELSEWHERE)
-    lines += ["## Names that are not supported", "", UNSUPPORTED_NAMES, ""]
-    lines += ["In config.json:", "", *_reasons(UNSUPPORTED)]
-    lines += ["In datasets:", "", *_reasons(DATASET_UNSUPPORTED)]
+    lines += ["## Names that are not supported", "", UNSUPPORTED_NAMES]
     return "\n".join(lines).rstrip() + "\n"
 
 

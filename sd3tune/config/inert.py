@@ -5,14 +5,15 @@ passed over with a note:
 
 * its value is "off": null, false, 0, an empty text, or a word such as `none`, also in quotes;
 * its value says what sd3tune does anyway (HARMLESS);
-* the setting that switches it on is off (SWITCHES);
-* no value of it changes a result (NO_RESULT).
+* the setting that switches it on is off (SWITCHES).
+
+Settings that may have any value are in accepted.py.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sd3tune.config.names import STORED_LENGTH
+from sd3tune.config.accepted import ACCEPTED_NAMES, DATASET_ACCEPTED_NAMES
 
 OFF = ("", "none", "no", "false", "null", "off", "never", "disabled")
 # Values that existing files spell out, and that are what sd3tune does anyway.
@@ -21,16 +22,9 @@ HARMLESS = {
     "validation_method": ("simpletuner-local",),
     "validation_benchmark": (True, "true"),
     "peft_lora_mode": ("standard",),
-    "disable_bucket_pruning": (True, "true"),
     "prediction_type": ("flow_matching",),
-    "allow_tf32": (True, "true"),
-    "checkpointing_use_tempdir": (True, "true"),
-    "local_rank": (-1,),
-    "same_network": (True, "true"),
+    "disk_low_action": ("stop",),
     "start_epoch": (1,),
-    "compress_cache": (True, "true", "True"),
-    "compress_disk_cache": (True, "true", "True"),
-    "override_dataset_config": (True, "true"),
     "gradient_checkpointing_offload_pin_memory_max_buckets": (12,),
     "noise_scheduler": ("flowmatch", "FlowMatchEulerDiscreteScheduler"),
     "sampler": ("flowmatch",),
@@ -76,7 +70,6 @@ MEANT_WHEN_OFF = (
     "recursive",
     "validation_benchmark",
 )  # sd3tune does what they switch off
-NOTED = ("compress_cache", "compress_disk_cache")  # they have a note of their own
 
 # Setting -> those that change nothing while it is off or left out.
 SWITCHES = {
@@ -91,9 +84,8 @@ SWITCHES = {
     "validation_using_datasets": "validation_stitch_input_location",
     "disk_low_threshold": "disk_low_action disk_low_script",
     "assistant_lora_path": "assistant_lora_strength assistant_lora_inference_strength",
+    "peft_lora_mode": "singlora_ramp_up_steps",
     "init_lora": "init_lora_step init_lora_ema",
-    "use_ema": "ema_cpu_only ema_foreach_disable",
-    "dynamo_backend": "dynamo_mode dynamo_fullgraph dynamo_dynamic dynamo_use_regional_compilation",
     "masked_training": "unmasked_probability unmasked_weight masked_prior_preservation_weight",
     "validation": "validate_after validate_after_unit",
     "tensorboard": "tensorboard_port tensorboard_expose tensorboard_always_on",
@@ -101,18 +93,6 @@ SWITCHES = {
     "with_prior_preservation": "num_class_images class_prompt prior_loss_weight",
 }
 OF_SWITCH = {name: switch for switch, names in SWITCHES.items() for name in names.split()}
-
-# Threads, waits, diagnostic output, and what SimpleTuner keeps in memory: of no run the result.
-NO_RESULT = frozenset(
-    """
-    accelerator_cache_clear_interval aspect_bucket_worker_count aws_max_pool_connections configs_dir
-    dataloader_prefetch dataloader_prefetch_qlen debug_aspect_buckets debug_dataset_loader
-    delete_model_after_load enable_multiprocessing fully_unload_text_encoder i_know_what_i_am_doing
-    keep_vae_loaded max_workers metadata_update_interval offload_during_save offload_during_startup
-    print_filenames print_sampler_statistics set_grads_to_none torch_num_threads trust_remote_code
-    vae_cache_scan_behaviour
-    """.split()
-)
 
 
 def is_off(value: Any) -> bool:
@@ -136,10 +116,13 @@ def is_left_out(value: Any) -> bool:
 def asks_for_nothing(name: str, value: Any, written: Mapping[str, Any]) -> bool:
     """Whether a setting that sd3tune does not have may stand beside what else was written."""
     off = is_off(value) and name not in MEANT_WHEN_OFF
-    if off or value in HARMLESS.get(name, ()) or name in NO_RESULT:
+    if off or value in HARMLESS.get(name, ()):
         return True
     switch = OF_SWITCH.get(name)
-    return switch is not None and is_off(written.get(switch))
+    if switch is None:
+        return False
+    value = written.get(switch)
+    return is_off(value) or value in HARMLESS.get(switch, ())
 
 
 def notes_on(passed_over: Iterable[str], written: Mapping[str, Any]) -> list[str]:
@@ -151,10 +134,9 @@ def notes_on(passed_over: Iterable[str], written: Mapping[str, Any]) -> list[str
 
 
 def _why(name: str, value: Any) -> str:
-    if name in NOTED and not is_off(value):
-        return STORED_LENGTH
+    accepted = ACCEPTED_NAMES.get(name) or DATASET_ACCEPTED_NAMES.get(name)
     if is_off(value) or value in HARMLESS.get(name, ()):
         return "the value asks for nothing"
-    if name in NO_RESULT:
-        return "it changes no result"
+    if accepted is not None:
+        return accepted.reason
     return f"{OF_SWITCH[name]} is off"

@@ -1,10 +1,11 @@
 """The names that SimpleTuner's files hold, and what sd3tune makes of each.
 
 To add a name: a setting under another name goes into ALIASES, a setting that sd3tune does not have
-goes into UNSUPPORTED under its reason, a value that sd3tune does not have goes into VALUES. What
-may stand in a file because it asks for nothing is in inert.py, names of other programs than
-SimpleTuner are in other_trainers.py. A name in none of them is a typing error and gets the nearest
-setting as a suggestion.
+goes into UNSUPPORTED under its reason, a value that sd3tune does not have goes into VALUES. A
+setting that may have any value, because none changes what sd3tune does, is in accepted.py; values
+that ask for nothing are in inert.py; names of other programs than SimpleTuner are in
+other_trainers.py. A name in none of them is a typing error and gets the nearest setting as a
+suggestion. docs/reference/names.md is made from all of them by name_table.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,48 +37,80 @@ ALIASES = {
 INVERTED = {
     "vae_cache_preprocess": "vae_cache_ondemand",
     "ignore_final_epochs": "strict_epoch_limit",
+    "allow_tf32": "disable_tf32",
 }
 # Other spellings of a value.
 SPELLINGS = {
     "lr_scheduler": {"cosine_with_warmup": "cosine"},
     "caption_strategy": {"instance_prompt": "instanceprompt"},
     "validation_image_format": {"jpg": "jpeg"},
+    "dynamo_mode": {"": "default"},
 }
 
-STORED_LENGTH = "cache entries are stored to their true length instead"
 UNSUPPORTED = (
     Unsupported(
-        "is not supported yet",
-        "leave it out for now",
-        """
-        accelerate_config accelerate_extra_args accelerator_cache_clear_interval allow_tf32
-        aspect_bucket_disable_rebuild aspect_bucket_worker_count assistant_lora_inference_strength
-        assistant_lora_path assistant_lora_strength aws_max_pool_connections
-        checkpointing_use_tempdir configs_dir dataloader_prefetch
-        dataloader_prefetch_qlen debug_aspect_buckets debug_dataset_loader
-        delete_invalid_checkpoints delete_model_after_load delete_problematic_images
-        delete_unwanted_images disable_assistant_lora disable_bucket_pruning
-        disable_tf32 disk_low_action disk_low_script disk_low_threshold dynamo_dynamic
-        dynamo_fullgraph dynamo_mode dynamo_use_regional_compilation ema_cpu_only
-        ema_foreach_disable enable_multiprocessing find_unused_parameters freeze_encoder
-        fully_unload_text_encoder fuse_optimizer i_know_what_i_am_doing ignore_final_epochs
-        ignore_missing_files init_lokr_norm init_lora_ema init_lora_step layer_freeze_strategy
-        local_rank max_workers merge_environment_config offload_during_save offload_during_startup
-        optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients
-        override_dataset_config peft_lora_mode pretrained_t5_model_name_or_path print_filenames
-        print_sampler_statistics same_network seed_for_each_device set_grads_to_none
-        singlora_ramp_up_steps strict_epoch_limit text_cache_disable text_cache_ondemand
-        text_embed_full_cache torch_num_threads
-        trust_remote_code vae_cache_disable vae_cache_ondemand vae_cache_preprocess
-        vae_cache_scan_behaviour vae_enable_patch_conv vae_enable_slicing vae_enable_tiling
-        """,
+        "is not supported: sd3tune starts its processes without accelerate",
+        "write num_processes, num_machines, machine_rank, main_process_ip and mixed_precision",
+        "accelerate_config accelerate_extra_args",
+    ),
+    Unsupported(
+        "is not supported: it is for distilled models, which SD3 adapters are not trained on",
+        "leave it out; init_lora names an adapter that training begins with",
+        "assistant_lora_path assistant_lora_strength assistant_lora_inference_strength",
+    ),
+    Unsupported(
+        "is not supported: the run stops before a checkpoint that does not fit on the disk",
+        "leave it out; free some space, and the same command continues from the newest checkpoint",
+        "disk_low_action",
+    ),
+    Unsupported(
+        "is not supported: it would begin with another model than the base model",
+        "leave it out; LoKr begins with a product of zero, as the lycoris package makes it",
+        "init_lokr_norm",
+    ),
+    Unsupported(
+        "is not supported: a run that begins with an adapter begins at step 0",
+        "leave it out; resume_from_checkpoint continues a run at its step",
+        "init_lora_step",
+    ),
+    Unsupported(
+        "is not supported: the average begins as a copy of the weights that init_lora names",
+        "leave it out, or write the file of the average as init_lora",
+        "init_lora_ema",
+    ),
+    Unsupported(
+        "is not supported: no chosen part of the weights is trained alone",
+        "leave it out; model_type=lora trains few weights, model_type=full all of them",
+        "layer_freeze_strategy",
+    ),
+    Unsupported(
+        "is not supported: a run has one configuration file",
+        "leave it out; settings on the command line replace those of the file",
+        "merge_environment_config",
+    ),
+    Unsupported(
+        "is not supported: gradients and the optimizer's state stay on the device",
+        "leave it out; optimizer=bnb-adamw8bit-paged moves its state to host memory when the "
+        "device is full, and fsdp_enable=true splits it over devices",
+        "optimizer_cpu_offload_method optimizer_offload_gradients",
+    ),
+    Unsupported(
+        "is not supported: peft has no SingLoRA",
+        "leave it out; use_dora=true and use_rslora=true are other kinds of LoRA, lora_type="
+        "lycoris has more",
+        "peft_lora_mode singlora_ramp_up_steps",
+    ),
+    Unsupported(
+        "is not supported: all text encoders come from pretrained_model_name_or_path",
+        "leave it out, or put T5 into text_encoder_3 of a copy of the model's folder",
+        "pretrained_t5_model_name_or_path",
     ),
     Unsupported(
         "is not supported: a configuration that somebody shared would start programs on this "
         "machine",
         "leave it out; `sd3tune train && PROGRAM` runs a program after a run, and webhook_config "
         "reports each checkpoint",
-        "post_checkpoint_script post_upload_script",
+        "post_checkpoint_script post_upload_script disk_low_script",
     ),
     Unsupported(
         "is not supported: results are published on hubs of Hugging Face",
@@ -97,13 +130,7 @@ UNSUPPORTED = (
     Unsupported(
         "has no effect on flow matching",
         "leave it out",
-        """
-        disable_segmented_timestep_sampling noise_offset noise_offset_probability offset_noise
-        prediction_type rescale_betas_zero_snr snr_gamma timestep_bias_begin timestep_bias_end
-        timestep_bias_multiplier timestep_bias_portion timestep_bias_strategy
-        training_scheduler_timestep_spacing inference_scheduler_timestep_spacing
-        validation_guidance_real validation_guidance_rescale validation_no_cfg_until_timestep
-        """,
+        "prediction_type",
     ),
     Unsupported(
         "belongs to another model family",
@@ -125,10 +152,7 @@ UNSUPPORTED = (
         "set it in multidatabackend.json",
         """
         cache_dir cache_dir_text cache_dir_vae crop crop_aspect crop_aspect_buckets crop_style
-        dataset_type disable_multiline_split only_instance_prompt
-        parquet_caption_column parquet_filename_column prepend_instance_prompt skip_file_discovery
-        image_processing_batch_size max_upscale_threshold metadata_update_interval
-        preserve_data_backend_cache read_batch_size
+        dataset_type parquet_caption_column parquet_filename_column
         """,
     ),
     Unsupported(
@@ -151,19 +175,9 @@ UNSUPPORTED = (
         """,
     ),
     Unsupported(
-        f"is not needed: {STORED_LENGTH}",
-        "leave it out",
-        "compress_disk_cache",
-    ),
-    Unsupported(
         "is not supported: it streams single layers",
         "set blocks_to_swap, which streams whole blocks",
         "ramtorch",
-    ),
-    Unsupported(
-        "no longer exists",
-        "leave it out; attention_mechanism chooses the kernel",
-        "enable_xformers_memory_efficient_attention",
     ),
     Unsupported(
         "is not supported: text encoders are not trained",
@@ -206,11 +220,6 @@ UNSUPPORTED = (
         "leave it out, or set disable_benchmark=true",
         "validation_benchmark",
     ),
-    Unsupported(
-        "is not needed: the VAE is read again for each validation, and its memory is free between",
-        "leave it out",
-        "keep_vae_loaded",
-    ),
     Unsupported("is used with DeepSpeed only", "leave it out", "deepspeed_config"),
     *(
         Unsupported("is used with DeepSpeed only", f"write {ours}{{value}}", name)
@@ -237,20 +246,17 @@ CSV_KEYS = {  # keys beside `csv` that mean keys inside it
 }
 DATASET_UNSUPPORTED = (
     Unsupported(
-        "is not supported: latents and captions are always encoded before training",
-        "leave it out",
-        "vae_cache_ondemand vae_cache_disable text_cache_ondemand text_cache_disable",
-    ),
-    Unsupported(f"is not needed: {STORED_LENGTH}", "leave it out", "compress_cache"),
-    Unsupported(
-        "is not needed: the settings of today always hold",
-        "leave it out",
-        "override_dataset_config",
-    ),
-    Unsupported(
         "is not supported: sd3tune trains on images with captions",
         "leave it out",
         "video audio image_embeds conditioning_image_embeds i2v_ratio",
+    ),
+    Unsupported(
+        "is not supported: conditioning images are not made from others",
+        "leave it out; masks are files of a dataset of their own, named in conditioning_data",
+        "data_generator conditioning",
+    ),
+    Unsupported(
+        "is a setting of the whole run", "write it in config.json", "text_encoder_batch_size"
     ),
     Unsupported(
         "is not supported",
@@ -261,9 +267,6 @@ DATASET_UNSUPPORTED = (
         "is not supported: validation pictures are drawn from prompts, not from datasets",
         "leave it out",
         "disable_validation",
-    ),
-    Unsupported(
-        "is not supported yet", "leave it out for now", "streaming data_generator auto_generated"
     ),
 )
 DATASET_REASONS = {

@@ -12,6 +12,7 @@ needs another value, or has no counterpart, into without_counterpart.py.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sd3tune.config.accepted import ACCEPTED_NAMES
 from sd3tune.config.names import REASONS, Unsupported
 from sd3tune.config.without_counterpart import ELSEWHERE
 
@@ -138,6 +139,16 @@ RENAMED = {  # ours: theirs
     "masked_loss_normalize": "normalize_masked_area_loss",
     "t5_padding": "zero_padding",
     "deterministic": "full_determinism",
+    "validation_on_startup": "sample_at_first",
+    "validate_after_step": "sample_start_step",
+    "report_to": "log_with logger tracker",
+    "tracker_project_name": "wandb_project log_tracker_name",
+    "tracker_run_name": "wandb_run_name log_prefix",
+    "hub_model_id": "huggingface_repo_id hf_repo_id",
+    "model_card_private": "hf_private",
+    "push_to_hub_background": "async_upload",
+    "model_card_note": "metadata_description",
+    "modelspec_comment": "training_comment metadata_title metadata_author metadata_tags",
 }  # fmt: skip
 
 
@@ -158,4 +169,4 @@ RESULT = Renamed(
     "output_model_destination",
     "output_dir",
 )
-NAMES = by_name(RENAMED, ELSEWHERE) | RESULT.each | REASONS
+NAMES = by_name(RENAMED, ELSEWHERE) | RESULT.each | REASONS | ACCEPTED_NAMES

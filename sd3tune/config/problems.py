@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from sd3tune.config.accepted import Accepted
 from sd3tune.config.inert import asks_for_nothing, is_off
 from sd3tune.config.names import Unsupported
 from sd3tune.config.other_trainers import NAMES, Renamed
@@ -27,6 +28,8 @@ CREDENTIALS = (  # never shown
     "api_key", "authorization", "headers", "bearer",
 )  # fmt: skip
 COMMAND_LINE = "the command line"
+ENVIRONMENT = "the environment"  # variables of the process
+NOT_FILES = (COMMAND_LINE, ENVIRONMENT)
 MISSPELT = 0.8  # similarity from which a name is taken for a misspelt one
 
 
@@ -93,15 +96,15 @@ class Location:
     def of_all(self, settings: Iterable[str]) -> str:
         """Every place in which one of the settings was written; the file where none was."""
         written = {self.sources[s].file or self.file for s in settings if s in self.sources}
-        files = sorted(written or {self.file}, key=lambda file: (file == COMMAND_LINE, file))
+        files = sorted(written or {self.file}, key=lambda file: (file in NOT_FILES, file))
         places = " and ".join(map(shown_file, files))
         places += f": {self.inside}" if self.inside else ""
         return places + (f": dataset `{self.dataset}`" if self.dataset is not None else "")
 
 
 def shown_file(file: str) -> str:
-    """A file between backticks; "the command line" as it is."""
-    return file if file == COMMAND_LINE else f"`{file}`"
+    """A file between backticks; "the command line" and "the environment" as they are."""
+    return file if file in NOT_FILES else f"`{file}`"
 
 
 def known_settings(
@@ -156,6 +159,8 @@ def refused(kind: type[BaseModel], setting: str, value: Any) -> str | None:
 def _passes(row: Unsupported, name: str, values: Mapping[str, Any], kind: type[BaseModel]) -> bool:
     """Whether the row's name may be left out as it stands: another name of a setting only where it
     is off and the setting is off by default."""
+    if isinstance(row, Accepted):
+        return True
     if not isinstance(row, Renamed):
         return asks_for_nothing(name, values[name], values)
     field = kind.model_fields.get(row.ours)

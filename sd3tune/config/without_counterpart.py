@@ -38,7 +38,6 @@ ELSEWHERE = (
         TRIGGER,
         "trigger_word class_tokens concept_prompt token_string trigger instance_token",
     ),
-    Unsupported(OF_DATASETS, TRIGGER, "instance_prompt"),
     Unsupported(
         "is SimpleTuner's old name for the images' folder, which belongs to a dataset",
         'write "instance_data_dir": "{value}" in an entry of multidatabackend.json',
@@ -223,17 +222,23 @@ ELSEWHERE = (
         "sample_width sample_height width height sample_resolution validation_size",
     ),
     Unsupported(
-        "is not supported yet",
-        "leave it out for now",
-        "sample_at_first skip_first_sample sample_start_step sample_skip_first enable_sample "
-        "non_ema_sampling force_circular_padding sample_batch_size walk_seed loss_scaler "
-        "log_with log_prefix log_tracker_name log_tracker_config wandb_run_name wandb_api_key "
-        "wandb_project wandb tensorboard use_wandb logger tracker huggingface_repo_id hub_token "
-        "huggingface_token training_comment metadata_title metadata_author hf_repo_id hf_private "
-        "metadata_description metadata_tags network_dropout_rank scale_weight_norms rank_dropout "
-        "module_dropout loss_weight_strength weighted_captions caption_dropout_every_n_epochs "
-        "caption_tag_dropout_rate caption_prefix caption_suffix log_config async_upload "
-        "prior_generation_precision caption_dropout_interval",
+        "is not supported: pictures are drawn one by one, beside those of the base model",
+        "leave it out; validation_disable, validation_seed and ema_validation are settings",
+        "skip_first_sample sample_skip_first enable_sample non_ema_sampling walk_seed "
+        "force_circular_padding sample_batch_size",
+    ),
+    Unsupported(
+        "is another program's name for a tracker or a login",
+        "write report_to=wandb, or push_to_hub=true; log in with `wandb login`, `hf auth login`",
+        "wandb use_wandb tensorboard wandb_api_key log_tracker_config log_config hub_token "
+        "huggingface_token",
+    ),
+    Unsupported(
+        "is not supported: adapters have one kind of dropout, captions are dropped whole",
+        "leave it out, or set lora_dropout or caption_dropout_probability",
+        "network_dropout_rank scale_weight_norms rank_dropout module_dropout weighted_captions "
+        "caption_dropout_every_n_epochs caption_tag_dropout_rate caption_prefix caption_suffix "
+        "caption_dropout_interval loss_scaler loss_weight_strength prior_generation_precision",
     ),
     Unsupported(
         "is not needed: attention_mechanism is chosen for the machine",

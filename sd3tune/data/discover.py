@@ -335,10 +335,13 @@ def within(found: Discovery, longest: int, dataset: "ImageDataset") -> Discovery
     kept = tuple(s for s in found.samples if max(s.geometry.bucket) <= longest)
     if not kept:
         source = source_of(dataset)
-        raise DataError(
-            _nothing(dataset, source, rejected), hint="set crop=true, or a smaller resolution"
-        )
+        raise DataError(_nothing(dataset, source, rejected), hint=shorter_buckets(dataset))
     return replace(found, samples=kept, rejected=(*found.rejected, *rejected))
+
+
+def shorter_buckets(dataset: "ImageDataset") -> str:
+    """What to set where buckets are longer than the model allows."""
+    return "set a smaller resolution" if dataset.crop else "set crop=true, or a smaller resolution"
 
 
 def _nothing(dataset: "ImageDataset", source: Source, rejected: Sequence[RejectedFile]) -> str:

@@ -104,9 +104,10 @@ def diagnose(
 ) -> Report:
     """Observations and results of probes as findings, and the decisions of a run without
     settings. tell: gets the findings before the probes run."""
-    from sd3tune.doctor import hardware, probe_findings, software
+    from sd3tune.doctor import hardware, logins, probe_findings, software
 
-    findings = [*software.host(machine.host), *software.packages(), *software.hub()]
+    findings = [*software.host(machine.host), *software.packages()]
+    findings += logins.findings(ask=not depth.quick)
     findings += hardware.torch(torch, facts, device=depth.device)
     if depth.device:
         findings += hardware.accelerators(machine, facts)

@@ -4,12 +4,10 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd3tune.backends.observe.host_facts import Host
 from sd3tune.doctor.finding import Finding, Status
-from sd3tune.errors import ModelError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -191,39 +189,3 @@ def _package(requirement: "Requirement") -> Finding | None:
         return None
     words = f"{have} is installed, tested with {tested}"
     return Finding(f"software.{name}", "warn", name, words, "importlib.metadata", fix)
-
-
-def hub() -> Iterator[Finding]:
-    """Hugging Face: whether the hub accepts the token, at which endpoint, and whether the cache can
-    be written. Without a token nothing is asked."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
-    try:
-        yield _login()
-    except ImportError as e:  # the packages' finding says what to do
-        words = f"the token is not checked: {e}"
-        yield Finding("hub.login", "skip", "hugging face", words, "huggingface_hub")
-    yield _cache(Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser())
-
-
-def _login() -> Finding:
-    """Raises ImportError where huggingface_hub is missing."""
-    from sd3tune.sd3 import hub, hub_refusals
-
-    source, endpoint = hub_refusals.token_source(), hub_refusals.endpoint()
-    if source is None:
-        words = f"not logged in at {endpoint}: SD3 weights are gated"
-        return Finding("hub.login", "warn", "hugging face", words, "HF_TOKEN", "hf auth login")
-    try:
-        hub.check_token()
-    except ModelError as e:
-        return Finding("hub.login", "warn", "hugging face", str(e), source, e.hint)
-    return Finding("hub.login", "ok", "hugging face", f"logged in at {endpoint}", source)
-
-
-def _cache(folder: Path) -> Finding:
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    writable = existing.is_dir() and os.access(existing, os.W_OK)
-    status: Status = "ok" if writable else "FAIL"
-    words = f"{folder} " + ("can be written" if writable else "cannot be written")
-    fix = "" if writable else "export HF_HOME=/a/folder/you/can/write"
-    return Finding("hub.cache", status, "model cache", words, "access(2)", fix)

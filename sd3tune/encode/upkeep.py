@@ -19,6 +19,7 @@ from sd3tune.encode.everything import downloaded, filled, make_output
 from sd3tune.encode.file_digests import fingerprint
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import cachedir
+from sd3tune.plan.arithmetic import process_switches
 from sd3tune.prepare import Prepared
 from sd3tune.processes.environment import ALONE
 from sd3tune.processes.world import World
@@ -75,10 +76,7 @@ def encoded(prepared: Prepared, prompts: Sequence[Prompt]) -> Caches:
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(
-        deterministic=plan.hardware.deterministic.value,
-        hidden_kernels=plan.attention.hidden_kernels.value,
-    )
+    vendor.prepare(**process_switches(plan.hardware, plan.attention))
     device = torch.device(plan.hardware.device.torch_device)
     world = World(ALONE, device)
     return filled(prepared, prompts, device, vendor, world)

@@ -1,7 +1,7 @@
 """What the machine computes in: the options that were chosen for it, as typed values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from sd3tune.backends.decide.decisions import SETTING
@@ -35,6 +35,15 @@ PLACES: dict[str, Literal["accelerator", "cpu"]] = {"accelerator": "accelerator"
 
 
 @dataclass(frozen=True)
+class CompileOptions:
+    """How torch.compile treats the transformer's blocks."""
+
+    mode: str = "default"
+    fullgraph: bool = False  # a break in the graph is an error
+    dynamic: bool | None = None  # compile for all sizes at once; None: torch decides
+
+
+@dataclass(frozen=True)
 class HardwarePlan:
     """The device of this process, and how it is used."""
 
@@ -43,6 +52,8 @@ class HardwarePlan:
     pin_memory: Decision[bool]
     compiler: Decision[str | None]  # backend of torch.compile; None: nothing is compiled
     deterministic: Decision[bool]
+    compile_options: CompileOptions = CompileOptions()
+    tf32: bool = True  # float32 products may be computed with ten bits, on NVIDIA
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,19 @@ class AttentionPlan:
 
 def hardware_plan(inputs: RunInputs, chosen: Chosen) -> HardwarePlan:
     """The device of this process. chosen: the option of each axis."""
-    return device_plan(inputs.facts, inputs.processes.local_rank, chosen)
+    c = inputs.config
+    options = CompileOptions(c.dynamo_mode, c.dynamo_fullgraph, c.dynamo_dynamic)
+    plan = device_plan(inputs.facts, inputs.processes.local_rank, chosen)
+    return replace(plan, compile_options=options, tf32=not c.disable_tf32)
+
+
+def process_switches(hardware: HardwarePlan, attention: "AttentionPlan") -> dict[str, bool]:
+    """The arguments of a vendor's `prepare`."""
+    return {
+        "deterministic": hardware.deterministic.value,
+        "hidden_kernels": attention.hidden_kernels.value,
+        "tf32": hardware.tf32,
+    }
 
 
 def device_plan(facts: Facts, local_rank: int, chosen: Chosen) -> HardwarePlan:

@@ -84,6 +84,7 @@ class LossPlan:
 
     levels: NoiseLevels = field(default_factory=NoiseLevels)
     kind: str = "l2"  # loss_type
+    weighting: str = "none"  # loss_weighting
     huber_c: float = 0.1
     huber_schedule: str = "snr"
     masked: float = 1.0  # share of the batches with masks whose loss is weighed by them
@@ -106,6 +107,7 @@ def loss_plan(c: Config) -> LossPlan:
     return LossPlan(
         levels=_levels(c),
         kind=c.loss_type,
+        weighting=c.loss_weighting,
         huber_c=c.huber_c,
         huber_schedule=c.huber_schedule,
         masked=c.masked_loss_probability,

@@ -8,6 +8,7 @@ from sd3tune.decision import Decision
 from sd3tune.plan.objective import NoiseLevels, Rollout
 from sd3tune.plan.plan import Plan
 from sd3tune.tables.loss_types import LOSS_TYPES
+from sd3tune.tables.loss_weightings import LOSS_WEIGHTINGS
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 
 
@@ -26,6 +27,8 @@ def _of_loss(plan: Plan) -> dict[str, Decision[Any]]:
     loss, source = plan.loss, plan.config.source
     row = LOSS_TYPES[loss.kind]
     bends = f", huber_c={loss.huber_c:g} ({loss.huber_schedule})" if row.bends else ""
+    if loss.weighting != "none":
+        bends += f"; loss_weighting={loss.weighting}: {LOSS_WEIGHTINGS[loss.weighting].about}"
     guard = "" if loss.spike_action == "none" else f"; loss_spike_action={loss.spike_action}"
     return {"loss_type": Decision(loss.kind, source("loss_type"), f"{row.about}{bends}{guard}")}
 

@@ -4,24 +4,21 @@ A tracker that the user names must be installed. `all` takes those that are, and
 others. Without an account, Weights & Biases is used offline.
 """
 
-import netrc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from sd3tune.backends.decide.rules import Package, Request
 from sd3tune.config.settings.trackers import ALL
 from sd3tune.decision import AUTO, Decision, Provenance, Rejected
 from sd3tune.errors import PlanError
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.report.trackers import wandb_login
 from sd3tune.tables.trackers import TRACKERS, Tracker
 
 WANDB = "wandb"
-WANDB_SERVER = "https://api.wandb.ai"
-OFFLINE = ("offline", "dryrun")
 
 
 @dataclass(frozen=True)
@@ -88,31 +85,10 @@ def wandb_mode(environ: Mapping[str, str], folder: Path) -> Decision[Literal["on
     """Whether Weights & Biases is used online: WANDB_MODE says so, or there is a key. The library
     would ask for one on the terminal otherwise."""
     kept = f"the run is kept here, and `wandb sync {folder / WANDB}/offline-run-*` sends it"
-    mode = environ.get("WANDB_MODE", "").strip().lower()
-    if mode in OFFLINE or environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
-        return Decision("offline", Provenance("auto", None, "WANDB_MODE"), f"WANDB_MODE: {kept}")
-    server = environ.get("WANDB_BASE_URL") or WANDB_SERVER
-    host = urlsplit(server).hostname or server
-    if has_key(environ, host):
+    if (variable := wandb_login.offline_variable(environ)) is not None:
+        return Decision("offline", Provenance("auto", None, variable), f"{variable}: {kept}")
+    host = wandb_login.host(environ)
+    if wandb_login.key_source(environ) is not None:
         return Decision("online", AUTO, f"there is a key for {host}")
     return Decision("offline", AUTO, f"no key for {host}: set WANDB_API_KEY or run `wandb login`; "
                                      f"until then {kept}")  # fmt: skip
-
-
-def has_key(environ: Mapping[str, str], host: str) -> bool:
-    """Whether Weights & Biases would find a key for this server: in the environment, or in the
-    file where `wandb login` writes it."""
-    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    home = Path(environ.get("HOME") or "~").expanduser()
-    named = environ.get("NETRC")
-    files = [Path(named).expanduser()] if named else [home / ".netrc", home / "_netrc"]
-    return any(_has_login(file, host) for file in files)
-
-
-def _has_login(file: Path, host: str) -> bool:
-    try:
-        login = netrc.netrc(str(file)).hosts.get(host)
-    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
-        return False
-    return login is not None and bool(login[2])

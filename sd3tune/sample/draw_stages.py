@@ -24,6 +24,7 @@ from sd3tune.errors import HardwareError
 from sd3tune.filesystem import disk
 from sd3tune.formats.picture_files import keep_drawn
 from sd3tune.formats.picture_recipe import PictureRecipe
+from sd3tune.plan.arithmetic import process_switches
 from sd3tune.plan.drawing import DrawingPlan, memory_words
 from sd3tune.report.progress import Stage, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
@@ -86,10 +87,7 @@ def _stages(
     job = _downloaded(job)
     plan = job.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(
-        deterministic=plan.hardware.deterministic.value,
-        hidden_kernels=plan.attention.hidden_kernels.value,
-    )
+    vendor.prepare(**process_switches(plan.hardware, plan.attention))
     device = torch.device(plan.hardware.torch_device.value)
     pictures, how = _encoded(plan, wanted, load_encoders, device)
     transformer = _transformer(job, device)

@@ -62,13 +62,13 @@ def fetched(repository: str) -> Path:
     return Path(file(question, WEIGHTS, DOWNLOAD_SECONDS)).parent
 
 
-def check_token() -> None:
-    """Raises ModelError within DEADLINE_SECONDS for a token that the hub refuses, and where no hub
+def check_token(seconds: float = DEADLINE_SECONDS) -> None:
+    """Raises ModelError within `seconds` for a token that the hub refuses, and where no hub
     answers."""
     from huggingface_hub import HfApi
 
     try:
-        in_time(lambda: HfApi().whoami())
+        in_time(lambda: HfApi().whoami(), seconds)
     except Exception as e:  # errors of two libraries and of sockets
         question = Question("", token=True)
         if (refused := refusal(question, e)) is None:

@@ -7,6 +7,7 @@ with the model built on the meta device.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,8 +31,13 @@ class Linear:
         return self.name == target or self.name.endswith("." + target)
 
 
-def linears(shape: "Transformer") -> Iterator[Linear]:
+@lru_cache(maxsize=16)
+def linears(shape: "Transformer") -> tuple[Linear, ...]:
     """Every linear layer of a transformer of this shape, in the order of diffusers' modules."""
+    return tuple(_linears(shape))
+
+
+def _linears(shape: "Transformer") -> Iterator[Linear]:
     h = shape.hidden
     embedder = (("time_text_embed", "CombinedTimestepTextProjEmbeddings"),)
     time = (*embedder, ("time_text_embed.timestep_embedder", "TimestepEmbedding"))

@@ -38,7 +38,10 @@ class DatasetType:
 IMAGES, INHERITED = "sd3tune.config.datasets.image_dataset:ImageDataset", (
     "resolution", "resolution_type", "minimum_image_size", "maximum_image_size",
     "target_downsample_size", "aspect_bucket_rounding", "aspect_bucket_alignment",
-    "caption_strategy", "caption_dropout_probability", "vae_batch_size", "write_batch_size",
+    "caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt",
+    "disable_multiline_split", "max_upscale_threshold", "skip_file_discovery",
+    "preserve_data_backend_cache", "metadata_update_interval", "caption_dropout_probability",
+    "read_batch_size", "image_processing_batch_size", "vae_batch_size", "write_batch_size",
     "strict",
 )  # fmt: skip
 IMAGE = DatasetType(

@@ -72,6 +72,7 @@ PLAIN = tuple(
         "filelock": "filelock: FileLock",
         "packaging": "packaging.requirements: Requirement",
         "tenacity": "tenacity: Retrying",
+        "prompt_toolkit": "prompt_toolkit: PromptSession",
     }.items()
 )
 QUANTO = Library("optimum-quanto", "optimum.quanto:", "0.2.7", assumed="0.2.7")

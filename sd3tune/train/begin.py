@@ -1,6 +1,6 @@
 """The pieces of a run put together: model, quantisation, adapter, optimizer, newest checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from sd3tune.data.seeds import seed_of
 from sd3tune.errors import CheckpointError
 from sd3tune.formats import adapter_files
 from sd3tune.formats.initial_adapter import initial_file
+from sd3tune.plan.arithmetic import CompileOptions
 from sd3tune.plan.optimisation import AveragePlan
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.trainable import LoraPlan
@@ -25,11 +26,13 @@ from sd3tune.train.optim import build
 from sd3tune.train.resume import resume
 from sd3tune.train.state import TrainState
 
+LoadBase = Callable[[Plan, torch.device], Any]  # as load.transformer
 
-def begin(plan: Plan, world: World) -> TrainState:
+
+def begin(plan: Plan, world: World, base: LoadBase = load.transformer) -> TrainState:
     """Loads the transformer onto the device, attaches the adapter, and loads the checkpoint from
-    which the run continues."""
-    model = load.transformer(plan, world.device)
+    which the run continues. base: loads the base model."""
+    model = base(plan, world.device)
     kernels = plan.attention
     attention.use_processors(model, kernels.inputs.value, kernels.training.value)
     trained = attach(model, plan)
@@ -37,7 +40,7 @@ def begin(plan: Plan, world: World) -> TrainState:
     checkpointing.enable(model.train(), plan)
     if plan.parallel.sharded:
         sharded(model, world, reshard=plan.parallel.reshard)
-    compile_blocks(model, plan.hardware.compiler.value)
+    compile_blocks(model, plan.hardware.compiler.value, plan.hardware.compile_options)
     optimizer = build(
         plan.optimizer.name.value,
         list(trained.named().values()),
@@ -111,9 +114,12 @@ def average_of(plan: AveragePlan | None, trained: Trained) -> Ema | None:
     )
 
 
-def compile_blocks(model: Any, backend: str | None) -> None:
+def compile_blocks(model: Any, backend: str | None, options: CompileOptions) -> None:
     """torch.compile of the transformer's blocks, which all have one shape: compiled once."""
     if backend is None:
         return
+    mode = None if options.mode == "default" else options.mode  # other backends take none
     for block in model.transformer_blocks:
-        block.compile(backend=backend)
+        block.compile(
+            backend=backend, mode=mode, fullgraph=options.fullgraph, dynamic=options.dynamic
+        )

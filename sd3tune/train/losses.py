@@ -4,7 +4,6 @@ This module combines what the settings add to the paper's loss (masks, rollouts,
 The equations are in sd3/flow.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,11 +13,9 @@ from torch import Tensor
 
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.batch import Batch
-from sd3tune.plan.objective import LossPlan
-from sd3tune.sd3 import distances, flow
+from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import autocast, denoiser
-from sd3tune.tables.loss_types import LOSS_TYPES
-from sd3tune.tables.table import load
+from sd3tune.train.latent_loss import distance
 from sd3tune.train.noise import Points, another, dice, draw, draw_levels
 from sd3tune.train.predicting import evaluating, without_adapter
 from sd3tune.train.recipe import Recipe
@@ -77,13 +74,3 @@ def network_input(at: Points, recipe: Recipe) -> Tensor:
     if more := recipe.loss.perturbation_at(at.step):
         eps = eps + more * another(recipe.seed, at.step, at.batch, "perturbation")
     return flow.add_noise(at.batch.latents, eps, at.s)
-
-
-def distance(loss: LossPlan, s: Tensor) -> distances.Distance:
-    """The loss of each latent as a function of its error, from the row of `loss_type`. s: noise
-    levels (B,)."""
-    row = LOSS_TYPES[loss.kind]
-    change: Callable[..., Tensor] = load(row.distance)
-    if not row.bends:
-        return change
-    return partial(change, c=distances.huber_width(s, loss.huber_c, loss.huber_schedule))

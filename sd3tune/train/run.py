@@ -14,6 +14,8 @@ from sd3tune.config.files.prompts import Prompt
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.everything import downloaded, filled, make_output
 from sd3tune.encode.image_latents import fill_epoch
+from sd3tune.load import transformer
+from sd3tune.plan.arithmetic import process_switches
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
 from sd3tune.processes.world import World, join, replicated
@@ -23,7 +25,7 @@ from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.train import best, determinism
-from sd3tune.train.begin import begin
+from sd3tune.train.begin import LoadBase, begin
 from sd3tune.train.conclusion import conclude
 from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
 from sd3tune.train.guard import Guard
@@ -58,9 +60,9 @@ class Run:
         return self.caches.prepared.plan
 
 
-def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
-    """Runs the training and writes all files of the run. Raises Sd3tuneError for errors that the
-    user can mend."""
+def train(prepared: Prepared, prompts: Sequence[Prompt], base: LoadBase = transformer) -> Outcome:
+    """Runs the training and writes all files of the run. base: loads the base model. Raises
+    Sd3tuneError for errors that the user can mend."""
     plan = prepared.plan
     make_output(plan.output_dir)
     try:
@@ -71,27 +73,24 @@ def train(prepared: Prepared, prompts: Sequence[Prompt]) -> Outcome:
         ):
             if plan.processes.main:
                 refuse_in_the_way(plan.output_dir)
-            return stages(prepared, prompts, claim)
+            return stages(prepared, prompts, claim, base)
     finally:
         Heartbeat().end()
 
 
-def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim) -> Outcome:
+def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim, base: LoadBase) -> Outcome:
     """The stages of a run in their order."""
     with waiting("importing diffusers and transformers"):
         quiet_libraries()
     prepared = downloaded(prepared)
     plan = prepared.plan
     vendor = backends.module(plan.facts.vendor)
-    vendor.prepare(
-        deterministic=plan.hardware.deterministic.value,
-        hidden_kernels=plan.attention.hidden_kernels.value,
-    )
+    vendor.prepare(**process_switches(plan.hardware, plan.attention))
     device = torch.device(plan.hardware.device.torch_device)
     with join(plan.processes, device, plan.parallel.backend.value) as world:
         caches = filled(prepared, prompts, device, vendor, world)
         with waiting("preparing the model"):
-            state = begin(caches.prepared.plan, world)
+            state = begin(caches.prepared.plan, world, base)
         fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
         with event_stream(caches.prepared, world, state) as stream:
             scored = scorers(plan, world, stream)

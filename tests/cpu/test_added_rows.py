@@ -15,13 +15,14 @@ from sd3tune.sd3.models import find
 from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.dataset_types import DATASET_TYPES
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
+from sd3tune.tables.loss_weightings import LOSS_WEIGHTINGS
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
 from sd3tune.tables.storages import STORAGES
 from sd3tune.tables.table import load
 from sd3tune.train.begin import begin
-from sd3tune.train.losses import distance
+from sd3tune.train.latent_loss import distance
 from sd3tune.train.optim import build
 from tests.cpu.adapted import question
 from tests.cpu.conftest import Prepare
@@ -78,6 +79,7 @@ REFERENCES = [
     *(pytest.param(row.settings, id=row.name) for row in DATASET_TYPES.rows),
     *(pytest.param(row.share, id=row.name) for row in LR_SCHEDULERS.rows),
     *(pytest.param(row.distance, id=row.name) for row in LOSS_TYPES.rows),
+    *(pytest.param(row.weight, id=row.name) for row in LOSS_WEIGHTINGS.rows),
     *(pytest.param(o.build, id=o.name) for o in OPTIMIZERS.rows),
     *(
         pytest.param(reference, id=f"{s.name}-{which}")

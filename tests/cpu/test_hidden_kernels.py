@@ -68,12 +68,12 @@ def test_prepare_sets_the_variable_only_where_the_plan_says_so_and_the_user_has_
 ) -> None:
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")  # prepare sets it too
     monkeypatch.delenv(hidden.VARIABLE, raising=False)
-    rocm.prepare(deterministic=False, hidden_kernels=False)
+    rocm.prepare(deterministic=False, hidden_kernels=False, tf32=True)
     assert hidden.VARIABLE not in os.environ
-    rocm.prepare(deterministic=False, hidden_kernels=True)
+    rocm.prepare(deterministic=False, hidden_kernels=True, tf32=True)
     assert os.environ[hidden.VARIABLE] == "1"
     monkeypatch.setenv(hidden.VARIABLE, "0")
-    rocm.prepare(deterministic=False, hidden_kernels=True)
+    rocm.prepare(deterministic=False, hidden_kernels=True, tf32=True)
     assert os.environ[hidden.VARIABLE] == "0"
 
 

@@ -73,6 +73,31 @@ def test_what_is_left_out_comes_from_the_global_settings(load: Load, tmp_path: P
     assert load(IMAGES | {"resolution": 768}, resolution=512).images[0].resolution == 768
 
 
+@pytest.mark.parametrize(
+    "written, held",
+    [
+        ({"instance_prompt": "p3r5on"}, "p3r5on"),
+        ({"prepend_instance_prompt": True, "instance_prompt": "p3r5on"}, True),
+        ({"only_instance_prompt": True, "instance_prompt": "p3r5on"}, True),
+        ({"disable_multiline_split": True}, True),
+        ({"max_upscale_threshold": 0.25}, 0.25),
+        ({"skip_file_discovery": "vae, text"}, ("vae", "text")),
+        ({"preserve_data_backend_cache": True}, True),
+        ({"metadata_update_interval": 3600}, 3600),
+        ({"read_batch_size": 7}, 7),
+        ({"image_processing_batch_size": 8}, 8),
+    ],
+)
+def test_a_setting_of_all_datasets_is_the_default_of_each(
+    load: Load, written: dict[str, Any], held: Any
+) -> None:
+    (name, *_) = written
+    images = load(IMAGES, IMAGES | {"id": "b", name: None}, **written).images
+    assert [getattr(d, name) for d in images] == [held, held]
+    (own,) = load(IMAGES | written).images
+    assert getattr(own, name) == held
+
+
 def test_placeholders_and_other_spellings(load: Load, tmp_path: Path) -> None:
     entry = IMAGES | {
         "cache_dir_vae": "{output_dir}/{model_family}/{id}",
@@ -94,12 +119,11 @@ def test_what_asks_for_nothing_is_let_through(load: Load) -> None:
         "start_epoch": 1,
         "is_regularisation_data": False,
         "parquet": None,
-        "override_dataset_config": True,
         "hash_filenames": True,
         "compress_cache": False,
     }
     loaded = load(IMAGES | idle, TEXT)
-    note = "dataset `a`: default, override_dataset_config, compress_cache not used: the value asks for nothing"
+    note = "dataset `a`: default, compress_cache not used: the value asks for nothing"
     assert loaded.notes == (note,)
     assert replace(loaded, notes=()) == load(IMAGES, TEXT)
 
@@ -164,7 +188,7 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"aws_bucket_name": "b"}], f"{D}: dataset `a`: aws_bucket_name belongs to type=aws, this dataset has type=local", "leave one of them out"),
     ([IMAGES, TEXT | {"type": "aws"}], f"{D}: dataset `t`: `type=aws` is not supported: encoded captions are kept on a local disk", "type is local; disabled=true skips a dataset"),
     ([IMAGES | {"dataset_type": "video"}], f"{D}: dataset `a`: `dataset_type=video` is not for SD3 images", "dataset_type is image, eval, conditioning, text_embeds; disabled=true skips a dataset"),
-    ([IMAGES | {"compress_cache": "zip"}], f"{D}: dataset `a`: `compress_cache=zip` is not needed: cache entries are stored to their true length instead", "leave it out"),
+    ([IMAGES | {"data_generator": "canny"}], f"{D}: dataset `a`: `data_generator=canny` is not supported: conditioning images are not made from others", "leave it out; masks are files of a dataset of their own, named in conditioning_data"),
     ([IMAGES | {"hash_filenames": False}], f"{D}: dataset `a`: `hash_filenames=false` is not supported: entries of a cache are named by a hash of their content", "leave it out"),
     ([IMAGES | {"caption_shuffle": {"n": 1}}], f"{D}: dataset `a`: `caption_shuffle` has no key `n`", SHUFFLE_HELP),
     ([IMAGES | {"caption_shuffle": {"count": 0}}], f"{D}: dataset `a`: `caption_shuffle.count=0` must be at least 1", SHUFFLE_HELP),

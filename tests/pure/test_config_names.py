@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from sd3tune.config import inert, names
+from sd3tune.config.accepted import ACCEPTED_NAMES, DATASET_ACCEPTED_NAMES
 from sd3tune.config.config import FOREIGN, Config, read
 from sd3tune.config.datasets.listing import read_datasets
+from sd3tune.config.name_table import answers
 from sd3tune.config.other_trainers_data import DATASET_NAMES
 from sd3tune.errors import ErrorAndHint
 
@@ -96,4 +98,34 @@ def test_a_name_stands_in_one_table_and_every_reason_says_what_to_write() -> Non
     assert set(names.ALIASES.values()) <= set(Config.model_fields)
     assert not set(names.ALIASES) & set(Config.model_fields)
     every = {*FOREIGN, *DATASET_NAMES, *names.DATASET_REASONS, "start_epoch"}
-    assert {*inert.HARMLESS, *inert.OF_SWITCH, *inert.NO_RESULT} <= every
+    assert {*inert.HARMLESS, *inert.OF_SWITCH} <= every
+    for refused, passed in ((names.REASONS, ACCEPTED_NAMES),
+                            (names.DATASET_REASONS, DATASET_ACCEPTED_NAMES)):  # fmt: skip
+        assert not set(refused) & set(passed)
+
+
+def test_no_reason_puts_a_reader_off() -> None:
+    for row in {*FOREIGN.values(), *DATASET_NAMES.values(), *names.DATASET_REASONS.values()}:
+        assert not re.search(r"\byet\b|for now", row.reason + row.hint), row.names
+
+
+def test_the_table_answers_every_name_of_the_list() -> None:
+    """The list was transcribed from the options that SimpleTuner documents; the counts are its."""
+    assert len(VOCABULARY["config.json"]) == 319 and len(VOCABULARY["config.env"]) == 87
+    assert len(VOCABULARY["multidatabackend.json"]) == 76
+    assert set(VOCABULARY["config.json"]) <= set(answers(dataset=False))
+    assert set(VOCABULARY["multidatabackend.json"]) <= set(answers(dataset=True))
+
+
+def test_the_table_says_what_reading_does() -> None:
+    """A name that the table calls accepted passes with any value; one that it calls refused is
+    refused with a value that no row calls harmless."""
+    run = {"output_dir": "o", "max_train_steps": 1}
+    for name, answer in answers(dataset=False).items():
+        if answer.kind in ("accepted", "refused"):
+            switch = inert.OF_SWITCH.get(name)
+            on = {switch: True} if switch and switch not in Config.model_fields else {}
+            Path("c.json").write_text(json.dumps(run | on | {name: "surely"}))
+            problems = [p for p in read(Path("c.json")).problems if f"`{name}=" in p.message]
+            off = switch in Config.model_fields
+            assert bool(problems) == (answer.kind == "refused" and not off), name

@@ -65,7 +65,6 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     # diffusers, train_dreambooth_lora_sd3.py
     ({"rank": 4}, "write lora_rank=4"),
     ({"instance_data_dir": "img"}, "multidatabackend.json"),
-    ({"instance_prompt": "a sks dog"}, "multidatabackend.json"),
     ({"repeats": 10}, "9 for 10"),
     ({"center_crop": True}, '"crop": true, "crop_style": "center"'),
     ({"scale_lr": True}, "write lr_scale=true"),
@@ -91,7 +90,6 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": {"optimizer": "ADAMW_8BIT", "eps": 1e-8}}, "use optimizer=bnb-adamw8bit"),
     ({"output_model_destination": "models/a.safetensors"}, "its name as output_name"),
     ({"trigger_word": "p3r5on"}, '"prepend_instance_prompt": true'),
-    ({"instance_prompt": "sks dog"}, '"caption_strategy": "instanceprompt"'),
     ({"dataset_config": "d.toml"}, "entries of multidatabackend.json"),
     ({"prompts": ["a cat", "a dog"]}, "the path of a JSON file"),
     ({"flux_lora_target": "all"}, "leave it out"),
@@ -249,16 +247,15 @@ def test_a_value_that_is_off_passes_with_a_note(name: str, value: Any) -> None:
 
 INERT: list[tuple[dict[str, Any], str]] = [
     ({"publishing_config": "x", "push_to_hub": False}, "push_to_hub is off"),
-    ({"disable_bucket_pruning": True}, "the value asks for nothing"),
-    ({"set_grads_to_none": True}, "it changes no result"),
-    ({"metadata_update_interval": 65}, "it changes no result"),
+    ({"disable_bucket_pruning": True}, "no bucket is left out because it is small"),
+    ({"set_grads_to_none": True}, "gradients are always dropped after a step"),
+    ({"vae_cache_preprocess": False}, "the results are the same"),
+    ({"singlora_ramp_up_steps": 100, "peft_lora_mode": "standard"}, "peft_lora_mode is off"),
     ({"text_encoder_lr": 5e-5}, "train_text_encoder is off"),
     (
         {"timestep_bias_portion": 0.25, "timestep_bias_strategy": "none"},
         "timestep_bias_strategy is off",
     ),
-    ({"dynamo_mode": "max-autotune", "dynamo_backend": "no"}, "dynamo_backend is off"),
-    ({"ema_foreach_disable": True}, "use_ema is off"),
     ({"pixart_sigma": "false"}, "the value asks for nothing"),
     ({"stable_diffusion_3": "true"}, "the value asks for nothing"),
     ({"weighting_scheme": "logit_normal"}, "the value asks for nothing"),
@@ -273,7 +270,8 @@ def test_a_setting_whose_switch_is_off_passes_with_a_note(
     passed = reading(**written)
     assert passed.problems == ()
     (name, *_) = written
-    assert any(n.startswith(name) and n.endswith(f"not used: {why}") for n in passed.settings.notes)
+    assert passed.settings.notes[0].endswith(why) and " not used: " in passed.settings.notes[0]
+    assert any(name.split("_")[0] in note for note in passed.settings.notes)
 
 
 @pytest.mark.parametrize("switch, names_of_it", inert.SWITCHES.items())
@@ -281,7 +279,7 @@ def test_the_same_setting_is_refused_while_its_switch_is_on(switch: str, names_o
     for name in names_of_it.split():
         on = "x" if switch == "init_lora" else True
         problems = reading(**{switch: on, name: 0.5}).problems
-        assert any(f"`{name}=" in p.message for p in problems) or name in inert.NO_RESULT
+        assert any(f"`{name}=" in p.message for p in problems)
 
 
 def test_what_a_run_leaves_out_may_be_the_word_none() -> None:

@@ -62,6 +62,8 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"max_grad_norm": 0}, {"grad_clip_method": "value"}, "max_grad_norm=0 switches clipping off"),
     ({"optimizer": "prodigy"}, {"gradient_precision": "fp32"}, "prodigy trains float32 weights"),
     (NOTHING_QUANTISED, {"quantize_via": "cpu", "cache_dir_quantised": "q"}, ""),
+    ({}, {"dynamo_mode": "max-autotune", "dynamo_fullgraph": True, "dynamo_dynamic": True}, "dynamo_backend is no"),
+    ({"dynamo_backend": "aot_eager"}, {"dynamo_mode": "max-autotune"}, "dynamo_backend=aot_eager searches"),
     ({"flow_use_beta_schedule": True}, {"flow_sigmoid_scale": 2}, "flow_use_beta_schedule draws the noise levels"),
     ({"flow_custom_timesteps": 500}, {"flow_schedule_shift": 2}, "flow_custom_timesteps are taken as they are"),
     ({"flow_custom_timesteps": 500}, {"flow_schedule_auto_shift": True}, "flow_custom_timesteps are taken as they are"),
@@ -145,6 +147,9 @@ ALWAYS = """
     max_grad_norm variant model_card_safe_for_work model_card_note
     modelspec_comment pretrained_model_name_or_path
     pretrained_transformer_model_name_or_path webhook_config report_to
+    instance_prompt prepend_instance_prompt only_instance_prompt disable_multiline_split
+    max_upscale_threshold skip_file_discovery preserve_data_backend_cache metadata_update_interval
+    read_batch_size image_processing_batch_size disable_tf32
 """.split()
 
 
@@ -257,6 +262,9 @@ NOT_SWITCHED = {
     ("minimum_image_size", "resolution_type"),
     ("maximum_image_size", "target_downsample_size"),  # a rule of each dataset
     ("lr_scale", "learning_rate"),
+    ("caption_strategy", "instance_prompt"),  # rules of each dataset
+    ("prepend_instance_prompt", "instance_prompt"),
+    ("only_instance_prompt", "instance_prompt"),
     ("cache_dir_quantised", "output_dir"),
     ("init_lora", "lora_rank"),  # a limit, compared with the file
     ("resume_from_checkpoint", "output_dir"),

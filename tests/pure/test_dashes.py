@@ -27,6 +27,9 @@ WORDS = [  # as typed, as read
     ("--validation_prompt a=b", "validation_prompt=a=b"),
     ("--config c.json --seed=3", "c.json seed=3"),
     ("--config_file=c.json", "c.json"),
+    ("--env style --lora_rank 8", "env=style lora_rank=8"),
+    ("--env=style", "env=style"),
+    ("--config_backend toml", "config_backend=toml"),
     ("--on t4 --json seed=3", "--on t4 --json seed=3"),  # the command's own
     ("--on=t4", "--on=t4"),
     ("--onn t4", "--onn t4"),  # for click to refuse
@@ -45,10 +48,14 @@ def test_settings_with_dashes_are_words(typed: str, read: str) -> None:
     assert list(as_words(typed.split(), OPTIONS)) == read.split()
 
 
-def test_the_file_may_stand_behind_the_settings() -> None:
+def test_the_file_may_stand_behind_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert config_of(("seed=3", "my/c.json", "lora_rank=8")) == (
         Path("my/c.json"), ("seed=3", "lora_rank=8")
     )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Project(tmp_path)
     assert config_of(("seed=3",)) == (Path("config/config.json"), ("seed=3",))
 
 
@@ -59,6 +66,7 @@ def test_a_misspelt_setting_with_dashes_is_answered_by_the_settings(
     Project(tmp_path)
     assert exit_code(["plan", "--lora_ranc", "8", "--seed=-1"], monkeypatch) == 1
     assert capsys.readouterr().err.splitlines() == [
+        "configuration: config/config.json",
         "error: the command line: unknown setting `lora_ranc`",
         "hint: did you mean `lora_rank`?",
         "error: the command line: `seed=-1` must be at least 0",

@@ -9,9 +9,10 @@ import pytest
 
 from sd3tune.config.config import Config
 from sd3tune.config.document import document
+from sd3tune.config.name_table import name_table
 from sd3tune.config.run_files import load_run
 from sd3tune.errors import ConfigError
-from sd3tune.tables import dialects, loss_types, lr_schedulers, optimizers
+from sd3tune.tables import dialects, loss_types, loss_weightings, lr_schedulers, optimizers
 from tests.projects import IMAGES, TEXT, Project
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,10 @@ FOLDERS = "sd3tune|tests|docs|scripts|examples|docker|benchmarks"
 NAMED = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[\w-]+/[\w/-]+\.py)`")
 OF_OTHERS = {  # files of Python, PyTorch, diffusers and SageAttention that the code names
     "tokenize.py", "site.py", "torch/version.py", "version.py", "loaders/lora_base.py", "core.py",
-    "sd3_impls.py",
+    "sd3_impls.py", "fine_tune.py", "flux_train.py", "flux_train_network.py",
+    "lumina_train_network.py", "sd3_train.py", "sd3_train_network.py", "sdxl_train.py",
+    "sdxl_train_network.py", "train_db.py", "train_dreambooth_lora_sd3.py",
+    "train_dreambooth_sd3.py", "train_network.py",
 }  # fmt: skip
 MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 
@@ -39,6 +43,10 @@ def test_the_reference_of_settings_is_current(request: pytest.FixtureRequest) ->
     compare(path, document(), request)
 
 
+def test_the_table_of_names_is_current(request: pytest.FixtureRequest) -> None:
+    compare(ROOT / "docs" / "reference" / "names.md", name_table(), request)
+
+
 @pytest.mark.parametrize(
     "page, header, rows",
     [
@@ -46,6 +54,7 @@ def test_the_reference_of_settings_is_current(request: pytest.FixtureRequest) ->
         ("concepts/optimisation.md", "| `lr_scheduler` | rate after warm-up |",
          lr_schedulers.markdown),
         ("concepts/flow.md", "| `loss_type` | loss |", loss_types.markdown),
+        ("concepts/flow.md", "| `loss_weighting` | factor |", loss_weightings.markdown),
         ("guides/adapters.md", "| program | use | remarks | cannot hold |", dialects.markdown),
     ],
 )  # fmt: skip

@@ -22,14 +22,14 @@ INVALID = "Invalid credentials in Authorization header"
 # environment, which huggingface_hub reads once.
 CHILD = """
 import json, os, sys
-from sd3tune.doctor import software
+from sd3tune.doctor import logins
 from sd3tune.errors import ModelError
 from sd3tune.sd3 import hub
 for repository, token, revision in json.loads(sys.argv[1]):
     os.environ.update(HF_TOKEN=token)
     try:
         if repository == "doctor":
-            found = next(software.hub())
+            found = next(f for f in logins.hub() if f.id == "hub.login")
             said = f"{found.status} {found.fact} ({found.source}) {found.fix}"
         elif repository:
             said = str(hub.config("setting", repository, "transformer", revision))

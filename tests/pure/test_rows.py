@@ -32,6 +32,7 @@ from sd3tune.tables.architectures import ARCHITECTURES, Architecture
 from sd3tune.tables.dataset_types import DATASET_TYPES, DatasetType
 from sd3tune.tables.libraries import LIBRARIES, Library
 from sd3tune.tables.loss_types import LOSS_TYPES, LossType
+from sd3tune.tables.loss_weightings import LOSS_WEIGHTINGS
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS, LrScheduler
 from sd3tune.tables.optimizers import OPTIMIZERS, Optimizer
 from sd3tune.tables.schemes import SCHEMES, Scheme
@@ -304,6 +305,7 @@ TABLES: dict[str, Table[Any]] = {
     "optimizers": OPTIMIZERS,
     "schemes": SCHEMES,
     "loss types": LOSS_TYPES,
+    "loss weightings": LOSS_WEIGHTINGS,
     "learning rates": LR_SCHEDULERS,
     "storages": STORAGES,
     "dataset types": DATASET_TYPES,

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [
     path
-    for path in [*sorted((ROOT / "scripts").rglob("*")), ROOT / ".ci" / "run"]
-    if path.suffix == "" and path.is_file() and "bash" in path.read_text().splitlines()[0]
+    for path in [*sorted((ROOT / "scripts").rglob("*")), ROOT / ".ci" / "run", ROOT / "train.sh"]
+    if path.suffix in ("", ".sh") and path.is_file() and "bash" in path.read_text().splitlines()[0]
 ]
 
 
@@ -28,6 +29,31 @@ def test_a_python_that_does_not_exist_is_two_lines(tmp_path: Path) -> None:
     assert done.returncode == 1 and not (tmp_path / "v").exists()
     lines = done.stderr.splitlines()
     assert lines[0].startswith("error: PYTHON=no-such-python") and lines[1].startswith("hint: ")
+
+
+def train_script(folder: Path, *words: str, **environ: str) -> tuple[int, str]:
+    """Exit code and output of train.sh, called in `folder`."""
+    done = subprocess.run(
+        ["bash", str(ROOT / "train.sh"), *words],
+        cwd=folder, env=os.environ | environ, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_train_sh_is_sd3tune_train_in_the_working_directory(tmp_path: Path) -> None:
+    program = tmp_path / "venv" / "bin" / "sd3tune"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sd3tune "$@"\n')
+    program.chmod(0o755)
+    for variable in ("SD3TUNE_VENV", "VENV_PATH"):
+        environ = {"SD3TUNE_VENV": "", variable: str(tmp_path / "venv")}
+        assert "Usage: sd3tune train" in train_script(tmp_path, "--help", **environ)[1]
+    code, said = train_script(tmp_path, **environ)
+    assert code == 1 and "looked for config/config.json" in said  # here, not beside the script
+    code, said = train_script(tmp_path, "--dry-run", ENV="cats", **environ)
+    assert code == 1 and "config/cats" in said
+    code, said = train_script(tmp_path, SD3TUNE_VENV=str(tmp_path))
+    assert code == 1 and said.splitlines()[1].startswith("hint: bash scripts/setup")
 
 
 def test_the_range_of_pytorch_is_the_same_everywhere() -> None:

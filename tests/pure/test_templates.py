@@ -163,7 +163,7 @@ def test_names_of_images_and_variables_are_ones_that_exist(path: Path) -> None:
 SECRET = re.compile(
     r"hf_[A-Za-z0-9]{8,}|rpa_[A-Z0-9]{8,}|ssh-(?:rsa|ed25519) [A-Za-z0-9+/]{16,}|PRIVATE KEY"
     r"|(?:TOKEN|PASSWORD|API_KEY|SECRET)[\"']?\s*[:=]\s*[\"']?"
-    r"(?!\s|null|\"|\{\{ RUNPOD_SECRET_|$)[^\s\"']+"
+    r"(?!\s|null|\"|\$?\{\{ (?:RUNPOD_SECRET_|secrets\.)|$)[^\s\"']+"
 )
 
 

@@ -82,6 +82,14 @@ def chip(name: str) -> Chip:
     raise ConfigError(f"unknown chip `{name}`", hint=hint)
 
 
+def of_device(name: str) -> Chip | None:
+    """The chip that a driver calls `name`; None: it is not in the catalogue."""
+    word = _plain(name)
+    return next(
+        (c for c in CHIPS if c.name == name or word in (_plain(c.key), *c.also_called)), None
+    )
+
+
 def keys() -> list[str]:
     return [c.key for c in CHIPS]
 

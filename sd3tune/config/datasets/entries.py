@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.config import rules
+from sd3tune.config.accepted import ACCEPTED_NAMES, DATASET_ACCEPTED_NAMES
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
 from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
@@ -206,14 +207,14 @@ def _without_image_keys(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
 def _foreign(kind: type[Dataset]) -> dict[str, Unsupported]:
     """Why a key that an entry of another kind has, or that SimpleTuner has, is not one of this."""
-    owners = REASONS | DATASET_NAMES
+    owners = REASONS | ACCEPTED_NAMES | DATASET_NAMES
     run = Unsupported("is a setting of the whole run", "write it in config.json")
     owners |= dict.fromkeys(AllSettings.model_fields, run)
     for row in DATASET_TYPES.rows:
         if (other := load(row.settings)) is not kind:
             owner = Unsupported(f"belongs to {row.called}", "leave it out")
             owners |= dict.fromkeys(other.model_fields, owner)
-    return owners | DATASET_REASONS
+    return owners | DATASET_REASONS | DATASET_ACCEPTED_NAMES
 
 
 def _defaults(

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from sd3tune.config.files.reading import add_word, read_text
+from sd3tune.config.files.reading import add_word, literal, read_text
 from sd3tune.config.files.shell_assignments import Assignments, read_assignments
 from sd3tune.config.files.written import WrittenSettings
 from sd3tune.config.names import ALIASES, INVERTED
@@ -18,6 +18,11 @@ from sd3tune.errors import ConfigError, ErrorAndHint
 
 # Variables that libraries read when they start: a setting cannot carry them.
 OF_THE_ENVIRONMENT = ("HF_", "HUGGING_FACE_", "CUDA_", "HIP_", "HIPBLASLT_", "ROCR_", "PYTORCH_")
+# Variables of SimpleTuner's start script and of libraries, which change nothing here.
+WITHOUT_EFFECT = (
+    "CONFIG_BACKEND", "CONFIG_TYPE", "CONFIG_PATH", "ENV", "VENV_PATH", "DISABLE_LD_OVERRIDE",
+    "TQDM_NCOLS", "TOKENIZERS_PARALLELISM",
+)  # fmt: skip
 # Variables that hold `--key=value` words.
 EXTRA_ARGUMENTS = ("TRAINER_EXTRA_ARGS", "DEBUG_EXTRA_ARGS")
 # Variables of config.env whose setting is not their lower-case name.
@@ -44,6 +49,8 @@ RENAMED = {
     "USE_XFORMERS": "enable_xformers_memory_efficient_attention",
     "USE_BITFIT": "layer_freeze_strategy",
     "MIN_SNR_GAMMA": "snr_gamma",
+    "DELETE_ERRORED_IMAGES": "delete_problematic_images",
+    "DELETE_SMALL_IMAGES": "delete_unwanted_images",
 }
 
 
@@ -58,7 +65,7 @@ def read_env(
     that the file may use. Raises ConfigError where the file cannot be read."""
     text = read_text(path, "configuration file")
     assigned = read_assignments(text, str(path), environ, problems)
-    written = WrittenSettings(str(path))
+    written = WrittenSettings(str(path), variables=frozenset(assigned.values))
     _variables(written, assigned, problems, texts)
     for name in EXTRA_ARGUMENTS:
         if name in assigned.values:
@@ -86,12 +93,17 @@ def _variables(
             continue
         if variable in assigned.used and not _is_setting(variable):
             continue
+        if variable == "PURE_BF16" and assigned.values.get("OPTIMIZER") == "adamw_bf16":
+            continue  # an older name for what this optimizer does
+        if variable in WITHOUT_EFFECT or variable.startswith("SIMPLETUNER_"):
+            written.notes.append(f"{variable} not used: sd3tune does not have it as a setting")
+            continue
         if variable.startswith(OF_THE_ENVIRONMENT):
             if assigned.environ.get(variable) != text:
                 what = f"{written.where}: {variable} is read from the environment, not from this"
                 hint = f"export {variable} in the shell that starts sd3tune"
                 problems.add(ErrorAndHint(f"{what} file", hint), variable)
-        elif name in written.values:
+        elif name in written.values and written.values[name] != literal(text):
             what = f"{written.where}: two variables set `{name}`, the second is {variable}"
             problems.add(ErrorAndHint(what, "remove one of the two"), name)
         else:

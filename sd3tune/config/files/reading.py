@@ -17,6 +17,7 @@ from sd3tune.errors import ConfigError, ErrorAndHint
 from sd3tune.filesystem import opening
 
 VALUE = re.compile(r'("([^"]*)"\s*:\s*")(?:[^"\\]|\\.)*"?')  # a key with a text
+COMMENTS = ("_", "#", "//")  # how keys of JSON begin that are remarks
 JSON_NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
 
 
@@ -100,16 +101,25 @@ def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]
     return seen
 
 
-def without_dashes(data: Mapping[str, Any], path: Path, problems: Problems) -> WrittenSettings:
-    """Keys may be written `key` or `--key`; both at once is a problem."""
+def without_dashes(
+    data: Mapping[str, Any],
+    path: Path,
+    problems: Problems,
+    lines: Mapping[str, int] | None = None,
+) -> WrittenSettings:
+    """Keys may be written `key` or `--key`; both at once is a problem. Keys that begin with `_`,
+    `#` or `//` are comments. lines: of each key in the file, where known."""
     written = WrittenSettings(str(path))
     for key, value in data.items():
         name = _plain(key)
+        if key.startswith(COMMENTS):
+            continue
         if not name.isidentifier():
             problems.add(
                 ErrorAndHint(
                     f"`{path}`: `{shown(key)}` is not the name of a setting",
-                    "names are letters, digits and underscores; JSON has no comments",
+                    "names are letters, digits and underscores; a key that begins with _ is a "
+                    "comment",
                 ),
                 name,
             )
@@ -117,7 +127,7 @@ def without_dashes(data: Mapping[str, Any], path: Path, problems: Problems) -> W
             what = f"`{path}` sets `{name}` twice, with and without dashes"
             problems.add(ErrorAndHint(what, "remove one of the two"), name)
         else:
-            written.set(name, value, key)
+            written.set(name, value, key, (lines or {}).get(key))
     return written
 
 

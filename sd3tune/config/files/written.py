@@ -15,6 +15,7 @@ class WrittenSettings:
     values: dict[str, Any] = field(default_factory=dict)  # by the setting's name
     keys: dict[str, str] = field(default_factory=dict)  # the key of each as written
     lines: dict[str, int] = field(default_factory=dict)  # of the file, where known
+    variables: frozenset[str] = frozenset()  # that a shell file assigns
     notes: list[str] = field(default_factory=list)  # what the user may want to know of the file
 
     @property

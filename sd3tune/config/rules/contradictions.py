@@ -13,6 +13,7 @@ SCHEDULES = (  # of which one can be set
     "flow_use_beta_schedule",
     "flow_cubic_schedule_weights",
 )
+GRAPHS = ("reduce-overhead", "max-autotune")  # modes of inductor that record CUDA graphs
 OF_STANDARD_LORA = ("use_dora", "use_rslora", "lora_init_type", "peft_lora_target_modules")
 
 
@@ -288,6 +289,13 @@ BLOCKS = (
         "blocks_to_swap={c.blocks_to_swap} and dynamo_backend={c.dynamo_backend} are both set: a "
         "compiled block would be compiled again at every visit",
         "remove one of the two",
+    ),
+    error(
+        "dynamo_mode dynamo_backend",
+        lambda c: c.dynamo_backend == "inductor" and c.dynamo_mode in GRAPHS,
+        "dynamo_mode={c.dynamo_mode} is not supported with dynamo_backend=inductor: CUDA graphs "
+        "are not proven with buckets and gradient checkpointing",
+        "set dynamo_mode=max-autotune-no-cudagraphs, or leave it out",
     ),
 )
 EVALUATION = (

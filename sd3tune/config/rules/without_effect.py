@@ -140,6 +140,20 @@ HARDWARE = (
         "the transformer is not quantised",
         "leave it out, or set base_model_precision",
     ),
+    Idle(
+        "dynamo_mode dynamo_fullgraph dynamo_dynamic",
+        "dynamo_backend",
+        lambda c: c.dynamo_backend in (None, "no"),
+        "dynamo_backend is no",
+        "leave it out, or set dynamo_backend=inductor",
+    ),
+    Idle(
+        "dynamo_mode",
+        "dynamo_backend",
+        lambda c: c.dynamo_backend == "aot_eager",
+        "dynamo_backend=aot_eager searches for no kernels",
+        "leave it out, or set dynamo_backend=inductor",
+    ),
 )
 FLOW = (
     Idle(

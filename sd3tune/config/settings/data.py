@@ -1,9 +1,10 @@
 """The training data: defaults for all datasets, and settings of the whole run."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from sd3tune.config import values
 from sd3tune.config.fields import Count, Flag, Number, Resolution, Settings, Whole
 
 
@@ -29,9 +30,31 @@ class DataSettings(Settings):
     ] = "filename"
     """Default of every dataset: the file's name, a .txt beside it, instance_prompt, or a column of
     a table."""
+    instance_prompt: str | None = None
+    """Default of every dataset: the caption of every image, or a text put before each caption."""
+    prepend_instance_prompt: Flag = False
+    """Default of every dataset: put instance_prompt in front of each caption."""
+    only_instance_prompt: Flag = False
+    """Default of every dataset: use instance_prompt as the caption of every image."""
+    disable_multiline_split: Flag = False
+    """Default of every dataset: a .txt with several lines is one caption, not one a line."""
+    max_upscale_threshold: Number | None = Field(None, ge=0)
+    """Default of every dataset: images that would be enlarged by more than this share are not
+    used."""
+    skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
+    """Default of every dataset: stages of discovery to skip (`metadata`, `aspect`, `vae`,
+    `text`)."""
+    preserve_data_backend_cache: Flag = False
+    """Default of every dataset: use the list of files of the last discovery."""
+    metadata_update_interval: Whole = Field(60, ge=60)
+    """Default of every dataset: seconds between writes of the list of files."""
     caption_dropout_probability: Number = Field(0.1, ge=0, le=1)
     """Share of captions replaced by the blank one, so that the model learns to draw without a
     prompt, as classifier-free guidance needs."""
+    read_batch_size: Count = 25
+    """Default of every dataset: files read at a time from a bucket or over http."""
+    image_processing_batch_size: Count = 32
+    """Default of every dataset: images decoded ahead of the encoder."""
     vae_batch_size: Count = 4
     """Images encoded at a time."""
     text_encoder_batch_size: Count = 4

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from sd3tune.config import values
 from sd3tune.config.fields import Flag, Number, OneOf, Settings, Whole
 from sd3tune.tables.loss_types import LOSS_TYPES
+from sd3tune.tables.loss_weightings import LOSS_WEIGHTINGS
 
 
 class FlowSettings(Settings):
@@ -37,6 +38,8 @@ class FlowSettings(Settings):
     """Width of the logit-normal distribution."""
     loss_type: Annotated[str, OneOf(LOSS_TYPES, explained=True)] = "l2"
     """How the error of each latent is counted."""
+    loss_weighting: Annotated[str, OneOf(LOSS_WEIGHTINGS, explained=True)] = "none"
+    """How much a noise level counts. `config import` sets it for trainers that weigh them."""
     huber_c: Number = Field(0.1, gt=0)
     """Where `huber` and `smooth_l1` turn from square to straight."""
     huber_schedule: Literal["snr", "exponential", "constant"] = "snr"

@@ -5,7 +5,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from sd3tune.config.fields import Attention, Flag, Precision, QuantizeVia, Settings, Whole
+from sd3tune.config.fields import (
+    Attention,
+    DynamoMode,
+    Flag,
+    Precision,
+    QuantizeVia,
+    Settings,
+    Whole,
+)
 
 
 class HardwareSettings(Settings):
@@ -42,6 +50,17 @@ class HardwareSettings(Settings):
     sageattention_usage: Literal["inference"] = "inference"
     """SageAttention has no backward: `training` would leave query, key and value untrained."""
     dynamo_backend: Literal["no", "inductor", "aot_eager"] | None = None
-    """torch.compile of the transformer's blocks."""
+    """torch.compile of the transformer's blocks, one by one."""
+    dynamo_mode: DynamoMode = "default"
+    """How long dynamo_backend=inductor searches for fast kernels. `max-autotune-no-cudagraphs`
+    compiles for minutes and may be faster; the other two use CUDA graphs, which are an error."""
+    dynamo_fullgraph: Flag = False
+    """With dynamo_backend: a block that cannot be compiled as one graph is an error."""
+    dynamo_dynamic: Flag | None = None
+    """With dynamo_backend: compile once for all sizes (true), or for each size anew (false). Left
+    out: for each size first, and for all sizes when there are several."""
+    disable_tf32: Flag = False
+    """Compute float32 products with all their bits, also where NVIDIA cards may shorten them to ten
+    bits (TF32): slower."""
     deterministic: Flag = False
     """Bit-identical results on each run of the same machine; slower."""

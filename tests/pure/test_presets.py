@@ -1,0 +1,70 @@
+"""Each preset fits the cards that it is for, as the planner reckons; and one that does not is
+noticed."""
+
+import pytest
+
+from sd3tune.config.settings.all_settings import AllSettings
+from sd3tune.errors import ConfigError, PlanError
+from sd3tune.tables.architectures import ARCHITECTURES
+from sd3tune.tables.presets import MEMORY, PRESETS, PURPOSES, RECIPES, Preset
+from tests.plans import plan
+
+
+def planned(preset: Preset, model: str, chip: str) -> tuple[int, int]:
+    """Bytes that the run needs, and that the chip has. Raises PlanError where it does not fit."""
+    settings = {"max_train_steps": 1000} | preset.settings_for(model)
+    side = settings.pop("resolution", 1024)
+    made = plan(chip, ARCHITECTURES[model].repository, side=side, resolution=side, **settings)
+    return made.memory.estimate.training, made.facts.tightest.room_bytes or 0
+
+
+@pytest.mark.parametrize("preset", PRESETS.rows, ids=lambda p: p.name)
+def test_a_preset_fits_its_cards(preset: Preset) -> None:
+    for model in preset.models:
+        for chip in preset.chips:
+            needs, has = planned(preset, model, chip)
+            assert needs <= has, (model, chip)
+
+
+@pytest.mark.parametrize(
+    "name, chip",
+    [("12gb", "rtx4060"), ("stable", "rtx3080"), ("mi300x", "rtx4090"), ("mac-32gb", "m1")],
+)
+def test_a_preset_on_a_card_that_is_too_small_for_it_is_refused(name: str, chip: str) -> None:
+    with pytest.raises((PlanError, ConfigError)):
+        planned(PRESETS[name], "sd3.5-large", chip)
+
+
+def test_the_presets_of_the_quickstart_have_its_values() -> None:
+    """docs/guides/stability.md and the quickstart: what they print, typed again."""
+    stable = PRESETS["stable"].settings_for("sd3.5-medium")
+    assert stable["optimizer"] == "adamw_bf16" and stable["learning_rate"] == 1e-4
+    assert stable["flow_schedule_shift"] == 1 and stable["max_grad_norm"] == 0.1
+    assert stable["train_batch_size"] * stable["gradient_accumulation_steps"] == 12
+    assert stable["base_model_precision"] == "int8-quanto"
+    assert stable["validation_guidance_skip_layers"] == [7, 8, 9]
+    lowest = PRESETS["lowest-vram"].settings_for("sd3.5-large")
+    assert lowest["base_model_precision"] == "nf4-bnb"
+    assert lowest["optimizer"] == "bnb-lion8bit-paged"
+    assert (lowest["resolution"], lowest["train_batch_size"]) == (512, 1)
+
+
+def test_there_is_a_preset_for_every_size_of_memory_and_every_purpose() -> None:
+    cards = [p.gib for p in MEMORY if "cuda" in p.on]
+    assert cards == [8, 10, 12, 16, 24, 40, 80], "the smallest first"
+    assert [p.gib for p in MEMORY if "mps" in p.on] == [16, 32, 64, 128]
+    assert PRESETS["mi300x"].on == ("rocm",)
+    assert [p.name for p in PURPOSES] == ["subject", "style", "concept", "full"]
+    assert [p.name for p in RECIPES] == ["stable", "lowest-vram"]
+
+
+def test_presets_set_settings_that_there_are_and_chips_that_there_are() -> None:
+    for preset in PRESETS.rows:
+        for settings in (preset.settings, *preset.of_model.values()):
+            assert settings.keys() <= AllSettings.model_fields.keys(), preset.name
+        assert preset.chips and set(preset.models) <= set(ARCHITECTURES), preset.name
+
+
+def test_a_length_follows_from_the_images_within_the_limits_of_the_purpose() -> None:
+    subject = PRESETS["subject"]
+    assert [subject.steps(images) for images in (1, 8, 100)] == [500, 800, 2000]
