@@ -13,10 +13,19 @@ from pathlib import Path
 import pytest
 
 from tests.commands import exit_code, sd3tune
-from tests.document_pages import PAGES, ROOT, blocks, commands
+from tests.document_pages import PAGES, ROOT, blocks, commands, named
 
 pytestmark = pytest.mark.slow
 
+# Page whose commands need each other -> the test that follows it in order.
+FOLLOWED = {
+    "docs/guides/dreambooth.md": "tests/cpu/test_dreambooth_guide.py",
+    "docs/guides/style.md": "below",
+    "docs/guides/demo.md": "tests/cpu/test_demo_script.py: scripts/demo has its commands",
+    "docs/guides/from-other-trainers.md": "tests/pure/test_import_guide.py",
+    "docs/quickstart.md": "tests/cpu/test_quickstart.py",
+    "docs/quickstart.hi.md": "tests/cpu/test_quickstart.py: the blocks of quickstart.md",
+}
 # Beginning of a command -> why no test here runs it as it stands.
 NOT_RUN = {
     "doctor --report": "minutes of probes; tests/cpu/test_doctor.py runs it",
@@ -36,19 +45,16 @@ NOT_RUN = {
     "plan --on sd3tune-report.json": "needs a report; tests/cpu/test_doctor.py",
     "plan --on FILE": "as above",
     "sample --json": "names an option; it has no source",
-    "dataset try/config/dreambooth.json": "test_dreambooth_guide.py follows the page in order",
-    "plan try/config/dreambooth.json": "as above",
-    "train try/config/dreambooth.json": "as above",
-    "dataset try/config/style.json": "the page is followed in order below",
-    "plan try/config/style.json": "as above",
-    "train try/config/style.json": "as above",
     "dataset --losses": "names an option; `dataset … --losses output` runs",
     "inspect --json": "names an option; `inspect FILE` runs",
     "demo DIR": "`demo try` runs",
-    "demo try --model": "the guides that use it are followed in order",
+    "configure": "asks; tests/cpu/test_quickstart.py answers. `configure --yes` runs there too",
 }
 # The same for whole commands.
 NOT_RUN_WHOLE = {
+    "cloud write": "is only named",
+    "config example": "is only named",
+    "config import": "is only named",
     "publish output": "needs a hub, as above",
     "publish output --to my-style": "as above",
 }
@@ -84,7 +90,8 @@ def here(words: list[str]) -> list[str]:
 def typed() -> dict[str, list[str]]:
     """Every command of a page with what is run for it, each thing that runs once. A command
     without further words is only named on a page."""
-    every = {shlex.join(words): words for page in PAGES for words in commands(page) if words[1:]}
+    pages = [page for page in PAGES if named(page) not in FOLLOWED]
+    every = {shlex.join(words): words for page in pages for words in commands(page) if words[1:]}
     kept = {line: words for line, words in sorted(every.items()) if line not in NOT_RUN_WHOLE
             and not any(map(line.startswith, NOT_RUN))}  # fmt: skip
     once = {shlex.join(here(words)): line for line, words in kept.items()}
@@ -115,6 +122,7 @@ def test_every_reason_is_of_a_command_that_is_there() -> None:
     every = [shlex.join(words) for page in PAGES for words in commands(page)]
     assert [b for b in NOT_RUN if not any(line.startswith(b) for line in every)] == []
     assert {*NOT_RUN_WHOLE, *REFUSED} <= set(every)
+    assert all((ROOT / page).exists() for page in FOLLOWED)
 
 
 def test_the_guide_of_style_runs_as_it_is_written(tmp_path: Path) -> None:
