@@ -202,13 +202,14 @@ def result_of(config: str, outcome: "Outcome", seconds: float) -> QueuedResult:
 
 
 def report_outcome(arguments: Sequence[str], outcome: "Outcome") -> None:
-    """Tells the queue that started this process alone for a run how it ended."""
-    (config, *_), _ = configurations(arguments)
-    report(result_of(config, outcome, 0))
+    """Tells the queue that started this process for one run how it ended; nothing without a
+    queue."""
+    if REPORT in os.environ:
+        (config,), _ = configurations(arguments)
+        report(result_of(config, outcome, 0))
 
 
 def report(result: QueuedResult) -> None:
-    """Tells the queue that started this process how a run ended; nothing without a queue."""
-    if REPORT in os.environ:
-        with Path(os.environ[REPORT]).open("a") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
+    """Tells the queue that started this process how a run ended."""
+    with Path(os.environ[REPORT]).open("a") as file:
+        file.write(json.dumps(asdict(result)) + "\n")

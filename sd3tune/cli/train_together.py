@@ -36,9 +36,10 @@ def train_together(runs: "Sequence[QueuedRun]") -> int:
 
     base = KeptBase(keys.values())
     for run in runs:
-        say(f"train    {run.config}")
         started = time.monotonic()
         result = results.get(run.config)
+        if result is None:
+            say(f"train    {run.config}")
 
         def trained(run: "QueuedRun" = run, started: float = started) -> QueuedResult:
             outcome = train(run.ready, load_prompts(run.ready.config), base.transformer)
