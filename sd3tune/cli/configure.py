@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from sd3tune.configure.session import Session
 
 
-def _list_presets(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
-    if asked:
-        words.show(preset_lines())
-        context.exit()
-
-
 @click.command("configure", short_help="Questions, and the files of a run that fits.")
 @click.argument("config", default=CONFIG, type=click.Path(path_type=Path), metavar="[CONFIG]")
 @click.option("--dataset", metavar="DIR", help="the folder of images")
@@ -36,11 +30,8 @@ def _list_presets(context: click.Context, parameter: click.Parameter, asked: boo
 @click.option("--on", "chip", metavar="NAME", help="for another machine, as in `sd3tune plan --on`")
 @click.option("--yes", is_flag=True, help="ask nothing: options, and defaults for the rest")
 @click.option("--force", is_flag=True, help="with --yes: replace files that exist")
-@click.option(
-    "--presets", is_flag=True, is_eager=True, expose_value=False, callback=_list_presets,
-    help="list the presets",
-)  # fmt: skip
-def command(config: Path, yes: bool, force: bool, **said: Any) -> None:
+@click.option("--presets", "listing", is_flag=True, help="list the presets, and stop")
+def command(config: Path, yes: bool, force: bool, listing: bool, **said: Any) -> None:
     """Ask at most eight questions, show what each answer costs, and write the files of a run.
 
     CONFIG is config/config.json unless given; datasets and prompts are written beside it. Nothing
@@ -54,6 +45,9 @@ def command(config: Path, yes: bool, force: bool, **said: Any) -> None:
     """
     from sd3tune.configure import session, terminal
 
+    if listing:
+        words.show(preset_lines())
+        return
     if not yes:
         terminal.refuse_without_terminal()
     with tempfile.TemporaryDirectory(prefix="sd3tune-configure-") as scratch:

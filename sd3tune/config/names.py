@@ -130,13 +130,7 @@ UNSUPPORTED = (
     Unsupported(
         "has no effect on flow matching",
         "leave it out",
-        """
-        disable_segmented_timestep_sampling noise_offset noise_offset_probability offset_noise
-        prediction_type rescale_betas_zero_snr snr_gamma timestep_bias_begin timestep_bias_end
-        timestep_bias_multiplier timestep_bias_portion timestep_bias_strategy
-        training_scheduler_timestep_spacing inference_scheduler_timestep_spacing
-        validation_guidance_real validation_guidance_rescale validation_no_cfg_until_timestep
-        """,
+        "prediction_type",
     ),
     Unsupported(
         "belongs to another model family",
@@ -184,11 +178,6 @@ UNSUPPORTED = (
         "is not supported: it streams single layers",
         "set blocks_to_swap, which streams whole blocks",
         "ramtorch",
-    ),
-    Unsupported(
-        "no longer exists",
-        "leave it out; attention_mechanism chooses the kernel",
-        "enable_xformers_memory_efficient_attention",
     ),
     Unsupported(
         "is not supported: text encoders are not trained",

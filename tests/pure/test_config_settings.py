@@ -76,7 +76,7 @@ BAD: list[tuple[dict[str, Any], list[str], str, str]] = [
     ({"allow_tf32": "maybe"}, [], f"{F}: `disable_tf32=maybe` must be true or false", "Compute float32 products with all their bits, also where NVIDIA cards may shorten them to ten bits (TF32): slower. Default: false."),
     ({"accelerate_extra_args": "--multi_gpu"}, [], f"{F}: `accelerate_extra_args=--multi_gpu` is not supported: sd3tune starts its processes without accelerate", "write num_processes, num_machines, machine_rank, main_process_ip and mixed_precision"),
     ({"dynamo_mode": "reduce-overhead", "dynamo_backend": "inductor"}, [], f"{F}: dynamo_mode=reduce-overhead is not supported with dynamo_backend=inductor: CUDA graphs are not proven with buckets and gradient checkpointing", "set dynamo_mode=max-autotune-no-cudagraphs, or leave it out"),
-    ({"snr_gamma": 5}, [], f"{F}: `snr_gamma=5` has no effect on flow matching", "leave it out"),
+    ({"prediction_type": "epsilon"}, [], f"{F}: `prediction_type=epsilon` has no effect on flow matching", "leave it out"),
     ({"controlnet": True}, [], f"{F}: `controlnet=true` belongs to another model family", "leave it out"),
     ({"adam_beta1": 0.9}, [], f"{F}: `adam_beta1=0.9` is used with DeepSpeed only", "write optimizer_beta1=0.9"),
     ({"crop": True}, [], f"{F}: `crop=true` belongs to a dataset", "set it in multidatabackend.json"),

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from sd3tune.config import values
-from sd3tune.config.datasets.storage import Columns, Stored
+from sd3tune.config.datasets.storage import BucketKeys, Columns, Stored
 from sd3tune.config.fields import Count, Flag, Number, OneOf, Resolution, Settings, Whole
 from sd3tune.tables.dataset_types import DATASET_TYPES
 
@@ -106,6 +106,9 @@ class ImageDataset(Stored):
     """Seconds between writes of the list of files while they are read for the first time."""
     cache_dir_vae: Path
     """Where encoded images are kept."""
+    aws_cache_prefix: str | None = None
+    """aws: encoded images are kept in the bucket too, below this prefix, from which another machine
+    fetches them. Left out: cache_dir_vae where that is a relative path."""
     vae_cache_clear_each_epoch: Flag = False
     """Take new random crops and aspects in each epoch, and encode them."""
     skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
@@ -170,13 +173,14 @@ class Masks(Stored):
     than middle grey is 1, the rest 0."""
 
 
-class TextEmbeds(Settings):
-    """The cache of encoded captions."""
+class CaptionFolder(Settings):
+    """A folder of encoded captions."""
 
     id: str = Field(min_length=1)
     """Name of the entry, unique in the file."""
-    type: Literal["local"] = "local"
-    """Where the files are: a local folder."""
+    type: Literal["local", "aws"] = "local"
+    """`local`: encoded captions are kept in cache_dir. `aws`: also in a bucket, from which another
+    machine fetches them."""
     dataset_type: Literal["text_embeds"] = "text_embeds"
     """Marks this entry as the cache of captions."""
     default: Flag = False
@@ -185,3 +189,11 @@ class TextEmbeds(Settings):
     """Folder of the cache."""
     write_batch_size: Count = 32
     """Captions in a file. An interruption loses at most so many."""
+
+
+class TextEmbeds(CaptionFolder, BucketKeys):
+    """The cache of encoded captions."""
+
+    aws_cache_prefix: str | None = None
+    """aws: prefix of the cache's files in the bucket. Left out: aws_data_prefix, followed by
+    cache_dir where that is a relative path."""
