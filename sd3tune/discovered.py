@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sd3tune.config.config import Config
+from sd3tune.config.datasets.bucket_caches import kept_in_bucket
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data import run_folders
@@ -45,11 +46,13 @@ class Discovered:
         """Raises DataError where skip_file_discovery forbids to encode what no cache holds."""
         empty = []
         for d in self.datasets.all:
-            caches = {"vae": d.cache_dir_vae, "text": self.datasets.text_of(d).cache_dir}
+            text = self.datasets.text_of(d)
+            caches = (("vae", d.cache_dir_vae, d), ("text", text.cache_dir, text))
             empty += [
                 ErrorAndHint(f"dataset `{d.id}`: {skipped(part)}, and `{folder}` is empty", FILL)
-                for part, folder in caches.items()
+                for part, folder, entry in caches
                 if part in d.skip_file_discovery
+                and not kept_in_bucket(entry)  # which has what is missing
                 and d.id in self.discoveries
                 and not cachedir.has_shards(folder)
             ]
