@@ -75,6 +75,7 @@ BLOCKS = {
     name: Block(name, how, *found)
     for (name, how), found in zip(HOW.items(), BLOCK.findall(PAGE), strict=True)
 }
+TAKEN_OUT = re.findall(r"take out `(\w+)` and `(\w+)`", PAGE)[0]  # by the reader of the page
 CHANGED: dict[str, Any] = {  # what a model of 3 layers for pictures of 64 pixels needs
     "pretrained_model_name_or_path": "models/sd3.5-medium",
     "resolution": 64,
@@ -298,6 +299,8 @@ def walked(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         if block.how == "merged":
             added = json.loads(block.text)
             merged = {k: v for k, v in merged.items() if f"--{k}" not in added} | added
+    for name in TAKEN_OUT:
+        merged.pop(name, None)
     config.write_text(json.dumps(merged | CHANGED))
     for name in ("a look at the dataset", "the plan", "training"):
         printed[name] = bash(BLOCKS[name].text, folder)

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "more processes than any machine has": (lambda p: p.config(num_processes=99999999), [], "`num_processes=99999999` must be at most 1024", "one for each device"),
     "below its limit": (lambda p: p.config(lora_rank=0), [], "`lora_rank=0` must be at least 1", "16"),
     "not a number": (lambda p: p.write("config/config.json", '{"output_dir":"o","max_train_steps":1,"learning_rate":NaN}'), [], "learning_rate", "rate"),
-    "not a choice": (lambda p: p.config(mixed_precision="fp8"), [], "`mixed_precision=fp8` must be one of", "Autocast"),
+    "not a choice": (lambda p: p.config(mixed_precision="fp8"), [], "`mixed_precision=fp8` is not supported: autocast in fp8", "use mixed_precision=bf16"),
     "known and unsupported": (lambda p: p.config(init_lokr_norm=1), [], "`init_lokr_norm=1` is not supported", "leave it out"),
     "torchao's weights": (lambda p: p.config(base_model_precision="int8-torchao"), [], "`base_model_precision=int8-torchao` is not supported: torchao", "use base_model_precision=int8-quanto"),
     "sdnq's weights": (lambda p: p.config(text_encoder_3_precision="uint4-sdnq"), [], "`text_encoder_3_precision=uint4-sdnq` is not supported", "use text_encoder_3_precision=int4-quanto"),
