@@ -75,6 +75,7 @@ def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Dis
     }
     named: set[str] = set()
     discoveries = {}
+    refused: list[ErrorAndHint] = []
     for d in datasets.all:
         if d.trained and d.probability <= 0:
             continue
@@ -83,13 +84,22 @@ def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Dis
         for name in used.keys() - named:  # before the first of them is asked
             for host in used[name].contacts():
                 say_contact(name, host)
-        with stage(f"look at {d.id}", None) as bar:
-            found = discover(d, sources[d.id], masks=masks, tick=bar.advance, expect=bar.expect)
+        try:
+            with stage(f"look at {d.id}", None) as bar:
+                found = discover(d, sources[d.id], masks=masks, tick=bar.advance, expect=bar.expect)
+        except DataError as e:  # the other datasets may have problems too
+            refused += e.problems
+            continue
         for name in used.keys() - named:
             for warning in used[name].warnings():
                 warn(f"dataset `{name}`: {warning}")
         named |= used.keys()
-        discoveries[d.id] = found if longest is None else within(found, longest, d)
+        try:
+            discoveries[d.id] = found if longest is None else within(found, longest, d)
+        except DataError as e:
+            refused += e.problems
+    if refused:
+        raise DataError.of(list(dict.fromkeys(refused)))
     of_files = (
         f"dataset `{n}`: {note}" for n, found in discoveries.items() for note in found.notes
     )

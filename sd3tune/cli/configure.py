@@ -80,7 +80,7 @@ def _asked(begun: "Session") -> dict[str, str] | None:
     device = seen.facts.tightest
     rated = of_device(device.name)
     known = rated is not None and rated.half_flops is not None
-    words.show([f"sd3tune configure, for {device.name}", ESTIMATED if known else NO_RATE])
+    words.show([f"A run for {device.name}", ESTIMATED if known else NO_RATE])
     talk = Talk(Terminal().ask, words.show, summary, begun.judge)
     try:
         return begun.asked(talk)
@@ -101,6 +101,9 @@ def summary(draft: "PlannedDraft") -> list[words.Line]:
     )
     shown: list[words.Line] = [f"the run fits {plan.facts.tightest.name}: {cost(draft)}"]
     shown += [line for part in parts for line in part]
+    if draft.enlarged:
+        small = f"{draft.enlarged} of {len(draft.prepared.samples)} images are smaller than the "
+        shown.append(f"warning: {small}size they are trained at, and are enlarged")
     return [*shown, *(f"warning: {w}" for w in (*plan.warnings, *seen.warnings))]
 
 

@@ -154,6 +154,7 @@ def _type_of(written: WrittenSettings, name: str, problems: Problems) -> Dataset
     possible = row.storages or tuple(STORAGES)
     if storage not in possible:
         why = "is not supported" + (f": {row.why_only}" if row.why_only else "")
+        why = STORAGES.refused.get(str(storage), why)
         what = f"{where}: `type={shown(storage)}` {why}"
         hint = f"type is {', '.join(possible)}; disabled=true skips a dataset"
         problems.add(ErrorAndHint(what, hint), "type")

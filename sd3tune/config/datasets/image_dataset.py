@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field
 
 from sd3tune.config import values
 from sd3tune.config.datasets.storage import BucketKeys, Columns, Stored
-from sd3tune.config.fields import Count, Flag, Number, OneOf, Resolution, Settings, Whole
+from sd3tune.config.fields import Alignment, Count, Flag, Number, OneOf, Resolution, Settings, Whole
+from sd3tune.config.names import supported
 from sd3tune.tables.dataset_types import DATASET_TYPES
 
 
@@ -70,11 +71,12 @@ class ImageDataset(Stored):
     """Images of wider buckets (width / height) are not used."""
     aspect_bucket_rounding: Whole = Field(2, ge=1, le=9)
     """Decimals to which aspect ratios are rounded; each rounded ratio is a bucket."""
-    aspect_bucket_alignment: Literal[64] = 64
+    aspect_bucket_alignment: Alignment = 64
     """Sides are multiples of 64 pixels for SD3."""
     caption_strategy: Annotated[
         Literal["filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface"],
         BeforeValidator(lambda v: "instanceprompt" if v == "instance_prompt" else v),
+        BeforeValidator(supported("caption_strategy")),
     ] = "filename"
     """The file's name, a .txt or .caption beside it, instance_prompt, or a column of a table."""
     instance_prompt: str | None = None
@@ -100,6 +102,7 @@ class ImageDataset(Stored):
     metadata_backend: Annotated[
         Literal["discovery", "parquet", "csv", "huggingface"],
         BeforeValidator(lambda v: "discovery" if v in ("json", "filesystem") else v),
+        BeforeValidator(supported("metadata_backend")),
     ] = "discovery"
     """Where image sizes are read: from the files' headers, or from columns of a table."""
     metadata_update_interval: Whole = Field(60, ge=60)
@@ -168,7 +171,9 @@ class Masks(Stored):
 
     dataset_type: Literal["conditioning"] = "conditioning"
     """Marks this entry as masks, used through conditioning_data."""
-    conditioning_type: Literal["mask", "segmentation"] = "mask"
+    conditioning_type: Annotated[
+        Literal["mask", "segmentation"], BeforeValidator(supported("conditioning_type"))
+    ] = "mask"
     """`mask`: the loss is multiplied by the red channel, black 0, white 1. `segmentation`: brighter
     than middle grey is 1, the rest 0."""
 
