@@ -419,6 +419,33 @@ def test_an_adapter_without_metadata_still_says_rank_alpha_and_model() -> None:
     assert [c.result for c in t.chosen if c.ours == "instance_prompt"] == ["p3r5on"]
 
 
+def test_files_of_ai_toolkit_and_onetrainer_say_how_they_were_trained() -> None:
+    one = translated(adapter("one", training_info='{"step": 2000, "epoch": 7}'))
+    assert any("2000 steps" in c.reason for c in one.chosen)
+    two = translated(adapter("two", ot_config=json.dumps(published.ONETRAINER_SCRIPT)))
+    assert (two.config["learning_rate"], two.config["lora_alpha"]) == (2e-5, 4.0)
+    assert two.datasets[0]["repeats"] == 2 and two.trainer == "an adapter of OneTrainer"
+
+
+def test_damaged_metadata_is_no_traceback() -> None:
+    junk = {"ss_network_module": "x", "ss_learning_rate": "fast", "ss_dataset_dirs": "[1]",
+            "ss_tag_frequency": '{"a": 3}', "training_info": "{", "ot": '{"training_method": 1}',
+            "ss_optimizer": "(((", "ss_network_dim": "None"}  # fmt: skip
+    t = translated(adapter("junk", **junk))
+    assert "learning_rate" in unmapped(t) or files_of(t)[CONFIG].get("learning_rate") != "fast"
+    assert "learning_rate" not in files_of(t)[CONFIG]
+
+
+def test_the_file_of_kohyas_window_counts_warm_up_in_percent() -> None:
+    t = read({"LoRA_type": "Standard", "network_dim": 8, "network_alpha": 4, "epoch": 3,
+              "max_train_steps": 200, "lr_warmup": 10, "lr_scheduler": "cosine",
+              "optimizer": "AdamW8bit", "max_resolution": "512,512", "max_train_epochs": 0,
+              "train_data_dir": "img", "learning_rate": 1e-4, "unet_lr": 0.0})  # fmt: skip
+    assert t.config["num_train_epochs"] == 3 and t.config["resolution"] == 512
+    assert t.config["optimizer"] == "bnb-adamw8bit" and t.config["learning_rate"] == 1e-4
+    assert len(t.datasets) == 2 and "share of the run" in unmapped(t)["lr_warmup_steps"]
+
+
 def test_what_is_not_an_adapter_is_refused(tmp_path: Path) -> None:
     from sd3tune.errors import ModelError
 
