@@ -2,6 +2,7 @@
 line, datasets. tests/cpu/test_document_commands.py runs the commands."""
 
 import json
+import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.document_pages import PAGES, ROOT, blocks, commands, named
 from tests.projects import IMAGES, TEXT, Project
 
 # A block with another language would be looked at by no test.
-LANGUAGES = {"", "bash", "sh", "json", "toml", "yaml", "python"}
+LANGUAGES = {"", "bash", "sh", "json", "toml", "yaml", "python", "text"}
 # JSON that is not read by sd3tune: (page, first key) -> why it is left out.
 NOT_READ = {
     (
@@ -30,7 +31,6 @@ NOT_READ = {
 PAGES_NOT_READ = {
     "docs/guides/from-other-trainers.md": "other trainers' files; see test_import_guide.py",
 }
-VARIABLES = ("DISCORD_WEBHOOK", "MY_WEBHOOK_KEY")  # that guides tell to export
 
 
 def examples() -> Iterator[tuple[Path, Any]]:
@@ -48,9 +48,7 @@ def first_key(example: Any) -> str:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    for name in VARIABLES:
-        monkeypatch.setenv(name, "https://discord.com/api/webhooks/1/x" if "DISC" in name else "k")
+def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
@@ -75,8 +73,10 @@ def accepted(example: Any, project: Project) -> None:
         project.datasets(*example)
     elif names & {"instance_data_dir", "dataset_type", "parquet"}:
         files_of(project, example)
-        training = [IMAGES] if example.get("dataset_type", "image") != "image" else []
-        project.datasets(IMAGES | {"id": "of-the-page"} | example, *training, TEXT)
+        kind = example.get("dataset_type", "image")
+        entry = ({} if kind == "text_embeds" else IMAGES) | {"id": "of-the-page"} | example
+        training = [IMAGES] if kind != "image" else []
+        project.datasets(entry, *training, *([TEXT] if kind != "text_embeds" else []))
     elif "webhook_type" in names:
         project.config(webhook_config=example)
     elif names & {*AllSettings.model_fields, *ALIASES}:
@@ -89,7 +89,11 @@ def accepted(example: Any, project: Project) -> None:
 
 
 @pytest.mark.parametrize("page, example", list(examples()))
-def test_an_example_of_a_page_is_accepted(page: Path, example: Any, project: Project) -> None:
+def test_an_example_of_a_page_is_accepted(
+    page: Path, example: Any, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in re.findall(r"\{env:(\w+)\}", json.dumps(example)):  # which the page tells to set
+        monkeypatch.setenv(name, "https://discord.com/api/webhooks/1/x" if "HOOK" in name else "x")
     accepted(example, project)
 
 
@@ -134,7 +138,7 @@ def test_settings_on_a_command_line_of_a_page_are_accepted(project: Project) -> 
 def test_a_code_block_has_a_language_that_some_test_reads(page: Path) -> None:
     fences = [line.strip() for line in page.read_text().splitlines() if line.lstrip()[:3] == "```"]
     assert len(fences) % 2 == 0
-    assert {fence.removeprefix("```") for fence in fences[::2]} <= LANGUAGES
+    assert {fence.removeprefix("```").split(" ")[0] for fence in fences[::2]} <= LANGUAGES
 
 
 def test_python_on_a_page_is_python() -> None:
