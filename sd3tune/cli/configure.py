@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from sd3tune.configure.session import Session
 
 
-def _list_presets(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
-    if asked:
-        words.show(preset_lines())
-        context.exit()
-
-
 @click.command("configure", short_help="Questions, and the files of a run that fits.")
 @click.argument("config", default=CONFIG, type=click.Path(path_type=Path), metavar="[CONFIG]")
 @click.option("--dataset", metavar="DIR", help="the folder of images")
@@ -36,11 +30,8 @@ def _list_presets(context: click.Context, parameter: click.Parameter, asked: boo
 @click.option("--on", "chip", metavar="NAME", help="for another machine, as in `sd3tune plan --on`")
 @click.option("--yes", is_flag=True, help="ask nothing: options, and defaults for the rest")
 @click.option("--force", is_flag=True, help="with --yes: replace files that exist")
-@click.option(
-    "--presets", is_flag=True, is_eager=True, expose_value=False, callback=_list_presets,
-    help="list the presets",
-)  # fmt: skip
-def command(config: Path, yes: bool, force: bool, **said: Any) -> None:
+@click.option("--presets", "listing", is_flag=True, help="list the presets, and stop")
+def command(config: Path, yes: bool, force: bool, listing: bool, **said: Any) -> None:
     """Ask at most eight questions, show what each answer costs, and write the files of a run.
 
     CONFIG is config/config.json unless given; datasets and prompts are written beside it. Nothing
@@ -54,6 +45,9 @@ def command(config: Path, yes: bool, force: bool, **said: Any) -> None:
     """
     from sd3tune.configure import session, terminal
 
+    if listing:
+        words.show(preset_lines())
+        return
     if not yes:
         terminal.refuse_without_terminal()
     with tempfile.TemporaryDirectory(prefix="sd3tune-configure-") as scratch:
@@ -86,7 +80,7 @@ def _asked(begun: "Session") -> dict[str, str] | None:
     device = seen.facts.tightest
     rated = of_device(device.name)
     known = rated is not None and rated.half_flops is not None
-    words.show([f"sd3tune configure, for {device.name}", ESTIMATED if known else NO_RATE])
+    words.show([f"A run for {device.name}", ESTIMATED if known else NO_RATE])
     talk = Talk(Terminal().ask, words.show, summary, begun.judge)
     try:
         return begun.asked(talk)
@@ -107,6 +101,9 @@ def summary(draft: "PlannedDraft") -> list[words.Line]:
     )
     shown: list[words.Line] = [f"the run fits {plan.facts.tightest.name}: {cost(draft)}"]
     shown += [line for part in parts for line in part]
+    if draft.enlarged:
+        small = f"{draft.enlarged} of {len(draft.prepared.samples)} images are smaller than the "
+        shown.append(f"warning: {small}size they are trained at, and are enlarged")
     return [*shown, *(f"warning: {w}" for w in (*plan.warnings, *seen.warnings))]
 
 

@@ -1,4 +1,4 @@
-"""`sd3tune demo`: tiny models, photographs and configuration files."""
+"""`sd3tune demo`: a model, captioned pictures and configuration files; afterwards, the judge."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,29 +6,46 @@ from typing import TYPE_CHECKING
 import click
 
 from sd3tune.cli import words
+from sd3tune.errors import ConfigError
 from sd3tune.report.progress import waiting
 from sd3tune.tables import architectures
 
 if TYPE_CHECKING:
     from sd3tune.demo import WrittenDemo
+    from sd3tune.demo.lesson import Lesson
+
+PAINTER = "painter"
 
 
-@click.command("demo", short_help="Write tiny models, photographs and configuration.")
+@click.command("demo", short_help="Write a small model that paints, pictures and configuration.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "--model",
-    default=architectures.DEFAULT.name,
+    default=PAINTER,
     show_default=True,
-    type=click.Choice(list(architectures.ARCHITECTURES)),
-    help="which of the tiny models the configuration trains",
+    type=click.Choice([PAINTER, *architectures.ARCHITECTURES]),
+    help="painter: paints shapes, and learns a new one; the others: a released model's structure "
+    "with random weights, and photographs",
 )
 @click.option("--force", is_flag=True, help="write everything again over an older demo")
-def command(folder: Path, model: str, force: bool) -> None:
-    """Write tiny SD3 models, captioned photographs and configuration files to DIR.
+@click.option(
+    "--judge",
+    is_flag=True,
+    help="after training: draw without and with the LoRA in DIR, and count the right pictures",
+)
+def command(folder: Path, model: str, force: bool, judge: bool) -> None:
+    """Write a small SD3.5, captioned pictures and configuration files to DIR.
 
-    The models have the real architectures and random weights: they train, save and sample through
-    the code path of the 8B model, and their pictures are noise.
+    The painter is a model of a few million parameters that paints shapes in colours. The demo's
+    pictures show a shape that it has never seen, a heart; training takes about a minute on a CPU.
     """
+    if judge:
+        from sd3tune.demo import lesson
+
+        if force or model != PAINTER:
+            raise ConfigError("--judge writes no demo", hint="leave out --force and --model")
+        words.show(verdict_lines(lesson.judge(folder)))
+        return
     from sd3tune.demo import write
 
     with waiting("writing the demo"):
@@ -43,3 +60,8 @@ def lines(written: "WrittenDemo") -> list[words.Line]:
         "",
         f"next   {written.next_command}",
     ]
+
+
+def verdict_lines(lesson: "Lesson") -> list[words.Line]:
+    """The judge's counts, and where the pictures are."""
+    return [*lesson.lines, "", f"wrote  {lesson.sheet}", f"wrote  {lesson.table}"]

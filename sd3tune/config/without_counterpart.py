@@ -133,7 +133,8 @@ ELSEWHERE = (
     ),
     Unsupported(
         "is not supported: noise levels are logit-normal, as SD3 was trained",
-        "leave it out, or set flow_use_uniform_schedule or flow_use_beta_schedule",
+        "leave it out, or set flow_use_uniform_schedule, flow_use_beta_schedule or loss_weighting; "
+        "`sd3tune config import` translates a whole file",
         "weighting_scheme timestep_sampling timestep_type timestep_distribution mode_scale "
         "logit_mean noising_weight noising_bias min_timestep max_timestep min_noising_strength "
         "max_noising_strength sigma_sampling linear_timesteps timestep_sample_method",

@@ -96,7 +96,10 @@ def documents(asked: AskedRun, paths: Paths) -> Documents:
     if of_run.keys() & {"model_flavour"}:
         chosen.pop("pretrained_model_name_or_path")
     config = chosen | of_run
-    return Documents(config, _datasets(asked, paths, config, of_dataset), prompts)
+    entry, *others = _datasets(asked, paths, config)
+    # What is typed for the run is the default of the dataset, whose own key would win over it.
+    entry = {k: v for k, v in entry.items() if k not in of_run} | of_dataset
+    return Documents(config, [entry, *others], prompts)
 
 
 def _as_file_says(name: str, value: Any, paths: Paths) -> Any:
@@ -152,9 +155,8 @@ def usual_resolution(model: Model) -> int:
     return max(64, min(1024, side))
 
 
-def _datasets(
-    asked: AskedRun, paths: Paths, config: Mapping[str, Any], typed: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _datasets(asked: AskedRun, paths: Paths, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The images first."""
     folder = asked.folder
     masked = asked.quality is None or asked.quality.masks
     masks = folder.masks if masked else None
@@ -172,7 +174,7 @@ def _datasets(
         entry["repeats"] = repeats
     if masks is not None:
         entry["conditioning_data"] = "masks"
-    listed = [{**entry, **typed}]
+    listed = [entry]
     if masks is not None:
         listed.append({
             "id": "masks", "type": "local", "dataset_type": "conditioning",

@@ -20,6 +20,7 @@ from sd3tune.configure.documents import (
     documents,
     typed_settings,
 )
+from sd3tune.data.buckets import enlarged
 from sd3tune.data.discover import within
 from sd3tune.discovered import Discovered
 from sd3tune.errors import ErrorAndHint, Sd3tuneError
@@ -50,6 +51,11 @@ class PlannedDraft:
         """Of an image, on average."""
         samples = self.prepared.samples
         return sum(tokens(*s.geometry.bucket) for s in samples) / len(samples)
+
+    @property
+    def enlarged(self) -> int:
+        """Images that are smaller than the size they are trained at."""
+        return sum(enlarged(s.size, s.geometry) > 1 for s in self.prepared.samples)
 
     @cached_property
     def operations(self) -> int:

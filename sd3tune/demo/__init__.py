@@ -1,18 +1,20 @@
-"""`sd3tune demo DIR`: tiny models, photographs and both configuration files, ready to train."""
+"""`sd3tune demo DIR`: a model, captioned pictures and both configuration files, ready to train."""
 
 import json
 import os
 import shutil
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import opening
 from sd3tune.tables.architectures import ARCHITECTURES
 
-MODELS = tuple(ARCHITECTURES)
+PAINTER = "painter"  # the model that paints: what the demo teaches a new shape
+MODELS = tuple(ARCHITECTURES)  # random weights, for tests of structure
 MARK = ".sd3tune-demo"
+FOLDERS = ("models", "photos", "pictures", "config")
 
 
 @dataclass(frozen=True)
@@ -21,36 +23,21 @@ class WrittenDemo:
     next_command: str
 
 
-def write(folder: Path, *, model: str = "sd3.5-medium", force: bool = False) -> WrittenDemo:
-    """Fills `folder`. An older demo there is kept unless `force`; anything else is refused.
+def write(folder: Path, *, model: str = PAINTER, force: bool = False) -> WrittenDemo:
+    """Fills `folder`. model: the painter, or one of MODELS. An older demo there is kept unless
+    `force`; anything else is refused.
 
     Raises ConfigError, and DataError when the photographs' package is missing.
     """
-    from sd3tune.demo import photos, tiny
-    from sd3tune.report.progress import say, stage
-    from sd3tune.report.quiet import quiet_libraries
-
     _check(folder, force)
-    say("importing PyTorch, diffusers and transformers")
-    quiet_libraries()
-    with stage("write photographs and models", 1 + len(MODELS)) as bar:
-        photos.write(folder / "photos")
-        bar.advance()
-        for name in MODELS:
-            tiny.write(folder / "models" / name, name)
-            bar.advance()
-    files = {
-        "config.json": config(model),
-        "multidatabackend.json": DATASETS,
-        "user_prompt_library.json": PROMPTS,
-    }
-    for file, content in files.items():
+    kind = import_module(f"sd3tune.demo.{'concept' if model == PAINTER else 'structure'}")
+    paths = list(kind.write(folder))
+    for file, content in kind.files(model).items():
         path = folder / "config" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        paths.append(path)
     (folder / MARK).write_text("written by `sd3tune demo`\n", encoding="utf-8")
-    paths = [folder / "models" / name for name in MODELS]
-    paths += [folder / "photos", *(folder / "config" / file for file in files)]
     return WrittenDemo(tuple(paths), f"sd3tune train {folder}/config/config.json")
 
 
@@ -75,80 +62,5 @@ def _check(folder: Path, force: bool) -> None:
             f"`{folder}` already holds a demo",
             hint=f"`sd3tune train {folder}/config/config.json` trains it; --force writes it again",
         )
-    for name in ("models", "photos", "config"):
+    for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def config(model: str) -> dict[str, Any]:
-    """The vocabulary's keys, with and without dashes, for two minutes on two cores."""
-    return {
-        "model_type": "lora",
-        "model_family": "sd3",
-        "pretrained_model_name_or_path": f"models/{model}",
-        "output_dir": "output",
-        "data_backend_config": "config/multidatabackend.json",
-        "resolution": 128,
-        "seed": 42,
-        "max_train_steps": 300,
-        "train_batch_size": 4,
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": 10,
-        "max_grad_norm": 1.0,
-        "lora_rank": 8,
-        "lora_dropout": 0.0,
-        "gradient_checkpointing": False,
-        "checkpoint_step_interval": 100,
-        "caption_dropout_probability": 0.1,
-        "--tokenizer_max_length": 77,
-        "--flow_schedule_shift": 3.0,
-        "validation_resolution": "128x128,192x128",
-        "validation_guidance": 3.0,
-        "validation_num_inference_steps": 8,
-        "user_prompt_library": "config/user_prompt_library.json",
-    }
-
-
-DATASETS: list[dict[str, Any]] = [
-    {
-        "id": "square",
-        "type": "local",
-        "instance_data_dir": "photos/square",
-        "crop": True,
-        "crop_aspect": "square",
-        "crop_style": "center",
-        "minimum_image_size": 0,
-        "maximum_image_size": 128,
-        "target_downsample_size": 128,
-        "resolution_type": "pixel_area",
-        "cache_dir_vae": "cache/vae/{id}",
-        "caption_strategy": "filename",
-        "metadata_backend": "discovery",
-        "repeats": 1,
-    },
-    {
-        "id": "aspect",
-        "type": "local",
-        "instance_data_dir": "photos/aspect",
-        "crop": False,
-        "resolution": 192,
-        "resolution_type": "pixel_area",
-        "cache_dir_vae": "cache/vae/{id}",
-        "caption_strategy": "textfile",
-        "metadata_backend": "discovery",
-        "repeats": 1,
-    },
-    {
-        "id": "text-embeds",
-        "type": "local",
-        "dataset_type": "text_embeds",
-        "default": True,
-        "cache_dir": "cache/text",
-        "write_batch_size": 128,
-    },
-]
-PROMPTS = {
-    "cat": "a tabby cat with green eyes looking into the camera",
-    "rocket": {"prompt": "a rocket lifting off at night with fire and smoke"},
-}

@@ -15,17 +15,24 @@ LABEL = (PROMPT_LINES + 1) * lettering.LINE + 4
 
 
 def sheet(
-    pictures: Sequence[Image.Image], verdicts: Sequence[Judgement], columns: int = COLUMNS
+    pictures: Sequence[Image.Image],
+    verdicts: Sequence[Judgement],
+    columns: int = COLUMNS,
+    headings: Sequence[str] = (),
 ) -> Image.Image:
-    """All pictures in rows of `columns`, in order, each as wide as a cell."""
+    """All pictures in rows of `columns`, in order, each as wide as a cell. headings: a line above
+    each row; they repeat where there are fewer than rows."""
     columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
-    whole = Image.new(
-        "RGB", (columns * (CELL + GAP) + GAP, rows * (CELL + LABEL + GAP) + GAP), BACK
-    )
+    above = lettering.LINE if headings else 0
+    height = above + CELL + LABEL + GAP
+    whole = Image.new("RGB", (columns * (CELL + GAP) + GAP, rows * height + GAP), BACK)
+    for row in range(rows if headings else 0):
+        text = lettering.line(headings[row % len(headings)], whole.width - 2 * GAP, INK, BACK)
+        whole.paste(text, (GAP, GAP + row * height))
     for i, (picture, verdict) in enumerate(zip(pictures, verdicts, strict=True)):
         left = GAP + i % columns * (CELL + GAP)
-        top = GAP + i // columns * (CELL + LABEL + GAP)
+        top = GAP + i // columns * height + above
         whole.paste(cell(picture, verdict), (left, top))
     return whole
 

@@ -112,6 +112,8 @@ def _adapter(t: Translation, document: Document) -> None:
     if alpha is not None and alpha != rank:
         t.drop("network.linear_alpha", alpha, "has no effect on SD3 in ai-toolkit: alpha is rank")
     t.set("network.dropout", 0.0, "lora_dropout", DEFAULTS)
+    t.choose("ai-toolkit adapts every linear layer of a block",
+             peft_lora_target_modules=rules.layers(every=True))  # fmt: skip
     if path := t.take("network.pretrained_lora_path"):
         t.map("network.pretrained_lora_path", path, init_lora=rules.path_of(path, document.folder))
 
@@ -246,6 +248,11 @@ def _sized(t: Translation, left: dict[str, Any], trigger: Any, document: Documen
     if rules.flag(left.pop("is_reg", False)):
         put("is_reg", True, is_regularisation_data=True)
     masks = left.pop("mask_path", None)
+    if masks and "masked_loss_normalize" not in t.config:
+        t.choose("ai-toolkit divides a mask by its mean", masked_loss_normalize=True)
+    lightest = left.pop("mask_min_value", 0.0)
+    if masks and lightest:
+        t.drop_once("mask_min_value", lightest, "black counts as 0 here: brighten the masks")
     mapped = {k: row for k, row in mapped.items() if k in written or k == "trigger_word"}
     for key, value in left.items():
         if key.startswith("cache_"):

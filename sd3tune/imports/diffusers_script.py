@@ -1,6 +1,6 @@
 """The training scripts of diffusers for SD3: train_dreambooth_lora_sd3.py, train_dreambooth_sd3.py.
 
-Source: their arguments with their help texts, examples/dreambooth/README_sd3.md, and the loop of
+Source: their arguments with their help texts, diffusers' README_sd3.md, and the loop of
 the scripts (Apache-2.0). The model's scheduler shifts the levels by 3; an index into its timesteps,
 which fall, is drawn: the level is 1 minus what was drawn, shifted.
 """

@@ -14,7 +14,7 @@ from typing import Any
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.imports.densities import Density
 from sd3tune.imports.project import files_of
-from sd3tune.imports.trainers import translated
+from sd3tune.imports.trainers import is_ours, translated
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -79,10 +79,7 @@ def _of_sd3tune(path: Path) -> AllSettings | None:
         data = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
-    names = {str(name).removeprefix("--") for name in data} if isinstance(data, dict) else set()
-    if not names & {"data_backend_config", "model_family", "lora_rank", "flow_schedule_shift"}:
-        return None
-    return Config.load(path)
+    return Config.load(path) if is_ours(data) else None
 
 
 def of_settings(name: str, trainer: str, c: AllSettings) -> Equivalent:

@@ -1,7 +1,7 @@
 """kohya's sd-scripts for SD3: sd3_train_network.py and sd3_train.py, as toml or as a command line.
 
-Source: docs/sd3_train_network.md, docs/train_network.md and docs/config_README-en.md of sd-scripts,
-and the training loop of sd3_train_network.py (Apache-2.0). Datasets: kohya_datasets.py.
+Source: sd-scripts' documents on sd3_train_network, train_network and datasets, and its training
+loop (Apache-2.0). Datasets: kohya_datasets.py.
 """
 
 from typing import Any
@@ -69,7 +69,7 @@ def translate(document: Document) -> Translation:
         if not _lists_subsets(data) and isinstance(data.get("general"), dict):
             settings |= data["general"]
     script = data.script if isinstance(data, Command) else ""
-    settings = _with_config_file(settings, document)
+    settings = _from_gui(_with_config_file(settings, document))
     t = Translation(NAME, settings)
     full = script == "sd3_train.py"
     _launcher(t, launcher)
@@ -92,6 +92,31 @@ def translate(document: Document) -> Translation:
     )
     t.rest()
     return t
+
+
+# Names of the file that the window of kohya_ss saves -> options of sd-scripts.
+GUI_NAMES = {
+    "epoch": "max_train_epochs", "max_resolution": "resolution", "optimizer": "optimizer_type",
+    "lr_warmup": "lr_warmup_steps",
+}  # fmt: skip
+LEFT_OPEN = ("max_train_steps", "max_train_epochs", "lr_scheduler_num_cycles", "unet_lr")
+
+
+def _from_gui(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings under the names of sd-scripts. The window writes 0 and "" for what is left open,
+    and the warm-up as a percentage."""
+    if "LoRA_type" not in settings:
+        return settings
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if value == "" or (name in LEFT_OPEN and value in (0, "0")):
+            continue
+        if name == "lr_warmup":
+            share = rules.number(value, name, "the file of the window") / 100
+            found["lr_warmup_steps"] = share if share < 1 else 0
+        else:
+            found[GUI_NAMES.get(name, name)] = value
+    return found
 
 
 def _with_config_file(settings: dict[str, Any], document: Document) -> dict[str, Any]:
@@ -150,7 +175,8 @@ def _adapter(t: Translation, document: Document, full: bool) -> None:
         t.map("network_weights", weights, init_lora=rules.path_of(weights, document.folder))
     t.choose("sd-scripts adapts every linear layer of a block",
              peft_lora_target_modules=rules.layers(every=True))  # fmt: skip
-    for word in t.take("network_args", []):
+    words = t.take("network_args", [])
+    for word in words if isinstance(words, list) else [words]:
         t.drop(f"network_args {word}", word, "has no equivalent: one rank holds for all layers; "
                "peft_lora_target_modules chooses them")  # fmt: skip
 

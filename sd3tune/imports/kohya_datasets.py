@@ -1,6 +1,6 @@
 """Datasets of kohya's sd-scripts: [[datasets]] with subsets, and folders named 10_dog.
 
-Source: docs/config_README-en.md and docs/train_README-en.md of sd-scripts.
+Source: sd-scripts' documents config_README-en and train_README-en.
 """
 
 import math

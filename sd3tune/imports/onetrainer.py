@@ -25,8 +25,8 @@ MODELS = {
 METHODS = {"LORA": "lora", "FINE_TUNE": "full"}
 PRECISIONS = {"FLOAT_8": "fp8-quanto", "INT_8": "int8-quanto", "NFLOAT_4": "nf4-bnb",
               "FLOAT_W8A8": "fp8-quanto", "INT_W8A8": "int8-quanto"}  # fmt: skip
-MARKS = {"training_method", "model_type", "concept_file_name", "base_model_name", "lora_rank",
-         "output_model_destination", "timestep_distribution", "concepts"}  # fmt: skip
+MARKS = {"training_method", "concept_file_name", "base_model_name", "output_model_destination",
+         "timestep_distribution", "workspace_dir", "learning_rate_scheduler"}  # fmt: skip
 PARTS = ("unet", "prior", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3",
          "text_encoder_4", "vae", "effnet_encoder", "decoder", "decoder_text_encoder",
          "decoder_vqgan")  # fmt: skip
@@ -152,13 +152,13 @@ def _length(t: Translation, document: Document) -> None:
     t.map("resolution", sizes[0], resolution=square(sizes[0]))
     for more in sizes[1:]:
         t.drop("resolution", more, "is another size of the same images: add a dataset with it")
-    _saving(t, "save_every", "save_every_unit", "checkpoint")
-    _saving(t, "save_after", "save_after_unit", "checkpoint")
-    _saving(t, "sample_after", "sample_after_unit", "validation")
+    _saving(t, "save_every", "checkpoint", document.where)
+    _saving(t, "save_after", "checkpoint", document.where)
+    _saving(t, "sample_after", "validation", document.where)
 
 
-def _saving(t: Translation, key: str, unit_key: str, ours: str) -> None:
-    every, unit = t.take(key), str(t.take(unit_key, "NEVER")).upper()
+def _saving(t: Translation, key: str, ours: str, where: str) -> None:
+    every, unit = t.take(key), str(t.take(f"{key}_unit", "NEVER")).upper()
     if every is None or unit == "NEVER":
         t.idle += [key] if every is not None else []
         return
@@ -166,7 +166,7 @@ def _saving(t: Translation, key: str, unit_key: str, ours: str) -> None:
     if kind is None:
         t.drop(key, f"{every} {unit}", "is counted in steps or epochs here")
         return
-    t.map(key, f"{every} {unit}", **{f"{ours}_{kind}_interval": int(every)})
+    t.map(key, f"{every} {unit}", **{f"{ours}_{kind}_interval": rules.whole(every, key, where)})
 
 
 def _optimiser(t: Translation, document: Document) -> None:
@@ -180,30 +180,34 @@ def _optimiser(t: Translation, document: Document) -> None:
             t.idle.append(f"optimizer.{name}")
     rules.optimizer(t, "optimizer.optimizer" if word else "", word or "ADAMW", options)
     rate = t.set("learning_rate", 3e-6, "learning_rate", DEFAULTS)
+    where = document.where
     own = t.take("transformer.learning_rate") or t.take("prior.learning_rate")
     if own and own != rate:
         t.map("transformer.learning_rate", own, learning_rate=own)
     if (scaler := str(t.take("learning_rate_scaler", "NONE")).upper()) != "NONE":
-        _scaled(t, scaler)
+        _scaled(t, scaler, where)
     warm = t.take("learning_rate_warmup_steps", 200)
     word = t.take("learning_rate_scheduler", "CONSTANT")
-    rules.scheduler(t, "learning_rate_scheduler", word, float(warm or 0) > 0)
+    steps = rules.number(warm, "learning_rate_warmup_steps", where)
+    rules.scheduler(t, "learning_rate_scheduler", word, steps > 0)
     if warm:
         rules.warm_up(t, "learning_rate_warmup_steps", warm, None, document.where)
     if (cycles := t.take("learning_rate_cycles")) not in (None, 1, 1.0):
-        t.map("learning_rate_cycles", cycles, lr_num_cycles=max(1, round(float(cycles))))
+        count = max(1, round(rules.number(cycles, "learning_rate_cycles", where)))
+        t.map("learning_rate_cycles", cycles, lr_num_cycles=count)
     t.set("clip_grad_norm", 1.0, "max_grad_norm", DEFAULTS)
 
 
-def _scaled(t: Translation, scaler: str) -> None:
+def _scaled(t: Translation, scaler: str, where: str) -> None:
     """Their rate is multiplied by the root of the batch, of the accumulation, or of both."""
-    batch, steps = t.config["train_batch_size"], t.config["gradient_accumulation_steps"]
+    names = "train_batch_size", "gradient_accumulation_steps", "learning_rate"
+    batch, steps, rate = (rules.number(t.config[name], name, where) for name in names)
     factors = {"BATCH": batch, "GRADIENT_ACCUMULATION": steps, "BOTH": batch * steps}
     if scaler not in factors:
         t.drop("learning_rate_scaler", scaler, "is not known; the rate is not scaled")
         return
-    rate = t.config["learning_rate"] * float(factors[scaler]) ** 0.5
-    t.map("learning_rate_scaler", scaler, learning_rate=float(f"{rate:.7g}"))
+    scaled = rate * max(0.0, factors[scaler]) ** 0.5
+    t.map("learning_rate_scaler", scaler, learning_rate=float(f"{scaled:.7g}"))
 
 
 def _noise(t: Translation, document: Document) -> None:

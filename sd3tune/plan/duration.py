@@ -14,9 +14,11 @@ from sd3tune.sd3.linears import linears
 from sd3tune.sd3.variants import CLIP_TOKENS, Transformer
 from sd3tune.tables.schemes import SCHEMES
 
-# Shares of the data sheet's rate, lowest and highest. An H200 reached 0.19 to 0.27 in bf16, 0.18
-# with 8 bits, 0.09 with 2 bits and 0.03 with 4 bits at 512 px, where unpacking dominates.
-IN_16_BITS, IN_8_BITS, IN_4_BITS = (0.15, 0.4), (0.1, 0.3), (0.03, 0.2)
+# Shares of the data sheet's rate, the lowest and the highest. An H200 reached 0.19 to 0.27 in bf16.
+SLOWEST, FASTEST = 0.15, 0.4
+# Seconds that unpacking quantised weights takes at most, per billion weights and batch. On the
+# H200, SD3.5 large took about 0.2 s with 8 bits, and 0.65 to 0.7 s with 4 and 2 bits.
+UNPACKING_8_BITS, UNPACKING_LESS = 0.03, 0.13
 MULTIPLY_ADD = 2  # operations of one product and its sum
 TEXT = ("add_", "to_add_out", "ff_context", "context_embedder")  # layers that see text tokens
 ONE_VECTOR = ("norm", "time_text_embed")  # layers that see a vector of each image
@@ -71,9 +73,12 @@ def step_duration(plan: Plan, image_tokens: float) -> Duration | None:
     chip = chips.of_device(plan.facts.tightest.name)
     if chip is None or chip.half_flops is None:
         return None
-    least, most = _shares(plan.precision.transformer.value)
     operations = step_operations(plan, image_tokens)
-    return Duration(operations / (chip.half_flops * most), operations / (chip.half_flops * least))
+    batches = plan.data.accumulation.value
+    return Duration(
+        operations / (chip.half_flops * FASTEST),
+        operations / (chip.half_flops * SLOWEST) + batches * unpacking_seconds(plan),
+    )
 
 
 def run_duration(plan: Plan, image_tokens: float) -> Duration | None:
@@ -84,11 +89,13 @@ def run_duration(plan: Plan, image_tokens: float) -> Duration | None:
     return Duration(step.shortest * plan.steps, step.longest * plan.steps)
 
 
-def _shares(precision: str) -> tuple[float, float]:
-    stored = SCHEMES[precision].stored_bytes
+def unpacking_seconds(plan: Plan) -> float:
+    """Seconds that unpacking the frozen weights takes at most, for each batch."""
+    stored = SCHEMES[plan.precision.transformer.value].stored_bytes
     if stored is None:
-        return IN_16_BITS
-    return IN_8_BITS if stored >= 1 else IN_4_BITS
+        return 0.0
+    each = UNPACKING_8_BITS if stored >= 1 else UNPACKING_LESS
+    return each * plan.model.transformer.parameters / 1e9
 
 
 def spoken(duration: Duration) -> str:

@@ -1,6 +1,7 @@
 """`bash scripts/demo`: from a clone to a trained LoRA, as the README has it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_demo_script_trains_a_lora_that_diffusers_loads(tmp_path: Path) -> None:
+def test_the_demo_script_teaches_a_shape_that_the_judge_recognises(tmp_path: Path) -> None:
     """In an environment that has the packages: setting one up is what every run of CI does."""
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
@@ -35,4 +36,12 @@ def test_the_demo_script_trains_a_lora_that_diffusers_loads(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "up to date: " in done.stdout and "done in " in done.stdout
     assert (folder / "output" / "pytorch_lora_weights.safetensors").is_file()
-    assert (folder / "output" / "without-and-with.png").is_file()
+    assert (folder / "output" / "before-after.png").is_file()
+    verdict = (folder / "output" / "verdict.txt").read_text()
+    assert verdict.splitlines()[0] in done.stdout
+    row = r"^  shape and colour +(\d+) of (\d+) +\d+ % +(\d+) of"
+    (before, asked, after), (kept_before, _, kept_after) = [
+        tuple(map(int, numbers)) for numbers in re.findall(row, verdict, re.M)
+    ]
+    assert asked == 24 and before <= 0.2 * asked and after >= 0.9 * asked, verdict
+    assert kept_after >= kept_before - 2, verdict  # of 16

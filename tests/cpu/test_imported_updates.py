@@ -7,8 +7,9 @@ noise level and weights. Ours is the real training step on the demo's model.
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,22 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from sd3tune.imports.project import CONFIG, files_of
+from sd3tune.config.files.prompts import load_prompts
+from sd3tune.data.batch import Batch
+from sd3tune.imports.project import CONFIG, DATASETS, files_of, write
 from sd3tune.imports.trainers import translated
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3.condition import denoiser
 from sd3tune.train.begin import begin
 from sd3tune.train.noise import draw, draw_levels
 from sd3tune.train.recipe import Recipe
+from sd3tune.train.run import train
 from sd3tune.train.state import TrainState
 from sd3tune.train.step import train_step
 from tests import foreign_configs as published
 from tests.cpu.batches import batch
 from tests.cpu.conftest import Prepare
+from tests.this_machine import prepared_here
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Rule:
     weight: Callable[[Tensor], Tensor] = torch.ones_like
     clip: float = 1.0  # 0: none
     sums: bool = False
+    masks: str = ""  # "times": the loss is multiplied by a mask; "share": then divided by its mean
 
 
 def adamw(rate: float, eps: float, decay: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -74,7 +80,7 @@ def cosmap(s: Tensor) -> Tensor:
 RULES: list[Any] = [  # their configuration, their rule
     pytest.param(json.dumps(published.KOHYA_16GB | {"train_batch_size": 2}),
                  Rule(1 / 4, True, adamw(1e-4, 1e-8, 0.01)), id="kohya: alpha 1, uniform"),
-    pytest.param(KOHYA_COSMAP, Rule(4 / 8, True, sgd(0.4), cosmap, clip=0.01),
+    pytest.param(KOHYA_COSMAP, Rule(4 / 8, True, sgd(0.4), cosmap, clip=0.01, masks="times"),
                  id="kohya: cosmap", marks=pytest.mark.slow),
     pytest.param(json.dumps(published.KOHYA_GUIDE | {"optimizer_type": "AdamW"}),
                  Rule(1 / 16, True, adamw(1e-4, 1e-8, 0.01), lambda s: s**-2),
@@ -84,7 +90,8 @@ RULES: list[Any] = [  # their configuration, their rule
     pytest.param(yaml.safe_dump(AI_TOOLKIT_SGD),
                  Rule(1.0, False, sgd(0.5), clip=0.02, sums=True), id="ai-toolkit: sgd"),
     pytest.param(yaml.safe_dump(published.AI_TOOLKIT_UI),
-                 Rule(1.0, False, adamw(1e-4, 1e-6, 1e-4), sums=True), id="ai-toolkit",
+                 Rule(1.0, False, adamw(1e-4, 1e-6, 1e-4), sums=True, masks="share"),
+                 id="ai-toolkit",
                  marks=pytest.mark.slow),
     pytest.param(published.DIFFUSERS_README, Rule(1.0, True, adamw(4e-4, 1e-8, 1e-4)),
                  id="diffusers"),
@@ -112,6 +119,13 @@ def words(text: str, folder: Path) -> list[str]:
     return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in config.items()]
 
 
+def masked(one: Batch) -> Batch:
+    """The batch with a mask that covers three quarters of its images."""
+    mask = torch.ones(len(one.ids), 1, *one.latents.shape[-2:])
+    mask[:, :, ::2, ::2] = 0
+    return replace(one, mask=mask)
+
+
 def adapted(model: nn.Module) -> dict[str, Any]:
     return {name: m for name, m in model.named_modules() if hasattr(m, "lora_A")}
 
@@ -137,7 +151,11 @@ def by_rule(rule: Rule, state: TrainState, recipe: Recipe, batches: list[Any]) -
         condition = one.prompt_embeds.double(), one.pooled.double()
         v = denoiser(model)(z, s * 1000, condition)
         error = (z - level * v) - x0 if rule.clean else v - (eps - x0)
-        total = total + (rule.weight(s) * error.square().mean(dim=(1, 2, 3))).mean()
+        each = error.square()
+        if rule.masks:
+            mask = one.mask.double().expand_as(each)
+            each = each * (mask / mask.mean() if rule.masks == "share" else mask)
+        total = total + (rule.weight(s) * each.mean(dim=(1, 2, 3))).mean()
     loss = total if rule.sums else total / len(batches)
     weights = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, weights)
@@ -158,6 +176,7 @@ def test_the_first_update_is_theirs_within_one_percent(
     state, recipe = begin(plan, ALONE_ON_CPU), Recipe.of(plan)
     size, count = plan.data.batch_size.value, plan.config.gradient_accumulation_steps
     batches = [batch(*range(i * size + 1, (i + 1) * size + 1)) for i in range(count)]
+    batches = [masked(one) for one in batches] if rule.masks else batches
     theirs = by_rule(rule, state, recipe, batches)
     train_step(state, batches, recipe)
     modules = adapted(state.trained.model)
@@ -214,5 +233,38 @@ def test_noise_levels_are_drawn_as_often_as_theirs(
 ) -> None:
     ours = sampled(text, tmp_path, prepared)
     for share in (0.05, 0.25, 0.5, 0.75, 0.95):
-        wanted = np.quantile(theirs, share)
-        assert np.quantile(ours, share) == pytest.approx(wanted, abs=0.025), share
+        assert np.mean(theirs < np.quantile(ours, share)) == pytest.approx(share, abs=0.02)
+
+
+PLANNED = {
+    "kohya.toml": json.dumps(published.KOHYA_16GB | {"train_data_dir": "photos"}),
+    "onetrainer.json": json.dumps(published.ONETRAINER_SCRIPT),
+    "ai-toolkit.yaml": yaml.safe_dump(published.AI_TOOLKIT_UI),
+    "diffusers.sh": published.DIFFUSERS_README,
+    "comfyui.json": json.dumps(published.COMFYUI_API),
+}
+# What the machine of a test has not: the released model, cards, their numbers of steps and sizes.
+SMALL = ("validation_disable=true", "mixed_precision=no", "base_model_precision=no_change",
+         "optimizer=adamw", "max_train_steps=1", "lr_warmup_steps=0", "blocks_to_swap=0",
+         "num_train_epochs=null", "gradient_accumulation_steps=1", "report_to=none",
+         "tokenizer_max_length=77", "init_lora=null")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANNED)
+def test_an_imported_configuration_trains(
+    name: str, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(demo / "photos" / "aspect", "photos")
+    shutil.copytree("photos", "masks", ignore=shutil.ignore_patterns("*.txt"))
+    Path(name).write_text(PLANNED[name])
+    write(translated(Path(name)), Path("out"))
+    entries = json.loads(Path("out", DATASETS).read_text())
+    for entry in entries:  # the demo's pictures are small
+        entry |= {"resolution": 64} if "resolution" in entry else {}
+    Path("out", DATASETS).write_text(json.dumps(entries))
+    model = demo / "models" / "sd3.5-medium"
+    made = prepared_here(Path("out", CONFIG), f"pretrained_model_name_or_path={model}",
+                         "resolution=64", *SMALL)  # fmt: skip
+    assert train(made, load_prompts(made.plan.config)).steps == 1

@@ -83,6 +83,43 @@ def test_what_is_not_there_is_refused(
     assert str(e.value) == message and e.value.hint
 
 
+def test_config_env_chooses_the_environment_as_simpletuner_s_does() -> None:
+    write(
+        config_env='TRAINING_NUM_PROCESSES=2\nTRAINING_DYNAMO_BACKEND="no"\nOPTIMIZER=lion\n'
+        'MIXED_PRECISION="no"\nexport CONFIG_BACKEND="json"\nexport ENV="style"\n',
+        config_json=JSON,
+        style__config_json=JSON.replace("}", ', "mixed_precision": "bf16"}'),
+        style__config_env=ENV,
+    )
+    located = locate(("seed=2",), {"ENV": "other"})
+    assert located.path == Path("config/style/config.json")
+    assert "(ENV=style in config/config.env; CONFIG_BACKEND=json in" in located.sentence
+    got = read(located.path, located.words, {}).settings
+    assert (got.num_processes, got.mixed_precision, got.seed) == (2, "bf16", 2)
+    assert got.source("num_processes").file == "config/config.env"
+    assert got.source("num_processes").line == 1 and got.optimizer != "lion"
+    assert locate(("env=default", "config_backend=env"), {}).path == Path("config/config.env")
+    assert locate(("config_backend=env",), {}).path == Path("config/style/config.env")
+
+
+def test_two_names_of_one_setting_may_say_the_same() -> None:
+    same = {"output_dir": "o", "max_train_steps": 5, "validation_steps": 7}
+    write(config_json=json.dumps(same | {"validation_step_interval": 7}))
+    reading = read(Path("config/config.json"), (), {})
+    assert not reading.problems and reading.settings.validation_step_interval == 7
+    write(config_json=json.dumps(same | {"validation_step_interval": 8}))
+    assert "sets `validation_step_interval` a second time" in str(
+        read(Path("config/config.json"), (), {}).problems
+    )
+
+
+def test_variables_of_the_start_script_are_passed_over_with_a_note() -> None:
+    write(config_env=ENV + "SIMPLETUNER_LOG_LEVEL=INFO\nVENV_PATH=.venv\nTQDM_NCOLS=125\n")
+    reading = read(Path("config/config.env"), (), {})
+    assert not reading.problems
+    assert sum("not used: sd3tune does not have it" in note for note in reading.settings.notes) == 3
+
+
 def test_a_file_may_be_named_by_its_folder_or_without_its_ending() -> None:
     write(config_json=JSON, style__config_toml=TOML, style__mine=ENV)
     Path("config/style/mine").rename("config/style/mine.env")

@@ -16,7 +16,7 @@ from sd3tune.configure.situation import Situation
 from sd3tune.configure.terminal import Terminal
 from sd3tune.prepare import prepare_run
 from sd3tune.tables.presets import PRESETS
-from tests.commands import exit_code
+from tests.commands import ROOT, exit_code
 from tests.interviews import BARE, CAPTIONED, ONE, Typist, interviewed, project, situation
 
 On = Callable[[str], Situation]
@@ -171,15 +171,19 @@ def test_short_runs_warm_up_for_a_fifth_and_small_models_train_small(on: On) -> 
 def test_words_of_the_command_line_win_and_their_questions_are_not_asked(
     root: Path, scratch: Path
 ) -> None:
-    words = "num_train_epochs=3 lora_rank=8 validation_prompt=cat instance_prompt=x"
-    known = situation(root, "rtx4060", scratch, [*words.split(), "prepend_instance_prompt=true"])
+    words = (
+        "num_train_epochs=3 lora_rank=8 validation_prompt=cat caption_strategy=filename repeats=3"
+    )
+    known = situation(root, "rtx4060", scratch, words.split())
     typist = Typist([])
     _, draft = interviewed(known, typist, answers_given({}, known))
     config, images = draft.documents.config, draft.documents.datasets[0]
     assert config["num_train_epochs"] == 3 and "max_train_steps" not in config
     assert config["lora_rank"] == 8 and config["validation_prompt"] == "cat"
     assert draft.documents.prompts == {} and "6 of 6" in typist.text
-    assert images["instance_prompt"] == "x" and "instance_prompt" not in config
+    assert images["repeats"] == 3 and "repeats" not in config, "a key of datasets"
+    assert config["caption_strategy"] == "filename" and "caption_strategy" not in images
+    assert {c for s in draft.prepared.samples for c in s.captions} == {str(n) for n in range(12)}
 
 
 def test_a_terminal_of_prompt_toolkit_drives_it(on: On) -> None:
@@ -284,3 +288,13 @@ def test_presets_are_listed(
     assert exit_code(["configure", "--presets"], monkeypatch) == 0
     shown = capsys.readouterr().out
     assert all(f"\n{name} " in f"\n{shown}" for name in PRESETS)
+
+
+def test_the_guide_shows_what_is_asked_in_80_columns() -> None:
+    page = (ROOT / "docs/guides/configure.md").read_text()
+    transcript = page.partition("```text\n")[2].partition("```")[0]
+    assert max(map(len, transcript.splitlines())) <= 80
+    words = " ".join(transcript.split())
+    for number, question in enumerate(QUESTIONS, 1):
+        assert f"{number} of 8 {question.title} {question.why}" in words
+        assert f"Type {question.help}." in words

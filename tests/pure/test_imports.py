@@ -1,6 +1,9 @@
 """Configurations of other trainers become files of sd3tune: what is mapped, and what is not."""
 
+import copy
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,10 @@ import pytest
 import yaml
 
 from sd3tune.cli.import_lines import document, lines
-from sd3tune.errors import ConfigError
+from sd3tune.errors import ConfigError, Sd3tuneError
+from sd3tune.imports.foreign_file import Document
 from sd3tune.imports.project import CONFIG, DATASETS, Imported, files_of, write
-from sd3tune.imports.trainers import translated
+from sd3tune.imports.trainers import TRAINERS, translated
 from sd3tune.imports.translation import Translation
 from tests import foreign_configs as published
 from tests import safetensors_files
@@ -257,6 +261,7 @@ WRONG: list[tuple[str, str, str]] = [  # text, a part of the error, a part of th
     ("config:\n  process: 1\n  process: 2\n", "twice", ""),
     ("config:\n  process: 3\n", "holds no process", ""),
     ("hello", "cannot be read", ""),
+    ('{"model_family": "sd3", "lora_rank": 4, "model_type": "lora"}', "of sd3tune", "plan"),
     ('{"some": "thing"}', "not a configuration of a trainer", "OneTrainer"),
     ("sd3_train_network.py --network_dim $(rm -rf x)", "output of another command", "executed"),
     ("accelerate launch sdxl_train_network.py --network_dim 4", "another model", ""),
@@ -280,6 +285,61 @@ def test_what_cannot_be_read_is_an_error_with_a_hint(text: str, error: str, hint
         write(t, Path("out"))
     assert error in str(caught.value), caught.value
     assert hint in caught.value.hint
+
+
+JUNK: tuple[Any, ...] = (
+    "x",
+    None,
+    [],
+    {},
+    -1,
+    1e300,
+    True,
+    [1, "a", {}],
+    {"a": {"b": 1}},
+    "\ud800",
+)
+
+
+def variants(data: Any) -> Iterator[Any]:
+    """The document with each value in turn replaced by something else, one at a time."""
+    items: list[Any] = list(data.items()) if isinstance(data, dict) else list(enumerate(data))
+    for key, value in items:
+        for junk in (JUNK[(len(str(key)) + i) % len(JUNK)] for i in range(2)):
+            changed = copy.copy(data)
+            changed[key] = junk
+            yield changed
+        for inner in variants(value) if isinstance(value, dict | list) else ():
+            changed = copy.copy(data)
+            changed[key] = inner
+            yield changed
+
+
+DOCUMENTS: dict[str, Any] = {
+    "kohya": published.KOHYA_GUIDE | {"lr_scheduler": "linear", "lr_warmup_steps": 3,
+                                      "network_args": ["a=1"], "optimizer_args": ["eps=1"]},
+    "kohya datasets": published.KOHYA_DATASETS | published.KOHYA_16GB,
+    "OneTrainer": published.ONETRAINER_ISSUE | {"concepts": published.ONETRAINER_CONCEPTS,
+                                                "samples": [{"prompt": "x"}],
+                                                "learning_rate_scaler": "BOTH"},
+    "OneTrainer script": published.ONETRAINER_SCRIPT,
+    "ai-toolkit": published.AI_TOOLKIT_EXAMPLE,
+    "ai-toolkit UI": published.AI_TOOLKIT_UI,
+    "ComfyUI": published.COMFYUI_API,
+    "ComfyUI workflow": published.COMFYUI_WORKFLOW,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_senseless_value_is_an_error_or_listed_and_never_a_traceback(name: str) -> None:
+    path = Path("theirs")
+    for changed in variants(DOCUMENTS[name]):
+        for trainer in TRAINERS:
+            document = Document(path, "json", changed)
+            with suppress(Sd3tuneError):
+                if trainer.recognised(document):
+                    files = files_of(trainer.translate(document))
+                    json.dumps(files)
 
 
 def test_a_huge_file_is_refused_before_it_is_read() -> None:
@@ -357,6 +417,33 @@ def test_an_adapter_without_metadata_still_says_rank_alpha_and_model() -> None:
     assert (t.config["lora_rank"], t.config["lora_alpha"]) == (8, 4.0)
     assert t.config["model_flavour"] == "sd3-medium"
     assert [c.result for c in t.chosen if c.ours == "instance_prompt"] == ["p3r5on"]
+
+
+def test_files_of_ai_toolkit_and_onetrainer_say_how_they_were_trained() -> None:
+    one = translated(adapter("one", training_info='{"step": 2000, "epoch": 7}'))
+    assert any("2000 steps" in c.reason for c in one.chosen)
+    two = translated(adapter("two", ot_config=json.dumps(published.ONETRAINER_SCRIPT)))
+    assert (two.config["learning_rate"], two.config["lora_alpha"]) == (2e-5, 4.0)
+    assert two.datasets[0]["repeats"] == 2 and two.trainer == "an adapter of OneTrainer"
+
+
+def test_damaged_metadata_is_no_traceback() -> None:
+    junk = {"ss_network_module": "x", "ss_learning_rate": "fast", "ss_dataset_dirs": "[1]",
+            "ss_tag_frequency": '{"a": 3}', "training_info": "{", "ot": '{"training_method": 1}',
+            "ss_optimizer": "(((", "ss_network_dim": "None"}  # fmt: skip
+    t = translated(adapter("junk", **junk))
+    assert "learning_rate" in unmapped(t) or files_of(t)[CONFIG].get("learning_rate") != "fast"
+    assert "learning_rate" not in files_of(t)[CONFIG]
+
+
+def test_the_file_of_kohyas_window_counts_warm_up_in_percent() -> None:
+    t = read({"LoRA_type": "Standard", "network_dim": 8, "network_alpha": 4, "epoch": 3,
+              "max_train_steps": 200, "lr_warmup": 10, "lr_scheduler": "cosine",
+              "optimizer": "AdamW8bit", "max_resolution": "512,512", "max_train_epochs": 0,
+              "train_data_dir": "img", "learning_rate": 1e-4, "unet_lr": 0.0})  # fmt: skip
+    assert t.config["num_train_epochs"] == 3 and t.config["resolution"] == 512
+    assert t.config["optimizer"] == "bnb-adamw8bit" and t.config["learning_rate"] == 1e-4
+    assert len(t.datasets) == 2 and "share of the run" in unmapped(t)["lr_warmup_steps"]
 
 
 def test_what_is_not_an_adapter_is_refused(tmp_path: Path) -> None:

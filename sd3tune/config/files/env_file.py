@@ -49,6 +49,8 @@ RENAMED = {
     "USE_XFORMERS": "enable_xformers_memory_efficient_attention",
     "USE_BITFIT": "layer_freeze_strategy",
     "MIN_SNR_GAMMA": "snr_gamma",
+    "DELETE_ERRORED_IMAGES": "delete_problematic_images",
+    "DELETE_SMALL_IMAGES": "delete_unwanted_images",
 }
 
 
@@ -91,6 +93,8 @@ def _variables(
             continue
         if variable in assigned.used and not _is_setting(variable):
             continue
+        if variable == "PURE_BF16" and assigned.values.get("OPTIMIZER") == "adamw_bf16":
+            continue  # an older name for what this optimizer does
         if variable in WITHOUT_EFFECT or variable.startswith("SIMPLETUNER_"):
             written.notes.append(f"{variable} not used: sd3tune does not have it as a setting")
             continue
