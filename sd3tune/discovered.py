@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sd3tune.config.config import Config
+from sd3tune.config.datasets.bucket_caches import kept_in_bucket
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data import run_folders
@@ -45,11 +46,13 @@ class Discovered:
         """Raises DataError where skip_file_discovery forbids to encode what no cache holds."""
         empty = []
         for d in self.datasets.all:
-            caches = {"vae": d.cache_dir_vae, "text": self.datasets.text_of(d).cache_dir}
+            text = self.datasets.text_of(d)
+            caches = (("vae", d.cache_dir_vae, d), ("text", text.cache_dir, text))
             empty += [
                 ErrorAndHint(f"dataset `{d.id}`: {skipped(part)}, and `{folder}` is empty", FILL)
-                for part, folder in caches.items()
+                for part, folder, entry in caches
                 if part in d.skip_file_discovery
+                and not kept_in_bucket(entry)  # which has what is missing
                 and d.id in self.discoveries
                 and not cachedir.has_shards(folder)
             ]
@@ -72,6 +75,7 @@ def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Dis
     }
     named: set[str] = set()
     discoveries = {}
+    refused: list[ErrorAndHint] = []
     for d in datasets.all:
         if d.trained and d.probability <= 0:
             continue
@@ -80,13 +84,22 @@ def discover_all(config: Config, datasets: Datasets, longest: int | None) -> Dis
         for name in used.keys() - named:  # before the first of them is asked
             for host in used[name].contacts():
                 say_contact(name, host)
-        with stage(f"look at {d.id}", None) as bar:
-            found = discover(d, sources[d.id], masks=masks, tick=bar.advance, expect=bar.expect)
+        try:
+            with stage(f"look at {d.id}", None) as bar:
+                found = discover(d, sources[d.id], masks=masks, tick=bar.advance, expect=bar.expect)
+        except DataError as e:  # the other datasets may have problems too
+            refused += e.problems
+            continue
         for name in used.keys() - named:
             for warning in used[name].warnings():
                 warn(f"dataset `{name}`: {warning}")
         named |= used.keys()
-        discoveries[d.id] = found if longest is None else within(found, longest, d)
+        try:
+            discoveries[d.id] = found if longest is None else within(found, longest, d)
+        except DataError as e:
+            refused += e.problems
+    if refused:
+        raise DataError.of(list(dict.fromkeys(refused)))
     of_files = (
         f"dataset `{n}`: {note}" for n, found in discoveries.items() for note in found.notes
     )

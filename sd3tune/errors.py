@@ -76,6 +76,20 @@ def answers(*checks: Callable[[], T]) -> list[T]:
     return found
 
 
+def with_more(error: Sd3tuneError, *checks: Callable[[], object]) -> Sd3tuneError:
+    """The error, with the problems of other checks behind its own: a ConfigError where these find
+    any, otherwise the error itself."""
+
+    def raise_first() -> None:
+        raise error
+
+    try:
+        answers(raise_first, *checks)
+    except Sd3tuneError as e:
+        return e
+    return error
+
+
 class ConfigError(Sd3tuneError): ...
 
 

@@ -24,7 +24,7 @@ from sd3tune.data.discover import RejectedFile, without
 from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
-from sd3tune.errors import DataError, answers
+from sd3tune.errors import DataError, Sd3tuneError, answers, with_more
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.plan import Plan
@@ -113,7 +113,10 @@ def read_data(
     machine, which must be able to write its folders. Raises Sd3tuneError."""
     folders = partial(preflight.refuse_closed_folders, config, datasets)
     missing = partial(preflight.refuse_missing_files, config)
-    model = answers(*([folders] if here else []), missing, partial(model_of, config))[-1]
+    try:
+        model = answers(*([folders] if here else []), missing, partial(model_of, config))[-1]
+    except Sd3tuneError as e:  # what is wrong with the images is reported with it
+        raise with_more(e, partial(discover_all, config, datasets, None)) from None
     assert model is not None
     found = discover_all(config, datasets, model.transformer.longest_side)
     found.refuse_empty_caches()

@@ -44,7 +44,7 @@ def drawn(pipe, asked: list[str]) -> list[Image.Image]:
 
 def main(model: Path, sheet: Path, count: int) -> None:
     known, unseen = prompts(count)
-    pipe = StableDiffusion3Pipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = StableDiffusion3Pipeline.from_pretrained(model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     pictures: list[Image.Image] = []
     for name, asked in (("new captions", known), ("unseen pairs", unseen)):

@@ -168,10 +168,16 @@ def lines(settings: "Iterable[FinalSetting]") -> list[words.Line]:
 
 
 def source_in_words(source: "Provenance") -> str:
-    """ "config/config.json:3", "the command line", "default", or what it follows from."""
+    """ "config/config.json:3", "the command line", "the environment variable SEED", "default", or
+    what it follows from."""
+    from sd3tune.config.problems import ENVIRONMENT
+
     if source.file is None:
         return "default" if source.by == "default" else "decided by the plan"
-    spot = source.file if source.line is None else f"{source.file}:{source.line}"
+    if source.file == ENVIRONMENT:
+        spot = f"the environment variable {source.key}"
+    else:
+        spot = source.file if source.line is None else f"{source.file}:{source.line}"
     return spot if source.by == "user" else f"follows from {source.key} ({spot})"
 
 

@@ -16,7 +16,7 @@ SECRETS = ("password", "secret", "_token", "api_key", "access_key")
 def lines(done: Imported, folder: str | None) -> list[words.Line]:
     """folder: where the files were written; None: they were only shown."""
     t = done.translation
-    found: list[words.Line] = [f"read as a configuration of {t.trainer}", ""]
+    found: list[words.Line] = [f"read as {t.trainer}", ""]
     found += _part("mapped", [_mapped(m.theirs, m.value, m.ours, m.result) for m in t.mapped])
     found += _part("no equivalent", [_unmapped(u.theirs, u.value, u.reason) for u in t.unmapped])
     found += _part("chosen instead of a written value", [

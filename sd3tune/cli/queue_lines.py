@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from sd3tune.cli.words import Line
 
 MINUTE, HOUR = 60, 3600
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def queue_lines(results: Sequence[QueuedResult]) -> "list[Line]":
     width = max(len(result.result) for result in results)
     shown: list[Line] = [f"queue of {len(results)} runs"]
     for each in results:
-        shown.append((f"  {each.result:<{width}}  {each.config}", _facts(each)))
+        head, facts = f"  {each.result:<{width}}  {each.config}", _facts(each)
+        shown.append((head, facts) if facts else head)
     return shown
 
 

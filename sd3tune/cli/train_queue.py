@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sd3tune.cli import plan, words
 from sd3tune.cli.arguments import prepared
-from sd3tune.cli.queue_lines import QueuedResult, queue_lines
+from sd3tune.cli.queue_lines import STOPPED, QueuedResult, queue_lines
 from sd3tune.errors import ConfigError, ErrorAndHint, Sd3tuneError
 from sd3tune.report import messages, stopping, streams
 from sd3tune.report.messages import say
@@ -157,11 +157,11 @@ def _results_of(
     done = [QueuedResult(**json.loads(line)) for line in lines]
     if len(done) == len(runs) == 1:  # whose own time begins after its imports
         return [replace(done[0], seconds=seconds)]
-    if len(done) == len(runs):
+    if len(done) == len(runs) or (done and done[-1].result == STOPPED):
         return done
     run = runs[len(done)]
     seconds -= sum(result.seconds for result in done)
-    what = "finished before" if code == 0 else "stopped" if code in (129, 130, 143) else "failed"
+    what = "finished before" if code == 0 else STOPPED if code in (129, 130, 143) else "failed"
     output = str(run.ready.plan.output_dir)
     return [*done, QueuedResult(run.config, what, code, output=output, seconds=seconds)]
 
@@ -191,7 +191,7 @@ def result_of(config: str, outcome: "Outcome", seconds: float) -> QueuedResult:
     code = 128 + outcome.signal if outcome.signal else 0
     return QueuedResult(
         config,
-        "stopped" if outcome.signal else "finished",
+        STOPPED if outcome.signal else "finished",
         code,
         steps=f"{outcome.step} of {outcome.steps}",
         loss_before=outcome.loss_before,
@@ -202,13 +202,14 @@ def result_of(config: str, outcome: "Outcome", seconds: float) -> QueuedResult:
 
 
 def report_outcome(arguments: Sequence[str], outcome: "Outcome") -> None:
-    """Tells the queue that started this process alone for a run how it ended."""
-    (config, *_), _ = configurations(arguments)
-    report(result_of(config, outcome, 0))
+    """Tells the queue that started this process for one run how it ended; nothing without a
+    queue."""
+    if REPORT in os.environ:
+        (config,), _ = configurations(arguments)
+        report(result_of(config, outcome, 0))
 
 
 def report(result: QueuedResult) -> None:
-    """Tells the queue that started this process how a run ended; nothing without a queue."""
-    if REPORT in os.environ:
-        with Path(os.environ[REPORT]).open("a") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
+    """Tells the queue that started this process how a run ended."""
+    with Path(os.environ[REPORT]).open("a") as file:
+        file.write(json.dumps(asdict(result)) + "\n")

@@ -11,7 +11,7 @@ from sd3tune.cli import plan, publish, words
 from sd3tune.cli.failures import show_failure
 from sd3tune.cli.finished_lines import finished, finished_lines
 from sd3tune.cli.outcome_lines import outcome_lines
-from sd3tune.cli.queue_lines import QueuedResult
+from sd3tune.cli.queue_lines import STOPPED, QueuedResult
 from sd3tune.report import stopping
 from sd3tune.report.messages import say
 from sd3tune.report.progress import waiting
@@ -36,9 +36,10 @@ def train_together(runs: "Sequence[QueuedRun]") -> int:
 
     base = KeptBase(keys.values())
     for run in runs:
-        say(f"train    {run.config}")
         started = time.monotonic()
         result = results.get(run.config)
+        if result is None:
+            say(f"train    {run.config}")
 
         def trained(run: "QueuedRun" = run, started: float = started) -> QueuedResult:
             outcome = train(run.ready, load_prompts(run.ready.config), base.transformer)
@@ -50,7 +51,7 @@ def train_together(runs: "Sequence[QueuedRun]") -> int:
         base.ended(keys.get(run.config))
         report(result)
         results[run.config] = result
-        if result.result == "stopped":
+        if result.result == STOPPED:
             sys.exit(result.code)
     return next((r.code for r in results.values() if r.code), 0)
 

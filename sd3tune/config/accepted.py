@@ -125,18 +125,6 @@ ACCEPTED = (
 )
 DATASET_ACCEPTED = (
     Accepted(
-        "it has no effect on flow matching, nor has it in SimpleTuner",
-        names="snr_gamma noise_offset noise_offset_probability offset_noise rescale_betas_zero_snr "
-        "timestep_bias_begin timestep_bias_end timestep_bias_multiplier timestep_bias_portion "
-        "timestep_bias_strategy disable_segmented_timestep_sampling "
-        "training_scheduler_timestep_spacing inference_scheduler_timestep_spacing "
-        "validation_guidance_real validation_guidance_rescale validation_no_cfg_until_timestep",
-    ),
-    Accepted(
-        "attention_mechanism chooses the kernel",
-        names="enable_xformers_memory_efficient_attention",
-    ),
-    Accepted(
         ENCODED_ONCE,
         names="vae_cache_ondemand vae_cache_disable text_cache_ondemand text_cache_disable",
     ),

@@ -35,10 +35,18 @@ CheckpointingBackend = Annotated[
 ]
 DynamoMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Optimizer = Annotated[str, OneOf(OPTIMIZERS)]
-Attention = Literal[
-    "diffusers", "native", "native-math", "native-flash", "native-efficient", "cudnn",
-    "sliced", "sageattention",
+Attention = Annotated[
+    Literal[
+        "diffusers", "native", "native-math", "native-flash", "native-efficient", "cudnn",
+        "sliced", "sageattention",
+    ],
+    BeforeValidator(supported("attention_mechanism")),
 ]  # fmt: skip
+Alignment = Annotated[
+    Literal[64],
+    BeforeValidator(lambda v: 64 if str(v) == "64" else v),
+    BeforeValidator(supported("aspect_bucket_alignment")),
+]
 Flag = Annotated[bool, BeforeValidator(values.flag)]
 Whole = Annotated[int, BeforeValidator(values.whole), Field(lt=2**63)]  # what torch can hold
 Number = Annotated[float, BeforeValidator(values.number)]

@@ -28,12 +28,9 @@ class FinalSetting:
 def final_settings(
     settings: AllSettings, names: Iterable[str] | None = None
 ) -> Iterator[FinalSetting]:
-    """Each setting in the order of the reference. names: only these; None: all."""
+    """Each setting in the order of the reference. names: only these, in this order; None: all."""
     values = settings.model_dump(mode="json")
-    wanted = None if names is None else frozenset(names)
-    for name in AllSettings.model_fields:
-        if wanted is not None and name not in wanted:
-            continue
+    for name in AllSettings.model_fields if names is None else dict.fromkeys(names):
         value = values[name]
         shown = HIDDEN if name in CREDENTIALS and value not in (None, [], "") else value
         yield FinalSetting(name, shown, settings.source(name))

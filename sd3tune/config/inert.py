@@ -75,9 +75,6 @@ MEANT_WHEN_OFF = (
 SWITCHES = {
     "push_to_hub": "post_upload_script publishing_config",
     "train_text_encoder": "text_encoder_lr",
-    "noise_offset": "noise_offset_probability",
-    "timestep_bias_strategy": "timestep_bias_begin timestep_bias_end timestep_bias_multiplier "
-    "timestep_bias_portion",
     "validation_external_script": "validation_external_background",
     "validation_adapter_path": "validation_adapter_mode validation_adapter_name "
     "validation_adapter_strength",

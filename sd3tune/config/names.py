@@ -275,10 +275,53 @@ DATASET_REASONS = {
 
 # Values of settings: (why sd3tune does not have it, the nearest that it has). Those of settings
 # that choose a row of a table are beside the table, in sd3tune/tables.
+NO_WEBSHART = "shards of the webshart package are not read"
 VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "gradient_checkpointing_backend": {
         f"{name}-ffn": ("whole blocks are checkpointed, not their feed-forward layers", name)
         for name in ("torch", "unsloth")
+    },
+    "mixed_precision": {
+        "fp8": ("autocast in fp8 needs arithmetic that is not built in: fp8 is for storage", "bf16")
+    },
+    "sageattention_usage": dict.fromkeys(
+        ("training", "training+inference"),
+        ("SageAttention has no backward pass, so that attention would not be trained", "inference"),
+    ),
+    "aspect_bucket_alignment": dict.fromkeys(
+        ("8", "16", "24", "32"), ("sides are multiples of 64 pixels for SD3", "64")
+    ),
+    "dynamo_backend": dict.fromkeys(
+        "aot_ts_nvfuser nvprims_nvfuser cudagraphs ofi fx2trt onnxrt tensorrt ipex tvm hpu_backend"
+        "".split(),
+        (
+            "it is no longer in PyTorch, needs other hardware or compiles for inference only",
+            "inductor",
+        ),
+    ),
+    "attention_mechanism": {
+        **dict.fromkeys(
+            ("native-npu", "native-xla"),
+            ("it is for devices that sd3tune does not run on", "native"),
+        ),
+        **dict.fromkeys(
+            "flash-attn flash-attn-2 flash-attn-3 flash-attn-hub flash-attn-3-hub flash-attn-4-hub "
+            "flash-attn-3-varlen flash-attn-varlen-hub flash-attn-3-varlen-hub".split(),
+            ("PyTorch has this kernel itself", "native-flash"),
+        ),
+        **dict.fromkeys(
+            ("flex", "sla"),
+            ("it is for masked and sparse attention, and SD3's is neither", "native"),
+        ),
+        **dict.fromkeys(
+            "sageattention-int8-fp16-triton sageattention-int8-fp16-cuda "
+            "sageattention-int8-fp8-cuda".split(),
+            ("the package chooses its kernel for the card", "sageattention"),
+        ),
+        **dict.fromkeys(
+            "metal-flash-attention metal-flash-attention-int8 metal-flash-attention-int4".split(),
+            ("it needs an extension that is not part of PyTorch", "sliced"),
+        ),
     },
     "quantize_via": {
         "pipeline": (
@@ -292,6 +335,12 @@ VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
         "euler-a": ("diffusers has none for flow matching", "euler"),
     },
+    "caption_strategy": {"webshart": (NO_WEBSHART, "textfile")},
+    "metadata_backend": {"webshart": (NO_WEBSHART, "discovery")},
+    "conditioning_type": dict.fromkeys(
+        ("controlnet", "reference_strict", "reference_loose"),
+        ("SD3 is trained without conditioning images; a mask weights the loss", "mask"),
+    ),
     "lora_init_type": {
         "loftq": ("base_model_precision decides how weights are quantised", "default")
     },
@@ -304,8 +353,8 @@ def supported(setting: str) -> Callable[[Any], Any]:
     table = VALUES[setting]
 
     def passed(value: Any) -> Any:
-        if isinstance(value, str) and value in table:
-            reason, nearest = table[value]
+        if str(value) in table:
+            reason, nearest = table[str(value)]
             raise ValueError(f"is not supported: {reason}; use {nearest}")
         return value
 

@@ -133,7 +133,8 @@ ELSEWHERE = (
     ),
     Unsupported(
         "is not supported: noise levels are logit-normal, as SD3 was trained",
-        "leave it out, or set flow_use_uniform_schedule or flow_use_beta_schedule",
+        "leave it out, or set flow_use_uniform_schedule, flow_use_beta_schedule or loss_weighting; "
+        "`sd3tune config import` translates a whole file",
         "weighting_scheme timestep_sampling timestep_type timestep_distribution mode_scale "
         "logit_mean noising_weight noising_bias min_timestep max_timestep min_noising_strength "
         "max_noising_strength sigma_sampling linear_timesteps timestep_sample_method",
@@ -378,8 +379,8 @@ ELSEWHERE = (
     ),
     Unsupported(
         SECTION,
-        "write settings at the top level of config.json, datasets into multidatabackend.json; "
-        "`sd3tune demo DIR` writes an example",
+        "`sd3tune config import FILE` translates a file of kohya, OneTrainer, ai-toolkit or "
+        "diffusers; in a file of sd3tune, settings stand at the top level",
         "job process network save train model sample samples datasets concepts meta "
         "general subsets ema_config unet transformer text_encoder text_encoder_1 text_encoder_2 "
         "text_encoder_3 prior optimizer_defaults additional_embeddings secrets cloud "

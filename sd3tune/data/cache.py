@@ -15,12 +15,12 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +31,9 @@ from sd3tune.data.buckets import Geometry, Size
 from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry
 from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir, disk, drafts
+
+if TYPE_CHECKING:
+    from sd3tune.data.cache_bucket import CacheBucket
 
 VERSION = 3  # of the meaning of an entry; a higher number makes every key new
 INDEX, SHARDS = "index.sqlite", cachedir.SHARDS
@@ -73,8 +76,9 @@ class EntryLocation:
 class TensorCache:
     """A cache folder. Several threads and processes may use it at the same time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, bucket: "CacheBucket | None" = None) -> None:
+        """bucket: where the shards are stored too."""
+        self.folder, self.bucket = folder, bucket
         self._shards = folder / SHARDS
         self._places: dict[str, EntryLocation] | None = None
         self._open: OrderedDict[str, tuple[Any, dict[str, str]]] = OrderedDict()
@@ -138,6 +142,21 @@ class TensorCache:
                 yield None if descriptor is None else Draft(self, draft, final, descriptor)
         except OSError as e:
             raise unwritable(self.folder, e) from None
+
+    def exchange(self, wanted: Set[str]) -> None:
+        """Fetches what the bucket has of these keys and this folder lacks, and stores there what an
+        interrupted run could not. Raises DataError."""
+        if self.bucket is None:
+            return
+        missing = wanted - self.places.keys()
+        try:
+            if missing:
+                self.bucket.fetch(self._shards, missing)
+        except OSError as e:
+            raise unwritable(self.folder, e) from None
+        self.refresh()
+        held = {place.shard for key, place in self.places.items() if key in wanted}
+        self.bucket.store(self._shards / name for name in sorted(held))
 
     def refresh(self) -> None:
         """Reads the index and the shards again: another process may have written."""
@@ -320,6 +339,8 @@ class Draft:
         OSError."""
         drafts.fill(self.descriptor, shards.serialised(entries, problems))
         drafts.finish(self.draft, self.final, self.descriptor)
+        if self.cache.bucket is not None:
+            self.cache.bucket.store([self.final])
         for key in entries:
             self.cache.places[key] = EntryLocation(self.final.name)
         for key, why in problems.items():

@@ -1,6 +1,5 @@
 """Lists and reads the objects of an S3-compatible store; it never writes."""
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from io import BufferedReader
@@ -9,13 +8,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from sd3tune.data import objects
+from sd3tune.data.bucket_server import connected
 from sd3tune.data.sources import CAPTION_BYTES, IMAGE_BYTES, Source, Tell
 from sd3tune.errors import DataError
 
 if TYPE_CHECKING:
     from sd3tune.config.datasets.storage import Stored
 
-SESSION_TOKENS = ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 HEADER_BYTES = 64 * 1024  # enough for the header of nearly every image
 
 
@@ -35,40 +34,7 @@ class S3Bucket(Source):
 
     @cached_property
     def _fs(self) -> Any:
-        d = self._dataset
-        try:
-            import s3fs
-        except ImportError:
-            raise DataError(
-                f"dataset `{d.id}`: type=aws needs s3fs, which is not installed",
-                hint="pip install 'sd3tune[s3]'",
-            ) from None
-        self._keep_session_token()
-        secret = d.aws_secret_access_key
-        region = {"region_name": d.aws_region_name} if d.aws_region_name else {}
-        return s3fs.S3FileSystem(
-            key=d.aws_access_key_id,
-            secret=secret.get_secret_value() if secret else None,
-            endpoint_url=d.aws_endpoint_url,
-            client_kwargs=region,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
-
-    def _keep_session_token(self) -> None:
-        """Raises DataError if a session token of the environment would be sent to an endpoint other
-        than Amazon's."""
-        d = self._dataset
-        host = urlsplit(d.aws_endpoint_url or "").hostname or ""
-        amazon = not host or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-        token = next((n for n in SESSION_TOKENS if os.environ.get(n)), None)
-        if token and not amazon and not (d.aws_access_key_id and d.aws_secret_access_key):
-            raise DataError(
-                f"dataset `{d.id}`: `aws_endpoint_url={d.aws_endpoint_url}` is not Amazon's, and "
-                f"{token} of the environment would be sent to it",
-                hint="set aws_access_key_id and aws_secret_access_key in the dataset, as "
-                f"{{env:NAME}}, or unset {token}",
-            )
+        return connected(self._dataset, self._dataset.id)
 
     @cached_property
     def _objects(self) -> dict[str, dict[str, Any]]:

@@ -126,7 +126,7 @@ def pipeline(model: Path) -> Any:
     import torch
     from diffusers import StableDiffusion3Pipeline
 
-    pipe = StableDiffusion3Pipeline.from_pretrained(str(model), torch_dtype=torch.float32)
+    pipe = StableDiffusion3Pipeline.from_pretrained(str(model), dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

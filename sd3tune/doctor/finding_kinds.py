@@ -52,6 +52,8 @@ _TABLE: dict[str, tuple[tuple[str, str], ...]] = {
         ("software.packages", "Packages whose versions are in the tested range."),
         ("software.imports", "Packages that a run needs, and that can be imported."),
         ("software.*", "A package is missing, cannot be imported or has an untested version."),
+        ("hub.endpoint", "The hub that models come from; HF_ENDPOINT names another one."),
+        ("wandb.login", "Whether Weights & Biases has a key; without one runs stay in files."),
         ("hub.login", "Whether the hub accepts the login. Released models need one."),
         ("hub.cache", "Whether downloaded models can be kept in their folder."),
     ),

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sd3tune.config.datasets.image_dataset import ImageDataset
+from sd3tune.config.datasets.bucket_caches import kept_in_bucket
+from sd3tune.config.datasets.image_dataset import ImageDataset, TextEmbeds
+from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data.cache import TensorCache, latent_key, mask_key, text_key
+from sd3tune.data.cache_bucket import CacheBucket
 from sd3tune.data.digests import KnownFiles
 from sd3tune.data.discover import Sample
 from sd3tune.data.loader import Epoch, Loader
@@ -47,11 +50,11 @@ class Caches:
         folders = {d.cache_dir_vae for d in datasets.all}
         folders |= {d.cache_dir_vae / epoch_folder(plan) for d in datasets.all}
         folders |= {datasets.text_of(d).cache_dir for d in datasets.all} | {datasets.text.cache_dir}
-        text = text_identity(plan)
+        text, buckets = text_identity(plan), _buckets(datasets)
         blank = plan.captions.blank_clip, plan.captions.blank_t5
         return cls(
             prepared,
-            {folder: TensorCache(folder) for folder in folders},
+            {folder: TensorCache(folder, buckets.get(folder)) for folder in folders},
             text,
             f"{text} {blank}",
             f"{weights.identity(plan.model.source, 'vae')} {plan.precision.vae.value}",
@@ -163,6 +166,14 @@ class Caches:
 
     def _settings(self, sample: Sample) -> ImageDataset:
         return self.prepared.dataset(sample.dataset)
+
+
+def _buckets(datasets: Datasets) -> dict[Path, CacheBucket]:
+    """The buckets of caches that are kept in one too, by the folder on this machine."""
+    entries: list[tuple[Path, ImageDataset | TextEmbeds]]
+    entries = [(d.cache_dir_vae, d) for d in datasets.all]
+    entries += [(t.cache_dir, t) for t in datasets.texts.values()]
+    return {folder: CacheBucket(entry) for folder, entry in entries if kept_in_bucket(entry)}
 
 
 def _of_another_kind(cache: TensorCache, key: str) -> DataError:

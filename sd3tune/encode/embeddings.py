@@ -32,6 +32,7 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
     for folder, captions in caches.wanted_text(prompts).items():
         cache = caches.folders[folder]
         cache.mend()
+        cache.exchange({caches.text_key(c) for c in captions})
         lost = sorted(c for c in captions if not cache.has(caches.text_key(c)))
         if lost and _skipped(caches, folder):
             raise DataError(

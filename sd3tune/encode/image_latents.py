@@ -75,9 +75,7 @@ def fill_epoch(caches: Caches, epoch: int, device: torch.device) -> None:
     for name, samples in mine.items():
         own = list(samples.values())
         encode(caches, {name: own}, device, caches.epoch_of)
-        keys = {caches.key(s) for s in own}
-        keys |= {k for s in own if (k := caches.mask_key(s))}
-        wanted.setdefault(caches.epoch_of(name), set()).update(keys)
+        wanted.setdefault(caches.epoch_of(name), set()).update(_keys(caches, own))
     for cache, keys in wanted.items():
         cache.prune(keys)
 
@@ -97,9 +95,11 @@ def encode(
     for name in sorted(samples):
         cache = cache_of(name)
         if "vae" in prepared.dataset(name).skip_file_discovery:
+            cache.exchange(_keys(caches, samples[name]))
             _refuse_missing(caches, cache, samples[name])
             continue
         cache.mend()
+        cache.exchange(_keys(caches, samples[name]))
         ordered = sorted(samples[name], key=lambda s: (s.geometry.bucket, s.name))
         have = taken.setdefault(cache, set())
         new = {caches.key(s): s for s in ordered}
@@ -126,6 +126,12 @@ def encode(
                 fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
     for name in missing:  # those with nothing missing too: a run may have been killed before this
         cache_of(name).finish()
+
+
+def _keys(caches: Caches, samples: Sequence[Sample]) -> set[str]:
+    """The keys of images and of their masks."""
+    keys = {caches.key(s) for s in samples}
+    return keys | {m for s in samples if (m := caches.mask_key(s))}
 
 
 def _refuse_missing(caches: Caches, cache: TensorCache, samples: Sequence[Sample]) -> None:

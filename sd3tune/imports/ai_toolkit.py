@@ -248,6 +248,11 @@ def _sized(t: Translation, left: dict[str, Any], trigger: Any, document: Documen
     if rules.flag(left.pop("is_reg", False)):
         put("is_reg", True, is_regularisation_data=True)
     masks = left.pop("mask_path", None)
+    if masks and "masked_loss_normalize" not in t.config:
+        t.choose("ai-toolkit divides a mask by its mean", masked_loss_normalize=True)
+    lightest = left.pop("mask_min_value", 0.0)
+    if masks and lightest:
+        t.drop_once("mask_min_value", lightest, "black counts as 0 here: brighten the masks")
     mapped = {k: row for k, row in mapped.items() if k in written or k == "trigger_word"}
     for key, value in left.items():
         if key.startswith("cache_"):

@@ -14,8 +14,11 @@ from sd3tune.filesystem import opening, safetensors_header
 from sd3tune.filesystem.safetensors_header import Header
 from sd3tune.formats.adapter_description import describe
 from sd3tune.formats.initial_adapter import refuse_unfit
+from sd3tune.imports import kohya, onetrainer
 from sd3tune.imports import shared_rules as rules
+from sd3tune.imports.foreign_file import Document
 from sd3tune.imports.translation import Chosen, Translation
+from sd3tune.tables.architectures import ARCHITECTURES
 
 # ss_ names of sd-scripts -> its options; `ss_` plus the option's name needs no entry.
 SS_NAMES = {
@@ -53,13 +56,13 @@ def adapter_translation(path: Path) -> Translation:
     """A run that continues an adapter. Raises ModelError where it cannot be read, and ConfigError
     where its metadata holds no numbers."""
     header = safetensors_header.read(path)
-    settings = training_settings(header)
+    settings, inner = training_settings(header), onetrainer_config(path, header)
     if settings:
-        from sd3tune.imports import kohya
-        from sd3tune.imports.foreign_file import Document
-
         t = kohya.translate(Document(path, "toml", settings))
         t.trainer = f"an adapter of {kohya.NAME}"
+    elif inner is not None:
+        t = onetrainer.translate(inner)
+        t.trainer = f"an adapter of {onetrainer.NAME}"
     else:
         t = Translation("an adapter", {})
         rules.results_folder(t, "")
@@ -82,20 +85,35 @@ def continue_from(t: Translation, path: Path) -> None:
         alpha = float(f"{float(scale) * rank:.7g}")
         t.map(f"its {seen.alpha_from}: alpha", alpha, lora_alpha=alpha)
     t.config.setdefault("lora_dropout", 0.0)
-    if seen.model.startswith("sd3") and "pretrained_model_name_or_path" not in t.config:
-        t.map("its tensors: model", seen.model, model_flavour=seen.model.removesuffix(" (tiny)"))
-    for key in STEPS:
-        if key in header.metadata:
-            t.chosen.append(Chosen("max_train_steps", t.config.get("max_train_steps", "as set"),
-                            f"{header.metadata[key]} steps were trained before; steps of this run "
-                            "count from 0"))  # fmt: skip
-            break
+    if seen.model in ARCHITECTURES and "pretrained_model_name_or_path" not in t.config:
+        t.map("its tensors: model", seen.model, model_flavour=seen.model)
+    if (steps := steps_before(header)) is not None:
+        reason = f"{steps} steps were trained before; steps of this run count from 0"
+        t.chosen.append(Chosen("max_train_steps", t.config.get("max_train_steps"), reason))
     if (word := trigger(header)) is not None:
         t.chosen.append(Chosen("instance_prompt", word, "the trigger word of the adapter: captions "
                         "of the dataset should have it"))  # fmt: skip
         for dataset in t.datasets:
             if dataset.get("caption_strategy") == "instanceprompt":
                 dataset.setdefault("instance_prompt", word)
+
+
+def onetrainer_config(path: Path, header: Header) -> Document | None:
+    """The configuration that OneTrainer writes into its files where it is told to."""
+    for text in header.metadata.values():
+        if text.startswith("{") and "training_method" in text:
+            document = Document(path, "json", _parsed(text))
+            if onetrainer.recognised(document):
+                return document
+    return None
+
+
+def steps_before(header: Header) -> str | None:
+    """How many steps the adapter was trained, as its metadata says."""
+    info = _parsed(header.metadata.get("training_info", ""))  # ai-toolkit
+    if isinstance(info.get("step"), int):
+        return str(info["step"])
+    return next((header.metadata[key][:20] for key in STEPS if key in header.metadata), None)
 
 
 def trigger(header: Header) -> str | None:

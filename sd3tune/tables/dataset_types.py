@@ -60,7 +60,7 @@ CONDITIONING = DatasetType(
 TEXT_EMBEDS = DatasetType(
     "text_embeds", "keep_captions", "the cache of encoded captions",
     "sd3tune.config.datasets.image_dataset:TextEmbeds", "cached captions", "a text_embeds entry",
-    storages=("local",), why_only="encoded captions are kept on a local disk",
+    storages=("local", "aws"), why_only="encoded captions are kept in a folder or in a bucket",
     inherited=("write_batch_size",), folders={"cache_dir": "text/sd3"},
 )  # fmt: skip
 

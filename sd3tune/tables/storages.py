@@ -55,7 +55,15 @@ CSV = Storage(
     "{d.csv.path}", key_as_written="csv_file", captions="csv", without=("textfile",),
 )  # fmt: skip
 
-STORAGES = Table("a storage", (LOCAL, AWS, HUGGINGFACE, CSV))
+STORAGES = Table(
+    "a storage",
+    (LOCAL, AWS, HUGGINGFACE, CSV),
+    refused={
+        "webshart": "is not supported: shards of the webshart package are not read",
+        "memory": "is not supported: what is encoded is kept in a folder, so that a run that "
+        "continues need not encode it again",
+    },
+)
 
 
 def owners() -> dict[str, tuple[str, ...]]:

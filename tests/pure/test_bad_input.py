@@ -47,7 +47,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "more processes than any machine has": (lambda p: p.config(num_processes=99999999), [], "`num_processes=99999999` must be at most 1024", "one for each device"),
     "below its limit": (lambda p: p.config(lora_rank=0), [], "`lora_rank=0` must be at least 1", "16"),
     "not a number": (lambda p: p.write("config/config.json", '{"output_dir":"o","max_train_steps":1,"learning_rate":NaN}'), [], "learning_rate", "rate"),
-    "not a choice": (lambda p: p.config(mixed_precision="fp8"), [], "`mixed_precision=fp8` must be one of", "Autocast"),
+    "not a choice": (lambda p: p.config(mixed_precision="fp8"), [], "`mixed_precision=fp8` is not supported: autocast in fp8", "use mixed_precision=bf16"),
     "known and unsupported": (lambda p: p.config(init_lokr_norm=1), [], "`init_lokr_norm=1` is not supported", "leave it out"),
     "torchao's weights": (lambda p: p.config(base_model_precision="int8-torchao"), [], "`base_model_precision=int8-torchao` is not supported: torchao", "use base_model_precision=int8-quanto"),
     "sdnq's weights": (lambda p: p.config(text_encoder_3_precision="uint4-sdnq"), [], "`text_encoder_3_precision=uint4-sdnq` is not supported", "use text_encoder_3_precision=int4-quanto"),
@@ -76,7 +76,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "no such checkpoint": (lambda p: p.config(resume_from_checkpoint="checkpoint-7"), [], "there is no such folder", "latest"),
     "dora for others of split weights": (lambda p: p.config(fsdp_enable=True, use_dora=True, lora_format="comfyui"), [], "lora_format=comfyui of DoRA needs whole weights", "sd3tune export"),
     "too many machines": (lambda p: p.config(num_machines=2, machine_rank=2), [], "machine_rank=2 must be below num_machines=2", "machines are numbered from 0"),
-    "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training", "no backward"),
+    "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training` is not supported: SageAttention has no backward", "use sageattention_usage=inference"),
     "missing key": (lambda p: p.config(output_dir=...), [], "`output_dir` is missing", "checkpoints"),
     "no length": (lambda p: p.config(max_train_steps=...), [], "neither max_train_steps nor num_train_epochs", "set one"),
     "two lengths": (lambda p: p.config(num_train_epochs=2), [], "are both set", "set one"),
@@ -154,7 +154,8 @@ def test_a_model_of_another_family_is_one_problem(
 ) -> None:
     """What its folder lacks as a folder of SD3 does not matter."""
     project.write("m/transformer/config.json", '{"_class_name": "FluxTransformer2DModel"}')
-    assert exit_code(["plan", "pretrained_model_name_or_path=m"], monkeypatch) == 1
+    words = ["plan", "config/config.json", "pretrained_model_name_or_path=m"]
+    assert exit_code(words, monkeypatch) == 1
     out, err = capsys.readouterr()
     error, hint = (line for line in err.splitlines() if ": " in line)
     assert out == "" and "holds a FluxTransformer2DModel, not an SD3 transformer" in error

@@ -183,10 +183,11 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"id": "../a"}], f"{D}: the id `../a` cannot name a folder", "use letters, digits, spaces, dots, dashes and underscores, at most 100"),
     ([{"instance_data_dir": "photos"}], f"{D}: entry 1 has no id", 'give every dataset an "id" of its own'),
     ([IMAGES | {"disabled": "maybe"}], f"{D}: entry 1: `disabled=maybe` must be true or false", "write true or false"),
-    ([IMAGES | {"type": "webshart"}], f"{D}: dataset `a`: `type=webshart` is not supported", "type is local, aws, huggingface, csv; disabled=true skips a dataset"),
+    ([IMAGES | {"type": "webshart"}], f"{D}: dataset `a`: `type=webshart` is not supported: shards of the webshart package are not read", "type is local, aws, huggingface, csv; disabled=true skips a dataset"),
     ([IMAGES | {"type": "aws"}], f"{D}: dataset `a`: type=aws needs aws_bucket_name", "add it"),
     ([IMAGES | {"aws_bucket_name": "b"}], f"{D}: dataset `a`: aws_bucket_name belongs to type=aws, this dataset has type=local", "leave one of them out"),
-    ([IMAGES, TEXT | {"type": "aws"}], f"{D}: dataset `t`: `type=aws` is not supported: encoded captions are kept on a local disk", "type is local; disabled=true skips a dataset"),
+    ([IMAGES, TEXT | {"type": "aws"}], f"{D}: dataset `t`: type=aws needs aws_bucket_name", "add it"),
+    ([IMAGES, TEXT | {"type": "csv"}], f"{D}: dataset `t`: `type=csv` is not supported: encoded captions are kept in a folder or in a bucket", "type is local, aws; disabled=true skips a dataset"),
     ([IMAGES | {"dataset_type": "video"}], f"{D}: dataset `a`: `dataset_type=video` is not for SD3 images", "dataset_type is image, eval, conditioning, text_embeds; disabled=true skips a dataset"),
     ([IMAGES | {"data_generator": "canny"}], f"{D}: dataset `a`: `data_generator=canny` is not supported: conditioning images are not made from others", "leave it out; masks are files of a dataset of their own, named in conditioning_data"),
     ([IMAGES | {"hash_filenames": False}], f"{D}: dataset `a`: `hash_filenames=false` is not supported: entries of a cache are named by a hash of their content", "leave it out"),
@@ -256,7 +257,7 @@ def prompts(library: Any, **settings: Any) -> tuple[Prompt, ...]:
     "kind, problem",
     [({"type": "webshart"}, "type=webshart"), ({"type": ["x"]}, "type=['x']"),
      ({"dataset_type": "images"}, "dataset_type=images"),
-     ({"dataset_type": "text_embeds", "type": "aws"}, "type=aws")],
+     ({"dataset_type": "text_embeds", "type": "csv"}, "type=csv")],
 )  # fmt: skip
 def test_a_wrong_type_hides_no_other_problem_of_its_entry(
     load: Load, kind: dict[str, Any], problem: str

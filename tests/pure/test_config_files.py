@@ -35,7 +35,7 @@ def words(*words: str, texts: Any = ()) -> dict[str, Any]:
     return read_words(words, Problems(), texts).values
 
 
-DEMO = "`sd3tune demo DIR` writes a working example of every file"
+DEMO = "`sd3tune config example` writes an example of every file, `sd3tune demo DIR` a whole run"
 BAD_JSON: list[tuple[bytes | None, str, str]] = [
     (None, "no such thing: `c.json`", DEMO),
     (b"", "`c.json` is empty", DEMO),

@@ -80,6 +80,63 @@ def test_every_optimizer_is_taken_or_refused_with_a_reason(name: str) -> None:
     assert reading.problems or reading.settings.optimizer == name
 
 
+def choices() -> dict[str, list[str]]:
+    """The values that SimpleTuner has for each of its settings that are a choice of words."""
+    lines = (LIST.parent / "values.txt").read_text().replace("\n  ", " ").splitlines()
+    pairs = (line.split(": ") for line in lines if not line.startswith("#"))
+    return {name: values.split() for name, values in pairs}
+
+
+CHOICES = choices()
+
+
+def test_the_list_of_values_is_whole() -> None:
+    assert len(CHOICES) == 60
+    assert sum(map(len, CHOICES.values())) == 315
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_value_of_a_choice_is_taken_or_refused_with_a_reason(name: str) -> None:
+    for value in CHOICES[name]:
+        asked = {"output_dir": "o", "max_train_steps": 1, name: value}
+        Path("c.json").write_text(json.dumps(asked))
+        for problem in read(Path("c.json")).problems:
+            assert "must be one of" not in problem.message and problem.hint, problem
+
+
+OF_DATASETS = {  # the values of SimpleTuner, by the dataset_type that has them
+    "image": {
+        "metadata_backend": "discovery json filesystem parquet huggingface webshart",
+        "caption_strategy": "filename textfile instanceprompt parquet csv huggingface webshart",
+        "type": "local aws csv huggingface webshart",
+        "resolution_type": "pixel area pixel_area",
+        "crop_aspect": "square preserve random closest",
+        "crop_style": "random corner center centre face",
+        "dataset_type": "image conditioning eval text_embeds image_embeds video audio caption "
+        "conditioning_image_embeds distillation_cache grounding",
+    },
+    "conditioning": {
+        "conditioning_type": "mask segmentation controlnet reference_strict reference_loose"
+    },
+    "text_embeds": {"type": "local aws memory webshart"},
+}
+
+
+@pytest.mark.parametrize("kind", OF_DATASETS)
+def test_every_value_of_a_key_is_taken_or_refused_with_a_reason(kind: str) -> None:
+    run = Config(output_dir="o", data_backend_config="d", max_train_steps=1)
+    refused = set()
+    for key, values in OF_DATASETS[kind].items():
+        for value in values.split():
+            entry = {"id": "a", "instance_data_dir": "p", "dataset_type": kind} | {key: value}
+            Path("d.json").write_text(json.dumps([entry]))
+            for problem in read_datasets(Path("d.json"), run)[1]:
+                if f"`{key}={value}`" in problem.message:
+                    refused.add(value)
+                    assert re.search(r"is not (supported:|for SD3)", problem.message), problem
+    assert not refused & {"filename", "discovery", "json", "local", "aws", "centre", "mask"}
+
+
 @pytest.mark.parametrize("name", VOCABULARY["lr_scheduler"])
 def test_every_schedule_is_taken_or_refused_with_a_reason(name: str) -> None:
     asked = {"output_dir": "o", "max_train_steps": 1, "lr_scheduler": name}

@@ -107,7 +107,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"trigger_word": "p3r5on"}, '"instance_prompt": "p3r5on"'),
     ({"name_or_path": "a/b"}, "write pretrained_model_name_or_path=a/b"),
     ({"guidance_scale": 4}, "write validation_guidance=4"),
-    ({"job": "extension"}, "top level of config.json"),
+    ({"job": "extension"}, "config import FILE"),
     ({"gradient_accumulation": 2}, "write gradient_accumulation_steps=2"),
     # older SimpleTuner
     ({"flux_schedule_shift": 3}, "write flow_schedule_shift=3"),
@@ -253,8 +253,8 @@ INERT: list[tuple[dict[str, Any], str]] = [
     ({"singlora_ramp_up_steps": 100, "peft_lora_mode": "standard"}, "peft_lora_mode is off"),
     ({"text_encoder_lr": 5e-5}, "train_text_encoder is off"),
     (
-        {"timestep_bias_portion": 0.25, "timestep_bias_strategy": "none"},
-        "timestep_bias_strategy is off",
+        {"timestep_bias_portion": 0.25, "timestep_bias_strategy": "later"},
+        "it has no effect on flow matching, nor has it in SimpleTuner",
     ),
     ({"pixart_sigma": "false"}, "the value asks for nothing"),
     ({"stable_diffusion_3": "true"}, "the value asks for nothing"),

@@ -149,7 +149,7 @@ ALWAYS = """
     pretrained_transformer_model_name_or_path webhook_config report_to
     instance_prompt prepend_instance_prompt only_instance_prompt disable_multiline_split
     max_upscale_threshold skip_file_discovery preserve_data_backend_cache metadata_update_interval
-    read_batch_size image_processing_batch_size disable_tf32
+    read_batch_size image_processing_batch_size disable_tf32 loss_weighting
 """.split()
 
 
@@ -202,7 +202,7 @@ DATASETS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"caption_strategy": "instanceprompt", "instance_prompt": "x"}, {"prepend_instance_prompt": True, "caption_shuffle": {}, "caption_filter_list": ["a"]}, "instance_prompt is the only caption"),
     ({}, {"disable_multiline_split": True}, "captions are not read from .txt"),
     ({}, {"parquet": {"path": "x.parquet"}, "csv": {"path": "x.csv"}}, "neither caption_strategy nor"),
-    ({}, {"aws_data_prefix": "p", "aws_endpoint_url": "https://s3.example.com", "aws_region_name": "r", "aws_access_key_id": "k", "aws_secret_access_key": "s"}, "type is local, not aws"),
+    ({}, {"aws_data_prefix": "p", "aws_cache_prefix": "c", "aws_endpoint_url": "https://s3.example.com", "aws_region_name": "r", "aws_access_key_id": "k", "aws_secret_access_key": "s"}, "type is local, not aws"),
     ({}, {"dataset_config": "c", "split": "test", "revision": "v1", "huggingface": {"image_column": "i"}}, "type is local, not huggingface"),
     ({}, {"allow_private_hosts": True, "max_download_mib": 1, "max_download_seconds": 9}, "type is local, not csv"),
     ({}, {"read_batch_size": 3}, "files of type=local are not fetched"),

@@ -207,6 +207,17 @@ def test_folders_of_kohya_say_how_often_and_what_is_on_the_pictures() -> None:
     assert reg["is_regularisation_data"] and reg["instance_data_dir"] == str(Path("reg").absolute())
 
 
+def test_a_batch_file_of_windows_is_read_with_its_backslashes() -> None:
+    t = read(
+        "@echo off\nREM --network_dim 64\nset DIM=12\nset DATA=.\\img\n"
+        "accelerate launch sd3_train_network.py ^\n  --network_dim %DIM% ^\n"
+        '  --pretrained_model_name_or_path "C:\\models\\sd3.5 large.safetensors" ^\n'
+        "  --train_data_dir %DATA% --max_train_steps 10 ^\n  --caption_extension .txt\npause\n"
+    )
+    assert t.config["lora_rank"] == 12 and [d["id"] for d in t.datasets] == ["10_dog", "3_cat"]
+    assert t.config["pretrained_model_name_or_path"] == "C:\\models\\sd3.5 large.safetensors"
+
+
 def test_a_command_names_files_that_are_read_too(tmp_path: Path) -> None:
     Path("base.toml").write_text(toml(published.KOHYA_16GB))
     Path("data.toml").write_text(toml(published.KOHYA_DATASETS))
@@ -417,6 +428,33 @@ def test_an_adapter_without_metadata_still_says_rank_alpha_and_model() -> None:
     assert (t.config["lora_rank"], t.config["lora_alpha"]) == (8, 4.0)
     assert t.config["model_flavour"] == "sd3-medium"
     assert [c.result for c in t.chosen if c.ours == "instance_prompt"] == ["p3r5on"]
+
+
+def test_files_of_ai_toolkit_and_onetrainer_say_how_they_were_trained() -> None:
+    one = translated(adapter("one", training_info='{"step": 2000, "epoch": 7}'))
+    assert any("2000 steps" in c.reason for c in one.chosen)
+    two = translated(adapter("two", ot_config=json.dumps(published.ONETRAINER_SCRIPT)))
+    assert (two.config["learning_rate"], two.config["lora_alpha"]) == (2e-5, 4.0)
+    assert two.datasets[0]["repeats"] == 2 and two.trainer == "an adapter of OneTrainer"
+
+
+def test_damaged_metadata_is_no_traceback() -> None:
+    junk = {"ss_network_module": "x", "ss_learning_rate": "fast", "ss_dataset_dirs": "[1]",
+            "ss_tag_frequency": '{"a": 3}', "training_info": "{", "ot": '{"training_method": 1}',
+            "ss_optimizer": "(((", "ss_network_dim": "None"}  # fmt: skip
+    t = translated(adapter("junk", **junk))
+    assert "learning_rate" in unmapped(t) or files_of(t)[CONFIG].get("learning_rate") != "fast"
+    assert "learning_rate" not in files_of(t)[CONFIG]
+
+
+def test_the_file_of_kohyas_window_counts_warm_up_in_percent() -> None:
+    t = read({"LoRA_type": "Standard", "network_dim": 8, "network_alpha": 4, "epoch": 3,
+              "max_train_steps": 200, "lr_warmup": 10, "lr_scheduler": "cosine",
+              "optimizer": "AdamW8bit", "max_resolution": "512,512", "max_train_epochs": 0,
+              "train_data_dir": "img", "learning_rate": 1e-4, "unet_lr": 0.0})  # fmt: skip
+    assert t.config["num_train_epochs"] == 3 and t.config["resolution"] == 512
+    assert t.config["optimizer"] == "bnb-adamw8bit" and t.config["learning_rate"] == 1e-4
+    assert len(t.datasets) == 2 and "share of the run" in unmapped(t)["lr_warmup_steps"]
 
 
 def test_what_is_not_an_adapter_is_refused(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_what_the_hub_hears_of_holds_no_value_of_this_machine(
 
 @pytest.mark.parametrize(
     "entry",
-    [{"id": "t", "dataset_type": "text_embeds", "aws_secret_access_key": "{env:MY_S3_KEY}"},
+    [{"id": "t", "dataset_type": "text_embeds", "aws_secret_access_key": ["{env:MY_S3_KEY}"]},
      BUCKET | {"aws_secret_access_key": ["{env:MY_S3_KEY}"]},
      BUCKET | {"aws_access_key_id": [SECRET]}],
 )  # fmt: skip

@@ -22,7 +22,8 @@ def test_the_wheel_has_the_package_with_its_types_and_nothing_else(tmp_path: Pat
     (wheel,) = (source / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "sd3tune").rglob("*.py")}
-    for folder in ("sd3tune/data/fonts", "sd3tune/live/assets", "sd3tune/demo/painter"):
+    folders = ("data/fonts", "live/assets", "demo/painter", "config/examples")
+    for folder in (f"sd3tune/{name}" for name in folders):
         parts = (p for p in (ROOT / folder).rglob("*") if p.is_file())
         files |= {p.relative_to(ROOT).as_posix() for p in parts}
     assert {n for n in names if ".dist-info/" not in n} == files | {"sd3tune/py.typed"}

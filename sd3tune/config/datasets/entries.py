@@ -8,6 +8,7 @@ from typing import Any
 
 from sd3tune.config import rules
 from sd3tune.config.accepted import ACCEPTED_NAMES, DATASET_ACCEPTED_NAMES
+from sd3tune.config.datasets import bucket_caches
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.paths import FOLDERS, PATHS, make_absolute
 from sd3tune.config.files.placeholders import ACCESS_ID, ANY, Allowed, fill_in
@@ -98,6 +99,7 @@ def read(
     asked, passed_over = known_settings(asked, kind, location, own, _foreign(kind))
     notes = notes_on(passed_over, written_keys) + notes
     asked = {k: v for k, v in asked.items() if k not in FOLDERS or v != ""}
+    asked |= bucket_caches.prefix(asked, keeps_captions=row.use == "keep_captions")
     defaults = _defaults(row, name, config, asked)
     values = make_absolute(defaults | asked, Path(written.file), location.of(), own)
     validated(values, kind, location, own)
@@ -108,8 +110,8 @@ def read(
         own.add(violation.at(location.of_all(violation.settings)))
     for problem in own.ordered(values):
         problems.add(problem)
-    if not isinstance(dataset, TextEmbeds):
-        notes += rules.dataset_notes(dataset)
+    notes += rules.dataset_notes(dataset)
+    notes += bucket_caches.notes(dataset)
     complete = None if own.ordered() else dataset
     folder = None if {"instance_data_dir", "type"} & unusable else _local_folder(dataset)
     named_notes = tuple(f"dataset `{name}`: {note}" for note in notes)
@@ -152,6 +154,7 @@ def _type_of(written: WrittenSettings, name: str, problems: Problems) -> Dataset
     possible = row.storages or tuple(STORAGES)
     if storage not in possible:
         why = "is not supported" + (f": {row.why_only}" if row.why_only else "")
+        why = STORAGES.refused.get(str(storage), why)
         what = f"{where}: `type={shown(storage)}` {why}"
         hint = f"type is {', '.join(possible)}; disabled=true skips a dataset"
         problems.add(ErrorAndHint(what, hint), "type")
@@ -238,5 +241,7 @@ def _contradictions(
         keys = {"type", *owners(), *(storage.key for storage in STORAGES.rows)}
         if keys.isdisjoint(unusable):
             yield from (Violation(("type",), p) for p in dataset.storage_problems())
+    elif dataset.type == "aws" and not dataset.aws_bucket_name:
+        yield Violation(("type",), ErrorAndHint("type=aws needs aws_bucket_name", "add it"))
     if isinstance(dataset, ImageDataset):
         yield from rules.dataset_problems(dataset, config, unusable)

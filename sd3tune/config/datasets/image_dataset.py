@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from sd3tune.config import values
-from sd3tune.config.datasets.storage import Columns, Stored
-from sd3tune.config.fields import Count, Flag, Number, OneOf, Resolution, Settings, Whole
+from sd3tune.config.datasets.storage import BucketKeys, Columns, Stored
+from sd3tune.config.fields import Alignment, Count, Flag, Number, OneOf, Resolution, Settings, Whole
+from sd3tune.config.names import supported
 from sd3tune.tables.dataset_types import DATASET_TYPES
 
 
@@ -70,11 +71,12 @@ class ImageDataset(Stored):
     """Images of wider buckets (width / height) are not used."""
     aspect_bucket_rounding: Whole = Field(2, ge=1, le=9)
     """Decimals to which aspect ratios are rounded; each rounded ratio is a bucket."""
-    aspect_bucket_alignment: Literal[64] = 64
+    aspect_bucket_alignment: Alignment = 64
     """Sides are multiples of 64 pixels for SD3."""
     caption_strategy: Annotated[
         Literal["filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface"],
         BeforeValidator(lambda v: "instanceprompt" if v == "instance_prompt" else v),
+        BeforeValidator(supported("caption_strategy")),
     ] = "filename"
     """The file's name, a .txt or .caption beside it, instance_prompt, or a column of a table."""
     instance_prompt: str | None = None
@@ -100,12 +102,16 @@ class ImageDataset(Stored):
     metadata_backend: Annotated[
         Literal["discovery", "parquet", "csv", "huggingface"],
         BeforeValidator(lambda v: "discovery" if v in ("json", "filesystem") else v),
+        BeforeValidator(supported("metadata_backend")),
     ] = "discovery"
     """Where image sizes are read: from the files' headers, or from columns of a table."""
     metadata_update_interval: Whole = Field(60, ge=60)
     """Seconds between writes of the list of files while they are read for the first time."""
     cache_dir_vae: Path
     """Where encoded images are kept."""
+    aws_cache_prefix: str | None = None
+    """aws: encoded images are kept in the bucket too, below this prefix, from which another machine
+    fetches them. Left out: cache_dir_vae where that is a relative path."""
     vae_cache_clear_each_epoch: Flag = False
     """Take new random crops and aspects in each epoch, and encode them."""
     skip_file_discovery: Annotated[tuple[str, ...], BeforeValidator(values.stages)] = ()
@@ -165,18 +171,21 @@ class Masks(Stored):
 
     dataset_type: Literal["conditioning"] = "conditioning"
     """Marks this entry as masks, used through conditioning_data."""
-    conditioning_type: Literal["mask", "segmentation"] = "mask"
+    conditioning_type: Annotated[
+        Literal["mask", "segmentation"], BeforeValidator(supported("conditioning_type"))
+    ] = "mask"
     """`mask`: the loss is multiplied by the red channel, black 0, white 1. `segmentation`: brighter
     than middle grey is 1, the rest 0."""
 
 
-class TextEmbeds(Settings):
-    """The cache of encoded captions."""
+class CaptionFolder(Settings):
+    """A folder of encoded captions."""
 
     id: str = Field(min_length=1)
     """Name of the entry, unique in the file."""
-    type: Literal["local"] = "local"
-    """Where the files are: a local folder."""
+    type: Literal["local", "aws"] = "local"
+    """`local`: encoded captions are kept in cache_dir. `aws`: also in a bucket, from which another
+    machine fetches them."""
     dataset_type: Literal["text_embeds"] = "text_embeds"
     """Marks this entry as the cache of captions."""
     default: Flag = False
@@ -185,3 +194,11 @@ class TextEmbeds(Settings):
     """Folder of the cache."""
     write_batch_size: Count = 32
     """Captions in a file. An interruption loses at most so many."""
+
+
+class TextEmbeds(CaptionFolder, BucketKeys):
+    """The cache of encoded captions."""
+
+    aws_cache_prefix: str | None = None
+    """aws: prefix of the cache's files in the bucket. Left out: aws_data_prefix, followed by
+    cache_dir where that is a relative path."""

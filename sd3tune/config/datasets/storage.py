@@ -63,8 +63,8 @@ class HubColumns(Settings):
         return self
 
 
-class Stored(Settings):
-    """Where the files of a dataset are."""
+class FolderKeys(Settings):
+    """A dataset's name, the kind of its storage, and its folder."""
 
     id: str = Field(min_length=1)
     """Name of the dataset, unique in the file."""
@@ -73,6 +73,11 @@ class Stored(Settings):
     instance_data_dir: Path | None = None
     """local: the folder, searched with its sub-folders, never written to. csv: where relative
     paths start."""
+
+
+class BucketKeys(Settings):
+    """An S3 bucket, of Amazon or of any server that speaks its protocol."""
+
     aws_bucket_name: str | None = None
     """aws: the bucket."""
     aws_data_prefix: str = ""
@@ -86,6 +91,11 @@ class Stored(Settings):
     credentials are used."""
     aws_secret_access_key: SecretStr | None = None
     """aws: best written as `{env:NAME}`."""
+
+
+class Stored(FolderKeys, BucketKeys):
+    """Where the files of a dataset are."""
+
     dataset_name: str | None = None
     """huggingface: a dataset repository, or a folder in its layout."""
     dataset_config: str | None = None

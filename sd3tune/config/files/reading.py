@@ -18,6 +18,9 @@ from sd3tune.filesystem import opening
 
 VALUE = re.compile(r'("([^"]*)"\s*:\s*")(?:[^"\\]|\\.)*"?')  # a key with a text
 COMMENTS = ("_", "#", "//")  # how keys of JSON begin that are remarks
+EXAMPLES = (
+    "`sd3tune config example` writes an example of every file, `sd3tune demo DIR` a whole run"
+)
 JSON_NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
 
 
@@ -29,7 +32,7 @@ def read_text(path: Path, what: str) -> str:
     except FileNotFoundError:
         raise ConfigError(
             f"no such {what}: `{path}`",
-            hint="`sd3tune demo DIR` writes a working example of every file",
+            hint=EXAMPLES,
         ) from None
     except IsADirectoryError:
         raise ConfigError(
@@ -44,9 +47,7 @@ def read_text(path: Path, what: str) -> str:
             f"`{path}` cannot be read: {e.strerror or e}", hint="check the file and its permissions"
         ) from None
     if not text.strip():
-        raise ConfigError(
-            f"`{path}` is empty", hint="`sd3tune demo DIR` writes a working example of every file"
-        )
+        raise ConfigError(f"`{path}` is empty", hint=EXAMPLES)
     return text
 
 
@@ -81,7 +82,7 @@ def read_json(path: Path, kind: type, what: str, problems: Problems | None = Non
         wanted = "an object { }" if kind is dict else "a list [ ]"
         raise ConfigError(
             f"`{path}` must hold {wanted}, it holds {held}",
-            hint="`sd3tune demo DIR` writes a working example of every file",
+            hint=EXAMPLES,
         )
     return data
 

@@ -128,8 +128,8 @@ def read_file(
     if path.suffix in OTHER_FORMATS and path.is_file():
         raise ConfigError(
             f"`{path}` is a {path.suffix[1:].upper()} file of another program",
-            hint="sd3tune reads config.json, config.toml and config.env; "
-            "docs/reference/settings.md lists what other programs call its settings",
+            hint=f"`sd3tune config import {path}` translates it; sd3tune reads config.json, "
+            "config.toml and config.env",
         )
     if path.suffix == ".env":
         written = read_env(path, problems, texts)

@@ -9,7 +9,7 @@ run_without_effect.py is for a run beside its datasets.
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain
 
-from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.storage import Stored
 from sd3tune.config.rules.contradictions import CONTRADICTIONS
 from sd3tune.config.rules.dataset_contradictions import (
@@ -22,6 +22,7 @@ from sd3tune.config.rules.dataset_without_effect import (
     DATASET_WITHOUT_EFFECT,
     MASKS_WITHOUT_EFFECT,
     STORED_WITHOUT_EFFECT,
+    TEXT_WITHOUT_EFFECT,
 )
 from sd3tune.config.rules.doubtful import DOUBTFUL
 from sd3tune.config.rules.magnitudes import MAGNITUDES
@@ -53,8 +54,10 @@ def dataset_problems(
     yield from violated(FORBIDDEN_BY_RUN, "error", DatasetOfRun(run, dataset), wrong)
 
 
-def dataset_notes(dataset: Stored) -> Iterator[str]:
+def dataset_notes(dataset: Stored | TextEmbeds) -> Iterator[str]:
     """A sentence for each key of a dataset that was set and changes nothing."""
+    if isinstance(dataset, TextEmbeds):
+        return (v.sentence for v in violated(TEXT_WITHOUT_EFFECT, "warning", dataset))
     found = violated(STORED_WITHOUT_EFFECT, "warning", dataset)
     if isinstance(dataset, ImageDataset):
         rows = (*DATASET_WITHOUT_EFFECT, *COLUMNS_WITHOUT_EFFECT)

@@ -5,10 +5,11 @@ A row is a warning for a key that has another value than its default.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
+from sd3tune.config.datasets.image_dataset import ImageDataset, Masks, TextEmbeds
 from sd3tune.config.datasets.storage import Columns, HubColumns, Stored
+from sd3tune.config.fields import Settings
 from sd3tune.config.rules.rule import Rule
 
 
@@ -22,7 +23,7 @@ def fixed_caption(d: ImageDataset) -> bool:
     return d.only_instance_prompt or d.caption_strategy == "instanceprompt"
 
 
-D = TypeVar("D", bound=Stored)
+D = TypeVar("D", bound=Settings)
 
 
 def idle(keys: str, when: Callable[[D], object], why: str, hint: str) -> tuple[Rule[D], ...]:
@@ -51,12 +52,15 @@ def uncropped(key: str) -> tuple[Rule[ImageDataset], ...]:
     )
 
 
+def in_no_bucket(keys: str) -> tuple[Rule[Any], ...]:
+    """Keys of a bucket in an entry without one."""
+    hint = "leave it out, or set type=aws"
+    return idle(keys, lambda d: d.type != "aws", "type is {c.type}, not aws", hint)
+
+
 STORED_WITHOUT_EFFECT: tuple[Rule[Stored], ...] = (
-    *idle(
-        "aws_data_prefix aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key",
-        lambda d: d.type != "aws",
-        "type is {c.type}, not aws",
-        "leave it out, or set type=aws",
+    *in_no_bucket(
+        "aws_data_prefix aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key"
     ),
     *idle(
         "dataset_config split revision huggingface",
@@ -77,10 +81,15 @@ STORED_WITHOUT_EFFECT: tuple[Rule[Stored], ...] = (
         "leave it out",
     ),
 )
+TEXT_WITHOUT_EFFECT: tuple[Rule[TextEmbeds], ...] = in_no_bucket(
+    "aws_bucket_name aws_data_prefix aws_endpoint_url aws_region_name aws_access_key_id "
+    "aws_secret_access_key aws_cache_prefix"
+)
 MASKS_WITHOUT_EFFECT: tuple[Rule[Masks], ...] = (
     *idle("csv", lambda d: d.type != "csv", "type is {c.type}, not csv", "leave it out"),
 )
 DATASET_WITHOUT_EFFECT: tuple[Rule[ImageDataset], ...] = (
+    *in_no_bucket("aws_cache_prefix"),
     *idle(
         "target_downsample_size",
         lambda d: d.crop and d.target_downsample_size and not d.maximum_image_size,

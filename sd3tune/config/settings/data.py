@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from sd3tune.config import values
-from sd3tune.config.fields import Count, Flag, Number, Resolution, Settings, Whole
+from sd3tune.config.fields import Alignment, Count, Flag, Number, Resolution, Settings, Whole
+from sd3tune.config.names import supported
 
 
 class DataSettings(Settings):
@@ -23,10 +24,11 @@ class DataSettings(Settings):
     """Size to which images are resized before they are cropped."""
     aspect_bucket_rounding: Whole = Field(2, ge=1, le=9)
     """Decimals to which aspect ratios are rounded; each rounded ratio is a bucket."""
-    aspect_bucket_alignment: Literal[64] = 64
+    aspect_bucket_alignment: Alignment = 64
     """Sides are multiples of 64 pixels for SD3."""
-    caption_strategy: Literal[
-        "filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface"
+    caption_strategy: Annotated[
+        Literal["filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface"],
+        BeforeValidator(supported("caption_strategy")),
     ] = "filename"
     """Default of every dataset: the file's name, a .txt beside it, instance_prompt, or a column of
     a table."""

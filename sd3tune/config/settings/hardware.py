@@ -1,9 +1,9 @@
 """Formats, kernels and devices. What is left out is chosen for the machine."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sd3tune.config.fields import (
     Attention,
@@ -14,12 +14,19 @@ from sd3tune.config.fields import (
     Settings,
     Whole,
 )
+from sd3tune.config.names import supported
+
+Autocast = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(supported("mixed_precision"))]
+SageUsage = Annotated[Literal["inference"], BeforeValidator(supported("sageattention_usage"))]
+Compiler = Annotated[
+    Literal["no", "inductor", "aot_eager"], BeforeValidator(supported("dynamo_backend"))
+]
 
 
 class HardwareSettings(Settings):
     """Formats, kernels and devices. What is left out is chosen for the machine."""
 
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    mixed_precision: Autocast | None = None
     """Autocast of the forward pass. `no` on Apple."""
     base_model_default_dtype: Literal["bf16", "fp16", "fp32"] | None = None
     """Format of frozen weights that are not quantised."""
@@ -47,9 +54,9 @@ class HardwareSettings(Settings):
     """Attention kernel; `sageattention` is for validation pictures only. `sliced` stores no
     attention scores, for devices where PyTorch has no kernel that can be differentiated without
     them."""
-    sageattention_usage: Literal["inference"] = "inference"
+    sageattention_usage: SageUsage = "inference"
     """SageAttention has no backward: `training` would leave query, key and value untrained."""
-    dynamo_backend: Literal["no", "inductor", "aot_eager"] | None = None
+    dynamo_backend: Compiler | None = None
     """torch.compile of the transformer's blocks, one by one."""
     dynamo_mode: DynamoMode = "default"
     """How long dynamo_backend=inductor searches for fast kernels. `max-autotune-no-cudagraphs`
