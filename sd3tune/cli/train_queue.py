@@ -125,7 +125,7 @@ def together(runs: Sequence[QueuedRun]) -> Iterator[list[QueuedRun]]:
 def _train_in_turn(runs: Sequence[QueuedRun]) -> tuple[list[QueuedResult], int | None]:
     """The results in order, and the signal that ended the queue early."""
     from sd3tune.filesystem.temporary import private_folder
-    from sd3tune.processes.child import Children
+    from sd3tune.processes.stoppable_child import Children
 
     results: list[QueuedResult] = []
     children = Children()

@@ -379,8 +379,8 @@ ELSEWHERE = (
     ),
     Unsupported(
         SECTION,
-        "write settings at the top level of config.json, datasets into multidatabackend.json; "
-        "`sd3tune demo DIR` writes an example",
+        "`sd3tune config import FILE` translates a file of kohya, OneTrainer, ai-toolkit or "
+        "diffusers; in a file of sd3tune, settings stand at the top level",
         "job process network save train model sample samples datasets concepts meta "
         "general subsets ema_config unet transformer text_encoder text_encoder_1 text_encoder_2 "
         "text_encoder_3 prior optimizer_defaults additional_embeddings secrets cloud "

@@ -132,8 +132,9 @@ def _optimiser(t: Translation, document: Document) -> None:
     if rules.flag(t.take("scale_lr", False)):
         t.map("scale_lr", True, lr_scale=True)
     warm = t.take("lr_warmup_steps", 500)
+    key = "lr_scheduler" if "lr_scheduler" in t.left else ""
     word = str(t.take("lr_scheduler", "constant"))
-    rules.scheduler(t, "lr_scheduler", word, False)
+    rules.scheduler(t, key, word, False)
     if word != "constant":
         rules.warm_up(t, "lr_warmup_steps", warm, None, document.where)
         t.drop_once("lr_warmup_steps", warm, "the first update has the rate 0 there; here the rate "

@@ -122,7 +122,7 @@ def _subset(t: Translation, keys: Mapping[str, Any], document: Document) -> None
         mapped[key] = (value, next(iter(ours)))
 
     repeats = left.pop("num_repeats", left.pop("dataset_repeats", 1))
-    match = CLASS_FOLDER.fullmatch(Path(source).name)
+    match = CLASS_FOLDER.fullmatch(re.split(r"[\\/]", source.rstrip("\\/"))[-1])
     if match and "num_repeats" not in keys:
         repeats = int(match[1])
     times = rules.whole(repeats, "num_repeats", document.where)

@@ -187,9 +187,10 @@ def _optimiser(t: Translation, document: Document) -> None:
     if (scaler := str(t.take("learning_rate_scaler", "NONE")).upper()) != "NONE":
         _scaled(t, scaler, where)
     warm = t.take("learning_rate_warmup_steps", 200)
+    key = "learning_rate_scheduler" if "learning_rate_scheduler" in t.left else ""
     word = t.take("learning_rate_scheduler", "CONSTANT")
     steps = rules.number(warm, "learning_rate_warmup_steps", where)
-    rules.scheduler(t, "learning_rate_scheduler", word, steps > 0)
+    rules.scheduler(t, key, word, steps > 0)
     if warm:
         rules.warm_up(t, "learning_rate_warmup_steps", warm, None, document.where)
     if (cycles := t.take("learning_rate_cycles")) not in (None, 1, 1.0):

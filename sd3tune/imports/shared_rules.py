@@ -180,11 +180,14 @@ def scheduler(t: Translation, key: str, word: Any, warm: bool) -> None:
 
 
 def path_of(text: Any, folder: Path) -> str:
-    """A path of theirs as ours: absolute where it exists from the file's folder or from here."""
+    """A path of theirs as ours: absolute where it exists from the file's folder or from here, also
+    where it is written as on Windows."""
     written = str(text).replace("\0", "?")
-    for start in (folder, Path.cwd()):
+    here = [(start, name) for name in dict.fromkeys((written, written.replace("\\", "/")))
+            for start in (folder, Path.cwd())]  # fmt: skip
+    for start, name in here:
         try:
-            found = (start / Path(written).expanduser()).absolute()
+            found = (start / Path(name).expanduser()).absolute()
             if found.exists():
                 return str(found)
         except (OSError, RuntimeError, ValueError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import peft
 import transformers
 from PIL import Image
@@ -149,3 +150,37 @@ def pictures(adapter: Path, prompts: list[str], *, blank: bool = False) -> Drawn
     pipe = pipeline(PAINTER)
     pipe.load_lora_weights(str(adapter))
     return drawn(pipe, prompts, blank=blank)
+
+
+def reference_loss(config: Path) -> float:
+    """The painter's mean loss on the project's pictures as diffusers' own SD3 scripts compute it,
+    with the masks as weights."""
+    import torch
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    torch.manual_seed(0)
+    paths = sorted((config.parents[1] / "pictures").glob("*.png"))
+    captions = [path.with_suffix(".txt").read_text() for path in paths]
+    masks = [Image.open(config.parents[1] / "masks" / path.name) for path in paths]
+    pipe = pipeline(PAINTER)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=SETTINGS["flow_schedule_shift"])
+    losses = []
+    with torch.no_grad():
+        pixels = pipe.image_processor.preprocess([Image.open(path) for path in paths])
+        latents = pipe.vae.encode(pixels).latent_dist.mode() - pipe.vae.config.shift_factor
+        x0 = latents * pipe.vae.config.scaling_factor
+        text, _, pooled, _ = pipe.encode_prompt(
+            captions, captions, captions, do_classifier_free_guidance=False,
+            max_sequence_length=concept.TOKENS,
+        )  # fmt: skip
+        small = [mask.resize(x0.shape[2:], Image.Resampling.NEAREST) for mask in masks]
+        weight = torch.stack([torch.tensor(np.asarray(mask) / 255) for mask in small])
+        for _ in range(4):
+            u = compute_density_for_timestep_sampling("logit_normal", len(x0), 0.0, 1.0)
+            levels = scheduler.timesteps[(u * 1000).long()]
+            noise = torch.randn_like(x0)
+            v = pipe.transformer(
+                scheduler.scale_noise(x0, levels, noise), text, pooled, levels
+            ).sample
+            losses.append(((v - noise + x0) ** 2 * weight[:, None]).mean())
+    return float(torch.stack(losses).mean())

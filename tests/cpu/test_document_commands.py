@@ -23,7 +23,7 @@ FOLLOWED = {
     "docs/guides/style.md": "below",
     "docs/guides/demo.md": "tests/cpu/test_demo_script.py: scripts/demo has its commands",
     "docs/guides/from-other-trainers.md": "tests/pure/test_import_guide.py",
-    "docs/guides/queue.md": "tests/pure/test_queue.py: needs three projects",
+    "docs/guides/queue.md": "tests/cpu/test_queues.py",
     "docs/guides/configuration.md": "tests/pure/test_configuration_guide.py",
     "docs/quickstart.md": "tests/cpu/test_quickstart.py",
     "docs/quickstart.hi.md": "tests/cpu/test_quickstart.py: the blocks of quickstart.md",

@@ -16,13 +16,18 @@ import torch
 
 from sd3tune import load
 from sd3tune.adapters import lora
+from sd3tune.config.files.prompts import load_prompts
 from sd3tune.plan.shared_base import base_key
 from sd3tune.prepare import Prepared
+from sd3tune.train.begin import LoadBase
 from sd3tune.train.kept_base import KeptBase, sharing_weights
+from sd3tune.train.run import train
 from tests.commands import sd3tune
 
 CPU = torch.device("cpu")
-SHORT = ("max_train_steps=2", "lr_warmup_steps=0", "validation_disable=true")
+SHORT = (
+    "max_train_steps=2", "lr_warmup_steps=0", "validation_disable=true", "eval_loss_disable=true",
+)  # fmt: skip
 Prepare = Callable[..., Prepared]
 
 
@@ -58,6 +63,21 @@ def test_a_base_is_kept_as_long_as_a_later_run_needs_it(
     assert next(third.parameters()) is not next(second.parameters())
     said = capfd.readouterr().err
     assert said.count("loading ") == 2 and said.count("kept ") == 1
+
+
+def test_a_run_on_a_kept_base_equals_a_run_of_its_own(prepared: Prepare, tmp_path: Path) -> None:
+    def trained(name: str, base: LoadBase, *words: str) -> bytes:
+        made = prepared(*SHORT, f"output_dir={tmp_path / name}", *words)
+        train(made, load_prompts(made.plan.config), base)
+        return tensors(tmp_path / name)
+
+    other = ("lora_rank=4", "seed=7", "train_batch_size=2")
+    key = base_key(prepared().plan)
+    base = KeptBase([key, key])
+    trained("first", base.transformer, "train_batch_size=2")
+    base.ended(key)
+    assert trained("second", base.transformer, *other) == trained("alone", load.transformer, *other)
+    assert losses(tmp_path / "second") == losses(tmp_path / "alone")
 
 
 def configs(demo: Path, folder: Path) -> list[str]:

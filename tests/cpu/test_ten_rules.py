@@ -5,13 +5,15 @@ an alpha of four times the rank, masks that hide a second thing, an average that
 judge finds its pictures right. Then a copy of the package with one line changed trains by the same
 command, and its pictures are wrong. Dropped captions have a pair of runs of their own.
 
-Two rules do not show in pictures. Padding of T5: its stored values are compared with the tokenizer.
-The position after a resume: losses are compared with those of the uninterrupted run.
+Three rules do not show in pictures. The timestep's scale: the first losses are compared with those
+that diffusers' parts give. Padding of T5: its stored values are compared with the tokenizer. The
+position after a resume: losses are compared with those of the uninterrupted run.
 """
 
 import json
 import shutil
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from transformers import AutoTokenizer
@@ -22,6 +24,7 @@ from tests.cpu.lessons import Edit
 
 pytestmark = pytest.mark.slow
 LEARNED, FAILED = 0.85, 0.5  # shares of prompts
+SAMPLING = 0.4  # relative, of a mean of 64 losses at random levels
 SOURCES = ("pictures", "masks", "config")
 CACHED = (*SOURCES, "cache")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "brown")
@@ -61,7 +64,6 @@ RULES: dict[str, Edit] = {
         "    return shift * s / (1 + (shift - 1) * s)\n",
         "    return s / (shift - (shift - 1) * s)\n",
     ),
-    "timestep scale": Edit("sd3/flow.py", "terms.z, s * TIMESTEPS\n", "terms.z, s\n"),
     "latent scale": Edit(
         "sd3/latents.py",
         "    mean = ((mean - vae.config.shift_factor) * vae.config.scaling_factor).to(STORED)\n",
@@ -90,6 +92,17 @@ def test_a_broken_rule_is_seen_in_the_pictures(
     folders = SOURCES if rule == "latent scale" else CACHED
     output = run(RULES[rule], config, tmp_path, folders=folders)
     assert share_right(output) <= FAILED
+
+
+def test_another_timestep_scale_has_another_loss(
+    config: Path, taught: Path, tmp_path: Path
+) -> None:
+    """A LoRA that is trained at wrong timesteps also paints hearts: the pictures do not show it."""
+    edit = Edit("sd3/flow.py", "terms.z, s * TIMESTEPS\n", "terms.z, s\n")
+    wrong = run(edit, config, tmp_path, "max_train_steps=11", folders=CACHED)
+    reference = lessons.reference_loss(config)
+    assert mean(losses(taught, 1, 8)) == pytest.approx(reference, rel=SAMPLING)
+    assert mean(losses(wrong, 1, 8)) > (1 + SAMPLING) * reference
 
 
 def test_without_dropped_captions_a_blank_prompt_draws_no_hearts(
@@ -135,10 +148,10 @@ def test_values_of_padding_that_are_kept_are_seen_in_the_cache(
     assert padding_is_zero(right.parent) and not padding_is_zero(wrong.parent)
 
 
-def losses(output: Path) -> list[float]:
-    """Of steps 13 to 16."""
+def losses(output: Path, first: int, last: int) -> list[float]:
+    """Of the steps from `first` to `last`."""
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if 13 <= row["step"] <= 16]
+    return [row["loss"] for row in rows if first <= row["step"] <= last]
 
 
 def test_a_run_that_resumes_at_another_position_has_other_losses(
@@ -150,5 +163,6 @@ def test_a_run_that_resumes_at_another_position_has_other_losses(
     package = lessons.broken(tmp_path, edit)
     right = lessons.train(config, "half", "max_train_steps=16")
     wrong = lessons.train(config, "other-half", "max_train_steps=16", package=package)
-    assert len(losses(taught)) == 4 and losses(right) == losses(taught)
-    assert len(losses(wrong)) == 4 and losses(wrong) != losses(taught)
+    whole = losses(taught, 13, 16)
+    assert len(whole) == 4 and losses(right, 13, 16) == whole
+    assert len(losses(wrong, 13, 16)) == 4 and losses(wrong, 13, 16) != whole

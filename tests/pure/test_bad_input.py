@@ -76,7 +76,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "no such checkpoint": (lambda p: p.config(resume_from_checkpoint="checkpoint-7"), [], "there is no such folder", "latest"),
     "dora for others of split weights": (lambda p: p.config(fsdp_enable=True, use_dora=True, lora_format="comfyui"), [], "lora_format=comfyui of DoRA needs whole weights", "sd3tune export"),
     "too many machines": (lambda p: p.config(num_machines=2, machine_rank=2), [], "machine_rank=2 must be below num_machines=2", "machines are numbered from 0"),
-    "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training", "no backward"),
+    "sage in training": (lambda p: p.config(sageattention_usage="training"), [], "sageattention_usage=training` is not supported: SageAttention has no backward", "use sageattention_usage=inference"),
     "missing key": (lambda p: p.config(output_dir=...), [], "`output_dir` is missing", "checkpoints"),
     "no length": (lambda p: p.config(max_train_steps=...), [], "neither max_train_steps nor num_train_epochs", "set one"),
     "two lengths": (lambda p: p.config(num_train_epochs=2), [], "are both set", "set one"),

@@ -183,7 +183,7 @@ BAD: list[tuple[list[Any], str, str]] = [
     ([IMAGES | {"id": "../a"}], f"{D}: the id `../a` cannot name a folder", "use letters, digits, spaces, dots, dashes and underscores, at most 100"),
     ([{"instance_data_dir": "photos"}], f"{D}: entry 1 has no id", 'give every dataset an "id" of its own'),
     ([IMAGES | {"disabled": "maybe"}], f"{D}: entry 1: `disabled=maybe` must be true or false", "write true or false"),
-    ([IMAGES | {"type": "webshart"}], f"{D}: dataset `a`: `type=webshart` is not supported", "type is local, aws, huggingface, csv; disabled=true skips a dataset"),
+    ([IMAGES | {"type": "webshart"}], f"{D}: dataset `a`: `type=webshart` is not supported: shards of the webshart package are not read", "type is local, aws, huggingface, csv; disabled=true skips a dataset"),
     ([IMAGES | {"type": "aws"}], f"{D}: dataset `a`: type=aws needs aws_bucket_name", "add it"),
     ([IMAGES | {"aws_bucket_name": "b"}], f"{D}: dataset `a`: aws_bucket_name belongs to type=aws, this dataset has type=local", "leave one of them out"),
     ([IMAGES, TEXT | {"type": "aws"}], f"{D}: dataset `t`: type=aws needs aws_bucket_name", "add it"),

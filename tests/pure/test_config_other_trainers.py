@@ -107,7 +107,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"trigger_word": "p3r5on"}, '"instance_prompt": "p3r5on"'),
     ({"name_or_path": "a/b"}, "write pretrained_model_name_or_path=a/b"),
     ({"guidance_scale": 4}, "write validation_guidance=4"),
-    ({"job": "extension"}, "top level of config.json"),
+    ({"job": "extension"}, "config import FILE"),
     ({"gradient_accumulation": 2}, "write gradient_accumulation_steps=2"),
     # older SimpleTuner
     ({"flux_schedule_shift": 3}, "write flow_schedule_shift=3"),

@@ -105,7 +105,8 @@ def test_every_dataset_and_every_key_of_it_is_reported() -> None:
         "dataset `a`: `repeats=-1` must be at least 0",
         "dataset `a`: resolution=8 is below 64 pixels",
         "dataset `t`: `crop=true` belongs to an image dataset",
-        "dataset `b`: `type=webshart` is not supported",
+        "dataset `b`: `type=webshart` is not supported: shards of the webshart package are not "
+        "read",
         "entry 4 is a number or null, not an object",
     ]
 

@@ -207,6 +207,17 @@ def test_folders_of_kohya_say_how_often_and_what_is_on_the_pictures() -> None:
     assert reg["is_regularisation_data"] and reg["instance_data_dir"] == str(Path("reg").absolute())
 
 
+def test_a_batch_file_of_windows_is_read_with_its_backslashes() -> None:
+    t = read(
+        "@echo off\nREM --network_dim 64\nset DIM=12\nset DATA=.\\img\n"
+        "accelerate launch sd3_train_network.py ^\n  --network_dim %DIM% ^\n"
+        '  --pretrained_model_name_or_path "C:\\models\\sd3.5 large.safetensors" ^\n'
+        "  --train_data_dir %DATA% --max_train_steps 10 ^\n  --caption_extension .txt\npause\n"
+    )
+    assert t.config["lora_rank"] == 12 and [d["id"] for d in t.datasets] == ["10_dog", "3_cat"]
+    assert t.config["pretrained_model_name_or_path"] == "C:\\models\\sd3.5 large.safetensors"
+
+
 def test_a_command_names_files_that_are_read_too(tmp_path: Path) -> None:
     Path("base.toml").write_text(toml(published.KOHYA_16GB))
     Path("data.toml").write_text(toml(published.KOHYA_DATASETS))
