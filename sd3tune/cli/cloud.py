@@ -51,7 +51,7 @@ def write(
 
     \b
       sd3tune cloud write sky my/config/config.json --card a100 -o sky.yaml
-      sd3tune cloud write dstack my/config/config.json --card mi300x num_processes=4
+      sd3tune cloud write dstack my/config/config.json --card mi300x
       sd3tune cloud write kueue my/config/config.json --card h100 --queue team
     """
     from sd3tune.cloud.engine_row import Choices

@@ -110,7 +110,7 @@ def test_b_goes_back_and_the_answer_of_before_is_the_default(on: On) -> None:
     assert draft.documents.datasets[0]["instance_prompt"] == "a picture in the style of sks"
 
 
-def test_q_leaves(on: On) -> None:
+def test_q_leaves_and_writes_nothing(on: On) -> None:
     with pytest.raises(Left):
         interviewed(on("rtx4060"), Typist(["", "q"]))
 
@@ -282,7 +282,7 @@ def test_without_a_folder_of_images_yes_says_so(
     assert "hint: name it with --dataset DIR" in capsys.readouterr().err
 
 
-def test_presets_are_listed(
+def test_presets_are_listed_with_their_cards(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(["configure", "--presets"], monkeypatch) == 0

@@ -26,7 +26,7 @@ OF_OTHERS = {  # files of Python, PyTorch, diffusers and SageAttention that the 
     "sd3_impls.py", "fine_tune.py", "flux_train.py", "flux_train_network.py",
     "lumina_train_network.py", "sd3_train.py", "sd3_train_network.py", "sdxl_train.py",
     "sdxl_train_network.py", "train_db.py", "train_dreambooth_lora_sd3.py",
-    "train_dreambooth_sd3.py", "train_network.py",
+    "train_dreambooth_sd3.py", "train_network.py", "sky/utils/gpu_names.py",
 }  # fmt: skip
 MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 

@@ -222,7 +222,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> 
 
 
 @pytest.mark.parametrize("published", FILES, indirect=True)
-def test_it_plans_unchanged(
+def test_a_published_file_plans_unchanged(
     published: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(["config", "check"], monkeypatch) == 0, capsys.readouterr().err
