@@ -19,7 +19,9 @@ SMALL = (  # the tiny model has positions for 768 pixels, and a test has seconds
 
 
 @pytest.mark.slow
-def test_the_example_file_trains_a_tiny_model(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_file_trains_a_tiny_model(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_examples(tmp_path)
     for name in ("config.json", "multidatabackend.json"):

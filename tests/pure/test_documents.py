@@ -27,6 +27,7 @@ OF_OTHERS = {  # files of Python, PyTorch, diffusers and SageAttention that the 
     "lumina_train_network.py", "sd3_train.py", "sd3_train_network.py", "sdxl_train.py",
     "sdxl_train_network.py", "train_db.py", "train_dreambooth_lora_sd3.py",
     "train_dreambooth_sd3.py", "train_network.py", "sky/utils/gpu_names.py",
+    "gpuhunt/_internal/constraints.py",
 }  # fmt: skip
 MODULE = re.compile(r"(?<!\.)\bsd3tune(?:\.[a-z]\w*)+\b(?!/)")
 

@@ -143,7 +143,7 @@ def test_errors_are_two_lines_whatever_they_quote(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert exit_code(["plan", *words], monkeypatch) == 1
-    err = capsys.readouterr().err
+    err = capsys.readouterr().err.removeprefix("configuration: config/config.json\n")
     assert not controls(err)
     assert [line.split(":")[0] for line in err.splitlines()] == ["error", "hint"]
 

@@ -105,6 +105,7 @@ def test_nothing_that_says_who_and_where_is_in_a_report(
     sentences += (
         "environment packages torch config blas_info=accelerate recording provenance measured "
     )
+    sentences += "serial number "
     sentences += "doctor platform files commands tools environ sysctl xcode-select conda planted"
     neutral += (
         sentences + " ".join(environ).lower() + "00000000-0000-0000-0000-000000000001 " + 40 * "0"

@@ -21,7 +21,8 @@ def sh(script: str, **environ: str) -> "subprocess.CompletedProcess[str]":
 def one_error(done: "subprocess.CompletedProcess[str]") -> str:
     """Its line."""
     assert done.returncode == 1, done.stderr
-    lines = done.stderr.splitlines()
+    taken = "configuration: "  # the line that names the file that was taken
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(taken)]
     assert [line.partition(":")[0] for line in lines] == ["error", "hint"], done.stderr
     return lines[0]
 
