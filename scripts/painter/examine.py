@@ -15,7 +15,7 @@ from PIL import Image
 from sd3tune.demo import scenes, verdict_sheet
 from sd3tune.demo.judge import score
 
-SIDE, TOKENS, STEPS, GUIDANCE = 64, 24, 16, 2.0
+SIDE, TOKENS, STEPS, GUIDANCE = 64, 24, 28, 2.0
 TRAINED, EXAMINED = (11, 30000), 99  # seed and count of dataset.py; seed of these prompts
 
 
