@@ -63,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--tokens", type=int, default=256, help="of T5 for a prompt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("without-and-with.png"))
     return parser.parse_args()
@@ -112,6 +113,7 @@ def draw(pipe: Any, words: argparse.Namespace) -> "Image":
         width=words.size,
         num_inference_steps=words.steps,
         guidance_scale=words.guidance,
+        max_sequence_length=words.tokens,
         generator=torch.Generator().manual_seed(words.seed),
     ).images[0]
     return drawn
