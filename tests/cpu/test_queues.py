@@ -65,6 +65,7 @@ def test_a_base_is_kept_as_long_as_a_later_run_needs_it(
     assert said.count("loading ") == 2 and said.count("kept ") == 1
 
 
+@pytest.mark.slow
 def test_a_run_on_a_kept_base_equals_a_run_of_its_own(prepared: Prepare, tmp_path: Path) -> None:
     def trained(name: str, base: LoadBase, *words: str) -> bytes:
         made = prepared(*SHORT, f"output_dir={tmp_path / name}", *words)
@@ -103,6 +104,7 @@ def losses(output: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_folder_are_refused_before_anything_starts(
     demo: Path, tmp_path: Path
 ) -> None:

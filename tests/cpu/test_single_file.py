@@ -126,6 +126,7 @@ def _rest(model: Model) -> tuple[Any, ...]:
     return model.transformer, model.text_encoders, model.vae
 
 
+@pytest.mark.slow
 def test_training_on_a_single_file_is_training_on_the_folder(
     checkpoint: Any, project: Project
 ) -> None:

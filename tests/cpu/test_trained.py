@@ -210,7 +210,8 @@ def test_what_takes_the_weights_apart_needs_them_whole(prepared: Any, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "precision", [pytest.param("int8-quanto", marks=pytest.mark.slow), "nf4-bnb"]
+    "precision",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("int8-quanto", "nf4-bnb")],
 )
 def test_lycoris_trains_beside_quantised_weights(
     precision: str, run: Train, tmp_path: Path

@@ -341,6 +341,7 @@ DOCUMENTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_senseless_value_is_an_error_or_listed_and_never_a_traceback(name: str) -> None:
     path = Path("theirs")
