@@ -96,9 +96,22 @@ def begin(options: Options, scratch: Path) -> Session:
         options.words,
     )
     probed = replace(known, drafts=Drafts(scratch / "probed", facts, run_probes))
-    typed: dict[str, str | None] = {"model": options.model, "dataset": options.dataset}
+    typed = {
+        name: text and from_project(text, project_folder(options.config))
+        for name, text in (("model", options.model), ("dataset", options.dataset))
+    }
     typed |= presets_given(options.preset_names)
     return Session(options, known, probed.draft, answers_given(typed, known))
+
+
+def from_project(text: str, project: Path) -> str:
+    """A path that was typed where the command runs, as the project's files write it; other text,
+    such as the name of a model on a hub, as it is."""
+    typed = Path(text).expanduser()
+    if not typed.exists():
+        return text
+    whole, base = typed.absolute(), project.absolute()
+    return str(whole.relative_to(base) if whole.is_relative_to(base) else whole)
 
 
 def presets_given(names: tuple[str, ...]) -> dict[str, str | None]:

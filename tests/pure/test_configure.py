@@ -1,6 +1,7 @@
 """`sd3tune configure`: what an interview asks, what it takes, and what it writes."""
 
 import json
+import shutil
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -217,6 +218,21 @@ def test_yes_asks_nothing_and_what_it_writes_plans(
     assert config["lora_rank"] == 16, "the recipe's, not the purpose's"
     ready = prepare_run(here / "config/config.json", (), "rtx4090")
     assert ready.plan.steps == 40 and not any("without effect" in w for w in ready.plan.warnings)
+
+
+def test_a_folder_is_named_from_where_the_command_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, beside = here / "mine" / "images", here / BARE
+    shutil.copytree(beside, inside)
+    for project, typed, written in (
+        ("mine", "mine/images", "images"),
+        ("other", BARE, str(beside)),
+    ):
+        words = ["configure", f"{project}/config/config.json", "--yes", "--on", "rtx4090"]
+        assert exit_code([*words, "--dataset", typed], monkeypatch) == 0
+        datasets = json.loads((here / project / "config/multidatabackend.json").read_text())
+        assert datasets[0]["instance_data_dir"] == written
 
 
 def test_files_that_exist_are_kept_unless_force_is_said(
