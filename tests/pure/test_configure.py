@@ -1,8 +1,8 @@
 """`sd3tune configure`: what an interview asks, what it takes, and what it writes."""
 
 import json
-import shutil
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -225,13 +225,13 @@ def test_a_folder_is_named_from_where_the_command_runs(
 ) -> None:
     inside, beside = here / "mine" / "images", here / BARE
     shutil.copytree(beside, inside)
-    for project, typed, written in (
+    for folder, typed, written in (
         ("mine", "mine/images", "images"),
         ("other", BARE, str(beside)),
     ):
-        words = ["configure", f"{project}/config/config.json", "--yes", "--on", "rtx4090"]
+        words = ["configure", f"{folder}/config/config.json", "--yes", "--on", "rtx4090"]
         assert exit_code([*words, "--dataset", typed], monkeypatch) == 0
-        datasets = json.loads((here / project / "config/multidatabackend.json").read_text())
+        datasets = json.loads((here / folder / "config/multidatabackend.json").read_text())
         assert datasets[0]["instance_data_dir"] == written
 
 
