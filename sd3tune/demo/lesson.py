@@ -135,16 +135,14 @@ def drawn(
     pipe: Any,
     prompts: Sequence[str],
     *,
-    blank: bool = False,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Drawn:
-    """One picture of each prompt, from noise that depends on its number only. blank: the prompts
-    are what the judge asks; the model is given no words. progress: called with the number of
-    pictures that are newly drawn."""
+    """One picture of each prompt, from noise that depends on its number only. progress: called
+    with the number of pictures that are newly drawn."""
     pictures: list[Image.Image] = []
     for start in range(0, len(prompts), AT_ONCE):
         some = list(prompts[start : start + AT_ONCE])
-        pictures += _drawn_at_once(pipe, [""] * len(some) if blank else some, SEED + start)
+        pictures += _drawn_at_once(pipe, some, SEED + start)
         progress(len(some))
     return Drawn(tuple(pictures), score(pictures, prompts))
 

@@ -145,11 +145,11 @@ def _command(package: Path, words: tuple[str, ...], log: Path) -> None:
         assert not e.code, e.code
 
 
-def pictures(adapter: Path, prompts: list[str], *, blank: bool = False) -> Drawn:
-    """By plain diffusers. blank: the model is given no words."""
+def pictures(adapter: Path, prompts: list[str]) -> Drawn:
+    """By plain diffusers."""
     pipe = pipeline(PAINTER)
     pipe.load_lora_weights(str(adapter))
-    return drawn(pipe, prompts, blank=blank)
+    return drawn(pipe, prompts)
 
 
 def reference_loss(config: Path) -> float:

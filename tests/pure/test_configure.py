@@ -62,7 +62,7 @@ def test_random_interviews_end_in_runs_that_plan(on: On) -> None:
 
 
 @pytest.mark.slow
-def test_200_random_interviews_end_in_runs_that_plan(root: Path, scratch: Path) -> None:
+def test_200_random_interviews_end_in_runs_that_plan(on: On) -> None:
     replayed(200, [*map(on, CHIPS)])
 
 
