@@ -179,9 +179,10 @@ def test_everything_can_be_done_with_the_keyboard(site: Served, browse: Open) ->
     assert "less and more smoothing" in listed
     keep(page, "shortcuts")
     page.keyboard.press("Escape")
+    page.wait_for_selector("#shortcuts[open]", state="detached")
     theme = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.keyboard.press("t")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != theme
+    until(page, f"getComputedStyle(document.body).backgroundColor !== {theme!r}")
     page.keyboard.press("]")
     until(page, "document.getElementById('smoothed').textContent === '100 steps'")
     reached = []
