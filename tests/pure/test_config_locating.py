@@ -51,7 +51,7 @@ def test_json_comes_before_toml_before_env_and_the_others_are_named() -> None:
         ((), {"SIMPLETUNER_ENVIRONMENT": "style", "SIMPLETUNER_ENV": "x"}, "config/style/config.toml"),
         (("env=style",), {"ENV": "none"}, "config/style/config.toml"),
         (("env=default",), {"ENV": "style"}, "config/config.json"),
-        ((), {"ENV": "/root/.shrc"}, "config/config.json"),
+        ((), {"ENV": "/etc/shrc"}, "config/config.json"),
         ((), {"CONFIG_PATH": "other/mine"}, "other/mine"),
         (("config_path=x.toml",), {"CONFIG_PATH": "y"}, "x.toml"),
     ],
