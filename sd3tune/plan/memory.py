@@ -72,6 +72,12 @@ class Load:
     sharded: bool = False  # over the processes (FSDP)
     scores: bool = False  # attention that trains writes out the score of every pair of tokens
     slices: bool = False  # or those of a slice of the queries at a time
+    autocast: str | None = None  # format of products; None: that of the weights
+    accumulation: int = 1  # batches of one step: the gradients of the first ones stay
+    targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
+    rank: int = 0  # of LoRA
+    dropout: bool = False  # LoRA's, which keeps a mask
+    compiled: bool = False  # blocks, by torch.compile
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:
