@@ -77,6 +77,7 @@ class Load:
     targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
     rank: int = 0  # of LoRA
     dropout: bool = False  # LoRA's, which keeps a mask
+    compiled: bool = False  # blocks, by torch.compile
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:

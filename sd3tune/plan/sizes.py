@@ -45,6 +45,7 @@ class Sizes:
             targets=lora.targets.value if lora else (),
             rank=lora.rank if lora else 0,
             dropout=bool(lora and lora.dropout),
+            compiled=r.dynamo_backend not in (None, "no"),
             full=c.model_type == "full",
             ema=c.use_ema and c.ema_device == "accelerator",
             processes=self.inputs.processes.size,
