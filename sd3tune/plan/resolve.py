@@ -4,9 +4,11 @@
 checkpoint carries one. Nothing is observed here, and no weight is loaded.
 """
 
+from dataclasses import replace
+
 from sd3tune.backends.decide.decisions import decide_all
 from sd3tune.decision import DEFAULT, Decision
-from sd3tune.plan import products
+from sd3tune.plan import compile_choice, products
 from sd3tune.plan.arithmetic import (
     attention_asked,
     attention_plan,
@@ -47,6 +49,12 @@ def resolve(inputs: RunInputs) -> Plan:
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
     data = data_plan(inputs, batch)
+    expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
+    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
+    chosen, load = (
+        chosen | {"dynamo_backend": compiler},
+        replace(load, compiled=compiler.value != "no"),
+    )
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(
