@@ -171,9 +171,9 @@ def attach(
 
 
 def keep_input_dtype(transformer: Any) -> None:
-    """Leaves inputs in the format of autocast: peft casts them to that of the adapter's weights, and
-    autocast back, in every layer and pass. The same bits, where nothing lies between the casts: no
-    dropout (which some devices compute in the format of its input) and no DoRA."""
+    """Leaves inputs in the format of autocast: peft casts them to the format of the adapter's
+    weights, and autocast back, in every layer and pass. The same bits where nothing lies between
+    the casts: no dropout (which some devices compute in the format of its input) and no DoRA."""
     for layer in transformer.modules():
         if NAME in getattr(layer, "lora_A", {}):
             layer.cast_input_dtype_enabled = False

@@ -76,7 +76,7 @@ def against(config: Config, expected: Prospect) -> str | None:
     if config.use_dora:
         return "DoRA's layers cannot be compiled"
     if config.blocks_to_swap:
-        return "swapped blocks are not compiled"
+        return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
     if expected.vendor == "cpu":
         return f"on a processor, compiled blocks were measured to be no faster; {ANYWAY}"
     if expected.eager is None:
