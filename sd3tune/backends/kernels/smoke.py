@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from sd3tune.backends.kernels import sliced
+from sd3tune.backends.kernels.rates import rates
 from sd3tune.backends.kernels.sdpa import KERNELS, kernel
 from sd3tune.backends.observe import now_running
 
@@ -234,5 +235,6 @@ PROBES: dict[str, Probe] = {
     "matmul_int8": int8_matmul,
     "matmul_fp8": fp8_matmul,
     "bandwidth": bandwidth,
+    "rates": rates,
     "compile_inductor": compiled,
 }

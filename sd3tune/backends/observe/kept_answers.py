@@ -33,8 +33,8 @@ PACKAGE = Path(__file__).parents[2]
 SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
 # Beginnings of variables that change what a device computes or what Python imports.
 VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "GPU_DEVICE_ORDINAL", "MIOPEN_", "PYTORCH_", "TORCH",
-             "ATEN_", "DNNL_", "ONEDNN_", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH",
-             "SD3TUNE_BACKEND")  # fmt: skip
+             "ATEN_", "DNNL_", "ONEDNN_", "OMP_", "MKL_", "LD_LIBRARY_PATH", "LD_PRELOAD",
+             "PYTHONPATH", "SD3TUNE_BACKEND")  # fmt: skip
 # Set by a launcher (processes/launch.py, torchrun): no probe depends on them.
 LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABLE_SHARE_RDZV")
 
