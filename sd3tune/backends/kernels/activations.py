@@ -1,6 +1,6 @@
 """Query, key, value and output gradient of a trained model's attention, in any shape.
 
-Recorded from the demo's painter (scripts/record_activations.py). Random numbers have no outliers,
+Recorded from the demo's painter (scripts/record-activations). Random numbers have no outliers,
 no means and no keys that nobody attends to; kernels whose gradients were right on them and wrong in
 training have been reported.
 """

@@ -49,6 +49,8 @@ class Case:
 
 
 SMALL = Case("joint-first", AttentionShape(2, 3, 205))
+SAME_NUMBER = Case("joint-middle", AttentionShape(3, 2, 205))  # of values
+WHOLE_BLOCKS = Case("image", AttentionShape(2, 3, 128))
 REPEATED = 12  # times SMALL, one after the other: races
 
 

@@ -119,11 +119,12 @@ def tiles(x: Tensor) -> Tensor:
     """Norm of each tile of tokens: (B, heads, tokens, width) -> (B, heads, tiles)."""
     rows = x.square().sum(-1)
     padded = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % TILE))
-    return padded.unflatten(-1, (-1, TILE)).sum(-1).sqrt()
+    sums: Tensor = padded.unflatten(-1, (-1, TILE)).sum(-1)
+    return sums.sqrt()
 
 
 def factor_error(got: Tensor, want: Tensor) -> Tensor:
     """How far the factor with which `want` fits `got` best is from 1, per image and head."""
-    sizes = want.square().sum((-1, -2))
-    error: Tensor = ((got * want).sum((-1, -2)) / sizes - 1).abs()
-    return error
+    product: Tensor = (got * want).sum((-1, -2))
+    size: Tensor = want.square().sum((-1, -2))
+    return (product / size - 1).abs()
