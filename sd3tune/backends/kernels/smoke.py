@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sd3tune.backends.kernels import attention_probes
 from sd3tune.backends.kernels.gradient_check import Wrong as Wrong
+from sd3tune.backends.kernels.rates import rates
 from sd3tune.backends.observe import now_running
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -166,5 +167,6 @@ PROBES: dict[str, Probe] = {
     "matmul_int8": int8_matmul,
     "matmul_fp8": fp8_matmul,
     "bandwidth": bandwidth,
+    "rates": rates,
     "compile_inductor": compiled,
 }

@@ -35,7 +35,7 @@ SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
 MADE_BY = (".py", ".safetensors")
 # Beginnings of variables that change what a device computes or what Python imports.
 VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "PYTORCH_", "TORCH", "LD_LIBRARY_PATH", "PYTHONPATH",
-             "SD3TUNE_BACKEND")  # fmt: skip
+             "OMP_", "MKL_", "SD3TUNE_BACKEND")  # fmt: skip
 # Set by a launcher (processes/launch.py, torchrun): no probe depends on them.
 LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABLE_SHARE_RDZV")
 
