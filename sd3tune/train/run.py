@@ -6,6 +6,7 @@ quantise -> attach adapter -> optimizer, resume -> loop -> export -> pictures.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -25,6 +26,7 @@ from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.train import best, determinism
+from sd3tune.train.ahead import ahead
 from sd3tune.train.begin import LoadBase, begin
 from sd3tune.train.conclusion import conclude
 from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
@@ -108,7 +110,9 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     """The loop with its chores: checkpoints, and pictures on the way."""
     state, plan, world = run.state, run.plan, run.world
     keeper = Keeper(state, plan, world, state.step, stream=run.stream)
-    loader = run.caches.loader(world, lambda epoch: fill_epoch(run.caches, epoch, world.device))
+    drawing = ahead(plan.loss.levels, plan.seed, state, plan.batches_per_step)
+    new_epoch = partial(fill_epoch, run.caches, device=world.device)
+    loader = run.caches.loader(world, new_epoch, drawing)
     chores = [
         Chore(every(1), claim.renew),
         *best.judging(keeper, run.caches, run.recipe, world, run.stream),

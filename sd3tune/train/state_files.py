@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sd3tune.adapters.trained import like, put, take, whole
+from sd3tune.adapters.trained import like, on_cpu, put, whole
 from sd3tune.errors import CheckpointError
 from sd3tune.formats import manifest
 from sd3tune.formats.manifest import AVERAGE, FORMAT, OPTIMIZER, TRAINED
@@ -25,12 +25,13 @@ Files = Mapping[str, Mapping[str, Tensor]]  # file name -> tensors
 
 
 def collect(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
-    """Everything on the CPU: tensors by file, and JSON. keep=False: join the all-gather of what is
-    split over processes, and keep nothing."""
+    """Everything on the CPU: tensors by file, and JSON. Tensors that are there already are not
+    copied, so they are written before the next step changes them. keep=False: join the all-gather
+    of what is split over processes, and keep nothing."""
     tensors: dict[str, Tensor] = {}
     rest = flatten(optim_state.take(state.optimizer), "", tensors, keep)
     files: dict[str, Mapping[str, Tensor]] = {
-        TRAINED: take(state.trained, keep=keep),
+        TRAINED: on_cpu(state.trained.named(), keep=keep),
         OPTIMIZER: tensors,
     }
     if state.ema is not None:
@@ -98,7 +99,7 @@ def flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> An
         value = optim_state.plain(whole(value))
     if isinstance(value, torch.Tensor):
         if keep:
-            tensors[path] = value.cpu().contiguous().clone()
+            tensors[path] = value.detach().cpu().contiguous()
         return {TENSOR: path}
     if isinstance(value, Mapping):
         return {str(k): flatten(v, f"{path}/{k}", tensors, keep) for k, v in value.items()}
