@@ -142,8 +142,7 @@ def overview(
         samples=samples,
         evaluation=evaluation,
         pictures=_pictures(plan, pictures),
-        checkpoint_bytes=checkpoint_bytes(plan)
-        * max(1, -(-plan.steps // plan.checkpoints.every_steps)),
+        checkpoint_bytes=checkpoint_bytes(plan) * checkpoints_written(plan),
     )
     return Overview(
         datasets=tuple(dataset_sizes(datasets, discoveries, schedule)),
@@ -267,10 +266,15 @@ def caption_bytes(plan: Plan, texts: set[str]) -> int:
     return (len(texts) + 1) * (HEADER_BYTES + values * CACHED_BYTES)
 
 
+def checkpoints_written(plan: Plan) -> int:
+    """At their interval and at the end; rolling ones are not counted."""
+    return max(1, -(-plan.steps // plan.checkpoints.every_steps))
+
+
 def checkpoints_kept(plan: Plan) -> int:
     """Checkpoints on the disk at the end, the last one included, and rolling ones."""
     how, steps = plan.checkpoints, plan.steps
-    written = max(1, -(-steps // how.every_steps))
+    written = checkpoints_written(plan)
     rolling = min(how.keep_rolling, steps // how.rolling_steps) if how.rolling_steps else 0
     best = plan.evaluation is not None and plan.evaluation.keep_best
     return min(written, how.keep) + rolling + best
