@@ -72,6 +72,7 @@ class Load:
     sharded: bool = False  # over the processes (FSDP)
     scores: bool = False  # attention that trains writes out the score of every pair of tokens
     slices: bool = False  # or those of a slice of the queries at a time
+    modulations_off: bool = False  # the AdaLN weights are in host memory
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:
@@ -101,13 +102,23 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
 
 
 def weights(shape: Transformer, load: Load) -> int:
-    """Of swapped blocks, only the largest that is visiting."""
+    """Of swapped blocks, only the largest two: one computes while the next one arrives. Of AdaLN
+    weights in host memory, the largest layer."""
 
     def of(parameters: int, quantisable: int) -> int:
         return stored(parameters, quantisable, load.base_dtype, load.precision)
 
-    swapped = [of(*shape.block(i)) for i in range(load.swapped)]
-    return of(shape.parameters, shape.quantisable) - sum(swapped) + max(swapped, default=0)
+    def block(index: int) -> int:
+        parameters, quantisable = shape.block(index)
+        away = shape.modulating_in(index) if load.modulations_off else 0
+        return of(parameters - away, quantisable)
+
+    away, visiting = 0, 0
+    if load.modulations_off:
+        away, visiting = shape.modulating, (9 if shape.dual_layers else 6) * shape.hidden**2
+    swapped = sorted(block(i) for i in range(load.swapped))
+    own = of(shape.parameters - away + visiting, shape.quantisable)
+    return own - sum(swapped) + sum(swapped[-2:])
 
 
 def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int:

@@ -25,6 +25,7 @@ from sd3tune.report.progress import Heartbeat, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.train import best, determinism
+from sd3tune.train.announcing import announced
 from sd3tune.train.begin import LoadBase, begin
 from sd3tune.train.conclusion import conclude
 from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
@@ -134,7 +135,8 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         bar.begin(state.step)
         rows = metrics.Metrics(plan.output_dir / metrics.FILE, state.step)
         log = StepLog(plan, rows, bar, world, run.stream)
-        loop(state, batches, job, chores, interrupt, log)
+        ahead = announced(batches, state, run.recipe, job.accumulation)
+        loop(state, ahead, job, chores, interrupt, log)
     with waiting("saving the last checkpoint"):
         keeper.save()
 
