@@ -1,7 +1,9 @@
 """Modulations computed outside the blocks: the same numbers, and no AdaLN weight on the device."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from sd3tune.errors import PlanError
 from sd3tune.modulations import Call
 from sd3tune.train import checkpointing
 from tests.cpu.adapted import gradients, model_of, quantised, question, with_adapter
-from tests.cpu.conftest import Prepare
+from tests.cpu.conftest import Prepare, Train
+from tests.cpu.test_curves import CASES, RECORDED, TOLERANCE
 
 CPU = torch.device("cpu")
 PLACES = ("streamed", "host")
@@ -184,14 +187,16 @@ def test_a_compiled_block_is_one_graph_for_all_blocks_of_a_kind() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_the_same_run(run: Train) -> None:
-    """With two batches a step, which are announced together, and pictures."""
-    words = ("max_train_steps=3", "lr_warmup_steps=0", "gradient_accumulation_steps=2")
-    inside, streamed, host = (
-        run(*words, f"modulations={w}", f"output_dir={w}") for w in ("device", *PLACES)
-    )
-    losses = [(o.loss_before, o.loss_after, o.noise) for o in (inside, streamed, host)]
-    assert losses[0][1] is not None and losses[0] == losses[1] == losses[2]
+@pytest.mark.parametrize("where", PLACES)
+def test_the_golden_curve_is_the_same(where: str, run: Train, demo: Path, tmp_path: Path) -> None:
+    """With two batches a step, which are announced together."""
+    name = "sd3.5-medium lora"
+    words = [w.replace("=models/", f"={demo}/models/") for w in CASES["cases"][name]]
+    run(*CASES["every"], *words, "max_train_steps=8", f"modulations={where}")
+    lines = (tmp_path / "output" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    for measured in ("loss", "grad_norm"):
+        ours = [json.loads(line)[measured] for line in lines]
+        assert ours == pytest.approx(RECORDED[name][measured][:8], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(
