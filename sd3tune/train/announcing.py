@@ -13,7 +13,7 @@ from sd3tune.data.batch import Batch
 from sd3tune.modulations import Call, Modulations
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import autocast
-from sd3tune.train.noise import draw, draw_levels
+from sd3tune.train.noise import drawn
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
 
@@ -48,7 +48,6 @@ def _read(
 def _call(batch: Batch, recipe: Recipe, step: int) -> Call:
     """What `losses` will ask in that step. The teacher of regularisation images is asked the same,
     without gradients."""
-    u = draw(recipe.seed, step, batch).u
-    levels = draw_levels(recipe.loss.levels, recipe.seed, step, batch, u)
+    levels = drawn(recipe.loss.levels, recipe.seed, step, batch).levels
     timestep = levels.to(batch.latents.device) * flow.TIMESTEPS
     return Call(timestep, batch.pooled, without_gradient=batch.regularisation)
