@@ -142,6 +142,7 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "gradient_checkpointing": plan.memory.checkpointing,
         "gradient_checkpointing_interval": plan.memory.interval,
         "blocks_to_swap": plan.memory.blocks_to_swap,
+        "modulations": plan.memory.modulations,
         "cache_dir_quantised": plan.memory.quantised_cache,
         "train_batch_size": plan.data.batch_size,
         "gradient_accumulation_steps": plan.data.accumulation,
