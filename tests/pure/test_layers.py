@@ -27,7 +27,7 @@ ROWS = [  # top of the list: knows nobody
     ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview", "imports"],
-    ["configure", "cloud"],
+    ["configure", "cloud", "card_comparison"],
     ["cli"],
     ["__main__"],
 ]
@@ -57,6 +57,7 @@ TORCH_FREE = [
     "drawing",
     "preflight.py",
     "checked_run.py",
+    "card_comparison.py",
     "publish",
     "dataset_inspection.py",
     "doctor",
