@@ -59,6 +59,7 @@ def lines(ready: "Prepared") -> list[words.Line]:
         overview_lines.pictures(seen, plan.pictures),
         overview_lines.evaluation(seen, plan),
         overview_lines.memory(plan, seen),
+        overview_lines.time(seen),
         overview_lines.disk(seen),
     )
     shown = [line for i, part in enumerate(parts) for line in ([""] if i and part else []) + part]

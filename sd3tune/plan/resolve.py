@@ -40,7 +40,7 @@ def resolve(inputs: RunInputs) -> Plan:
     refuse_impossible_pictures(config, model)
     products.refuse(inputs, attention_asked(config) or "sliced")
     trained = trained_plan(inputs)
-    sizes = Sizes(inputs, trained.count)
+    sizes = Sizes(inputs, trained)
     chosen, decided = decide_all(inputs.facts, request_of(inputs), sizes.too_big)
     attention = attention_plan(chosen)
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe

@@ -111,7 +111,7 @@ def test_a_torn_checkpoint_is_passed_over(prepared, tmp_path: Path) -> None:  # 
     state = begin(plan, ALONE_ON_CPU)
     for step in (1, 2, 3):
         state.step = step
-        checkpoint.save(state, tmp_path, {})
+        checkpoint.save(state, tmp_path, "{}")
     (tmp_path / "checkpoint-3" / "trained.safetensors").write_bytes(b"torn")
     (tmp_path / "checkpoint-2" / "state.json").unlink()
     found, passed = checkpoint.latest(tmp_path)
@@ -122,7 +122,7 @@ def test_a_torn_checkpoint_is_passed_over(prepared, tmp_path: Path) -> None:  # 
 
 def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     state = begin(prepared(*SHORT).plan, ALONE_ON_CPU)
-    folder = checkpoint.save(state, tmp_path, {})
+    folder = checkpoint.save(state, tmp_path, "{}")
     other = begin(prepared(*SHORT, "lora_rank=4").plan, ALONE_ON_CPU)
     with pytest.raises(CheckpointError, match="another shape") as refused:
         checkpoint.load(other, folder)
