@@ -98,7 +98,11 @@ class LoraAdapter(Trained):
             begun = {name.replace(f".{NAME}.", "."): t for name, t in self.start.items()}
             held = less(held, parts(begun, self.model.peft_config[NAME]))
         adapter_files.write(
-            folder / self.file, AdapterFile(held, about), self.dialect, base=self._weight
+            folder / self.file,
+            AdapterFile(held, about),
+            self.dialect,
+            base=self._weight,
+            synced=False,
         )
         return folder / self.file
 
@@ -174,10 +178,18 @@ def scale_of(config: Any) -> float:
 
 def tensors(transformer: Any, *, keep: bool = True) -> dict[str, Tensor]:
     """The adapter's values on the CPU, under peft's names."""
-    from peft import get_peft_model_state_dict
+    named = transformer.named_parameters(remove_duplicate=False)  # no layer is there twice
+    return copies({_stored(n): p.detach() for n, p in named if _is_adapter(n)}, keep=keep)
 
-    state = get_peft_model_state_dict(transformer, adapter_name=NAME)
-    return copies(state, keep=keep)
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name and f".{NAME}" in name
+
+
+def _stored(name: str) -> str:
+    """The name of an adapter's parameter in the file: as peft's get_peft_model_state_dict has it,
+    which walks through the whole model several times."""
+    return name.replace(f".{NAME}", "").replace(f".{MAGNITUDE}.weight", f".{MAGNITUDE}")
 
 
 def parts(state: Mapping[str, Tensor], config: Any) -> dict[str, LoraWeights]:

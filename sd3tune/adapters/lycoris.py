@@ -73,9 +73,9 @@ class LycorisAdapter(Trained):
                     state[name] = state[name] * self.config.multiplier
         written = self.config.model_copy(update={"multiplier": 1.0})
         text = written.model_dump_json(indent=2, exclude_none=True) + "\n"
-        drafts.write(folder / CONFIG, text.encode())
+        drafts.write(folder / CONFIG, text.encode(), synced=False)
         about = {**about, "lycoris_config": written.model_dump_json(exclude_none=True)}
-        adapter_files.save(folder / self.file, state, about)
+        adapter_files.save(folder / self.file, state, about, synced=False)
         return folder / self.file
 
     def begin_with(self, path: Path) -> int:

@@ -74,14 +74,24 @@ def take(trained: Trained, *, keep: bool = True) -> dict[str, Tensor]:
 
 
 def copies(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
-    """Copies on the CPU, by name. Tensors that are split over processes are gathered one after the
-    other, which every process takes part in. keep=False: join the all-gather but discard the
-    result; only rank 0 keeps a CPU copy, since one copy of a model on a machine is enough."""
+    """Copies on the CPU, by name, as `on_cpu` makes them."""
+    present = on_cpu(tensors, keep=keep)
+    return {
+        name: value.clone() if value.data_ptr() == tensors[name].data_ptr() else value
+        for name, value in present.items()
+    }
+
+
+def on_cpu(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, by name; what is there already is not copied. Tensors that are
+    split over processes are gathered one after the other, which every process takes part in.
+    keep=False: join the all-gather but discard the result; only rank 0 keeps a CPU copy, since one
+    copy of a model on a machine is enough."""
     found = {}
     for name, tensor in tensors.items():
         value = whole(tensor)
         if keep:
-            found[name] = value.cpu().contiguous().clone()
+            found[name] = value.detach().cpu().contiguous()
     return found
 
 

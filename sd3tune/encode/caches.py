@@ -18,7 +18,7 @@ from sd3tune.data.cache import TensorCache, latent_key, mask_key, text_key
 from sd3tune.data.cache_bucket import CacheBucket
 from sd3tune.data.digests import KnownFiles
 from sd3tune.data.discover import Sample
-from sd3tune.data.loader import Epoch, Loader
+from sd3tune.data.loader import Ahead, Epoch, Loader
 from sd3tune.errors import DataError
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
@@ -119,9 +119,11 @@ class Caches:
         key = self.mask_key(sample)
         return None if key is None else self._entry(sample, key, ("mask",), 1)["mask"]
 
-    def loader(self, world: World, begin_epoch: Epoch) -> Loader:
+    def loader(
+        self, world: World, begin_epoch: Epoch, ahead: Ahead = lambda position, batch: batch
+    ) -> Loader:
         """The batches of this process. begin_epoch: called before the first batch of each epoch is
-        made."""
+        made. ahead: as the loader takes it."""
         plan = self.prepared.plan
         return Loader(
             schedule=self.prepared.schedule,
@@ -137,6 +139,7 @@ class Caches:
             processes=world.size,
             pin=plan.hardware.pin_memory.value,
             begin_epoch=begin_epoch,
+            ahead=ahead,
         )
 
     def wanted_text(self, prompts: Sequence[str]) -> dict[Path, set[str]]:

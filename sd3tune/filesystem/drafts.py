@@ -122,10 +122,10 @@ def finish(draft: Path, final: Path, descriptor: int) -> None:
         os.close(folder)
 
 
-def write(path: Path, data: bytes | memoryview) -> None:
+def write(path: Path, data: bytes | memoryview, *, synced: bool = True) -> None:
     """Writes `data` to `path` atomically: on failure the previous file stays. A link is replaced,
-    not followed. Raises OSError, also if `path` is not a regular file: root could replace
-    /dev/null."""
+    not followed. synced=False: the caller syncs the file later. Raises OSError, also if `path` is
+    not a regular file: root could replace /dev/null."""
     _refuse_others(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
@@ -133,7 +133,10 @@ def write(path: Path, data: bytes | memoryview) -> None:
         assert descriptor is not None
         try:
             fill(descriptor, data)
-            finish(draft, path, descriptor)
+            if synced:
+                finish(draft, path, descriptor)
+            else:
+                draft.replace(path)
         except OSError:
             draft.unlink(missing_ok=True)
             raise

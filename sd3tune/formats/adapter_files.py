@@ -19,6 +19,7 @@ from sd3tune.formats import (
     fused_qkv,
     key_names,
     number_types,
+    safetensors_writer,
     scale,
     weight_deltas,
 )
@@ -93,6 +94,7 @@ def write(
     *,
     base: Base | None = None,
     rank: int | None = None,
+    synced: bool = True,
 ) -> tuple[str, ...]:
     """Writes the file whole or not at all, the same bytes for the same adapter; returns sentences
     about what could not be kept exactly.
@@ -100,25 +102,26 @@ def write(
     dialect: a name of tables/dialects.py. base: frozen weight (out, in) of a module; needed for
     DoRA in comfyui and kohya, and to turn DoRA'd LyCORIS, OFT and GLoRA into anything else. rank:
     what the dialect has no exact and small form for becomes a LoRA of that rank by a singular value
-    decomposition. Raises ModelError when something cannot be carried over.
+    decomposition. synced: see `save`. Raises ModelError when something cannot be carried over.
     """
     if not adapter.modules:
         raise ModelError(f"`{path}`: the adapter has no modules", hint="train something first")
     made = rendered(adapter.modules, dialect, base, rank)
     described = file_metadata.described(made.modules, dialect)
-    save(path, made.tensors, dict(adapter.metadata) | described | dict(made.metadata))
+    metadata = dict(adapter.metadata) | described | dict(made.metadata)
+    save(path, made.tensors, metadata, synced=synced)
     LOG.debug(f"{path}: {len(made.modules)} modules in the dialect {dialect}")
     return made.notes
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+def save(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str], *, synced: bool = True
+) -> None:
     """Writes a safetensors file, which has its name only once it is on the disk. about: its
-    metadata, which is written in order (the library's own order changes from run to run)."""
-    from safetensors.torch import save as serialised
-
+    metadata. synced=False: in a draft folder, whose owner syncs its files together."""
     whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    data = file_metadata.ordered(serialised(whole), {"format": "pt"} | dict(about))
-    drafts.write(path, data)
+    pieces = safetensors_writer.contents(whole, {"format": "pt"} | dict(about))
+    drafts.write(path, b"".join(pieces), synced=synced)
 
 
 def _refuse(path: Path, grouped: FileKeys) -> None:

@@ -77,13 +77,3 @@ def peft_config(modules: "Mapping[str, LoraWeights]") -> str:
         "lora_bias": any(m.bias is not None for m in modules.values()),
     }
     return json.dumps({f"transformer.{k}": v for k, v in config.items()}, sort_keys=True)
-
-
-def ordered(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """A serialised safetensors file with that metadata, sorted, in its header."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header = {"__metadata__": dict(sorted(metadata.items()))} | header
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
-    return len(text).to_bytes(8, "little") + text + data[8 + length :]

@@ -30,6 +30,7 @@ SUFFIXES: dict[Kind, str] = {"regular": "", "rolling": "-rolling", "best": "-bes
 # The last number avoids the name of a folder that another program made.
 NAME = re.compile(r"checkpoint-([0-9]{1,18})(-rolling|-best)?(?:-[0-9]{1,6})?")
 MAX_MANIFEST_BYTES, MAX_STATE_BYTES = 2**20, 2**26
+DIGEST_BYTES = 16  # of a checksum
 MAX_BATCHES = 2**16  # in one step, by all processes together
 Number = int | float
 
@@ -198,7 +199,7 @@ def _passed(folder: Path) -> str | None:
 
 def checksum(path: Path) -> str:
     """Raises OSError, also for what is not a regular file."""
-    h = blake2b(digest_size=16)
+    h = blake2b(digest_size=DIGEST_BYTES)
     with _opened(path) as f:
         while chunk := f.read(2**20):
             h.update(chunk)

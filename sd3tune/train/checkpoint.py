@@ -12,11 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from sd3tune.errors import CheckpointError, Sd3tuneError
 from sd3tune.filesystem import disk
@@ -27,7 +24,6 @@ from sd3tune.formats.manifest import (
     STATE,
     SUFFIXES,
     Kind,
-    checksum,
     damage,
     folders,
     is_ours,
@@ -36,6 +32,7 @@ from sd3tune.formats.manifest import (
 )
 from sd3tune.plan.memory import gib
 from sd3tune.train import optim_state
+from sd3tune.train.checkpoint_draft import CheckpointDraft, filling, sync
 from sd3tune.train.pruning import DRAFT, OLD, clear, prune
 from sd3tune.train.state import TrainState
 from sd3tune.train.state_files import Files, collect, restore, size_bytes
@@ -56,15 +53,16 @@ class Beside:
 def save(
     state: TrainState,
     output: Path,
-    described: Mapping[str, Any],
+    described: str,
     *,
     kind: Kind = "regular",
     beside: Beside | None = None,
     main: bool = True,
 ) -> Path:
     """Writes `output/checkpoint-<step>` and returns it; `-2` is added where somebody else has that
-    name. described: what `sd3tune plan --json` printed. main: this process writes; the others only
-    give their part of what is sharded. Raises CheckpointError; earlier checkpoints stay whole."""
+    name. described: the plan in JSON, as `sd3tune plan --json` prints it. main: this process
+    writes; the others only give their part of what is sharded. Raises CheckpointError; earlier
+    checkpoints stay whole."""
     files, facts = collect(state, keep=main)
     final = output / f"checkpoint-{state.step}{SUFFIXES[kind]}"
     if not main:
@@ -72,13 +70,15 @@ def save(
     draft, final = _free(final, state.lineage.run)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        documents = {STATE: facts, "plan.json": described, RUN: asdict(state.lineage)}
-        texts = {name: json.dumps(d, indent=1) for name, d in documents.items()}
+        run = json.dumps(asdict(state.lineage), indent=1)
+        # The standard library's fast encoder cannot indent.
+        texts = {STATE: json.dumps(facts), "plan.json": described, RUN: run}
         _check_room(size_bytes(files, texts) + (beside.size_bytes if beside else 0), output)
         draft.mkdir()
-        _write(draft, files, texts, beside)
+        with filling(draft) as writing:
+            _write(writing, files, texts, beside)
         _replace(draft, final)
-    except (OSError, SafetensorError) as e:
+    except OSError as e:
         shutil.rmtree(draft, ignore_errors=True)
         raise _refusal(final, e) from e
     return final
@@ -128,29 +128,18 @@ def _refusal(final: Path, error: Exception) -> CheckpointError:
 
 
 def _write(
-    folder: Path,
+    draft: CheckpointDraft,
     files: Files,
     texts: Mapping[str, str],
     beside: Beside | None,
 ) -> None:
     for name, tensors in files.items():
-        save_file(dict(tensors), folder / name)
+        draft.write_tensors(name, tensors)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        draft.write_bytes(name, text.encode())
     if beside is not None:
-        beside.write(folder)
-    _seal(folder)
-
-
-def _seal(folder: Path) -> None:
-    """The manifest, and everything on disk."""
-    written = sorted(p for p in folder.rglob("*") if p.is_file())
-    listed = {p.relative_to(folder).as_posix(): checksum(p) for p in written}
-    (folder / MANIFEST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
-    for path in (*written, folder / MANIFEST):
-        _sync(path)
-    for path in sorted({p.parent for p in written}):
-        _sync(path)
+        beside.write(draft.folder)
+    draft.seal()
 
 
 def copy(state: TrainState, folder: Path, output: Path) -> tuple[Path, Path]:
@@ -159,10 +148,11 @@ def copy(state: TrainState, folder: Path, output: Path) -> tuple[Path, Path]:
     draft, final = _free(output / f"checkpoint-{state.step}", state.lineage.run)
     draft.mkdir()
     try:
-        for name in manifest.listing(folder):
-            shutil.copyfile(folder / name, draft / name)
-        (draft / RUN).write_text(json.dumps(asdict(state.lineage), indent=1), encoding="utf-8")
-        _seal(draft)
+        with filling(draft) as writing:
+            for name in manifest.listing(folder):
+                shutil.copyfile(folder / name, draft / name)
+            writing.write_bytes(RUN, json.dumps(asdict(state.lineage), indent=1).encode())
+            writing.seal()
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -177,7 +167,7 @@ def _replace(draft: Path, final: Path) -> None:
     if final.exists():
         final.rename(old)
     draft.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     clear(old)
 
 
@@ -215,11 +205,3 @@ def _fitting(folder: Path) -> Iterator[None]:
             f"`{folder}` does not fit this run: {why or type(e).__name__}",
             hint="set model, optimizer and adapter as they were, or resume_from_checkpoint=never",
         ) from e
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

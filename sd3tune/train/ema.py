@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd3tune.adapters.trained import Trained, copies, like
+from sd3tune.adapters.trained import Trained, like, on_cpu
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Ema:
                     p.copy_(value)
 
     def take(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """The averages by the names of the trained values, as `copies` makes them."""
+        """The averages by the names of the trained values, as `on_cpu` makes them."""
         names, values = self.trained.named(), self.average.shadow_params
-        return copies(dict(zip(names, values, strict=True)), keep=keep)
+        return on_cpu(dict(zip(names, values, strict=True)), keep=keep)
 
     def put(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `take`."""

@@ -1,10 +1,11 @@
 """Checkpoints during training: when one is due, its content, and which older ones are removed."""
 
 import errno
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -78,11 +79,15 @@ class Keeper:
         return checkpoint.save(
             self.state,
             self.plan.output_dir,
-            describe(self.plan),
+            self._described,
             kind=kind,
             beside=beside,
             main=self.world.main,
         )
+
+    @cached_property
+    def _described(self) -> str:
+        return json.dumps(describe(self.plan), indent=1)
 
     def _exported(self) -> dict[str, Tensor]:
         """The trained values as the result would have them now; empty in a process that does not

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sd3tune.adapters.trained import like, put, take, whole
+from sd3tune.adapters.trained import like, on_cpu, put, whole
 from sd3tune.errors import CheckpointError
 from sd3tune.formats import manifest
 from sd3tune.formats.manifest import AVERAGE, FORMAT, OPTIMIZER, TRAINED
@@ -19,18 +19,20 @@ TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
 # Of TrainState, as JSON.
 NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until",
            "evaluations")  # fmt: skip
+PLAIN = (int, float, str, bytes, type(None))
 HEADER_BYTES = 256  # of a safetensors file, for one tensor: its name, dtype, shape and offsets
 
 Files = Mapping[str, Mapping[str, Tensor]]  # file name -> tensors
 
 
 def collect(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
-    """Everything on the CPU: tensors by file, and JSON. keep=False: join the all-gather of what is
-    split over processes, and keep nothing."""
+    """Everything on the CPU: tensors by file, and JSON. Tensors that are there already are not
+    copied, so they are written before the next step changes them. keep=False: join the all-gather
+    of what is split over processes, and keep nothing."""
     tensors: dict[str, Tensor] = {}
-    rest = flatten(optim_state.take(state.optimizer), "", tensors, keep)
+    rest = flatten(state.optimizer.state_dict(), "", tensors, keep)
     files: dict[str, Mapping[str, Tensor]] = {
-        TRAINED: take(state.trained, keep=keep),
+        TRAINED: on_cpu(state.trained.named(), keep=keep),
         OPTIMIZER: tensors,
     }
     if state.ema is not None:
@@ -94,11 +96,13 @@ def _placed(saved: dict[str, Any], state: TrainState) -> dict[str, Any]:
 def flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> Any:
     """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
     freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, PLAIN):  # first, because most values are: the check below is slow
+        return value
+    if isinstance(value, torch.Tensor):  # gathered before the next one is, for its memory
         value = optim_state.plain(whole(value))
     if isinstance(value, torch.Tensor):
         if keep:
-            tensors[path] = value.cpu().contiguous().clone()
+            tensors[path] = value.detach().cpu().contiguous()
         return {TENSOR: path}
     if isinstance(value, Mapping):
         return {str(k): flatten(v, f"{path}/{k}", tensors, keep) for k, v in value.items()}

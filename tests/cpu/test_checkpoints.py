@@ -128,7 +128,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_and_never_read(
 ) -> None:
     state = begin(prepared("max_train_steps=4", "lr_warmup_steps=0").plan, ALONE_ON_CPU)
     state.step = 3
-    whole = checkpoint.save(state, tmp_path, {})
+    whole = checkpoint.save(state, tmp_path, "{}")
     for left in (".checkpoint-4.tmp", ".checkpoint-2.old"):
         (tmp_path / left).mkdir()
         (tmp_path / left / "trained.safetensors").write_bytes(b"half")
@@ -141,7 +141,7 @@ def test_a_checkpoint_without_an_average_is_refused_by_a_run_with_one(
     prepared: Any, tmp_path: Path
 ) -> None:
     state = begin(prepared("max_train_steps=4", "lr_warmup_steps=0").plan, ALONE_ON_CPU)
-    folder = checkpoint.save(state, tmp_path, {})
+    folder = checkpoint.save(state, tmp_path, "{}")
     plan = prepared("max_train_steps=4", "lr_warmup_steps=0", "use_ema=true").plan
     with pytest.raises(CheckpointError, match="without a moving average"):
         checkpoint.load(begin(plan, ALONE_ON_CPU), folder)

@@ -165,7 +165,7 @@ def saved(prepared: Any, tmp_path: Path) -> tuple[Any, Path]:
         parameter.grad = torch.ones_like(parameter)
     state.optimizer.step()
     state.step = 1
-    return state, checkpoint.save(state, tmp_path / "saved", {})
+    return state, checkpoint.save(state, tmp_path / "saved", "{}")
 
 
 def transposed(folder: Path, file: str, part: str) -> None:
@@ -282,7 +282,7 @@ def test_a_name_that_somebody_else_has_is_left_to_them(
     (tmp_path / "output" / taken).mkdir(parents=True)
     (tmp_path / "output" / taken / "diary.txt").write_text("mine")
     for _ in range(2):  # the second replaces the first
-        assert checkpoint.save(saved[0], tmp_path / "output", {}).name == "checkpoint-1-2"
+        assert checkpoint.save(saved[0], tmp_path / "output", "{}").name == "checkpoint-1-2"
     assert names(tmp_path / "output") == {taken, "checkpoint-1-2"}
     assert manifest.latest(tmp_path / "output")[0] == tmp_path / "output" / "checkpoint-1-2"
 

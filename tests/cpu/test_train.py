@@ -24,7 +24,9 @@ from tests.image_folders import shown
 SHORT = ("max_train_steps=12", "lr_scheduler=constant", "lr_warmup_steps=0")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "sd3.5-medium")) for n in MODELS]
+)
 def test_each_architecture_learns_and_diffusers_loads_what_it_learned(
     name: str, run: Train, demo: Path, tmp_path: Path
 ) -> None:
@@ -111,7 +113,7 @@ def test_a_torn_checkpoint_is_passed_over(prepared, tmp_path: Path) -> None:  # 
     state = begin(plan, ALONE_ON_CPU)
     for step in (1, 2, 3):
         state.step = step
-        checkpoint.save(state, tmp_path, {})
+        checkpoint.save(state, tmp_path, "{}")
     (tmp_path / "checkpoint-3" / "trained.safetensors").write_bytes(b"torn")
     (tmp_path / "checkpoint-2" / "state.json").unlink()
     found, passed = checkpoint.latest(tmp_path)
@@ -122,7 +124,7 @@ def test_a_torn_checkpoint_is_passed_over(prepared, tmp_path: Path) -> None:  # 
 
 def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     state = begin(prepared(*SHORT).plan, ALONE_ON_CPU)
-    folder = checkpoint.save(state, tmp_path, {})
+    folder = checkpoint.save(state, tmp_path, "{}")
     other = begin(prepared(*SHORT, "lora_rank=4").plan, ALONE_ON_CPU)
     with pytest.raises(CheckpointError, match="another shape") as refused:
         checkpoint.load(other, folder)
