@@ -26,7 +26,8 @@ def for_layers_of(scheme: str) -> Iterator[None]:
 
     answers = import_utils.is_bnb_available, import_utils.is_bnb_4bit_available
     before = sys.modules.get(LIBRARY)
-    sys.modules[LIBRARY] = None  # type: ignore[assignment]  to Python it is not installed
+    # None: to Python it is not installed.
+    sys.modules[LIBRARY] = None  # type: ignore[assignment]
     try:
         for answer in answers:
             answer.cache_clear()

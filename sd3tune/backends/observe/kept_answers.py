@@ -31,6 +31,7 @@ UNANSWERED_SECONDS = 600.0
 TURN_SECONDS = 180.0  # for the probes of another process: more than one child may take
 PACKAGE = Path(__file__).parents[2]
 SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
+MADE_BY = (".py", ".safetensors")
 # Beginnings of variables that change what a device computes or what Python imports.
 VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "GPU_DEVICE_ORDINAL", "MIOPEN_", "PYTORCH_", "TORCH",
              "ATEN_", "DNNL_", "ONEDNN_", "OMP_", "MKL_", "LD_LIBRARY_PATH", "LD_PRELOAD",
@@ -98,10 +99,13 @@ def _names(folder: str) -> list[str]:
 
 
 @cache
-def sources() -> str:
-    """A digest of the code that makes the answers."""
-    files = (path for room in SOURCES for path in (PACKAGE / room).rglob("*.py"))
-    return digest(f"{p.relative_to(PACKAGE)} {p.read_text('utf-8')}" for p in files)
+def sources(package: Path = PACKAGE) -> str:
+    """A digest of the code that makes the answers, and of the recorded activations it checks
+    attention with: another check asks anew."""
+    files = (p for room in SOURCES for end in MADE_BY for p in (package / room).rglob(f"*{end}"))
+    return digest(
+        f"{p.relative_to(package)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files
+    )
 
 
 def digest(entries: Iterable[str]) -> str:
