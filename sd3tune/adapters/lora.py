@@ -187,10 +187,8 @@ def scale_of(config: Any) -> float:
 
 def tensors(transformer: Any, *, keep: bool = True) -> dict[str, Tensor]:
     """The adapter's values on the CPU, under peft's names."""
-    return copies(
-        {_stored(n): p.detach() for n, p in transformer.named_parameters() if _is_adapter(n)},
-        keep=keep,
-    )
+    named = transformer.named_parameters(remove_duplicate=False)  # no layer is there twice
+    return copies({_stored(n): p.detach() for n, p in named if _is_adapter(n)}, keep=keep)
 
 
 def _is_adapter(name: str) -> bool:

@@ -34,6 +34,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "gradient_checkpointing_interval",
     "gradient_checkpointing_backend",
     "blocks_to_swap",
+    "modulations",
     "dynamo_backend",
     "pin_memory",
     "fp8_dtype",

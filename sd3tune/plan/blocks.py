@@ -29,11 +29,18 @@ class MemoryPlan:
     interval: Decision[int]  # every n-th block is checkpointed
     checkpoint_backend: Decision[Literal["torch", "unsloth"]]  # inputs on the device, on the host
     blocks_to_swap: Decision[int]  # the first n blocks live in host memory
+    modulations: Decision[Literal["device", "streamed", "host"]]  # where they are computed
     offload: Decision[Literal["none", "text_encoders"]]  # what runs on the CPU instead
     quantised_cache: Decision[Path | None]  # folder of quantised transformers; None: none is kept
 
 
-def memory_plan(inputs: RunInputs, chosen: Chosen, load: Load, need: MemoryEstimate) -> MemoryPlan:
+def memory_plan(
+    inputs: RunInputs,
+    chosen: Chosen,
+    load: Load,
+    need: MemoryEstimate,
+    modulations: Decision[Literal["device", "streamed", "host"]],
+) -> MemoryPlan:
     """Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
     no memory holds the text encoders."""
     config, shape = inputs.config, inputs.model.transformer
@@ -44,6 +51,7 @@ def memory_plan(inputs: RunInputs, chosen: Chosen, load: Load, need: MemoryEstim
         interval=_interval(config, shape),
         checkpoint_backend=typed(chosen["gradient_checkpointing_backend"], BACKENDS),
         blocks_to_swap=_swapped(inputs),
+        modulations=modulations,
         offload=_offload(inputs, need),
         quantised_cache=_quantised_cache(config, chosen),
     )

@@ -23,6 +23,7 @@ from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
 from sd3tune.plan.memory import estimate
+from sd3tune.plan.modulation_plan import modulation_decision
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.picture_plan import picture_plan, refuse_impossible_pictures
@@ -48,6 +49,9 @@ def resolve(inputs: RunInputs) -> Plan:
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
+    pinned = chosen["pin_memory"].value == "on"
+    modulations = modulation_decision(inputs, load, pinned=pinned)
+    load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
     data = data_plan(inputs, batch)
     expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
     compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
@@ -67,7 +71,7 @@ def resolve(inputs: RunInputs) -> Plan:
         hardware=hardware_plan(inputs, chosen),
         precision=precision_plan(chosen),
         attention=attention,
-        memory=memory_plan(inputs, chosen, load, estimate(model, load)),
+        memory=memory_plan(inputs, chosen, load, estimate(model, load), modulations),
         data=data,
         captions=caption_plan(config),
         loss=loss_plan(config),

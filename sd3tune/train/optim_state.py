@@ -25,13 +25,6 @@ def kind(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"
 
 
-def take(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Moments that are split over processes stay so: gathering is one tensor's business at a
-    time."""
-    state: dict[str, Any] = plain(optimizer.state_dict())
-    return state
-
-
 def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Raises ValueError, or what the optimizer raises, when `state` is another's."""
     before = [dict(group) for group in optimizer.param_groups]

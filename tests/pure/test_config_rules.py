@@ -149,7 +149,7 @@ ALWAYS = """
     pretrained_transformer_model_name_or_path webhook_config report_to
     instance_prompt prepend_instance_prompt only_instance_prompt disable_multiline_split
     max_upscale_threshold skip_file_discovery preserve_data_backend_cache metadata_update_interval
-    read_batch_size image_processing_batch_size disable_tf32 loss_weighting
+    read_batch_size image_processing_batch_size disable_tf32 loss_weighting modulations
 """.split()
 
 

@@ -48,6 +48,13 @@ class HardwareSettings(Settings):
     """Transformer blocks whose weights stay in host memory and are copied to the device when they
     are needed: less device memory, more time. Needs gradient_checkpointing. Untested on
     hardware."""
+    modulations: Literal["auto", "device", "streamed", "host"] = "auto"
+    """Where the modulations of the blocks are computed. Their weights (AdaLN) are a third of SD3.5
+    large, and see one vector of each image. `device`: in the blocks. `streamed`: the weights stay
+    in host memory and are copied to the device once a step, layer by layer; the results are the
+    same bits. `host`: the host computes them while the step before runs; the results are within
+    rounding. `auto` leaves them on the device where everything fits with room. Not for adapters
+    that train these layers. Untested on hardware."""
     vae_dtype: Literal["default", "fp32", "fp16", "bf16"] | None = None
     """Format of the autoencoder."""
     attention_mechanism: Attention | None = None
