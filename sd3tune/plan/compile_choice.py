@@ -19,6 +19,7 @@ INDUCTOR, NOTHING = "inductor", "no"
 # Tracing and compiling forward and backward pass of one kind of block, into an empty cache.
 SECONDS_PER_KIND = 15.0
 MARGIN = 2.0  # times the cost must be saved
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes
 UNTESTED = "untested on hardware"
 ANYWAY = "dynamo_backend=inductor compiles anyway"
 
@@ -75,6 +76,8 @@ def against(config: Config, expected: Prospect) -> str | None:
     """Why the blocks are not compiled; None where compiling pays."""
     if config.use_dora:
         return "DoRA's layers cannot be compiled"
+    if config.dynamo_mode in CUDA_GRAPHS:
+        return f"dynamo_mode={config.dynamo_mode} needs CUDA graphs, which are not supported"
     if config.blocks_to_swap:
         return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
     if expected.vendor == "cpu":

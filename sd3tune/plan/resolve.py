@@ -55,10 +55,8 @@ def resolve(inputs: RunInputs) -> Plan:
     data = data_plan(inputs, batch)
     expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
     compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
-    chosen, load = (
-        chosen | {"dynamo_backend": compiler},
-        replace(load, compiled=compiler.value != "no"),
-    )
+    chosen = chosen | {"dynamo_backend": compiler}
+    load = replace(load, compiled=compiler.value != compile_choice.NOTHING)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(
