@@ -18,5 +18,6 @@ part() {  # part SECONDS NAME COMMAND…
 }
 part 60 imports "$python" -c 'import bitsandbytes, diffusers, lycoris, optimum.quanto, peft, sd3tune, torch; print(torch.__version__)'
 part 120 models "$python" "$here/random_models.py" "$folder" --size "$size"
-part "${TABLE_SECONDS:-480}" full_size "$python" "$here/full_size.py" "$folder" --seconds "${TABLE_SECONDS:-480}" --json "$results/full_size.json"
+table="${TABLE_SECONDS:-480}"
+part $((table + 20)) full_size "$python" "$here/full_size.py" "$folder" --seconds "$table" --json "$results/full_size.json"
 part 150 determinism "$python" "$here/determinism.py" "$folder" --json "$results/determinism.json"
