@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sd3tune.backends.decide.decisions import decide_all
 from sd3tune.decision import DEFAULT, Decision
-from sd3tune.plan import products
+from sd3tune.plan import compile_choice, products
 from sd3tune.plan.arithmetic import (
     attention_asked,
     attention_plan,
@@ -53,6 +53,10 @@ def resolve(inputs: RunInputs) -> Plan:
     modulations = modulation_decision(inputs, load, pinned=pinned)
     load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
     data = data_plan(inputs, batch)
+    expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
+    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
+    chosen = chosen | {"dynamo_backend": compiler}
+    load = replace(load, compiled=compiler.value != compile_choice.NOTHING)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(
