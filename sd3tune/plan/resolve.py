@@ -4,6 +4,8 @@
 checkpoint carries one. Nothing is observed here, and no weight is loaded.
 """
 
+from dataclasses import replace
+
 from sd3tune.backends.decide.decisions import decide_all
 from sd3tune.decision import DEFAULT, Decision
 from sd3tune.plan import products
@@ -18,6 +20,7 @@ from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
 from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.keep_choice import keep_choice
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
 from sd3tune.plan.memory import estimate
@@ -46,6 +49,8 @@ def resolve(inputs: RunInputs) -> Plan:
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
+    keep = keep_choice(inputs, load)
+    load = replace(load, keep=keep.value)
     data = data_plan(inputs, batch)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
@@ -59,7 +64,7 @@ def resolve(inputs: RunInputs) -> Plan:
         hardware=hardware_plan(inputs, chosen),
         precision=precision_plan(chosen),
         attention=attention,
-        memory=memory_plan(inputs, chosen, load, estimate(model, load)),
+        memory=memory_plan(inputs, chosen, load, estimate(model, load), keep),
         data=data,
         captions=caption_plan(config),
         loss=loss_plan(config),
