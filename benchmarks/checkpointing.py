@@ -1,6 +1,6 @@
 """What a training step takes by what its blocks keep: inputs, outputs of attention, everything.
 
-    python benchmarks/checkpointing.py [--tokens 1024] [--layers 4] [--heads 8] [--rounds 5]
+    python benchmarks/checkpointing.py [--tokens 1024] [--layers 3] [--heads 2] [--rounds 5]
 
 Forward and backward pass of a transformer with LoRA, random weights, the three choices taking turns
 in one process. `ratios` are those to blocks that keep their inputs alone; `cpu` counts the
@@ -46,7 +46,7 @@ def model_of(keep: Keep, layers: int, heads: int, side: int) -> Any:
 
 def main() -> None:
     parser = machine.parser(__doc__)
-    sizes = {"tokens": 1024, "layers": 4, "heads": 8, "batch": 1, "rounds": 5}
+    sizes = {"tokens": 1024, "layers": 3, "heads": 2, "batch": 1, "rounds": 5}
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
