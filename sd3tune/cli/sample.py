@@ -70,7 +70,12 @@ class _Given:
 @click.option("--skip-scale", type=float, help="its strength  [2.8]")
 @click.option("--skip-start", type=float, help="share of the steps before it  [0.01]")
 @click.option("--skip-stop", type=float, help="share of the steps at its end  [0.2]")
-@click.option("--quantise", type=RowName(SCHEMES), help="how the transformer's weights are kept")
+@click.option(
+    "--quantise",
+    type=RowName(SCHEMES),
+    metavar="SCHEME",
+    help="of the transformer's weights: a value of base_model_precision",
+)
 @click.option("--text-tokens", type=click.IntRange(1, 256), help="T5 tokens of a prompt")
 @ON_CPU
 @click.option("--on", "chip", metavar="NAME", help="with --dry-run: plan for another machine")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["urls"],
-    ["errors", "escaping", "start", "decision"],
+    ["errors", "escaping", "start", "deferred", "decision"],
     ["tables"],
     ["filesystem"],
     ["report"],
@@ -27,7 +27,7 @@ ROWS = [  # top of the list: knows nobody
     ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview", "imports"],
-    ["configure", "cloud"],
+    ["configure", "cloud", "card_comparison"],
     ["cli"],
     ["__main__"],
 ]
@@ -42,6 +42,7 @@ TORCH_FREE = [
     "report/stopping.py",
     "report/streams.py",
     "start.py",
+    "deferred.py",
     "__main__.py",
     "cli",
     "configure",
@@ -57,6 +58,7 @@ TORCH_FREE = [
     "drawing",
     "preflight.py",
     "checked_run.py",
+    "card_comparison.py",
     "publish",
     "dataset_inspection.py",
     "doctor",

@@ -110,7 +110,7 @@ def int8_matmul(device: torch.device) -> str:
 
 def fp8_matmul(device: torch.device) -> str:
     """Dense fp8 product in the chip's own flavour, against the float64 product of the rounded."""
-    flavour = torch.float8_e4m3fnuz if _is_cdna3(device) else torch.float8_e4m3fn
+    flavour = getattr(torch, fp8_flavour(device))
     a, b = (torch.randn(64, 64, generator=_dice(n)).to(flavour) for n in (1, 2))
     one = torch.ones((), device=device)
     got = torch._scaled_mm(
@@ -120,10 +120,10 @@ def fp8_matmul(device: torch.device) -> str:
     return f"{str(flavour).removeprefix('torch.')}, error {error:.0e}"
 
 
-def _is_cdna3(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    return "gfx942" in getattr(torch.cuda.get_device_properties(device), "gcnArchName", "")
+def fp8_flavour(device: torch.device) -> str:
+    """torch's name of the float8 format that the chip multiplies: fnuz on CDNA3."""
+    found = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return "float8_e4m3fnuz" if "gfx942" in getattr(found, "gcnArchName", "") else "float8_e4m3fn"
 
 
 def bandwidth(device: torch.device) -> str:
