@@ -4,6 +4,8 @@
 checkpoint carries one. Nothing is observed here, and no weight is loaded.
 """
 
+from dataclasses import replace
+
 from sd3tune.backends.decide.decisions import decide_all
 from sd3tune.decision import DEFAULT, Decision
 from sd3tune.plan import products
@@ -57,7 +59,7 @@ def resolve(inputs: RunInputs) -> Plan:
         output_dir=config.output_dir,
         seed=config.seed,
         hardware=hardware_plan(inputs, chosen),
-        precision=precision_plan(chosen),
+        precision=replace(precision_plan(chosen), check_interval=config.w8a8_check_interval),
         attention=attention,
         memory=memory_plan(inputs, chosen, load, estimate(model, load)),
         data=data,
