@@ -2,7 +2,8 @@
 
 The reference is the product with the dequantised weight in float32, so the figure is the error of
 rounding inputs (forward) and gradients (backward). A part of the rows is enough: each has a scale
-of its own. What rounding the weight costs is known when it is rounded (w8a8.weight_error).
+of its own. What rounding the weight costs with these inputs is a third figure; it follows from what
+was lost of each column, which the layer keeps.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,20 +22,25 @@ ROWS = 512  # of each input that are compared
 
 @dataclass(frozen=True)
 class ProductError:
-    """|ours - reference| / |reference|, the largest of all calls. gradient: 0 where none passed."""
+    """|ours - reference| / |reference|, the largest of all calls. gradient: 0 where none passed.
+    weight: of the output, by rounding the weight."""
 
     forward: float = 0.0
     gradient: float = 0.0
+    weight: float = 0.0
 
     @property
     def worst(self) -> float:
-        """The larger of the two."""
+        """The larger figure of rounding inputs and gradients, which a layer can leave."""
         return max(self.forward, self.gradient)
 
     def and_also(self, other: "ProductError") -> "ProductError":
         """The larger figures of both."""
-        forward = max(self.forward, other.forward)
-        return ProductError(forward, max(self.gradient, other.gradient))
+        return ProductError(
+            max(self.forward, other.forward),
+            max(self.gradient, other.gradient),
+            max(self.weight, other.weight),
+        )
 
 
 Errors = dict[str, ProductError]
@@ -69,7 +75,7 @@ def _observer(name: str, errors: Errors) -> Callable[[W8A8Linear, Tensor, Tensor
         errors[name] = errors.get(name, ProductError()).and_also(error)
 
     def observe(layer: W8A8Linear, x: Tensor, y: Tensor) -> Tensor:
-        add(ProductError(forward=forward_error(layer, x)))
+        add(ProductError(forward=forward_error(layer, x), weight=rounded_weight_error(layer, x)))
         if y.requires_grad:
             y.register_hook(lambda g: add(ProductError(gradient=gradient_error(layer, g))))
         return y
@@ -91,6 +97,17 @@ def gradient_error(layer: W8A8Linear, g: Tensor) -> float:
     rows = _some(g)
     ours = eight_bits.input_gradient(rows, layer.rows, torch.float32)
     return _relative(ours, rows, layer.rows.restored())
+
+
+@torch.no_grad()
+def rounded_weight_error(layer: W8A8Linear, x: Tensor) -> float:
+    """Of the output, by rounding the weight, as it is expected where what is lost of different
+    columns is not correlated: sqrt(sum of x_k^2 lost_k) / |x W^T|."""
+    rows = _some(x).float()
+    with torch.autocast(rows.device.type, enabled=False):
+        size = (rows @ layer.rows.restored().t()).norm()
+    expected = (rows.square().sum(0) * layer.lost).sum().sqrt()
+    return float(expected / size.clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def _some(x: Tensor) -> Tensor:

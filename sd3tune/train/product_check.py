@@ -64,6 +64,18 @@ class Certificate:
             f"{listed}"
         )
 
+    def with_lossy_weights(self) -> str:
+        """A sentence where the rounded weights themselves cost more than the limit; or ""."""
+        lossy = {n: e.weight for n, e in self.errors.items() if e.weight > self.limit}
+        if not lossy:
+            return ""
+        worst = max(lossy, key=lambda name: lossy[name])
+        return (
+            f"{len(lossy)} layers lose more than {self.limit:.0%} of their output by weights of 8 "
+            f"bits, at most {lossy[worst]:.1%} (`{worst}`): base_model_precision=no_change has no "
+            "such error"
+        )
+
 
 def certified(
     state: TrainState, images: FixedImages, plan: Plan, world: World, recipe: Recipe
@@ -89,6 +101,8 @@ def certified(
     for name in certificate.weights_only:
         layers[name].weights_only = True
     say(f"products {certificate.sentence()}")
+    if doubtful := certificate.with_lossy_weights():
+        warn(doubtful)
     check = Check(state, recipe, scheme.error_limit, compiled)
     interval = plan.precision.check_interval
     return [Chore(every(interval), check.run)] if interval else []

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sd3tune import quant
 from sd3tune.adapters.lora import LoraAdapter
 from sd3tune.backends.kernels.eight_bits import rounded
 from sd3tune.plan.plan import Plan
@@ -34,7 +35,7 @@ def dice(seed: int, *shape: int) -> Tensor:
 
 def test_errors_are_those_of_rounding_what_passes_and_not_the_weight() -> None:
     """Values that are codes already, times one scale for each row, lose nothing."""
-    layer = W8A8Linear(rounded(dice(1, 32, 64), torch.int8), None, torch.float32)
+    layer = W8A8Linear(rounded(dice(1, 32, 64), torch.int8), torch.zeros(64), None, torch.float32)
     whole = torch.randint(-127, 128, (40, 64), generator=torch.Generator().manual_seed(2)).float()
     whole[:, 0] = 127
     assert product_errors.forward_error(layer, whole * 0.37) < 1e-6
@@ -46,6 +47,27 @@ def test_errors_are_those_of_rounding_what_passes_and_not_the_weight() -> None:
     assert product_errors.forward_error(layer, odd) > 0.8
     assert product_errors.gradient_error(layer, dice(4, 40, 32)) == pytest.approx(0.006, rel=0.2)
     assert product_errors.forward_error(layer, odd * float("nan")) == float("inf")
+
+
+def test_the_cost_of_rounded_weights_is_known_for_the_inputs_that_come() -> None:
+    """Also where one input is large and its weights are small, so that their steps are coarse."""
+    block = nn.Module()
+    block.transformer_blocks = nn.ModuleList([nn.Linear(256, 128, bias=False)])
+    weight = dice(1, 128, 256)
+    weight[:, 9] *= 0.01
+    block.transformer_blocks[0].weight.data = weight.clone()
+    quant.apply(block, "int8-w8a8")
+    layer, x = block.transformer_blocks[0], dice(2, 300, 256)
+    assert isinstance(layer, W8A8Linear)
+    for size in (1.0, 300.0):
+        x[:, 9] = dice(3, 300) * size
+        exact = x.double() @ weight.double().t()
+        seen = (x.double() @ layer.rows.restored().double().t() - exact).norm() / exact.norm()
+        assert product_errors.rounded_weight_error(layer, x) == pytest.approx(float(seen), rel=0.1)
+    assert seen > 0.1
+    figures = {"a": ProductError(0.01, 0.01, float(seen))}
+    assert "1 layers lose more than 3%" in Certificate("", 0.03, figures, ()).with_lossy_weights()
+    assert not Certificate("", 0.03, {"a": ProductError(0.1, 0.1, 0.01)}, ()).with_lossy_weights()
 
 
 def test_layers_are_measured_in_the_passes_of_a_model_and_forgotten() -> None:
@@ -165,7 +187,7 @@ def test_processes_agree_on_the_worst_figures() -> None:
     errors = product_check.worst(
         (("a", ProductError(0.2, 0.3)), ("b", ProductError(0.01)), ("a", ProductError(0.5, 0.1)))
     )
-    assert errors == {"a": ProductError(0.5, 0.3)}
+    assert errors == {"a": ProductError(0.5, 0.3), "b": ProductError(0.01)}
     named = Certificate(
         "int8-w8a8", 0.03, {"a": ProductError(0.5), "b": ProductError(0.01)}, ("a",)
     )
