@@ -70,7 +70,7 @@ def resolve(inputs: RunInputs) -> Plan:
         output_dir=config.output_dir,
         seed=config.seed,
         hardware=hardware_plan(inputs, chosen),
-        precision=precision_plan(chosen),
+        precision=replace(precision_plan(chosen), check_interval=config.w8a8_check_interval),
         attention=attention,
         memory=memory_plan(inputs, chosen, load, estimate(model, load), keep, modulations),
         data=data,
