@@ -259,6 +259,7 @@ ADAPTER = (
 BLOCKS = (
     of_checkpointing("gradient_checkpointing_interval", 1),
     of_checkpointing("gradient_checkpointing_backend", "torch"),
+    of_checkpointing("gradient_checkpointing_keep", "auto"),
     error(
         "blocks_to_swap gradient_checkpointing gradient_checkpointing_interval",
         lambda c: (

@@ -31,7 +31,13 @@ class HardwareSettings(Settings):
     base_model_default_dtype: Literal["bf16", "fp16", "fp32"] | None = None
     """Format of frozen weights that are not quantised."""
     base_model_precision: Precision | None = None
-    """Quantisation of the frozen transformer."""
+    """Quantisation of the frozen transformer. `int8-w8a8` and `fp8-w8a8` also round activations and
+    gradients, and multiply in 8 bits; they are never chosen by themselves, and untested on
+    hardware."""
+    w8a8_check_interval: Whole = Field(200, ge=0)
+    """Every so many steps, with base_model_precision=int8-w8a8 or fp8-w8a8, the error of one layer
+    is measured with the activations and gradients of that step: about the time of one more step. A
+    layer above the limit of its scheme is a warning. 0: never."""
     text_encoder_1_precision: Precision | None = None
     """Quantisation of CLIP-L while captions are encoded."""
     text_encoder_2_precision: Precision | None = None
