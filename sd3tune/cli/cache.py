@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sd3tune.data.shards import Damage
-    from sd3tune.encode.upkeep import Built
+    from sd3tune.encode.census import Built
 
 IMPORTING = "importing PyTorch"
 
@@ -46,9 +46,9 @@ def info(arguments: tuple[str, ...], as_json: bool) -> None:
     """Show entries, bytes, what a run of CONFIG would have to encode, and what it does not use."""
     ready = prepared(arguments)
     with waiting("reading the caches"):
-        from sd3tune.encode import upkeep
+        from sd3tune.encode import census
 
-        built = upkeep.info(ready)
+        built = census.info(ready)
     echo(document(built)) if as_json else words.show([*lines(built), *compiled_lines()])
 
 
