@@ -78,7 +78,8 @@ def _chosen(inputs: RunInputs, load: Load, *, attention: bool) -> Decision[tuple
     keep = fastest(shape.layers, load, fits, seconds, attention=attention, everything=everything)
     chosen, least = replace(load, keep=keep), replace(load, keep=mixed(shape.layers, 0, 0))
     if chosen == least:
-        return Decision(keep, AUTO, f"more would not fit {gib(room)} with room to spare")
+        never = None if attention or everything else without_outputs(inputs.facts, load)
+        return Decision(keep, AUTO, never or f"more would not fit {gib(room)} with room to spare")
     gain = 1 - seconds(chosen) / seconds(least)
     why = (
         f"{summary(keep)}: {gib(_need(inputs, chosen))} of {gib(room)}, and steps take "

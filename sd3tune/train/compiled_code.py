@@ -36,7 +36,9 @@ def version() -> str:
 
 def prepare(environ: MutableMapping[str, str], folder: Path) -> Path:
     """Tells PyTorch of the folder, unless the user has set another one; returns what holds."""
-    return Path(environ.setdefault(VARIABLE, str(folder)))
+    if not environ.get(VARIABLE):
+        environ[VARIABLE] = str(folder)
+    return Path(environ[VARIABLE])
 
 
 def opened(parent: Path | None) -> Path | None:
