@@ -53,3 +53,8 @@ def test_code_of_other_versions_is_counted_and_removed(tmp_path: Path) -> None:
     assert compiled_code.prune(tmp_path, dry_run=True) == {old.name: 1000} and old.exists()
     assert compiled_code.prune(tmp_path, dry_run=False) == {old.name: 1000}
     assert not old.exists() and (ours / "kernel.so").exists()
+
+
+def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
+    environ = {compiled_code.VARIABLE: ""}
+    assert compiled_code.prepare(environ, tmp_path) == tmp_path
