@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sd3tune import devices, preflight
 from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
-from sd3tune.backends.decide.probes import IMPORT
+from sd3tune.backends.decide.probes import IMPORT, RATES
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts
@@ -188,7 +188,7 @@ def admit_plan(
         return resolve(RunInputs(config, facts, model, *rest))
 
     needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
-    admitted = admit(facts, decide, chosen, run, also=needed)
+    admitted = admit(facts, decide, chosen, run, needed, informing=(RATES,))
     devices.refuse_broken(admitted.facts)
     return admitted.decided
 

@@ -9,6 +9,16 @@ from sd3tune.data.seeds import Draw, draw_of
 
 
 @dataclass(frozen=True)
+class DrawnAhead:
+    """What is drawn for a batch in one optimizer step."""
+
+    step: int  # finished steps before it
+    eps: Tensor  # unit noise, shaped like the latents and on their device
+    levels: Tensor  # (B,) noise levels as the network sees them, on the CPU
+    digests: tuple[int, ...]  # 64 bits of each image's noise, by which runs are compared
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images of one bucket of one dataset, with their captions' embeddings."""
 
@@ -21,6 +31,7 @@ class Batch:
     level_offset: float = 0.0  # the dataset's timestep_sampling_offset
     # Of each image: how often it came before in its optimizer step; empty: 0 for all.
     occurrences: tuple[int, ...] = ()
+    drawn: DrawnAhead | None = None  # ahead of the step, in the loader's threads
 
     @property
     def draws(self) -> tuple[Draw, ...]:
@@ -36,4 +47,5 @@ class Batch:
             prompt_embeds=change(self.prompt_embeds),
             pooled=change(self.pooled),
             mask=None if self.mask is None else change(self.mask),
+            drawn=None if self.drawn is None else replace(self.drawn, eps=change(self.drawn.eps)),
         )

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from sd3tune.data import cache_index, shards, sqlite_files
 from sd3tune.data.buckets import Geometry, Size
@@ -33,6 +32,8 @@ from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir, disk, drafts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sd3tune.data.cache_bucket import CacheBucket
 
 Signature = tuple[int, int, int]  # inode, bytes, time of modification
@@ -93,7 +94,7 @@ class TensorCache:
         place = self.places.get(key)
         return place.problem if place else None
 
-    def get(self, key: str) -> dict[str, Tensor]:
+    def get(self, key: str) -> "dict[str, Tensor]":
         """The tensors of an entry. Raises DataError for a missing, damaged or non-finite entry: its
         bytes are compared with their checksum, because a flipped bit would be trained on. That is
         done when this process first reads the entry, and again when the file has changed."""

@@ -12,11 +12,11 @@ the shard's header states, and nothing larger than LARGEST_BYTES is.
 import math
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-import zstandard
-from torch import Tensor
+if TYPE_CHECKING:  # counting the entries of a cache imports none of these
+    import zstandard
+    from torch import Tensor
 
 NAME = "bf16-planes-zstd"  # of the coding, in the header of a shard
 LEVEL = 1
@@ -29,9 +29,13 @@ class BadCoding(ValueError):
     """The bytes are not a frame of the stated size."""
 
 
-def coded(tensor: Tensor) -> Tensor | None:
+def coded(tensor: "Tensor") -> "Tensor | None":
     """The tensor as a frame of bytes (N,) uint8; None where the coding does not make it smaller:
     other types than bfloat16, and small tensors."""
+    import numpy as np
+    import torch
+    import zstandard
+
     if tensor.dtype != torch.bfloat16 or not tensor.numel():
         return None
     values = tensor.contiguous().view(torch.int16).numpy().reshape(-1).view(np.uint16)
@@ -47,8 +51,12 @@ def coded(tensor: Tensor) -> Tensor | None:
     )
 
 
-def decoded(frame: Tensor, shape: Sequence[int]) -> Tensor:
+def decoded(frame: "Tensor", shape: Sequence[int]) -> "Tensor":
     """The inverse of `coded`: a bfloat16 tensor of this shape. Raises BadCoding."""
+    import numpy as np
+    import torch
+    import zstandard
+
     count = math.prod(shape)
     if frame.dtype != torch.uint8 or frame.ndim != 1 or not 0 < 2 * count <= LARGEST_BYTES:
         raise BadCoding(f"a coded tensor has shape {tuple(shape)} in {frame.dtype}")
@@ -68,7 +76,9 @@ def decoded(frame: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).reshape(tuple(shape))
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
+def _decompressor() -> "zstandard.ZstdDecompressor":
+    import zstandard
+
     if not hasattr(_local, "decompressor"):
         _local.decompressor = zstandard.ZstdDecompressor()
     found: zstandard.ZstdDecompressor = _local.decompressor

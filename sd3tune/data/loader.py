@@ -25,6 +25,7 @@ AHEAD = 8  # batches that are ready or being created
 Embeds = tuple[Tensor, Tensor]
 Posterior = tuple[Tensor, Tensor]
 Epoch = Callable[[int], None]
+Ahead = Callable[[int, Batch], Batch]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Loader:
     processes: int = 1
     workers: int = WORKERS
     begin_epoch: Epoch = lambda epoch: None  # called before an epoch's first batch is created
+    ahead: Ahead = lambda position, batch: batch  # adds what the batch's step will draw
 
     @contextmanager
     def batches(self, position: int = 0) -> Iterator[Iterator[Batch]]:
@@ -69,6 +71,7 @@ class Loader:
             level_offset=self.level_offset_of(chosen[0]),
             occurrences=tuple(s.occurrence for s in chosen),
         )
+        batch = self.ahead(position, batch)
         return batch.each(Tensor.pin_memory) if self.pin else batch
 
     def _latents(self, position: int, s: Sample) -> Tensor:

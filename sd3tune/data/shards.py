@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from sd3tune.data import coding
 from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
+
+if TYPE_CHECKING:  # what only looks at names and sizes needs no torch
+    from torch import Tensor
 
 NAME = re.compile(r"[0-9a-f]{40}\.safetensors")  # a hash of its keys
 DRAFT = re.compile(r"[0-9a-f]{40}\.draft")
@@ -30,7 +30,7 @@ ABOUT = "sd3tune"  # the only metadata key: safetensors writes several keys in r
 CHANGED = "its bytes are not those that were written"
 UNREADABLE = (OSError, SafetensorError, ValueError)
 
-Entry = Mapping[str, Tensor]
+Entry = Mapping[str, "Tensor"]
 
 
 class Foreign(ValueError):
@@ -69,12 +69,12 @@ class Shard:
     about: About
     names: Mapping[str, Sequence[str]]  # key -> names of its tensors in the file
 
-    def entry(self, key: str) -> dict[str, Tensor]:
+    def entry(self, key: str) -> "dict[str, Tensor]":
         """The tensors of one entry; none for a key that the shard lacks. Raises SafetensorError,
         and ValueError for a coded tensor that is damaged."""
         return {name.partition(".")[2]: self._tensor(name) for name in self.names.get(key, ())}
 
-    def _tensor(self, name: str) -> Tensor:
+    def _tensor(self, name: str) -> "Tensor":
         found: Tensor = self.file.get_tensor(name)
         shape = self.about.shapes.get(name)
         return found if shape is None else coding.decoded(found, shape)
@@ -106,6 +106,8 @@ def whole(path: Path, wanted: set[str]) -> dict[str, Entry]:
 
 def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> bytes:
     """A shard as bytes; equal entries give equal bytes."""
+    from safetensors.torch import save
+
     tensors, shapes = {}, {}
     for key in sorted(entries):
         for name, tensor in sorted(entries[key].items()):
@@ -123,6 +125,8 @@ def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> byt
 
 def digest(entry: Entry) -> str:
     """Checksum over names, dtypes, shapes and bytes of an entry's tensors."""
+    import torch
+
     h = blake2b(digest_size=16)
     for name, tensor in sorted(entry.items()):
         h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -132,6 +136,8 @@ def digest(entry: Entry) -> str:
 
 def is_finite(entry: Entry) -> bool:
     """Whether no tensor of an entry holds NaN or infinity."""
+    import torch  # not before: counting entries needs none
+
     return all(bool(torch.isfinite(t).all()) for t in entry.values() if t.is_floating_point())
 
 

@@ -1,108 +1,106 @@
-"""How long a run takes, by arithmetic: the products of a training step, and the rate that the data
-sheet of the device gives.
+"""How long a step takes: its counted work over the rates of the device.
 
-Only linear layers and attention are counted. The share of the data sheet's rate that a step reaches
-was measured on one H200 (LoRA of SD3.5 at full size); every other device is untested, so the answer
-is a range. None where no rate is known, as for Macs and processors.
+A device computes its kernels one after another, and the host starts them: the slower of the two
+decides. The answer carries the error that must be expected (backends/decide/speeds.py).
+docs/reference/step-time.md has predicted beside measured times.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sd3tune.backends.decide import chips
-from sd3tune.plan.plan import Plan
-from sd3tune.sd3.linears import linears
-from sd3tune.sd3.variants import CLIP_TOKENS, Transformer
-from sd3tune.tables.schemes import SCHEMES
+from sd3tune.backends.decide import speeds
+from sd3tune.backends.decide.speeds import Speed
+from sd3tune.plan.block_keeping import recomputed, recomputed_attention
+from sd3tune.plan.memory import Load
+from sd3tune.plan.step_work import Work, forward, step_work
+from sd3tune.sd3.variants import Transformer
 
-# Shares of the data sheet's rate, the lowest and the highest. An H200 reached 0.19 to 0.27 in bf16.
-SLOWEST, FASTEST = 0.15, 0.4
-# Seconds that unpacking quantised weights takes at most, per billion weights and batch. On the
-# H200, SD3.5 large took about 0.2 s with 8 bits, and 0.65 to 0.7 s with 4 and 2 bits.
-UNPACKING_8_BITS, UNPACKING_LESS = 0.03, 0.13
-MULTIPLY_ADD = 2  # operations of one product and its sum
-TEXT = ("add_", "to_add_out", "ff_context", "context_embedder")  # layers that see text tokens
-ONE_VECTOR = ("norm", "time_text_embed")  # layers that see a vector of each image
+if TYPE_CHECKING:
+    from sd3tune.plan.plan import Plan
 
-
-@dataclass(frozen=True)
-class Forward:
-    """Operations of one image's way through the transformer."""
-
-    linear: int
-    attention: int
+# Host seconds of a step beside its kernels: loader, clipping, log, schedule. From the demo's step.
+STEP_SECONDS = 5e-3
 
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds, at the least and at the most."""
+    """seconds: the expected time. error: relative; the time is within it, as far as is known."""
 
-    shortest: float
-    longest: float
+    seconds: float
+    error: float
 
+    @property
+    def shortest(self) -> float:
+        return self.seconds / (1 + self.error)
 
-def forward(shape: Transformer, image_tokens: float, text_tokens: int) -> Forward:
-    """text_tokens: of T5; CLIP's come on top."""
-    text = text_tokens + CLIP_TOKENS
-    linear = 0.0
-    for layer in linears(shape):
-        name = layer.name.partition("transformer_blocks.")[2].partition(".")[2] or layer.name
-        part = name.removeprefix("attn.")
-        seen = 1.0 if part.startswith(ONE_VECTOR) else image_tokens
-        seen = text if part.startswith(TEXT) else seen
-        linear += MULTIPLY_ADD * layer.inputs * layer.outputs * seen
-    pairs = shape.layers * (image_tokens + text) ** 2 + shape.dual_layers * image_tokens**2
-    return Forward(int(linear), int(2 * MULTIPLY_ADD * pairs * shape.hidden))
+    @property
+    def longest(self) -> float:
+        return self.seconds * (1 + self.error)
+
+    def times(self, factor: float) -> "Duration":
+        return Duration(self.seconds * factor, self.error)
 
 
-def step_operations(plan: Plan, image_tokens: float) -> int:
-    """Operations of one optimizer step on one device. image_tokens: of an image, on average.
-
-    A frozen layer needs the gradient of its input only, a trained one that of its weights too; the
-    backward pass of attention costs two forward passes. Checkpointed blocks are computed twice.
-    """
-    one = forward(plan.model.transformer, image_tokens, plan.captions.t5_tokens)
-    linear = 2 if plan.trained.lora is not None or plan.trained.lycoris is not None else 3
-    interval = plan.memory.load.interval
-    again = (one.linear + one.attention) / interval if interval else 0
-    image = linear * one.linear + 3 * one.attention + again
-    return int(image * plan.batch_size * plan.data.accumulation.value)
+def work_seconds(work: Work, speed: Speed) -> float:
+    """Seconds that the device and its host take. Transfers wait for nothing and nothing waits for
+    them less: they are added, since overlap was never measured."""
+    device = work.linear / speed.matmul + work.attention / speed.attention
+    device += work.moved / speed.memory
+    host = work.kernels * speed.launch_seconds + work.host_seconds
+    busy = device + host if speed.in_turn else max(device, host)
+    return busy + work.linked / speed.link
 
 
-def step_duration(plan: Plan, image_tokens: float) -> Duration | None:
-    """Seconds of one optimizer step; None where the device's rate is unknown."""
-    chip = chips.of_device(plan.facts.tightest.name)
-    if chip is None or chip.half_flops is None:
+def step_seconds(
+    shape: Transformer, load: Load, speed: Speed, image_tokens: float | None = None
+) -> float:
+    """Seconds of one optimizer step. image_tokens: as in `step_work`."""
+    return work_seconds(step_work(shape, load, image_tokens), speed) + STEP_SECONDS
+
+
+def step_duration(plan: "Plan", image_tokens: float) -> Duration | None:
+    """Of one optimizer step; None where the device's speed is unknown. image_tokens: of an image,
+    on average."""
+    speed = speeds.speed(plan.facts)
+    if speed is None:
         return None
-    operations = step_operations(plan, image_tokens)
-    batches = plan.data.accumulation.value
-    return Duration(
-        operations / (chip.half_flops * FASTEST),
-        operations / (chip.half_flops * SLOWEST) + batches * unpacking_seconds(plan),
-    )
+    seconds = step_seconds(plan.model.transformer, plan.memory.load, speed, image_tokens)
+    return Duration(seconds, speed.error)
 
 
-def run_duration(plan: Plan, image_tokens: float) -> Duration | None:
-    """Seconds of all steps of the run, without encoding and pictures."""
+def run_duration(plan: "Plan", image_tokens: float) -> Duration | None:
+    """Of all steps of the run, without encoding and pictures."""
     step = step_duration(plan, image_tokens)
-    if step is None:
-        return None
-    return Duration(step.shortest * plan.steps, step.longest * plan.steps)
+    return None if step is None else step.times(plan.steps)
 
 
-def unpacking_seconds(plan: Plan) -> float:
-    """Seconds that unpacking the frozen weights takes at most, for each batch."""
-    stored = SCHEMES[plan.precision.transformer.value].stored_bytes
-    if stored is None:
-        return 0.0
-    each = UNPACKING_8_BITS if stored >= 1 else UNPACKING_LESS
-    return each * plan.model.transformer.parameters / 1e9
+def step_operations(plan: "Plan", image_tokens: float) -> int:
+    """Operations of one optimizer step on one device, as a profiler counts them: the backward pass
+    of attention is two forward passes."""
+    shape, load = plan.model.transformer, plan.memory.load
+    one, again = forward(shape, image_tokens, load.text_tokens), recomputed(shape, load)
+    image = one.linear * ((3 if load.full else 2) + again)
+    image += one.attention * (3 + recomputed_attention(shape, load))
+    return int(image * load.batch * load.accumulation)
+
+
+def clock(seconds: float) -> str:
+    """For people, in two or three digits: "0.41 s", "42 s", "12 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:.0f} h"
+
+
+UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 def spoken(duration: Duration) -> str:
     """For people: "40 to 80 min"."""
     if duration.longest < 1:
         return "less than 1 s"
-    for unit, seconds in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+    for unit, seconds in UNITS:
         if duration.longest >= 2 * seconds or unit == "s":
             low, high = duration.shortest / seconds, duration.longest / seconds
             return f"{_figure(low)} to {_figure(high)} {unit}"

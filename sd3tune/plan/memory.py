@@ -1,31 +1,33 @@
 """How much memory a run needs, by arithmetic: no weight is loaded to find out.
 
-Weights, gradients and optimizer state are counted exactly. Activations follow two constants fitted
-to saved-tensor measurements of the three models at 512 and 1024 px (docs/reference/memory.md); they
-and the workspace are estimates and are labelled so wherever they are shown.
+Weights and optimizer state are counted exactly. Activations follow from the tensors that each
+operator of a block saves (block_bytes.py, activations.py); they and the workspace are estimates and
+are labelled so wherever they are shown. docs/reference/memory.md compares them with measurements.
 """
 
 from dataclasses import dataclass
 
-from sd3tune.backends.decide.limits import SLICE_VALUES, WORKSPACE_BYTES
-from sd3tune.sd3.variants import CLIP_TOKENS, Model, Transformer
+from sd3tune.backends.decide.limits import WORKSPACE_BYTES
+from sd3tune.plan import activations
+from sd3tune.plan.activations import BYTES as BYTES
+from sd3tune.plan.block_keeping import Keep
+from sd3tune.sd3.variants import Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
 
 GIB = 2**30
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Shares of CLIP-L, CLIP-G and T5-XXL that quant.TEXT_ENCODER means; embeddings, projections and
 # T5's `wo` stay as they are.
 TEXT_SHARES = (0.69, 0.91, 0.76)
-# Saved activations per token, layer and hidden unit, in values: all blocks kept, or one input each.
-KEPT_EVERYTHING, KEPT_CHECKPOINTED = 22.0, 1.1
-PASSING_SCORES = 2
-SLICED_FLOATS = 10  # beside two slices of scores, per token and hidden unit: copies and gradients
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on the device while training, and while encoding text."""
+    """Bytes on the device at the peak of training, and while encoding text.
+
+    gradients: those that exist at that moment. workspace: what the allocator does not see, or keeps
+    beyond what is asked: contexts, libraries' workspaces, slack.
+    """
 
     weights: int
     adapter: int
@@ -37,15 +39,14 @@ class MemoryEstimate:
 
     @property
     def training(self) -> int:
-        """Bytes while training: all but the text encoders."""
-        return (
-            self.weights
-            + self.adapter
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.workspace
-        )
+        """Bytes that training takes of the device."""
+        return self.tensors + self.workspace
+
+    @property
+    def tensors(self) -> int:
+        """Bytes of tensors at the peak of training. What torch reports as allocated is more by the
+        workspaces of libraries (limits.LIBRARY_BYTES)."""
+        return self.weights + self.adapter + self.gradients + self.optimizer + self.activations
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,14 @@ class Load:
     sharded: bool = False  # over the processes (FSDP)
     scores: bool = False  # attention that trains writes out the score of every pair of tokens
     slices: bool = False  # or those of a slice of the queries at a time
+    modulations_off: bool = False  # the AdaLN weights are in host memory
+    autocast: str | None = None  # format of products; None: that of the weights
+    accumulation: int = 1  # batches of one step: the gradients of the first ones stay
+    targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
+    rank: int = 0  # of LoRA
+    dropout: bool = False  # LoRA's, which keeps a mask
+    compiled: bool = False  # blocks, by torch.compile
+    keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:
@@ -80,16 +89,17 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
     parts = load.processes if load.sharded else 1
     trained = load.trained // parts
     per_value = BYTES[load.trainable_dtype]
+    copies = 2 if load.processes > 1 and parts == 1 else 1
+    peak = activations.peak(shape, load, trained * per_value * copies)
     own = weights(shape, load)
     # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
     gathered = 2 * own // shape.layers if parts > 1 else 0
-    copies = 2 if load.processes > 1 and parts == 1 else 1
     return MemoryEstimate(
         weights=own // parts + gathered,
         adapter=0 if load.full else trained * per_value,
-        gradients=trained * per_value * copies,
+        gradients=peak.gradients,
         optimizer=int(trained * (OPTIMIZERS[load.optimizer].state_bytes + 4 * load.ema)),
-        activations=activations(model, load),
+        activations=peak.activations,
         workspace=WORKSPACE_BYTES[load.vendor],
         text_encoders=sum(
             stored(count, int(count * share), load.text_dtype, precision)
@@ -101,13 +111,24 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
 
 
 def weights(shape: Transformer, load: Load) -> int:
-    """Of swapped blocks, only the largest that is visiting."""
+    """Of swapped blocks, the largest two: one computes while the next one arrives. Of AdaLN weights
+    in host memory, the largest layer. The table of positions is a buffer in the format of the
+    weights."""
+    dtype = load.trainable_dtype if load.full else load.base_dtype
 
     def of(parameters: int, quantisable: int) -> int:
-        return stored(parameters, quantisable, load.base_dtype, load.precision)
+        return stored(parameters, quantisable, dtype, load.precision)
 
-    swapped = [of(*shape.block(i)) for i in range(load.swapped)]
-    return of(shape.parameters, shape.quantisable) - sum(swapped) + max(swapped, default=0)
+    def block(index: int) -> int:
+        parameters, quantisable = shape.block(index)
+        away = shape.modulating_in(index) if load.modulations_off else 0
+        return of(parameters - away, quantisable)
+
+    resident = shape.parameters + shape.positions**2 * shape.hidden
+    if load.modulations_off:
+        resident += (9 if shape.dual_layers else 6) * shape.hidden**2 - shape.modulating
+    swapped = sorted(block(i) for i in range(load.swapped))
+    return of(resident, shape.quantisable) - sum(swapped) + sum(swapped[-2:])
 
 
 def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int:
@@ -116,39 +137,6 @@ def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int
     if per_value is None:
         return parameters * BYTES[dtype]
     return int((parameters - quantisable) * BYTES[dtype] + quantisable * per_value)
-
-
-def activations(model: Model, load: Load) -> int:
-    """Saved for the backward pass. A checkpointed block keeps its input, and one of them at a time
-    is recomputed."""
-    shape = model.transformer
-    values = load.batch * (load.tokens + CLIP_TOKENS + load.text_tokens) * shape.hidden
-    forgetful = -(-shape.layers // load.interval) if load.interval else 0
-    inputs = 0.0 if load.inputs_on_host else KEPT_CHECKPOINTED * forgetful
-    kept = KEPT_EVERYTHING * (shape.layers - forgetful + min(forgetful, 1))
-    saved = int(values * (inputs + kept) * BYTES[load.base_dtype])
-    kept_scores = scores(shape, load) if load.scores else 0
-    return saved + kept_scores + (slices(shape, load) if load.slices else 0)
-
-
-def scores(shape: Transformer, load: Load) -> int:
-    """Bytes of attention scores, in float32 for every format of the weights. Each attention keeps
-    one matrix for the backward pass (a checkpointed block only while it is recomputed), and one
-    attention at a time needs two more."""
-    forgetful = -(-shape.layers // load.interval) if load.interval else 0
-    blocks = shape.layers - forgetful + min(forgetful, 1)
-    every = shape.scores(load.tokens + CLIP_TOKENS + load.text_tokens)
-    images = shape.scores(load.tokens)  # of the second attention of some blocks
-    kept = blocks * every + min(blocks, shape.dual_layers) * images
-    return 4 * load.batch * (kept + PASSING_SCORES * every)
-
-
-def slices(shape: Transformer, load: Load) -> int:
-    """Bytes of the slices of sliced attention, in float32. One attention computes at a time, and no
-    slice is kept for the backward pass."""
-    count = load.tokens + CLIP_TOKENS + load.text_tokens
-    passing = PASSING_SCORES * min(SLICE_VALUES, load.batch * shape.scores(count))
-    return 4 * (passing + SLICED_FLOATS * load.batch * count * shape.hidden)
 
 
 def gib(amount: int | float) -> str:

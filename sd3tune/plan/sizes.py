@@ -14,6 +14,8 @@ from sd3tune.errors import PlanError
 from sd3tune.plan import largest_batch, products
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, estimate, gib
+from sd3tune.plan.modulation_plan import may_leave
+from sd3tune.plan.trainable import TrainedPlan
 from sd3tune.sd3.variants import tokens
 from sd3tune.tables.schemes import SCHEMES
 
@@ -23,28 +25,35 @@ WHOLE = ("diffusers", "native-math")  # attention that may be chosen, and may wr
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the run would weigh under each choice still open. trained: values that are trained."""
+    """What the run would weigh under each choice still open."""
 
     inputs: RunInputs
-    trained: int
+    trained: TrainedPlan
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
         """The load for the memory estimate, from the decisions so far."""
         c, facts = self.inputs.config, self.inputs.facts
-        shared = one_memory(facts) is not None
+        shared, lora = one_memory(facts) is not None, self.trained.lora
         return Load(
             vendor=facts.vendor,
             base_dtype=r.base_model_default_dtype or "fp32",
             precision=precision,
             trainable_dtype=r.trainable_dtype or "fp32",
             optimizer=r.optimizer or "adamw",
-            trained=self.trained,
+            trained=self.trained.count,
+            autocast=None if r.mixed_precision in (None, "no") else r.mixed_precision,
+            accumulation=c.gradient_accumulation_steps,
+            targets=lora.targets.value if lora else (),
+            rank=lora.rank if lora else 0,
+            dropout=bool(lora and lora.dropout),
+            compiled=r.dynamo_backend not in (None, "no"),
             full=c.model_type == "full",
             ema=c.use_ema and c.ema_device == "accelerator",
             processes=self.inputs.processes.size,
             sharded=c.fsdp_enable,
             scores=limits.writes_scores(facts, r.attention_mechanism),
             slices=r.attention_mechanism == "sliced",
+            modulations_off=self._modulations_off,
             batch=max([batch, *(d.train_batch_size or 0 for d in self.inputs.datasets)]),
             tokens=self.tokens,
             text_tokens=c.tokenizer_max_length,
@@ -67,6 +76,10 @@ class Sizes:
     def tokens(self) -> int:
         """Tokens of the largest image."""
         return tokens(*self.inputs.largest_size)
+
+    @cached_property
+    def _modulations_off(self) -> bool:
+        return may_leave(self.inputs)
 
     @property
     def room(self) -> int | None:

@@ -42,7 +42,9 @@ class Metrics:
         self.path, self._step = path, step
         self._begun = False
         rows = (line.row for line in lines(path) if line.row and line.row["step"] <= step)
-        self._window: deque[Row] = deque(rows, maxlen=WINDOW)
+        self._window = Window()
+        for row in rows:
+            self._window.add(row["level_loss_sums"], row["level_images"])
 
     def write(
         self, step: int, numbers: Mapping[str, Any], images: Sequence[tuple[float, float]]
@@ -56,8 +58,8 @@ class Metrics:
             counts[place] += 1
         row = {"step": step, **{k: _plain(v) for k, v in numbers.items()}, "images": len(images)}
         row |= {"level_loss_sums": sums, "level_images": counts}
-        self._window.append(row)
-        row["loss_by_level"] = [self._mean(place) for place in range(BINS)]
+        self._window.add(sums, counts)
+        row["loss_by_level"] = self._window.means()
         with disk.explained("write", self.path):
             if not self._begun:  # here, since of several processes one writes
                 _cut(self.path, self._step)
@@ -73,10 +75,24 @@ class Metrics:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
 
-    def _mean(self, place: int) -> float | None:
-        count = sum(row["level_images"][place] for row in self._window)
-        total = math.fsum(row["level_loss_sums"][place] for row in self._window)
-        return total / count if count else None
+
+class Window:
+    """Sums of losses and numbers of images in each bin of the noise level, of the last steps."""
+
+    def __init__(self) -> None:
+        self._sums: list[deque[float]] = [deque(maxlen=WINDOW) for _ in range(BINS)]
+        self._counts: list[deque[int]] = [deque(maxlen=WINDOW) for _ in range(BINS)]
+
+    def add(self, sums: Sequence[float], counts: Sequence[int]) -> None:
+        """Takes in a step; the oldest one leaves."""
+        for place in range(BINS):
+            self._sums[place].append(sums[place])
+            self._counts[place].append(counts[place])
+
+    def means(self) -> list[float | None]:
+        """The mean loss of an image in each bin, added without an error of rounding."""
+        counts = map(sum, self._counts)
+        return [math.fsum(s) / n if n else None for s, n in zip(self._sums, counts, strict=True)]
 
 
 def lines(path: Path) -> Iterator[MetricsLine]:

@@ -78,7 +78,8 @@ class Stage:
         self._bar, self._task, self.name, self.total = bar, task, name, total
         self.done = 0
         self.started = self._said = time.monotonic()
-        self._first, self._words = 0, ""
+        self._first = 0
+        self._words: Callable[[], str] = str  # that is ""
         self._counted = total is not None  # a log gets a last line, however short the stage was
         self._heart = Heartbeat()
 
@@ -94,17 +95,18 @@ class Stage:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=total)
 
-    def advance(self, count: int = 1, words: str = "") -> None:
-        """Counts finished work. words: what is shown in place of the rate."""
+    def advance(self, count: int = 1, words: str | Callable[[], str] = "") -> None:
+        """Counts finished work. words: what is shown in place of the rate; a function is called
+        when it is shown."""
         self.done += count
-        self._words = words
+        self._words = words if callable(words) else lambda: words
         self._heart.beat()
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
             if now - self._said >= 0.05 or self.done == self.total:  # bars cost more than headers
                 self._said = now
-                rate = "" if words else self._rate(now)
-                self._bar.update(self._task, completed=self.done, words=one_line(words or rate))
+                shown = one_line(self._words() or self._rate(now))
+                self._bar.update(self._task, completed=self.done, words=shown)
         elif now - self._said >= LINE_EVERY_SECONDS or self._ends(now):
             self._said = now
             say(f"{self.state()}{self._eta()}")
@@ -121,7 +123,7 @@ class Stage:
     def state(self) -> str:
         """The name, how much is done, and the newest words or the rate."""
         of = "" if self.total is None else f"/{self.total}"
-        words = self._words or (self._rate(time.monotonic()) if self.done > self._first else "")
+        words = self._words() or (self._rate(time.monotonic()) if self.done > self._first else "")
         return f"{self.name} {self.done}{of}  {words}".rstrip()
 
     def _rate(self, now: float) -> str:

@@ -21,7 +21,8 @@ def denoiser(transformer: Any, wrapped: Any = None) -> Model:
 
     def v(z: Tensor, timestep: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
         embeds, pooled = condition
-        dtype = transformer.dtype
+        # As `transformer.dtype`, which walks all modules: 1.6 ms of each step.
+        dtype = next(p.dtype for p in transformer.parameters() if p.is_floating_point())
         prediction: Tensor = network(
             hidden_states=z.to(dtype),
             timestep=timestep,

@@ -8,6 +8,12 @@ from torch import Tensor, nn
 from sd3tune.adapters.trained import whole
 
 
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm () of all values of the tensors together."""
+    with torch.no_grad():
+        return whole(nn.utils.get_total_norm(tensors))
+
+
 def clip(parameters: Sequence[nn.Parameter], limit: float, method: str) -> Tensor:
     """The gradients' norm () as it was. Longer ones are scaled to `limit` (`norm`), or each number
     is cut at ±limit (`value`); limit 0 leaves them."""

@@ -16,7 +16,7 @@ from sd3tune.data.batch import Batch
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.train.latent_loss import distance
-from sd3tune.train.noise import Points, another, dice, draw, draw_levels
+from sd3tune.train.noise import Points, another, dice, drawn
 from sd3tune.train.predicting import evaluating, without_adapter
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.rollout import offsets, roll_out
@@ -36,14 +36,13 @@ def losses(
 ) -> Losses:
     """The loss of each image of a batch. wrapped: the model inside DDP, where several processes
     train."""
-    noise = draw(recipe.seed, step, batch)
-    levels = draw_levels(recipe.loss.levels, recipe.seed, step, batch, noise.u)
-    at = Points(batch, step, noise.eps, levels.to(batch.latents.device))
+    noise = drawn(recipe.loss.levels, recipe.seed, step, batch)
+    at = Points(batch, step, noise.eps, noise.levels.to(batch.latents.device))
     terms = terms_of(trained, at, recipe)
     model, condition = denoiser(trained.model, wrapped), (batch.prompt_embeds, batch.pooled)
     with autocast(batch.latents.device, recipe.autocast):
         each = flow.loss(model, batch.latents, condition, at.eps, at.s, terms)
-    return Losses(each, levels, noise.digests)
+    return Losses(each, noise.levels, noise.digests)
 
 
 def terms_of(trained: Trained, at: Points, recipe: Recipe) -> flow.Terms:

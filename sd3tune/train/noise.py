@@ -1,6 +1,6 @@
 """Noise and noise levels: functions of (seed, step, image, its occurrence in the step).
 
-Drawn on the CPU: the same run sees the same noise on every vendor, in every batch layout, and
+DrawnAhead on the CPU: the same run sees the same noise on every vendor, in every batch layout, and
 after a resume. There is no generator state to save. Levels are computed in float64, which MPS
 lacks.
 """
@@ -11,7 +11,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from sd3tune.data.batch import Batch
+from sd3tune.data.batch import Batch, DrawnAhead
 from sd3tune.data.seeds import Draw, seed_of
 from sd3tune.plan.objective import NoiseLevels
 from sd3tune.sd3 import flow
@@ -49,6 +49,14 @@ def draw(seed: int, step: int, batch: Batch) -> Noise:
         data = eps[i].numpy().tobytes() + u[i].numpy().tobytes()
         digests.append(int.from_bytes(blake2b(data, digest_size=8).digest(), "big"))
     return Noise(eps.to(batch.latents.device), u, tuple(digests))
+
+
+def drawn(how: NoiseLevels, seed: int, step: int, batch: Batch) -> DrawnAhead:
+    """Noise and noise levels of a batch: those that its loader drew ahead, or new ones."""
+    if batch.drawn is not None and batch.drawn.step == step:
+        return batch.drawn
+    noise = draw(seed, step, batch)
+    return DrawnAhead(step, noise.eps, draw_levels(how, seed, step, batch, noise.u), noise.digests)
 
 
 def another(seed: int, step: int, batch: Batch, label: str) -> Tensor:

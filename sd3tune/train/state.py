@@ -1,6 +1,7 @@
 """All that changes during training, and so all that a checkpoint must hold."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class TrainState:
         """The transformer as it is called."""
         return self.trained.model
 
-    @property
+    @cached_property
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves, always in one order."""
         return list(self.trained.named().values())

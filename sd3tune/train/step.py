@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from sd3tune.backends.kernels.sdpa import kernel
+from sd3tune.backends.kernels.torch_devices import seed_device
 from sd3tune.data.batch import Batch
 from sd3tune.data.seeds import seed_of
 from sd3tune.plan.objective import SpikeAction
 from sd3tune.processes.world import ALONE_ON_CPU, World, unsynchronised
-from sd3tune.train.clip import clip
+from sd3tune.train.clip import clip, norm_of
 from sd3tune.train.guard import BAD_NUMBERS, Guard, StepImage
 from sd3tune.train.losses import Losses, losses
 from sd3tune.train.recipe import Recipe
@@ -20,10 +21,11 @@ from sd3tune.train.state import TrainState
 
 @dataclass(frozen=True)
 class Taken:
-    """What a step came to."""
+    """What a step came to, measured before its update."""
 
     loss: float  # mean over the images of all processes
     grad_norm: float  # before clipping
+    weight_norm: float  # of everything that trains
     seen: tuple[StepImage, ...] = ()
     spike: SpikeAction | None = None  # what the guard did
 
@@ -43,7 +45,7 @@ def train_step(
     total = torch.zeros((), device=batches[0].latents.device)
     scored: list[Losses] = []
     # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
-    torch.manual_seed(seed_of(recipe.seed, state.step, "dropout", *dropout_seed(world)))
+    seed_device(world.device, seed_of(recipe.seed, state.step, "dropout", *dropout_seed(world)))
     with kernel(recipe.attention):
         for batch in batches:
             with unsynchronised(wrapped, last=batch is batches[-1]):
@@ -53,9 +55,13 @@ def train_step(
             total += loss.detach()
     state.scaler.unscale_(state.optimizer)
     norm = clip(state.trainable, recipe.max_grad_norm, recipe.clip_method)
-    # Waits for the device, on purpose: bad numbers must not reach the weights.
-    (loss_of_all,) = world.sum(total.item() / world.size)
-    taken = Taken(loss_of_all, norm.item(), world.gathered(seen(batches, scored)))
+    # The one time that a step waits for the device: bad numbers must not reach the weights.
+    sums = torch.stack([total, norm, norm_of(state.trainable)]).float()
+    each = torch.cat([sums, *(f.each.detach().float() for f in scored)]).tolist()
+    loss, grad_norm, weight_norm = each[:3]
+    (loss_of_all,) = world.sum(loss / world.size)
+    images_seen = world.gathered(seen(batches, scored, each[3:]))
+    taken = Taken(loss_of_all, grad_norm, weight_norm, images_seen)
     guard.refuse_bad_numbers(state, taken.loss, taken.grad_norm, taken.seen)
     state.updating = True
     spike = guard.spike(state, taken.loss, taken.seen)
@@ -78,9 +84,10 @@ def dropout_seed(world: World) -> tuple[int, ...]:
     return (world.processes.rank,) if world.size > 1 else ()
 
 
-def seen(batches: Sequence[Batch], scored: Sequence[Losses]) -> tuple[StepImage, ...]:
-    """Every image of the step with its level, loss and noise."""
-    each = torch.cat([f.each.detach() for f in scored]).tolist()
+def seen(
+    batches: Sequence[Batch], scored: Sequence[Losses], each: Sequence[float]
+) -> tuple[StepImage, ...]:
+    """Every image of the step with its level, loss and noise. each: their losses."""
     levels = torch.cat([f.levels for f in scored]).tolist()
     ids = (i for batch in batches for i in batch.ids)
     noise = (n for f in scored for n in f.noise)

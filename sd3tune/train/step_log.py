@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from sd3tune import backends
-from sd3tune.adapters.trained import whole
 from sd3tune.data.batch import Batch
 from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
@@ -36,15 +32,14 @@ class StepLog:
     def write(
         self, state: TrainState, taken: Taken, batches: Sequence[Batch], seconds: float
     ) -> None:
-        """Every process must call this, because images (and sometimes weights) are split over them.
-        Process 0 writes."""
-        weights, (tokens,) = weight_norm(state), self.world.sum(sum(map(tokens_of, batches)))
+        """Every process must call this, because images are split over them. Process 0 writes."""
+        (tokens,) = self.world.sum(sum(map(tokens_of, batches)))
         if self.world.main:
             numbers = {
                 "loss": taken.loss,
                 "learning_rate": state.optimizer.param_groups[0]["lr"],
                 "grad_norm": taken.grad_norm,
-                "weight_norm": weights,
+                "weight_norm": taken.weight_norm,
                 "tokens": int(tokens),
                 "seconds": seconds,
                 "spike": taken.spike,
@@ -54,14 +49,9 @@ class StepLog:
             self.stream.emit(StepTaken(state.step, numbers, images))
             if taken.spike is not None:
                 warn(f"step {state.step}: loss {taken.loss:g} is a spike, {SPIKE[taken.spike]}")
-        line = f"loss {taken.loss:.4f}  {seconds:.2f} s/step  {memory_in_use(self.plan)}"
-        self.bar.advance(1, f"{line}  grad {taken.grad_norm:.3f}")
-
-
-def weight_norm(state: TrainState) -> float:
-    """The norm of all trained values."""
-    with torch.no_grad():
-        return float(whole(nn.utils.get_total_norm(state.trainable)))
+        line = f"loss {taken.loss:.4f}  {seconds:.2f} s/step"
+        grad = f"grad {taken.grad_norm:.3f}"
+        self.bar.advance(1, lambda: f"{line}  {memory_in_use(self.plan)}  {grad}")
 
 
 def memory_in_use(plan: Plan) -> str:

@@ -2,19 +2,24 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd3tune.adapters.trained import take
 from sd3tune.data.batch import Batch
 from sd3tune.errors import Diverged
 from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.sd3 import flow
+from sd3tune.train.ahead import ahead
 from sd3tune.train.begin import begin
 from sd3tune.train.losses import losses
-from sd3tune.train.noise import draw
+from sd3tune.train.noise import draw, drawn
 from sd3tune.train.recipe import Recipe
+from sd3tune.train.state import TrainState
 from sd3tune.train.step import train_step
 from tests.cpu.batches import WORDS, batch
 
@@ -42,6 +47,41 @@ def test_noise_belongs_to_the_image_not_to_its_place_in_the_batch() -> None:
     assert one.digests == swapped.digests[::-1] and len(set(one.digests)) == 2
     assert not torch.equal(one.eps, draw(0, 4, batch(1, 2)).eps)
     assert not torch.equal(one.eps, draw(1, 3, batch(1, 2)).eps)
+
+
+def test_what_a_loader_draws_ahead_is_what_the_step_would_draw(prepared) -> None:  # type: ignore[no-untyped-def]
+    recipe = Recipe.of(prepared(*WORDS).plan)
+    how, state = recipe.loss.levels, SimpleNamespace(step=7, position=30)
+    add = ahead(how, recipe.seed, cast("TrainState", state), per_step=2)
+    for position, step in ((30, 7), (31, 7), (32, 8), (35, 9)):
+        early = add(position, batch(1, 2))
+        assert early.drawn is not None and early.drawn.step == step
+        late = drawn(how, recipe.seed, step, batch(1, 2))
+        assert torch.equal(early.drawn.eps, late.eps) and early.drawn.digests == late.digests
+        assert torch.equal(early.drawn.levels, late.levels)
+        assert drawn(how, recipe.seed, step, early) is early.drawn
+        assert drawn(how, recipe.seed, step + 1, early).digests != late.digests
+
+
+class Reads(TorchDispatchMode):
+    """Counts what reads a number of a tensor, for which a program waits for its device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_its_device_once(prepared) -> None:  # type: ignore[no-untyped-def]
+    """All numbers of a step are read together, by `tolist`, which is not counted here."""
+    plan = prepared(*WORDS, "optimizer=optimi-lion").plan
+    state = begin(plan, ALONE_ON_CPU)
+    with Reads() as reads:
+        train_step(state, [batch(1), batch(2)], Recipe.of(plan))
+    assert reads.count == 0
 
 
 def test_noise_levels_stay_on_the_cpu_which_has_float64() -> None:

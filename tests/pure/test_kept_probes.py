@@ -341,7 +341,7 @@ def test_every_probe_has_a_row_and_every_row_decides_or_informs() -> None:
     assert named <= set(probes())
     idle = {p.name for p in probes().values() if p.name not in named and p.name not in essential()}
     assert {n for n in idle if not n.startswith("import_")} == {
-        "matmul_int8", "matmul_fp8", "bandwidth",
+        "matmul_int8", "matmul_fp8", "bandwidth", "rates",
     }  # fmt: skip
 
 

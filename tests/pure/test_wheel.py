@@ -26,4 +26,5 @@ def test_the_wheel_has_the_package_with_its_types_and_nothing_else(tmp_path: Pat
     for folder in (f"sd3tune/{name}" for name in folders):
         parts = (p for p in (ROOT / folder).rglob("*") if p.is_file())
         files |= {p.relative_to(ROOT).as_posix() for p in parts}
+    files.add("sd3tune/backends/kernels/activations.safetensors")
     assert {n for n in names if ".dist-info/" not in n} == files | {"sd3tune/py.typed"}

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from sd3tune.backends.decide import speeds
 from sd3tune.backends.decide.option import Option
 from sd3tune.backends.decide.options import AXES
-from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, probes
+from sd3tune.backends.decide.probes import IMPORT, RATES, ProbeAnswer, probes
 from sd3tune.backends.decide.probes import essential as essential_probes
 from sd3tune.backends.decide.rules import Package, Smoke, inner
 from sd3tune.backends.observe.facts import Facts, Problem
@@ -39,6 +40,7 @@ def admit(
     chosen: Callable[[T], Mapping[str, str]],
     run: ProbeRunner,
     also: Iterable[str] = (),
+    informing: Sequence[str] = (),
 ) -> Admitted[T]:
     """Decides, runs the probes of what was chosen, and decides again until every choice rests on
     probes that were run.
@@ -46,6 +48,7 @@ def admit(
     decide: a pure function of the facts; its errors pass through.
     chosen: of its result, the option of each axis.
     also: probes that this run needs whatever is chosen.
+    informing: probes that are run for their figures; nothing is refused where they fail.
 
     An essential probe that failed becomes a problem of the facts, with severity `fail`, and ends
     the search: nothing trains there.
@@ -55,14 +58,24 @@ def admit(
     answers: dict[str, ProbeAnswer] = {}
     admitted = replace(facts, smoke={})
     decided = decide(admitted)
-    while new := [p for p in (*essential, *resting(chosen(decided))) if p not in asked]:
+    while new := [p for p in (*essential, *informing, *resting(chosen(decided))) if p not in asked]:
         answers |= run(facts, list(dict.fromkeys(new)))
         asked |= set(new)
-        admitted = replace(facts, smoke=smoke_of(answers))
+        admitted = _with_answers(facts, answers, informing)
         if broken := problems(facts, answers, essential):
             return Admitted(replace(admitted, problems=(*facts.problems, *broken)), decided)
         decided = decide(admitted)
     return Admitted(admitted, decided)
+
+
+def _with_answers(
+    facts: Facts, answers: Mapping[str, ProbeAnswer], informing: Sequence[str]
+) -> Facts:
+    """The facts with what the probes came to. One that informs decides nothing by failing."""
+    deciding = {name: answer for name, answer in answers.items() if name not in informing}
+    measured = answers.get(RATES)
+    rates = speeds.figures_of(measured.words) if measured is not None and measured.ok else {}
+    return replace(facts, smoke=smoke_of(deciding), rates=rates or facts.rates)
 
 
 def smoke_of(answers: Mapping[str, ProbeAnswer]) -> dict[str, str]:

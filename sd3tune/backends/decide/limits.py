@@ -45,6 +45,17 @@ WORKSPACE_BYTES: Mapping[str, int] = {
     "mps": 2**29,
     "cpu": 2**28,
 }
+# Of it, what PyTorch's allocator sees: workspaces of cuBLAS and cuBLASLt, 32 MiB each on sm_90, of
+# the two threads that compute (aten/src/ATen/cuda/CUDABlas.cpp). On an H200 0.09 to 0.16 GiB were
+# allocated beyond what a step's tensors take.
+LIBRARY_BYTES: Mapping[str, int] = {"cuda": 96 * 2**20, "rocm": 96 * 2**20, "mps": 0, "cpu": 0}
+
+# Whether autocast computes layer norms in float32, which keeps a copy of what they normalise: on
+# the CPU's list they are not (aten/src/ATen/autocast_mode.h of torch 2.13).
+FLOAT32_LAYER_NORMS: Mapping[str, bool] = {"cuda": True, "rocm": True, "mps": True, "cpu": False}
+# A value of the mask that dropout keeps. The fused kernel of CUDA and ROCm keeps bytes; elsewhere
+# the mask is a tensor in the format of LoRA's inputs (aten/src/ATen/native/Dropout.cpp).
+DROPOUT_MASK_BYTES: Mapping[str, int] = {"cuda": 1, "rocm": 1, "mps": 4, "cpu": 4}
 
 # What the driver keeps of the total that it reports, as PyTorch shows it: T4 14.56 of 15.0 GiB
 # (Zheng-Chong/CatVTON#133), RTX 4090 23.5 of 24.0, L40S 44.53 of 44.99, H200 139.7 of 140.4;

@@ -21,6 +21,7 @@ NATIVE_INT8_SM = 75
 AOTRITON = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
 RDNA = ("gfx10", "gfx11", "gfx12")  # beginnings of the names
 HIDDEN = "attention_hidden"
+RATES = "rates"  # no option rests on it: the plan's times do
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ _FIXED = (
     Probe("matmul_int8", "probes", informs=int8_products),
     Probe("matmul_fp8", "probes", informs=fp8_products),
     Probe("bandwidth", "probes", informs=lambda f: True),
+    Probe(RATES, "probes", informs=lambda f: True),
     Probe("optimizer_bnb", "quant"),
 )
 

@@ -10,16 +10,14 @@ Untested on hardware.
 """
 
 import os
-import time
 from functools import partial
 
 import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from sd3tune.backends.kernels import smoke
+from sd3tune.backends.kernels import attention_probes, smoke
+from sd3tune.backends.kernels.attention_speed import TimedKernel, fastest
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
-from sd3tune.backends.kernels.sdpa import kernel
+from sd3tune.backends.kernels.recorded_activations import AttentionShape
 
 VARIABLE = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
 NAME = "attention_hidden"
@@ -41,8 +39,7 @@ def flash(device: torch.device, tokens: int = TOKENS) -> str:
     if value != "1":
         raise smoke.Wrong(f"{VARIABLE}={value}, set in the environment, keeps them hidden")
     dtypes = (torch.float32,) if device.type == "cpu" else DTYPES  # the CPU has float32 alone
-    for dtype in dtypes:
-        smoke.attention(device, "native-flash", dtype=dtype)
+    attention_probes.attention(device, "native-flash", dtypes=dtypes)
     same = f"with {VARIABLE}=1 flash attention equals the definition"
     return f"{same}; {gain(device, dtypes[0], tokens)}"
 
@@ -62,23 +59,9 @@ def gain(device: torch.device, dtype: torch.dtype, tokens: int) -> str:
 
 def measure(device: torch.device, name: str, dtype: torch.dtype, tokens: int) -> tuple[float, int]:
     """Seconds, best of three, and peak bytes of one pass (0: the device does not count them)."""
-    flat = [torch.randn(1, tokens, HEADS, smoke.HEAD_DIM).to(device, dtype) for _ in range(4)]
-    counts = device.type == "cuda"
-    best = float("inf")
-    with kernel(name):
-        for _ in range(ROUNDS):
-            if counts:
-                torch.cuda.reset_peak_memory_stats(device)
-            started = time.perf_counter()
-            _once(flat)
-            if device.type != "cpu":
-                torch.accelerator.synchronize()
-            best = min(best, time.perf_counter() - started)
-    return best, int(torch.cuda.max_memory_allocated(device)) if counts else 0
-
-
-def _once(flat: list[Tensor]) -> None:
-    smoke.attention_gradients(flat, sdpa)
+    timed = TimedKernel(name, AttentionShape(1, HEADS, tokens), dtype, device)
+    best = fastest([timed.once() for _ in range(ROUNDS)])
+    return best.seconds, best.peak_bytes
 
 
 PROBES: dict[str, smoke.Probe] = {NAME: partial(flash)}

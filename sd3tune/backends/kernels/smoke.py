@@ -12,22 +12,16 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from sd3tune.backends.kernels import sliced
-from sd3tune.backends.kernels.sdpa import KERNELS, kernel
+from sd3tune.backends.kernels import attention_probes
+from sd3tune.backends.kernels.gradient_check import Wrong as Wrong
+from sd3tune.backends.kernels.rates import rates
 from sd3tune.backends.observe import now_running
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Largest error relative to the largest value: a few units of the last place, sums included.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-HEADS, HEAD_DIM, TOKENS = 4, 64, 256 + 77 + 77  # a 256 px image and its text, joint attention
-SLICE = HEADS * TOKENS * 64  # scores: several slices, the last one shorter
 COPY_BYTES = 64 * 2**20
-
-
-class Wrong(Exception):
-    """The device answered, and the answer is not the known one."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,6 @@ class Result:
 
 
 Probe = Callable[[torch.device], str]
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value (B, heads, tokens, dim)
 
 
 def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -84,50 +77,6 @@ def matmul(device: torch.device, dtype: torch.dtype) -> str:
     return f"error {error:.0e}"
 
 
-def attention(
-    device: torch.device,
-    name: str,
-    attend: Attend | None = None,
-    dtype: torch.dtype | None = None,
-) -> str:
-    """Forward and backward at SD3's shapes with q, k, v as views, as the model makes them; against
-    PyTorch's math attention in float64. attend: None is the kernel of that name. dtype: None is
-    that of `working_dtype`."""
-    dtype = dtype or working_dtype(device, name)
-    shape = (2, TOKENS, HEADS, HEAD_DIM)
-    flat = [torch.randn(*shape, generator=_dice(n)).to(dtype) for n in range(4)]
-    if attend is None:
-        attend = partial(sliced.attention, most=SLICE) if name == "sliced" else sdpa
-    with kernel(name):
-        got = attention_gradients([t.to(device) for t in flat], attend)
-    with kernel("native-math"):
-        want = attention_gradients([t.double() for t in flat], sdpa)
-    worst = 0.0
-    for what, g, w in zip(("the output", "dq", "dk", "dv"), got, want, strict=True):
-        if g is None:
-            raise Wrong(f"{what} is missing: this kernel has no backward")
-        assert w is not None, what  # the definition has every gradient
-        worst = max(worst, close(g, w, what))
-    return f"forward and backward match, error {worst:.0e} in {str(dtype).removeprefix('torch.')}"
-
-
-def attention_gradients(flat: list[Tensor], attend: Attend) -> list[Tensor | None]:
-    """Output and gradients of query, key and value. flat: these three and the gradient of the
-    output, (B, tokens, heads, head_dim)."""
-    leaves = [t.clone().requires_grad_() for t in flat[:3]]
-    q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, heads, tokens, head_dim), not contiguous
-    out = attend(q, k, v)
-    out.backward(flat[3].transpose(1, 2))
-    return [out, *(t.grad for t in leaves)]
-
-
-def working_dtype(device: torch.device, name: str) -> torch.dtype:
-    """Kernels named by the user are half precision ones, except where only float32 is native."""
-    if device.type == "cpu" or name in ("native-math", "diffusers", "sliced"):
-        return torch.float32
-    return torch.float16
-
-
 def autocast(device: torch.device, dtype: torch.dtype) -> str:
     """A linear under autocast must really multiply in the low dtype: a wrong device name is a
     silent no-op."""
@@ -140,10 +89,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def adamw(device: torch.device) -> str:
-    """One AdamW step against its definition (Loshchilov & Hutter 2019, algorithm 2)."""
+    """One AdamW step against its definition (Loshchilov & Hutter 2019, algorithm 2): of the fused
+    kernel, which trains (train/optim.py), where PyTorch has it for the device."""
     start, gradient = (torch.randn(256, generator=_dice(n)) for n in (1, 2))
     weight = torch.nn.Parameter(start.clone().to(device))
-    optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
+    try:
+        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=True)
+    except RuntimeError:  # there is none for this device
+        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
     weight.grad = gradient.to(device)
     optimizer.step()
     w, g = start.double(), gradient.double()
@@ -161,7 +114,7 @@ def int8_matmul(device: torch.device) -> str:
 
 def fp8_matmul(device: torch.device) -> str:
     """Dense fp8 product in the chip's own flavour, against the float64 product of the rounded."""
-    flavour = torch.float8_e4m3fnuz if _is_cdna3(device) else torch.float8_e4m3fn
+    flavour = getattr(torch, fp8_flavour(device))
     a, b = (torch.randn(64, 64, generator=_dice(n)).to(flavour) for n in (1, 2))
     one = torch.ones((), device=device)
     got = torch._scaled_mm(
@@ -171,10 +124,10 @@ def fp8_matmul(device: torch.device) -> str:
     return f"{str(flavour).removeprefix('torch.')}, error {error:.0e}"
 
 
-def _is_cdna3(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    return "gfx942" in getattr(torch.cuda.get_device_properties(device), "gcnArchName", "")
+def fp8_flavour(device: torch.device) -> str:
+    """torch's name of the float8 format that the chip multiplies: fnuz on CDNA3."""
+    found = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return "float8_e4m3fnuz" if "gfx942" in getattr(found, "gcnArchName", "") else "float8_e4m3fn"
 
 
 def bandwidth(device: torch.device) -> str:
@@ -205,34 +158,19 @@ def compiled(device: torch.device) -> str:
     return f"error {close(got, want.cpu().double(), 'the gradient'):.0e}"
 
 
-def sage(device: torch.device) -> str:
-    """Forward only, by design; against math attention. 8-bit products: a loose tolerance."""
-    from sageattention import sageattn
-
-    shape = (2, HEADS, TOKENS, HEAD_DIM)
-    q, k, v = (torch.randn(*shape, generator=_dice(n)).half() for n in range(3))
-    with torch.no_grad():
-        got = sageattn(q.to(device), k.to(device), v.to(device), tensor_layout="HND")
-    want = sdpa(q.double(), k.double(), v.double())
-    error = float((got.cpu().double() - want).abs().max() / want.abs().max())
-    if not error < 0.1:
-        raise Wrong(f"the output is off by {error:.1e} of its largest value")
-    return f"forward within {error:.0e}"
-
-
 def _dice(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 PROBES: dict[str, Probe] = {
     **{f"matmul_{name}": partial(matmul, dtype=dtype) for name, dtype in DTYPES.items()},
-    **{f"attention_{name}": partial(attention, name=name) for name in KERNELS},
-    "attention_sageattention": sage,
+    **attention_probes.PROBES,
     "autocast_bf16": partial(autocast, dtype=torch.bfloat16),
     "autocast_fp16": partial(autocast, dtype=torch.float16),
     "optimizer_adamw": adamw,
     "matmul_int8": int8_matmul,
     "matmul_fp8": fp8_matmul,
     "bandwidth": bandwidth,
+    "rates": rates,
     "compile_inductor": compiled,
 }

@@ -301,6 +301,8 @@ class Facts:
     packages: Mapping[str, str] = field(default_factory=dict)  # distribution -> version
     tools: Mapping[str, bool] = field(default_factory=dict)  # "c++", "ninja", "nvcc", "hipcc", …
     smoke: Mapping[str, str] = field(default_factory=dict)  # probe id -> "ok" or what went wrong
+    # Figure of decide/speeds.py -> operations or bytes a second, or seconds; empty: not measured.
+    rates: Mapping[str, float] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     notes: tuple[Note, ...] = ()
     origin: Origin = "measured"

@@ -1,0 +1,212 @@
+"""What a training step consists of, counted: operations, bytes that memory-bound kernels move,
+kernels that the host starts, bytes over the link to host memory.
+
+Operations are exact (tests compare them with torch's FlopCounterMode). Bytes and kernels of a block
+were counted by a dispatch mode over one step of diffusers' blocks with peft's LoRA under autocast,
+every operator's inputs and outputs once (tests/cpu/test_step_work.py counts them again). Text that
+the last block drops, embedders and the loss are left out: less than 2 %.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+from sd3tune.plan.block_keeping import recomputed, recomputed_attention
+from sd3tune.plan.memory import BYTES, Load, stored
+from sd3tune.sd3.linears import Linear, linears
+from sd3tune.sd3.variants import CLIP_TOKENS, Transformer
+
+MULTIPLY_ADD = 2  # operations of one product and its sum
+ATTENTION_BACKWARD = 2.5  # in forward passes: flash attention computes the scores again
+TEXT = ("add_", "to_add_out", "ff_context", "context_embedder")  # layers that see text tokens
+ONE_VECTOR = ("norm", "time_text_embed")  # layers that see a vector of each image
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Of one part of a block: bytes per token and hidden unit, and kernels."""
+
+    forward_bytes: float
+    backward_bytes: float
+    forward_kernels: int
+    backward_kernels: int
+
+
+JOINT = Pass(132, 156, 57, 49)  # a block without qk-norm
+QK_NORM = Pass(69, 173, 32, 60)  # what RMS norms of queries and keys add
+DUAL = Pass(113, 239, 28, 42)  # a second attention, over image tokens
+# A LoRA layer: bytes per token and input, per token and output; of dropout, per token and input.
+LORA_INPUTS, LORA_OUTPUTS, DROPOUT = Pass(13, 18, 8, 10), Pass(8, 4, 0, 0), Pass(9, 9, 1, 1)
+HALF_WITHOUT_AUTOCAST = 0.6  # of the bytes above, which are those of mixed formats
+SCORES = Pass(24, 40, 0, 0)  # a score that attention writes out, in float32
+CAST_BYTES = 6  # of a float32 weight under autocast, each pass
+UPDATE_BYTES, UPDATE_KERNELS = 60, 12  # clipping and the optimizer, per value; kernels of a step
+# Unpacking quantised weights, by scheme: bytes moved per weight and pass (reading the stored ones,
+# writing those of the product, with copies on the way), and host seconds per layer and pass. The
+# seconds were fitted to one H200 run each, where the host was the slower side.
+UNPACKING = {
+    "int8-quanto": (4.0, 240e-6),
+    "fp8-quanto": (4.0, 240e-6),
+    "nf4-bnb": (2.5, 380e-6),
+    "int4-quanto": (20.0, 610e-6),
+    "int2-quanto": (20.0, 610e-6),
+}
+# Compiled blocks: the bytes and kernels that are left where neighbouring kernels are fused. From
+# published gains of DiT LoRA; not measured here.
+COMPILED_BYTES, COMPILED_KERNELS = 0.45, 0.35
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Operations of one image's way through the transformer."""
+
+    linear: int
+    attention: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one optimizer step on one device."""
+
+    linear: float  # operations
+    attention: float  # operations; a pass of its own rate
+    moved: float  # bytes, by kernels that memory limits
+    kernels: float
+    host_seconds: float  # beyond the launches: unpacking called from Python
+    linked: float  # bytes between host memory and device
+
+    def times(self, factor: float) -> "Work":
+        return Work(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
+
+    def plus(self, other: "Work") -> "Work":
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return Work(**sums)
+
+
+def forward(shape: Transformer, image_tokens: float, text_tokens: int) -> Forward:
+    """text_tokens: of T5; CLIP's come on top."""
+    text = text_tokens + CLIP_TOKENS
+    linear = sum(
+        MULTIPLY_ADD * layer.inputs * layer.outputs * seen_by(layer, image_tokens, text)
+        for layer in linears(shape)
+    )
+    pairs = shape.layers * (image_tokens + text) ** 2 + shape.dual_layers * image_tokens**2
+    return Forward(int(linear), int(2 * MULTIPLY_ADD * pairs * shape.hidden))
+
+
+def seen_by(layer: Linear, image_tokens: float, text: float) -> float:
+    """Tokens of one image that a layer computes."""
+    name = layer.name.partition("transformer_blocks.")[2].partition(".")[2] or layer.name
+    part = name.removeprefix("attn.")
+    if part.startswith(ONE_VECTOR):
+        return 1.0
+    return text if part.startswith(TEXT) else image_tokens
+
+
+def step_work(shape: Transformer, load: Load, image_tokens: float | None = None) -> Work:
+    """One optimizer step. image_tokens: of an image on average; None: of the largest bucket.
+
+    A frozen layer needs the gradient of its input only, a trained one that of its weights too.
+    Checkpointed blocks are computed twice.
+    """
+    tokens = load.tokens if image_tokens is None else image_tokens
+    again = recomputed(shape, load)
+    one = forward(shape, tokens, load.text_tokens)
+    batch = Work(
+        linear=load.batch * one.linear * ((3 if load.full else 2) + again),
+        attention=load.batch
+        * one.attention
+        * (1 + ATTENTION_BACKWARD + recomputed_attention(shape, load)),
+        moved=load.batch * _moved(shape, load, tokens, again) + _weights_moved(shape, load, again),
+        kernels=_kernels(shape, load, again),
+        host_seconds=_unpacking_seconds(shape, load, again),
+        linked=_linked(shape, load, tokens),
+    )
+    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, 0)
+    return batch.times(load.accumulation).plus(update)
+
+
+def forward_work(shape: Transformer, load: Load, image_tokens: float) -> Work:
+    """One image through the transformer without gradients, as the evaluation loss and pictures
+    need it. Quantised weights are unpacked once."""
+    one = forward(shape, image_tokens, load.text_tokens)
+    single = replace(load, batch=1, accumulation=1, interval=0, keep=(), full=False, dropout=False)
+    both = _moved(shape, single, image_tokens, 0.0)
+    share = forward_share(shape)
+    moved = share * both + _weights_moved(shape, single, 0.0) / 2
+    kernels = share * _kernels(shape, single, 0.0)
+    seconds = _unpacking_seconds(shape, single, 0.0) / 2
+    return Work(one.linear, one.attention, moved, kernels, seconds, 0)
+
+
+def forward_share(shape: Transformer) -> float:
+    """Of the bytes of a block's forward and backward pass, those of the forward pass."""
+    parts = (JOINT, QK_NORM) if shape.qk_norm else (JOINT,)
+    ahead = sum(part.forward_bytes for part in parts)
+    return ahead / (ahead + sum(part.backward_bytes for part in parts))
+
+
+def _both(part: Pass, again: float) -> float:
+    return part.forward_bytes * (1 + again) + part.backward_bytes
+
+
+def _moved(shape: Transformer, load: Load, tokens: float, again: float) -> float:
+    """Bytes of one image: of the blocks, LoRA and scores that are written out."""
+    text = load.text_tokens + CLIP_TOKENS
+    block = _both(JOINT, again) + (_both(QK_NORM, again) if shape.qk_norm else 0)
+    total = shape.layers * (tokens + text) * shape.hidden * block
+    total += shape.dual_layers * tokens * shape.hidden * _both(DUAL, again)
+    if load.targets:
+        inputs = _both(LORA_INPUTS, again) + (_both(DROPOUT, again) if load.dropout else 0)
+        for layer in shape.targeted(load.targets):
+            seen = seen_by(layer, tokens, text)
+            total += seen * (layer.inputs * inputs + layer.outputs * _both(LORA_OUTPUTS, again))
+    if load.autocast is None and load.base_dtype != "fp32":
+        total *= HALF_WITHOUT_AUTOCAST
+    if load.compiled:
+        total *= COMPILED_BYTES
+    if load.scores or load.slices:
+        scores = shape.layers * shape.scores(int(tokens + text))
+        scores += shape.dual_layers * shape.scores(int(tokens))
+        total += scores * _both(SCORES, 1.0 if load.slices else again)
+    return total
+
+
+def _weights_moved(shape: Transformer, load: Load, again: float) -> float:
+    """Bytes of one batch: weights that autocast converts, and quantised ones that are unpacked."""
+    total = 0.0
+    if load.full and load.autocast is not None:
+        total += CAST_BYTES * shape.parameters * (1 + again)
+    if load.precision in UNPACKING:
+        total += UNPACKING[load.precision][0] * shape.quantisable * (2 + again)
+    return total
+
+
+def _kernels(shape: Transformer, load: Load, again: float) -> float:
+    def count(part: Pass) -> float:
+        return part.forward_kernels * (1 + again) + part.backward_kernels
+
+    block = count(JOINT) + (count(QK_NORM) if shape.qk_norm else 0)
+    adapted = len(shape.targeted(load.targets)) if load.targets else 0
+    lora = adapted * (count(LORA_INPUTS) + (count(DROPOUT) if load.dropout else 0))
+    total = shape.layers * block + shape.dual_layers * count(DUAL) + lora
+    return total * (COMPILED_KERNELS if load.compiled else 1.0)
+
+
+def _unpacking_seconds(shape: Transformer, load: Load, again: float) -> float:
+    if load.precision not in UNPACKING:
+        return 0.0
+    # Eight linear layers of attention and four of the feed-forward networks; the last block drops
+    # its text.
+    layers = 12 * shape.layers + 4 * shape.dual_layers - 3
+    return UNPACKING[load.precision][1] * layers * (2 + again)
+
+
+def _linked(shape: Transformer, load: Load, tokens: float) -> float:
+    """Bytes of one batch over the link: swapped blocks come for the forward and for the backward
+    pass, and inputs of checkpointed blocks go and come back."""
+    total = 0.0
+    for index in range(load.swapped):
+        total += 2 * stored(*shape.block(index), load.base_dtype, load.precision)
+    if load.inputs_on_host:
+        values = load.batch * (tokens + load.text_tokens + CLIP_TOKENS) * shape.hidden
+        total += 2 * values * BYTES[load.base_dtype] * recomputed(shape, load) * shape.layers
+    return total
