@@ -33,6 +33,7 @@ QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(supported
 CheckpointingBackend = Annotated[
     Literal["torch", "unsloth"], BeforeValidator(supported("gradient_checkpointing_backend"))
 ]
+CheckpointingKeep = Literal["auto", "inputs", "attention"]
 DynamoMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Optimizer = Annotated[str, OneOf(OPTIMIZERS)]
 Attention = Annotated[
