@@ -62,7 +62,9 @@ def count(plan: Plan, fp8: str = "none") -> CountedStep:
     ):
         fake_weights.in_memory(model, on_device)
         away = living.elsewhere
-        modulations.take_out(model, plan.memory.modulations.value, DEVICE, away)
+        if (where := plan.memory.modulations.value) != "device":
+            modulations.take_out(model, where, DEVICE, away)
+            offload.positions_to_host(model, away, torch.clone)
         if swapped := plan.memory.blocks_to_swap.value:
             offload.stream(model, swapped, away, torch.clone)
         return _Step(plan, trained, living).counted()

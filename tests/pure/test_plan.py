@@ -385,7 +385,7 @@ def test_every_block_that_is_swapped_leaves_the_device_but_two() -> None:
         ).memory.estimate.weights
         for n in (0, 19, 38)
     )
-    assert none / GIB == pytest.approx(15.0, abs=0.02)
+    assert none / GIB == pytest.approx(15.17, abs=0.02), "with the table of positions"
     block = 2 * SD35_LARGE.block(0)[0]
     assert half == none - 17 * block
     assert every == none - 2 * sum(SD35_LARGE.block(i)[0] for i in range(2, 38))
@@ -395,7 +395,9 @@ def test_modulations_leave_a_card_that_is_nearly_full_in_the_cheaper_way() -> No
     small = plan("rtx4060", LARGE, base_model_precision="int8-quanto", train_batch_size=1)
     away = small.memory.modulations
     assert away.value == "streamed" and "untested on hardware" in away.reason
-    assert "instead of 12.3 GiB" in away.reason and "over the bus" in away.reason
+    assert (
+        "the run needs 7.5 GiB instead of 12.5 GiB" in away.reason and "over the bus" in away.reason
+    )
     asked = plan("rtx3060", LARGE, base_model_precision="nf4-bnb", modulations="device",
                  train_batch_size=1)  # fmt: skip
     adaln = asked.memory.estimate.weights - plan(
