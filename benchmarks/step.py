@@ -14,11 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import machine
 import torch
-import torch.nn.functional as F
+from bare_loop import Bare
 
 from sd3tune import backends
 
@@ -38,44 +37,6 @@ def project(folder: Path, layers: int | None) -> Path:
         model = tiny.transformer(shape)
         model.save_pretrained(str(folder / "models" / "sd3.5-medium" / "transformer"))
     return folder / "config" / "config.json"
-
-
-class Bare:
-    """The same work without a trainer."""
-
-    def __init__(self, source: Path, batches: list[Any], *, checkpointed: bool) -> None:
-        from diffusers import SD3Transformer2DModel
-        from peft import LoraConfig
-
-        model = SD3Transformer2DModel.from_pretrained(source, subfolder="transformer")
-        model.requires_grad_(False)
-        targets = ["to_q", "to_k", "to_v", "to_out.0"]
-        model.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=targets))
-        if checkpointed:
-            model.enable_gradient_checkpointing()
-        self.model, self.batches, self.done = model.train(), batches, 0
-        self.trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-3)
-
-    def step(self) -> None:
-        batch = self.batches[self.done % len(self.batches)]
-        self.done += 1
-        x = batch.latents
-        eps, s = torch.randn_like(x), torch.sigmoid(torch.randn(len(x)))
-        level = s.view(-1, 1, 1, 1)
-        v = self.model(
-            hidden_states=(1 - level) * x + level * eps,
-            timestep=1000 * s,
-            encoder_hidden_states=batch.prompt_embeds,
-            pooled_projections=batch.pooled,
-            return_dict=False,
-        )[0]
-        loss = F.mse_loss(v, eps - x)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.item()
 
 
 class Alternation:
@@ -130,7 +91,7 @@ def measure(config: Path, words: tuple[str, ...], *, checkpointed: bool) -> Alte
         state, loader = begin(plan, WORLD), caches.loader(WORLD, lambda epoch: None)
         with loader.batches() as batches:
             some = [next(batches) for _ in range(16)]
-        bare = Bare(Path(plan.model.source.base), some, checkpointed=checkpointed)
+        bare = Bare.of(Path(plan.model.source.base), some, checkpointed=checkpointed)
         alternation = Alternation(bare.step)
         guard = Guard.of(plan, caches.prepared.samples)
         job = Job(Recipe.of(plan), guard, plan.optimizer.rate, plan.steps, 1, WORLD)

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from sd3tune.backends.decide import chips
-from sd3tune.backends.observe import recorded_machine, this_machine
+from sd3tune.backends.observe import kept_answers, recorded_machine, this_machine
 from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import GIB, Facts, TorchReport
+from sd3tune.backends.observe.kept_torch import KeptTorch
 from sd3tune.errors import ErrorAndHint, HardwareError
 from sd3tune.filesystem import temporary
 from sd3tune.processes.environment import ALONE, Processes
@@ -45,7 +46,8 @@ def observe(processes: Processes = ALONE, awaited: Awaited | None = None) -> Fac
     """This machine, with as many devices as there are processes. No probe is run. Raises
     HardwareError where nothing can train."""
     temporary.refuse_none()  # children answer through files
-    _, torch, facts = this_machine.observe(awaited=awaited)
+    kept = KeptTorch(kept_answers.folder(os.environ))
+    _, torch, facts = this_machine.observe(awaited=awaited, kept=kept)
     return usable(torch, facts, processes)
 
 

@@ -135,6 +135,8 @@ def _changes(plan: Plan, load: Load) -> dict[str, Load]:
     if one_memory(plan.facts) is None:
         if load.interval and not load.inputs_on_host:
             changes["gradient_checkpointing_backend=unsloth"] = replace(load, inputs_on_host=True)
+        if plan.memory.modulations.value == "device" and not load.full and not load.sharded:
+            changes["modulations=streamed"] = replace(load, modulations_off=True)
         if load.interval == 1 and not load.full and not load.sharded:
             layers = plan.model.transformer.layers
             if load.swapped < layers // 2:

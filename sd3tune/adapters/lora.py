@@ -170,6 +170,15 @@ def attach(
     return replace(made, start=take(made)) if shape.init in SHIFTING else made
 
 
+def keep_input_dtype(transformer: Any) -> None:
+    """Leaves inputs in the format of autocast: peft casts them to the format of the adapter's
+    weights, and autocast back, in every layer and pass. The same bits where nothing lies between
+    the casts: no dropout (which some devices compute in the format of its input) and no DoRA."""
+    for layer in transformer.modules():
+        if NAME in getattr(layer, "lora_A", {}):
+            layer.cast_input_dtype_enabled = False
+
+
 def scale_of(config: Any) -> float:
     """The scale of B A: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     root: float = config.r**0.5 if config.use_rslora else config.r
@@ -178,10 +187,8 @@ def scale_of(config: Any) -> float:
 
 def tensors(transformer: Any, *, keep: bool = True) -> dict[str, Tensor]:
     """The adapter's values on the CPU, under peft's names."""
-    return copies(
-        {_stored(n): p.detach() for n, p in transformer.named_parameters() if _is_adapter(n)},
-        keep=keep,
-    )
+    named = transformer.named_parameters(remove_duplicate=False)  # no layer is there twice
+    return copies({_stored(n): p.detach() for n, p in named if _is_adapter(n)}, keep=keep)
 
 
 def _is_adapter(name: str) -> bool:

@@ -35,6 +35,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "gradient_checkpointing_backend",
     "gradient_checkpointing_keep",
     "blocks_to_swap",
+    "modulations",
     "dynamo_backend",
     "pin_memory",
     "fp8_dtype",

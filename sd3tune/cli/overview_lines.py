@@ -84,6 +84,39 @@ def evaluation(seen: "Overview", plan: "Plan") -> "list[Line]":
     return shown
 
 
+STAGES = {
+    "start": "starting",
+    "captions": "encoding captions",
+    "latents": "encoding images",
+    "weights": "reading weights",
+    "steps": "steps",
+    "evaluation": "evaluation",
+    "pictures": "pictures",
+    "checkpoints": "checkpoints",
+}
+SHORTEST = 0.01  # share of the run from which on a stage has a line
+
+
+def time(seen: "Overview", price: float | None = None) -> "list[Line]":
+    """Seconds of a step and the time of each stage; with a price of an hour, the cost."""
+    if seen.time is None:
+        return ["time", _row("unknown", "", "nothing is known of this device's speed")]
+    from sd3tune.plan.duration import clock
+
+    step, total = seen.time.step, seen.time.total
+    shown: list[Line] = ["time, estimated"]
+    shown.append(
+        _row("a step", clock(step.seconds), f"within {step.error:.0%}: {seen.time.source}")
+    )
+    for name, seconds in seen.time.stages.items():
+        if seconds >= SHORTEST * total.seconds:
+            shown.append(_row(STAGES[name], clock(seconds)))
+    shown.append(_row("total", clock(total.seconds), "of a first run, which finds no cache"))
+    if price is not None:
+        shown.append(_row("cost", f"{seen.time.cost(price):.2f}", f"at {price:g} an hour"))
+    return shown
+
+
 def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
     """The device's memory while training, and the host's."""
     from sd3tune.plan.memory import gib

@@ -70,7 +70,12 @@ class _Given:
 @click.option("--skip-scale", type=float, help="its strength  [2.8]")
 @click.option("--skip-start", type=float, help="share of the steps before it  [0.01]")
 @click.option("--skip-stop", type=float, help="share of the steps at its end  [0.2]")
-@click.option("--quantise", type=RowName(SCHEMES), help="how the transformer's weights are kept")
+@click.option(
+    "--quantise",
+    type=RowName(SCHEMES),
+    metavar="SCHEME",
+    help="of the transformer's weights: a value of base_model_precision",
+)
 @click.option("--text-tokens", type=click.IntRange(1, 256), help="T5 tokens of a prompt")
 @ON_CPU
 @click.option("--on", "chip", metavar="NAME", help="with --dry-run: plan for another machine")
@@ -176,7 +181,9 @@ def _draw(given: _Given, request: Any) -> list[dict[str, Any]]:
 
     adapters = adapted.read_adapters(request.sources.adapters, request.model.transformer)
     request = request.with_adapters(
-        merged=any(not a.beside for a in adapters), values=sum(a.values for a in adapters)
+        merged=any(not a.beside for a in adapters),
+        values=sum(a.values for a in adapters),
+        modulating=any(a.beside and a.modulating for a in adapters),
     )
     plan = request.plan(on_cpu=given.on_cpu)
     words.tell(plan_lines(plan))

@@ -156,8 +156,8 @@ UNSUPPORTED = (
         """,
     ),
     Unsupported(
-        "is not supported: gradients through quantised activations are not proven",
-        "leave it out; base_model_precision quantises the weights",
+        "is not supported: some schemes quantise activations and gradients, and others never do",
+        "set base_model_precision=int8-w8a8 or fp8-w8a8",
         "quantize_activations",
     ),
     Unsupported(

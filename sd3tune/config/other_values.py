@@ -12,10 +12,12 @@ _FLOATS = {
 }  # fmt: skip
 _PRECISIONS = {
     "no_change": f"none no false off {' '.join(_FLOATS)} {' '.join(_FLOATS.values())}",
-    "int8-quanto": "int8 qint8 int_8 8bit 8-bit int8wo int8_wo int8-bnb bnb-8bit int_w8a8 "
-    "int8_w8a8 q8_0 bnb8 load_in_8bit uint8",
+    "int8-quanto": "int8 qint8 int_8 8bit 8-bit int8wo int8_wo int8-bnb bnb-8bit q8_0 "
+    "bnb8 load_in_8bit uint8",
     "fp8-quanto": "fp8 float8 float_8 qfloat8 fp8_e4m3 fp8_e4m3fn float8_e4m3fn float8_e5m2 "
-    "float_w8a8 fp8_scaled true",
+    "fp8_scaled true",
+    "int8-w8a8": "int_w8a8 int8_w8a8 w8a8",
+    "fp8-w8a8": "float_w8a8 fp8_w8a8",
     "nf4-bnb": "nf4 nfloat_4 4bit 4-bit bnb-4bit bnb4 fp4 load_in_4bit bnb_nf4 nfloat4 qlora",
     "int4-quanto": "int4 qint4 uint4 int_4 int4wo q4_0",
     "int2-quanto": "int2 qint2 uint2 int_2",

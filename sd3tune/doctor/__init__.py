@@ -73,10 +73,11 @@ def told_nobody(findings: Sequence[Finding]) -> None:
 
 
 def examine(depth: Depth = WHOLE, tell: Tell = told_nobody) -> Report:
-    """This machine. Every probe runs anew, and its answer is kept for plan and train. tell: gets
-    the findings as they are known."""
-    from sd3tune.backends.observe import probing, this_machine
+    """This machine. PyTorch and every probe are asked anew, and their answers are kept for plan
+    and train. tell: gets the findings as they are known."""
+    from sd3tune.backends.observe import kept_answers, probing, this_machine
     from sd3tune.backends.observe.awaited import Awaited
+    from sd3tune.backends.observe.kept_torch import KeptTorch
     from sd3tune.doctor import software
     from sd3tune.report.progress import waiting
 
@@ -86,7 +87,10 @@ def examine(depth: Depth = WHOLE, tell: Tell = told_nobody) -> Report:
     awaited = Awaited()
     with waiting(awaited.words("looking at the devices")):
         machine, torch, facts = this_machine.observe(
-            import_torch=not depth.quick, device=depth.device, awaited=awaited
+            import_torch=not depth.quick,
+            device=depth.device,
+            awaited=awaited,
+            kept=KeptTorch(kept_answers.folder(os.environ), anew=True),
         )
     shown = partial(waiting, awaited.words("trying what was found"))
     run_probes = probing.on_this_machine(anew=True, while_running=shown, awaited=awaited)

@@ -31,6 +31,7 @@ class MemoryPlan:
     checkpoint_backend: Decision[Literal["torch", "unsloth"]]  # inputs on the device, on the host
     keep: Decision[tuple[Keep, ...]]  # what each block keeps for the backward pass
     blocks_to_swap: Decision[int]  # the first n blocks live in host memory
+    modulations: Decision[Literal["device", "streamed", "host"]]  # where they are computed
     offload: Decision[Literal["none", "text_encoders"]]  # what runs on the CPU instead
     quantised_cache: Decision[Path | None]  # folder of quantised transformers; None: none is kept
 
@@ -41,6 +42,7 @@ def memory_plan(
     load: Load,
     need: MemoryEstimate,
     keep: Decision[tuple[Keep, ...]],
+    modulations: Decision[Literal["device", "streamed", "host"]],
 ) -> MemoryPlan:
     """Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
     no memory holds the text encoders."""
@@ -53,6 +55,7 @@ def memory_plan(
         checkpoint_backend=typed(chosen["gradient_checkpointing_backend"], BACKENDS),
         keep=keep,
         blocks_to_swap=_swapped(inputs),
+        modulations=modulations,
         offload=_offload(inputs, need),
         quantised_cache=_quantised_cache(config, chosen),
     )

@@ -13,6 +13,7 @@ from sd3tune.plan.objective_decisions import objective_decisions
 from sd3tune.plan.overview import Overview
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.reporting import ReportingPlan
+from sd3tune.plan.run_time import RunTime
 from sd3tune.plan.trainable import TrainedPlan
 
 SCHEMA = 2
@@ -80,6 +81,7 @@ def describe_overview(seen: Overview) -> dict[str, Any]:
         },
         "pictures": asdict(pictures),
         "evaluation": asdict(seen.evaluation),
+        "time": None if seen.time is None else described_time(seen.time),
         "disk": {
             **{f"{name}_bytes": getattr(disk, name) for name in sizes},
             "checkpoints_kept": disk.kept,
@@ -90,6 +92,17 @@ def describe_overview(seen: Overview) -> dict[str, Any]:
             "needed_bytes": seen.host_bytes,
             "available_bytes": seen.host_available_bytes,
         },
+    }
+
+
+def described_time(time: RunTime) -> dict[str, Any]:
+    """Seconds, with the relative error that must be expected."""
+    return {
+        "seconds_per_step": round(time.step.seconds, 4),
+        "seconds": round(time.total.seconds, 1),
+        "error": time.step.error,
+        "stages": {name: round(seconds, 1) for name, seconds in time.stages.items()},
+        "source": time.source,
     }
 
 
@@ -131,6 +144,7 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "gradient_checkpointing_interval": plan.memory.interval,
         "gradient_checkpointing_keep": kept_in_words(plan.memory.keep),
         "blocks_to_swap": plan.memory.blocks_to_swap,
+        "modulations": plan.memory.modulations,
         "cache_dir_quantised": plan.memory.quantised_cache,
         "train_batch_size": plan.data.batch_size,
         "gradient_accumulation_steps": plan.data.accumulation,

@@ -84,6 +84,15 @@ def step_operations(plan: "Plan", image_tokens: float) -> int:
     return int(image * load.batch * load.accumulation)
 
 
+def clock(seconds: float) -> str:
+    """For people, in two or three digits: "0.41 s", "42 s", "12 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:.0f} h"
+
+
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 

@@ -15,6 +15,7 @@ from sd3tune.data.order import Schedule
 from sd3tune.plan.evaluation_count import EvaluationCount, evaluation_count
 from sd3tune.plan.memory import BYTES, GIB, gib
 from sd3tune.plan.plan import Plan
+from sd3tune.plan.run_time import Counted, RunTime, run_time
 from sd3tune.sd3.missing_parts import part_sizes
 from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE
 
@@ -87,6 +88,7 @@ class Overview:
     pictures: PictureCount
     evaluation: EvaluationCount
     disk: DiskNeed
+    time: RunTime | None  # None: the device's speed is unknown
     download_bytes: int  # of the model's parts that are not on this disk; about
     host_bytes: int  # of host memory, at most
     host_available_bytes: int | None  # None: unknown
@@ -132,14 +134,25 @@ def overview(
     """What a plan for these datasets amounts to."""
     prompts = surroundings.prompts
     samples = [s for d in discoveries.values() for s in d.samples]
+    made = epochs(plan, schedule)
+    pictures = picture_count(plan, len(prompts), made)
+    evaluation = evaluation_count(plan, datasets, discoveries, schedule)
+    counted = Counted(
+        texts=1 + len({c for s in samples for c in s.captions}.union(prompts)),
+        samples=samples,
+        evaluation=evaluation,
+        pictures=_pictures(plan, pictures),
+        checkpoint_bytes=checkpoint_bytes(plan) * checkpoints_written(plan),
+    )
     return Overview(
         datasets=tuple(dataset_sizes(datasets, discoveries, schedule)),
         steps_per_epoch=schedule.steps_of(1),
-        epochs=epochs(plan, schedule),
+        epochs=made,
         repeated=repeated_in_a_step(schedule),
-        pictures=picture_count(plan, len(prompts), epochs(plan, schedule)),
-        evaluation=evaluation_count(plan, datasets, discoveries, schedule),
+        pictures=pictures,
+        evaluation=evaluation,
         disk=disk_need(plan, samples, prompts),
+        time=run_time(plan, counted),
         download_bytes=2 * sum(part_sizes(plan.model)[p] for p in surroundings.missing_parts),
         host_bytes=host_need(plan),
         host_available_bytes=limits.host_bytes(plan.facts),
@@ -211,16 +224,30 @@ def disk_need(plan: Plan, samples: Sequence[Sample], prompts: Sequence[str]) -> 
     estimate, kept = plan.memory.estimate, checkpoints_kept(plan)
     trained = plan.trained.count * BYTES[plan.precision.trainable.value]
     average = 4 * plan.trained.count if plan.optimizer.average is not None else 0
-    optimizer = estimate.optimizer * (plan.processes.size if plan.parallel.sharded else 1)
-    checkpoint = 2 * trained + optimizer + average  # the exported values lie beside them
     return DiskNeed(
         latents=sum(map(latent_bytes, samples)),
         captions=caption_bytes(plan, {c for s in samples for c in s.captions}.union(prompts)),
         quantised=estimate.weights if plan.memory.quantised_cache.value is not None else 0,
-        checkpoints=kept * checkpoint,
+        checkpoints=kept * checkpoint_bytes(plan),
         kept=kept,
         result=trained + average,
     )
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """One checkpoint: the trained values, the same as they are exported, the optimizer's state and
+    the average."""
+    trained = plan.trained.count * BYTES[plan.precision.trainable.value]
+    average = 4 * plan.trained.count if plan.optimizer.average is not None else 0
+    sharded = plan.processes.size if plan.parallel.sharded else 1
+    return 2 * trained + plan.memory.estimate.optimizer * sharded + average
+
+
+def _pictures(plan: Plan, count: PictureCount) -> int:
+    """Pictures of the whole run."""
+    how = plan.pictures
+    base = count.prompts * len(how.sizes) * how.per_prompt if count.base_model else 0
+    return count.at_once * (1 + count.during) + base
 
 
 def latent_bytes(sample: Sample) -> int:
@@ -239,10 +266,15 @@ def caption_bytes(plan: Plan, texts: set[str]) -> int:
     return (len(texts) + 1) * (HEADER_BYTES + values * CACHED_BYTES)
 
 
+def checkpoints_written(plan: Plan) -> int:
+    """At their interval and at the end; rolling ones are not counted."""
+    return max(1, -(-plan.steps // plan.checkpoints.every_steps))
+
+
 def checkpoints_kept(plan: Plan) -> int:
     """Checkpoints on the disk at the end, the last one included, and rolling ones."""
     how, steps = plan.checkpoints, plan.steps
-    written = max(1, -(-steps // how.every_steps))
+    written = checkpoints_written(plan)
     rolling = min(how.keep_rolling, steps // how.rolling_steps) if how.rolling_steps else 0
     best = plan.evaluation is not None and plan.evaluation.keep_best
     return min(written, how.keep) + rolling + best

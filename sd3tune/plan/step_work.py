@@ -7,7 +7,7 @@ every operator's inputs and outputs once (tests/cpu/test_step_work.py counts the
 the last block drops, embedders and the loss are left out: less than 2 %.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from sd3tune.plan.block_keeping import recomputed, recomputed_attention
 from sd3tune.plan.memory import BYTES, Load, stored
@@ -122,6 +122,26 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
     )
     update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, 0)
     return batch.times(load.accumulation).plus(update)
+
+
+def forward_work(shape: Transformer, load: Load, image_tokens: float) -> Work:
+    """One image through the transformer without gradients, as the evaluation loss and pictures
+    need it. Quantised weights are unpacked once."""
+    one = forward(shape, image_tokens, load.text_tokens)
+    single = replace(load, batch=1, accumulation=1, interval=0, keep=(), full=False, dropout=False)
+    both = _moved(shape, single, image_tokens, 0.0)
+    share = forward_share(shape)
+    moved = share * both + _weights_moved(shape, single, 0.0) / 2
+    kernels = share * _kernels(shape, single, 0.0)
+    seconds = _unpacking_seconds(shape, single, 0.0) / 2
+    return Work(one.linear, one.attention, moved, kernels, seconds, 0)
+
+
+def forward_share(shape: Transformer) -> float:
+    """Of the bytes of a block's forward and backward pass, those of the forward pass."""
+    parts = (JOINT, QK_NORM) if shape.qk_norm else (JOINT,)
+    ahead = sum(part.forward_bytes for part in parts)
+    return ahead / (ahead + sum(part.backward_bytes for part in parts))
 
 
 def _both(part: Pass, again: float) -> float:

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sd3tune import quant
-from sd3tune.backends.kernels.smoke import Probe, Wrong, attempt
+from sd3tune.backends.kernels.smoke import Probe, Wrong, attempt, fp8_flavour
 from sd3tune.backends.observe import now_running
 from sd3tune.tables.schemes import SCHEMES, quantising
 
@@ -36,21 +36,29 @@ def _block() -> Any:
 
 
 def linear(device: torch.device, scheme: str) -> str:
-    """Forward against the unquantised product, and a gradient that reaches the input."""
-    block = _block()
-    x = torch.randn(16, 256, generator=torch.Generator().manual_seed(1))
-    want = block.transformer_blocks[0](x).detach().double()
-    quant.apply(block, scheme, device=device)
+    """Forward and the gradient of the input, against the unquantised products."""
+    block, dice = _block(), torch.Generator().manual_seed(1)
+    plain = block.transformer_blocks[0]
+    x, g = torch.randn(16, 256, generator=dice), torch.randn(16, 128, generator=dice)
+    want, wanted_gradient = plain(x).detach(), g @ plain.weight.detach()
+    quant.apply(block, scheme, fp8=fp8_flavour(device), device=device)
     block.to(device)
     there = x.to(device).requires_grad_()
     got = block.transformer_blocks[0](there)
-    got.square().sum().backward()
-    error = float((got.detach().cpu().double() - want).norm() / want.norm())
-    if not error < SCHEMES[scheme].tolerance:
-        raise Wrong(f"the product is off by {error:.1%}")
-    if there.grad is None or not torch.isfinite(there.grad).all():
-        raise Wrong("no finite gradient reaches the input")
-    return f"error {error:.1%}, gradient passes"
+    got.backward(g.to(device))
+    if there.grad is None:
+        raise Wrong("no gradient reaches the input")
+    errors = _error(got, want), _error(there.grad, wanted_gradient)
+    for what, error in zip(("product", "gradient of the input"), errors, strict=True):
+        if not error < SCHEMES[scheme].tolerance:  # also catches NaN
+            raise Wrong(f"the {what} is off by {error:.1%}")
+    return f"error {errors[0]:.1%}, of the gradient {errors[1]:.1%}"
+
+
+def _error(got: Tensor, want: Tensor) -> float:
+    """Relative to the norm of what is wanted, in float64."""
+    difference = got.detach().cpu().double() - want.double()
+    return float(difference.norm() / want.double().norm())
 
 
 def optimizer(device: torch.device) -> str:

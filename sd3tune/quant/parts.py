@@ -52,7 +52,7 @@ def is_nf4(tensor: Any) -> bool:
 
 
 def _moved_nf4(tensor: Any, move: Move) -> Tensor:
-    state = _moved_state(tensor.quant_state, move)
+    state = moved_state(tensor.quant_state, move)
     rebuilt: Tensor = type(tensor)(
         move(tensor.data),
         quant_state=state,
@@ -65,12 +65,12 @@ def _moved_nf4(tensor: Any, move: Move) -> Tensor:
     return rebuilt
 
 
-def _moved_state(state: Any, move: Move) -> Any:
-    """bitsandbytes' QuantState.to moves in place, also for other tensors that share it."""
+def moved_state(state: Any, move: Move) -> Any:
+    """bitsandbytes' QuantState with its tensors moved: a copy, since bitsandbytes' QuantState.to moves in place, also for other tensors that share it."""
     made = copy.copy(state)
     for name in ("absmax", "code", "offset"):
         if isinstance(value := getattr(state, name), torch.Tensor):
             setattr(made, name, move(value))
     if state.nested:
-        made.state2 = _moved_state(state.state2, move)
+        made.state2 = moved_state(state.state2, move)
     return made

@@ -49,7 +49,7 @@ TRANSFORMERS = Library(
     assumed="5.23.0",
 )
 PEFT = Library(
-    "peft", "peft: LoraConfig get_peft_model_state_dict", essential=True, assumed="0.21.2"
+    "peft", "peft: LoraConfig set_peft_model_state_dict", essential=True, assumed="0.21.2"
 )
 ACCELERATE = Library(
     "accelerate", "accelerate: init_empty_weights", essential=True, assumed="1.15.0"

@@ -37,6 +37,11 @@ def sm_at_least(lowest: int, why: str) -> Need:
     return Need("sm_at_least", (lowest, why))
 
 
+def gfx_in(*known: str) -> Need:
+    """One of these targets of AMD; other vendors are not asked."""
+    return Need("gfx_in", known)
+
+
 def compiler_on(vendor: Vendor, why: str) -> Need:
     """On this vendor, a C++ compiler, ninja and a writable environment."""
     return Need("compiles_on", (vendor, why))

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch.autograd.graph import save_on_cpu
+import torch
 from torch.utils.checkpoint import checkpoint
 
 from sd3tune.plan.block_keeping import Keep, at_interval
 from sd3tune.plan.plan import Plan
 from sd3tune.sd3.kept_attention import keep_attention
+from sd3tune.train.inputs_on_host import InputsOnHost
 
 Saving = Callable[[], AbstractContextManager[Any]]
 
@@ -27,8 +28,8 @@ def enable(model: Any, plan: Plan) -> None:
         return
     saving: Saving = nullcontext
     if memory.checkpoint_backend.value == "unsloth":
-        pin, kind = hardware.pin_memory.value, hardware.device.torch_device.partition(":")[0]
-        saving = lambda: save_on_cpu(pin_memory=pin, device_type=kind)  # noqa: E731
+        device = torch.device(hardware.device.torch_device)
+        saving = InputsOnHost(device, pin=hardware.pin_memory.value)
     keep_in_blocks(model, memory.keep.value, saving)
 
 

@@ -27,15 +27,17 @@ from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.train import best, determinism
 from sd3tune.train.ahead import ahead
+from sd3tune.train.announcing import announced
 from sd3tune.train.begin import LoadBase, begin
 from sd3tune.train.conclusion import conclude
-from sd3tune.train.evaluation import evaluate_after, evaluate_before, fixed_batches
+from sd3tune.train.evaluation import before_training, evaluate_after, fixed_images
 from sd3tune.train.guard import Guard
 from sd3tune.train.interrupt import Interrupt, interruptible
 from sd3tune.train.keeper import Keeper, saved_on_failure
 from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
+from sd3tune.train.product_check import certified
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.results import refuse_in_the_way, versions, write
 from sd3tune.train.scoring import scorers
@@ -93,21 +95,21 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim, base: Lo
         caches = filled(prepared, prompts, device, vendor, world)
         with waiting("preparing the model"):
             state = begin(caches.prepared.plan, world, base)
-        fixed, recipe = fixed_batches(caches, device), Recipe.of(caches.prepared.plan)
+        fixed, recipe = fixed_images(caches, device), Recipe.of(caches.prepared.plan)
         with event_stream(caches.prepared, world, state) as stream:
             scored = scorers(plan, world, stream)
             drawing = Validations(state, caches, prompts, world, stream, scored)
             run = Run(state, caches, recipe, world, stream, drawing)
             with interruptible() as interrupt:
-                evaluate_before(state, fixed, recipe)
-                steps(run, claim, interrupt)
+                first = certified(state, fixed, run.plan, world, recipe)
+                steps(run, claim, interrupt, first + before_training(state, fixed, recipe))
                 if interrupt.agree(world):
                     return stopped(run, interrupt.signal or 0)
             return finish(run, evaluate_after(state, fixed, recipe))
 
 
-def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
-    """The loop with its chores: checkpoints, and pictures on the way."""
+def steps(run: Run, claim: Claim, interrupt: Interrupt, first: Sequence[Chore]) -> None:
+    """The loop with its chores: the first ones, checkpoints, and pictures on the way."""
     state, plan, world = run.state, run.plan, run.world
     keeper = Keeper(state, plan, world, state.step, stream=run.stream)
     drawing = ahead(plan.loss.levels, plan.seed, state, plan.batches_per_step)
@@ -115,6 +117,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
     loader = run.caches.loader(world, new_epoch, drawing)
     chores = [
         Chore(every(1), claim.renew),
+        *first,
         *best.judging(keeper, run.caches, run.recipe, world, run.stream),
         *keeper.chores(run.caches.prepared.schedule),
         *run.validations.chores(run.caches.prepared.schedule),
@@ -138,6 +141,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt) -> None:
         bar.begin(state.step)
         rows = metrics.Metrics(plan.output_dir / metrics.FILE, state.step)
         log = StepLog(plan, rows, bar, world, run.stream)
+        batches = announced(batches, state, run.recipe, job.accumulation)
         loop(state, batches, job, chores, interrupt, log)
     with waiting("saving the last checkpoint"):
         keeper.save()

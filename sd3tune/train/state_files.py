@@ -19,6 +19,7 @@ TENSOR = "tensor"  # {"tensor": name} in JSON stands for one
 # Of TrainState, as JSON.
 NUMBERS = ("step", "position", "noise", "loss_before", "recent_losses", "lowered_until",
            "evaluations")  # fmt: skip
+PLAIN = (int, float, str, bytes, type(None))
 HEADER_BYTES = 256  # of a safetensors file, for one tensor: its name, dtype, shape and offsets
 
 Files = Mapping[str, Mapping[str, Tensor]]  # file name -> tensors
@@ -29,7 +30,7 @@ def collect(state: TrainState, *, keep: bool) -> tuple[Files, dict[str, Any]]:
     copied, so they are written before the next step changes them. keep=False: join the all-gather
     of what is split over processes, and keep nothing."""
     tensors: dict[str, Tensor] = {}
-    rest = flatten(optim_state.take(state.optimizer), "", tensors, keep)
+    rest = flatten(state.optimizer.state_dict(), "", tensors, keep)
     files: dict[str, Mapping[str, Tensor]] = {
         TRAINED: on_cpu(state.trained.named(), keep=keep),
         OPTIMIZER: tensors,
@@ -95,7 +96,9 @@ def _placed(saved: dict[str, Any], state: TrainState) -> dict[str, Any]:
 def flatten(value: Any, path: str, tensors: dict[str, Tensor], keep: bool) -> Any:
     """JSON for everything but tensors, which go to `tensors` under their path. Optimizers nest
     freely: bitsandbytes keeps a dict per parameter, optimi a tensor per group."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, PLAIN):  # first, because most values are: the check below is slow
+        return value
+    if isinstance(value, torch.Tensor):  # gathered before the next one is, for its memory
         value = optim_state.plain(whole(value))
     if isinstance(value, torch.Tensor):
         if keep:

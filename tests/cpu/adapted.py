@@ -10,7 +10,8 @@ from sd3tune.adapters import lora
 from sd3tune.demo import tiny
 
 QUANTISING = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "nf4-bnb")
-SCHEMES = ("no_change", *QUANTISING)
+MULTIPLYING = ("int8-w8a8", "fp8-w8a8")  # products in 8 bits
+SCHEMES = ("no_change", "int8-w8a8", *QUANTISING)
 
 
 def model_of(scheme: str = "no_change", name: str = "sd3.5-medium") -> Any:

@@ -21,7 +21,7 @@ from sd3tune.processes.world import ALONE_ON_CPU
 from sd3tune.quant import store
 from sd3tune.sd3 import weights
 from sd3tune.train.begin import begin
-from tests.cpu.adapted import QUANTISING, gradients, quantised, question, with_adapter
+from tests.cpu.adapted import MULTIPLYING, QUANTISING, gradients, quantised, question, with_adapter
 from tests.plans import decided
 from tests.this_machine import prepared_here
 
@@ -49,10 +49,10 @@ def by_name(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", tiny.SHAPES)
-@pytest.mark.parametrize("scheme", ["int8-quanto", "nf4-bnb"])
+@pytest.mark.parametrize("scheme", ["int8-quanto", "nf4-bnb", "int8-w8a8"])
 def test_attention_and_feed_forward_are_quantised_and_nothing_else(name: str, scheme: str) -> None:
     plain, small = quantised("no_change", name), quantised(scheme, name)
-    kinds = {"Linear4bit", "QLinear"}
+    kinds = {"Nf4Linear", "QLinear", "W8A8Linear"}
     found = {n for n, m in small.named_modules() if type(m).__name__ in kinds}
     assert found == by_name(name)
     untouched = {
@@ -97,10 +97,10 @@ def test_gradients_are_those_of_the_dequantised_weights(scheme: str) -> None:
 
 # Relative error of the output of the tiny model, about twice what was measured.
 LIMITS = {"int8-quanto": 0.002, "fp8-quanto": 0.01, "int4-quanto": 0.03, "nf4-bnb": 0.03,
-          "int2-quanto": 0.12}  # fmt: skip
+          "int2-quanto": 0.12, "int8-w8a8": 0.004, "fp8-w8a8": 0.02}  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", QUANTISING)
+@pytest.mark.parametrize("scheme", [*QUANTISING, *MULTIPLYING])
 def test_outputs_stay_close_and_adaln_layers_would_cost_most(scheme: str) -> None:
     def answer(which: quant.Patterns | None) -> Tensor:
         model = quantised("no_change").eval()
@@ -146,7 +146,7 @@ def test_fp8_takes_the_flavour_of_the_chip(flavour: str) -> None:
     assert linear.weight._data.dtype == getattr(torch, flavour)
 
 
-@pytest.mark.parametrize("scheme", QUANTISING)
+@pytest.mark.parametrize("scheme", [*QUANTISING, *MULTIPLYING])
 def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
     block = nn.Module()
     block.transformer_blocks = nn.ModuleList([nn.Linear(512, 512, dtype=torch.bfloat16)])
@@ -158,17 +158,17 @@ def test_bytes_are_counted_as_the_plan_reckons_them(scheme: str) -> None:
     assert made.after == pytest.approx(reckoned, rel=0.02) and made.after < made.before
 
 
-@pytest.mark.parametrize("scheme", QUANTISING)
+@pytest.mark.parametrize("scheme", [*QUANTISING, *MULTIPLYING])
 def test_nothing_frozen_wants_a_gradient_and_t5_keeps_its_output_projections(scheme: str) -> None:
     assert not any(p.requires_grad for p in quantised(scheme).parameters())
     encoder = tiny.t5_encoder(tokenizers.t5())
     quant.apply(encoder, scheme, which=quant.TEXT_ENCODER)
     kinds = {n.rpartition(".")[2]: type(m).__name__ for n, m in encoder.named_modules()}
-    assert kinds["wo"] == "Linear" and kinds["wi_0"] in ("QLinear", "Linear4bit")
+    assert kinds["wo"] == "Linear" and kinds["wi_0"] in ("QLinear", "Nf4Linear", "W8A8Linear")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("scheme", QUANTISING)
+@pytest.mark.parametrize("scheme", [*QUANTISING, *MULTIPLYING])
 def test_what_was_kept_is_what_was_made_bit_for_bit(
     scheme: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:

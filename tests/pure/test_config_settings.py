@@ -226,4 +226,6 @@ def test_every_known_precision_is_refused_with_one_that_exists(name: str) -> Non
         "int2-quanto",
         "fp8-quanto",
         "nf4-bnb",
+        "int8-w8a8",
+        "fp8-w8a8",
     )

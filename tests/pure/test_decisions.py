@@ -1,6 +1,7 @@
 """The table of options over the catalogue: the whole matrix, without any hardware."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,3 +256,33 @@ def test_a_figure_is_ok_only_where_it_was_compared_with_a_page() -> None:
     assert figures("rocm:mbr") == {"memory": "ok", "bandwidth": "ok", "rate": "ok"}
     assert figures("rocm:m") == {"memory": "ok", "bandwidth": "skip", "rate": "skip"}
     assert set(figures("-").values()) == {"skip"}
+
+
+@pytest.mark.parametrize(
+    "key, asked, why",
+    [("rtx3060", "fp8-w8a8", "no tensor cores multiply fp8: needs sm_89 or newer"),
+     ("mi250x", "fp8-w8a8", "known to work on gfx942, gfx950, gfx1200, gfx1201, not on gfx90a"),
+     ("v100", "int8-w8a8", "no tensor cores multiply int8: needs sm_75 or newer"),
+     ("m3-max", "int8-w8a8", "8-bit products are not tried on MPS")],
+)  # fmt: skip
+def test_products_in_8_bits_are_refused_where_no_unit_computes_them(
+    key: str, asked: str, why: str
+) -> None:
+    with pytest.raises(PlanError, match=re.escape(why)):
+        decide("base_model_precision", on(key), Request(base_model_precision=asked))
+
+
+@pytest.mark.parametrize("asked", ["int8-w8a8", "fp8-w8a8"])
+def test_products_in_8_bits_are_never_chosen_and_are_for_a_frozen_whole_transformer(
+    asked: str,
+) -> None:
+    for machine in (on("h200"), on("mi300x"), on("rtx4090")):
+        open_ = decide("base_model_precision", machine, Request(too_big={"no_change": "too big"}))
+        assert open_.value == "int8-quanto"
+        given = decide("base_model_precision", machine, Request(base_model_precision=asked))
+        assert given.value == asked and "untested on hardware" in given.reason
+    request = Request(base_model_precision=asked, sharded=True, processes=2)
+    with pytest.raises(PlanError, match="cannot be split over processes"):
+        decide("base_model_precision", on("h200"), request)
+    with pytest.raises(PlanError, match=r"for the transformer: use (int8|fp8)-quanto"):
+        decide("text_encoder_3_precision", on("h200"), Request(text_encoder_3_precision=asked))

@@ -44,7 +44,8 @@ WORKSPACE_BYTES: Mapping[str, int] = {
     "rocm": 2**30,
     "mps": 2**29,
     "cpu": 2**28,
-}  # Of it, what PyTorch's allocator sees: workspaces of cuBLAS and cuBLASLt, 32 MiB each on sm_90, of
+}
+# Of it, what PyTorch's allocator sees: workspaces of cuBLAS and cuBLASLt, 32 MiB each on sm_90, of
 # the two threads that compute (aten/src/ATen/cuda/CUDABlas.cpp). On an H200 0.09 to 0.16 GiB were
 # allocated beyond what a step's tensors take.
 LIBRARY_BYTES: Mapping[str, int] = {"cuda": 96 * 2**20, "rocm": 96 * 2**20, "mps": 0, "cpu": 0}

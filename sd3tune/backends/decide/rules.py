@@ -266,6 +266,7 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "never_on": never_on,
     "smoke": smoke,
     "sm_at_least": sm_at_least,
+    "gfx_in": gfx_in,
     "compiles_on": compiles_on,
     "decided": decided,
     "native_bf16": lambda: native_bf16,

@@ -55,6 +55,11 @@ def unsharded(f: Facts, r: Request) -> str | None:
     return "quantised weights cannot be split over processes (FSDP)" if r.sharded else None
 
 
+def only_transformer(row: Scheme) -> Rule:
+    """Encoding takes minutes and its results are kept: an error there would stay for nothing."""
+    return lambda f, r: f"8-bit products are for the transformer: use {row.weights}-quanto"
+
+
 OF_THE_TRANSFORMER: tuple[Rule, ...] = (
     not_full("weights that are trained cannot be quantised"),
     unsharded,
@@ -71,6 +76,8 @@ def schemes(*, sized: bool, transformer: bool = False) -> tuple[Option, ...]:
 
 def _scheme(row: Scheme, sized: bool, transformer: bool) -> Option:
     rules = _rules(row.needs)
+    if row.multiplies and not transformer:
+        rules += (only_transformer(row),)
     if row.quantises:
         rules += OF_THE_TRANSFORMER if transformer else ()
         rules += (smoke(f"linear_{row.name}"),)

@@ -8,41 +8,45 @@ decide/speeds.py reads the words.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-TRIES = 5
-SMALL_KERNELS = 200
+SMALL_KERNELS = 100
 BACKWARD_COST = 2.5  # of attention, in forward passes: flash attention computes the scores again
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ProbeSizes:
     """side: of square matrices. tokens: of attention. values: of a vector that memory limits."""
 
     side: int
     tokens: int
     values: int
-    repeats: int  # between two looks at the clock
+    heads: int
+    tries: int
 
 
-# A CPU takes 0.5 s for its sizes; a card that computes 5e12 operations a second takes 3 s.
-ON_CPU, ON_CARD = Sizes(768, 384, 2**21, 1), Sizes(8192, 4096, 2**27, 3)
-HEADS, HEAD_DIM = 24, 64
+# Tries of a CPU take some milliseconds each, so that one of them is likely to have the processor
+# for itself on a busy machine.
+ON_CPU = ProbeSizes(512, 256, 2**22, 6, 25)
+ON_CARD = ProbeSizes(8192, 4096, 2**27, 24, 5)
+HEAD_DIM = 64
 
 
 def rates(device: torch.device) -> str:
     """The words that `speeds.figures_of` reads."""
     cpu = device.type == "cpu"
     dtype, sizes = torch.float32 if cpu else half(device), ON_CPU if cpu else ON_CARD
-    matmul = 2 * sizes.side**3 / _seconds(device, sizes.repeats, product(device, dtype, sizes.side))
-    operations = (1 + BACKWARD_COST) * 4 * sizes.tokens**2 * HEADS * HEAD_DIM
-    attention = operations / _seconds(device, sizes.repeats, attend(device, dtype, sizes.tokens))
+    seconds = partial(best_seconds, device, sizes.tries)
+    matmul = 2 * sizes.side**3 / seconds(product(device, dtype, sizes.side))
+    operations = (1 + BACKWARD_COST) * 4 * sizes.tokens**2 * sizes.heads * HEAD_DIM
+    attention = operations / seconds(attend(device, dtype, sizes))
     moved = 3 * sizes.values * dtype.itemsize  # two read, one written
-    memory = moved / _seconds(device, sizes.repeats, add(device, dtype, sizes.values))
-    launch = _seconds(device, 1, small_kernels(device)) / (2 * SMALL_KERNELS)
+    memory = moved / seconds(add(device, dtype, sizes.values))
+    launch = seconds(small_kernels(device)) / (2 * SMALL_KERNELS)
     return (
         f"matmul {matmul / 1e12:.4g} TFLOP/s, attention {attention / 1e12:.4g} TFLOP/s, "
         f"memory {memory / 1e9:.4g} GB/s, {launch * 1e6:.3g} us a kernel"
@@ -61,8 +65,8 @@ def product(device: torch.device, dtype: torch.dtype, side: int) -> Callable[[],
     return lambda: a @ b
 
 
-def attend(device: torch.device, dtype: torch.dtype, tokens: int) -> Callable[[], None]:
-    shape = (1, HEADS, tokens, HEAD_DIM)
+def attend(device: torch.device, dtype: torch.dtype, sizes: ProbeSizes) -> Callable[[], None]:
+    shape = (1, sizes.heads, sizes.tokens, HEAD_DIM)
     q, k, v, g = (torch.randn(shape, device=device, dtype=dtype) for _ in range(4))
     leaves = [t.requires_grad_() for t in (q, k, v)]
 
@@ -74,8 +78,7 @@ def attend(device: torch.device, dtype: torch.dtype, tokens: int) -> Callable[[]
 
 def add(device: torch.device, dtype: torch.dtype, values: int) -> Callable[[], Tensor]:
     a, b = (torch.ones(values, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    return lambda: torch.add(a, b, out=out)
+    return lambda: a + b  # into memory that is asked for anew, as in training
 
 
 def small_kernels(device: torch.device) -> Callable[[], None]:
@@ -91,17 +94,16 @@ def small_kernels(device: torch.device) -> Callable[[], None]:
     return chain
 
 
-def _seconds(device: torch.device, repeats: int, work: Callable[[], object]) -> float:
-    """Of one call, the best of TRIES, after one that warms up."""
+def best_seconds(device: torch.device, tries: int, work: Callable[[], object]) -> float:
+    """Of one call, the best of several, after one that warms up."""
     work()
     best = float("inf")
-    for _ in range(TRIES):
+    for _ in range(tries):
         _wait(device)
         started = time.perf_counter()
-        for _ in range(repeats):
-            work()
+        work()
         _wait(device)
-        best = min(best, (time.perf_counter() - started) / repeats)
+        best = min(best, time.perf_counter() - started)
     return best
 
 

@@ -96,10 +96,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def adamw(device: torch.device) -> str:
-    """One AdamW step against its definition (Loshchilov & Hutter 2019, algorithm 2)."""
+    """One AdamW step against its definition (Loshchilov & Hutter 2019, algorithm 2): of the fused
+    kernel, which trains (train/optim.py), where PyTorch has it for the device."""
     start, gradient = (torch.randn(256, generator=_dice(n)) for n in (1, 2))
     weight = torch.nn.Parameter(start.clone().to(device))
-    optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
+    try:
+        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=True)
+    except RuntimeError:  # there is none for this device
+        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
     weight.grad = gradient.to(device)
     optimizer.step()
     w, g = start.double(), gradient.double()
@@ -117,7 +121,7 @@ def int8_matmul(device: torch.device) -> str:
 
 def fp8_matmul(device: torch.device) -> str:
     """Dense fp8 product in the chip's own flavour, against the float64 product of the rounded."""
-    flavour = torch.float8_e4m3fnuz if _is_cdna3(device) else torch.float8_e4m3fn
+    flavour = getattr(torch, fp8_flavour(device))
     a, b = (torch.randn(64, 64, generator=_dice(n)).to(flavour) for n in (1, 2))
     one = torch.ones((), device=device)
     got = torch._scaled_mm(
@@ -127,10 +131,10 @@ def fp8_matmul(device: torch.device) -> str:
     return f"{str(flavour).removeprefix('torch.')}, error {error:.0e}"
 
 
-def _is_cdna3(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    return "gfx942" in getattr(torch.cuda.get_device_properties(device), "gcnArchName", "")
+def fp8_flavour(device: torch.device) -> str:
+    """torch's name of the float8 format that the chip multiplies: fnuz on CDNA3."""
+    found = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return "float8_e4m3fnuz" if "gfx942" in getattr(found, "gcnArchName", "") else "float8_e4m3fn"
 
 
 def bandwidth(device: torch.device) -> str:

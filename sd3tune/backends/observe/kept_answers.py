@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,9 @@ PACKAGE = Path(__file__).parents[2]
 SOURCES = ("backends", "quant", "tables")  # rooms whose code makes the answers
 MADE_BY = (".py", ".safetensors")
 # Beginnings of variables that change what a device computes or what Python imports.
-VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "PYTORCH_", "TORCH", "LD_LIBRARY_PATH", "PYTHONPATH",
-             "OMP_", "MKL_", "SD3TUNE_BACKEND")  # fmt: skip
+VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "GPU_DEVICE_ORDINAL", "MIOPEN_", "PYTORCH_", "TORCH",
+             "ATEN_", "DNNL_", "ONEDNN_", "OMP_", "MKL_", "LD_LIBRARY_PATH", "LD_PRELOAD",
+             "PYTHONPATH", "SD3TUNE_BACKEND")  # fmt: skip
 # Set by a launcher (processes/launch.py, torchrun): no probe depends on them.
 LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABLE_SHARE_RDZV")
 
@@ -72,16 +72,30 @@ def state(facts: Facts, environ: Mapping[str, str]) -> dict[str, Any]:
         "python": sys.version,
         "packages": packages(),
         "tools": dict(sorted(facts.tools.items())),
-        "environment": {n: v for n, v in sorted(environ.items())
-                        if n.startswith(VARIABLES) and not n.startswith(LAUNCHED)},
+        "environment": variables(environ),
         "sd3tune": [__version__, sources()],
     }  # fmt: skip
 
 
+def variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those on which an answer depends."""
+    return {n: v for n, v in sorted(environ.items())
+            if n.startswith(VARIABLES) and not n.startswith(LAUNCHED)}  # fmt: skip
+
+
 @cache
 def packages() -> str:
-    """A digest of everything that is installed, with versions: 0.1 s, so once a process."""
-    return digest(f"{d.name} {d.version}" for d in metadata.distributions())
+    """A digest of everything that is installed, with versions, as the names of the folders of
+    metadata have them: to open each would take 0.1 s."""
+    names = {name for folder in sys.path for name in _names(folder)}
+    return digest(name for name in names if name.endswith((".dist-info", ".egg-info")))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder) if folder else []  # noqa: PTH208  a third of the time
+    except OSError:  # an entry that does not exist, or an archive
+        return []
 
 
 @cache
@@ -105,7 +119,7 @@ def path_of(folder: Path, state: Mapping[str, Any]) -> Path:
 def load(folder: Path | None, state: Mapping[str, Any], *, several: bool) -> dict[str, ProbeAnswer]:
     """The kept answers, by probe. several: the processes of one run must decide alike, so a probe
     that failed or gave no answer a moment ago is not tried again."""
-    if folder is None or not _ours(folder):
+    if folder is None or not ours(folder):
         return {}
     try:
         document = opening.json_object(path_of(folder, state))
@@ -148,11 +162,15 @@ def store(
     document = {"schema": SCHEMA, "state": state, "answers": rows}
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _ours(folder):
+        if ours(folder):
             drafts.write(path_of(folder, state), (json.dumps(document, indent=1) + "\n").encode())
-            files = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime)
-            for old in files[:-STATES]:
-                old.unlink(missing_ok=True)
+            remove_oldest(folder, "[0-9a-f]*.json")
+
+
+def remove_oldest(folder: Path, pattern: str) -> None:
+    """Removes all but the newest STATES files of the pattern. Raises OSError."""
+    for old in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime)[:-STATES]:
+        old.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -164,14 +182,14 @@ def turn(folder: Path | None, most_seconds: float = TURN_SECONDS) -> Iterator[No
         with suppress(OSError):
             if folder is not None:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                while _ours(folder) and time.monotonic() < end:
+                while ours(folder) and time.monotonic() < end:
                     if held.enter_context(drafts.drafted(folder / ".lock")) is not None:
                         break
                     time.sleep(0.1)
         yield
 
 
-def _ours(folder: Path) -> bool:
+def ours(folder: Path) -> bool:
     """A folder of this user's that nobody else can write to."""
     try:
         status = folder.stat()

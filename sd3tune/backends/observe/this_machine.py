@@ -13,6 +13,7 @@ from sd3tune import backends
 from sd3tune.backends.observe import (
     amd_visible,
     container,
+    kept_torch,
     nvidia_visible,
     processor_graphics,
     sysctl,
@@ -20,6 +21,7 @@ from sd3tune.backends.observe import (
 from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.cuda_devices import CUDA_ITSELF
 from sd3tune.backends.observe.facts import MAKERS, Facts, Machine, Problem, TorchReport, Vendor
+from sd3tune.backends.observe.kept_torch import KeptTorch
 from sd3tune.errors import HardwareError
 from sd3tune.tables.libraries import LIBRARIES
 
@@ -29,6 +31,7 @@ ALSO = ("sageattention", "triton", "xformers", "kernels", "nvidia-ml-py", "amdsm
 TOOLS = ("ninja", "nvcc", "hipcc")
 SICK = ("nvidia.gpu-lost", "nvidia.smi-gpu-lost", "nvidia.reset-required")  # cards, not sources
 TORCH_SECONDS = 60.0
+NOTHING_KEPT = KeptTorch()
 
 
 def observe(
@@ -37,13 +40,14 @@ def observe(
     device: bool = True,
     root: Path = Path("/"),
     awaited: Awaited | None = None,
+    kept: KeptTorch = NOTHING_KEPT,
 ) -> tuple[Machine, TorchReport, Facts]:
     """This machine, what torch sees of it, and the two joined for the vendor that will train.
 
     import_torch=False: under a second, devices are those the driver shows. device=False: no driver
     is asked, by us or by torch, as if there were none. root: of this machine's files. awaited:
-    told what has not answered yet. Raises HardwareError only for a SD3TUNE_BACKEND that does not
-    exist.
+    told what has not answered yet. kept: answers of PyTorch from before. Raises HardwareError only
+    for a SD3TUNE_BACKEND that does not exist.
     """
     from sd3tune.backends.observe import machine as host
 
@@ -54,11 +58,16 @@ def observe(
         with awaited.answer("import torch"):
             return ask_torch(import_torch, device)
 
+    whole = import_torch and device
+    begun = kept.begun() if whole else None
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(report)
+        pending = None if begun else pool.submit(report)
         with awaited.answer("the drivers of the devices"):
             machine = host.survey(root) if device else Machine(host.host(root))
-        torch = pending.result()
+        known = kept_torch.report_of(begun, machine) if begun else None
+        torch = known or (pending or pool.submit(report)).result()
+    if whole and known is None:
+        kept.store(machine, torch)
     return machine, torch, join(machine, torch, packages(), tools(), os.environ)
 
 
