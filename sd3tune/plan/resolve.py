@@ -53,13 +53,13 @@ def resolve(inputs: RunInputs) -> Plan:
     pinned = chosen["pin_memory"].value == "on"
     modulations = modulation_decision(inputs, load, pinned=pinned)
     load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
-    keep = keep_choice(inputs, load)
-    load = replace(load, keep=keep.value)
     data = data_plan(inputs, batch)
     expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
     compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
     chosen = chosen | {"dynamo_backend": compiler}
     load = replace(load, compiled=compiler.value != compile_choice.NOTHING)
+    keep = keep_choice(inputs, load)
+    load = replace(load, keep=keep.value)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(
