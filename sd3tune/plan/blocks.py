@@ -11,7 +11,7 @@ from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.arithmetic import Chosen, typed
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.memory import Load, MemoryEstimate, gib
+from sd3tune.plan.memory import Load, MemoryEstimate, estimate, gib
 from sd3tune.sd3.variants import Transformer
 
 UNTESTED = "untested on hardware"
@@ -38,17 +38,20 @@ def memory_plan(
     inputs: RunInputs,
     chosen: Chosen,
     load: Load,
-    need: MemoryEstimate,
     modulations: Decision[Literal["device", "streamed", "host"]],
+    why_fastest: str,
 ) -> MemoryPlan:
-    """Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
+    """why_fastest: why the load has these blocks checkpointed, where the user left that open.
+
+    Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
     no memory holds the text encoders."""
     config, shape = inputs.config, inputs.model.transformer
+    need = estimate(inputs.model, load)
     return MemoryPlan(
         estimate=need,
         load=load,
-        checkpointing=_checkpointing(config),
-        interval=_interval(config, shape),
+        checkpointing=_checkpointing(config, load, why_fastest),
+        interval=_interval(config, shape, load),
         checkpoint_backend=typed(chosen["gradient_checkpointing_backend"], BACKENDS),
         blocks_to_swap=_swapped(inputs),
         modulations=modulations,
@@ -57,24 +60,28 @@ def memory_plan(
     )
 
 
-def _checkpointing(config: Config) -> Decision[bool]:
-    value, source = config.gradient_checkpointing, config.source("gradient_checkpointing")
+def _checkpointing(config: Config, load: Load, why_fastest: str) -> Decision[bool]:
+    value, source = load.interval > 0, config.source("gradient_checkpointing")
+    if config.gradient_checkpointing is None:
+        why = why_fastest or "the settings of checkpointed blocks ask for it"
+        return Decision(value, AUTO, why)
     reason = "recomputes each block in the backward pass: about a third more time, far less memory"
     return Decision(value, source, reason if value else "every activation is kept")
 
 
-def _interval(config: Config, shape: Transformer) -> Decision[int]:
-    name, interval = "gradient_checkpointing_interval", config.gradient_checkpointing_interval
-    if interval > shape.layers:
+def _interval(config: Config, shape: Transformer, load: Load) -> Decision[int]:
+    name, asked = "gradient_checkpointing_interval", config.gradient_checkpointing_interval
+    if asked > shape.layers:
         raise ConfigError(
-            f"`{name}={interval}`: there are {shape.layers} blocks",
+            f"`{name}={asked}`: there are {shape.layers} blocks",
             hint="gradient_checkpointing=false checkpoints none",
         )
-    if not config.gradient_checkpointing:
-        return Decision(interval, config.source(name), "no block is checkpointed")
-    checkpointed = -(-shape.layers // interval)
+    if not load.interval:
+        return Decision(asked, config.source(name), "no block is checkpointed")
+    checkpointed = -(-shape.layers // load.interval)
     why = f"{checkpointed} of {shape.layers} blocks are recomputed"
-    return Decision(interval, config.source(name), why)
+    source = config.source(name) if load.interval == asked else AUTO
+    return Decision(load.interval, source, why)
 
 
 def _swapped(inputs: RunInputs) -> Decision[int]:

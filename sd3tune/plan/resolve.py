@@ -19,10 +19,10 @@ from sd3tune.plan.arithmetic import (
 from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
 from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
+from sd3tune.plan.fastest import fastest
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
-from sd3tune.plan.memory import estimate
 from sd3tune.plan.modulation_plan import modulation_decision
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
@@ -49,6 +49,8 @@ def resolve(inputs: RunInputs) -> Plan:
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
+    picked = fastest(inputs, load)
+    load = picked.load
     pinned = chosen["pin_memory"].value == "on"
     modulations = modulation_decision(inputs, load, pinned=pinned)
     load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
@@ -65,7 +67,7 @@ def resolve(inputs: RunInputs) -> Plan:
         hardware=hardware_plan(inputs, chosen),
         precision=precision_plan(chosen),
         attention=attention,
-        memory=memory_plan(inputs, chosen, load, estimate(model, load), modulations),
+        memory=memory_plan(inputs, chosen, load, modulations, picked.reason),
         data=data,
         captions=caption_plan(config),
         loss=loss_plan(config),

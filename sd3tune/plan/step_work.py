@@ -117,7 +117,8 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
         host_seconds=_unpacking_seconds(shape, load, again),
         linked=_linked(shape, load, tokens),
     )
-    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, 0)
+    streamed = BYTES[load.base_dtype] * shape.modulating if load.modulations_off else 0
+    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, streamed)
     return batch.times(load.accumulation).plus(update)
 
 

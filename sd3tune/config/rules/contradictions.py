@@ -116,7 +116,7 @@ def of_checkpointing(name: str, default: object) -> Rule[AllSettings]:
     """A setting of gradient checkpointing where that is off. default: asks for nothing."""
     return error(
         f"gradient_checkpointing {name}",
-        lambda c: not c.gradient_checkpointing and getattr(c, name) not in (None, default),
+        lambda c: c.gradient_checkpointing is False and getattr(c, name) not in (None, default),
         f"{name}={{c.{name}}} needs gradient_checkpointing=true",
         f"set gradient_checkpointing=true, or leave out {name}",
     )
@@ -263,7 +263,7 @@ BLOCKS = (
         "blocks_to_swap gradient_checkpointing gradient_checkpointing_interval",
         lambda c: (
             c.blocks_to_swap
-            and (not c.gradient_checkpointing or c.gradient_checkpointing_interval > 1)
+            and (c.gradient_checkpointing is False or c.gradient_checkpointing_interval > 1)
         ),
         "blocks_to_swap={c.blocks_to_swap} needs every block checkpointed: the backward pass of "
         "other blocks keeps their weights on the device",

@@ -18,8 +18,9 @@ class LengthSettings(Settings):
     """Images per forward pass. Left out: 4, or what fits."""
     gradient_accumulation_steps: Count = 1
     """Batches per optimizer step."""
-    gradient_checkpointing: Flag = True
-    """Recompute activations in the backward pass instead of keeping them."""
+    gradient_checkpointing: Flag | None = None
+    """Recompute activations in the backward pass instead of keeping them. Left out: as few blocks
+    as the memory allows."""
     gradient_checkpointing_interval: Count = 1
     """Checkpoint every n-th block only. More than 1 is faster and takes more memory."""
     gradient_checkpointing_backend: CheckpointingBackend | None = None
