@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sd3tune import load, offload
-from sd3tune.adapters import full, lora, lycoris
+from sd3tune.adapters import full, lora, lycoris, peft_import
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.seeds import seed_of
 from sd3tune.errors import CheckpointError
@@ -32,10 +32,11 @@ LoadBase = Callable[[Plan, torch.device], Any]  # as load.transformer
 def begin(plan: Plan, world: World, base: LoadBase = load.transformer) -> TrainState:
     """Loads the transformer onto the device, attaches the adapter, and loads the checkpoint from
     which the run continues. base: loads the base model."""
-    model = base(plan, world.device)
-    kernels = plan.attention
-    attention.use_processors(model, kernels.inputs.value, kernels.training.value)
-    trained = attach(model, plan)
+    with peft_import.for_layers_of(plan.precision.transformer.value):
+        model = base(plan, world.device)
+        kernels = plan.attention
+        attention.use_processors(model, kernels.inputs.value, kernels.training.value)
+        trained = attach(model, plan)
     compile_blocks(model, plan.hardware.compiler.value, plan.hardware.compile_options)
     offload.move_to_device(model, plan, world.device)
     checkpointing.enable(model.train(), plan)

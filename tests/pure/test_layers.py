@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["urls"],
-    ["errors", "escaping", "start", "decision"],
+    ["errors", "escaping", "start", "deferred", "decision"],
     ["tables"],
     ["filesystem"],
     ["report"],
@@ -42,6 +42,7 @@ TORCH_FREE = [
     "report/stopping.py",
     "report/streams.py",
     "start.py",
+    "deferred.py",
     "__main__.py",
     "cli",
     "configure",
