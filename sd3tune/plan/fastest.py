@@ -18,6 +18,10 @@ from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.plan.modulation_plan import ROOMY, may_leave
 from sd3tune.sd3.variants import Model
 
+# Of the memory that may be filled, by vendor: what a choice may need that trades memory for time.
+# Estimates were compared with NVIDIA's allocator only.
+SPACIOUS = {"cuda": ROOMY}
+SPACIOUS_ELSEWHERE = 0.75
 # Rates of a device of which nothing is known: only the order of candidates follows from them.
 SOME_SPEED = Speed(100e12, 40e12, 1e12, 15e-6, 20e9, 1.0, "assumed")
 
@@ -110,23 +114,24 @@ def smallest(inputs: RunInputs, load: Load, levers: Sequence[Lever] = LEVERS) ->
 
 
 def fastest(inputs: RunInputs, load: Load, levers: Sequence[Lever] = LEVERS) -> Fastest:
-    """The fastest combination that fits with a tenth of the memory to spare; where none has that
-    much, the smallest one. load: of the run with its precision and batch."""
+    """The fastest combination that fits with memory to spare; where none has that much, the
+    smallest one. load: of the run with its precision and batch."""
     known = speeds.speed(inputs.facts)
     choices = [lever.candidates(inputs) for lever in levers]
     options = list(_options(inputs, load, choices, known or SOME_SPEED))
     room = inputs.room_bytes
     if room is None:  # as every device can hold it, if any
         return Fastest(smallest(inputs, load, levers), "the device's memory is unknown")
-    chosen = choose(options, room)
+    share = SPACIOUS.get(inputs.facts.vendor, SPACIOUS_ELSEWHERE)
+    chosen = choose(options, int(share * room))
     if len(options) == 1:
         return Fastest(chosen.load, "")
     return Fastest(chosen.load, reason(chosen, options, room, timed=known is not None))
 
 
-def choose(options: Sequence[Option], room: int) -> Option:
-    """room: bytes that may be filled."""
-    roomy = [o for o in options if o.need <= ROOMY * room]
+def choose(options: Sequence[Option], most: int) -> Option:
+    """The fastest that needs at most so many bytes, or the smallest."""
+    roomy = [o for o in options if o.need <= most]
     if roomy:
         return min(roomy, key=lambda o: o.seconds)
     return min(options, key=lambda o: (o.need, o.seconds))
