@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from sd3tune import modulations
 from sd3tune.backends.kernels.side_stream import SideStream
 from sd3tune.plan.drawing import AnyPlan
-from sd3tune.quant import dequantised
-from sd3tune.quant.parts import is_nf4, moved
+from sd3tune.quant.parts import moved
 from sd3tune.report.progress import warn
 
 Copy = Callable[[Tensor], Tensor]
@@ -138,23 +137,9 @@ def taken_out(block: nn.Module, to_host: Copy) -> Held:
         for name, weight in list(module._parameters.items()):
             if weight is None or weight.requires_grad:
                 continue
-            if is_nf4(weight):
-                module.forward = _nf4_product(module)
             held[module, name] = moved(weight, to_host)
             module._parameters[name] = None
     return held
-
-
-def _nf4_product(linear: Any) -> Callable[[Tensor], Tensor]:
-    """bitsandbytes' own product hides the weight from checkpointing: it keeps it in the graph until
-    the backward pass (MatMul4Bit of 0.50.2). This one saves it where PyTorch sees it."""
-
-    def forward(x: Tensor) -> Tensor:
-        weight = dequantised(linear)
-        bias = None if linear.bias is None else linear.bias.to(weight.dtype)
-        return nn.functional.linear(x.to(weight.dtype), weight, bias).to(x.dtype)
-
-    return forward
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

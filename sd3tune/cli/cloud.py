@@ -29,9 +29,9 @@ def command() -> None:
 @CONFIG_AND_OVERRIDES
 @click.option("--card", metavar="NAME", help="a card of `sd3tune plan --on list`")
 @click.option("--cheapest", is_flag=True,
-              help="instead of --card: of the cards with a --price, the one where the run costs least")  # fmt: skip
+              help="not --card, but of those with a --price the cheapest run")  # fmt: skip
 @click.option("--price", "prices", multiple=True, metavar="CARD=PRICE",
-              help="with --cheapest: money for an hour of one card; once for each card")  # fmt: skip
+              help="with --cheapest: money for an hour of a card; once for each")  # fmt: skip
 @click.option("--image", metavar="TAG", help="your image in a registry; `sd3tune image build`")
 @click.option("--store", metavar="NAME",
               help="bucket (sky) or volume that outlives the machine")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The run of a configuration on several cards, for `plan --compare` and `cloud write --cheapest`."""
+"""A run on several cards, for `plan --compare` and `cloud write --cheapest`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -77,7 +77,7 @@ def _is_value(name: str, word: str) -> bool:
     from sd3tune.config.settings.all_settings import AllSettings
 
     field = AllSettings.model_fields.get(name)
-    if field is not None and field.annotation in (bool, bool | None):
+    if field is not None and field.annotation is bool:
         return word.lower() in (*values.TRUE, *values.FALSE)
     alone = field is None and ("=" in word or Path(word).exists())
     return not word.startswith("--") and not alone

@@ -10,8 +10,9 @@ from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.arithmetic import Chosen, typed
+from sd3tune.plan.block_keeping import Keep
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.memory import Load, MemoryEstimate, estimate, gib
+from sd3tune.plan.memory import Load, MemoryEstimate, gib
 from sd3tune.sd3.variants import Transformer
 
 UNTESTED = "untested on hardware"
@@ -28,6 +29,7 @@ class MemoryPlan:
     checkpointing: Decision[bool]  # blocks run again in the backward pass
     interval: Decision[int]  # every n-th block is checkpointed
     checkpoint_backend: Decision[Literal["torch", "unsloth"]]  # inputs on the device, on the host
+    keep: Decision[tuple[Keep, ...]]  # what each block keeps for the backward pass
     blocks_to_swap: Decision[int]  # the first n blocks live in host memory
     modulations: Decision[Literal["device", "streamed", "host"]]  # where they are computed
     offload: Decision[Literal["none", "text_encoders"]]  # what runs on the CPU instead
@@ -38,21 +40,20 @@ def memory_plan(
     inputs: RunInputs,
     chosen: Chosen,
     load: Load,
+    need: MemoryEstimate,
+    keep: Decision[tuple[Keep, ...]],
     modulations: Decision[Literal["device", "streamed", "host"]],
-    why_fastest: str,
 ) -> MemoryPlan:
-    """why_fastest: why the load has these blocks checkpointed, where the user left that open.
-
-    Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
+    """Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
     no memory holds the text encoders."""
     config, shape = inputs.config, inputs.model.transformer
-    need = estimate(inputs.model, load)
     return MemoryPlan(
         estimate=need,
         load=load,
-        checkpointing=_checkpointing(config, load, why_fastest),
-        interval=_interval(config, shape, load),
+        checkpointing=_checkpointing(config, keep),
+        interval=_interval(config, shape, keep.value),
         checkpoint_backend=typed(chosen["gradient_checkpointing_backend"], BACKENDS),
+        keep=keep,
         blocks_to_swap=_swapped(inputs),
         modulations=modulations,
         offload=_offload(inputs, need),
@@ -60,28 +61,26 @@ def memory_plan(
     )
 
 
-def _checkpointing(config: Config, load: Load, why_fastest: str) -> Decision[bool]:
-    value, source = load.interval > 0, config.source("gradient_checkpointing")
-    if config.gradient_checkpointing is None:
-        why = why_fastest or "the settings of checkpointed blocks ask for it"
-        return Decision(value, AUTO, why)
+def _checkpointing(config: Config, keep: Decision[tuple[Keep, ...]]) -> Decision[bool]:
+    value, source = config.gradient_checkpointing, config.source("gradient_checkpointing")
+    if value and set(keep.value) == {"everything"}:
+        return Decision(False, AUTO, "everything fits, and nothing is computed again")
     reason = "recomputes each block in the backward pass: about a third more time, far less memory"
     return Decision(value, source, reason if value else "every activation is kept")
 
 
-def _interval(config: Config, shape: Transformer, load: Load) -> Decision[int]:
-    name, asked = "gradient_checkpointing_interval", config.gradient_checkpointing_interval
-    if asked > shape.layers:
+def _interval(config: Config, shape: Transformer, keep: tuple[Keep, ...]) -> Decision[int]:
+    name, interval = "gradient_checkpointing_interval", config.gradient_checkpointing_interval
+    if interval > shape.layers:
         raise ConfigError(
-            f"`{name}={asked}`: there are {shape.layers} blocks",
+            f"`{name}={interval}`: there are {shape.layers} blocks",
             hint="gradient_checkpointing=false checkpoints none",
         )
-    if not load.interval:
-        return Decision(asked, config.source(name), "no block is checkpointed")
-    checkpointed = -(-shape.layers // load.interval)
+    checkpointed = sum(what != "everything" for what in keep)
+    if not checkpointed:
+        return Decision(interval, config.source(name), "no block is checkpointed")
     why = f"{checkpointed} of {shape.layers} blocks are recomputed"
-    source = config.source(name) if load.interval == asked else AUTO
-    return Decision(load.interval, source, why)
+    return Decision(interval, config.source(name), why)
 
 
 def _swapped(inputs: RunInputs) -> Decision[int]:

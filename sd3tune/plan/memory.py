@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sd3tune.backends.decide.limits import WORKSPACE_BYTES
 from sd3tune.plan import activations
 from sd3tune.plan.activations import BYTES as BYTES
+from sd3tune.plan.block_keeping import Keep
 from sd3tune.sd3.variants import Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
@@ -79,6 +80,7 @@ class Load:
     rank: int = 0  # of LoRA
     dropout: bool = False  # LoRA's, which keeps a mask
     compiled: bool = False  # blocks, by torch.compile
+    keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:

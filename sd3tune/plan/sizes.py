@@ -57,7 +57,7 @@ class Sizes:
             batch=max([batch, *(d.train_batch_size or 0 for d in self.inputs.datasets)]),
             tokens=self.tokens,
             text_tokens=c.tokenizer_max_length,
-            interval=0 if c.gradient_checkpointing is False else c.gradient_checkpointing_interval,
+            interval=c.gradient_checkpointing_interval if c.gradient_checkpointing else 0,
             swapped=0 if shared else min(c.blocks_to_swap, self.inputs.model.transformer.layers),
             inputs_on_host=r.gradient_checkpointing_backend == "unsloth" and not shared,
             text_dtype=r.text_encoder_dtype or "fp32",

@@ -2,7 +2,14 @@
 
 from pydantic import Field
 
-from sd3tune.config.fields import CheckpointingBackend, Count, Flag, Settings, Whole
+from sd3tune.config.fields import (
+    CheckpointingBackend,
+    CheckpointingKeep,
+    Count,
+    Flag,
+    Settings,
+    Whole,
+)
 
 
 class LengthSettings(Settings):
@@ -18,11 +25,15 @@ class LengthSettings(Settings):
     """Images per forward pass. Left out: 4, or what fits."""
     gradient_accumulation_steps: Count = 1
     """Batches per optimizer step."""
-    gradient_checkpointing: Flag | None = None
-    """Recompute activations in the backward pass instead of keeping them. Left out: as few blocks
-    as the memory allows."""
+    gradient_checkpointing: Flag = True
+    """Recompute activations in the backward pass instead of keeping them."""
     gradient_checkpointing_interval: Count = 1
     """Checkpoint every n-th block only. More than 1 is faster and takes more memory."""
     gradient_checkpointing_backend: CheckpointingBackend | None = None
     """Where the inputs of checkpointed blocks are kept: on the device (`torch`) or in host memory
     (`unsloth`)."""
+    gradient_checkpointing_keep: CheckpointingKeep = "auto"
+    """What checkpointed blocks keep beside their inputs: nothing (`inputs`), or the outputs of
+    attention (`attention`), which then is not computed again. `auto` keeps as much as fits: where
+    gradient_checkpointing is left out, also everything in the last blocks. The results are the
+    same bits."""
