@@ -65,7 +65,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, **named: Any) -> Tensor:
     total = torch.zeros_like(weights[..., :1])
     for block in weights.split(16, dim=-1):
         total = total + block.sum(-1, keepdim=True)
-    return (weights / total) @ v
+    out: Tensor = (weights / total) @ v
+    return out
 
 
 LAYER_NORM = F.layer_norm
