@@ -32,7 +32,7 @@ from sd3tune.sd3.variants import ModelSource
 from sd3tune.train import checkpoint
 from sd3tune.train.begin import begin
 from sd3tune.train.keeper import Keeper
-from sd3tune.train.pruning import prune
+from sd3tune.train.pruning import Verified, prune
 from sd3tune.train.state import TrainState
 
 HEADS, LAYERS = 8, 14  # 78 million parameters
@@ -66,9 +66,12 @@ def full(folder: Path) -> tuple[TrainState, Callable[[], object]]:
     optimizer = torch.optim.AdamW(trained.named().values())
     state = TrainState(trained, optimizer, torch.amp.GradScaler("cpu", enabled=False))
 
+    verified = Verified()
+
     def save() -> None:
         newest = checkpoint.save(state, folder / "output", "{}")
-        prune(folder / "output", 1, newest=newest)
+        verified.add(newest)  # as the keeper does
+        prune(folder / "output", 1, newest=newest, verified=verified)
 
     return state, save
 

@@ -1,16 +1,21 @@
 """`sd3tune plan`: what a run would do, need and refuse."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sd3tune.cli import overview_lines, words
-from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
+from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, announced, prepared
 from sd3tune.cli.dashes import settings_command
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sd3tune.backends.decide.chips import Chip
+    from sd3tune.card_comparison import CardAnswer, Prices
     from sd3tune.prepare import Prepared
 
 
@@ -24,7 +29,21 @@ if TYPE_CHECKING:
     help="plan for a chip of the catalogue (`--on list` prints it), or for the "
     "machine whose `doctor --json` is in the file NAME.json",
 )
-def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None:
+@click.option(
+    "--compare", "cards", is_flag=False, flag_value="", metavar="[CARDS]",
+    help="one line for each card of the catalogue, or of CARDS, with commas",
+)  # fmt: skip
+@click.option(
+    "--price", "prices", multiple=True, metavar="CARD=PRICE",
+    help="money for an hour of one card; once for each card",
+)  # fmt: skip
+def command(
+    arguments: tuple[str, ...],
+    as_json: bool,
+    chip: str | None,
+    cards: str | None,
+    prices: tuple[str, ...],
+) -> None:
     """Show what a run would do, need and refuse, before any weight is loaded or money spent.
 
     CONFIG is config/config.json unless given. Each KEY=VALUE overrides the file.
@@ -33,7 +52,13 @@ def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None
       sd3tune plan
       sd3tune plan my/config.json lora_rank=64 --on mi300x
       sd3tune plan my/config.json --on rented.json
+      sd3tune plan my/config.json --compare rtx4090,l40s,h100 --price h100=2.49
     """
+    if cards is not None:
+        if cards and ("=" in cards or Path(cards).exists()):  # `--compare my/config.json`
+            arguments, cards = (cards, *arguments), ""
+        compare(arguments, cards, prices, as_json=as_json, chip=chip)
+        return
     if chip == "list":
         from sd3tune.cli import catalogue_lines
 
@@ -42,11 +67,77 @@ def command(arguments: tuple[str, ...], as_json: bool, chip: str | None) -> None
         else:
             words.show(catalogue_lines.catalogue_lines())
         return
+    from sd3tune.card_comparison import prices_of
+
+    known = prices_of(prices)
     ready = prepared(arguments, chip)
-    echo(document(ready)) if as_json else words.show(lines(ready))
+    price = price_of(ready, known)
+    echo(document(ready, price)) if as_json else words.show(lines(ready, price))
 
 
-def lines(ready: "Prepared") -> list[words.Line]:
+def compare(
+    arguments: tuple[str, ...],
+    cards: str,
+    prices: tuple[str, ...],
+    *,
+    as_json: bool,
+    chip: str | None,
+) -> None:
+    """`plan --compare`."""
+    from sd3tune.card_comparison import asked_for
+    from sd3tune.cli import comparison_lines
+    from sd3tune.errors import ConfigError
+
+    if chip is not None:
+        raise ConfigError(
+            "--on and --compare exclude each other",
+            hint=f"write --compare {chip}, or leave one out",
+        )
+    compared = compared_cards(arguments, *asked_for(cards, prices))
+    if as_json:
+        echo(words.document("plan", comparison_lines.document(compared)))
+    else:
+        words.show(comparison_lines.comparison_lines(compared))
+
+
+def compared_cards(
+    arguments: tuple[str, ...], cards: "Sequence[Chip]", prices: "Prices"
+) -> "list[CardAnswer]":
+    """The run on each card, best first. Raises Sd3tuneError."""
+    from sd3tune import prepare
+    from sd3tune.card_comparison import ComparedRun
+    from sd3tune.card_comparison import compare as compare_cards
+    from sd3tune.checked_run import load_checked
+    from sd3tune.report.progress import stage
+
+    path, overrides = announced(arguments)
+    config, datasets = load_checked(path, overrides, here=False)
+    found, model = prepare.read_data(config, datasets, here=False)
+    run = ComparedRun(found, model, prepare.asked_for(config))
+    with stage("planning for each card", len(cards)) as progress:
+        return compare_cards(run, cards, prices, lambda card: progress.advance(words=card.key))
+
+
+def price_of(ready: "Prepared", prices: "Prices") -> float | None:
+    """Of an hour of all cards of the run; None where none is given. Raises ConfigError for prices
+    of other cards."""
+    from sd3tune.backends.decide.chips import of_device
+    from sd3tune.errors import ConfigError
+
+    if not prices:
+        return None
+    here = of_device(ready.plan.facts.tightest.name)
+    if here is None or prices.keys() != {here.key}:
+        name = ready.plan.facts.tightest.name if here is None else here.key
+        others = ", ".join(key for key in prices if here is None or key != here.key)
+        raise ConfigError(
+            f"--price: this plan is for {name}, not for {others}",
+            hint="--on CARD plans for another card, --compare for several",
+        )
+    return prices[here.key] * ready.plan.processes.size
+
+
+def lines(ready: "Prepared", price: float | None = None) -> list[words.Line]:
     """Decisions, data, memory, disk and warnings, as `plan` and `train` show them."""
     from sd3tune.cli.decision_lines import decision_lines
     from sd3tune.plan.describe import decisions
@@ -59,14 +150,14 @@ def lines(ready: "Prepared") -> list[words.Line]:
         overview_lines.pictures(seen, plan.pictures),
         overview_lines.evaluation(seen, plan),
         overview_lines.memory(plan, seen),
-        overview_lines.time(seen),
+        overview_lines.time(seen, price),
         overview_lines.disk(seen),
     )
     shown = [line for i, part in enumerate(parts) for line in ([""] if i and part else []) + part]
     return [*shown, *(f"warning: {w}" for w in (*plan.warnings, *seen.warnings))]
 
 
-def document(ready: "Prepared") -> str:
+def document(ready: "Prepared", price: float | None = None) -> str:
     """`plan --json`."""
     from sd3tune.plan.describe import describe, describe_overview
     from sd3tune.run_overview import overview_of
@@ -74,4 +165,7 @@ def document(ready: "Prepared") -> str:
     seen = overview_of(ready)
     described = describe(ready.plan)
     described["warnings"] += seen.warnings
-    return json.dumps(described | describe_overview(seen), indent=1)
+    described |= describe_overview(seen)
+    if price is not None and seen.time is not None:
+        described["cost"] = {"price_per_hour": price, "total": round(seen.time.cost(price), 4)}
+    return json.dumps(described, indent=1)

@@ -181,7 +181,9 @@ def _draw(given: _Given, request: Any) -> list[dict[str, Any]]:
 
     adapters = adapted.read_adapters(request.sources.adapters, request.model.transformer)
     request = request.with_adapters(
-        merged=any(not a.beside for a in adapters), values=sum(a.values for a in adapters)
+        merged=any(not a.beside for a in adapters),
+        values=sum(a.values for a in adapters),
+        modulating=any(a.beside and a.modulating for a in adapters),
     )
     plan = request.plan(on_cpu=given.on_cpu)
     words.tell(plan_lines(plan))

@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sd3tune.backends.decide.limits import DROPOUT_MASK_BYTES, FLOAT32_LAYER_NORMS
 
@@ -81,7 +82,9 @@ def as_on(vendor: str, *, scores: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         if FLOAT32_LAYER_NORMS[vendor]:
             stack.enter_context(exchanged(F, "layer_norm", layer_norm))
-            if not scores:
+            if scores:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            else:
                 stack.enter_context(exchanged(F, "scaled_dot_product_attention", attention))
         if DROPOUT_MASK_BYTES[vendor] == 1:
             stack.enter_context(exchanged(F, "dropout", dropout))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from sd3tune import offload
+from sd3tune import modulations, offload
 from sd3tune.adapters.trained import Trained
 from sd3tune.counted import as_on_a_card, fake_weights
 from sd3tune.counted.living_storages import Group, LivingStorages
@@ -61,8 +61,10 @@ def count(plan: Plan, fp8: str = "none") -> CountedStep:
         as_on_a_card.as_on(load.vendor, scores=load.scores),
     ):
         fake_weights.in_memory(model, on_device)
-        for block in model.transformer_blocks[: plan.memory.blocks_to_swap.value]:
-            offload.stream(block, living.elsewhere, torch.clone)
+        away = living.elsewhere
+        modulations.take_out(model, plan.memory.modulations.value, DEVICE, away)
+        if swapped := plan.memory.blocks_to_swap.value:
+            offload.stream(model, swapped, away, torch.clone)
         return _Step(plan, trained, living).counted()
 
 

@@ -22,9 +22,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from sd3tune.data import shards, sqlite_files
 from sd3tune.data.buckets import Geometry, Size
@@ -33,6 +31,8 @@ from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir, disk, drafts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sd3tune.data.cache_bucket import CacheBucket
 
 VERSION = 3  # of the meaning of an entry; a higher number makes every key new
@@ -102,7 +102,7 @@ class TensorCache:
         place = self.places.get(key)
         return place.problem if place else None
 
-    def get(self, key: str) -> dict[str, Tensor]:
+    def get(self, key: str) -> "dict[str, Tensor]":
         """The tensors of an entry. Raises DataError for a missing, damaged or non-finite entry: its
         bytes are compared with their checksum, because a flipped bit would be trained on."""
         place = self.places.get(key)
@@ -119,6 +119,8 @@ class TensorCache:
             ) from None
         if shards.digest(entry) != digest:
             raise DataError(f"cache file `{self._shards / place.shard}`: {CHANGED}", hint=REPAIR)
+        import torch  # not before: counting entries needs none
+
         if not all(torch.isfinite(t).all() for t in entry.values() if t.is_floating_point()):
             raise DataError(
                 f"cache file `{self._shards / place.shard}` holds NaN or infinity",
@@ -310,7 +312,7 @@ class TensorCache:
                 found.setdefault(key, EntryLocation(name, why))
         return found
 
-    def _read(self, shard: str, key: str) -> tuple[dict[str, Tensor], str | None]:
+    def _read(self, shard: str, key: str) -> "tuple[dict[str, Tensor], str | None]":
         """An entry, and the checksum recorded for it."""
         with self._lock:
             opened = self._open.get(shard)

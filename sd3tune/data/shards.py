@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
+
+if TYPE_CHECKING:  # what only looks at names and sizes needs no torch
+    from torch import Tensor
 
 NAME = re.compile(r"[0-9a-f]{40}\.safetensors")  # a hash of its keys
 DRAFT = re.compile(r"[0-9a-f]{40}\.draft")
@@ -26,7 +26,7 @@ ABOUT = "sd3tune"  # the only metadata key: safetensors writes several keys in r
 CHANGED = "its bytes are not those that were written"
 UNREADABLE = (OSError, SafetensorError, ValueError)
 
-Entry = Mapping[str, Tensor]
+Entry = Mapping[str, "Tensor"]
 
 
 class Foreign(ValueError):
@@ -71,7 +71,7 @@ def contents(path: Path) -> tuple[list[str], dict[str, str]]:
     return keys, dict(about.problems)
 
 
-def entry(file: Any, key: str) -> dict[str, Tensor]:
+def entry(file: Any, key: str) -> "dict[str, Tensor]":
     """The tensors of one entry of an open shard."""
     prefix = f"{key}."
     # safetensors finds offsets by name, so no other entry is read.
@@ -88,6 +88,8 @@ def whole(path: Path, wanted: set[str]) -> dict[str, Entry]:
 
 def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> bytes:
     """A shard as bytes; equal entries give equal bytes."""
+    from safetensors.torch import save
+
     tensors = {
         f"{key}.{name}": tensor.contiguous()
         for key in sorted(entries)
@@ -101,6 +103,8 @@ def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> byt
 
 def digest(entry: Entry) -> str:
     """Checksum over names, dtypes, shapes and bytes of an entry's tensors."""
+    import torch
+
     h = blake2b(digest_size=16)
     for name, tensor in sorted(entry.items()):
         h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -127,6 +131,8 @@ def damage(path: Path) -> Damage | None:
     count = len(entries) + len(problems)
     if {key: digest(e) for key, e in found.items()} != about.digests:
         return Damage(path, CHANGED, count)
+    import torch
+
     tensors = [t for e in found.values() for t in e.values() if t.is_floating_point()]
     if not all(torch.isfinite(t).all() for t in tensors):
         return Damage(path, "it holds NaN or infinity", count)

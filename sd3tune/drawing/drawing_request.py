@@ -36,9 +36,14 @@ class DrawingRequest:
         run = self.sources.run
         return FOLDER if run is None else run.folder / FOLDER
 
-    def with_adapters(self, *, merged: bool, values: int) -> "DrawingRequest":
+    def with_adapters(
+        self, *, merged: bool, values: int, modulating: bool = False
+    ) -> "DrawingRequest":
         """The same, with what is known of the adapters when they are read."""
-        return replace(self, asked=replace(self.asked, merged=merged, adapter_values=values))
+        asked = replace(
+            self.asked, merged=merged, adapter_values=values, adapted_modulations=modulating
+        )
+        return replace(self, asked=asked)
 
     def plan(self, *, on_cpu: bool = False, chip: str | None = None) -> DrawingPlan:
         """The plan for this machine, or another one. Raises HardwareError and PlanError."""

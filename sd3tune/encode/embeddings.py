@@ -65,22 +65,34 @@ def fill_text(caches: Caches, prompts: Sequence[str], device: torch.device, used
 
 def encoded(
     encoders: TextEncoders, plan: Plan, captions: Mapping[str, str], keys: Sequence[str]
-) -> Made:
-    """Cache entries of some keys. captions: key -> caption. Raises DataError where the encoders
-    produce NaN or infinity."""
-    entries: Entries = {}
-    batch = plan.captions.at_once
+) -> Callable[[], Made]:
+    """Encodes the captions of some keys; the result makes cache entries of them. captions: key ->
+    caption."""
+    batch, answers = plan.captions.at_once, []
     for start in range(0, len(keys), batch):
-        some = [captions[key] for key in keys[start : start + batch]]
-        embeds, pooled = encoders.encode(some)
-        for i, caption in enumerate(some):
-            pair = embeds[i], pooled[i]
-            if not all(torch.isfinite(t).all() for t in pair):
-                raise DataError(
-                    f"the text encoders produced NaN or infinity for `{caption[:60]}`",
-                    hint="set text_encoder_1_precision to text_encoder_3_precision=no_change",
-                )
-            entries[keys[start + i]] = packed(*(blank(*pair, plan) if caption == BLANK else pair))
+        found = encoders.encode([captions[key] for key in keys[start : start + batch]])
+        answers.append([t.to(torch.bfloat16) for t in found])  # as stored: half the memory
+    return partial(_packed, plan, captions, keys, answers)
+
+
+def _packed(
+    plan: Plan,
+    captions: Mapping[str, str],
+    keys: Sequence[str],
+    answers: Sequence[Sequence[Tensor]],
+) -> Made:
+    """Cache entries. answers: embeddings and pooled vectors of each batch. Raises DataError where
+    the encoders produced NaN or infinity."""
+    entries: Entries = {}
+    pairs = (pair for embeds, pooled in answers for pair in zip(embeds, pooled, strict=True))
+    for key, pair in zip(keys, pairs, strict=True):
+        caption = captions[key]
+        if not all(torch.isfinite(t).all() for t in pair):
+            raise DataError(
+                f"the text encoders produced NaN or infinity for `{caption[:60]}`",
+                hint="set text_encoder_1_precision to text_encoder_3_precision=no_change",
+            )
+        entries[key] = packed(*(blank(*pair, plan) if caption == BLANK else pair))
     return entries, {}
 
 

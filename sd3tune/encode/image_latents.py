@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -17,13 +16,14 @@ from sd3tune.data.discover import RejectedFile, Sample
 from sd3tune.data.headers import NoMemory, Unusable
 from sd3tune.data.sources import Source
 from sd3tune.discovered import FILL, skipped
+from sd3tune.encode.ahead import Ahead
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.file_digests import fingerprint, read_again
 from sd3tune.encode.fill import Entries, Made, fill, free
 from sd3tune.errors import DataError
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
-from sd3tune.report.progress import stage, waiting, warn
+from sd3tune.report.progress import Stage, stage, waiting, warn
 from sd3tune.sd3 import latents as sd3_latents
 from sd3tune.sd3 import weights
 
@@ -111,21 +111,36 @@ def encode(
         with waiting("loading the VAE"):
             vae = weights.vae(plan.model.source, plan.precision.vae.value, **variant(plan))
             vae = vae.to(device)
-        with stage("encode images", total) as bar, ThreadPoolExecutor(DECODERS) as pool:
+        with stage("encode images", total) as bar:
             for name, wanted in missing.items():
-                d = prepared.dataset(name)
-                make = partial(_latents, caches, vae, d, pool, wanted)
-                fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
+                fill_latents(caches, vae, prepared.dataset(name), wanted, cache_of(name), bar)
         del vae
         free()
     if total := sum(map(len, masks.values())):
         with stage("read masks", total) as bar:
             for name, wanted in masks.items():
                 d = prepared.dataset(name)
-                make = partial(_masks, caches, d, wanted)
-                fill(cache_of(name), list(wanted), d.write_batch_size, make, bar)
+                read = partial(partial, _masks, caches, d, wanted)
+                fill(cache_of(name), list(wanted), d.write_batch_size, read, bar)
     for name in missing:  # those with nothing missing too: a run may have been killed before this
         cache_of(name).finish()
+
+
+def fill_latents(
+    caches: Caches,
+    vae: Any,
+    dataset: ImageDataset,
+    samples: Mapping[str, Sample],
+    cache: TensorCache,
+    bar: Stage,
+) -> None:
+    """Encodes the images of a dataset that a cache lacks. Threads decode beside the VAE, and another
+    one writes. samples: key -> image."""
+    keys, load = list(samples), partial(_decoded, caches, dataset, samples)
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder") as pool:
+        pixels = Ahead(keys, load, pool, dataset.image_processing_batch_size)
+        make = partial(_latents, vae, dataset, pixels, samples)
+        fill(cache, keys, dataset.write_batch_size, make, bar)
 
 
 def _keys(caches: Caches, samples: Sequence[Sample]) -> set[str]:
@@ -149,48 +164,48 @@ def _refuse_missing(caches: Caches, cache: TensorCache, samples: Sequence[Sample
         )
 
 
+def _decoded(
+    caches: Caches, dataset: ImageDataset, samples: Mapping[str, Sample], key: str
+) -> Tensor | str:
+    """The pixels of an image, or why it cannot be decoded. samples: key -> image."""
+    s, source = samples[key], caches.prepared.sources[dataset.id]
+    try:
+        data = read_again(source, s.name, caches.digests[s.dataset, s.name])
+        return pixel_tensors.load(data, s.size, s.geometry)
+    except NoMemory as e:
+        raise _no_memory(source, s.name, e) from None
+    except Unusable as e:
+        return str(e)
+
+
 def _latents(
-    caches: Caches,
     vae: Any,
     dataset: ImageDataset,
-    pool: ThreadPoolExecutor,
+    pixels: Ahead[Tensor | str],
     samples: Mapping[str, Sample],
     keys: Sequence[str],
-) -> Made:
-    """Cache entries of some keys. samples: key -> image."""
-    source = caches.prepared.sources[dataset.id]
+) -> Callable[[], Made]:
+    """Cache entries of some keys."""
     entries: Entries = {}
     problems: dict[str, str] = {}
 
-    def decoded(key: str) -> Tensor | str:
-        s = samples[key]
-        try:
-            data = read_again(source, s.name, caches.digests[s.dataset, s.name])
-            return pixel_tensors.load(data, s.size, s.geometry)
-        except NoMemory as e:
-            raise _no_memory(source, s.name, e) from None
-        except Unusable as e:
-            return str(e)
-
     def good() -> Iterator[tuple[str, Tensor]]:
-        left = iter(keys)
-        while some := list(islice(left, dataset.image_processing_batch_size)):
-            for key, pixels in zip(some, pool.map(decoded, some), strict=True):
-                if isinstance(pixels, str):
-                    problems[key] = pixels
-                else:
-                    yield key, pixels
+        for key, found in pixels.each(keys):
+            if isinstance(found, str):
+                problems[key] = found
+            else:
+                yield key, found
 
     for some in _alike(good(), dataset.vae_batch_size):
-        pixels = pixel_tensors.scaled(torch.stack([p for _, p in some]))
+        batch = pixel_tensors.scaled(torch.stack([p for _, p in some]))
         try:
-            mean, std = _sparing(vae, pixels)
+            mean, std = _sparing(vae, batch)
         except DataError as e:
             names = ", ".join(f"`{samples[key].path}`" for key, _ in some)
             raise DataError(f"{e} (while encoding {names})", hint=e.hint) from None
         for i, (key, _) in enumerate(some):
             entries[key] = {"mean": mean[i], "std": std[i]}
-    return entries, problems
+    return lambda: (entries, problems)
 
 
 def _alike(images: Iterable[tuple[str, Tensor]], most: int) -> Iterator[list[tuple[str, Tensor]]]:

@@ -6,7 +6,7 @@ the largest sum on the way. Per-operator terms are in block_bytes.py.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sd3tune.backends.decide.limits import (
@@ -15,6 +15,7 @@ from sd3tune.backends.decide.limits import (
     SLICE_VALUES,
 )
 from sd3tune.plan.block_bytes import BlockBytes, Format, adapted, image_bytes, text_bytes
+from sd3tune.plan.block_keeping import attention_bytes, of_load
 from sd3tune.sd3.variants import CLIP_TOKENS, PATCH
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Block:
     backward: int
     input: int
     checkpointed: bool
+    attention: int = 0  # outputs of attention that a checkpointed block keeps beside its input
 
 
 def peak(shape: "Transformer", load: "Load", gradients: int) -> Peak:
@@ -69,7 +71,7 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
         casts = _casts(load) * number // len(blocks)
         if block.checkpointed:
             yield Peak(live + block.input + block.forward + casts, present)
-            live += 0 if load.inputs_on_host else block.input
+            live += _between(block, load)
         else:
             yield Peak(live + block.kept + block.forward + block.input + casts, present)
             live += block.kept
@@ -85,7 +87,8 @@ def _backward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Pea
         if block.checkpointed:  # its input, and the gradient of its output
             input_ = 2 * block.input if load.inputs_on_host else block.input
             casts += _casts(load) // len(blocks)
-            yield Peak(live + input_ + block.kept + block.forward + casts, present)
+            again = block.kept - block.attention + block.forward
+            yield Peak(live + input_ + again + casts, present)
         else:
             yield Peak(live + block.backward + casts, present)
             kept -= 1
@@ -96,7 +99,7 @@ def _between(block: Block, load: "Load") -> int:
     """What a block keeps between the passes."""
     if not block.checkpointed:
         return block.kept
-    return 0 if load.inputs_on_host else block.input
+    return block.attention + (0 if load.inputs_on_host else block.input)
 
 
 def _casts(load: "Load") -> int:
@@ -118,12 +121,14 @@ def format_of(load: "Load") -> Format:
 
 def _blocks(shape: "Transformer", load: "Load") -> Iterator[Block]:
     form = format_of(load)
-    for index in range(shape.layers):
+    for index, keep in enumerate(of_load(shape, load)):
         own = adapted(shape, index, load.targets, load.full)
         image = image_bytes(shape, index, own, load.rank, form)
         text = text_bytes(shape, index, own, load.rank, form)
-        checkpointed = bool(load.interval) and index % load.interval == 0
-        yield _both(load, image, text, checkpointed=checkpointed)
+        block = _both(load, image, text, checkpointed=keep != "everything")
+        outputs = attention_bytes(shape, index, form.compute) if keep == "attention" else (0, 0)
+        pixels, words = load.tokens * outputs[0], (CLIP_TOKENS + load.text_tokens) * outputs[1]
+        yield replace(block, attention=int(load.batch * (pixels + words)))
 
 
 def _both(load: "Load", image: BlockBytes, text: BlockBytes, *, checkpointed: bool) -> Block:
@@ -157,7 +162,7 @@ def whole_scores(shape: "Transformer", load: "Load") -> int:
     """Bytes of attention scores, in float32 for every format of the weights. Each attention keeps
     one matrix for the backward pass (a checkpointed block only while it is recomputed), and one
     attention at a time needs two more."""
-    forgetful = -(-shape.layers // load.interval) if load.interval else 0
+    forgetful = sum(keep != "everything" for keep in of_load(shape, load))
     blocks = shape.layers - forgetful + min(forgetful, 1)
     every = shape.scores(load.tokens + CLIP_TOKENS + load.text_tokens)
     images = shape.scores(load.tokens)  # of the second attention of some blocks

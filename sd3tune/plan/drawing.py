@@ -26,6 +26,7 @@ from sd3tune.plan.arithmetic import (
 from sd3tune.plan.drawing_sizes import DrawingSizes
 from sd3tune.plan.encoding import CaptionPlan
 from sd3tune.plan.memory import MemoryEstimate, gib
+from sd3tune.plan.modulation_plan import ModulationPlace
 from sd3tune.plan.picture_plan import SkipLayers
 from sd3tune.plan.plan import ModelFiles, Plan
 from sd3tune.sd3.variants import Model
@@ -53,6 +54,7 @@ class DrawingAsked:
     set_by: Provenance = BY_USER
     merged: bool = False
     adapter_values: int = 0
+    adapted_modulations: bool = False  # an adapter beside the weights changes AdaLN layers
     quantised_cache: Path | None = None  # of the run, where it has one
 
     @property
@@ -68,6 +70,7 @@ class DrawingMemory:
     estimate: MemoryEstimate
     decoding: int  # bytes of the VAE while it decodes one picture: an estimate
     blocks_to_swap: Decision[int]  # the first n blocks live in host memory
+    modulations: Decision[ModulationPlace]  # where they are computed
     offload: Decision[Literal["none", "text_encoders"]]  # what runs on the CPU instead
     vae: Decision[Literal["beside", "afterwards"]]  # beside the transformer, or when it is gone
     quantised_cache: Decision[Path | None]  # folder of quantised transformers; None: none is kept
@@ -134,6 +137,7 @@ def drawing_decisions(plan: DrawingPlan) -> dict[str, Decision[Any]]:
         "attention_no_grad": attention.sampling,
         "attention_inputs": attention.inputs,
         "blocks_to_swap": memory.blocks_to_swap,
+        "modulations": memory.modulations,
         "offload": memory.offload,
         "vae": memory.vae,
     }
@@ -143,11 +147,13 @@ def _memory(
     asked: DrawingAsked, sizes: DrawingSizes, decided: Request, chosen: Chosen
 ) -> DrawingMemory:
     scheme = chosen["base_model_precision"].value
-    swapped = sizes.swapped(decided, scheme)
+    swapped, modulations = sizes.swapped(decided, scheme), sizes.modulations(decided, chosen)
+    away = modulations.value != "device"
     return DrawingMemory(
-        estimate=sizes.estimate(decided, scheme, swapped.value),
+        estimate=sizes.estimate(decided, scheme, swapped.value, away=away),
         decoding=sizes.decoding(decided),
         blocks_to_swap=swapped,
+        modulations=modulations,
         offload=sizes.offload(decided),
         vae=sizes.vae(decided, scheme, swapped.value),
         quantised_cache=_quantised_cache(asked, scheme),

@@ -12,8 +12,10 @@ from sd3tune.backends.observe.facts import Facts
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
 from sd3tune.plan import products
+from sd3tune.plan.arithmetic import Chosen
 from sd3tune.plan.blocks import UNTESTED
 from sd3tune.plan.memory import BYTES, Load, MemoryEstimate, estimate, gib
+from sd3tune.plan.modulation_plan import ModulationPlace, off_device
 from sd3tune.plan.sizes import WHOLE
 from sd3tune.sd3.variants import tokens
 from sd3tune.tables.schemes import SCHEMES
@@ -48,10 +50,20 @@ class DrawingSizes:
     def layers(self) -> int:
         return self.asked.model.transformer.layers
 
-    def estimate(self, r: Request, precision: str, swapped: int = 0) -> MemoryEstimate:
+    @property
+    def may_leave(self) -> bool:
+        """Whether the AdaLN weights may live in host memory."""
+        return one_memory(self.facts) is None and not self.asked.adapted_modulations
+
+    def estimate(
+        self, r: Request, precision: str, swapped: int = 0, *, away: bool | None = None
+    ) -> MemoryEstimate:
         """Bytes while a picture is drawn, adapters included. One block keeps activations: that is
-        what a checkpointed block does whose inputs wait elsewhere."""
-        found = estimate(self.asked.model, self._load(r, precision, swapped))
+        what a checkpointed block does whose inputs wait elsewhere. away: whether AdaLN weights are
+        in host memory; None: where they may."""
+        load = self._load(r, precision, swapped)
+        load = load if away is None else replace(load, modulations_off=away)
+        found = estimate(self.asked.model, load)
         return replace(found, adapter=self.asked.adapter_values * ADAPTER_BYTES)
 
     def _load(self, r: Request, precision: str, swapped: int) -> Load:
@@ -76,6 +88,7 @@ class DrawingSizes:
             ),
             scores=limits.writes_scores(self.facts, r.attention_mechanism),
             slices=r.attention_mechanism == "sliced",
+            modulations_off=self.may_leave,
         )
 
     def need(self, r: Request, precision: str, swapped: int = 0) -> int:
@@ -179,6 +192,18 @@ class DrawingSizes:
                 why = f"the weights need {gib(need)}, {self._room_words}: blocks 0 to {count - 1} "
                 return Decision(count, AUTO, f"{why}visit the device for each step; {UNTESTED}")
         return Decision(0, AUTO, "no number of blocks in host memory makes it fit")
+
+    def modulations(self, r: Request, chosen: Chosen) -> Decision[ModulationPlace]:
+        """Where they are computed: on the device unless the weights do not fit there."""
+        precision = chosen["base_model_precision"].value
+        stay = self.estimate(r, precision, away=False).training
+        if not self.may_leave or self.room is None or stay <= self.room:
+            why = one_memory(self.facts) or "the AdaLN weights stay on the device"
+            return Decision("device", AUTO, why)
+        load = self._load(r, precision, 0)
+        pinned = chosen["pin_memory"].value == "on"
+        device, words = self.facts.weakest, self._room_words
+        return off_device(self.asked.model, load, device, words, pinned=pinned)
 
     def offload(self, r: Request) -> Decision[Literal["none", "text_encoders"]]:
         """Where the text encoders run. Raises PlanError where no memory holds them."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sd3tune.backends.decide.limits import WORKSPACE_BYTES
 from sd3tune.plan import activations
 from sd3tune.plan.activations import BYTES as BYTES
+from sd3tune.plan.block_keeping import Keep
 from sd3tune.sd3.variants import Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
@@ -72,12 +73,14 @@ class Load:
     sharded: bool = False  # over the processes (FSDP)
     scores: bool = False  # attention that trains writes out the score of every pair of tokens
     slices: bool = False  # or those of a slice of the queries at a time
+    modulations_off: bool = False  # the AdaLN weights are in host memory
     autocast: str | None = None  # format of products; None: that of the weights
     accumulation: int = 1  # batches of one step: the gradients of the first ones stay
     targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
     rank: int = 0  # of LoRA
     dropout: bool = False  # LoRA's, which keeps a mask
     compiled: bool = False  # blocks, by torch.compile
+    keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:
@@ -108,16 +111,24 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
 
 
 def weights(shape: Transformer, load: Load) -> int:
-    """Of swapped blocks, only the largest that is visiting. The table of positions is a buffer in
-    the format of the weights."""
+    """Of swapped blocks, the largest two: one computes while the next one arrives. Of AdaLN weights
+    in host memory, the largest layer. The table of positions is a buffer in the format of the
+    weights."""
     dtype = load.trainable_dtype if load.full else load.base_dtype
 
     def of(parameters: int, quantisable: int) -> int:
         return stored(parameters, quantisable, dtype, load.precision)
 
-    swapped = [of(*shape.block(i)) for i in range(load.swapped)]
-    resident = of(shape.parameters, shape.quantisable) - sum(swapped) + max(swapped, default=0)
-    return resident + shape.positions**2 * shape.hidden * BYTES[dtype]
+    def block(index: int) -> int:
+        parameters, quantisable = shape.block(index)
+        away = shape.modulating_in(index) if load.modulations_off else 0
+        return of(parameters - away, quantisable)
+
+    resident = shape.parameters + shape.positions**2 * shape.hidden
+    if load.modulations_off:
+        resident += (9 if shape.dual_layers else 6) * shape.hidden**2 - shape.modulating
+    swapped = sorted(block(i) for i in range(load.swapped))
+    return of(resident, shape.quantisable) - sum(swapped) + sum(swapped[-2:])
 
 
 def stored(parameters: int, quantisable: int, dtype: str, precision: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sd3tune.backends.decide.decisions import decide_all
 from sd3tune.decision import DEFAULT, Decision
-from sd3tune.plan import products
+from sd3tune.plan import compile_choice, products
 from sd3tune.plan.arithmetic import (
     attention_asked,
     attention_plan,
@@ -20,9 +20,11 @@ from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
 from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.keep_choice import keep_choice
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
 from sd3tune.plan.memory import estimate
+from sd3tune.plan.modulation_plan import modulation_decision
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
 from sd3tune.plan.picture_plan import picture_plan, refuse_impossible_pictures
@@ -48,7 +50,16 @@ def resolve(inputs: RunInputs) -> Plan:
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
+    pinned = chosen["pin_memory"].value == "on"
+    modulations = modulation_decision(inputs, load, pinned=pinned)
+    load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
+    keep = keep_choice(inputs, load)
+    load = replace(load, keep=keep.value)
     data = data_plan(inputs, batch)
+    expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
+    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
+    chosen = chosen | {"dynamo_backend": compiler}
+    load = replace(load, compiled=compiler.value != compile_choice.NOTHING)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(
@@ -61,7 +72,7 @@ def resolve(inputs: RunInputs) -> Plan:
         hardware=hardware_plan(inputs, chosen),
         precision=replace(precision_plan(chosen), check_interval=config.w8a8_check_interval),
         attention=attention,
-        memory=memory_plan(inputs, chosen, load, estimate(model, load)),
+        memory=memory_plan(inputs, chosen, load, estimate(model, load), keep, modulations),
         data=data,
         captions=caption_plan(config),
         loss=loss_plan(config),
@@ -78,7 +89,7 @@ def resolve(inputs: RunInputs) -> Plan:
         publishing=publishing_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
-        warnings=warnings(inputs, optimizer),
+        warnings=warnings(inputs, optimizer, compiler.value),
     )
 
 

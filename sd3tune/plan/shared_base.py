@@ -57,5 +57,6 @@ def _shareable(plan: Plan) -> bool:
         and plan.processes.size == 1
         and not plan.parallel.sharded
         and plan.memory.blocks_to_swap.value == 0
+        and plan.memory.modulations.value == "device"
         and plan.hardware.compiler.value is None
     )

@@ -14,6 +14,7 @@ from sd3tune.errors import PlanError
 from sd3tune.plan import largest_batch, products
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, estimate, gib
+from sd3tune.plan.modulation_plan import may_leave
 from sd3tune.plan.trainable import TrainedPlan
 from sd3tune.sd3.variants import tokens
 from sd3tune.tables.schemes import SCHEMES
@@ -52,6 +53,7 @@ class Sizes:
             sharded=c.fsdp_enable,
             scores=limits.writes_scores(facts, r.attention_mechanism),
             slices=r.attention_mechanism == "sliced",
+            modulations_off=self._modulations_off,
             batch=max([batch, *(d.train_batch_size or 0 for d in self.inputs.datasets)]),
             tokens=self.tokens,
             text_tokens=c.tokenizer_max_length,
@@ -74,6 +76,10 @@ class Sizes:
     def tokens(self) -> int:
         """Tokens of the largest image."""
         return tokens(*self.inputs.largest_size)
+
+    @cached_property
+    def _modulations_off(self) -> bool:
+        return may_leave(self.inputs)
 
     @property
     def room(self) -> int | None:

@@ -9,6 +9,7 @@ the last block drops, embedders and the loss are left out: less than 2 %.
 
 from dataclasses import dataclass, fields, replace
 
+from sd3tune.plan.block_keeping import recomputed, recomputed_attention
 from sd3tune.plan.memory import BYTES, Load, stored
 from sd3tune.sd3.linears import Linear, linears
 from sd3tune.sd3.variants import CLIP_TOKENS, Transformer
@@ -111,7 +112,9 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
     one = forward(shape, tokens, load.text_tokens)
     batch = Work(
         linear=load.batch * one.linear * ((3 if load.full else 2) + again),
-        attention=load.batch * one.attention * (1 + ATTENTION_BACKWARD + again),
+        attention=load.batch
+        * one.attention
+        * (1 + ATTENTION_BACKWARD + recomputed_attention(shape, load)),
         moved=load.batch * _moved(shape, load, tokens, again) + _weights_moved(shape, load, again),
         kernels=_kernels(shape, load, again),
         host_seconds=_unpacking_seconds(shape, load, again),
@@ -125,7 +128,7 @@ def forward_work(shape: Transformer, load: Load, image_tokens: float) -> Work:
     """One image through the transformer without gradients, as the evaluation loss and pictures
     need it. Quantised weights are unpacked once."""
     one = forward(shape, image_tokens, load.text_tokens)
-    single = replace(load, batch=1, accumulation=1, interval=0, full=False, dropout=False)
+    single = replace(load, batch=1, accumulation=1, interval=0, keep=(), full=False, dropout=False)
     both = _moved(shape, single, image_tokens, 0.0)
     share = forward_share(shape)
     moved = share * both + _weights_moved(shape, single, 0.0) / 2
@@ -139,11 +142,6 @@ def forward_share(shape: Transformer) -> float:
     parts = (JOINT, QK_NORM) if shape.qk_norm else (JOINT,)
     ahead = sum(part.forward_bytes for part in parts)
     return ahead / (ahead + sum(part.backward_bytes for part in parts))
-
-
-def recomputed(shape: Transformer, load: Load) -> float:
-    """Share of the blocks that are computed again in the backward pass."""
-    return -(-shape.layers // load.interval) / shape.layers if load.interval else 0.0
 
 
 def _both(part: Pass, again: float) -> float:
@@ -208,7 +206,7 @@ def _linked(shape: Transformer, load: Load, tokens: float) -> float:
     total = 0.0
     for index in range(load.swapped):
         total += 2 * stored(*shape.block(index), load.base_dtype, load.precision)
-    if load.inputs_on_host and load.interval:
+    if load.inputs_on_host:
         values = load.batch * (tokens + load.text_tokens + CLIP_TOKENS) * shape.hidden
         total += 2 * values * BYTES[load.base_dtype] * recomputed(shape, load) * shape.layers
     return total

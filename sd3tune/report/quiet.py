@@ -5,13 +5,19 @@ import logging
 import os
 import warnings
 
+from sd3tune import deferred
 from sd3tune.report.messages import verbosity
+
+# Imported by diffusers, peft and accelerate wherever they are installed, for quantised models,
+# samplers and Amazon's machines: a quarter of the time until the first step, and 100 MiB.
+SELDOM_USED = ("bitsandbytes", "scipy.stats", "boto3")
 
 
 def quiet_libraries() -> None:
     """Only errors are left. Call this before diffusers, transformers, peft or bitsandbytes are
     imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loaders would warn
+    deferred.defer(*SELDOM_USED)
     if verbosity() != "verbose":
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

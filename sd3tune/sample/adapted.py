@@ -23,7 +23,7 @@ from sd3tune.formats.adapter_hash import file_sha256, weights_sha256
 from sd3tune.formats.adapter_weights import LoraWeights, ModuleWeights
 from sd3tune.formats.picture_recipe import AdapterUsed
 from sd3tune.formats.weight_deltas import delta
-from sd3tune.sd3.linears import linears
+from sd3tune.sd3.linears import is_modulating, linears
 from sd3tune.sd3.variants import Transformer
 
 LIKELY = {1536: "SD3 or SD3.5 medium", 2432: "SD3.5 large"}  # width -> whose
@@ -44,6 +44,11 @@ class Adapter:
             isinstance(m, LoraWeights) and m.magnitude is None and m.bias is None
             for m in self.modules.values()
         )
+
+    @property
+    def modulating(self) -> bool:
+        """Whether it changes AdaLN layers or the embedder before them."""
+        return any(map(is_modulating, self.modules))
 
     @property
     def values(self) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sd3tune.sd3.variants import Transformer
 
+EMBEDDER = "time_text_embed"  # of noise level and pooled caption
 ATTENTION, FEED_FORWARD, BLOCK = "Attention", "FeedForward", "JointTransformerBlock"
 NORMS = {"norm1": "AdaLayerNormZero", "norm1_context": "AdaLayerNormZero"}
 
@@ -31,6 +32,12 @@ class Linear:
         return self.name == target or self.name.endswith("." + target)
 
 
+def is_modulating(name: str) -> bool:
+    """Whether a linear is an AdaLN layer, or belongs to the embedder before them."""
+    parts = name.split(".")
+    return parts[0] == EMBEDDER or parts[-1] == "linear"
+
+
 @lru_cache(maxsize=16)
 def linears(shape: "Transformer") -> tuple[Linear, ...]:
     """Every linear layer of a transformer of this shape, in the order of diffusers' modules."""
@@ -39,7 +46,7 @@ def linears(shape: "Transformer") -> tuple[Linear, ...]:
 
 def _linears(shape: "Transformer") -> Iterator[Linear]:
     h = shape.hidden
-    embedder = (("time_text_embed", "CombinedTimestepTextProjEmbeddings"),)
+    embedder = ((EMBEDDER, "CombinedTimestepTextProjEmbeddings"),)
     time = (*embedder, ("time_text_embed.timestep_embedder", "TimestepEmbedding"))
     text = (*embedder, ("time_text_embed.text_embedder", "PixArtAlphaTextProjection"))
     yield Linear("time_text_embed.timestep_embedder.linear_1", 256, h, time)

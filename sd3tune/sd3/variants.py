@@ -51,7 +51,7 @@ class Transformer:
         context = self.joint_dim * h + h
         out = 2 * h * h + 2 * h + PATCH**2 * self.channels * (h + 1)
         norms = 2 * self.head_dim * (2 * self.layers + self.dual_layers) if self.qk_norm else 0
-        return embed + time_text + context + out + norms + self.quantisable + self._adaln
+        return embed + time_text + context + out + norms + self.quantisable + self.modulating
 
     @property
     def quantisable(self) -> int:
@@ -64,7 +64,8 @@ class Transformer:
         return attention + n * 2 * feed_forward - feed_forward
 
     @property
-    def _adaln(self) -> int:
+    def modulating(self) -> int:
+        """Number of parameters of the AdaLN layers, of the blocks and before the output."""
         h, n = self.hidden, self.layers
         one = h * h + h
         return (6 * n + 3 * self.dual_layers + 6 * (n - 1) + 2) * one
@@ -74,9 +75,13 @@ class Transformer:
         h, last, dual = self.hidden, index == self.layers - 1, index < self.dual_layers
         one, feed_forward = h * h + h, 8 * h * h + 5 * h
         quantisable = (8 - last + 4 * dual) * one + (2 - last) * feed_forward
-        adaln = (6 + 3 * dual + (2 if last else 6)) * one
         norms = 2 * self.head_dim * (2 + dual) if self.qk_norm else 0
-        return quantisable + adaln + norms, quantisable
+        return quantisable + self.modulating_in(index) + norms, quantisable
+
+    def modulating_in(self, index: int) -> int:
+        """Number of parameters of the AdaLN layers of one block."""
+        h, last, dual = self.hidden, index == self.layers - 1, index < self.dual_layers
+        return (6 + 3 * dual + (2 if last else 6)) * (h * h + h)
 
     def scores(self, tokens: int) -> int:
         """Number of attention scores of one layer for one image with that many tokens."""

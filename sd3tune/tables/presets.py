@@ -66,25 +66,25 @@ MEMORY = (
     Preset(
         "8gb", "memory", "NVIDIA and AMD cards with 8 GB",
         {"resolution": 1024, **ONE_BY_FOUR}, ("rtx4060", "rtx3070", "rtx2080"), BOTH,
-        {LARGE: {"resolution": 512, "base_model_precision": "nf4-bnb", "blocks_to_swap": 16}},
+        {LARGE: {"base_model_precision": "nf4-bnb"}},
         GPUS, ("8g",), gib=8,
     ),
     Preset(
         "10gb", "memory", "cards with 10 or 11 GB",
         {"resolution": 1024, **ONE_BY_FOUR}, ("rtx3080", "rtx2080ti"), BOTH,
-        {LARGE: {"resolution": 768, "base_model_precision": "nf4-bnb", "blocks_to_swap": 8}},
+        {LARGE: {"base_model_precision": "int8-quanto"}},
         GPUS, ("10g", "11gb"), gib=10,
     ),
     Preset(
         "12gb", "memory", "cards with 12 GB",
         {"resolution": 1024, **FOUR}, ("rtx3060", "rtx4070", "rx7700xt"), BOTH,
-        {LARGE: {"base_model_precision": "nf4-bnb", **ONE_BY_FOUR}},
+        {LARGE: {"base_model_precision": "int8-quanto", **ONE_BY_FOUR}},
         GPUS, ("12g",), gib=12,
     ),
     Preset(
         "16gb", "memory", "cards with 16 or 20 GB",
         {"resolution": 1024, **FOUR}, ("rtx4060ti", "rtx5080", "t4", "rx7800xt"), BOTH,
-        {LARGE: {"base_model_precision": "int8-quanto", **ONE_BY_FOUR}},
+        {LARGE: ONE_BY_FOUR},
         GPUS, ("16g", "20gb"), gib=16,
     ),
     Preset(
@@ -162,8 +162,7 @@ RECIPES = (
             "lora_rank": 4,
         },
         ("rtx3080", "rtx3060", "rtx4070"), BOTH,
-        # Without swapped blocks an H200 took 10.2 GiB for the large model: too much for 10 GB.
-        {LARGE: {"blocks_to_swap": 8}}, GPUS,
+        {}, GPUS,
     ),
 )  # fmt: skip
 PURPOSES = (

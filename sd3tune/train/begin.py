@@ -7,13 +7,12 @@ from typing import Any
 import torch
 
 from sd3tune import load, offload
-from sd3tune.adapters import full, lora, lycoris
+from sd3tune.adapters import full, lora, lycoris, peft_import
 from sd3tune.adapters.trained import Trained
 from sd3tune.data.seeds import seed_of
 from sd3tune.errors import CheckpointError
 from sd3tune.formats import adapter_files
 from sd3tune.formats.initial_adapter import initial_file
-from sd3tune.plan.arithmetic import CompileOptions
 from sd3tune.plan.optimisation import AveragePlan
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.trainable import LoraPlan
@@ -21,6 +20,7 @@ from sd3tune.processes.world import World, sharded
 from sd3tune.report.progress import say
 from sd3tune.sd3 import attention, weights
 from sd3tune.train import checkpointing
+from sd3tune.train.compiling import compile_blocks
 from sd3tune.train.ema import Ema
 from sd3tune.train.optim import build
 from sd3tune.train.resume import resume
@@ -32,15 +32,16 @@ LoadBase = Callable[[Plan, torch.device], Any]  # as load.transformer
 def begin(plan: Plan, world: World, base: LoadBase = load.transformer) -> TrainState:
     """Loads the transformer onto the device, attaches the adapter, and loads the checkpoint from
     which the run continues. base: loads the base model."""
-    model = base(plan, world.device)
-    kernels = plan.attention
-    attention.use_processors(model, kernels.inputs.value, kernels.training.value)
-    trained = attach(model, plan)
+    with peft_import.for_layers_of(plan.precision.transformer.value):
+        model = base(plan, world.device)
+        kernels = plan.attention
+        attention.use_processors(model, kernels.inputs.value, kernels.training.value)
+        trained = attach(model, plan)
+    compile_blocks(model, plan.hardware.compiler.value, plan.hardware.compile_options)
     offload.move_to_device(model, plan, world.device)
     checkpointing.enable(model.train(), plan)
     if plan.parallel.sharded:
         sharded(model, world, reshard=plan.parallel.reshard)
-    compile_blocks(model, plan.hardware.compiler.value, plan.hardware.compile_options)
     optimizer = build(
         plan.optimizer.name.value,
         list(trained.named().values()),
@@ -80,6 +81,8 @@ def attach(model: Any, plan: Plan) -> Trained:
         return full.attach(model, plan.model.source, dtype=dtype)
     shape, dialect = shape_of(plan.trained.lora), plan.trained.lora.dialect
     adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=dialect)
+    if plan.precision.autocast.value is not None and not (shape.dropout or shape.dora):
+        lora.keep_input_dtype(model)
     adapter = replace(adapter, file=plan.result.file)
     if begin_with is not None:
         with initial_file(begin_with) as file:
@@ -112,14 +115,3 @@ def average_of(plan: AveragePlan | None, trained: Trained) -> Ema | None:
         interval=plan.every,
         device=plan.device,
     )
-
-
-def compile_blocks(model: Any, backend: str | None, options: CompileOptions) -> None:
-    """torch.compile of the transformer's blocks, which all have one shape: compiled once."""
-    if backend is None:
-        return
-    mode = None if options.mode == "default" else options.mode  # other backends take none
-    for block in model.transformer_blocks:
-        block.compile(
-            backend=backend, mode=mode, fullgraph=options.fullgraph, dynamic=options.dynamic
-        )

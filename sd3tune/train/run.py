@@ -27,6 +27,7 @@ from sd3tune.report.quiet import quiet_libraries
 from sd3tune.report.stream import Stream
 from sd3tune.train import best, determinism
 from sd3tune.train.ahead import ahead
+from sd3tune.train.announcing import announced
 from sd3tune.train.begin import LoadBase, begin
 from sd3tune.train.conclusion import conclude
 from sd3tune.train.evaluation import before_training, evaluate_after, fixed_images
@@ -140,6 +141,7 @@ def steps(run: Run, claim: Claim, interrupt: Interrupt, first: Sequence[Chore]) 
         bar.begin(state.step)
         rows = metrics.Metrics(plan.output_dir / metrics.FILE, state.step)
         log = StepLog(plan, rows, bar, world, run.stream)
+        batches = announced(batches, state, run.recipe, job.accumulation)
         loop(state, batches, job, chores, interrupt, log)
     with waiting("saving the last checkpoint"):
         keeper.save()

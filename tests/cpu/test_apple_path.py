@@ -73,6 +73,7 @@ def test_the_demo_trains_with_a_mac_s_decisions_and_the_guard_changes_nothing(
     assert guarded.loss_after == pytest.approx(plain.loss_after, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bf16_weights_without_autocast_train_too(on_mac: Callable[..., Outcome]) -> None:
     """What an M2 or newer gets: bf16 base, float32 adapter, no autocast."""
     made = on_mac("bf16", "max_train_steps=2", "lr_warmup_steps=0")

@@ -10,7 +10,7 @@ import torch
 from sd3tune.data.buckets import Geometry
 from sd3tune.data.cache import INDEX, TensorCache, latent_key, mask_key, text_key
 from sd3tune.data.digests import Known, KnownFiles
-from sd3tune.encode.fill import fill
+from sd3tune.encode.fill import Made, fill
 from sd3tune.errors import DataError
 from sd3tune.report.progress import stage
 
@@ -196,5 +196,6 @@ def test_a_shard_that_the_index_is_wrong_about_does_not_stop_filling(
     with closing(sqlite3.connect(tmp_path / INDEX)) as db, db:
         db.execute("delete from entries")
     with stage("test", 1) as bar:
-        fill(TensorCache(tmp_path), ["k1"], 1, lambda keys: ({"k1": {"a": torch.ones(3)}}, {}), bar)
+        made: Made = {"k1": {"a": torch.ones(3)}}, {}
+        fill(TensorCache(tmp_path), ["k1"], 1, lambda keys: lambda: made, bar)
     assert torch.equal(TensorCache(tmp_path).get("k1")["a"], torch.ones(3))

@@ -236,13 +236,16 @@ def test_every_dialect_and_a_whole_difference_draw_the_same_picture(
 
 @pytest.mark.slow
 def test_where_weights_are_changes_nothing(adapter: Path, model: str) -> None:
-    """Blocks in host memory, and pictures that are decoded when the transformer is gone."""
+    """Blocks and AdaLN weights in host memory, and pictures that are decoded when the transformer
+    is gone."""
 
     def elsewhere(plan: DrawingPlan) -> DrawingPlan:
         memory = plan.memory
         swapped = replace(memory.blocks_to_swap, value=2)
         vae = replace(memory.vae, value="afterwards")
-        return replace(plan, memory=replace(memory, blocks_to_swap=swapped, vae=vae))
+        outside = replace(memory.modulations, value="streamed")
+        memory = replace(memory, blocks_to_swap=swapped, vae=vae, modulations=outside)
+        return replace(plan, memory=memory)
 
     whole = drawing(adapter, model=model)
     moved = drawing(adapter, model=model, changed=elsewhere)

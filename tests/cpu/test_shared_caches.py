@@ -136,7 +136,13 @@ def test_a_strange_file_in_the_place_of_a_shard_is_one_error_and_not_a_loop(
         pytest.raises(DataError, match="sd3tune did not write it"),
         stage("test", 1) as bar,
     ):
-        fill(TensorCache(tmp_path), ["k"], 1, lambda keys: ({"k": {"a": torch.ones(1)}}, {}), bar)
+        fill(
+            TensorCache(tmp_path),
+            ["k"],
+            1,
+            lambda keys: lambda: ({"k": {"a": torch.ones(1)}}, {}),
+            bar,
+        )
     assert os.path.lexists(place)
 
 

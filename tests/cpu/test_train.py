@@ -24,7 +24,9 @@ from tests.image_folders import shown
 SHORT = ("max_train_steps=12", "lr_scheduler=constant", "lr_warmup_steps=0")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "sd3.5-medium")) for n in MODELS]
+)
 def test_each_architecture_learns_and_diffusers_loads_what_it_learned(
     name: str, run: Train, demo: Path, tmp_path: Path
 ) -> None:

@@ -243,6 +243,7 @@ def test_whole_weights_have_no_model_as_it_was(prepared: Any) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["use_dora=true", "use_rslora=true", "lora_init_type=pissa"])
 def test_variants_train_through_the_real_command(variant: str, run: Train) -> None:
     outcome = run(*SHORT, variant)

@@ -45,9 +45,9 @@ def on(chip: str, **what: Any) -> DrawingPlan:
         ("rtx4090", "medium", "bf16", "no_change", 0),
         ("rtx4090", "large", "bf16", "no_change", 0),
         ("rtx3060", "medium", "bf16", "no_change", 0),
-        ("rtx3060", "large", "bf16", "nf4-bnb", 0),  # 12 GB, less what the driver keeps
-        ("t4", "large", "fp16", "int8-quanto", 0),
-        ("rtx2060", "large", "fp16", "no_change", 30),  # 6 GB: blocks live in host memory
+        ("rtx3060", "large", "bf16", "int8-quanto", 0),  # 12 GB, less what the driver keeps
+        ("t4", "large", "fp16", "no_change", 0),  # AdaLN weights live in host memory
+        ("rtx2060", "large", "fp16", "nf4-bnb", 0),  # 6 GB
         ("m3-max-36gb", "large", "bf16", "no_change", 0),
         ("m2-24gb", "large", "bf16", "int8-quanto", 0),
         ("m2-16gb", "large", "bf16", "int4-quanto", 0),
@@ -70,6 +70,16 @@ def test_whole_weights_that_were_asked_for_live_in_host_memory_where_they_do_not
     swapped = plan.memory.blocks_to_swap
     assert plan.precision.transformer.value == "no_change" and 0 < swapped.value < 38
     assert "blocks 0 to" in swapped.reason and "untested on hardware" in swapped.reason
+
+
+def test_adaln_weights_leave_a_card_only_where_they_do_not_fit_and_no_adapter_is_on_them() -> None:
+    whole: dict[str, Any] = {"model": "large", "precision": {"base_model_precision": "int8-quanto"}}
+    away = on("rtx3060", **whole).memory
+    assert away.modulations.value == "streamed" and away.blocks_to_swap.value == 0
+    assert "5.0 GiB of AdaLN weights" in away.modulations.reason
+    assert on("rtx4090", **whole).memory.modulations.value == "device"
+    adapted = on("rtx3060", adapted_modulations=True, **whole).memory
+    assert adapted.modulations.value == "device" and adapted.blocks_to_swap.value > 0
 
 
 def test_a_mac_gains_nothing_from_host_memory_and_refuses_what_does_not_fit() -> None:
@@ -128,5 +138,5 @@ def test_a_negative_prompt_without_guidance_is_said_to_have_no_effect() -> None:
 
 def test_quantised_weights_of_a_run_are_read_only_where_nothing_is_added_to_them() -> None:
     own: dict[str, Any] = {"model": "large", "quantised_cache": Path("kept")}
-    assert on("t4", **own).memory.quantised_cache.value == Path("kept")
-    assert on("t4", merged=True, **own).memory.quantised_cache.value is None
+    assert on("rtx3060", **own).memory.quantised_cache.value == Path("kept")
+    assert on("rtx3060", merged=True, **own).memory.quantised_cache.value is None

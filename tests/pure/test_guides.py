@@ -54,7 +54,7 @@ def test_the_table_of_amd_cards_is_what_the_plan_gives() -> None:
 
 def test_the_table_of_small_cards_is_what_the_plan_gives() -> None:
     shown = [row for row in rows("small-cards.md", 6) if row[0].startswith("`")]
-    assert len(shown) == 7
+    assert len(shown) == 9
     for card, model, side, weights, batch, memory in shown:
         made = plan(card.strip("`"), {"medium": MEDIUM, "large": LARGE}[model], side=int(side))
         scheme = made.precision.transformer.value

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["urls"],
-    ["errors", "escaping", "start", "decision"],
+    ["errors", "escaping", "start", "deferred", "decision"],
     ["tables"],
     ["filesystem"],
     ["report"],
@@ -21,13 +21,13 @@ ROWS = [  # top of the list: knows nobody
     ["processes", "sd3", "data", "quant"],
     ["plan", "formats"],
     ["publish"],
-    ["adapters", "discovered", "devices", "preflight", "webhooks"],
+    ["adapters", "discovered", "devices", "modulations", "preflight", "webhooks"],
     ["checked_run"],
     ["prepare", "drawing", "out_of_memory", "load", "offload"],
     ["encode", "sample"],
     ["train"],
     ["doctor", "demo", "containers", "live", "dataset_inspection", "run_overview", "imports"],
-    ["configure", "cloud"],
+    ["configure", "cloud", "card_comparison"],
     ["cli"],
     ["__main__"],
 ]
@@ -42,6 +42,7 @@ TORCH_FREE = [
     "report/stopping.py",
     "report/streams.py",
     "start.py",
+    "deferred.py",
     "__main__.py",
     "cli",
     "configure",
@@ -57,6 +58,7 @@ TORCH_FREE = [
     "drawing",
     "preflight.py",
     "checked_run.py",
+    "card_comparison.py",
     "publish",
     "dataset_inspection.py",
     "doctor",
@@ -78,7 +80,16 @@ FORMATS = "key_names scale adapter_description readers file_metadata identify ma
 FORMATS += "earlier_weights finished_run initial_adapter"
 TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
 TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
-BELOW_THE_PLAN = ("encode", "train", "sample", "webhooks", "load", "out_of_memory", "offload")
+BELOW_THE_PLAN = (
+    "encode",
+    "train",
+    "sample",
+    "webhooks",
+    "load",
+    "out_of_memory",
+    "offload",
+    "modulations",
+)
 VENDOR_WORDS = ("torch.cuda.", "torch.mps.", "torch.version.", "backends.mps", "is_rocm", "is_mps")
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from sd3tune.backends.decide.limits import SLICE_VALUES
 from sd3tune.backends.kernels import sliced
-from sd3tune.backends.kernels.activations import AttentionShape
+from sd3tune.backends.kernels.recorded_activations import AttentionShape
 from sd3tune.backends.kernels.sdpa import kernel
 
 HEAD_DIM = 64  # of every SD3 model

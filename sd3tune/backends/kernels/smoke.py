@@ -89,10 +89,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def adamw(device: torch.device) -> str:
-    """One AdamW step against its definition (Loshchilov & Hutter 2019, algorithm 2)."""
+    """One AdamW step against its definition (Loshchilov & Hutter 2019, algorithm 2): of the fused
+    kernel, which trains (train/optim.py), where PyTorch has it for the device."""
     start, gradient = (torch.randn(256, generator=_dice(n)) for n in (1, 2))
     weight = torch.nn.Parameter(start.clone().to(device))
-    optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
+    try:
+        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=True)
+    except RuntimeError:  # there is none for this device
+        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
     weight.grad = gradient.to(device)
     optimizer.step()
     w, g = start.double(), gradient.double()

@@ -151,7 +151,7 @@ HARDWARE = (
     Idle(
         "dynamo_mode dynamo_fullgraph dynamo_dynamic",
         "dynamo_backend",
-        lambda c: c.dynamo_backend in (None, "no"),
+        lambda c: c.dynamo_backend == "no",
         "dynamo_backend is no",
         "leave it out, or set dynamo_backend=inductor",
     ),

@@ -54,6 +54,13 @@ class HardwareSettings(Settings):
     """Transformer blocks whose weights stay in host memory and are copied to the device when they
     are needed: less device memory, more time. Needs gradient_checkpointing. Untested on
     hardware."""
+    modulations: Literal["auto", "device", "streamed", "host"] = "auto"
+    """Where the modulations of the blocks are computed. Their weights (AdaLN) are a third of SD3.5
+    large, and see one vector of each image. `device`: in the blocks. `streamed`: the weights stay
+    in host memory and are copied to the device once a step, layer by layer; the results are the
+    same bits. `host`: the host computes them while the step before runs; the results are within
+    rounding. `auto` leaves them on the device where everything fits with room. Not for adapters
+    that train these layers. Untested on hardware."""
     vae_dtype: Literal["default", "fp32", "fp16", "bf16"] | None = None
     """Format of the autoencoder."""
     attention_mechanism: Attention | None = None
@@ -63,7 +70,9 @@ class HardwareSettings(Settings):
     sageattention_usage: SageUsage = "inference"
     """SageAttention has no backward: `training` would leave query, key and value untrained."""
     dynamo_backend: Compiler | None = None
-    """torch.compile of the transformer's blocks, one by one."""
+    """torch.compile of the transformer's blocks: one graph for all blocks of a kind and all sizes.
+    Left out: `inductor` where the time that the run saves is twice what compiling takes, and `no`
+    otherwise and on processors. Untested on hardware."""
     dynamo_mode: DynamoMode = "default"
     """How long dynamo_backend=inductor searches for fast kernels. `max-autotune-no-cudagraphs`
     compiles for minutes and may be faster; the other two use CUDA graphs, which are an error."""
@@ -71,7 +80,7 @@ class HardwareSettings(Settings):
     """With dynamo_backend: a block that cannot be compiled as one graph is an error."""
     dynamo_dynamic: Flag | None = None
     """With dynamo_backend: compile once for all sizes (true), or for each size anew (false). Left
-    out: for each size first, and for all sizes when there are several."""
+    out: once for all batch sizes and image sizes, which compiles faster than true."""
     disable_tf32: Flag = False
     """Compute float32 products with all their bits, also where NVIDIA cards may shorten them to ten
     bits (TF32): slower."""
