@@ -154,9 +154,7 @@ def enable_checkpointing(model: Any, plan: Plan, living: LivingStorages) -> None
     """As the run does; inputs that wait on the host leave the device's memory."""
     memory = plan.memory
     if memory.checkpointing.value and memory.checkpoint_backend.value == "unsloth":
-        checkpointing.checkpoint_blocks(
-            model, memory.interval.value, lambda: saved_elsewhere(living)
-        )
+        checkpointing.keep_in_blocks(model, memory.keep.value, lambda: saved_elsewhere(living))
     else:
         checkpointing.enable(model, plan)
 

@@ -83,8 +83,21 @@ def fastest(
     attention: bool,
     everything: bool,
 ) -> tuple[Keep, ...]:
-    """The quickest choice that fits. attention, everything: whether blocks may keep these. Where
-    nothing fits, all blocks keep their inputs alone.
+    """The quickest of `choices`. Where nothing fits, all blocks keep their inputs alone."""
+    loads = choices(layers, load, fits, attention=attention, everything=everything)
+    return min(loads, key=seconds).keep
+
+
+def choices(
+    layers: int,
+    load: "Load",
+    fits: Callable[["Load"], bool],
+    *,
+    attention: bool,
+    everything: bool,
+) -> Iterator["Load"]:
+    """The load with each choice that may be the quickest of those that fit, and with inputs alone.
+    attention, everything: whether blocks may keep these.
 
     Seconds and bytes are nearly linear in the numbers of blocks, so that the best choice is at a
     corner: as many blocks as fit keep attention, or everything, or the rest attention.
@@ -93,11 +106,8 @@ def fastest(
     def with_(more: int, some: int) -> "Load":
         return replace(load, keep=mixed(layers, more, some))
 
-    best = min(
-        (with_(*counts) for counts in _corners(layers, with_, fits, attention, everything)),
-        key=seconds,
-    )
-    return best.keep
+    for counts in _corners(layers, with_, fits, attention, everything):
+        yield with_(*counts)
 
 
 def _corners(

@@ -167,6 +167,17 @@ def warned(*, model: str = LARGE, **settings: Any) -> str:
     return "\n".join(plan("h200", model, **settings).warnings)
 
 
+def test_products_in_8_bits_are_advised_to_be_compiled_on_a_card() -> None:
+    slower = "fp8-w8a8 is expected to be slower than no_change here unless the blocks are compiled"
+    assert slower in warned(base_model_precision="fp8-w8a8")
+    assert slower not in warned(base_model_precision="fp8-w8a8", dynamo_backend="inductor")
+    assert "is expected to be slower" not in warned(base_model_precision="fp8-quanto")
+    made = plan("h200", base_model_precision="fp8-w8a8", w8a8_check_interval=7)
+    assert made.precision.check_interval == 7
+    weights = (made, plan("h200", base_model_precision="fp8-quanto"))
+    assert len({m.memory.estimate.weights for m in weights}) == 1
+
+
 def test_risky_values_on_the_large_model_are_warned_about_with_the_reason() -> None:
     risky: dict[str, Any] = {"optimizer": "optimi-stableadamw", "learning_rate": 4e-5}
     assert "4e-05 with StableAdamW" in warned(**risky)
