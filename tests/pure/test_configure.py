@@ -1,8 +1,8 @@
 """`sd3tune configure`: what an interview asks, what it takes, and what it writes."""
 
 import json
-import re
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
