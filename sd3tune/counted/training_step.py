@@ -62,7 +62,9 @@ def count(plan: Plan, fp8: str = "none") -> CountedStep:
     ):
         fake_weights.in_memory(model, on_device)
         away = living.elsewhere
-        modulations.take_out(model, plan.memory.modulations.value, DEVICE, away)
+        if (where := plan.memory.modulations.value) != "device":
+            modulations.take_out(model, where, DEVICE, away)
+            offload.positions_to_host(model, away, torch.clone)
         if swapped := plan.memory.blocks_to_swap.value:
             offload.stream(model, swapped, away, torch.clone)
         return _Step(plan, trained, living).counted()
@@ -152,9 +154,7 @@ def enable_checkpointing(model: Any, plan: Plan, living: LivingStorages) -> None
     """As the run does; inputs that wait on the host leave the device's memory."""
     memory = plan.memory
     if memory.checkpointing.value and memory.checkpoint_backend.value == "unsloth":
-        checkpointing.checkpoint_blocks(
-            model, memory.interval.value, lambda: saved_elsewhere(living)
-        )
+        checkpointing.keep_in_blocks(model, memory.keep.value, lambda: saved_elsewhere(living))
     else:
         checkpointing.enable(model, plan)
 

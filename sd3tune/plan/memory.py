@@ -113,7 +113,7 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
 def weights(shape: Transformer, load: Load) -> int:
     """Of swapped blocks, the largest two: one computes while the next one arrives. Of AdaLN weights
     in host memory, the largest layer. The table of positions is a buffer in the format of the
-    weights."""
+    weights; beside AdaLN weights in host memory, only the part of one size."""
     dtype = load.trainable_dtype if load.full else load.base_dtype
 
     def of(parameters: int, quantisable: int) -> int:
@@ -127,6 +127,7 @@ def weights(shape: Transformer, load: Load) -> int:
     resident = shape.parameters + shape.positions**2 * shape.hidden
     if load.modulations_off:
         resident += (9 if shape.dual_layers else 6) * shape.hidden**2 - shape.modulating
+        resident += (load.tokens - shape.positions**2) * shape.hidden
     swapped = sorted(block(i) for i in range(load.swapped))
     return of(resident, shape.quantisable) - sum(swapped) + sum(swapped[-2:])
 

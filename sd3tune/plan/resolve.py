@@ -51,16 +51,19 @@ def resolve(inputs: RunInputs) -> Plan:
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
     picked = fastest(inputs, load)
+    data = data_plan(inputs, batch)
+    expected = compile_choice.prospect(
+        inputs.facts, model.transformer, picked.load, data.steps.value
+    )
+    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
+    chosen = chosen | {"dynamo_backend": compiler}
+    if compiler.value != compile_choice.NOTHING:  # other choices fit blocks that are compiled
+        picked = fastest(inputs, replace(load, compiled=True))
     load = picked.load
     pinned = chosen["pin_memory"].value == "on"
     modulations = modulation_decision(inputs, load, pinned=pinned)
     load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
     keep = keep_decision(inputs, picked)
-    data = data_plan(inputs, batch)
-    expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
-    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
-    chosen = chosen | {"dynamo_backend": compiler}
-    load = replace(load, compiled=compiler.value != compile_choice.NOTHING)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(

@@ -37,7 +37,8 @@ def test_a_folder_that_others_could_fill_is_not_used(spoil: str, tmp_path: Path)
 def test_a_folder_that_the_user_named_is_kept(tmp_path: Path) -> None:
     environ = {compiled_code.VARIABLE: "/theirs"}
     assert compiled_code.prepare(environ, tmp_path) == Path("/theirs")
-    assert compiled_code.prepare(empty := {}, tmp_path) == tmp_path
+    empty: dict[str, str] = {}
+    assert compiled_code.prepare(empty, tmp_path) == tmp_path
     assert empty == {compiled_code.VARIABLE: str(tmp_path)}
 
 
