@@ -39,8 +39,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def environment() -> dict[str, str]:
-    """One thread, and this checkout, wherever the commands are started."""
-    return {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": str(ROOT)}
+    """One thread, and this checkout, wherever the commands are started. Compiled files are kept, as
+    an installation has them."""
+    kept = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
+    return {"OMP_NUM_THREADS": "1"} | kept | {"PYTHONPATH": str(ROOT)}
 
 
 def run(words: Sequence[str], folder: Path) -> None:

@@ -6,6 +6,8 @@ Nothing is deferred that is loaded already or is not installed.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from threading import RLock
@@ -45,6 +47,20 @@ def defer(*names: str) -> None:
         # What tools ask of every module that is loaded (inspect.getmodule, find_spec).
         module.__spec__, module.__file__ = spec, spec.origin
         sys.modules[name] = module
+
+
+@contextmanager
+def briefly(name: str) -> Iterator[None]:
+    """Defers a module for a block that imports it and uses nothing of it."""
+    if name in sys.modules:
+        yield
+        return
+    defer(name)
+    try:
+        yield
+    finally:
+        if isinstance(sys.modules.get(name), Deferred):
+            del sys.modules[name]
 
 
 def is_loaded(name: str) -> bool:

@@ -12,7 +12,7 @@ from sd3tune.plan.memory import gib
 from sd3tune.quant import store
 from sd3tune.quant.parts import stored_bytes
 from sd3tune.report.progress import say, warn
-from sd3tune.sd3 import weights
+from sd3tune.sd3 import weight_identity, weights
 
 
 def transformer(plan: AnyPlan, device: torch.device) -> Any:
@@ -51,7 +51,7 @@ def kept_at(plan: AnyPlan, device: torch.device) -> Path | None:
         return None
     return store.place(
         folder,
-        weights.identity(plan.model.source, "transformer"),
+        weight_identity.identity(plan.model.source, "transformer"),
         precision.transformer.value,
         quant.TRANSFORMER,
         dtype=precision.base.value,

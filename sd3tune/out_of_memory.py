@@ -117,9 +117,11 @@ def _changes(plan: Plan, load: Load) -> dict[str, Load]:
         smaller = smaller_batch(plan)
         changes[f"train_batch_size={smaller}"] = replace(load, batch=smaller)
     if load.interval == 0:
-        changes["gradient_checkpointing=true"] = replace(load, interval=1)
+        changes["gradient_checkpointing=true"] = replace(load, interval=1, keep=())
     elif load.interval > 1:
-        changes["gradient_checkpointing_interval=1"] = replace(load, interval=1)
+        changes["gradient_checkpointing_interval=1"] = replace(load, interval=1, keep=())
+    elif set(load.keep) - {"inputs"}:
+        changes["gradient_checkpointing_keep=inputs"] = replace(load, keep=())
     if load.scores:
         changes["attention_mechanism=sliced"] = replace(load, scores=False, slices=True)
     precision = plan.precision.transformer

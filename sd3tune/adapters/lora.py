@@ -170,6 +170,15 @@ def attach(
     return replace(made, start=take(made)) if shape.init in SHIFTING else made
 
 
+def keep_input_dtype(transformer: Any) -> None:
+    """Leaves inputs in the format of autocast: peft casts them to the format of the adapter's
+    weights, and autocast back, in every layer and pass. The same bits where nothing lies between
+    the casts: no dropout (which some devices compute in the format of its input) and no DoRA."""
+    for layer in transformer.modules():
+        if NAME in getattr(layer, "lora_A", {}):
+            layer.cast_input_dtype_enabled = False
+
+
 def scale_of(config: Any) -> float:
     """The scale of B A: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     root: float = config.r**0.5 if config.use_rslora else config.r

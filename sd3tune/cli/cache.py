@@ -1,5 +1,6 @@
 """`sd3tune cache`: encoded images and captions on the disk."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +13,13 @@ from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 from sd3tune.report.progress import waiting
+from sd3tune.train import compiled_code
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sd3tune.data.shards import Damage
-    from sd3tune.encode.upkeep import Built
+    from sd3tune.encode.census import Built
 
 IMPORTING = "importing PyTorch"
 
@@ -44,10 +46,10 @@ def info(arguments: tuple[str, ...], as_json: bool) -> None:
     """Show entries, bytes, what a run of CONFIG would have to encode, and what it does not use."""
     ready = prepared(arguments)
     with waiting("reading the caches"):
-        from sd3tune.encode import upkeep
+        from sd3tune.encode import census
 
-        built = upkeep.info(ready)
-    echo(document(built)) if as_json else words.show(lines(built))
+        built = census.info(ready)
+    echo(document(built)) if as_json else words.show([*lines(built), *compiled_lines()])
 
 
 @command.command(cls=SettingsAsOptions)
@@ -74,7 +76,8 @@ def build(arguments: tuple[str, ...], as_json: bool) -> None:
 def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
     """Remove the entries that none of the CONFIGs needs from the folders they name.
 
-    When several runs share a folder, give all of their configurations.
+    When several runs share a folder, give all of their configurations. Code that torch.compile made
+    for other versions of PyTorch or Python is removed too.
     """
     configs = [a for a in arguments if "=" not in a or Path(a).exists()]
     overrides = tuple(a for a in arguments if a not in configs)
@@ -85,6 +88,8 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
 
         pruned = upkeep.prune(ready, dry_run=dry_run)
     words.show(f"{count:>8} {label}  {folder}" for folder, count in pruned)
+    gone = compiled_code.prune(compiled_code.root(os.environ), dry_run=dry_run)
+    words.show(compiled_lines(label, gone))
 
 
 @command.command()
@@ -123,8 +128,21 @@ def lines(built: "Built") -> list[words.Line]:
     return [*shown, f"{built.seconds:.1f} s"]
 
 
+def compiled_lines(
+    label: str = "compiled", sizes: "Mapping[str, int] | None" = None
+) -> list[words.Line]:
+    """Code of torch.compile, which all runs of this user share. sizes: bytes of each version of
+    PyTorch and Python; None: of all that are kept."""
+    from sd3tune.plan.memory import gib
+
+    parent = compiled_code.root(os.environ)
+    shown = compiled_code.held(parent) if sizes is None else sizes
+    return [f"{label:<9} {parent}/{name}: {gib(size)}" for name, size in shown.items()]
+
+
 def document(built: "Built") -> str:
     """`cache info --json` and `cache build --json`."""
+    compiled = compiled_code.held(compiled_code.root(os.environ))
     caches = [
         asdict(held)
         | {
@@ -134,7 +152,9 @@ def document(built: "Built") -> str:
         }
         for held in built.held
     ]
-    return words.document("cache", {"seconds": round(built.seconds, 3), "caches": caches})
+    return words.document(
+        "cache", {"seconds": round(built.seconds, 3), "caches": caches, "compiled": compiled}
+    )
 
 
 def verified(whole: int, damaged: "Sequence[Damage]", *, repaired: bool) -> list[words.Line]:

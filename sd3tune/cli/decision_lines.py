@@ -33,6 +33,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "gradient_checkpointing",
     "gradient_checkpointing_interval",
     "gradient_checkpointing_backend",
+    "gradient_checkpointing_keep",
     "blocks_to_swap",
     "modulations",
     "dynamo_backend",

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sd3tune.cli import overview_lines, words
-from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, announced, prepared
+from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.cli.dashes import settings_command
 from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sd3tune.backends.decide.chips import Chip
-    from sd3tune.card_comparison import CardAnswer, Prices
+    from sd3tune.card_comparison import Prices
     from sd3tune.plan.plan import Plan
     from sd3tune.prepare import Prepared
 
@@ -94,6 +91,7 @@ def compare(
     """`plan --compare`."""
     from sd3tune.card_comparison import asked_for
     from sd3tune.cli import comparison_lines
+    from sd3tune.cli.compared_cards import compared_cards
     from sd3tune.errors import ConfigError
 
     if chip is not None:
@@ -106,24 +104,6 @@ def compare(
         echo(words.document("plan", comparison_lines.document(compared)))
     else:
         words.show(comparison_lines.comparison_lines(compared))
-
-
-def compared_cards(
-    arguments: tuple[str, ...], cards: "Sequence[Chip]", prices: "Prices"
-) -> "list[CardAnswer]":
-    """The run on each card, best first. Raises Sd3tuneError."""
-    from sd3tune import prepare
-    from sd3tune.card_comparison import ComparedRun
-    from sd3tune.card_comparison import compare as compare_cards
-    from sd3tune.checked_run import load_checked
-    from sd3tune.report.progress import stage
-
-    path, overrides = announced(arguments)
-    config, datasets = load_checked(path, overrides, here=False)
-    found, model = prepare.read_data(config, datasets, here=False)
-    run = ComparedRun(found, model, prepare.asked_for(config))
-    with stage("planning for each card", len(cards)) as progress:
-        return compare_cards(run, cards, prices, lambda card: progress.advance(words=card.key))
 
 
 def count_step(ready: "Prepared") -> None:

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import Shuffle
 from sd3tune.config.datasets.storage import Columns, HubColumns
+from sd3tune.config.docstrings import docstring
 from sd3tune.config.fields import OneOf
 from sd3tune.config.names import ALIASES, CSV_KEYS, DATASET_ALIASES, Unsupported
 from sd3tune.config.other_trainers import RENAMED
@@ -80,7 +81,7 @@ def _listed(names: str) -> str:
 def table(title: str, kind: type[BaseModel], filled: Mapping[str, str] = NONE) -> list[str]:
     """The lines of one section: every setting with its default and its docstring. filled: defaults
     that follow from other settings."""
-    rows = [f"| `{name}` | {filled.get(name) or default(field)} | {meaning(field)} |"
+    rows = [f"| `{name}` | {filled.get(name) or default(field)} | {meaning(kind, name)} |"
             for name, field in kind.model_fields.items()]  # fmt: skip
     return [f"## {title}", "", "| setting | default | meaning |", "|-|-|-|", *rows, ""]
 
@@ -97,12 +98,12 @@ def default(field: FieldInfo) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def meaning(field: FieldInfo) -> str:
+def meaning(kind: type[BaseModel], setting: str) -> str:
     """A setting's docstring, and the rows of its table where it names one."""
-    text = " ".join((field.description or "").split())
-    for kind in (*field.metadata, *_metadata(field.annotation)):
-        if isinstance(kind, OneOf):
-            text += f" {names(kind)}."
+    field, text = kind.model_fields[setting], docstring(kind, setting)
+    for part in (*field.metadata, *_metadata(field.annotation)):
+        if isinstance(part, OneOf):
+            text += f" {names(part)}."
     return text.replace("|", "\\|")
 
 

@@ -33,6 +33,7 @@ QuantizeVia = Annotated[Literal["accelerator", "cpu"], BeforeValidator(supported
 CheckpointingBackend = Annotated[
     Literal["torch", "unsloth"], BeforeValidator(supported("gradient_checkpointing_backend"))
 ]
+CheckpointingKeep = Literal["auto", "inputs", "attention"]
 DynamoMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Optimizer = Annotated[str, OneOf(OPTIMIZERS)]
 Attention = Annotated[
@@ -58,14 +59,17 @@ Sizes = Annotated[tuple[tuple[int, int], ...], BeforeValidator(values.sizes)]
 
 
 class Settings(BaseModel):
-    """Frozen, strict about names, documented by its docstrings.
+    """Frozen, strict about names, documented by its docstrings (docstrings.py).
 
     Of a class with several topics as bases the settings stand in the order of the bases, first to
     last. pydantic alone would list those of the last base first.
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        defer_build=True,  # built when used
     )
 
     @classmethod
@@ -79,4 +83,3 @@ class Settings(BaseModel):
             unordered = dict(fields)
             fields.clear()
             fields.update({name: unordered[name] for name in order})
-            cls.model_rebuild(force=True)

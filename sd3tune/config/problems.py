@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sd3tune.config.accepted import Accepted
+from sd3tune.config.docstrings import docstring
 from sd3tune.config.inert import asks_for_nothing, is_off
 from sd3tune.config.names import Unsupported
 from sd3tune.config.other_trainers import NAMES, Renamed
@@ -308,7 +309,7 @@ def _sentence(details: ErrorDetails) -> str:
 
 def _help(kind: type[BaseModel], name: str) -> str:
     field = kind.model_fields.get(name)
-    text = " ".join((field.description or "").split()) if field else ""
+    text = docstring(kind, name) if field else ""
     silent = field is None or field.is_required() or isinstance(field.default, BaseModel)
     if field is not None and not silent and field.default not in (None, "", ()):
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default

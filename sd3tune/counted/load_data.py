@@ -18,7 +18,7 @@ def written(shape: Transformer, load: Load) -> dict[str, Any]:
 def read(data: dict[str, Any]) -> tuple[Transformer, Load]:
     """The inverse of `written`."""
     values = dict(data["load"])
-    for name in ("targets", "text_precisions"):
+    for name in ("targets", "text_precisions", "keep"):
         values[name] = tuple(values[name])
     if values["lycoris"] is not None:
         values["lycoris"] = Lycoris.model_validate(values["lycoris"])

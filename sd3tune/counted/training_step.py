@@ -7,7 +7,7 @@ torch.compile is not counted: its blocks are counted as they compute eagerly, wh
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -22,6 +22,7 @@ from sd3tune.adapters import full, lora, lycoris
 from sd3tune.adapters.trained import Trained
 from sd3tune.counted import as_on_a_card, fake_weights
 from sd3tune.counted.living_storages import Group, LivingStorages
+from sd3tune.plan.block_keeping import of_load
 from sd3tune.plan.memory import Load
 from sd3tune.sd3 import attention, flow
 from sd3tune.sd3.condition import autocast, denoiser
@@ -47,23 +48,26 @@ class CountedStep:
     at_peak: dict[Group, int]
 
 
-def count(shape: Transformer, load: Load) -> CountedStep:
-    """Bytes on the device in one training step of this load."""
+def count(shape: Transformer, load: Load, *, fake: bool = True) -> CountedStep:
+    """Bytes on the device in one training step of this load. fake=False: the same step with real
+    tensors on the CPU, for small shapes: what it allocates is measured."""
     model = fake_weights.blank(shape, DTYPES[load.base_dtype])
     fake_weights.quantise(model, load.precision)
     attention.use_processors(model, "views", "sliced" if load.slices else "diffusers")
     with torch.device("meta"):
         trained = attached(model, load)
     with (
-        FakeTensorMode(allow_non_fake_inputs=True),
+        FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext(),
         LivingStorages(as_on_a_card.INSIDE) as living,
         as_on_a_card.as_on(load.vendor, scores=load.scores),
     ):
         fake_weights.in_memory(model, on_device)
-        where: modulations.Where = "streamed" if load.modulations_off else "device"
-        modulations.take_out(model, where, DEVICE, living.elsewhere)
+        away = living.elsewhere
+        if load.modulations_off:
+            modulations.take_out(model, "streamed", DEVICE, away)
+            offload.positions_to_host(model, away, torch.clone)
         if load.swapped:
-            offload.stream(model, load.swapped, living.elsewhere, torch.clone, DEVICE)
+            offload.stream(model, load.swapped, away, torch.clone)
         return _Step(shape, load, trained, living).counted()
 
 
@@ -80,8 +84,9 @@ def attached(model: Any, load: Load) -> Trained:
 
 
 def on_device(tensor: Tensor) -> Tensor:
-    """A fake tensor of the same layout in the device's memory."""
-    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+    """A tensor of the same layout in the device's memory, fake where fakes are made; zeros."""
+    made = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+    return made.zero_()
 
 
 @dataclass
@@ -95,9 +100,10 @@ class _Step:
 
     def counted(self) -> CountedStep:
         model, load = self.trained.model.train(), self.load
-        if load.interval:
-            host = saved_elsewhere(self.living) if load.inputs_on_host else None
-            checkpointing.checkpoint_blocks(model, load.interval, *([host] if host else []))
+        keep = of_load(self.shape, load)
+        if any(what != "everything" for what in keep):
+            saving = saved_elsewhere(self.living) if load.inputs_on_host else nullcontext
+            checkpointing.keep_in_blocks(model, keep, saving)
         parameters = list(self.trained.named().values())
         update = optimizer_of(load, parameters)
         average = averages(self.trained) if load.ema else None

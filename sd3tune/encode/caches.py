@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sd3tune.config.datasets.bucket_caches import kept_in_bucket
 from sd3tune.config.datasets.image_dataset import ImageDataset, TextEmbeds
@@ -18,14 +17,17 @@ from sd3tune.data.cache import TensorCache, latent_key, mask_key, text_key
 from sd3tune.data.cache_bucket import CacheBucket
 from sd3tune.data.digests import KnownFiles
 from sd3tune.data.discover import Sample
-from sd3tune.data.loader import Ahead, Epoch, Loader
 from sd3tune.errors import DataError
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import Prepared
-from sd3tune.processes.world import World
-from sd3tune.sd3 import weights
-from sd3tune.sd3.text import unpacked
+from sd3tune.sd3 import weight_identity
 from sd3tune.sd3.variants import COMPONENTS, VAE_SCALE
+
+if TYPE_CHECKING:  # `cache info` counts without torch
+    from torch import Tensor
+
+    from sd3tune.data.loader import Ahead, Epoch, Loader
+    from sd3tune.processes.world import World
 
 BLANK = ""
 EPOCH = "epoch"  # below cache_dir_vae: latents of the running epoch (vae_cache_clear_each_epoch)
@@ -57,7 +59,7 @@ class Caches:
             {folder: TensorCache(folder, buckets.get(folder)) for folder in folders},
             text,
             f"{text} {blank}",
-            f"{weights.identity(plan.model.source, 'vae')} {plan.precision.vae.value}",
+            f"{weight_identity.identity(plan.model.source, 'vae')} {plan.precision.vae.value}",
             {d.id: KnownFiles(d.cache_dir_vae, d.id) for d in datasets.all},
         )
 
@@ -98,8 +100,10 @@ class Caches:
         digest = self.digests[name, sample.mask]
         return mask_key(sample.size, sample.geometry, digest, masks.conditioning_type)
 
-    def embeds(self, caption: str, dataset: str | None = None) -> tuple[Tensor, Tensor]:
+    def embeds(self, caption: str, dataset: str | None = None) -> "tuple[Tensor, Tensor]":
         """(tokens, width) and (pooled width,) bfloat16. dataset: the one whose caption it is."""
+        from sd3tune.sd3.text import unpacked
+
         cache = self.text if dataset is None else self.text_of(dataset)
         plan = self.prepared.plan
         key, width = self.text_key(caption), plan.model.transformer.joint_dim
@@ -108,22 +112,24 @@ class Caches:
         except (KeyError, IndexError, RuntimeError, TypeError):  # its checksum is right
             raise _of_another_kind(cache, key) from None
 
-    def posterior(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def posterior(self, sample: Sample) -> "tuple[Tensor, Tensor]":
         """Mean and deviation, (16, H/8, W/8) each."""
         channels = self.prepared.plan.model.transformer.channels
         entry = self._entry(sample, self.key(sample), ("mean", "std"), channels)
         return entry["mean"], entry["std"]
 
-    def mask(self, sample: Sample) -> Tensor | None:
+    def mask(self, sample: Sample) -> "Tensor | None":
         """(1, H/8, W/8) uint8, or None for an image that has none."""
         key = self.mask_key(sample)
         return None if key is None else self._entry(sample, key, ("mask",), 1)["mask"]
 
     def loader(
-        self, world: World, begin_epoch: Epoch, ahead: Ahead = lambda position, batch: batch
-    ) -> Loader:
+        self, world: "World", begin_epoch: "Epoch", ahead: "Ahead" = lambda position, batch: batch
+    ) -> "Loader":
         """The batches of this process. begin_epoch: called before the first batch of each epoch is
         made. ahead: as the loader takes it."""
+        from sd3tune.data.loader import Loader
+
         plan = self.prepared.plan
         return Loader(
             schedule=self.prepared.schedule,
@@ -155,7 +161,7 @@ class Caches:
 
     def _entry(
         self, sample: Sample, key: str, names: Sequence[str], channels: int
-    ) -> dict[str, Tensor]:
+    ) -> "dict[str, Tensor]":
         """names: of its tensors, (channels, H/8, W/8) each."""
         cache = self.latents_of(sample.dataset)
         if not cache.has(key) and self._settings(sample).vae_cache_clear_each_epoch:
@@ -197,7 +203,7 @@ def text_identity(plan: Plan) -> str:
     """Changes with everything that changes an embedding: weights, dtype, precision, lengths."""
     captions, precision = plan.captions, plan.precision
     h = blake2b(digest_size=16)
-    identity = partial(weights.identity, plan.model.source)
+    identity = partial(weight_identity.identity, plan.model.source)
     for name, scheme in zip(COMPONENTS, precision.text_encoders, strict=True):
         h.update(identity(name).encode())
         h.update(identity(name.replace("text_encoder", "tokenizer")).encode())

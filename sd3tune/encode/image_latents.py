@@ -134,8 +134,8 @@ def fill_latents(
     cache: TensorCache,
     bar: Stage,
 ) -> None:
-    """Encodes the images of a dataset that a cache lacks. Threads decode beside the VAE, and another
-    one writes. samples: key -> image."""
+    """Encodes the images of a dataset that a cache lacks. Threads decode beside the VAE, and one
+    more writes. samples: key -> image."""
     keys, load = list(samples), partial(_decoded, caches, dataset, samples)
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder") as pool:
         pixels = Ahead(keys, load, pool, dataset.image_processing_batch_size)

@@ -1,9 +1,8 @@
-"""`sd3tune cache`: lists, fills, checks and prunes the caches without training."""
+"""`sd3tune cache`: fills, checks and prunes the caches without training."""
 
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -12,11 +11,13 @@ import torch
 from sd3tune import backends
 from sd3tune.config.files.prompts import Prompt, load_prompts
 from sd3tune.data import sqlite_files
-from sd3tune.data.cache import INDEX, SHARDS, TABLES, TensorCache
+from sd3tune.data.cache import INDEX, SHARDS, TensorCache
+from sd3tune.data.cache_index import TABLES
 from sd3tune.data.shards import Damage
+from sd3tune.encode import census
 from sd3tune.encode.caches import EPOCH, Caches
+from sd3tune.encode.census import Built
 from sd3tune.encode.everything import downloaded, filled, make_output
-from sd3tune.encode.file_digests import fingerprint
 from sd3tune.errors import ConfigError
 from sd3tune.filesystem import cachedir
 from sd3tune.plan.arithmetic import process_switches
@@ -29,43 +30,11 @@ from sd3tune.report.quiet import quiet_libraries
 EPOCHS = re.compile(rf"{EPOCH}(-\d+)?")  # as epoch_folder names them
 
 
-@dataclass(frozen=True)
-class Held:
-    """The content of one cache folder, compared with the entries that a run needs."""
-
-    folder: Path
-    kind: str  # latents or captions
-    entries: int
-    problems: int  # inputs known to be unusable
-    shards: int
-    size_bytes: int
-    wanted: int
-    missing: int
-
-    @property
-    def unused(self) -> int:
-        """Entries that no run of this configuration asks for."""
-        return self.entries + self.problems - (self.wanted - self.missing)
-
-    @property
-    def bytes_per_entry(self) -> int:
-        """On average; 0 without entries."""
-        return self.size_bytes // self.entries if self.entries else 0
-
-
-@dataclass(frozen=True)
-class Built:
-    """What `cache build` and `cache info` print."""
-
-    seconds: float
-    held: tuple[Held, ...]
-
-
 def build(prepared: Prepared) -> Built:
     """Encodes the missing entries, as `train` would, and then stops. Raises Sd3tuneError."""
     started = monotonic()
     caches = encoded(prepared, load_prompts(prepared.config))
-    return Built(monotonic() - started, _held(caches))
+    return Built(monotonic() - started, census.held(caches))
 
 
 def encoded(prepared: Prepared, prompts: Sequence[Prompt]) -> Caches:
@@ -82,19 +51,12 @@ def encoded(prepared: Prepared, prompts: Sequence[Prompt]) -> Caches:
     return filled(prepared, prompts, device, vendor, world)
 
 
-def info(prepared: Prepared) -> Built:
-    """Existing and missing entries of the caches, without encoding."""
-    started = monotonic()
-    caches = _looked(prepared)
-    return Built(monotonic() - started, _held(caches))
-
-
 def prune(prepared: Sequence[Prepared], *, dry_run: bool) -> list[tuple[Path, int]]:
     """Removes entries that none of these runs needs. The answer is folders with numbers of removed
     entries."""
     wanted: dict[Path, set[str]] = {}
     for run in prepared:
-        for folder, keys in _wanted(_looked(run)).items():
+        for folder, keys in census.wanted(census.looked(run)).items():
             wanted.setdefault(folder, set()).update(keys)
     gone = _of_no_epoch(prepared) - wanted.keys()
     removed = []
@@ -157,49 +119,3 @@ def verify(paths: Sequence[Path], *, repair: bool) -> tuple[int, list[Damage]]:
         whole += sum(place.shard not in names for place in cache.places.values())
         damaged += bad
     return whole, damaged
-
-
-def _looked(prepared: Prepared) -> Caches:
-    """Caches with the digest of every file, as far as files can be read."""
-    caches = Caches.of(downloaded(prepared))
-    for dataset in prepared.datasets.all:
-        if dataset.id in prepared.discoveries:
-            fingerprint(caches, dataset, prepared.discoveries[dataset.id].samples, keep=False)
-    return caches
-
-
-def _wanted(caches: Caches) -> dict[Path, set[str]]:
-    prepared = caches.prepared
-    prompts = [p.text for p in load_prompts(prepared.config)]
-    prompts.append(prepared.plan.pictures.negative_prompt)
-    wanted = {folder: {caches.text_key(c) for c in captions}
-             for folder, captions in caches.wanted_text(prompts).items()}  # fmt: skip
-    for name, discovery in prepared.discoveries.items():
-        keys = wanted.setdefault(caches.latents_of(name).folder, set())
-        for s in discovery.samples:
-            if (s.dataset, s.name) in caches.digests:
-                keys.add(caches.key(s))
-                mask = caches.mask_key(s)
-                keys |= {mask} if mask else set()
-    return wanted
-
-
-def _held(caches: Caches) -> tuple[Held, ...]:
-    held = []
-    texts = {t.cache_dir for t in caches.prepared.datasets.texts.values()}
-    for folder, wanted in sorted(_wanted(caches).items()):
-        cache = TensorCache(folder)
-        problems = sum(place.problem is not None for place in cache.places.values())
-        held.append(
-            Held(
-                folder=folder,
-                kind="captions" if folder in texts else "latents",
-                entries=len(cache.places) - problems,
-                problems=problems,
-                shards=len(cache.shard_paths()),
-                size_bytes=cache.size_bytes(),
-                wanted=len(wanted),
-                missing=len(wanted - cache.places.keys()),
-            )
-        )
-    return tuple(held)

@@ -70,6 +70,7 @@ class PrecisionPlan:
     vae: Decision[Dtype]
     quantize_via: Decision[Literal["accelerator", "cpu"]]  # where layers are quantised
     fp8_dtype: Decision[str | None]
+    check_interval: int = 0  # steps between checks of a layer that multiplies in 8 bits; 0: none
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.arithmetic import Chosen, typed
+from sd3tune.plan.block_keeping import Keep
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, MemoryEstimate, gib
 from sd3tune.sd3.variants import Transformer
@@ -28,6 +29,7 @@ class MemoryPlan:
     checkpointing: Decision[bool]  # blocks run again in the backward pass
     interval: Decision[int]  # every n-th block is checkpointed
     checkpoint_backend: Decision[Literal["torch", "unsloth"]]  # inputs on the device, on the host
+    keep: Decision[tuple[Keep, ...]]  # what each block keeps for the backward pass
     blocks_to_swap: Decision[int]  # the first n blocks live in host memory
     modulations: Decision[Literal["device", "streamed", "host"]]  # where they are computed
     offload: Decision[Literal["none", "text_encoders"]]  # what runs on the CPU instead
@@ -39,6 +41,7 @@ def memory_plan(
     chosen: Chosen,
     load: Load,
     need: MemoryEstimate,
+    keep: Decision[tuple[Keep, ...]],
     modulations: Decision[Literal["device", "streamed", "host"]],
 ) -> MemoryPlan:
     """Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
@@ -47,9 +50,10 @@ def memory_plan(
     return MemoryPlan(
         estimate=need,
         load=load,
-        checkpointing=_checkpointing(config),
-        interval=_interval(config, shape),
+        checkpointing=_checkpointing(config, keep),
+        interval=_interval(config, shape, keep.value),
         checkpoint_backend=typed(chosen["gradient_checkpointing_backend"], BACKENDS),
+        keep=keep,
         blocks_to_swap=_swapped(inputs),
         modulations=modulations,
         offload=_offload(inputs, need),
@@ -57,22 +61,24 @@ def memory_plan(
     )
 
 
-def _checkpointing(config: Config) -> Decision[bool]:
+def _checkpointing(config: Config, keep: Decision[tuple[Keep, ...]]) -> Decision[bool]:
     value, source = config.gradient_checkpointing, config.source("gradient_checkpointing")
+    if value and set(keep.value) == {"everything"}:
+        return Decision(False, AUTO, "everything fits, and nothing is computed again")
     reason = "recomputes each block in the backward pass: about a third more time, far less memory"
     return Decision(value, source, reason if value else "every activation is kept")
 
 
-def _interval(config: Config, shape: Transformer) -> Decision[int]:
+def _interval(config: Config, shape: Transformer, keep: tuple[Keep, ...]) -> Decision[int]:
     name, interval = "gradient_checkpointing_interval", config.gradient_checkpointing_interval
     if interval > shape.layers:
         raise ConfigError(
             f"`{name}={interval}`: there are {shape.layers} blocks",
             hint="gradient_checkpointing=false checkpoints none",
         )
-    if not config.gradient_checkpointing:
+    checkpointed = sum(what != "everything" for what in keep)
+    if not checkpointed:
         return Decision(interval, config.source(name), "no block is checkpointed")
-    checkpointed = -(-shape.layers // interval)
     why = f"{checkpointed} of {shape.layers} blocks are recomputed"
     return Decision(interval, config.source(name), why)
 

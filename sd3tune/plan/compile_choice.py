@@ -1,39 +1,44 @@
 """Whether compiling the blocks pays back: a choice by arithmetic, where the user made none.
 
-The time saved is a share of the step time that `duration.py` expects, taken at the lowest gain that
-was published for such models; what compiling costs is counted per kind of block. Neither has been
-measured on a card, so the run must save twice the cost.
+Step times with and without compiling are what `duration.py` expects; what compiling costs is
+counted per kind of block. Neither gain nor cost was measured on a card, so a run must save twice
+what compiling costs.
 """
 
 from dataclasses import dataclass, replace
 
+from sd3tune.backends.decide import speeds
+from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
+from sd3tune.plan.duration import step_seconds
+from sd3tune.plan.memory import Load
 from sd3tune.sd3.variants import Transformer
 
-INDUCTOR = "inductor"
-# Share of a step's time. Published for LoRA of diffusion transformers: 1.2 to 2.3 times as fast.
-SAVED_SHARE = 1 - 1 / 1.2
+INDUCTOR, NOTHING = "inductor", "no"
 # Tracing and compiling forward and backward pass of one kind of block, into an empty cache.
 SECONDS_PER_KIND = 15.0
 MARGIN = 2.0  # times the cost must be saved
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes
 UNTESTED = "untested on hardware"
+ANYWAY = "dynamo_backend=inductor compiles anyway"
 
 
 @dataclass(frozen=True)
 class Prospect:
-    """What compiling could bring to a run. step_seconds: expected without compiling; None: the rate
-    of the device is unknown."""
+    """What compiling would bring to a run: expected seconds of a step without it and with it; None
+    where the speed of the device is unknown. kinds: of blocks."""
 
     vendor: str
     steps: int
-    step_seconds: float | None
-    kinds: int  # of blocks
+    kinds: int
+    eager: float | None
+    compiled: float | None
 
     @property
-    def saved_per_step(self) -> float:
-        """Seconds; 0 where nothing is known."""
-        return (self.step_seconds or 0.0) * SAVED_SHARE
+    def saved(self) -> float:
+        """Seconds, over the run."""
+        return self.steps * ((self.eager or 0.0) - (self.compiled or 0.0))
 
     @property
     def cost(self) -> float:
@@ -41,51 +46,69 @@ class Prospect:
         return self.kinds * SECONDS_PER_KIND
 
 
+def prospect(facts: Facts, shape: Transformer, load: Load, steps: int) -> Prospect:
+    """The prospect of a run by arithmetic. load: of one step."""
+    speed, kinds = speeds.speed(facts), kinds_of_blocks(shape)
+    if speed is None:
+        return Prospect(facts.vendor, steps, kinds, None, None)
+    times = (step_seconds(shape, replace(load, compiled=on), speed) for on in (False, True))
+    return Prospect(facts.vendor, steps, kinds, *times)
+
+
 def kinds_of_blocks(shape: Transformer) -> int:
     """Blocks with a second attention, plain ones, and the last, which gives no text."""
-    plain = shape.layers - 1 - min(shape.dual_layers, shape.layers - 1)
-    return 1 + (shape.dual_layers > 0) + (plain > 0)
+    before_last = shape.layers - 1
+    dual = min(shape.dual_layers, before_last)
+    return 1 + (dual > 0) + (before_last > dual)
 
 
-def chosen(
-    decided: Decision[str | None], config: Config, prospect: Prospect
-) -> Decision[str | None]:
+def choose(decided: Decision[str], config: Config, expected: Prospect) -> Decision[str]:
     """The compiler, given what the rules decided: the user's choice and a rule's refusal stay."""
     refused = next((r for r in decided.rejected if r.name == INDUCTOR), None)
     if decided.source.by == "user" or refused is not None:
         return decided
-    if (why := reason_against(config, prospect)) is not None:
+    if (why := against(config, expected)) is not None:
         return replace(decided, reason=why)
-    return Decision(INDUCTOR, AUTO, f"{pays(prospect)}; {UNTESTED}", decided.rejected)
+    return Decision(INDUCTOR, AUTO, in_favour(expected), decided.rejected)
 
 
-def reason_against(config: Config, prospect: Prospect) -> str | None:
+def against(config: Config, expected: Prospect) -> str | None:
     """Why the blocks are not compiled; None where compiling pays."""
     if config.use_dora:
-        return "DoRA's layers would be compiled in pieces"
-    if prospect.vendor == "cpu":
-        return "on processors, compiled blocks were measured no faster than others"
-    if prospect.step_seconds is None:
-        return "the step time of this device is unknown; dynamo_backend=inductor compiles"
-    if prospect.steps * prospect.saved_per_step < MARGIN * prospect.cost:
-        return f"{does_not_pay(prospect)}; dynamo_backend=inductor compiles anyway"
+        return "DoRA's layers cannot be compiled"
+    if config.dynamo_mode in CUDA_GRAPHS:
+        return f"dynamo_mode={config.dynamo_mode} needs CUDA graphs, which are not supported"
+    if config.gradient_checkpointing_keep == "attention":
+        return "compiled blocks cannot keep the outputs of attention alone"
+    if config.blocks_to_swap:
+        return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
+    if expected.vendor == "cpu":
+        return f"on a processor, compiled blocks were measured to be no faster; {ANYWAY}"
+    if expected.eager is None:
+        return f"how fast this device trains is unknown; {ANYWAY}"
+    if expected.saved < MARGIN * expected.cost:
+        return f"{sum_of(expected)}, and compiling takes about {clock(expected.cost)}; {ANYWAY}"
     return None
 
 
-def pays(p: Prospect) -> str:
-    """The arithmetic in favour."""
-    total, eager = p.steps * p.saved_per_step, p.steps * (p.step_seconds or 0.0)
+def in_favour(expected: Prospect) -> str:
+    """The arithmetic, and what the next best choice would cost."""
+    eager = clock(expected.steps * (expected.eager or 0.0))
     return (
-        f"{p.steps:,} steps x {p.saved_per_step:.2g} s saved = {total:,.0f} s, more than "
-        f"{MARGIN:g} x {p.cost:.0f} s to compile {p.kinds} kinds of blocks; dynamo_backend=no would "
-        f"take about {eager:,.0f} s"
+        f"{sum_of(expected)}, for about {clock(expected.cost)} of compiling "
+        f"({expected.kinds} kinds of blocks); dynamo_backend=no would take about {eager}; "
+        f"{UNTESTED}"
     )
 
 
-def does_not_pay(p: Prospect) -> str:
-    """The arithmetic against."""
-    total = p.steps * p.saved_per_step
-    return (
-        f"{p.steps:,} steps x {p.saved_per_step:.2g} s saved = {total:,.0f} s, less than "
-        f"{MARGIN:g} x {p.cost:.0f} s to compile {p.kinds} kinds of blocks"
-    )
+def sum_of(expected: Prospect) -> str:
+    """ "3,000 steps x 0.2 s saved = 600 s"."""
+    each = expected.saved / max(expected.steps, 1)
+    return f"{expected.steps:,} steps x {clock(each)} save {clock(expected.saved)}"
+
+
+def clock(seconds: float) -> str:
+    """For people: "0.02 s", "45 s", "12 min"."""
+    if seconds < 1:
+        return f"{max(seconds, 0.0):.2f} s"
+    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"

@@ -8,6 +8,7 @@ from typing import Any
 from sd3tune import __version__
 from sd3tune.backends.observe.facts import to_json
 from sd3tune.decision import Decision
+from sd3tune.plan.block_keeping import Keep, summary
 from sd3tune.plan.objective_decisions import objective_decisions
 from sd3tune.plan.overview import Overview
 from sd3tune.plan.plan import Plan
@@ -141,6 +142,7 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "offload": plan.memory.offload,
         "gradient_checkpointing": plan.memory.checkpointing,
         "gradient_checkpointing_interval": plan.memory.interval,
+        "gradient_checkpointing_keep": kept_in_words(plan.memory.keep),
         "blocks_to_swap": plan.memory.blocks_to_swap,
         "modulations": plan.memory.modulations,
         "cache_dir_quantised": plan.memory.quantised_cache,
@@ -154,6 +156,11 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         **_of_reporting(plan.reporting),
         "push_to_hub": plan.publishing.push,
     }
+
+
+def kept_in_words(keep: Decision[tuple[Keep, ...]]) -> Decision[str]:
+    """The same decision with the blocks counted."""
+    return Decision(summary(keep.value), keep.source, keep.reason, keep.rejected)
 
 
 def _of_reporting(reporting: ReportingPlan) -> Mapping[str, Decision[Any]]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from sd3tune.backends.decide import speeds
 from sd3tune.backends.decide.speeds import Speed
+from sd3tune.plan.block_keeping import recomputed, recomputed_attention
 from sd3tune.plan.memory import Load
-from sd3tune.plan.step_work import Work, forward, recomputed, step_work
+from sd3tune.plan.step_work import Work, forward, step_work
 from sd3tune.sd3.variants import Transformer
 
 if TYPE_CHECKING:
@@ -78,14 +79,16 @@ def step_operations(plan: "Plan", image_tokens: float) -> int:
     of attention is two forward passes."""
     shape, load = plan.model.transformer, plan.memory.load
     one, again = forward(shape, image_tokens, load.text_tokens), recomputed(shape, load)
-    image = one.linear * ((3 if load.full else 2) + again) + one.attention * (3 + again)
+    image = one.linear * ((3 if load.full else 2) + again)
+    image += one.attention * (3 + recomputed_attention(shape, load))
     return int(image * load.batch * load.accumulation)
 
 
 def clock(seconds: float) -> str:
     """For people, in two or three digits: "0.41 s", "42 s", "12 min", "3.4 h"."""
     if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+        digits = "2g" if seconds < 0.1 else "2f" if seconds < 10 else "0f"
+        return f"{seconds:.{digits}} s"
     if seconds < 6000:
         return f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:.0f} h"

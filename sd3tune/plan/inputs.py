@@ -47,6 +47,12 @@ class RunInputs:
         return max(self.sizes, key=lambda size: tokens(*size))
 
     @property
+    def average_tokens(self) -> float:
+        """Image tokens of an image, on average over what an epoch draws."""
+        drawn = sum(s.repeats + 1 for s in self.samples)
+        return sum((s.repeats + 1) * tokens(*s.geometry.bucket) for s in self.samples) / drawn
+
+    @property
     def smallest_batch(self) -> int:
         """Images per forward pass: what the user set; 1 where the size is left open, since the plan
         then chooses what fits."""

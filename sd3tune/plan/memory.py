@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sd3tune.backends.decide.limits import WORKSPACE_BYTES
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.plan import step_peak
+from sd3tune.plan.block_keeping import Keep
 from sd3tune.plan.step_peak import BYTES as BYTES
 from sd3tune.sd3.variants import Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
@@ -83,6 +84,7 @@ class Load:
     resident: int = 0  # images that stay on the device: those of the evaluation
     compiled: bool = False  # blocks, by torch.compile
     lycoris: Lycoris | None = None  # what trains instead of LoRA
+    keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:
@@ -115,7 +117,7 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
 def weights(shape: Transformer, load: Load) -> int:
     """Of swapped blocks, the largest two: one computes while the next one arrives. Of AdaLN weights
     in host memory, the largest layer. The table of positions is a buffer in the format of the
-    weights."""
+    weights; beside AdaLN weights in host memory, only the part of one size."""
     dtype = load.trainable_dtype if load.full else load.base_dtype
 
     def of(parameters: int, quantisable: int) -> int:
@@ -129,6 +131,7 @@ def weights(shape: Transformer, load: Load) -> int:
     resident = shape.parameters + shape.positions**2 * shape.hidden
     if load.modulations_off:
         resident += (9 if shape.dual_layers else 6) * shape.hidden**2 - shape.modulating
+        resident += (load.tokens - shape.positions**2) * shape.hidden
     swapped = sorted(block(i) for i in range(load.swapped))
     return of(resident, shape.quantisable) - sum(swapped) + sum(swapped[-2:])
 

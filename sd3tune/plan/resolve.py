@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sd3tune.backends.decide.decisions import decide_all
 from sd3tune.decision import DEFAULT, Decision
-from sd3tune.plan import products
+from sd3tune.plan import compile_choice, products
 from sd3tune.plan.arithmetic import (
     attention_asked,
     attention_plan,
@@ -19,6 +19,7 @@ from sd3tune.plan.arithmetic import (
 from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
 from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
+from sd3tune.plan.fastest import fastest, keep_decision
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
@@ -49,10 +50,20 @@ def resolve(inputs: RunInputs) -> Plan:
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
+    picked = fastest(inputs, load)
+    data = data_plan(inputs, batch)
+    expected = compile_choice.prospect(
+        inputs.facts, model.transformer, picked.load, data.steps.value
+    )
+    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
+    chosen = chosen | {"dynamo_backend": compiler}
+    if compiler.value != compile_choice.NOTHING:  # other choices fit blocks that are compiled
+        picked = fastest(inputs, replace(load, compiled=True))
+    load = picked.load
     pinned = chosen["pin_memory"].value == "on"
     modulations = modulation_decision(inputs, load, pinned=pinned)
     load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
-    data = data_plan(inputs, batch)
+    keep = keep_decision(inputs, picked)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(
@@ -63,9 +74,9 @@ def resolve(inputs: RunInputs) -> Plan:
         output_dir=config.output_dir,
         seed=config.seed,
         hardware=hardware_plan(inputs, chosen),
-        precision=precision_plan(chosen),
+        precision=replace(precision_plan(chosen), check_interval=config.w8a8_check_interval),
         attention=attention,
-        memory=memory_plan(inputs, chosen, load, estimate(model, load), modulations),
+        memory=memory_plan(inputs, chosen, load, estimate(model, load), keep, modulations),
         data=data,
         captions=caption_plan(config),
         loss=loss_plan(config),

@@ -22,6 +22,7 @@ from sd3tune.plan.block_bytes import (
     image_bytes,
     text_bytes,
 )
+from sd3tune.plan.block_keeping import attention_bytes, of_load
 from sd3tune.plan.lycoris_size import matched
 from sd3tune.sd3.variants import CLIP_TOKENS, PATCH
 from sd3tune.tables.optimizers import OPTIMIZERS
@@ -66,6 +67,7 @@ class Block:
     input: int
     checkpointed: bool
     casts: int  # of its frozen weights, which autocast makes and the backward pass needs
+    attention: int = 0  # outputs of attention that a checkpointed block keeps beside its input
 
 
 def peak(shape: "Transformer", load: "Load", gradients: int) -> Peak:
@@ -86,7 +88,7 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
         casts = _casts(load) * number // len(blocks)
         if block.checkpointed:
             yield Peak(live + block.input + block.forward + casts, present)
-            live += 0 if load.inputs_on_host else block.input
+            live += _between(block, load)
         else:
             kept = block.kept + block.casts
             yield Peak(live + kept + block.forward + block.input + casts, present)
@@ -105,7 +107,8 @@ def _backward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Pea
             input_ -= block.input if format_of(load).norm_saves_input else 0
             casts += _casts(load) // len(blocks)
             casts += block.casts
-            yield Peak(live + input_ + block.kept + block.forward + casts, present)
+            again = block.kept - block.attention + block.forward
+            yield Peak(live + input_ + again + casts, present)
         else:
             yield Peak(live + block.backward + casts, present)
             kept -= 1
@@ -116,7 +119,7 @@ def _between(block: Block, load: "Load") -> int:
     """What a block keeps between the passes."""
     if not block.checkpointed:
         return block.kept + block.casts
-    return 0 if load.inputs_on_host else block.input
+    return block.attention + (0 if load.inputs_on_host else block.input)
 
 
 def _casts(load: "Load") -> int:
@@ -172,7 +175,7 @@ def _dequantised(shape: "Transformer", load: "Load") -> int:
 def _blocks(shape: "Transformer", load: "Load") -> Iterator[Block]:
     form = format_of(load)
     names = load.targets if load.lycoris is None else tuple(matched(shape, load.lycoris))
-    for index in range(shape.layers):
+    for index, keep in enumerate(of_load(shape, load)):
         here = names if load.lycoris is None else _inside(names, index)
         own = adapted(shape, index, here, full=load.full, dora=load.dora)
         image = image_bytes(shape, index, own, load.rank, form)
@@ -189,9 +192,16 @@ def _blocks(shape: "Transformer", load: "Load") -> Iterator[Block]:
             kept=both.kept + kept_scores + _scaled_weights(load, own, index),
             forward=max(both.forward + passing, attending),
             backward=max(both.backward + passing, attending),
-            checkpointed=bool(load.interval) and index % load.interval == 0,
+            checkpointed=keep != "everything",
+            attention=_attention_kept(shape, load, index) if keep == "attention" else 0,
             casts=_weight_casts(shape, load, index),
         )
+
+
+def _attention_kept(shape: "Transformer", load: "Load", index: int) -> int:
+    pixel, word = attention_bytes(shape, index, format_of(load).compute)
+    words = CLIP_TOKENS + load.text_tokens
+    return int(load.batch * (load.tokens * pixel + words * word))
 
 
 def _inside(names: tuple[str, ...], index: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ alone is in config/rules. Recipes: docs/guides/stability.md.
 
 from collections.abc import Iterator
 
+from sd3tune.backends.observe.facts import Facts
 from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.rules.contradictions import changed
@@ -12,6 +13,7 @@ from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.plan.rendering import of_rendering
 from sd3tune.sd3.variants import Model
+from sd3tune.tables.schemes import SCHEMES
 
 OF_T5 = ("text_encoder_3_precision", "t5_padding", "sd3_t5_uncond_behaviour")
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5
@@ -47,12 +49,24 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
             "validation_preview=true draws no previews: no tiny autoencoder is known for "
             f"{inputs.model.name}"
         )
+    if SCHEMES[config.base_model_precision or "no_change"].multiplies:
+        yield from _of_products(config, facts)
     if config.fsdp_enable and inputs.processes.size == 1:
         yield "fsdp_enable=true changes nothing: there is one process to hold the weights"
     yield from (f"{p.message}: {p.fix}" for p in facts.problems if p.severity == "warn")
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"
         yield f"sd3tune is untested on {kind}; please report what you see"
+
+
+def _of_products(config: Config, facts: Facts) -> Iterator[str]:
+    """Eager kernels that round and scale take more time on a card than its products in 8 bits
+    save: by arithmetic (docs/concepts/eight-bit-products.md), not measured."""
+    if facts.vendor != "cpu" and config.dynamo_backend != "inductor":
+        yield (
+            f"base_model_precision={config.base_model_precision} is expected to be slower than "
+            "no_change here unless the blocks are compiled: set dynamo_backend=inductor"
+        )
 
 
 def _of_length(config: Config, rate: LearningRate) -> Iterator[str]:

@@ -75,9 +75,9 @@ def dequantised(weight: Any) -> Tensor:
 
 
 def _empty(linear: Any, dtype: torch.dtype) -> Any:
-    from bitsandbytes.nn import Linear4bit
+    from sd3tune.quant.nf4_linear import Nf4Linear
 
-    small = Linear4bit(
+    small = Nf4Linear(
         linear.in_features,
         linear.out_features,
         bias=linear.bias is not None,

@@ -22,18 +22,20 @@ class W8A8Linear(nn.Linear):
     """A frozen linear of 8-bit weights. `weight` is the dequantised weight, computed at each read:
     code that adds to a weight or measures it is right, and nothing can be assigned to it.
 
-    weights_only: inputs and gradients are not rounded. observer: sees the rows (n, inputs) of each
-    input, and is off (None) in training, except while the layer is checked.
+    weights_only: inputs and gradients are not rounded. observer: sees inputs and outputs, and is
+    None except while the layer is measured. lost: (inputs,) float32, for each input the sum of the
+    squares that rounding the weight changed: what it costs with known inputs follows from it.
     """
 
     weights_only: bool = False
     observer: "Observer | None" = None
 
-    def __init__(self, rows: Rows, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, rows: Rows, lost: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)  # nn.Linear's would make a float weight
         self.out_features, self.in_features = rows.codes.shape
         self.codes = nn.Parameter(rows.codes, requires_grad=False)
         self.scale = nn.Parameter(rows.scale, requires_grad=False)
+        self.lost = nn.Parameter(lost, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
         self.dtype = dtype
 
@@ -122,8 +124,10 @@ def quantise(
             rows = eight_bits.rounded(weight, dtype)
             if weight_error(rows.restored(), weight) > scheme.error_limit:
                 continue
-            home = Rows(*(part.to(linear.weight.device) for part in rows))
-        module.set_submodule(name, W8A8Linear(home, linear.bias, linear.weight.dtype))
+            lost = (rows.restored() - weight.float()).square().sum(0)
+            *home, lost = (part.to(linear.weight.device) for part in (*rows, lost))
+        small = W8A8Linear(Rows(*home), lost, linear.bias, linear.weight.dtype)
+        module.set_submodule(name, small)
 
 
 def restore(
@@ -136,9 +140,10 @@ def restore(
     for name in matching(module, which):
         if f"{name}.codes" not in state:
             continue  # left alone by `quantise`
-        rows, bias = Rows(state[f"{name}.codes"], state[f"{name}.scale"]), state.get(f"{name}.bias")
+        codes, scale, lost = (state[f"{name}.{part}"] for part in ("codes", "scale", "lost"))
+        bias = state.get(f"{name}.bias")
         dtype = base if bias is None else bias.dtype
-        module.set_submodule(name, W8A8Linear(rows, bias, dtype))
+        module.set_submodule(name, W8A8Linear(Rows(codes, scale), lost, bias, dtype))
     missing, unexpected = module.load_state_dict(dict(state), strict=False, assign=True)
     return missing, unexpected
 

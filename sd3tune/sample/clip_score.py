@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sd3tune.report.progress import waiting
 from sd3tune.sd3 import clip_files, hub
-from sd3tune.sd3.weights import DTYPES, reading
+from sd3tune.sd3.weight_errors import reading
+from sd3tune.sd3.weights import DTYPES
 
 AT_ONCE = 8  # pictures in one pass
 

@@ -12,7 +12,7 @@ from sd3tune import __version__
 from sd3tune.formats.picture_recipe import AdapterUsed, PictureRecipe, PrecisionUsed, TextUsed
 from sd3tune.plan.drawing import AnyPlan
 from sd3tune.sample.pipeline import Picture, Sampling
-from sd3tune.sd3 import weights
+from sd3tune.sd3 import weight_identity
 from sd3tune.sd3.variants import ModelSource
 
 LIBRARIES = ("torch", "diffusers", "transformers")
@@ -95,4 +95,4 @@ def _text(plan: AnyPlan) -> TextUsed:
 def _identity(source: ModelSource) -> str | None:
     """None where it is not on this disk."""
     here = Path(source.transformer).exists()
-    return weights.identity(source, "transformer") if here else None
+    return weight_identity.identity(source, "transformer") if here else None

@@ -52,6 +52,10 @@ class JointAttention(ABC):
     def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, tokens, heads, head_dim) each, and so is the result."""
 
+    def joined(self, image: Tensor, text: Tensor) -> Tensor:
+        """Tokens of both, (B, tokens, heads, head_dim)."""
+        return torch.cat([image, text], dim=1)
+
     def __call__(
         self,
         attn: Any,
@@ -66,7 +70,7 @@ class JointAttention(ABC):
             names = ("add_q_proj", "add_k_proj", "add_v_proj")
             norms = ("norm_added_q", "norm_added_k")
             text = _project(attn, encoder_hidden_states, names, norms)
-            q, k, v = (torch.cat(pair, dim=1) for pair in zip((q, k, v), text, strict=True))
+            q, k, v = (self.joined(*pair) for pair in zip((q, k, v), text, strict=True))
         out = self.kernel(q, k, v).flatten(2, 3).to(q.dtype)
         image: Tensor = attn.to_out[1](attn.to_out[0](out[:, :image_tokens]))
         if encoder_hidden_states is None:

@@ -9,7 +9,6 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from sd3tune.errors import ModelError
 from sd3tune.tables.architectures import ARCHITECTURES
@@ -268,6 +267,8 @@ def _no_hub(question: Question) -> ModelError:
 
 def _through() -> str:
     """The proxy on the way to the hub, as words that follow its address."""
+    from urllib.request import getproxies, proxy_bypass  # with ssl: 20 ms
+
     address = urlsplit(endpoint())
     proxy = getproxies().get(address.scheme)
     if proxy is None or proxy_bypass(address.hostname or ""):

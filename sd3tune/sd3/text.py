@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sd3tune.sd3 import configs, weight_files
 from sd3tune.sd3.variants import CLIP_TOKENS, COMPONENTS, ModelSource
-from sd3tune.sd3.weights import DTYPES, reading
+from sd3tune.sd3.weight_errors import reading
+from sd3tune.sd3.weights import DTYPES
 
 
 class TextEncoders:

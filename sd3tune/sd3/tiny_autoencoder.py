@@ -14,7 +14,8 @@ from torch import Tensor
 from sd3tune.errors import ModelError
 from sd3tune.sd3 import configs
 from sd3tune.sd3.hub import fetched
-from sd3tune.sd3.weights import DTYPES, reading
+from sd3tune.sd3.weight_errors import reading
+from sd3tune.sd3.weights import DTYPES
 
 KIND = "AutoencoderTiny"
 CONFIG = "config.json"

@@ -1,54 +1,24 @@
-"""Loads the parts of an SD3 model, one at a time, and identifies what was loaded.
+"""Loads the parts of an SD3 model, one at a time.
 
 diffusers and transformers read the weights. Single files are converted by diffusers' own code with
 a configuration from their shapes, without a request to the hub. Downloads go to the hub's cache,
-which the libraries share. Loading errors become ModelError with a hint.
+which the libraries share. Loading errors become ModelError with a hint (weight_errors.py).
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sd3tune.backends.kernels.no_memory import is_out_of_memory
-from sd3tune.errors import ModelError, Sd3tuneError
-from sd3tune.filesystem import opening, safetensors_header
-from sd3tune.sd3 import configs, hub, hub_refusals, single, weight_files
+from sd3tune.errors import ModelError
+from sd3tune.filesystem import safetensors_header
+from sd3tune.sd3 import configs, hub, single, weight_files
 from sd3tune.sd3.hub_refusals import Question
 from sd3tune.sd3.models import MODEL, TRANSFORMER, is_file
 from sd3tune.sd3.variants import ModelSource
+from sd3tune.sd3.weight_errors import reading
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SAMPLES, SAMPLE_BYTES = 16, 2**20
-
-
-@contextmanager
-def reading(part: str, place: str, setting: str = MODEL) -> Iterator[None]:
-    """Turns the errors of the libraries for missing, gated or damaged weights into ModelError."""
-    named = f"`{place}`" if is_file(place) else f"`{setting}={place}`"
-    remote = not is_file(place) and not Path(place).is_dir()
-    try:
-        yield
-    except Sd3tuneError:
-        raise
-    except Exception as e:  # tokenizers raises plain Exception, and damaged files raise anything
-        if is_out_of_memory(e):
-            raise
-        refused = hub_refusals.refusal(Question(place, setting), e) if remote else None
-        raise (refused or _unreadable(named, part, e)) from e
-
-
-def _unreadable(named: str, part: str, error: Exception) -> ModelError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, OSError):
-        words = f"{named}: cannot load the {part}: {first}"
-        return ModelError(words, hint="check that the files can be read, or download them again")
-    words = f"{named}: the {part} is damaged or of another kind: {first}"
-    return ModelError(words, hint="download the model again")
 
 
 def local(source: str | ModelSource, **where: Any) -> ModelSource:
@@ -183,67 +153,3 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Ten
     with safe_open(path, framework="pt") as f:
         names = [name for name in f.keys() if name.startswith(prefix)]  # noqa: SIM118
         return {name[len(prefix) :]: f.get_tensor(name).to(dtype) for name in names}
-
-
-def identity(source: str | ModelSource, component: str) -> str:
-    """A hash that changes when the weights or the config of a component change; part of cache keys.
-
-    Of large files, sixteen samples of one MiB are hashed, spread over file and header: hashing a T5
-    of nine gigabytes would take longer than using it, and training changes every weight. Of a
-    single file all tensors of the component are read.
-    """
-    source = ModelSource.of(source)
-    place = {"transformer": source.transformer, "vae": source.vae}.get(component, source.base)
-    if is_file(place):
-        return _identity_in_file(Path(place), component)
-    with reading(component, place):
-        return _identity_in_folder(source, Path(place), component)
-
-
-def _identity_in_folder(source: ModelSource, folder: Path, component: str) -> str:
-    component = source.subfolder if component == "transformer" else component
-    h = blake2b(digest_size=16)
-    for file in sorted((folder / component).rglob("*")):
-        if opening.is_regular(file) and file.suffix in (".json", ".safetensors", ".txt", ".model"):
-            h.update(file.name.encode())
-            h.update(_meaning(file))
-    return h.hexdigest()
-
-
-def _identity_in_file(path: Path, component: str) -> str:
-    found = safetensors_header.read(path)
-    h = blake2b(digest_size=16)
-    with path.open("rb") as f:
-        for name, entry in sorted(found.tensors.items()):
-            if name.startswith(single.ENCODERS) or name.startswith(single.VAE) != (
-                component == "vae"
-            ):
-                continue
-            h.update(f"{name} {entry.dtype} {entry.shape}".encode())
-            f.seek(entry.begin)
-            left = entry.end - entry.begin
-            while left:
-                h.update(data := f.read(min(left, SAMPLE_BYTES)))
-                left -= len(data)
-    return h.hexdigest()
-
-
-def _meaning(file: Path) -> bytes:
-    if file.suffix == ".json":  # ignore key order and the versions that libraries write
-        data = opening.json_of(file)
-        if isinstance(data, dict):
-            data = {
-                k: v
-                for k, v in data.items()
-                if k not in ("_diffusers_version", "transformers_version", "_name_or_path")
-            }
-        return json.dumps(data, sort_keys=True).encode()
-    size = file.stat().st_size
-    if size <= SAMPLES * SAMPLE_BYTES:
-        return file.read_bytes()
-    with file.open("rb") as f:
-        parts = [str(size).encode()]
-        for i in range(SAMPLES):
-            f.seek(i * (size - SAMPLE_BYTES) // (SAMPLES - 1))
-            parts.append(f.read(SAMPLE_BYTES))
-    return b"".join(parts)

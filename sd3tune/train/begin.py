@@ -81,6 +81,8 @@ def attach(model: Any, plan: Plan) -> Trained:
         return full.attach(model, plan.model.source, dtype=dtype)
     shape, dialect = shape_of(plan.trained.lora), plan.trained.lora.dialect
     adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=dialect)
+    if plan.precision.autocast.value is not None and not (shape.dropout or shape.dora):
+        lora.keep_input_dtype(model)
     adapter = replace(adapter, file=plan.result.file)
     if begin_with is not None:
         with initial_file(begin_with) as file:

@@ -47,10 +47,11 @@ def compile_blocks(model: Any, backend: str | None, options: CompileOptions) -> 
         return
     if backend == "inductor":
         keep_code()
+    from torch._dynamo import config as switches
+
     announce()
-    torch._dynamo.config.recompile_limit = MOST_GRAPHS
-    # It would split a block where DDP's gradient buckets end (`optimize_ddp`).
-    torch._dynamo.config.optimize_ddp = False
+    switches.recompile_limit = MOST_GRAPHS
+    switches.optimize_ddp = False  # it splits a block where DDP's gradient buckets end
     compiled = {
         forward: one_graph(forward, backend, options)
         for forward in {type(block).forward for block in model.transformer_blocks}

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from sd3tune.adapters.trained import is_split
 
 CLASS = "tensor class"
+FUSED = "fused"  # how an optimizer computes here, not what: never taken from a checkpoint
 # Moments of one number for each of the parameter (AdEMAMix: two), as torch, optimi and bitsandbytes
 # name them. torch itself compares no shapes.
 LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "momentum_buffer", "state1", "state2"}
@@ -27,7 +28,11 @@ def kind(optimizer: torch.optim.Optimizer) -> str:
 def put(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Raises ValueError, or what the optimizer raises, when `state` is another's."""
     before = [dict(group) for group in optimizer.param_groups]
-    optimizer.load_state_dict(_whole(state))
+    whole = _whole(state)
+    for own, group in zip(before, whole["param_groups"], strict=False):
+        if FUSED in own:
+            group[FUSED] = own[FUSED]
+    optimizer.load_state_dict(whole)
     for own, group in zip(before, optimizer.param_groups, strict=True):
         _take_options(own, group)
     for parameter, moments in optimizer.state.items():

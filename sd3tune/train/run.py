@@ -37,6 +37,7 @@ from sd3tune.train.keeper import Keeper, saved_on_failure
 from sd3tune.train.lock import Claim, claimed
 from sd3tune.train.loop import Chore, Job, every, loop
 from sd3tune.train.outcome import Outcome
+from sd3tune.train.product_check import certified
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.results import refuse_in_the_way, versions, write
 from sd3tune.train.scoring import scorers
@@ -100,7 +101,8 @@ def stages(prepared: Prepared, prompts: Sequence[Prompt], claim: Claim, base: Lo
             drawing = Validations(state, caches, prompts, world, stream, scored)
             run = Run(state, caches, recipe, world, stream, drawing)
             with interruptible() as interrupt:
-                steps(run, claim, interrupt, before_training(state, fixed, recipe))
+                first = certified(state, fixed, run.plan, world, recipe)
+                steps(run, claim, interrupt, first + before_training(state, fixed, recipe))
                 if interrupt.agree(world):
                     return stopped(run, interrupt.signal or 0)
             return finish(run, evaluate_after(state, fixed, recipe))

@@ -95,11 +95,7 @@ def test_swapped_blocks_of_every_precision_leave_the_device_when_they_have_run(
     device = Device()
     offload.stream(swapped, len(swapped.transformer_blocks), Tensor.clone, device.copy)
     ours, theirs = gradients(swapped), gradients(still)
-    if scheme == "nf4-bnb":  # another product of the same weights: adds in another order
-        for n in ours:
-            torch.testing.assert_close(ours[n], theirs[n], rtol=1e-4, atol=1e-6)
-    else:
-        same(ours, theirs)
+    same(ours, theirs)
     largest = max(map(weight_bytes, still.transformer_blocks))
     assert device.alive == 0 and largest < device.most <= 2 * largest
     assert device.copied == 2 * sum(map(weight_bytes, still.transformer_blocks))  # forward, again

@@ -73,7 +73,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def layer(w: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> W8A8Linear:
-    return W8A8Linear(rounded(w, dtype), bias, torch.float32)
+    return W8A8Linear(rounded(w, dtype), torch.zeros(w.shape[1]), bias, torch.float32)
 
 
 def strided(x: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ def test_autocast_decides_the_output_and_the_input_keeps_its_own_format(
 ) -> None:
     """Layer norm hands over float32 under autocast; nothing is rounded to bf16 on the way in."""
     w, bias = dice(1, 32, 32), dice(2, 32)
-    linear = W8A8Linear(rounded(w, dtype), bias.bfloat16(), torch.bfloat16)
+    linear = W8A8Linear(rounded(w, dtype), torch.zeros(32), bias.bfloat16(), torch.bfloat16)
     x = dice(3, 20, 32).requires_grad_()
     exact = eight_bits.linear(x.detach(), rounded(w, dtype), bias.bfloat16(), torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -241,7 +241,7 @@ def test_weights_are_stored_once_and_keep_their_format_when_the_model_is_cast() 
     for dtype in FORMATS:
         linear = layer(dice(1, 64, 32), dtype, dice(2, 64))
         model, before = nn.Sequential(linear), linear.weight
-        assert stored_bytes(model) == 64 * 32 + 4 * 64 + 4 * 64
+        assert stored_bytes(model) == 64 * 32 + 4 * 64 + 4 * 64 + 4 * 32
         cast = model.to(torch.bfloat16)[0]
         assert cast is linear and isinstance(cast, W8A8Linear)
         assert (cast.codes.dtype, cast.scale.dtype) == (dtype, torch.float32)

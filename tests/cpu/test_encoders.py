@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from sd3tune.demo import MODELS
-from sd3tune.sd3 import latents, text, weights
+from sd3tune.sd3 import latents, text, weight_identity, weights
 from tests.image_folders import shown
 
 PROMPTS = ["a tabby cat with green eyes", "", "a rocket " * 60]
@@ -102,12 +102,12 @@ def test_identity_changes_with_a_weight_and_not_with_a_version_stamp(tmp_path: P
     from sd3tune.demo import tiny
 
     tiny.vae().save_pretrained(tmp_path / "vae")
-    first = weights.identity(str(tmp_path), "vae")
+    first = weight_identity.identity(str(tmp_path), "vae")
     config = tmp_path / "vae" / "config.json"
     config.write_text(config.read_text().replace("0.42", "0.43"))
-    assert weights.identity(str(tmp_path), "vae") == first
+    assert weight_identity.identity(str(tmp_path), "vae") == first
     file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
     file.write_bytes(raw)
-    assert weights.identity(str(tmp_path), "vae") != first
+    assert weight_identity.identity(str(tmp_path), "vae") != first

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sd3tune.data.cache import TensorCache
 from sd3tune.data.shards import contents
-from sd3tune.encode import upkeep
+from sd3tune.encode import census, upkeep
 from sd3tune.encode.caches import Caches
 from sd3tune.errors import DataError
 from sd3tune.sd3 import latents
@@ -320,7 +320,7 @@ def test_a_dataset_may_keep_its_latents_in_a_folder_named_like_an_epochs(project
     project.others[-1] |= {"cache_dir_vae": "cache/vae/epoch"}
     folder = entries(project.root / "cache/vae/epoch", "a")
     prepared = project.prepare()
-    held = {h.folder.name: (h.entries, h.wanted) for h in upkeep.info(prepared).held}
+    held = {h.folder.name: (h.entries, h.wanted) for h in census.info(prepared).held}
     assert held == {"text": (0, 7), "vae": (0, 6), "epoch": (1, 6)}
     assert (folder, 1) in upkeep.prune([prepared], dry_run=False)
     assert folder.exists()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from sd3tune.backends.kernels import activations, attention_cases, attention_probes
-from sd3tune.backends.kernels.activations import LAYERS, AttentionShape
+from sd3tune.backends.kernels import attention_cases, attention_probes, recorded_activations
 from sd3tune.backends.kernels.gradient_check import DTYPES, Wrong, check, check_output
+from sd3tune.backends.kernels.recorded_activations import LAYERS, AttentionShape
 from sd3tune.backends.observe import kept_answers
 from tests.cpu import bad_kernels
 from tests.cpu.bad_kernels import BAD, MASKED, RIGHT, Attend
@@ -151,9 +151,11 @@ def test_wrong_outputs_are_caught_in_kernels_that_only_sample(name: str) -> None
 
 def test_activations_keep_the_scores_of_the_model_and_no_two_tokens_are_alike() -> None:
     for layer in LAYERS:
-        q, k, _, _ = activations.recorded(layer)
+        q, k, _, _ = recorded_activations.recorded(layer)
         real = torch.einsum("ihd,jhd->hij", q, k).abs().amax() / 8
-        q, k, v, gradient = activations.activations(layer, AttentionShape(2, 5, 333), seed=1)
+        q, k, v, gradient = recorded_activations.activations(
+            layer, AttentionShape(2, 5, 333), seed=1
+        )
         scaled = torch.einsum("bihd,bjhd->bhij", q, k).abs().amax() / 8
         assert 0.7 * real < scaled < 2.5 * real
         for x in (q, k, v, gradient):

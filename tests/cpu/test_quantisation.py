@@ -52,7 +52,7 @@ def by_name(name: str) -> set[str]:
 @pytest.mark.parametrize("scheme", ["int8-quanto", "nf4-bnb", "int8-w8a8"])
 def test_attention_and_feed_forward_are_quantised_and_nothing_else(name: str, scheme: str) -> None:
     plain, small = quantised("no_change", name), quantised(scheme, name)
-    kinds = {"Linear4bit", "QLinear", "W8A8Linear"}
+    kinds = {"Nf4Linear", "QLinear", "W8A8Linear"}
     found = {n for n, m in small.named_modules() if type(m).__name__ in kinds}
     assert found == by_name(name)
     untouched = {
@@ -164,7 +164,7 @@ def test_nothing_frozen_wants_a_gradient_and_t5_keeps_its_output_projections(sch
     encoder = tiny.t5_encoder(tokenizers.t5())
     quant.apply(encoder, scheme, which=quant.TEXT_ENCODER)
     kinds = {n.rpartition(".")[2]: type(m).__name__ for n, m in encoder.named_modules()}
-    assert kinds["wo"] == "Linear" and kinds["wi_0"] in ("QLinear", "Linear4bit", "W8A8Linear")
+    assert kinds["wo"] == "Linear" and kinds["wi_0"] in ("QLinear", "Nf4Linear", "W8A8Linear")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -21,7 +21,7 @@ from sd3tune.errors import ModelError
 from sd3tune.filesystem.safetensors_header import Header, TensorEntry, read
 from sd3tune.formats.convert import export
 from sd3tune.formats.identify import identify
-from sd3tune.sd3 import models, single, weights
+from sd3tune.sd3 import models, single, weight_identity, weights
 from sd3tune.sd3.original import to_original
 from sd3tune.sd3.variants import (
     SD3_MEDIUM,
@@ -162,15 +162,15 @@ def test_the_transformer_may_come_from_another_folder(demo: Path, tmp_path: Path
 def test_identities_follow_the_file(checkpoint: Any, demo: Path, tmp_path: Path) -> None:
     folder, file = str(demo / "models" / "sd3-medium"), checkpoint("sd3-medium")
     source = models.find(folder, str(file)).source
-    first = {c: weights.identity(source, c) for c in ("transformer", "vae", "text_encoder")}
-    assert first["text_encoder"] == weights.identity(folder, "text_encoder")
+    first = {c: weight_identity.identity(source, c) for c in ("transformer", "vae", "text_encoder")}
+    assert first["text_encoder"] == weight_identity.identity(folder, "text_encoder")
     tensors = load_file(file)
     tensors["first_stage_model.decoder.conv_in.bias"] += 1
     changed = tmp_path / "changed.safetensors"
     save_file(tensors, changed)
     second = models.find(folder, str(changed)).source
-    assert weights.identity(second, "vae") != first["vae"]
-    assert weights.identity(second, "transformer") == first["transformer"]
+    assert weight_identity.identity(second, "vae") != first["vae"]
+    assert weight_identity.identity(second, "transformer") == first["transformer"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "swapped and not checkpointed": (lambda p: p.config(blocks_to_swap=2, gradient_checkpointing=False), [], "blocks_to_swap=2 needs every block checkpointed", "gradient_checkpointing=true"),
     "swapped and trained": (lambda p: p.config(blocks_to_swap=2, model_type="full"), [], "blocks_to_swap=2 goes with model_type=lora", "remove one"),
     "swapped and sharded": (lambda p: p.config(blocks_to_swap=2, fsdp_enable=True), [], "blocks_to_swap=2 and fsdp_enable=true are both set", "remove one"),
-    "swapped and compiled": (lambda p: p.config(blocks_to_swap=2, dynamo_backend="inductor"), [], "blocks_to_swap=2 and dynamo_backend=inductor are both set", "remove one"),
+    "dora and compiled": (lambda p: p.config(use_dora=True, dynamo_backend="inductor"), [], "use_dora=true and dynamo_backend=inductor are both set", "remove one"),
     "an interval of nothing": (lambda p: p.config(gradient_checkpointing_interval=2, gradient_checkpointing=False), [], "gradient_checkpointing_interval=2 needs gradient_checkpointing=true", "leave out gradient_checkpointing_interval"),
     "swapped within one memory": (lambda p: p.config(blocks_to_swap=2), ["--on", "m3-max"], "share one memory", "base_model_precision"),
     "quantised on Apple's GPU": (lambda p: p.config(quantize_via="accelerator"), ["--on", "m3-max"], "`quantize_via=accelerator` cannot run", "cpu"),

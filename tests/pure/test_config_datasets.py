@@ -12,6 +12,7 @@ import pytest
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
 from sd3tune.config.datasets.listing import Datasets, load_datasets
+from sd3tune.config.docstrings import docstring
 from sd3tune.config.files.prompts import Prompt, load_prompts
 from sd3tune.data.buckets import geometry, unwanted
 from sd3tune.errors import ConfigError
@@ -169,7 +170,7 @@ def test_fetched_masks_are_kept_in_the_output_and_not_beside_their_table(
 
 
 def help_of(kind: type[Any], name: str) -> str:
-    return " ".join((kind.model_fields[name].description or "").split())
+    return docstring(kind, name)
 
 
 SHUFFLE_HELP = help_of(ImageDataset, "caption_shuffle")

@@ -12,6 +12,7 @@ from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset, Masks
 from sd3tune.config.datasets.listing import load_datasets
+from sd3tune.config.docstrings import docstring
 from sd3tune.config.rules.dataset_contradictions import DATASET_CONTRADICTIONS, FORBIDDEN_BY_RUN
 from sd3tune.config.rules.dataset_without_effect import (
     COLUMNS_WITHOUT_EFFECT,
@@ -62,7 +63,8 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"max_grad_norm": 0}, {"grad_clip_method": "value"}, "max_grad_norm=0 switches clipping off"),
     ({"optimizer": "prodigy"}, {"gradient_precision": "fp32"}, "prodigy trains float32 weights"),
     (NOTHING_QUANTISED, {"quantize_via": "cpu", "cache_dir_quantised": "q"}, ""),
-    ({}, {"dynamo_mode": "max-autotune", "dynamo_fullgraph": True, "dynamo_dynamic": True}, "dynamo_backend is no"),
+    ({"dynamo_backend": "no"}, {"dynamo_mode": "max-autotune", "dynamo_fullgraph": True, "dynamo_dynamic": True}, "dynamo_backend is no"),
+    ({"base_model_precision": "int8-quanto"}, {"w8a8_check_interval": 10}, "the transformer does not multiply in 8 bits"),
     ({"dynamo_backend": "aot_eager"}, {"dynamo_mode": "max-autotune"}, "dynamo_backend=aot_eager searches"),
     ({"flow_use_beta_schedule": True}, {"flow_sigmoid_scale": 2}, "flow_use_beta_schedule draws the noise levels"),
     ({"flow_custom_timesteps": 500}, {"flow_schedule_shift": 2}, "flow_custom_timesteps are taken as they are"),
@@ -282,8 +284,8 @@ def test_a_setting_whose_help_names_another_has_a_row_with_both() -> None:
     joined |= {frozenset((name, switch)) for idle in IDLE for name in idle.names.split()
                for switch in idle.switches.split()}  # fmt: skip
     missing = set()
-    for name, field in AllSettings.model_fields.items():
-        words = set(re.findall(r"[a-z][a-z_0-9]+", field.description or ""))
+    for name in AllSettings.model_fields:
+        words = set(re.findall(r"[a-z][a-z_0-9]+", docstring(AllSettings, name)))
         for other in words & set(AllSettings.model_fields) - {name}:
             if "_" in other and frozenset((name, other)) not in joined:
                 missing.add((name, other))

@@ -49,6 +49,20 @@ def test_using_it_loads_it_once(code: str, value: str, tmp_path: Path) -> None:
     assert said(tmp_path, code + more) == ["loaded", value, "7", "True"]
 
 
+def test_a_block_that_only_imports_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "del sys.modules['seldom']\n"
+        "with deferred.briefly('seldom'):\n"
+        "    import seldom as stand_in\n"
+        "print('seldom' in sys.modules)\n"
+        "print(stand_in.value)\n"
+        "with deferred.briefly('seldom'):\n"
+        "    import seldom\n"
+        "print(deferred.is_loaded('seldom'))"
+    )
+    assert said(tmp_path, code) == ["False", "loaded", "7", "True"]
+
+
 def test_what_is_loaded_or_not_installed_is_left_alone(tmp_path: Path) -> None:
     code = (
         "import seldom.other, json\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sd3tune.config.config import Config
+from sd3tune.config.docstrings import docstring
 from sd3tune.config.document import document
 from sd3tune.config.name_table import name_table
 from sd3tune.config.run_files import load_run
@@ -71,7 +72,7 @@ def test_tables_of_the_documents_are_current(
 
 
 def test_every_setting_is_explained() -> None:
-    assert all(field.description for field in Config.model_fields.values())
+    assert all(docstring(Config, name) for name in Config.model_fields)
 
 
 def anchors(page: Path) -> set[str]:

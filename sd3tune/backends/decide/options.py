@@ -173,7 +173,7 @@ _AXES: dict[str, Options] = {
     "attention_no_grad": attention.SAMPLING,
     "attention_inputs": attention.INPUTS,
     "dynamo_backend": (
-        Option("no", (), "compiling pays only in runs of hours"),
+        Option("no", (), "compiled only where the run is long enough to pay it back"),
         Option(
             "inductor",
             (

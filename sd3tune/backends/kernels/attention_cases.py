@@ -17,8 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sd3tune.backends.kernels.activations import AttentionShape, activations
 from sd3tune.backends.kernels.expected_attention import Expected, Inputs, expected
+from sd3tune.backends.kernels.recorded_activations import AttentionShape, activations
 
 CHANNEL, TOKEN = 5, 3  # of the outliers
 PADDING = 17  # tokens that an image has more than the one before

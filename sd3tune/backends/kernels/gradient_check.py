@@ -31,7 +31,7 @@ def check(
     what the kernel itself raises passes through. masks: it takes a mask."""
     worst = 0.0
     for cases in rounds(dtype, padded=masks):
-        passes = [Pass(attend, case, dtype, device) for case in cases]
+        passes = [KernelPass(attend, case, dtype, device) for case in cases]
         if any(not p.out.requires_grad for p in passes):
             raise Wrong("the output is detached: this kernel has no backward")
         torch.autograd.backward([p.out for p in passes], [p.gradient for p in passes])
@@ -47,7 +47,7 @@ def check_output(attend: Attend, device: torch.device, dtype: torch.dtype) -> fl
     with torch.no_grad():
         for cases in rounds(dtype, padded=False):
             plain = [c for c in cases if not (c.shift or c.recomputed)]
-            passes = [Pass(attend, case, dtype, device) for case in plain]
+            passes = [KernelPass(attend, case, dtype, device) for case in plain]
             worst = max([worst, *(one.compared(LOOSE) for one in passes)])
     return worst
 
@@ -64,7 +64,7 @@ class Loose:
 LOOSE = Loose()
 
 
-class Pass:
+class KernelPass:
     """One forward pass, whose backward pass the caller runs."""
 
     def __init__(

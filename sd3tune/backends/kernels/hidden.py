@@ -15,9 +15,9 @@ from functools import partial
 import torch
 
 from sd3tune.backends.kernels import attention_probes, smoke
-from sd3tune.backends.kernels.activations import AttentionShape
 from sd3tune.backends.kernels.attention_speed import TimedKernel, fastest
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
+from sd3tune.backends.kernels.recorded_activations import AttentionShape
 
 VARIABLE = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
 NAME = "attention_hidden"

@@ -23,6 +23,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, most: int = SLICE_VALUES) -> Tens
     return out
 
 
+@torch.library.custom_op("sd3tune::sliced_attention", mutates_args=())
+def _forward(q: Tensor, k: Tensor, v: Tensor, most: int) -> Tensor:
+    """An operator of its own, so that its output can be kept when a block is recomputed
+    (sd3/kept_attention.py)."""
+    out = torch.empty_like(q)
+    with torch.autocast(q.device.type, enabled=False):
+        keys, values = _turned(_wide(k)), _wide(v)
+        for rows in _slices(q, k, most):
+            out[:, :, rows] = _weights(q[:, :, rows], keys) @ values
+    return out
+
+
+@_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, most: int) -> Tensor:
+    return torch.empty_like(q)
+
+
+SLICED_OPERATOR = torch.ops.sd3tune.sliced_attention.default
+
+
 class _Sliced(torch.autograd.Function):
     """softmax(q k' / sqrt(d)) v"""
 
@@ -30,11 +50,7 @@ class _Sliced(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, most: int) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.most = most
-        out = torch.empty_like(q)
-        with torch.autocast(q.device.type, enabled=False):
-            keys, values = _turned(_wide(k)), _wide(v)
-            for rows in _slices(q, k, most):
-                out[:, :, rows] = _weights(q[:, :, rows], keys) @ values
+        out: Tensor = _forward(q, k, v, most)
         return out
 
     @staticmethod

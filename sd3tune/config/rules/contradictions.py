@@ -259,6 +259,7 @@ ADAPTER = (
 BLOCKS = (
     of_checkpointing("gradient_checkpointing_interval", 1),
     of_checkpointing("gradient_checkpointing_backend", "torch"),
+    of_checkpointing("gradient_checkpointing_keep", "auto"),
     error(
         "blocks_to_swap gradient_checkpointing gradient_checkpointing_interval",
         lambda c: (
@@ -284,11 +285,11 @@ BLOCKS = (
         "remove one of the two",
     ),
     error(
-        "blocks_to_swap dynamo_backend",
-        lambda c: c.blocks_to_swap and c.dynamo_backend not in (None, "no"),
-        "blocks_to_swap={c.blocks_to_swap} and dynamo_backend={c.dynamo_backend} are both set: a "
-        "compiled block would be compiled again at every visit",
-        "remove one of the two",
+        "use_dora dynamo_backend",
+        lambda c: c.use_dora and c.dynamo_backend not in (None, "no"),
+        "use_dora=true and dynamo_backend={c.dynamo_backend} are both set: peft's DoRA cannot be "
+        "traced, so that each of its layers would be compiled by itself",
+        "remove one of the two; lycoris_config with dora_wd is compiled",
     ),
     error(
         "dynamo_mode dynamo_backend",

@@ -10,6 +10,7 @@ from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.tables.schemes import SCHEMES
 
 TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
 
@@ -134,6 +135,13 @@ HARDWARE = (
         "leave it out, or set base_model_precision",
     ),
     Idle(
+        "w8a8_check_interval",
+        "base_model_precision",
+        lambda c: not SCHEMES[c.base_model_precision or "no_change"].multiplies,
+        "the transformer does not multiply in 8 bits",
+        "leave it out, or set base_model_precision=int8-w8a8",
+    ),
+    Idle(
         "cache_dir_quantised",
         "base_model_precision model_type",
         lambda c: c.base_model_precision == "no_change" or c.model_type == "full",
@@ -143,7 +151,7 @@ HARDWARE = (
     Idle(
         "dynamo_mode dynamo_fullgraph dynamo_dynamic",
         "dynamo_backend",
-        lambda c: c.dynamo_backend in (None, "no"),
+        lambda c: c.dynamo_backend == "no",
         "dynamo_backend is no",
         "leave it out, or set dynamo_backend=inductor",
     ),

@@ -31,7 +31,13 @@ class HardwareSettings(Settings):
     base_model_default_dtype: Literal["bf16", "fp16", "fp32"] | None = None
     """Format of frozen weights that are not quantised."""
     base_model_precision: Precision | None = None
-    """Quantisation of the frozen transformer."""
+    """Quantisation of the frozen transformer. `int8-w8a8` and `fp8-w8a8` also round activations and
+    gradients, and multiply in 8 bits; they are never chosen by themselves, and untested on
+    hardware."""
+    w8a8_check_interval: Whole = Field(200, ge=0)
+    """Every so many steps, with base_model_precision=int8-w8a8 or fp8-w8a8, the error of one layer
+    is measured with the activations and gradients of that step: about the time of one more step. A
+    layer above the limit of its scheme is a warning. 0: never."""
     text_encoder_1_precision: Precision | None = None
     """Quantisation of CLIP-L while captions are encoded."""
     text_encoder_2_precision: Precision | None = None
@@ -64,7 +70,9 @@ class HardwareSettings(Settings):
     sageattention_usage: SageUsage = "inference"
     """SageAttention has no backward: `training` would leave query, key and value untrained."""
     dynamo_backend: Compiler | None = None
-    """torch.compile of the transformer's blocks, one by one."""
+    """torch.compile of the transformer's blocks: one graph for all blocks of a kind and all sizes.
+    Left out: `inductor` where the time that the run saves is twice what compiling takes, and `no`
+    otherwise and on processors. Untested on hardware."""
     dynamo_mode: DynamoMode = "default"
     """How long dynamo_backend=inductor searches for fast kernels. `max-autotune-no-cudagraphs`
     compiles for minutes and may be faster; the other two use CUDA graphs, which are an error."""
@@ -72,7 +80,7 @@ class HardwareSettings(Settings):
     """With dynamo_backend: a block that cannot be compiled as one graph is an error."""
     dynamo_dynamic: Flag | None = None
     """With dynamo_backend: compile once for all sizes (true), or for each size anew (false). Left
-    out: for each size first, and for all sizes when there are several."""
+    out: once for all batch sizes and image sizes, which compiles faster than true."""
     disable_tf32: Flag = False
     """Compute float32 products with all their bits, also where NVIDIA cards may shorten them to ten
     bits (TF32): slower."""

@@ -2,7 +2,14 @@
 
 from pydantic import Field
 
-from sd3tune.config.fields import CheckpointingBackend, Count, Flag, Settings, Whole
+from sd3tune.config.fields import (
+    CheckpointingBackend,
+    CheckpointingKeep,
+    Count,
+    Flag,
+    Settings,
+    Whole,
+)
 
 
 class LengthSettings(Settings):
@@ -25,3 +32,8 @@ class LengthSettings(Settings):
     gradient_checkpointing_backend: CheckpointingBackend | None = None
     """Where the inputs of checkpointed blocks are kept: on the device (`torch`) or in host memory
     (`unsloth`)."""
+    gradient_checkpointing_keep: CheckpointingKeep = "auto"
+    """What checkpointed blocks keep beside their inputs: nothing (`inputs`), or the outputs of
+    attention (`attention`), which then is not computed again. `auto` keeps as much as fits: where
+    gradient_checkpointing is left out, also everything in the last blocks. The results are the
+    same bits."""

@@ -1,0 +1,72 @@
+"""What the blocks of a run keep for the backward pass: what the user set, and what may be chosen.
+plan/fastest.py chooses."""
+
+from collections.abc import Callable, Iterator
+
+from sd3tune.backends.observe.facts import Facts
+from sd3tune.decision import AUTO, Decision
+from sd3tune.errors import PlanError
+from sd3tune.plan.block_keeping import Keep, at_interval, choices
+from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.memory import Load
+
+NAME = "gradient_checkpointing_keep"
+
+
+def settled(inputs: RunInputs, load: Load) -> Decision[tuple[Keep, ...]] | None:
+    """What the user set, or what the device leaves no choice for; None: it is open. Raises
+    PlanError where what the user set cannot be kept. load: of one step, with its compiler, batch
+    size and precision decided."""
+    c, layers = inputs.config, inputs.model.transformer.layers
+    plain, source = at_interval(layers, load.interval), c.source(NAME)
+    if not load.interval:
+        return Decision(plain, c.source("gradient_checkpointing"), "nothing is computed again")
+    never = without_outputs(inputs.facts, load)
+    if c.gradient_checkpointing_keep == "attention":
+        if never is not None:
+            raise PlanError(f"`{NAME}=attention`: {never}", hint=f"leave `{NAME}` out")
+        keep = tuple[Keep, ...]("attention" if what == "inputs" else what for what in plain)
+        return Decision(keep, source, "set in the configuration")
+    if c.gradient_checkpointing_keep == "inputs":
+        return Decision(plain, source, "set in the configuration")
+    if (why := left_alone(inputs, load)) is not None:
+        return Decision(plain, AUTO, why)
+    return None
+
+
+def without_outputs(facts: Facts, load: Load) -> str | None:
+    """Why the outputs of attention cannot be kept; None where they can."""
+    if load.scores:
+        return "attention that writes out its scores has no small output to keep"
+    if load.compiled:
+        return "compiled blocks are computed again as they are"
+    return "FSDP gathers the weights of whole blocks" if load.sharded else None
+
+
+def left_alone(inputs: RunInputs, load: Load) -> str | None:
+    """Why nothing beyond the inputs is kept where the user left it open."""
+    if load.interval > 1:
+        return "gradient_checkpointing_interval says which blocks are computed again"
+    if load.inputs_on_host:
+        return "gradient_checkpointing_backend=unsloth saves memory"
+    if inputs.facts.vendor == "mps":
+        return "a Mac's memory is shared with everything else"
+    return "the device hides its memory" if inputs.room_bytes is None else None
+
+
+def open_choices(inputs: RunInputs, load: Load, fits: Callable[[Load], bool]) -> Iterator[Load]:
+    """The load with each choice that may be the quickest of those that fit. Blocks keep everything
+    only where the user did not ask for checkpointing, and swapped blocks never do."""
+    yield from choices(
+        inputs.model.transformer.layers,
+        load,
+        fits,
+        attention=without_outputs(inputs.facts, load) is None,
+        everything=may_keep_everything(inputs, load),
+    )
+
+
+def may_keep_everything(inputs: RunInputs, load: Load) -> bool:
+    """Whether blocks may keep everything, where there is room."""
+    asked = inputs.config.source("gradient_checkpointing").by == "user"
+    return not (asked or load.swapped or load.sharded)
