@@ -12,19 +12,22 @@ from sd3tune.plan.learning_rate import LearningRate
 from sd3tune.plan.optimisation import OptimizerPlan
 from sd3tune.plan.rendering import of_rendering
 from sd3tune.sd3.variants import Model
+from sd3tune.tables.schemes import SCHEMES
 
 OF_T5 = ("text_encoder_3_precision", "t5_padding", "sd3_t5_uncond_behaviour")
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5
 
 
-def warnings(inputs: RunInputs, optimizer: OptimizerPlan) -> tuple[str, ...]:
-    """Sentences for the user, printed with the plan and kept in every checkpoint."""
+def warnings(inputs: RunInputs, optimizer: OptimizerPlan, compiler: str) -> tuple[str, ...]:
+    """Sentences for the user, printed with the plan and kept in every checkpoint. compiler: of the
+    blocks; `no`: none."""
     config, name, peak = inputs.config, optimizer.name.value, optimizer.peak_rate.value
     return (
         *_of_optimisation(config, inputs.model, name, peak),
         *_of_length(config, optimizer.rate),
         *rules.warnings(config, inputs.datasets),
         *_of_this_run(inputs),
+        *_of_products(inputs, compiler),
     )
 
 
@@ -53,6 +56,17 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
     if facts.untested_on_hardware:
         kind = f"hardware of this kind ({facts.vendor})"
         yield f"sd3tune is untested on {kind}; please report what you see"
+
+
+def _of_products(inputs: RunInputs, compiler: str) -> Iterator[str]:
+    """Eager kernels that round and scale take more time on a card than its products in 8 bits
+    save: by arithmetic (docs/concepts/eight-bit-products.md), not measured."""
+    scheme = SCHEMES[inputs.config.base_model_precision or "no_change"]
+    if scheme.multiplies and inputs.facts.vendor != "cpu" and compiler != "inductor":
+        yield (
+            f"base_model_precision={scheme.name} is expected to be slower than no_change here "
+            "unless the blocks are compiled: set dynamo_backend=inductor"
+        )
 
 
 def _of_length(config: Config, rate: LearningRate) -> Iterator[str]:

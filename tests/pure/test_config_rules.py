@@ -64,6 +64,7 @@ SWITCHED_OFF: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"optimizer": "prodigy"}, {"gradient_precision": "fp32"}, "prodigy trains float32 weights"),
     (NOTHING_QUANTISED, {"quantize_via": "cpu", "cache_dir_quantised": "q"}, ""),
     ({"dynamo_backend": "no"}, {"dynamo_mode": "max-autotune", "dynamo_fullgraph": True, "dynamo_dynamic": True}, "dynamo_backend is no"),
+    ({"base_model_precision": "int8-quanto"}, {"w8a8_check_interval": 10}, "the transformer does not multiply in 8 bits"),
     ({"dynamo_backend": "aot_eager"}, {"dynamo_mode": "max-autotune"}, "dynamo_backend=aot_eager searches"),
     ({"flow_use_beta_schedule": True}, {"flow_sigmoid_scale": 2}, "flow_use_beta_schedule draws the noise levels"),
     ({"flow_custom_timesteps": 500}, {"flow_schedule_shift": 2}, "flow_custom_timesteps are taken as they are"),
