@@ -60,7 +60,7 @@ def child(given: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(given.threads)
     accelerator = torch.accelerator.is_available()
-    device = torch.accelerator.current_accelerator() if accelerator else torch.device("cpu")
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = torch.bfloat16 if accelerator else torch.float32
     compiled, eager = (model_of(given, device, dtype) for _ in range(2))
     compile_blocks(compiled, given.backend, CompileOptions())
@@ -82,7 +82,10 @@ def child(given: argparse.Namespace) -> dict[str, Any]:
 
         return run
 
-    wait = torch.accelerator.synchronize if accelerator else lambda: None
+    def wait() -> None:
+        if accelerator:
+            torch.accelerator.synchronize()
+
     step(eager)()
     wait()
     started, cpu = time.perf_counter(), time.process_time()

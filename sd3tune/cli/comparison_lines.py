@@ -69,8 +69,8 @@ def weights(plan: "Plan") -> str:
 
 def recomputed(plan: "Plan") -> str:
     """Blocks that are computed again in the backward pass."""
-    load, layers = plan.memory.load, plan.model.transformer.layers
-    count = -(-layers // load.interval) if load.interval else 0
+    keep, layers = plan.memory.keep.value, plan.model.transformer.layers
+    count = sum(what != "everything" for what in keep)
     return {0: "none", layers: "all"}.get(count, f"{count}/{layers}")
 
 

@@ -71,16 +71,14 @@ def _defaults(begun: "Session", force: bool) -> dict[str, str]:
 
 def _asked(begun: "Session") -> dict[str, str] | None:
     """None: the user has left."""
-    from sd3tune.backends.decide.chips import of_device
+    from sd3tune.backends.decide import speeds
     from sd3tune.configure.costs import ESTIMATED, NO_RATE
     from sd3tune.configure.interview import Left, Talk
     from sd3tune.configure.terminal import Terminal
 
     seen = begun.known.here
-    device = seen.facts.tightest
-    rated = of_device(device.name)
-    known = rated is not None and rated.half_flops is not None
-    words.show([f"A run for {device.name}", ESTIMATED if known else NO_RATE])
+    known = speeds.speed(seen.facts) is not None or seen.facts.origin == "measured"
+    words.show([f"A run for {seen.facts.tightest.name}", ESTIMATED if known else NO_RATE])
     talk = Talk(Terminal().ask, words.show, summary, begun.judge)
     try:
         return begun.asked(talk)

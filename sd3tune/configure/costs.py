@@ -6,8 +6,8 @@ from sd3tune.plan.memory import gib
 
 UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 ESTIMATED = (
-    "Memory and time are estimates; the time is from data sheets, compared with one H200 and "
-    "untested on other hardware."
+    "Memory and time are estimates. The time is of the whole run, from the rates of this machine "
+    "or from data sheets; compared with one H200 and one CPU, and untested on other hardware."
 )
 NO_RATE = (
     "How fast this device computes is unknown: answers show the operations of the run instead of "
@@ -24,7 +24,7 @@ def cost(draft: PlannedDraft) -> str:
 
 
 def time(draft: PlannedDraft) -> str:
-    """The range of the run's time. Without a rate: the operations, to compare answers with."""
+    """The range of the whole run's time. Without a rate: the operations, to compare answers."""
     if draft.duration is not None:
         return f"time {spoken(draft.duration)}"
     size, unit = next((u for u in UNITS if draft.operations >= u[0]), UNITS[-1])

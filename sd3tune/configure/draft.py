@@ -63,10 +63,10 @@ class PlannedDraft:
         plan = self.prepared.plan
         return plan.steps * duration.step_operations(plan, self.image_tokens)
 
-    @cached_property
+    @property
     def duration(self) -> Duration | None:
-        """Of all steps; None where the device's rate is unknown."""
-        return duration.run_duration(self.prepared.plan, self.image_tokens)
+        """Of the whole run; None where the device's speed is unknown."""
+        return None if self.overview.time is None else self.overview.time.total
 
 
 class Drafts:

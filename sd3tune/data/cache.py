@@ -20,13 +20,14 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from sd3tune.data import shards, sqlite_files
+from sd3tune.data import cache_index, shards, sqlite_files
 from sd3tune.data.buckets import Geometry, Size
-from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry
+from sd3tune.data.cache_index import TABLES, EntryLocation
+from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry, Shard
 from sd3tune.errors import DataError
 from sd3tune.filesystem import cachedir, disk, drafts
 
@@ -35,15 +36,12 @@ if TYPE_CHECKING:
 
     from sd3tune.data.cache_bucket import CacheBucket
 
+Signature = tuple[int, int, int]  # inode, bytes, time of modification
+
 VERSION = 3  # of the meaning of an entry; a higher number makes every key new
 INDEX, SHARDS = "index.sqlite", cachedir.SHARDS
 OPEN_SHARDS = 32  # files that a reader keeps open
 REPAIR = "`sd3tune cache verify --repair` removes it; the next run encodes it again"
-SHARDS_TABLE = "create table shards (name text primary key, bytes integer) without rowid"
-ENTRIES_TABLE = """
-create table entries (key text primary key, shard text, problem text) without rowid
-"""
-TABLES = (SHARDS_TABLE, ENTRIES_TABLE)
 
 
 def latent_key(size: Size, geometry: Geometry, digest: bytes, vae: str) -> str:
@@ -64,15 +62,6 @@ def text_key(caption: str, encoders: str) -> str:
     return _hash("text", caption, encoders)
 
 
-@dataclass(frozen=True)
-class EntryLocation:
-    """The shard of an entry, or the reason why an input has no entry. Inputs that cannot be encoded
-    are recorded under their content too."""
-
-    shard: str
-    problem: str | None = None
-
-
 class TensorCache:
     """A cache folder. Several threads and processes may use it at the same time."""
 
@@ -81,7 +70,10 @@ class TensorCache:
         self.folder, self.bucket = folder, bucket
         self._shards = folder / SHARDS
         self._places: dict[str, EntryLocation] | None = None
-        self._open: OrderedDict[str, tuple[Any, dict[str, str]]] = OrderedDict()
+        self._open: OrderedDict[str, Shard] = OrderedDict()
+        self._checked: dict[
+            str, tuple[Signature, set[str]]
+        ] = {}  # by shard: entries that are right
         self._broken: list[Path] = []  # incomplete or damaged shards
         self._lock = threading.Lock()  # loader threads share the open files
 
@@ -104,7 +96,8 @@ class TensorCache:
 
     def get(self, key: str) -> "dict[str, Tensor]":
         """The tensors of an entry. Raises DataError for a missing, damaged or non-finite entry: its
-        bytes are compared with their checksum, because a flipped bit would be trained on."""
+        bytes are compared with their checksum, because a flipped bit would be trained on. That is
+        done when this process first reads the entry, and again when the file has changed."""
         place = self.places.get(key)
         if place is None or place.problem:
             raise DataError(
@@ -112,21 +105,25 @@ class TensorCache:
                 hint="run again without skip_file_discovery: what is missing is encoded",
             )
         try:
-            entry, digest = self._read(place.shard, key)
+            shard, checked = self._opened(place.shard)
+            entry = shard.entry(key)
         except (OSError, SafetensorError, ValueError) as e:
             raise DataError(
                 f"cache file `{self._shards / place.shard}` cannot be read: {e}", hint=REPAIR
             ) from None
-        if shards.digest(entry) != digest:
-            raise DataError(f"cache file `{self._shards / place.shard}`: {CHANGED}", hint=REPAIR)
-        import torch  # not before: counting entries needs none
+        if key not in checked:
+            self._check(place.shard, entry, shard.about.digests.get(key))
+            checked.add(key)
+        return entry
 
-        if not all(torch.isfinite(t).all() for t in entry.values() if t.is_floating_point()):
+    def _check(self, name: str, entry: Entry, digest: str | None) -> None:
+        if shards.digest(entry) != digest:
+            raise DataError(f"cache file `{self._shards / name}`: {CHANGED}", hint=REPAIR)
+        if not shards.is_finite(entry):
             raise DataError(
-                f"cache file `{self._shards / place.shard}` holds NaN or infinity",
+                f"cache file `{self._shards / name}` holds NaN or infinity",
                 hint="set vae_dtype=fp32; `sd3tune cache verify --repair` removes the file",
             )
-        return entry
 
     @contextmanager
     def claim(self, keys: Sequence[str]) -> Iterator["Draft | None"]:
@@ -168,20 +165,24 @@ class TensorCache:
         """Reads the shard of these keys, if the index does not list them. A shard whose content
         does not match its name is removed, because its keys could otherwise never be written.
         Raises DataError if sd3tune did not write that file."""
-        path = self._shards / f"{shard_name(keys)}.safetensors"
+        path, why = self._shards / f"{shard_name(keys)}.safetensors", "sd3tune did not write it"
+        entries: list[str] = []
+        problems: dict[str, str] = {}
         try:
             entries, problems = shards.contents(path)
         except FileNotFoundError:  # its writer has not finished
             return
+        except shards.Foreign as e:
+            why = str(e)
         except UNREADABLE:
-            entries, problems = [], {}
-        if path.name in _read_index(self.folder / INDEX)[0]:  # the index is wrong
+            pass
+        if path.name in cache_index.read(self.folder / INDEX)[0]:  # the index is wrong
             (self.folder / INDEX).unlink(missing_ok=True)
         if set(keys) <= {*entries, *problems}:
             self.places.update({key: EntryLocation(path.name, problems.get(key)) for key in keys})
         elif not self._remove(path):
             raise DataError(
-                f"`{path}` has the name of a cache file, but sd3tune did not write it",
+                f"`{path}` has the name of a cache file, but {why}",
                 hint="move it away, or set cache_dir and cache_dir_vae to another folder",
             )
 
@@ -194,7 +195,7 @@ class TensorCache:
         try:
             with sqlite_files.database(self.folder / INDEX) as db:
                 self.refresh()  # while locked, so that the last writer lists every shard
-                _write_index(db, self.places, self.shard_paths())
+                cache_index.write(db, self.places, self.shard_paths())
         except (OSError, sqlite3.Error) as e:
             raise unwritable(self.folder, e) from None
 
@@ -202,7 +203,7 @@ class TensorCache:
         """Whether the index lists every shard and no draft is left."""
         if self._drafts() or (self.folder / INDEX).with_suffix(".draft").exists():
             return False
-        listed, _ = _read_index(self.folder / INDEX)
+        listed, _ = cache_index.read(self.folder / INDEX)
         return listed == {path.name: path.stat().st_size for path in self.shard_paths()}
 
     def _drafts(self) -> list[Path]:
@@ -296,7 +297,7 @@ class TensorCache:
 
     def _read_places(self) -> dict[str, EntryLocation]:
         sizes = {path.name: path.stat().st_size for path in self.shard_paths()}
-        listed, found = _read_index(self.folder / INDEX)
+        listed, found = cache_index.read(self.folder / INDEX)
         sound = {name for name, size in listed.items() if sizes.get(name) == size}
         found = {key: place for key, place in found.items() if place.shard in sound}
         self._broken = []
@@ -312,19 +313,20 @@ class TensorCache:
                 found.setdefault(key, EntryLocation(name, why))
         return found
 
-    def _read(self, shard: str, key: str) -> "tuple[dict[str, Tensor], str | None]":
-        """An entry, and the checksum recorded for it."""
+    def _opened(self, name: str) -> tuple[Shard, set[str]]:
+        """A shard, and those of its entries that were compared with their checksums."""
         with self._lock:
-            opened = self._open.get(shard)
-            if opened is None:
-                file, about = shards.opened(self._shards / shard)
-                opened = self._open[shard] = file, dict(about.digests)
+            shard = self._open.get(name)
+            if shard is None:
+                shard = self._open[name] = shards.opened(self._shards / name)
+                signature = _signature(self._shards / name)
+                if self._checked.get(name, (None,))[0] != signature:
+                    self._checked[name] = signature, set()
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             else:
-                self._open.move_to_end(shard)
-        file, digests = opened
-        return shards.entry(file, key), digests.get(key)
+                self._open.move_to_end(name)
+            return shard, self._checked[name][1]
 
 
 @dataclass(frozen=True)
@@ -356,36 +358,14 @@ def unwritable(folder: Path, error: Exception) -> DataError:
     return DataError(f"cannot write the cache `{folder}`: {why}", hint=hint)
 
 
+def _signature(path: Path) -> Signature:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def shard_name(keys: Sequence[str]) -> str:
     """The name of the shard with these keys, whatever their order."""
     return _hash("shard", *sorted(keys))
-
-
-def _write_index(
-    db: sqlite3.Connection, places: Mapping[str, EntryLocation], shards: Sequence[Path]
-) -> None:
-    db.execute(SHARDS_TABLE)
-    db.execute(ENTRIES_TABLE)
-    used = {place.shard for place in places.values()}
-    sizes = ((s.name, s.stat().st_size) for s in shards if s.name in used)
-    db.executemany("insert into shards values (?, ?)", sizes)
-    entries = ((k, p.shard, p.problem) for k, p in sorted(places.items(), key=lambda i: i[0]))
-    db.executemany("insert into entries values (?, ?, ?)", entries)
-
-
-def _read_index(path: Path) -> tuple[dict[str, int], dict[str, EntryLocation]]:
-    """Sizes of the shards it lists, and places. Rows that no cache writes count as absent: the name
-    of a shard could lead out of the folder."""
-    listed: Any = sqlite_files.rows(path, TABLES, "select name, bytes from shards")
-    sizes = {name: size for name, size in listed
-             if isinstance(name, str) and shards.NAME.fullmatch(name)}  # fmt: skip
-    names = {name: name for name in sizes}  # one string per shard instead of one per entry
-    entries: Any = sqlite_files.rows(path, TABLES, "select key, shard, problem from entries")
-    return sizes, {
-        key: EntryLocation(names[shard], problem)
-        for key, shard, problem in entries
-        if isinstance(key, str) and shard in names and isinstance(problem, str | None)
-    }
 
 
 def _hash(*parts: str) -> str:

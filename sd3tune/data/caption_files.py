@@ -1,7 +1,6 @@
 """The caption files that lie beside images."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePosixPath
 
 from sd3tune.data.headers import suffix_of
 
@@ -45,4 +44,5 @@ def _rank(name: str) -> tuple[int, bool]:
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    """The name without its suffix, as PurePosixPath.with_suffix("") has it."""
+    return name[: -len(suffix)] if (suffix := suffix_of(name)) not in ("", ".") else name

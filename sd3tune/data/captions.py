@@ -134,7 +134,9 @@ def _too_long(characters: int) -> str:
 def from_name(name: str) -> str:
     """The caption in a file name: its stem, with blanks for underscores. The query of an address is
     ignored, because it may hold a token. Raises NoCaption for a name that is not text."""
-    caption = " ".join(PurePosixPath(shown_url(name)).stem.replace("_", " ").split())
+    last = shown_url(name).rstrip("/").rpartition("/")[2]
+    stem, _, suffix = last.rpartition(".")
+    caption = " ".join((stem if stem and suffix else last).replace("_", " ").split())
     try:
         caption.encode()
     except UnicodeEncodeError:

@@ -134,7 +134,11 @@ class SampleReader:
         self._sizes = self._table(dataset.metadata_backend)
         words = self._table(dataset.caption_strategy)
         self._captions = Captions(dataset, source, words, self._caption_files)
-        self._shapes: dict[tuple[Size, tuple[int, int]], Geometry] = {}
+        self._shapes: dict[tuple[Size, tuple[int, ...]], Geometry] = {}
+        self._by_size: dict[Size, Geometry] = {}
+        self._draws = dataset.crop and (
+            dataset.crop_style in ("random", "face") or dataset.crop_aspect == "random"
+        )
         if dataset.crop and dataset.crop_style == "face":
             faces.detector()
 
@@ -177,11 +181,9 @@ class SampleReader:
         if dataset.crop and dataset.crop_style == "face":
             focus = self._face(name)
         identity = f"{dataset.id}\0{name}"
-        shape = geometry(size, dataset, identity, focus)
+        shape = self._geometry(size, identity, focus)
         if (why := unwanted(size, shape, dataset)) is not None:
             raise Unusable(why)
-        # Most images share their geometry with others, so equal geometries share one object.
-        shape = self._shapes.setdefault((shape.resized, (*shape.crop, *shape.bucket)), shape)  # type: ignore[arg-type]
         digest = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         return Sample(
             dataset=dataset.id,
@@ -195,6 +197,17 @@ class SampleReader:
             mask=self._mask(name),
             focus=focus,
         )
+
+    def _geometry(self, size: Size, identity: str, focus: Focus | None) -> Geometry:
+        """The geometry of an image. Equal geometries share one object, because most images share
+        theirs with others; it follows from the size alone unless something is drawn or looked
+        for."""
+        if not self._draws and (known := self._by_size.get(size)) is not None:
+            return known
+        shape = geometry(size, self.dataset, identity, focus)
+        shape = self._shapes.setdefault((shape.resized, (*shape.crop, *shape.bucket)), shape)
+        self._by_size[size] = shape
+        return shape
 
     def _size(self, name: str) -> Size:
         if self._sizes is not None:
@@ -210,7 +223,8 @@ class SampleReader:
             if found is not None:
                 return found
         try:
-            known = self.known.get(name, self.source.stamp(name))
+            # Only for files that are known: a stamp needs a look at the disk.
+            known = self.known.get(name, self.source.stamp(name)) if self._is_known(name) else None
             # Caches written before 2026-11-27 hold the size of a rotated TIFF the wrong way round.
             if known is not None and suffix_of(name) not in (".tif", ".tiff"):
                 return known.width, known.height
@@ -218,6 +232,9 @@ class SampleReader:
                 return size_of(stream, name)
         except OSError as e:
             raise Unusable(f"cannot be read: {e.strerror or e}") from None
+
+    def _is_known(self, name: str) -> bool:
+        return name in self.known.files
 
     def _face(self, name: str) -> Focus | None:
         try:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sd3tune.data import apart, jxl, png, ppm, tiff
+from sd3tune.data import apart, jpeg_header, jxl, png, ppm, tiff
 from sd3tune.data.unusable import NoMemory as NoMemory
 from sd3tune.data.unusable import Unusable as Unusable
 
@@ -31,6 +31,7 @@ EXTRAS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
 # First bytes of formats that are decoded in a separate process, besides JPEG XL: HEIF and AVIF
 # (from byte 4 on), JPEG 2000.
 ISO_MEDIA, JPEG_2000 = b"ftyp", (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
+FIRST_BYTES, MORE_BYTES = 4096, 2**17  # of a JPEG before its first scan: usual, and nearly all
 EXIF_BYTES = 16 * 2**20
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
@@ -135,13 +136,26 @@ def answers() -> Iterator[None]:
 def size_of(stream: BinaryIO, name: str) -> Size:
     """Width and height as a viewer shows them. Raises Unusable."""
     stream.seek(0)
-    if not jxl.starts(stream.read(12)):
+    first = stream.read(FIRST_BYTES)
+    if first.startswith(jpeg_header.SOI) and (found := _size_of_jpeg(stream, first)) is not None:
+        return found
+    if not jxl.starts(first[:12]):
         return size_here(stream, name)
     # The plugin for JPEG XL decodes the whole image to find its size.
     pixels = pixels_of_jxl(stream)
     stream.seek(0)
     with answers():
         return apart.size(stream.read(), pixels)
+
+
+def _size_of_jpeg(stream: BinaryIO, first: bytes) -> Size | None:
+    """The size of an ordinary JPEG, without Pillow; None for any other."""
+    found = jpeg_header.size(first)
+    if found is None and len(first) == FIRST_BYTES:  # profiles and previews come first
+        found = jpeg_header.size(first + stream.read(MORE_BYTES))
+    if found is None or found[0] * found[1] > (Image.MAX_IMAGE_PIXELS or 0):
+        return None
+    return found
 
 
 def size_here(stream: BinaryIO, name: str) -> Size:

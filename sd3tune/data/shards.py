@@ -1,12 +1,15 @@
 """The shard of a cache: a safetensors file with many entries, their checksums, and the inputs that
 could not be encoded. Also: which files of a folder are shards, and which of them sd3tune may
 remove.
+
+A tensor may be stored coded (data/coding.py): the metadata then names the coding and the tensor's
+shape. Shards from before there was a coding have none. Checksums are those of the decoded tensors.
 """
 
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from sd3tune.data import coding
 from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
 
@@ -30,7 +34,7 @@ Entry = Mapping[str, "Tensor"]
 
 
 class Foreign(ValueError):
-    """A valid safetensors file that another program wrote."""
+    """A valid safetensors file that another program wrote, or a newer sd3tune."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class About:
 
     problems: Mapping[str, str]  # key -> reason why it has no entry
     digests: Mapping[str, str]  # key -> checksum of its entry
+    shapes: Mapping[str, tuple[int, ...]]  # name of a coded tensor -> its shape
 
 
 @dataclass(frozen=True)
@@ -56,47 +61,64 @@ def paths(folder: Path) -> list[Path]:
                   if NAME.fullmatch(p.name) and opening.is_regular(p))  # fmt: skip
 
 
-def opened(path: Path) -> tuple[Any, About]:
-    """The open file and its metadata. Raises OSError, SafetensorError, and ValueError if sd3tune
-    did not write it."""
+@dataclass(frozen=True)
+class Shard:
+    """An open shard."""
+
+    file: Any
+    about: About
+    names: Mapping[str, Sequence[str]]  # key -> names of its tensors in the file
+
+    def entry(self, key: str) -> "dict[str, Tensor]":
+        """The tensors of one entry; none for a key that the shard lacks. Raises SafetensorError,
+        and ValueError for a coded tensor that is damaged."""
+        return {name.partition(".")[2]: self._tensor(name) for name in self.names.get(key, ())}
+
+    def _tensor(self, name: str) -> "Tensor":
+        found: Tensor = self.file.get_tensor(name)
+        shape = self.about.shapes.get(name)
+        return found if shape is None else coding.decoded(found, shape)
+
+
+def opened(path: Path) -> Shard:
+    """The open file. Raises OSError, SafetensorError, and ValueError if sd3tune did not write
+    it."""
     opening.size(path)
     file: Any = safe_open(str(path), framework="pt")
-    return file, _about(file.metadata() or {})
+    names: dict[str, list[str]] = {}
+    for name in file.keys():  # noqa: SIM118
+        names.setdefault(name.partition(".")[0], []).append(name)
+    return Shard(file, _about(file.metadata() or {}), names)
 
 
 def contents(path: Path) -> tuple[list[str], dict[str, str]]:
     """The keys with entries, and key -> reason for those without. Raises the same as `opened`."""
-    file, about = opened(path)
-    keys = sorted({name.partition(".")[0] for name in file.keys()})  # noqa: SIM118
-    return keys, dict(about.problems)
-
-
-def entry(file: Any, key: str) -> "dict[str, Tensor]":
-    """The tensors of one entry of an open shard."""
-    prefix = f"{key}."
-    # safetensors finds offsets by name, so no other entry is read.
-    names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118
-    return {name[len(prefix) :]: file.get_tensor(name) for name in names}
+    shard = opened(path)
+    return sorted(shard.names), dict(shard.about.problems)
 
 
 def whole(path: Path, wanted: set[str]) -> dict[str, Entry]:
     """The wanted entries whose content matches their checksum."""
-    file, about = opened(path)
-    read = {key: entry(file, key) for key in contents(path)[0] if key in wanted}
-    return {key: e for key, e in read.items() if digest(e) == about.digests.get(key)}
+    shard = opened(path)
+    read = {key: shard.entry(key) for key in sorted(shard.names) if key in wanted}
+    return {key: e for key, e in read.items() if digest(e) == shard.about.digests.get(key)}
 
 
 def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> bytes:
     """A shard as bytes; equal entries give equal bytes."""
     from safetensors.torch import save
 
-    tensors = {
-        f"{key}.{name}": tensor.contiguous()
-        for key in sorted(entries)
-        for name, tensor in sorted(entries[key].items())
-    }
+    tensors, shapes = {}, {}
+    for key in sorted(entries):
+        for name, tensor in sorted(entries[key].items()):
+            frame = coding.coded(tensor)
+            tensors[f"{key}.{name}"] = tensor.contiguous() if frame is None else frame
+            if frame is not None:
+                shapes[f"{key}.{name}"] = list(tensor.shape)
     digests = {key: digest(entries[key]) for key in sorted(entries)}
-    about = {"problems": dict(sorted(problems.items())), "digests": digests}
+    about: dict[str, Any] = {"problems": dict(sorted(problems.items())), "digests": digests}
+    if shapes:
+        about |= {"coding": coding.NAME, "shapes": shapes}
     data: bytes = save(tensors, {ABOUT: json.dumps(about)})
     return data
 
@@ -112,13 +134,19 @@ def digest(entry: Entry) -> str:
     return h.hexdigest()
 
 
+def is_finite(entry: Entry) -> bool:
+    """Whether no tensor of an entry holds NaN or infinity."""
+    import torch  # not before: counting entries needs none
+
+    return all(bool(torch.isfinite(t).all()) for t in entry.values() if t.is_floating_point())
+
+
 def damage(path: Path) -> Damage | None:
     """Reads a shard completely. None if it is intact or of another program. Raises DataError if
     this user may not read it."""
     try:
-        entries, problems = contents(path)
-        file, about = opened(path)
-        found = {key: entry(file, key) for key in entries}
+        shard = opened(path)
+        found = {key: shard.entry(key) for key in shard.names}
     except Foreign:
         return None
     except PermissionError as e:
@@ -128,13 +156,10 @@ def damage(path: Path) -> Damage | None:
         ) from None
     except UNREADABLE as e:
         return Damage(path, f"cannot be read: {e}", 0)
-    count = len(entries) + len(problems)
-    if {key: digest(e) for key, e in found.items()} != about.digests:
+    count = len(shard.names) + len(shard.about.problems)
+    if {key: digest(e) for key, e in found.items()} != shard.about.digests:
         return Damage(path, CHANGED, count)
-    import torch
-
-    tensors = [t for e in found.values() for t in e.values() if t.is_floating_point()]
-    if not all(torch.isfinite(t).all() for t in tensors):
+    if not all(map(is_finite, found.values())):
         return Damage(path, "it holds NaN or infinity", count)
     return None
 
@@ -171,7 +196,20 @@ def _about(metadata: Mapping[str, str]) -> About:
     data = opening.parsed(metadata[ABOUT])
     if not isinstance(data, dict):
         raise ValueError(f"its metadata `{ABOUT}` is damaged")
-    return About(_texts(data, "problems"), _texts(data, "digests"))
+    if (name := data.get("coding", coding.NAME)) != coding.NAME:
+        raise Foreign(f"a newer sd3tune wrote it, with the coding {name!r:.40}")
+    return About(_texts(data, "problems"), _texts(data, "digests"), _shapes(data))
+
+
+def _shapes(data: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    found = data.get("shapes", {})
+    if not (isinstance(found, dict) and all(map(_is_shape, found.values()))):
+        raise ValueError(f"its metadata `{ABOUT}` is damaged at `shapes`")
+    return {name: tuple(shape) for name, shape in found.items()}
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**31 for n in value)
 
 
 def _texts(data: Mapping[str, Any], name: str) -> dict[str, str]:

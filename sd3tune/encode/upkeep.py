@@ -11,7 +11,8 @@ import torch
 from sd3tune import backends
 from sd3tune.config.files.prompts import Prompt, load_prompts
 from sd3tune.data import sqlite_files
-from sd3tune.data.cache import INDEX, SHARDS, TABLES, TensorCache
+from sd3tune.data.cache import INDEX, SHARDS, TensorCache
+from sd3tune.data.cache_index import TABLES
 from sd3tune.data.shards import Damage
 from sd3tune.encode import census
 from sd3tune.encode.caches import EPOCH, Caches

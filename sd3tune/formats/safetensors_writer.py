@@ -55,7 +55,7 @@ def _header(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None) -> b
 
 
 def _memory(name: str, tensor: Tensor) -> Buffer:
-    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if not tensor.is_cpu or not tensor.is_contiguous():
         raise ValueError(f"`{name}` is not a contiguous tensor on the CPU")
     # NumPy takes five times as long to give a buffer, and has no bfloat16.
     return (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())

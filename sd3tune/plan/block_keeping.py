@@ -1,7 +1,7 @@
 """What each transformer block keeps for the backward pass: its inputs alone, these and the outputs
 of its attention, or everything. The less it keeps, the more of it is computed again.
 
-Pure arithmetic. The bytes of a choice are counted in activations.py, its seconds in duration.py;
+Pure arithmetic. The bytes of a choice are counted in step_peak.py, its seconds in duration.py;
 `fastest` finds the quickest that fits. Blocks that keep everything are the last ones: the backward
 pass frees them before it computes another block again.
 """
@@ -83,8 +83,21 @@ def fastest(
     attention: bool,
     everything: bool,
 ) -> tuple[Keep, ...]:
-    """The quickest choice that fits. attention, everything: whether blocks may keep these. Where
-    nothing fits, all blocks keep their inputs alone.
+    """The quickest of `choices`. Where nothing fits, all blocks keep their inputs alone."""
+    loads = choices(layers, load, fits, attention=attention, everything=everything)
+    return min(loads, key=seconds).keep
+
+
+def choices(
+    layers: int,
+    load: "Load",
+    fits: Callable[["Load"], bool],
+    *,
+    attention: bool,
+    everything: bool,
+) -> Iterator["Load"]:
+    """The load with each choice that may be the quickest of those that fit, and with inputs alone.
+    attention, everything: whether blocks may keep these.
 
     Seconds and bytes are nearly linear in the numbers of blocks, so that the best choice is at a
     corner: as many blocks as fit keep attention, or everything, or the rest attention.
@@ -93,11 +106,8 @@ def fastest(
     def with_(more: int, some: int) -> "Load":
         return replace(load, keep=mixed(layers, more, some))
 
-    best = min(
-        (with_(*counts) for counts in _corners(layers, with_, fits, attention, everything)),
-        key=seconds,
-    )
-    return best.keep
+    for counts in _corners(layers, with_, fits, attention, everything):
+        yield with_(*counts)
 
 
 def _corners(

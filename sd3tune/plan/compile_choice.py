@@ -78,6 +78,8 @@ def against(config: Config, expected: Prospect) -> str | None:
         return "DoRA's layers cannot be compiled"
     if config.dynamo_mode in CUDA_GRAPHS:
         return f"dynamo_mode={config.dynamo_mode} needs CUDA graphs, which are not supported"
+    if config.gradient_checkpointing_keep == "attention":
+        return "compiled blocks cannot keep the outputs of attention alone"
     if config.blocks_to_swap:
         return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
     if expected.vendor == "cpu":

@@ -87,7 +87,8 @@ def step_operations(plan: "Plan", image_tokens: float) -> int:
 def clock(seconds: float) -> str:
     """For people, in two or three digits: "0.41 s", "42 s", "12 min", "3.4 h"."""
     if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+        digits = "2g" if seconds < 0.1 else "2f" if seconds < 10 else "0f"
+        return f"{seconds:.{digits}} s"
     if seconds < 6000:
         return f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:.0f} h"

@@ -1,29 +1,22 @@
-"""What the blocks of a run keep for the backward pass: as set, or the quickest that fits."""
+"""What the blocks of a run keep for the backward pass: what the user set, and what may be chosen.
+plan/fastest.py chooses."""
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 
-from sd3tune.backends.decide import speeds
-from sd3tune.backends.decide.speeds import Speed
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
-from sd3tune.plan.block_keeping import Keep, at_interval, fastest, mixed, summary
-from sd3tune.plan.duration import step_seconds
+from sd3tune.plan.block_keeping import Keep, at_interval, choices
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.memory import Load, estimate, gib
+from sd3tune.plan.memory import Load
 
 NAME = "gradient_checkpointing_keep"
-FILLED = 0.92  # of the device's room: the rest is for what an estimate does not see
-# Where the device's speed is unknown, only relations count: a card with 16-bit matrix units.
-NOMINAL = Speed(
-    matmul=4e14, attention=1.5e14, memory=2e12, launch_seconds=1e-5, link=2e10, error=1.0,
-    source="nominal",
-)  # fmt: skip
 
 
-def keep_choice(inputs: RunInputs, load: Load) -> Decision[tuple[Keep, ...]]:
-    """Raises PlanError where what the user set cannot be kept. load: of one step, with its
-    compiler, batch size and precision decided."""
+def settled(inputs: RunInputs, load: Load) -> Decision[tuple[Keep, ...]] | None:
+    """What the user set, or what the device leaves no choice for; None: it is open. Raises
+    PlanError where what the user set cannot be kept. load: of one step, with its compiler, batch
+    size and precision decided."""
     c, layers = inputs.config, inputs.model.transformer.layers
     plain, source = at_interval(layers, load.interval), c.source(NAME)
     if not load.interval:
@@ -38,7 +31,7 @@ def keep_choice(inputs: RunInputs, load: Load) -> Decision[tuple[Keep, ...]]:
         return Decision(plain, source, "set in the configuration")
     if (why := left_alone(inputs, load)) is not None:
         return Decision(plain, AUTO, why)
-    return _chosen(inputs, load, attention=never is None)
+    return None
 
 
 def without_outputs(facts: Facts, load: Load) -> str | None:
@@ -61,31 +54,19 @@ def left_alone(inputs: RunInputs, load: Load) -> str | None:
     return "the device hides its memory" if inputs.room_bytes is None else None
 
 
-def _chosen(inputs: RunInputs, load: Load, *, attention: bool) -> Decision[tuple[Keep, ...]]:
-    """The quickest that fits. Blocks keep everything only where the user did not ask for
-    checkpointing, and swapped blocks never do."""
-    shape, room = inputs.model.transformer, inputs.room_bytes or 0
-    speed = speeds.speed(inputs.facts) or NOMINAL
-
-    def fits(changed: Load) -> bool:
-        return _need(inputs, changed) <= FILLED * room
-
-    def seconds(changed: Load) -> float:
-        return step_seconds(shape, changed, speed)
-
-    asked = inputs.config.source("gradient_checkpointing").by == "user"
-    everything = not (asked or load.swapped or load.sharded)
-    keep = fastest(shape.layers, load, fits, seconds, attention=attention, everything=everything)
-    chosen, least = replace(load, keep=keep), replace(load, keep=mixed(shape.layers, 0, 0))
-    if chosen == least:
-        return Decision(keep, AUTO, f"more would not fit {gib(room)} with room to spare")
-    gain = 1 - seconds(chosen) / seconds(least)
-    why = (
-        f"{summary(keep)}: {gib(_need(inputs, chosen))} of {gib(room)}, and steps take "
-        f"about {gain:.0%} less time than with the inputs alone ({gib(_need(inputs, least))})"
+def open_choices(inputs: RunInputs, load: Load, fits: Callable[[Load], bool]) -> Iterator[Load]:
+    """The load with each choice that may be the quickest of those that fit. Blocks keep everything
+    only where the user did not ask for checkpointing, and swapped blocks never do."""
+    yield from choices(
+        inputs.model.transformer.layers,
+        load,
+        fits,
+        attention=without_outputs(inputs.facts, load) is None,
+        everything=may_keep_everything(inputs, load),
     )
-    return Decision(keep, AUTO, why)
 
 
-def _need(inputs: RunInputs, load: Load) -> int:
-    return estimate(inputs.model, load).training
+def may_keep_everything(inputs: RunInputs, load: Load) -> bool:
+    """Whether blocks may keep everything, where there is room."""
+    asked = inputs.config.source("gradient_checkpointing").by == "user"
+    return not (asked or load.swapped or load.sharded)

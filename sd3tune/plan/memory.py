@@ -1,16 +1,17 @@
 """How much memory a run needs, by arithmetic: no weight is loaded to find out.
 
 Weights and optimizer state are counted exactly. Activations follow from the tensors that each
-operator of a block saves (block_bytes.py, activations.py); they and the workspace are estimates and
+operator of a block saves (block_bytes.py, step_peak.py); they and the workspace are estimates and
 are labelled so wherever they are shown. docs/reference/memory.md compares them with measurements.
 """
 
 from dataclasses import dataclass
 
 from sd3tune.backends.decide.limits import WORKSPACE_BYTES
-from sd3tune.plan import activations
-from sd3tune.plan.activations import BYTES as BYTES
+from sd3tune.config.files.lycoris_config import Lycoris
+from sd3tune.plan import step_peak
 from sd3tune.plan.block_keeping import Keep
+from sd3tune.plan.step_peak import BYTES as BYTES
 from sd3tune.sd3.variants import Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
@@ -79,7 +80,10 @@ class Load:
     targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
     rank: int = 0  # of LoRA
     dropout: bool = False  # LoRA's, which keeps a mask
+    dora: bool = False
+    resident: int = 0  # images that stay on the device: those of the evaluation
     compiled: bool = False  # blocks, by torch.compile
+    lycoris: Lycoris | None = None  # what trains instead of LoRA
     keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
 
@@ -90,7 +94,7 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
     trained = load.trained // parts
     per_value = BYTES[load.trainable_dtype]
     copies = 2 if load.processes > 1 and parts == 1 else 1
-    peak = activations.peak(shape, load, trained * per_value * copies)
+    peak = step_peak.peak(shape, load, trained * per_value * copies)
     own = weights(shape, load)
     # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
     gathered = 2 * own // shape.layers if parts > 1 else 0
@@ -113,7 +117,7 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
 def weights(shape: Transformer, load: Load) -> int:
     """Of swapped blocks, the largest two: one computes while the next one arrives. Of AdaLN weights
     in host memory, the largest layer. The table of positions is a buffer in the format of the
-    weights."""
+    weights; beside AdaLN weights in host memory, only the part of one size."""
     dtype = load.trainable_dtype if load.full else load.base_dtype
 
     def of(parameters: int, quantisable: int) -> int:
@@ -127,6 +131,7 @@ def weights(shape: Transformer, load: Load) -> int:
     resident = shape.parameters + shape.positions**2 * shape.hidden
     if load.modulations_off:
         resident += (9 if shape.dual_layers else 6) * shape.hidden**2 - shape.modulating
+        resident += (load.tokens - shape.positions**2) * shape.hidden
     swapped = sorted(block(i) for i in range(load.swapped))
     return of(resident, shape.quantisable) - sum(swapped) + sum(swapped[-2:])
 

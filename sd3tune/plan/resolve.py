@@ -19,8 +19,8 @@ from sd3tune.plan.arithmetic import (
 from sd3tune.plan.blocks import memory_plan
 from sd3tune.plan.encoding import caption_plan
 from sd3tune.plan.evaluation_plan import evaluation_plan, score_plan
+from sd3tune.plan.fastest import fastest, keep_decision
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.keep_choice import keep_choice
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
 from sd3tune.plan.memory import estimate
@@ -50,16 +50,20 @@ def resolve(inputs: RunInputs) -> Plan:
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
+    picked = fastest(inputs, load)
+    data = data_plan(inputs, batch)
+    expected = compile_choice.prospect(
+        inputs.facts, model.transformer, picked.load, data.steps.value
+    )
+    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
+    chosen = chosen | {"dynamo_backend": compiler}
+    if compiler.value != compile_choice.NOTHING:  # other choices fit blocks that are compiled
+        picked = fastest(inputs, replace(load, compiled=True))
+    load = picked.load
     pinned = chosen["pin_memory"].value == "on"
     modulations = modulation_decision(inputs, load, pinned=pinned)
     load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
-    keep = keep_choice(inputs, load)
-    load = replace(load, keep=keep.value)
-    data = data_plan(inputs, batch)
-    expected = compile_choice.prospect(inputs.facts, model.transformer, load, data.steps.value)
-    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
-    chosen = chosen | {"dynamo_backend": compiler}
-    load = replace(load, compiled=compiler.value != compile_choice.NOTHING)
+    keep = keep_decision(inputs, picked)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
     return Plan(

@@ -8,6 +8,7 @@ the last block drops, embedders and the loss are left out: less than 2 %.
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 from sd3tune.plan.block_keeping import recomputed, recomputed_attention
 from sd3tune.plan.memory import BYTES, Load, stored
@@ -81,6 +82,7 @@ class Work:
         return Work(**sums)
 
 
+@lru_cache(maxsize=64)
 def forward(shape: Transformer, image_tokens: float, text_tokens: int) -> Forward:
     """text_tokens: of T5; CLIP's come on top."""
     text = text_tokens + CLIP_TOKENS
@@ -99,6 +101,19 @@ def seen_by(layer: Linear, image_tokens: float, text: float) -> float:
     if part.startswith(ONE_VECTOR):
         return 1.0
     return text if part.startswith(TEXT) else image_tokens
+
+
+@lru_cache(maxsize=64)
+def adapted(
+    shape: Transformer, targets: tuple[str, ...], image_tokens: float, text: float
+) -> tuple[int, float, float]:
+    """Of LoRA on these targets: its layers, and for one image the values that go into them and that
+    come out of them."""
+    layers = shape.targeted(targets) if targets else []
+    seen = [seen_by(layer, image_tokens, text) for layer in layers]
+    inputs = sum(s * layer.inputs for s, layer in zip(seen, layers, strict=True))
+    outputs = sum(s * layer.outputs for s, layer in zip(seen, layers, strict=True))
+    return len(layers), inputs, outputs
 
 
 def step_work(shape: Transformer, load: Load, image_tokens: float | None = None) -> Work:
@@ -120,7 +135,8 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
         host_seconds=_unpacking_seconds(shape, load, again),
         linked=_linked(shape, load, tokens),
     )
-    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, 0)
+    streamed = BYTES[load.base_dtype] * shape.modulating if load.modulations_off else 0
+    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, streamed)
     return batch.times(load.accumulation).plus(update)
 
 
@@ -154,11 +170,9 @@ def _moved(shape: Transformer, load: Load, tokens: float, again: float) -> float
     block = _both(JOINT, again) + (_both(QK_NORM, again) if shape.qk_norm else 0)
     total = shape.layers * (tokens + text) * shape.hidden * block
     total += shape.dual_layers * tokens * shape.hidden * _both(DUAL, again)
-    if load.targets:
-        inputs = _both(LORA_INPUTS, again) + (_both(DROPOUT, again) if load.dropout else 0)
-        for layer in shape.targeted(load.targets):
-            seen = seen_by(layer, tokens, text)
-            total += seen * (layer.inputs * inputs + layer.outputs * _both(LORA_OUTPUTS, again))
+    _, inputs, outputs = adapted(shape, load.targets, tokens, text)
+    each = _both(LORA_INPUTS, again) + (_both(DROPOUT, again) if load.dropout else 0)
+    total += inputs * each + outputs * _both(LORA_OUTPUTS, again)
     if load.autocast is None and load.base_dtype != "fp32":
         total *= HALF_WITHOUT_AUTOCAST
     if load.compiled:
@@ -185,8 +199,8 @@ def _kernels(shape: Transformer, load: Load, again: float) -> float:
         return part.forward_kernels * (1 + again) + part.backward_kernels
 
     block = count(JOINT) + (count(QK_NORM) if shape.qk_norm else 0)
-    adapted = len(shape.targeted(load.targets)) if load.targets else 0
-    lora = adapted * (count(LORA_INPUTS) + (count(DROPOUT) if load.dropout else 0))
+    layers, _, _ = adapted(shape, load.targets, 1.0, 1.0)
+    lora = layers * (count(LORA_INPUTS) + (count(DROPOUT) if load.dropout else 0))
     total = shape.layers * block + shape.dual_layers * count(DUAL) + lora
     return total * (COMPILED_KERNELS if load.compiled else 1.0)
 

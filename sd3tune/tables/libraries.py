@@ -65,6 +65,7 @@ PLAIN = tuple(
         "protobuf": "google.protobuf:",
         "numpy": "numpy: asarray",
         "pillow": "PIL.Image: open",
+        "zstandard": "zstandard: ZstdCompressor",
         "pydantic": "pydantic: BaseModel TypeAdapter",
         "click": "click: Group",
         "rich": "rich.progress: Progress",

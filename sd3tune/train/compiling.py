@@ -47,10 +47,11 @@ def compile_blocks(model: Any, backend: str | None, options: CompileOptions) -> 
         return
     if backend == "inductor":
         keep_code()
+    from torch._dynamo import config as switches
+
     announce()
-    torch._dynamo.config.recompile_limit = MOST_GRAPHS
-    # It would split a block where DDP's gradient buckets end (`optimize_ddp`).
-    torch._dynamo.config.optimize_ddp = False
+    switches.recompile_limit = MOST_GRAPHS
+    switches.optimize_ddp = False  # it splits a block where DDP's gradient buckets end
     compiled = {
         forward: one_graph(forward, backend, options)
         for forward in {type(block).forward for block in model.transformer_blocks}
@@ -147,9 +148,11 @@ def announce() -> None:
 def keep_code() -> Path:
     """Lets PyTorch keep the compiled code for the next run, and returns the folder: the user's, or
     one that lasts as long as this process."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     folder = compiled_code.opened(compiled_code.root(os.environ))
     if folder is None:
         held = ExitStack()
         atexit.register(held.close)
         folder = held.enter_context(private_folder("compiled"))
-    return compiled_code.prepare(os.environ, folder)
+    return compiled_code.prepare(os.environ, folder, default_cache_dir())

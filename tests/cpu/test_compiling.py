@@ -3,8 +3,11 @@ and the bits of float32 products."""
 
 import copy
 import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +98,42 @@ def test_the_mode_reaches_the_backend() -> None:
 
 BUCKETS = [(16, 16), (16, 24), (24, 16), (20, 20), (12, 32), (32, 12), (8, 32), (16, 20), (20, 16),
            (28, 12), (12, 28), (24, 24)]  # fmt: skip
+
+
+KEEPING = """
+import torch
+from sd3tune.plan.arithmetic import CompileOptions
+from sd3tune.train.compiling import compile_blocks
+from tests.cpu.test_compiling import Blocks, Small
+torch.manual_seed(0)
+blocks = Blocks(Small(False))
+compile_blocks(blocks, "inductor", CompileOptions())
+asked = torch.ones(2, 4, 8), torch.ones(2, 3, 8), torch.ones(2, 8)
+image, text = blocks.transformer_blocks[0](*asked)
+(image.square().sum() + text.sum()).backward()
+found = torch._dynamo.utils.counters["aot_autograd"]
+print(found["autograd_cache_hit"], found["autograd_cache_miss"], image.sum().item())
+"""
+
+
+@pytest.mark.slow
+def test_compiled_code_is_read_by_the_next_process_and_made_anew_where_it_is_damaged(
+    tmp_path: Path,
+) -> None:
+    def run() -> list[str]:
+        environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+        environ.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in this process
+        ran = subprocess.run([sys.executable, "-W", "ignore", "-c", KEEPING], env=environ,
+                             capture_output=True, text=True, check=True)  # fmt: skip
+        return ran.stdout.split()
+
+    cold, warm = run(), run()
+    kept = [path for path in (tmp_path / "sd3tune" / "compiled").rglob("*") if path.is_file()]
+    assert len(kept) > 5
+    assert cold[:2] == ["0", "1"] and warm[:2] == ["1", "0"] and warm[2] == cold[2]
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:20])
+    assert run()[2] == cold[2]
 
 
 class Small(nn.Module):

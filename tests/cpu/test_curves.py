@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cpu.conftest import Train
 
@@ -27,8 +28,25 @@ LOSS_OF_PRODUCTS = 1e-3  # how far the loss of a run in 8 bits may be from that 
 def test_a_run_has_the_recorded_losses_and_gradients(
     name: str, run: Train, demo: Path, tmp_path: Path
 ) -> None:
+    has_recorded(name, run, demo, tmp_path)
+
+
+# PyTorch looks at the gradient of what it traces, and warns of it where it is not a leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_blocks_have_the_recorded_losses_and_gradients(
+    backend: str, run: Train, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    has_recorded(next(iter(CASES["cases"])), run, demo, tmp_path, f"dynamo_backend={backend}")
+    torch._dynamo.reset()
+
+
+def has_recorded(name: str, run: Train, demo: Path, tmp_path: Path, *more: str) -> None:
+    """Runs a case. more: settings that may not change its numbers."""
     words = [w.replace("=models/", f"={demo}/models/") for w in CASES["cases"][name]]
-    run(*CASES["every"], *words, f"max_train_steps={STEPS}")
+    run(*CASES["every"], *words, *more, f"max_train_steps={STEPS}")
     lines = (tmp_path / "output" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     for measured in ("loss", "grad_norm"):

@@ -127,6 +127,23 @@ def test_a_teacher_is_asked_the_announced_question_and_an_evaluation_another_one
             assert torch.equal(model(**question_)[0], answer)
 
 
+def test_positions_come_from_the_host_for_each_size() -> None:
+    still, moved = model_of().eval(), model_of().eval()
+    copied: list[int] = []
+
+    def to_device(t: Tensor) -> Tensor:
+        copied.append(t.numel())
+        return t.clone()
+
+    offload.positions_to_host(moved, Tensor.clone, to_device)
+    assert "pos_embed.pos_embed" not in dict(moved.named_buffers())
+    wide = question()["hidden_states"].repeat(1, 1, 1, 2)
+    with torch.no_grad():
+        for asked in (question(), question(), question() | {"hidden_states": wide}):
+            assert torch.equal(moved(**asked)[0], still(**asked)[0])
+    assert len(copied) == 2 and copied[1] == 2 * copied[0]
+
+
 def test_a_call_that_is_not_the_announced_one_is_never_answered_with_numbers() -> None:
     model, asked = model_of(), question()
     outside(model).announce(

@@ -1,5 +1,6 @@
 """Every optimizer against its paper in float64, its state, its options, and what bf16 needs."""
 
+import copy
 import json
 from collections.abc import Iterator
 from importlib import metadata
@@ -353,3 +354,34 @@ def test_a_schedule_free_run_resumes_exactly_and_gives_away_the_average(
 def test_states_of_two_libraries_adamw_are_told_apart() -> None:
     kinds = {optim_state.kind(made(n)[1]) for n in ("adamw", "optimi-adamw", "bnb-adamw")}
     assert kinds == {"torch.AdamW", "optimi.AdamW", "bitsandbytes.AdamW"}
+
+
+def test_one_kernel_updates_all_weights_also_after_a_checkpoint_that_knew_none() -> None:
+    """How an optimizer computes is this machine's choice, not the checkpoint's."""
+
+    def stepped(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> Tensor:
+        for seed in range(5):
+            weight.grad = torch.randn(64, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+        return weight.detach()
+
+    looped = nn.Parameter(torch.ones(64))
+    loop = torch.optim.AdamW([looped], lr=1e-2)
+    stepped(loop, looped)
+    ours = nn.Parameter(looped.detach().clone())
+    fused = build("adamw", [ours], 1e-2, {})
+    assert fused.param_groups[0]["fused"] is True
+    optim_state.put(fused, copy.deepcopy(loop.state_dict()))
+    assert fused.param_groups[0]["fused"] is True
+    torch.testing.assert_close(stepped(fused, ours), stepped(loop, looped), rtol=1e-5, atol=1e-7)
+    optim_state.put(loop, copy.deepcopy(fused.state_dict()))
+    assert not loop.param_groups[0]["fused"]
+
+
+def test_weights_that_no_kernel_takes_are_updated_one_by_one() -> None:
+    nowhere = nn.Parameter(torch.ones(4, device="meta"))
+    assert not build("adamw", [nowhere], 1e-2, {}).param_groups[0]["fused"]
+    here = nn.Parameter(torch.ones(4))
+    kinds = ("adamw", "torch-adam", "torch-sgd", "torch-adagrad")  # Adagrad's runs on CPUs alone
+    fused = [bool(build(n, [here], 1e-2, {}).param_groups[0]["fused"]) for n in kinds]
+    assert fused == [True, True, True, False]

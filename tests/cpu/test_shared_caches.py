@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from sd3tune import quant
 from sd3tune.data import digests, shards, sqlite_files
-from sd3tune.data.cache import INDEX, TABLES, TensorCache, shard_name
+from sd3tune.data.cache import INDEX, TensorCache, shard_name
+from sd3tune.data.cache_index import TABLES
 from sd3tune.data.digests import Known, KnownFiles
 from sd3tune.encode.fill import fill
 from sd3tune.errors import DataError

@@ -24,7 +24,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     made = Project(tmp_path)
-    made.config(pretrained_model_name_or_path=LARGE, resolution=1024)
+    precision = {"base_model_precision": "int8-quanto"}  # too much for an RTX 2060
+    made.config(pretrained_model_name_or_path=LARGE, resolution=1024, **precision)
     made.image(resolution=1024)
     return made
 
@@ -60,7 +61,10 @@ def test_the_document_says_what_each_card_needs_takes_costs_and_gets(answered: R
     )
     assert cards["rtx4090"]["time"]["seconds_per_step"] > large["time"]["seconds_per_step"]
     assert not cards["rtx2060"]["fits"] and "GiB" in cards["rtx2060"]["why"]
-    assert cards["rtx3060"]["chosen"]["base_model_precision"] != "no_change"
+    assert cards["rtx3060"]["chosen"]["base_model_precision"] == "int8-quanto"
+    chosen = {name: card["chosen"]["gradient_checkpointing"] for name, card in cards.items()
+              if card["fits"]}  # fmt: skip
+    assert chosen["h100"] == "none" and chosen["rtx3060"] != "none"
 
 
 def test_the_answer_of_a_card_is_that_of_plan_on_it(answered: Run) -> None:
@@ -154,3 +158,39 @@ def test_a_row_with_the_longest_cells_fits_eighty_columns() -> None:
     for key in ("rtx3080ti-laptop", "mi355x"):  # the longest name, the most memory
         cells = comparison_lines.cells(answer(key, hours=99.9, price=99.9))
         assert len(comparison_lines.row(*cells)) <= 80
+
+
+def test_cloud_write_takes_the_cheapest_card_and_says_why(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices = ["--price", "h100=2", "--price", "rtx4090=9", "--price", "rtx2060=0.01"]
+    words = ["cloud", "write", "sky", "config/config.json", "--cheapest", *prices]
+    assert exit_code(words, monkeypatch) == 0
+    told = capsys.readouterr()
+    assert "H100" in told.out and "4090" not in told.out
+    assert "h100: taken, the cheapest: " in told.err and "rtx4090: " in told.err
+    assert "rtx2060: " in told.err and "GiB" in told.err
+
+
+@pytest.mark.parametrize(
+    "words, message, hint",
+    [
+        ([], "name a card, or ask for the cheapest", "--cheapest"),
+        (["--cheapest", "--card", "h100"], "name a card, or ask for", "--card NAME"),
+        (["--cheapest"], "--cheapest needs prices", "--price CARD=PRICE"),
+        (["--card", "h100", "--price", "h100=1"], "--price does nothing with --card", "leave one"),
+        (["--cheapest", "--price", "h10=1"], "unknown chip `h10`", "h100"),
+        (["--cheapest", "--price", "rtx2060=1"], "the run fits none of rtx2060", "larger cards"),
+    ],
+)
+def test_cloud_write_refuses_a_choice_of_cards_that_makes_no_sense(
+    words: list[str],
+    message: str,
+    hint: str,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code(["cloud", "write", "sky", "config/config.json", *words], monkeypatch) == 1
+    told = capsys.readouterr().err
+    assert f"error: {message}" in told.replace("--price h10=1: ", "") and hint in told

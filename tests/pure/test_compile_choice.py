@@ -35,11 +35,13 @@ def test_twice_the_cost_must_be_saved(steps: int, saved: float, value: str) -> N
     "chip, settings, reason",
     [
         ("h100", {"use_dora": True}, "DoRA"),
+        ("h100", {"gradient_checkpointing": True, "gradient_checkpointing_keep": "attention"},
+         "cannot keep the outputs"),
         ("h100", {"dynamo_mode": "reduce-overhead"}, "CUDA graphs"),
         ("h100", {"blocks_to_swap": 2, "gradient_checkpointing": True}, "copies decide"),
         ("m3-max", {}, "compiled only where"),
     ],
-)
+)  # fmt: skip
 def test_other_runs_are_not_compiled_and_say_why(
     chip: str, settings: dict[str, Any], reason: str
 ) -> None:

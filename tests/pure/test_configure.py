@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -86,11 +87,12 @@ def test_enter_all_the_way_is_a_run_of_the_default_model(on: On) -> None:
 
 
 def test_every_choice_says_its_memory_and_its_time_here(on: On) -> None:
-    """Of the planner: 7.5 GiB for SD3.5 medium in batches of 4 at 1024 px."""
+    """Of the planner, for SD3.5 medium in batches of 4 at 1024 px: what is free is used."""
     typist = Typist([])
     interviewed(on("rtx4090"), typist)
     first = typist.text.partition("2 of 8")[0]
-    assert "memory 7.6 GiB of 23.5 GiB, time 0.8 to 2.0 h; downloads about 14.7 GiB" in first
+    figures = r"memory 2\d\.\d GiB of 23\.5 GiB, time \d\d to \d\d min; downloads about 14\.7 GiB"
+    assert re.search(figures, first), first
     memory = typist.text.partition("5 of 8")[2].partition("6 of 8")[0]
     for name in ("24gb", "10gb", "automatic", "stable", "lowest-vram"):
         assert f"  {name}: " in memory
@@ -120,7 +122,11 @@ def test_q_leaves_and_writes_nothing(on: On) -> None:
     "lines, error, hint",
     [
         (["99"], "there is no choice 99", "type a number from 1 to 4, or a name"),
-        (["large", "", "", "", "80gb"], "no usable base_model_precision", "train a smaller model"),
+        (
+            ["large", "", "", "", "80gb"],
+            "`train_batch_size=4` does not fit",
+            "set train_batch_size=",
+        ),
         (["", "nowhere"], "there is no such folder", "name the folder that holds the images"),
         (["", "", "sculpture"], "the preset `sculpture`", "--presets"),
         (["", "", "12gb"], "`12gb` is a preset by memory", "--presets"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from sd3tune.backends.decide import speeds
+from sd3tune.backends.decide import kernel_speeds, speeds
 from sd3tune.backends.decide.option import Option
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.probes import IMPORT, RATES, ProbeAnswer, probes
@@ -41,6 +41,7 @@ def admit(
     run: ProbeRunner,
     also: Iterable[str] = (),
     informing: Sequence[str] = (),
+    measuring: Callable[[T], Sequence[str]] = lambda decided: (),
 ) -> Admitted[T]:
     """Decides, runs the probes of what was chosen, and decides again until every choice rests on
     probes that were run.
@@ -49,6 +50,7 @@ def admit(
     chosen: of its result, the option of each axis.
     also: probes that this run needs whatever is chosen.
     informing: probes that are run for their figures; nothing is refused where they fail.
+    measuring: the same, as they follow from what was decided.
 
     An essential probe that failed becomes a problem of the facts, with severity `fail`, and ends
     the search: nothing trains there.
@@ -58,7 +60,12 @@ def admit(
     answers: dict[str, ProbeAnswer] = {}
     admitted = replace(facts, smoke={})
     decided = decide(admitted)
-    while new := [p for p in (*essential, *informing, *resting(chosen(decided))) if p not in asked]:
+
+    def needed(decided: T) -> list[str]:
+        named = (*essential, *informing, *measuring(decided), *resting(chosen(decided)))
+        return [probe for probe in named if probe not in asked]
+
+    while new := needed(decided):
         answers |= run(facts, list(dict.fromkeys(new)))
         asked |= set(new)
         admitted = _with_answers(facts, answers, informing)
@@ -72,10 +79,14 @@ def _with_answers(
     facts: Facts, answers: Mapping[str, ProbeAnswer], informing: Sequence[str]
 ) -> Facts:
     """The facts with what the probes came to. One that informs decides nothing by failing."""
-    deciding = {name: answer for name, answer in answers.items() if name not in informing}
+    timed = {name: a for name, a in answers.items() if kernel_speeds.shape_of(name) is not None}
+    deciding = {n: a for n, a in answers.items() if n not in informing and n not in timed}
+    # The last one is of the shape that was decided last.
+    seconds = kernel_speeds.seconds_of([*timed.values()][-1].words) if timed else {}
     measured = answers.get(RATES)
     rates = speeds.figures_of(measured.words) if measured is not None and measured.ok else {}
-    return replace(facts, smoke=smoke_of(deciding), rates=rates or facts.rates)
+    return replace(facts, smoke=smoke_of(deciding), rates=rates or facts.rates,
+                   attention_seconds=seconds or facts.attention_seconds)  # fmt: skip
 
 
 def smoke_of(answers: Mapping[str, ProbeAnswer]) -> dict[str, str]:

@@ -8,7 +8,7 @@ rule excludes.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from sd3tune.backends.decide import limits
+from sd3tune.backends.decide import kernel_speeds, limits
 from sd3tune.backends.decide.option import Level, Option
 from sd3tune.backends.decide.options import AXES, canonical
 from sd3tune.backends.decide.rules import Request, one_memory
@@ -39,9 +39,12 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision[str]:
     rejected = tuple(Rejected(name, why) for name, why in verdicts.items() if why)
     if asked is not None:
         return _asked(axis, asked, facts, request, verdicts, rejected)
-    for option in AXES[axis]:
-        if option.auto and not verdicts[option.name]:
-            return Decision(option.name, AUTO, option.because, rejected)
+    clean = [option for option in AXES[axis] if not verdicts[option.name]]
+    for option in (o for o in clean if o.auto):
+        because = option.because
+        if axis == "attention_mechanism" and request.deterministic != "on":
+            option, because = kernel_speeds.quickest(option, clean, facts)
+        return Decision(option.name, AUTO, because, rejected)
     why = "; ".join(f"{r.name}: {r.reasons[0]}" for r in rejected)
     hint = _way_out(axis, facts, request, [n for n, why in verdicts.items() if not why])
     raise PlanError(f"no usable {axis} on {facts.weakest.name}: {why}", hint=hint)

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.observe.facts import Arch, Facts
+from sd3tune.tables.buses import bus_bytes_per_second
 
 # Host seconds of one kernel: Python, autograd and the driver. The demo's step on an H200 (about
 # 1,100 kernels, 33 ms) is the only figure.
 LAUNCH_SECONDS = 15e-6
-# Bytes a second from host memory to the device: measured on an H200; PCIe 4 x16 elsewhere.
-LINK = 22e9
-FAST_LINK, FAST_LINKS = 54e9, ("sm_90", "sm_100", "gfx942", "gfx950")
 # What a step reaches of the figures that the probe measures. On a card its products are smaller and
 # its memory-bound kernels shorter: the shares are those of an H200's figures, and the probe has not
 # run on one. On a CPU they were fitted to a step of the demo's model and one of 78 million weights
@@ -120,7 +118,7 @@ def catalogued(chip: chips.Chip) -> Speed | None:
         attention=rate * shares.attention,
         memory=chip.bandwidth_bytes_per_second * shares.memory,
         launch_seconds=LAUNCH_SECONDS,
-        link=link_of(chip.arch, chip.bandwidth_bytes_per_second),
+        link=link_of(chip.arch, chip.name, chip.bandwidth_bytes_per_second),
         error=error,
         source="data sheet" if chip.half_flops else "an estimated rate: its maker prints none",
     )
@@ -132,11 +130,11 @@ def shares_of(arch: Arch) -> Shares | None:
     return SHARES[max(known, key=len)] if known else None
 
 
-def link_of(arch: Arch, bandwidth: float) -> float:
-    """Host memory to device. Apple's chips have one memory."""
-    if arch.family == "apple":
+def link_of(arch: Arch, name: str, bandwidth: float) -> float:
+    """Bytes a second from host memory to the device. CPUs and Apple's chips have one memory."""
+    if arch.family in ("apple", "cpu"):
         return bandwidth
-    return FAST_LINK if arch.name.startswith(FAST_LINKS) else LINK
+    return bus_bytes_per_second(arch.name, name)
 
 
 def measured(facts: Facts) -> Speed:
@@ -149,7 +147,7 @@ def measured(facts: Facts) -> Speed:
         attention=of["attention"],
         memory=of["memory"],
         launch_seconds=of["launch"],
-        link=link_of(facts.weakest.arch, of["memory"]),
+        link=link_of(facts.weakest.arch, facts.weakest.name, of["memory"]),
         error=CPU_ERROR if cpu else CARD_ERROR,
         source="measured on this machine",
         in_turn=cpu,

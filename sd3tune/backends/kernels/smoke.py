@@ -13,7 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sd3tune.backends.kernels import attention_probes
+from sd3tune.backends.decide import kernel_speeds
+from sd3tune.backends.kernels import attention_probes, attention_speed
+from sd3tune.backends.kernels.fused import has_fused_kernel
 from sd3tune.backends.kernels.gradient_check import Wrong as Wrong
 from sd3tune.backends.kernels.rates import rates
 from sd3tune.backends.observe import now_running
@@ -39,8 +41,14 @@ def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
     found = {}
     for name in names:
         now_running.tell(name)
-        found[name] = vars(attempt(PROBES[name], torch.device(device)))
+        found[name] = vars(attempt(program(name), torch.device(device)))
     return found
+
+
+def program(name: str) -> Probe:
+    """The probe of that name. Raises KeyError."""
+    shape = kernel_speeds.shape_of(name)
+    return PROBES[name] if shape is None else partial(attention_speed.measured, shape=shape)
 
 
 def observe(device: str, *names: str) -> dict[str, dict[str, object]]:
@@ -93,10 +101,8 @@ def adamw(device: torch.device) -> str:
     kernel, which trains (train/optim.py), where PyTorch has it for the device."""
     start, gradient = (torch.randn(256, generator=_dice(n)) for n in (1, 2))
     weight = torch.nn.Parameter(start.clone().to(device))
-    try:
-        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=True)
-    except RuntimeError:  # there is none for this device
-        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
+    fused = has_fused_kernel(torch.optim.AdamW, weight)
+    optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=fused)
     weight.grad = gradient.to(device)
     optimizer.step()
     w, g = start.double(), gradient.double()

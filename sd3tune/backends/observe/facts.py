@@ -303,6 +303,8 @@ class Facts:
     smoke: Mapping[str, str] = field(default_factory=dict)  # probe id -> "ok" or what went wrong
     # Figure of decide/speeds.py -> operations or bytes a second, or seconds; empty: not measured.
     rates: Mapping[str, float] = field(default_factory=dict)
+    # Attention kernel -> seconds of both passes at the run's shape; empty: not measured.
+    attention_seconds: Mapping[str, float] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     notes: tuple[Note, ...] = ()
     origin: Origin = "measured"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3tune.backends.decide.admission import ProbeRunner
+from sd3tune.backends.decide.kernel_speeds import shape_of
 from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, probes
 from sd3tune.backends.observe import child, kept_answers
 from sd3tune.backends.observe.awaited import Awaited
@@ -94,7 +95,8 @@ def in_children(
     groups: dict[str, list[str]] = {}
     known = probes()
     for name in names:
-        groups.setdefault(known[name].observer, []).append(name)
+        observer = "probes" if shape_of(name) else known[name].observer
+        groups.setdefault(observer, []).append(name)
     device = facts.weakest.torch_device
     # A card in exclusive mode refuses the second child.
     together = 1 if facts.weakest.exclusive else max(len(groups), 1)

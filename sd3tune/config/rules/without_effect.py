@@ -7,10 +7,10 @@ from sd3tune.config.rules.contradictions import SCHEDULES, schedules
 from sd3tune.config.rules.idle import PICTURES_ARE_DRAWN_BY, Idle, no_pictures
 from sd3tune.config.rules.reporting_without_effect import PICTURES, REPORTING
 from sd3tune.config.settings.all_settings import AllSettings
-from sd3tune.tables.schemes import SCHEMES
 from sd3tune.tables.loss_types import LOSS_TYPES
 from sd3tune.tables.lr_schedulers import LR_SCHEDULERS
 from sd3tune.tables.optimizers import OPTIMIZERS
+from sd3tune.tables.schemes import SCHEMES
 
 TEXT_PRECISIONS = tuple(f"text_encoder_{i}_precision" for i in (1, 2, 3))
 
