@@ -26,7 +26,7 @@ from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, Sd3tuneError, answers, with_more
 from sd3tune.plan.describe import decisions
-from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.inputs import Count, RunInputs, not_counted
 from sd3tune.plan.kernel_shape import kernels_to_measure
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
@@ -75,24 +75,26 @@ class Prepared(Discovered):
         return plan_run(left, plan.model, plan.facts, plan.processes, self.run_probes)
 
 
-def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> Prepared:
+def prepare_run(
+    path: Path, overrides: Sequence[str], chip: str | None = None, count: Count = not_counted
+) -> Prepared:
     """The plan of a configuration file for this machine. Raises Sd3tuneError.
 
-    chip: another machine, as `devices.facts_of` takes it. Errors in settings and datasets are
-    reported before a device is asked.
+    chip: another machine, as `devices.facts_of` takes it. count: as RunInputs has it. Errors in
+    settings and datasets are reported before a device is asked.
     """
     config, datasets = load_checked(path, overrides, here=chip is None)
     found, model = read_data(config, datasets, here=chip is None)
     processes = asked_for(config)
     if chip is not None:
         facts = devices.facts_of(chip, processes)
-        return plan_run(found, model, facts, processes, recorded(facts.smoke))
+        return plan_run(found, model, facts, processes, recorded(facts.smoke), count)
     several, awaited = processes.size > 1, Awaited()
     shown = partial(waiting, awaited.words(PROBING))
     run_probes = probing.on_this_machine(several=several, while_running=shown, awaited=awaited)
     with waiting(awaited.words("looking at the devices")):
         facts = devices.observe(processes, awaited)
-    return plan_run(found, model, facts, processes, run_probes)
+    return plan_run(found, model, facts, processes, run_probes, count)
 
 
 def prepare(
@@ -143,6 +145,7 @@ def plan_run(
     facts: Facts,
     processes: Processes = ALONE,
     run_probes: ProbeRunner | None = None,
+    count: Count = not_counted,
 ) -> Prepared:
     """Admits the device, decides, and checks the sizes of the datasets against the decisions.
 
@@ -151,9 +154,9 @@ def plan_run(
     """
     run = recorded(facts.smoke) if run_probes is None else run_probes
     if processes.size == 1:
-        plan = admit_plan(found, model, facts, processes, run)
+        plan = admit_plan(found, model, facts, processes, run, count)
     else:
-        plan = admit_plan(found, model, facts.unoccupied, processes, run)
+        plan = admit_plan(found, model, facts.unoccupied, processes, run, count)
         devices.refuse_full(plan.memory.estimate.training, facts, processes)
     config = found.config
     discoveries = dict(found.discoveries)
@@ -178,12 +181,18 @@ def plan_run(
 
 
 def admit_plan(
-    found: Discovered, model: variants.Model, facts: Facts, processes: Processes, run: ProbeRunner
+    found: Discovered,
+    model: variants.Model,
+    facts: Facts,
+    processes: Processes,
+    run: ProbeRunner,
+    count: Count = not_counted,
 ) -> Plan:
     """Raises HardwareError where nothing can train, PlanError and ConfigError as `resolve` does."""
     config = found.config
     lycoris = load_lycoris(config.lycoris_config) if config.lycoris_config else None
-    rest = found.samples, found.datasets.images, processes, lycoris, len(load_prompts(config))
+    prompts = len(load_prompts(config))
+    rest = found.samples, found.datasets.images, processes, lycoris, prompts, count
 
     def decide(facts: Facts) -> Plan:
         return resolve(RunInputs(config, facts, model, *rest))
