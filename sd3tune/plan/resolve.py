@@ -93,7 +93,7 @@ def resolve(inputs: RunInputs) -> Plan:
         publishing=publishing_plan(inputs),
         processes=inputs.processes,
         parallel=parallel_plan(inputs, batch.value, chosen),
-        warnings=warnings(inputs, optimizer),
+        warnings=warnings(inputs, optimizer, compiler.value),
     )
 
 
