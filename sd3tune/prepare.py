@@ -10,26 +10,21 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from sd3tune import devices, preflight
-from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
-from sd3tune.backends.decide.probes import IMPORT, RATES
+from sd3tune.admitted_plan import admit_plan
+from sd3tune.backends.decide.admission import ProbeRunner, recorded
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.checked_run import load_checked
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
-from sd3tune.config.files.lycoris_config import load_lycoris
-from sd3tune.config.files.prompts import load_prompts
 from sd3tune.data.discover import RejectedFile, without
 from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, Sd3tuneError, answers, with_more
-from sd3tune.plan.describe import decisions
-from sd3tune.plan.inputs import Count, RunInputs, not_counted
-from sd3tune.plan.kernel_shape import kernels_to_measure
+from sd3tune.plan.inputs import Count, not_counted
 from sd3tune.plan.plan import Plan
-from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.report.progress import waiting
@@ -178,34 +173,6 @@ def plan_run(
     preflight.refuse_other_weights(plan)
     made.refuse_gaps()
     return made
-
-
-def admit_plan(
-    found: Discovered,
-    model: variants.Model,
-    facts: Facts,
-    processes: Processes,
-    run: ProbeRunner,
-    count: Count = not_counted,
-) -> Plan:
-    """Raises HardwareError where nothing can train, PlanError and ConfigError as `resolve` does."""
-    config = found.config
-    lycoris = load_lycoris(config.lycoris_config) if config.lycoris_config else None
-    prompts = len(load_prompts(config))
-    rest = found.samples, found.datasets.images, processes, lycoris, prompts, count
-
-    def decide(facts: Facts) -> Plan:
-        return resolve(RunInputs(config, facts, model, *rest))
-
-    needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
-    admitted = admit(facts, decide, chosen, run, needed, (RATES,), kernels_to_measure)
-    devices.refuse_broken(admitted.facts)
-    return admitted.decided
-
-
-def chosen(plan: Plan) -> dict[str, str]:
-    """Axis -> the name of its chosen option."""
-    return {axis: decision.value for axis, decision in decisions(plan).items()}
 
 
 def asked_for(config: Config) -> Processes:

@@ -140,7 +140,7 @@ def _rounded(model: Any, row: Scheme, fp8: str, which: quant.Patterns) -> None:
         weight = linear.weight
         codes = weight.new_empty(weight.shape, dtype=dtype)
         scale = weight.new_empty(weight.shape[0], 1, dtype=torch.float32)
-        lost = weight.new_empty((), dtype=torch.float32)
+        lost = weight.new_empty(weight.shape[1], dtype=torch.float32)
         rows = Rows(codes, scale)
         model.set_submodule(name, w8a8.W8A8Linear(rows, lost, linear.bias, weight.dtype))
 
