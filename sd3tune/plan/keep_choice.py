@@ -3,6 +3,7 @@ plan/fastest.py chooses."""
 
 from collections.abc import Callable, Iterator
 
+from sd3tune.backends.decide.rules import one_memory
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
@@ -49,8 +50,8 @@ def left_alone(inputs: RunInputs, load: Load) -> str | None:
         return "gradient_checkpointing_interval says which blocks are computed again"
     if load.inputs_on_host:
         return "gradient_checkpointing_backend=unsloth saves memory"
-    if inputs.facts.vendor == "mps":
-        return "a Mac's memory is shared with everything else"
+    if inputs.facts.accelerated and (shared := one_memory(inputs.facts)) is not None:
+        return shared
     return "the device hides its memory" if inputs.room_bytes is None else None
 
 

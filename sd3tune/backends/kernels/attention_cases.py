@@ -19,7 +19,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sd3tune.backends.kernels.expected_attention import Expected, Inputs, expected
+from sd3tune.backends.kernels.expected_attention import AttentionInputs, Expected, expected
 from sd3tune.backends.kernels.recorded_activations import AttentionShape, activations
 
 CHANNEL, TOKEN = 5, 3  # of the outliers
@@ -84,13 +84,13 @@ def rounds(dtype: torch.dtype, *, padded: bool) -> list[tuple[Case, ...]]:
 
 
 @cache
-def inputs_of(case: Case, dtype: torch.dtype) -> Inputs:
+def inputs_of(case: Case, dtype: torch.dtype) -> AttentionInputs:
     """(B, heads, tokens, head_dim) in `dtype`, on the CPU."""
     with one_thread():
         return _inputs(case).to(dtype)
 
 
-def _inputs(case: Case) -> Inputs:
+def _inputs(case: Case) -> AttentionInputs:
     """In float32."""
     q, k, v, gradient = (x.transpose(1, 2) for x in activations(case.layer, case.shape, case.seed))
     if case.shift:
@@ -104,7 +104,7 @@ def _inputs(case: Case) -> Inputs:
     if case.padded:
         kept = case.shape.tokens - PADDING * torch.arange(1, case.shape.batch + 1)
         mask = (torch.arange(case.shape.tokens) < kept[:, None])[:, None, None]
-    return Inputs(case.q * q, k, v, case.gradient * gradient, mask)
+    return AttentionInputs(case.q * q, k, v, case.gradient * gradient, mask)
 
 
 @cache

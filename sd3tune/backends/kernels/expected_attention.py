@@ -27,7 +27,7 @@ FLOOR = {torch.float32: 3e-5, torch.bfloat16: 5e-4, torch.float16: 1e-4}
 FACTOR_FLOOR = {torch.float32: 2e-5, torch.bfloat16: 1e-3, torch.float16: 3e-4}
 
 
-class Inputs(NamedTuple):
+class AttentionInputs(NamedTuple):
     """(B, heads, tokens, head_dim); mask (B, 1, 1, tokens), True where a key counts."""
 
     q: Tensor
@@ -36,10 +36,10 @@ class Inputs(NamedTuple):
     gradient: Tensor
     mask: Tensor | None = None
 
-    def to(self, dtype: torch.dtype) -> "Inputs":
+    def to(self, dtype: torch.dtype) -> "AttentionInputs":
         """The same values in another number format."""
         q, k, v, gradient = (x.to(dtype) for x in self[:4])
-        return Inputs(q, k, v, gradient, self.mask)
+        return AttentionInputs(q, k, v, gradient, self.mask)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Expected:
     factor: tuple[Tensor, ...]  # largest relative error of the factor, (B, heads)
 
 
-def expected(inputs: Inputs, dtype: torch.dtype) -> Expected:
+def expected(inputs: AttentionInputs, dtype: torch.dtype) -> Expected:
     """inputs: already rounded to dtype."""
     want = fused(inputs.to(torch.float64), torch.float64)
     wide = inputs.to(torch.float32)
@@ -64,7 +64,7 @@ def expected(inputs: Inputs, dtype: torch.dtype) -> Expected:
     return Expected(want, *zip(*allowed, strict=True))
 
 
-def fused(x: Inputs, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def fused(x: AttentionInputs, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Output, dq, dk, dv with scores, and the logarithm of their sum, in the format of `x`;
     rounded to dtype: weights and their gradients before a product, and what is stored."""
     scale = x.q.shape[-1] ** -0.5
@@ -78,7 +78,9 @@ def fused(x: Inputs, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return out, _round(dq, dtype), _round(dk, dtype), _round(rounded.mT @ x.gradient, dtype)
 
 
-def written_out(x: Inputs, dtype: torch.dtype, *, scaled_first: bool = True) -> tuple[Tensor, ...]:
+def written_out(
+    x: AttentionInputs, dtype: torch.dtype, *, scaled_first: bool = True
+) -> tuple[Tensor, ...]:
     """The same with every intermediate result rounded. scaled_first: q and k are multiplied by the
     root of the scale each, as PyTorch's definition does it; otherwise the scores by the scale."""
     scale = x.q.shape[-1] ** -0.5
