@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sd3tune import modulations, offload
+from sd3tune import modulations, offload, quant
 from sd3tune.adapters import lora
 from sd3tune.backends import cuda
 from sd3tune.demo import tiny
@@ -179,10 +179,12 @@ def test_blocks_of_a_kind_are_one_graph_in_twelve_sizes() -> None:
 
 
 @LOOKS
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's
 @pytest.mark.slow
-def test_twelve_buckets_and_six_blocks_of_three_kinds_are_three_graphs() -> None:
+@pytest.mark.parametrize("scheme", ["no_change", "int8-w8a8"])
+def test_twelve_buckets_and_six_blocks_of_three_kinds_are_three_graphs(scheme: str) -> None:
     """And no graph is broken in two; the numbers are eager's."""
-    eager, ours = (six_blocks() for _ in range(2))
+    eager, ours = (six_blocks(scheme) for _ in range(2))
     compile_blocks(ours, "recording", CompileOptions())
     torch._dynamo.utils.counters.clear()
     for number, (height, width) in enumerate(BUCKETS):
@@ -216,11 +218,12 @@ def test_swapped_and_checkpointed_blocks_are_compiled_once_and_leave_the_device(
     assert len(alive) > 100 and not any(reference() is not None for reference in alive)
 
 
-def six_blocks() -> Any:
+def six_blocks(scheme: str = "no_change") -> Any:
     """SD3.5 medium with two blocks of a second attention, three plain ones, and the last."""
     torch.manual_seed(0)
     shape = tiny.SHAPES["sd3.5-medium"] | {"num_layers": 6, "dual_attention_layers": (0, 1)}
     model = tiny.transformer(shape).requires_grad_(False)
+    quant.apply(model, scheme)
     shape_of = lora.Shape(rank=2, alpha=2, dropout=0.0, targets=("attn.to_q",))
     lora.attach(model, shape_of, dtype=torch.float32, seed=1)
     return model.train()
