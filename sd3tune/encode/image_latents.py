@@ -16,10 +16,10 @@ from sd3tune.data.discover import RejectedFile, Sample
 from sd3tune.data.headers import NoMemory, Unusable
 from sd3tune.data.sources import Source
 from sd3tune.discovered import FILL, skipped
-from sd3tune.encode.ahead import Ahead
 from sd3tune.encode.caches import Caches
 from sd3tune.encode.file_digests import fingerprint, read_again
 from sd3tune.encode.fill import Entries, Made, fill, free
+from sd3tune.encode.prepared_ahead import PreparedAhead
 from sd3tune.errors import DataError
 from sd3tune.load import variant
 from sd3tune.out_of_memory import during
@@ -138,7 +138,7 @@ def fill_latents(
     more writes. samples: key -> image."""
     keys, load = list(samples), partial(_decoded, caches, dataset, samples)
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder") as pool:
-        pixels = Ahead(keys, load, pool, dataset.image_processing_batch_size)
+        pixels = PreparedAhead(keys, load, pool, dataset.image_processing_batch_size)
         make = partial(_latents, vae, dataset, pixels, samples)
         fill(cache, keys, dataset.write_batch_size, make, bar)
 
@@ -181,7 +181,7 @@ def _decoded(
 def _latents(
     vae: Any,
     dataset: ImageDataset,
-    pixels: Ahead[Tensor | str],
+    pixels: PreparedAhead[Tensor | str],
     samples: Mapping[str, Sample],
     keys: Sequence[str],
 ) -> Callable[[], Made]:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class PreparedAhead(Generic[T]):
     """Results of `prepare` for the keys of one list, which are asked for in its order."""
 
     def __init__(

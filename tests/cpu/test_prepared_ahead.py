@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sd3tune.data.cache import TensorCache
-from sd3tune.encode.ahead import Ahead
 from sd3tune.encode.fill import Made, fill
+from sd3tune.encode.prepared_ahead import PreparedAhead
 from sd3tune.report.progress import stage
 
 KEYS = [f"k{i}" for i in range(10)]
@@ -33,7 +33,7 @@ class Counted:
 def test_results_come_in_order_and_no_more_than_the_limit_are_prepared_ahead() -> None:
     prepare = Counted()
     with ThreadPoolExecutor(3) as pool:
-        ahead = Ahead(KEYS, prepare, pool, 4)
+        ahead = PreparedAhead(KEYS, prepare, pool, 4)
         for taken, (key, found) in enumerate(ahead.each(KEYS)):
             assert (key, found) == (KEYS[taken], KEYS[taken].upper())
             assert len(prepare.begun) <= taken + 4
@@ -49,7 +49,7 @@ def test_the_next_shard_is_prepared_while_this_one_is_encoded() -> None:
         return key
 
     with ThreadPoolExecutor(2) as pool:
-        ahead = Ahead(KEYS, prepare, pool, 4)
+        ahead = PreparedAhead(KEYS, prepare, pool, 4)
         assert [key for key, _ in ahead.each(KEYS[:3])] == KEYS[:3]
         assert prepared.wait(SOON)
 
@@ -57,7 +57,7 @@ def test_the_next_shard_is_prepared_while_this_one_is_encoded() -> None:
 def test_what_another_process_took_is_dropped_and_a_key_may_come_back() -> None:
     prepare = Counted()
     with ThreadPoolExecutor(1) as pool:
-        ahead = Ahead(KEYS, prepare, pool, 3)
+        ahead = PreparedAhead(KEYS, prepare, pool, 3)
         assert [k for k, _ in ahead.each(["k0", "k1"])] == ["k0", "k1"]
         assert [k for k, _ in ahead.each(["k8", "k9"])] == ["k8", "k9"]
         assert [found for _, found in ahead.each(["k2", "k3"])] == ["K2", "K3"]
@@ -70,7 +70,7 @@ def test_a_failure_is_raised_where_its_key_is_asked_for() -> None:
         return key
 
     with ThreadPoolExecutor(2) as pool:
-        each = Ahead(KEYS, prepare, pool, 4).each(KEYS)
+        each = PreparedAhead(KEYS, prepare, pool, 4).each(KEYS)
         assert next(each)[0] == "k0" and next(each)[0] == "k1"
         with pytest.raises(OSError, match="no such disk"):
             next(each)
