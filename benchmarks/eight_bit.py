@@ -96,7 +96,7 @@ def speed(asked: argparse.Namespace) -> dict[str, Any]:
 
 def losses(folder: Path, scheme: str, steps: int) -> dict[str, Any]:
     """Mean loss of each tenth, and both evaluation losses, of one run."""
-    from sd3tune.backends.observe import probing
+    from sd3tune.backends.decide.admission import recorded
     from sd3tune.config.config import Config
     from sd3tune.devices import observe
     from sd3tune.prepare import prepare
@@ -106,7 +106,7 @@ def losses(folder: Path, scheme: str, steps: int) -> dict[str, Any]:
              "learning_rate=3e-3", "resume_from_checkpoint=never", f"max_train_steps={steps}",
              f"base_model_precision={scheme}", f"output_dir={folder / scheme}")  # fmt: skip
     config = Config.load(folder / "demo" / "config" / "config.json", words)
-    found = train(prepare(config, observe(), run_probes=probing.on_this_machine()), ())
+    found = train(prepare(config, observe(), run_probes=recorded({})), ())
     lines = (folder / scheme / "metrics.jsonl").read_text().splitlines()
     each = [json.loads(line)["loss"] for line in lines]
     size = max(1, len(each) // TENTHS)

@@ -50,7 +50,7 @@ def counted(model: str, side: int, settings: dict[str, Any], modulations: str) -
     values = EVERY | settings | {"modulations": modulations, "resolution": side}
     facts = chips.facts(chips.chip("h200"))
     plan = resolve(RunInputs(Config(**values), facts, find(model), samples))
-    return (count(plan).peak + LIBRARY_BYTES["cuda"]) / GIB
+    return (count(plan.model.transformer, plan.memory.load).peak + LIBRARY_BYTES["cuda"]) / GIB
 
 
 def main() -> None:

@@ -10,26 +10,21 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from sd3tune import devices, preflight
-from sd3tune.backends.decide.admission import ProbeRunner, admit, recorded
-from sd3tune.backends.decide.probes import IMPORT, RATES
+from sd3tune.admitted_plan import admit_plan
+from sd3tune.backends.decide.admission import ProbeRunner, recorded
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.checked_run import load_checked
 from sd3tune.config.config import Config
 from sd3tune.config.datasets.listing import Datasets, load_datasets
-from sd3tune.config.files.lycoris_config import load_lycoris
-from sd3tune.config.files.prompts import load_prompts
 from sd3tune.data.discover import RejectedFile, without
 from sd3tune.data.minimum import check_minimum, check_vae_batch
 from sd3tune.data.order import Schedule, schedule
 from sd3tune.discovered import Discovered, discover_all
 from sd3tune.errors import DataError, Sd3tuneError, answers, with_more
-from sd3tune.plan.describe import decisions
-from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.kernel_shape import kernels_to_measure
+from sd3tune.plan.inputs import Count, not_counted
 from sd3tune.plan.plan import Plan
-from sd3tune.plan.resolve import resolve
 from sd3tune.processes import environment
 from sd3tune.processes.environment import ALONE, Processes
 from sd3tune.report.progress import waiting
@@ -75,24 +70,26 @@ class Prepared(Discovered):
         return plan_run(left, plan.model, plan.facts, plan.processes, self.run_probes)
 
 
-def prepare_run(path: Path, overrides: Sequence[str], chip: str | None = None) -> Prepared:
+def prepare_run(
+    path: Path, overrides: Sequence[str], chip: str | None = None, count: Count = not_counted
+) -> Prepared:
     """The plan of a configuration file for this machine. Raises Sd3tuneError.
 
-    chip: another machine, as `devices.facts_of` takes it. Errors in settings and datasets are
-    reported before a device is asked.
+    chip: another machine, as `devices.facts_of` takes it. count: as RunInputs has it. Errors in
+    settings and datasets are reported before a device is asked.
     """
     config, datasets = load_checked(path, overrides, here=chip is None)
     found, model = read_data(config, datasets, here=chip is None)
     processes = asked_for(config)
     if chip is not None:
         facts = devices.facts_of(chip, processes)
-        return plan_run(found, model, facts, processes, recorded(facts.smoke))
+        return plan_run(found, model, facts, processes, recorded(facts.smoke), count)
     several, awaited = processes.size > 1, Awaited()
     shown = partial(waiting, awaited.words(PROBING))
     run_probes = probing.on_this_machine(several=several, while_running=shown, awaited=awaited)
     with waiting(awaited.words("looking at the devices")):
         facts = devices.observe(processes, awaited)
-    return plan_run(found, model, facts, processes, run_probes)
+    return plan_run(found, model, facts, processes, run_probes, count)
 
 
 def prepare(
@@ -143,6 +140,7 @@ def plan_run(
     facts: Facts,
     processes: Processes = ALONE,
     run_probes: ProbeRunner | None = None,
+    count: Count = not_counted,
 ) -> Prepared:
     """Admits the device, decides, and checks the sizes of the datasets against the decisions.
 
@@ -151,9 +149,9 @@ def plan_run(
     """
     run = recorded(facts.smoke) if run_probes is None else run_probes
     if processes.size == 1:
-        plan = admit_plan(found, model, facts, processes, run)
+        plan = admit_plan(found, model, facts, processes, run, count)
     else:
-        plan = admit_plan(found, model, facts.unoccupied, processes, run)
+        plan = admit_plan(found, model, facts.unoccupied, processes, run, count)
         devices.refuse_full(plan.memory.estimate.training, facts, processes)
     config = found.config
     discoveries = dict(found.discoveries)
@@ -175,28 +173,6 @@ def plan_run(
     preflight.refuse_other_weights(plan)
     made.refuse_gaps()
     return made
-
-
-def admit_plan(
-    found: Discovered, model: variants.Model, facts: Facts, processes: Processes, run: ProbeRunner
-) -> Plan:
-    """Raises HardwareError where nothing can train, PlanError and ConfigError as `resolve` does."""
-    config = found.config
-    lycoris = load_lycoris(config.lycoris_config) if config.lycoris_config else None
-    rest = found.samples, found.datasets.images, processes, lycoris, len(load_prompts(config))
-
-    def decide(facts: Facts) -> Plan:
-        return resolve(RunInputs(config, facts, model, *rest))
-
-    needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
-    admitted = admit(facts, decide, chosen, run, needed, (RATES,), kernels_to_measure)
-    devices.refuse_broken(admitted.facts)
-    return admitted.decided
-
-
-def chosen(plan: Plan) -> dict[str, str]:
-    """Axis -> the name of its chosen option."""
-    return {axis: decision.value for axis, decision in decisions(plan).items()}
 
 
 def asked_for(config: Config) -> Processes:

@@ -13,7 +13,6 @@ from sd3tune.cli.arguments import CONFIG_AND_OVERRIDES, JSON, prepared
 from sd3tune.cli.dashes import SettingsAsOptions
 from sd3tune.escaping import echo
 from sd3tune.report.progress import waiting
-from sd3tune.train import compiled_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,6 +87,8 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
 
         pruned = upkeep.prune(ready, dry_run=dry_run)
     words.show(f"{count:>8} {label}  {folder}" for folder, count in pruned)
+    from sd3tune.train import compiled_code
+
     gone = compiled_code.prune(compiled_code.root(os.environ), dry_run=dry_run)
     words.show(compiled_lines(label, gone))
 
@@ -134,6 +135,7 @@ def compiled_lines(
     """Code of torch.compile, which all runs of this user share. sizes: bytes of each version of
     PyTorch and Python; None: of all that are kept."""
     from sd3tune.plan.memory import gib
+    from sd3tune.train import compiled_code
 
     parent = compiled_code.root(os.environ)
     shown = compiled_code.held(parent) if sizes is None else sizes
@@ -142,6 +144,8 @@ def compiled_lines(
 
 def document(built: "Built") -> str:
     """`cache info --json` and `cache build --json`."""
+    from sd3tune.train import compiled_code
+
     compiled = compiled_code.held(compiled_code.root(os.environ))
     caches = [
         asdict(held)

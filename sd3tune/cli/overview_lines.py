@@ -128,6 +128,7 @@ def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
 
 def device_memory(plan: "Plan") -> "list[Line]":
     """What training takes of the device's memory, beside what the device has."""
+    from sd3tune.counted.counting import kept
     from sd3tune.plan.memory import gib
 
     m, device = plan.memory.estimate, plan.facts.tightest
@@ -144,6 +145,9 @@ def device_memory(plan: "Plan") -> "list[Line]":
     shown += [_row(name, gib(amount)) for name, amount in parts.items()]
     has = device.free or (f"of {gib(room)}" if room is not None else "of unknown")
     shown.append(_row("total", gib(m.training), has))
+    if (step := kept(plan.model.transformer, plan.memory.load)) is not None:
+        note = "in a step under fake tensors; the lines above are by formula"
+        shown.append(_row("total, counted", gib(step.peak + m.workspace), note))
     shown.append(_row("text encoders before", gib(m.text_encoders), "dropped after encoding"))
     return shown
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
     from sd3tune.card_comparison import Prices
+    from sd3tune.plan.plan import Plan
     from sd3tune.prepare import Prepared
 
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     "machine whose `doctor --json` is in the file NAME.json",
 )
 @click.option(
+    "--count", "counted", is_flag=True,
+    help="count the memory of a training step: 10 to 60 s, kept for the next time",
+)  # fmt: skip
+@click.option(
     "--compare", "cards", is_flag=False, flag_value="", metavar="[CARDS]",
     help="one line for each card of the catalogue, or of CARDS, with commas",
 )  # fmt: skip
@@ -40,6 +45,7 @@ def command(
     chip: str | None,
     cards: str | None,
     prices: tuple[str, ...],
+    counted: bool,
 ) -> None:
     """Show what a run would do, need and refuse, before any weight is loaded or money spent.
 
@@ -68,6 +74,8 @@ def command(
 
     known = prices_of(prices)
     ready = prepared(arguments, chip)
+    if counted:
+        count_step(ready)
     price = price_of(ready, known)
     echo(document(ready, price)) if as_json else words.show(lines(ready, price))
 
@@ -96,6 +104,18 @@ def compare(
         echo(words.document("plan", comparison_lines.document(compared)))
     else:
         words.show(comparison_lines.comparison_lines(compared))
+
+
+def count_step(ready: "Prepared") -> None:
+    """Counts the memory of a training step, so that the plan shows it; a warning says why it could
+    not."""
+    from sd3tune.counted.counting import count
+    from sd3tune.report.progress import warn
+
+    plan = ready.plan
+    made = count(plan.model.transformer, plan.memory.load)
+    if made.step is None:
+        warn(f"the memory of a step was not counted: {made.why}")
 
 
 def price_of(ready: "Prepared", prices: "Prices") -> float | None:
@@ -137,6 +157,17 @@ def lines(ready: "Prepared", price: float | None = None) -> list[words.Line]:
     return [*shown, *(f"warning: {w}" for w in (*plan.warnings, *seen.warnings))]
 
 
+def predicted(plan: "Plan") -> dict[str, Any]:
+    """The best prediction of what training takes of the device, as JSON: counted where a step of
+    this load has been counted, otherwise by the formula."""
+    from sd3tune.counted.counting import kept
+
+    estimate = plan.memory.estimate
+    step = kept(plan.model.transformer, plan.memory.load)
+    peak = estimate.training if step is None else step.peak + estimate.workspace
+    return {"peak_bytes": peak, "predicted": "by formula" if step is None else "counted"}
+
+
 def document(ready: "Prepared", price: float | None = None) -> str:
     """`plan --json`."""
     from sd3tune.plan.describe import describe, describe_overview
@@ -146,6 +177,7 @@ def document(ready: "Prepared", price: float | None = None) -> str:
     described = describe(ready.plan)
     described["warnings"] += seen.warnings
     described |= describe_overview(seen)
+    described["memory"] |= predicted(ready.plan)
     if price is not None and seen.time is not None:
         described["cost"] = {"price_per_hour": price, "total": round(seen.time.cost(price), 4)}
     return json.dumps(described, indent=1)

@@ -5,6 +5,7 @@ Each difference changes what a step keeps. Without any one of them the count is 
 (docs/reference/memory.md). Look again when torch changes its lists of autocast or its attention.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,10 +16,28 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sd3tune.backends.decide.limits import DROPOUT_MASK_BYTES, FLOAT32_LAYER_NORMS
+from sd3tune.counted.living_storages import Inside
 
 DEVICE = "cpu"  # of the fake tensors
 FLASH_ROWS = 128  # flash attention's backward pads queries to blocks of so many
 PLAIN_LAYER_NORM = F.layer_norm
+
+
+def _dequantised(place: int, copies: int) -> Inside:
+    """Bytes of the weight that an operator dequantises into the format of its first argument.
+    place: of the weight, or its shape, in the arguments."""
+
+    def inside(args: tuple[Any, ...], kwargs: Any) -> int:
+        shape = args[place] if isinstance(args[place], tuple | list) else args[place].shape
+        return int(copies * math.prod(shape) * args[0].element_size())
+
+    return inside
+
+
+INSIDE = {  # what operators of quantised layers take while they run
+    "quanto::qbytes_mm": _dequantised(1, 1),
+    "bitsandbytes::gemm_4bit": _dequantised(2, 1),
+}
 
 
 class FlashMemory(torch.autograd.Function):
@@ -66,7 +85,8 @@ def layer_norm(
 ) -> Tensor:
     """In float32 under autocast, as on CUDA's list (aten/src/ATen/autocast_mode.h)."""
     if torch.is_autocast_enabled(DEVICE):
-        x, weight, bias = (t if t is None else t.float() for t in (x, weight, bias))
+        x = x.float()
+        weight, bias = (t if t is None else t.float() for t in (weight, bias))
     return PLAIN_LAYER_NORM(x, shape, weight, bias, eps)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sd3tune import quant
-from sd3tune.quant import bnb, quanto
+from sd3tune.backends.kernels.eight_bits import Rows
+from sd3tune.quant import bnb, quanto, w8a8
 from sd3tune.quant.parts import is_nf4, moved, moved_state
 from sd3tune.quant.patterns import matching
 from sd3tune.sd3.variants import PATCH, Transformer
@@ -46,7 +47,12 @@ def blank(shape: Transformer, dtype: torch.dtype) -> Any:
     return model.requires_grad_(False)
 
 
-def quantise(model: Any, scheme: str, fp8: str, which: quant.Patterns = quant.TRANSFORMER) -> None:
+def quantise(
+    model: Any,
+    scheme: str,
+    fp8: str = "float8_e4m3fn",
+    which: quant.Patterns = quant.TRANSFORMER,
+) -> None:
     """Gives a module on the meta device weights of the scheme, without arithmetic."""
     row = SCHEMES[scheme]
     if row.quantises:
@@ -127,9 +133,22 @@ def _nf4_weight(weight: Tensor, module: Any) -> Any:
     )
 
 
+def _rounded(model: Any, row: Scheme, fp8: str, which: quant.Patterns) -> None:
+    dtype = w8a8.format_of(row, fp8)
+    for name in matching(model, which):
+        linear = model.get_submodule(name)
+        weight = linear.weight
+        codes = weight.new_empty(weight.shape, dtype=dtype)
+        scale = weight.new_empty(weight.shape[0], 1, dtype=torch.float32)
+        lost = weight.new_empty(weight.shape[1], dtype=torch.float32)
+        rows = Rows(codes, scale)
+        model.set_submodule(name, w8a8.W8A8Linear(rows, lost, linear.bias, weight.dtype))
+
+
 FORMS: dict[str, Callable[[Any, Scheme, str, quant.Patterns], None]] = {
     "optimum-quanto": _quanto,
     "bitsandbytes": _bitsandbytes,
+    "torch": _rounded,
 }
 
 
@@ -157,6 +176,6 @@ def in_memory(model: nn.Module, place: Callable[[Tensor], Tensor]) -> None:
 def _nf4_placed(tensor: Any, place: Callable[[Tensor], Tensor]) -> nn.Parameter:
     """bitsandbytes' class cannot hold a fake tensor: a plain parameter with the same parts, which
     its linear layer takes as well."""
-    weight: Any = nn.Parameter(place(tensor.data), requires_grad=False)
-    weight.quant_state = moved_state(tensor.quant_state, place)
+    weight = nn.Parameter(place(tensor.data), requires_grad=False)
+    weight.quant_state = moved_state(tensor.quant_state, place)  # type: ignore[attr-defined]
     return weight

@@ -29,7 +29,7 @@ class LivingStorages(TorchDispatchMode):
     were made of. inside: bytes that operators of a name take while they run."""
 
     def __init__(self, inside: Mapping[str, Inside] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.inside = inside or {}
         self.now = self.peak = 0
         self.at_peak: dict[Group, int] = {}

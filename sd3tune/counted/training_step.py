@@ -2,12 +2,12 @@
 tensors of the planned sizes.
 
 The first optimizer step makes the optimizer's state; what is counted is the step after it. What a
-fake step cannot do is left out: noise is not drawn but only has its shape, and nothing is read back
-from the device.
+fake step cannot do is left out: noise has only its shape, and nothing is read back from the device.
+torch.compile is not counted: its blocks are counted as they compute eagerly, which keeps more.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -18,19 +18,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from sd3tune import modulations, offload
+from sd3tune.adapters import full, lora, lycoris
 from sd3tune.adapters.trained import Trained
 from sd3tune.counted import as_on_a_card, fake_weights
 from sd3tune.counted.living_storages import Group, LivingStorages
-from sd3tune.plan.evaluation_plan import MEASURED_TWICE
-from sd3tune.plan.plan import Plan
+from sd3tune.plan.block_keeping import of_load
+from sd3tune.plan.memory import Load
 from sd3tune.sd3 import attention, flow
 from sd3tune.sd3.condition import autocast, denoiser
-from sd3tune.sd3.variants import CLIP_TOKENS, PATCH
+from sd3tune.sd3.variants import CLIP_TOKENS, PATCH, ModelSource, Transformer
 from sd3tune.sd3.weights import DTYPES
 from sd3tune.tables.optimizers import OPTIMIZERS
-from sd3tune.train import begin, checkpointing
+from sd3tune.train import checkpointing
 from sd3tune.train.clip import clip
-from sd3tune.train.latent_loss import distance
+from sd3tune.train.ema import Ema
 from sd3tune.train.optim import build
 
 DEVICE = torch.device(as_on_a_card.DEVICE)
@@ -38,8 +39,8 @@ DEVICE = torch.device(as_on_a_card.DEVICE)
 
 @dataclass(frozen=True)
 class CountedStep:
-    """before: bytes before the loop, weights and resident data. forward: at the end of the forward
-    pass. peak: the largest. at_peak: what the peak is made of."""
+    """before: bytes before the loop: weights, optimizer, resident data. forward: at the end of the
+    forward pass. peak: the largest. at_peak: what the peak is made of."""
 
     before: int
     forward: int
@@ -47,87 +48,102 @@ class CountedStep:
     at_peak: dict[Group, int]
 
 
-def count(plan: Plan, fp8: str = "none") -> CountedStep:
-    """Bytes on the device in one training step of the plan."""
-    model = fake_weights.blank(plan.model.transformer, DTYPES[plan.precision.base.value])
-    fake_weights.quantise(model, plan.precision.transformer.value, fp8)
-    attention.use_processors(model, plan.attention.inputs.value, plan.attention.training.value)
+def count(shape: Transformer, load: Load, *, fake: bool = True) -> CountedStep:
+    """Bytes on the device in one training step of this load. fake=False: the same step with real
+    tensors on the CPU, for small shapes: what it allocates is measured."""
+    model = fake_weights.blank(shape, DTYPES[load.base_dtype])
+    fake_weights.quantise(model, load.precision)
+    attention.use_processors(model, "views", "sliced" if load.slices else "diffusers")
     with torch.device("meta"):
-        trained = begin.attach(model, plan)
-    load = plan.memory.load
+        trained = attached(model, load)
     with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        LivingStorages() as living,
+        FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext(),
+        LivingStorages(as_on_a_card.INSIDE) as living,
         as_on_a_card.as_on(load.vendor, scores=load.scores),
     ):
         fake_weights.in_memory(model, on_device)
         away = living.elsewhere
-        if (where := plan.memory.modulations.value) != "device":
-            modulations.take_out(model, where, DEVICE, away)
+        if load.modulations_off:
+            modulations.take_out(model, "streamed", DEVICE, away)
             offload.positions_to_host(model, away, torch.clone)
-        if swapped := plan.memory.blocks_to_swap.value:
-            offload.stream(model, swapped, away, torch.clone)
-        return _Step(plan, trained, living).counted()
+        if load.swapped:
+            offload.stream(model, load.swapped, away, torch.clone)
+        return _Step(shape, load, trained, living).counted()
+
+
+def attached(model: Any, load: Load) -> Trained:
+    """What trains, in or beside the model, as train/begin.py attaches it."""
+    dtype = DTYPES[load.trainable_dtype]
+    if load.full:
+        return full.attach(model, ModelSource.of(""), dtype=dtype)
+    if load.lycoris is not None:
+        return lycoris.attach(model, load.lycoris, dtype=dtype, seed=0)
+    adapter = lora.Shape(load.rank, load.rank, 0.1 if load.dropout else 0.0, load.targets,
+                         dora=load.dora)  # fmt: skip
+    return lora.attach(model, adapter, dtype=dtype, seed=0)
 
 
 def on_device(tensor: Tensor) -> Tensor:
-    """A fake tensor of the same layout in the device's memory."""
-    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+    """A tensor of the same layout in the device's memory, fake where fakes are made; zeros."""
+    made = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+    return made.zero_()
 
 
 @dataclass
 class _Step:
     """One step under the modes that are entered around it."""
 
-    plan: Plan
+    shape: Transformer
+    load: Load
     trained: Trained
     living: LivingStorages
 
     def counted(self) -> CountedStep:
-        model, plan = self.trained.model.train(), self.plan
-        enable_checkpointing(model, plan, self.living)
+        model, load = self.trained.model.train(), self.load
+        keep = of_load(self.shape, load)
+        if any(what != "everything" for what in keep):
+            saving = saved_elsewhere(self.living) if load.inputs_on_host else nullcontext
+            checkpointing.keep_in_blocks(model, keep, saving)
         parameters = list(self.trained.named().values())
-        step_optimizer = optimizer_of(plan, parameters)
-        average = begin.average_of(plan.optimizer.average, self.trained)
-        resident = [fake_batch(plan, 1) for _ in range(min(MEASURED_TWICE, plan.result.images))]
+        update = optimizer_of(load, parameters)
+        average = averages(self.trained) if load.ema else None
+        resident = [fake_batch(self.shape, load, 1) for _ in range(load.resident)]
         for parameter in parameters:
             parameter.grad = torch.empty_like(parameter)
-        step_optimizer()
+        update()
         for parameter in parameters:
             parameter.grad = None
         before = self.living.now
         self.living.begin()
-        for _ in range(min(plan.data.accumulation.value, 2)):
+        for _ in range(min(load.accumulation, 2)):
             loss = self._loss()
             forward = self.living.now
             loss.backward()
             del loss
-        clip(parameters, plan.optimizer.max_grad_norm, plan.optimizer.clip_method)
-        step_optimizer()
-        if average is not None and plan.optimizer.average.device != "cpu":
-            average.update(plan.optimizer.average.every)
+        clip(parameters, 1.0, "norm")
+        update()
+        if average is not None:
+            average.update(1)
         del resident
         return CountedStep(before, forward, self.living.peak, self.living.at_peak)
 
-    def _loss(self) -> Tensor:
-        plan = self.plan
-        x0, embeds, pooled = fake_batch(plan, plan.memory.load.batch)
+    def _loss(self) -> Any:
+        load = self.load
+        x0, embeds, pooled = fake_batch(self.shape, load, load.batch)
         eps, s = torch.empty_like(x0), torch.empty(len(x0), device=DEVICE)
-        terms = flow.Terms(z=flow.add_noise(x0, eps, s), distance=distance(plan.loss, s))
-        dtype = plan.precision.autocast.value
-        with autocast(DEVICE, None if dtype is None else DTYPES[dtype]):
+        terms = flow.Terms(z=flow.add_noise(x0, eps, s))
+        with autocast(DEVICE, None if load.autocast is None else DTYPES[load.autocast]):
             model = denoiser(self.trained.model)
             return flow.loss(model, x0, (embeds, pooled), eps, s, terms).sum()
 
 
-def fake_batch(plan: Plan, images: int) -> tuple[Tensor, Tensor, Tensor]:
+def fake_batch(shape: Transformer, load: Load, images: int) -> tuple[Tensor, Tensor, Tensor]:
     """Latents, captions and pooled captions of a batch, float32 as the loader puts them there."""
-    shape, load = plan.model.transformer, plan.memory.load
     rows, columns = rows_and_columns(load.tokens)
-    size = images, shape.channels, rows * PATCH, columns * PATCH
     words = CLIP_TOKENS + load.text_tokens
-    new = lambda *size: torch.empty(size, device=DEVICE)  # noqa: E731
-    return new(*size), new(images, words, shape.joint_dim), new(images, shape.pooled_dim)
+    latents = torch.empty(images, shape.channels, rows * PATCH, columns * PATCH, device=DEVICE)
+    embeds = torch.empty(images, words, shape.joint_dim, device=DEVICE)
+    return latents, embeds, torch.empty(images, shape.pooled_dim, device=DEVICE)
 
 
 def rows_and_columns(tokens: int) -> tuple[int, int]:
@@ -136,13 +152,12 @@ def rows_and_columns(tokens: int) -> tuple[int, int]:
     return rows, tokens // rows
 
 
-def optimizer_of(plan: Plan, parameters: list[nn.Parameter]) -> Callable[[], Any]:
-    """The step of the planned optimizer. PyTorch's own runs; of libraries whose kernels take no
+def optimizer_of(load: Load, parameters: list[nn.Parameter]) -> Callable[[], Any]:
+    """The step of the optimizer. PyTorch's own and ours run; of libraries whose kernels take no
     fake tensors, the state has the bytes of the optimizer's row."""
-    row, options = OPTIMIZERS[plan.optimizer.name.value], plan.optimizer
-    if row.library.startswith(("torch.optim", "sd3tune")):
-        own = build(row.name, parameters, options.rate.peak, options.options,
-                    gradients=options.gradients)  # fmt: skip
+    row = OPTIMIZERS[load.optimizer]
+    if row.build.startswith(("torch.optim", "sd3tune")):
+        own = build(row.name, parameters, 1e-4, {})
         as_on_a_card.over_all_weights(own)
         return own.step
     values = sum(p.numel() for p in parameters)
@@ -150,21 +165,11 @@ def optimizer_of(plan: Plan, parameters: list[nn.Parameter]) -> Callable[[], Any
     return lambda: state
 
 
-def enable_checkpointing(model: Any, plan: Plan, living: LivingStorages) -> None:
-    """As the run does; inputs that wait on the host leave the device's memory."""
-    memory = plan.memory
-    if memory.checkpointing.value and memory.checkpoint_backend.value == "unsloth":
-        checkpointing.keep_in_blocks(model, memory.keep.value, lambda: saved_elsewhere(living))
-    else:
-        checkpointing.enable(model, plan)
+def averages(trained: Trained) -> Ema:
+    """A moving average of the trained values on the device."""
+    return Ema.of(trained, decay=0.99, warmup=0, interval=1, device="accelerator")
 
 
-def saved_elsewhere(living: LivingStorages) -> AbstractContextManager[None]:
-    """Tensors saved for the backward pass wait in another memory, as with save_on_cpu."""
-
-    @contextmanager
-    def hooked() -> Iterator[None]:
-        with saved_tensors_hooks(living.elsewhere, torch.clone):
-            yield
-
-    return hooked()
+def saved_elsewhere(living: LivingStorages) -> Callable[[], AbstractContextManager[Any]]:
+    """Tensors saved for the backward pass wait in another memory, as on the host."""
+    return lambda: saved_tensors_hooks(living.elsewhere, torch.clone)

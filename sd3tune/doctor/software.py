@@ -1,8 +1,10 @@
 """The computer and the software on it: everything that is not an accelerator."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 OLDEST, NEWEST = (3, 11), (3, 13)
+REQUIRES = "Requires-Dist: "
+OF_EXTRA = re.compile(r"(?!.*\bor\b).*;.*\bextra\s*==")  # of an extra alone: nobody asked for it
 DISK_BYTES = 40 * GIB  # SD3.5 large with its encoders is 27 GB
 
 
@@ -118,7 +122,12 @@ def wanted(name: str) -> "Requirement | None":
 
 def lacking() -> dict[str, str]:
     """Distribution that is not installed -> what asks for it: sd3tune, or what sd3tune needs. Read
-    from metadata; nothing is imported but `packaging`."""
+    from metadata; nothing is imported but `packaging`. Read once a process and import path."""
+    return _lacking(tuple(sys.path))
+
+
+@cache
+def _lacking(path: tuple[str, ...]) -> dict[str, str]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -126,11 +135,7 @@ def lacking() -> dict[str, str]:
     seen = {"sd3tune"}
     queue = ["sd3tune"]
     for name in queue:  # it grows
-        try:
-            lines = metadata.requires(name) or ()
-        except metadata.PackageNotFoundError:
-            continue
-        for requirement in map(Requirement, lines):
+        for requirement in map(Requirement, _asked_by(name)):
             wanted = canonicalize_name(requirement.name)
             marker = requirement.marker
             if wanted in seen or (marker is not None and not marker.evaluate({"extra": ""})):
@@ -140,6 +145,21 @@ def lacking() -> dict[str, str]:
             if next(iter(metadata.distributions(name=wanted)), None) is None:
                 missing[f"{requirement.name}{requirement.specifier}"] = name
     return missing
+
+
+def _asked_by(name: str) -> list[str]:
+    """The requirements of a distribution, without most of those that only its extras have. Only the
+    head of its metadata is read: the rest is its description, often a hundred times as long."""
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return []
+    text = found.read_text("METADATA")
+    if text is None:  # an .egg-info
+        return found.requires or []
+    head = text.partition("\n\n")[0].splitlines()
+    lines = [line.removeprefix(REQUIRES) for line in head if line.startswith(REQUIRES)]
+    return [line for line in lines if not OF_EXTRA.match(line)]
 
 
 def packages() -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """What each transformer block keeps for the backward pass: its inputs alone, these and the outputs
 of its attention, or everything. The less it keeps, the more of it is computed again.
 
-Pure arithmetic. The bytes of a choice are counted in activations.py, its seconds in duration.py;
+Pure arithmetic. The bytes of a choice are counted in step_peak.py, its seconds in duration.py;
 `fastest` finds the quickest that fits. Blocks that keep everything are the last ones: the backward
 pass frees them before it computes another block again.
 """

@@ -1,6 +1,6 @@
 """The inputs of the plan: settings, the machine's facts, the model, and the discovered datasets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sd3tune.backends.observe.facts import Facts
@@ -8,9 +8,18 @@ from sd3tune.config.config import Config
 from sd3tune.config.datasets.image_dataset import ImageDataset
 from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.data.discover import Sample
-from sd3tune.plan.memory import gib
+from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.processes.environment import ALONE, Processes
-from sd3tune.sd3.variants import Model, tokens
+from sd3tune.sd3.variants import Model, Transformer, tokens
+
+# Bytes of tensors at the peak of a step, counted in a fake one; None: it was not counted.
+Count = Callable[[Transformer, Load], int | None]
+NEAR = 0.03  # of the room: how far the formula may be from the count
+
+
+def not_counted(shape: Transformer, load: Load) -> int | None:
+    """The formula alone."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class RunInputs:
     processes: Processes = ALONE
     lycoris: Lycoris | None = None  # with lora_type=lycoris
     prompts: int = 0  # of validation pictures
+    count: Count = not_counted  # asked where the formula is too near the limit to decide
 
     @property
     def sizes(self) -> set[tuple[int, int]]:
@@ -52,6 +62,16 @@ class RunInputs:
     def room_bytes(self) -> int | None:
         """Memory that may be filled, of the device with the least; None: no device says."""
         return self.facts.tightest.room_bytes
+
+    def needed(self, load: Load) -> int:
+        """Bytes of the device that training needs: counted where the formula comes near to what
+        there is, since it may be off by NEAR; otherwise by the formula."""
+        by_formula = estimate(self.model, load)
+        room = self.room_bytes
+        if room is None or abs(by_formula.training - room) > NEAR * room:
+            return by_formula.training
+        counted = self.count(self.model.transformer, load)
+        return by_formula.training if counted is None else counted + by_formula.workspace
 
     @property
     def room_words(self) -> str:

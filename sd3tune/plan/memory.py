@@ -1,16 +1,17 @@
 """How much memory a run needs, by arithmetic: no weight is loaded to find out.
 
 Weights and optimizer state are counted exactly. Activations follow from the tensors that each
-operator of a block saves (block_bytes.py, activations.py); they and the workspace are estimates and
+operator of a block saves (block_bytes.py, step_peak.py); they and the workspace are estimates and
 are labelled so wherever they are shown. docs/reference/memory.md compares them with measurements.
 """
 
 from dataclasses import dataclass
 
 from sd3tune.backends.decide.limits import WORKSPACE_BYTES
-from sd3tune.plan import activations
-from sd3tune.plan.activations import BYTES as BYTES
+from sd3tune.config.files.lycoris_config import Lycoris
+from sd3tune.plan import step_peak
 from sd3tune.plan.block_keeping import Keep
+from sd3tune.plan.step_peak import BYTES as BYTES
 from sd3tune.sd3.variants import Model, Transformer
 from sd3tune.tables.optimizers import OPTIMIZERS
 from sd3tune.tables.schemes import SCHEMES
@@ -79,7 +80,10 @@ class Load:
     targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
     rank: int = 0  # of LoRA
     dropout: bool = False  # LoRA's, which keeps a mask
+    dora: bool = False
+    resident: int = 0  # images that stay on the device: those of the evaluation
     compiled: bool = False  # blocks, by torch.compile
+    lycoris: Lycoris | None = None  # what trains instead of LoRA
     keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
 
@@ -90,7 +94,7 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
     trained = load.trained // parts
     per_value = BYTES[load.trainable_dtype]
     copies = 2 if load.processes > 1 and parts == 1 else 1
-    peak = activations.peak(shape, load, trained * per_value * copies)
+    peak = step_peak.peak(shape, load, trained * per_value * copies)
     own = weights(shape, load)
     # Two gathered blocks beside the shards; or, with copies, DDP's buckets beside the gradients.
     gathered = 2 * own // shape.layers if parts > 1 else 0

@@ -12,6 +12,7 @@ from sd3tune.backends.decide.rules import Request, one_memory
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
 from sd3tune.plan import largest_batch, products
+from sd3tune.plan.evaluation_plan import MEASURED_TWICE
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.plan.modulation_plan import may_leave
@@ -46,6 +47,9 @@ class Sizes:
             targets=lora.targets.value if lora else (),
             rank=lora.rank if lora else 0,
             dropout=bool(lora and lora.dropout),
+            dora=bool(lora and lora.dora),
+            lycoris=self.trained.lycoris,
+            resident=min(MEASURED_TWICE, len(self.inputs.samples)),
             compiled=r.dynamo_backend not in (None, "no"),
             full=c.model_type == "full",
             ema=c.use_ema and c.ema_device == "accelerator",
@@ -70,7 +74,7 @@ class Sizes:
 
     def need(self, r: Request, batch: int, precision: str) -> int:
         """Bytes while training with these values."""
-        return estimate(self.inputs.model, self.load(r, batch, precision)).training
+        return self.inputs.needed(self.load(r, batch, precision))
 
     @cached_property
     def tokens(self) -> int:

@@ -4,7 +4,6 @@ alone is in config/rules. Recipes: docs/guides/stability.md.
 
 from collections.abc import Iterator
 
-from sd3tune.backends.observe.facts import Facts
 from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.rules.contradictions import changed
@@ -19,14 +18,16 @@ OF_T5 = ("text_encoder_3_precision", "t5_padding", "sd3_t5_uncond_behaviour")
 LARGE = 5_000_000_000  # SD3.5 large has 8 billion parameters, medium 2.5
 
 
-def warnings(inputs: RunInputs, optimizer: OptimizerPlan) -> tuple[str, ...]:
-    """Sentences for the user, printed with the plan and kept in every checkpoint."""
+def warnings(inputs: RunInputs, optimizer: OptimizerPlan, compiler: str) -> tuple[str, ...]:
+    """Sentences for the user, printed with the plan and kept in every checkpoint. compiler: of the
+    blocks; `no`: none."""
     config, name, peak = inputs.config, optimizer.name.value, optimizer.peak_rate.value
     return (
         *_of_optimisation(config, inputs.model, name, peak),
         *_of_length(config, optimizer.rate),
         *rules.warnings(config, inputs.datasets),
         *_of_this_run(inputs),
+        *_of_products(inputs, compiler),
     )
 
 
@@ -49,8 +50,6 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
             "validation_preview=true draws no previews: no tiny autoencoder is known for "
             f"{inputs.model.name}"
         )
-    if SCHEMES[config.base_model_precision or "no_change"].multiplies:
-        yield from _of_products(config, facts)
     if config.fsdp_enable and inputs.processes.size == 1:
         yield "fsdp_enable=true changes nothing: there is one process to hold the weights"
     yield from (f"{p.message}: {p.fix}" for p in facts.problems if p.severity == "warn")
@@ -59,13 +58,14 @@ def _of_this_run(inputs: RunInputs) -> Iterator[str]:
         yield f"sd3tune is untested on {kind}; please report what you see"
 
 
-def _of_products(config: Config, facts: Facts) -> Iterator[str]:
+def _of_products(inputs: RunInputs, compiler: str) -> Iterator[str]:
     """Eager kernels that round and scale take more time on a card than its products in 8 bits
     save: by arithmetic (docs/concepts/eight-bit-products.md), not measured."""
-    if facts.vendor != "cpu" and config.dynamo_backend != "inductor":
+    scheme = SCHEMES[inputs.config.base_model_precision or "no_change"]
+    if scheme.multiplies and inputs.facts.vendor != "cpu" and compiler != "inductor":
         yield (
-            f"base_model_precision={config.base_model_precision} is expected to be slower than "
-            "no_change here unless the blocks are compiled: set dynamo_backend=inductor"
+            f"base_model_precision={scheme.name} is expected to be slower than no_change here "
+            "unless the blocks are compiled: set dynamo_backend=inductor"
         )
 
 

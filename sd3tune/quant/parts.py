@@ -66,8 +66,8 @@ def _moved_nf4(tensor: Any, move: Move) -> Tensor:
 
 
 def moved_state(state: Any, move: Move) -> Any:
-    """bitsandbytes' QuantState with its tensors moved: a copy, since its own `to` moves in place, also
-    for other tensors that share it."""
+    """bitsandbytes' QuantState with its tensors moved: a copy, since its own `to` moves in place,
+    also for other tensors that share it."""
     made = copy.copy(state)
     for name in ("absmax", "code", "offset"):
         if isinstance(value := getattr(state, name), torch.Tensor):

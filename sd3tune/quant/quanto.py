@@ -93,5 +93,6 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
 
 def in_weight_dtype(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A forward pre-hook. Autocast does not reach quanto's own autograd functions, and layer norm
-    hands them float32, which does not multiply with bf16."""
-    return (args[0].to(module.weight.dtype), *args[1:])
+    hands them float32, which does not multiply with bf16. A view is copied: the CPU's int8 product
+    in bf16 refuses it (aten::_weight_int8pack_mm, torch 2.13)."""
+    return (args[0].to(module.weight.dtype).contiguous(), *args[1:])

@@ -100,13 +100,12 @@ MEMORY = (
     Preset(
         "80gb", "memory", "cards with 80 GB or more",
         {"resolution": 1024, **FOUR}, ("a100", "h100", "h200", "b200"), BOTH,
-        {MEDIUM: {"gradient_checkpointing": False}}, GPUS, ("80g", "80gb+"), gib=80,
+        {}, GPUS, ("80g", "80gb+"), gib=80,
     ),
     Preset(
         "mi300x", "memory", "AMD Instinct MI300X, and its successors",
         {"resolution": 1024, **FOUR}, ("mi300x", "mi325x", "mi355x"), BOTH,
-        {MEDIUM: {"gradient_checkpointing": False, "train_batch_size": 8},
-         LARGE: {"gradient_checkpointing": False}},
+        {MEDIUM: {"train_batch_size": 8}},
         ("rocm",), ("192gb",), gib=192,
     ),
     Preset(

@@ -34,9 +34,12 @@ def version() -> str:
     return f"torch-{metadata.version('torch')}-python{python}"
 
 
-def prepare(environ: MutableMapping[str, str], folder: Path) -> Path:
-    """Tells PyTorch of the folder, unless the user has set another one; returns what holds."""
-    return Path(environ.setdefault(VARIABLE, str(folder)))
+def prepare(environ: MutableMapping[str, str], folder: Path, default: str) -> Path:
+    """Tells PyTorch of the folder, unless the user has set another one; returns what holds.
+    default: PyTorch's own folder, to which PyTorch sets the variable when it is first asked."""
+    if environ.get(VARIABLE) in (None, "", default):
+        environ[VARIABLE] = str(folder)
+    return Path(environ[VARIABLE])
 
 
 def opened(parent: Path | None) -> Path | None:

@@ -148,9 +148,11 @@ def announce() -> None:
 def keep_code() -> Path:
     """Lets PyTorch keep the compiled code for the next run, and returns the folder: the user's, or
     one that lasts as long as this process."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     folder = compiled_code.opened(compiled_code.root(os.environ))
     if folder is None:
         held = ExitStack()
         atexit.register(held.close)
         folder = held.enter_context(private_folder("compiled"))
-    return compiled_code.prepare(os.environ, folder)
+    return compiled_code.prepare(os.environ, folder, default_cache_dir())

@@ -15,6 +15,10 @@ STEPS = 25  # of the 100 recorded; `scripts/compare-curve tests/golden/curves/cp
 # Measured: AVX2 against AVX-512 differs by 7e-6 in the worst step of LoRA, and by 3e-6 in the
 # first 25 steps with all weights trained (which reach 4e-5 in step 100).
 TOLERANCE = 1e-5
+# An input that lies between two codes goes either way: 7e-6 of a loss and 1.2e-4 of a gradient norm
+# between AVX2 and AVX-512, in 100 steps.
+OF_PRODUCTS = 5e-4
+LOSS_OF_PRODUCTS = 1e-3  # how far the loss of a run in 8 bits may be from that without, in any step
 
 
 @pytest.mark.parametrize(
@@ -47,4 +51,12 @@ def has_recorded(name: str, run: Train, demo: Path, tmp_path: Path, *more: str) 
     rows = [json.loads(line) for line in lines]
     for measured in ("loss", "grad_norm"):
         wanted = RECORDED[name][measured][:STEPS]
-        assert [row[measured] for row in rows] == pytest.approx(wanted, rel=TOLERANCE)
+        tolerance = OF_PRODUCTS if "w8a8" in name else TOLERANCE
+        assert [row[measured] for row in rows] == pytest.approx(wanted, rel=tolerance)
+
+
+def test_the_recorded_losses_of_products_in_8_bits_are_those_of_the_unquantised_run() -> None:
+    """All 100 steps of the same images, noise and levels; something must differ, though."""
+    plain, ours = RECORDED["sd3-medium lora"], RECORDED["sd3-medium w8a8 int8"]
+    assert ours["noise"] == plain["noise"] and ours["loss"] != plain["loss"]
+    assert ours["loss"] == pytest.approx(plain["loss"], abs=LOSS_OF_PRODUCTS)

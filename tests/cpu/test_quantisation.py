@@ -4,6 +4,7 @@ The reference of the gradients is a float32 copy of the model that multiplies by
 weights, with the same adapter values.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,40 @@ def test_float32_reaches_bfloat16_weights(scheme: str) -> None:
     assert float((y.detach().float() - want).norm() / want.norm()) < 0.01
     y.float().square().sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+VIEWS: dict[str, Callable[[], Tensor]] = {
+    "transposed": lambda: torch.randn(256, 8).t(),
+    "every other value": lambda: torch.randn(2, 4, 512)[..., ::2],
+    "one row for all": lambda: torch.randn(1, 256).expand(8, 256),
+    "no row": lambda: torch.randn(2, 0, 256),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("scheme", [*QUANTISING, *MULTIPLYING])
+def test_views_and_empty_batches_are_multiplied_like_copies(
+    scheme: str, dtype: torch.dtype
+) -> None:
+    """In float32 under bf16 autocast and in the weights' own format; the gradient is a view too."""
+    torch.manual_seed(0)
+    block = nn.Module()
+    block.transformer_blocks = nn.ModuleList([nn.Linear(256, 64, dtype=dtype)])
+    quant.apply(block, scheme)
+    linear = block.transformer_blocks[0]
+    for autocast in (False, True):
+        for name, view in VIEWS.items():
+            x = view().to(torch.float32 if autocast else dtype)
+            found = []
+            for there in (x, x.clone(memory_format=torch.contiguous_format)):
+                leaf = there.detach().requires_grad_()
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    y = linear(leaf)
+                y.float().sum().backward()  # whose gradient is one number for all
+                assert leaf.grad is not None and leaf.grad.dtype == leaf.dtype
+                found.append((y.detach(), leaf.grad))
+            for ours, theirs in zip(*found, strict=True):
+                assert ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-2), name
 
 
 @pytest.mark.parametrize("flavour", ["float8_e4m3fn", "float8_e4m3fnuz"])

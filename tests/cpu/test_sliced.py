@@ -18,8 +18,8 @@ from sd3tune.backends.kernels import sliced, smoke
 from sd3tune.backends.kernels.gradient_check import Wrong, check
 from sd3tune.config.files.prompts import load_prompts
 from sd3tune.demo import MODELS
-from sd3tune.plan.activations import slices
 from sd3tune.plan.memory import Load
+from sd3tune.plan.step_peak import slices
 from sd3tune.prepare import Prepared, plan_run
 from sd3tune.sd3 import attention, weights
 from sd3tune.sd3.variants import SD35_LARGE, SD35_MEDIUM, Transformer

@@ -34,12 +34,13 @@ def test_a_folder_that_others_could_fill_is_not_used(spoil: str, tmp_path: Path)
     assert compiled_code.opened(tmp_path) is None
 
 
-def test_a_folder_that_the_user_named_is_kept(tmp_path: Path) -> None:
+def test_a_folder_that_the_user_named_is_kept_and_torch_s_own_is_not(tmp_path: Path) -> None:
     environ = {compiled_code.VARIABLE: "/theirs"}
-    assert compiled_code.prepare(environ, tmp_path) == Path("/theirs")
-    empty: dict[str, str] = {}
-    assert compiled_code.prepare(empty, tmp_path) == tmp_path
-    assert empty == {compiled_code.VARIABLE: str(tmp_path)}
+    assert compiled_code.prepare(environ, tmp_path, "/tmp/of_torch") == Path("/theirs")
+    for unset in ({}, {compiled_code.VARIABLE: ""}, {compiled_code.VARIABLE: "/tmp/of_torch"}):
+        environ = dict(unset)
+        assert compiled_code.prepare(environ, tmp_path, "/tmp/of_torch") == tmp_path
+        assert environ == {compiled_code.VARIABLE: str(tmp_path)}
 
 
 def test_code_of_other_versions_is_counted_and_removed(tmp_path: Path) -> None:

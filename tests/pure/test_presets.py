@@ -28,7 +28,7 @@ def test_a_preset_fits_its_cards(preset: Preset) -> None:
 
 @pytest.mark.parametrize(
     "name, chip",
-    [("12gb", "rtx2060"), ("stable", "rtx3080"), ("mi300x", "rtx4090"), ("mac-32gb", "m1")],
+    [("12gb", "rtx2060"), ("stable", "rtx3080"), ("mi300x", "rtx2060"), ("mac-32gb", "m1")],
 )
 def test_a_preset_on_a_card_that_is_too_small_for_it_is_refused(name: str, chip: str) -> None:
     with pytest.raises((PlanError, ConfigError)):
@@ -53,7 +53,7 @@ def test_a_card_of_8_gb_trains_the_large_model_at_1024_px() -> None:
     preset = PRESETS["8gb"].settings_for("sd3.5-large")
     assert preset["resolution"] == 1024 and "blocks_to_swap" not in preset
     needs, has = planned(PRESETS["8gb"], "sd3.5-large", "rtx4060")
-    assert needs < 0.75 * has
+    assert needs < 0.92 * has, "blocks keep as much as fits, with room to spare"
 
 
 def test_there_is_a_preset_for_every_size_of_memory_and_every_purpose() -> None:

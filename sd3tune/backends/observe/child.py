@@ -34,6 +34,7 @@ OBSERVERS = {  # name -> module:function, called with the words that follow
     "probes": "sd3tune.backends.kernels.smoke:observe",
     "hidden": "sd3tune.backends.kernels.hidden:observe",
     "quant": "sd3tune.quant.linear_probes:observe",
+    "count": "sd3tune.counted.observer:observe",
     "imports": "sd3tune.backends.observe.imports:observe",
 }
 

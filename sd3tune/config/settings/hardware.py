@@ -59,7 +59,7 @@ class HardwareSettings(Settings):
     large, and see one vector of each image. `device`: in the blocks. `streamed`: the weights stay
     in host memory and are copied to the device once a step, layer by layer; the results are the
     same bits. `host`: the host computes them while the step before runs; the results are within
-    rounding. `auto` leaves them on the device where everything fits with room. Not for adapters
+    rounding. `auto` takes the fastest way that fits. Not for adapters
     that train these layers. Untested on hardware."""
     vae_dtype: Literal["default", "fp32", "fp16", "bf16"] | None = None
     """Format of the autoencoder."""

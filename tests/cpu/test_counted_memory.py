@@ -1,0 +1,114 @@
+"""Peak memory counted under fake tensors: beside the formula, beside real tensors, and beside what
+was measured on cards."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sd3tune.backends.decide.limits import LIBRARY_BYTES
+from sd3tune.counted import load_data
+from sd3tune.counted.counting import count as counted_in_child
+from sd3tune.counted.counting import kept
+from sd3tune.counted.training_step import count
+from sd3tune.plan.memory import GIB, Load, estimate
+from sd3tune.sd3.models import find
+from sd3tune.sd3.variants import SD3_MEDIUM, SD35_MEDIUM, Transformer
+from tests.plans import MEDIUM, plan
+from tests.pure.test_memory_formula import EVERY, ROWS
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+SMALL = replace(SD35_MEDIUM, layers=3, dual_layers=1, heads=6, joint_dim=256, positions=64)
+WITHOUT_NORM = replace(SD3_MEDIUM, layers=3, heads=6, joint_dim=256, positions=64)
+
+
+def load(shape: Transformer, vendor: str = "cpu", **settings: Any) -> Load:
+    values: dict[str, Any] = {
+        "vendor": vendor, "base_dtype": "fp32", "precision": "no_change",
+        "trainable_dtype": "fp32", "optimizer": "adamw", "batch": 1, "tokens": 256,
+        "text_tokens": 32, "interval": 1, "swapped": 0, "inputs_on_host": False,
+        "text_dtype": "fp32", "text_precisions": ("no_change",) * 3, "targets": TARGETS,
+        "rank": 16, "dropout": True,
+    } | settings  # fmt: skip
+    if values.get("full"):
+        values |= {"targets": (), "rank": 0, "dropout": False}
+    trained = shape.lora_parameters(values["rank"], values["targets"])
+    return Load(**values, trained=shape.parameters if values.get("full") else trained)
+
+
+def by_formula(shape: Transformer, given: Load) -> int:
+    return estimate(replace(find(MEDIUM), transformer=shape), given).tensors
+
+
+BF16 = {"base_dtype": "bf16", "autocast": "bf16"}
+RUNS: list[tuple[Transformer, dict[str, Any]]] = [
+    (shape, dtypes | settings)
+    for shape in (SMALL, WITHOUT_NORM)
+    for dtypes in ({}, BF16)
+    for settings in (
+        {},
+        {"interval": 0},
+        {"interval": 0, "batch": 2, "dropout": False},
+        {"interval": 2, "rank": 64, "accumulation": 2},
+        {"full": True, "interval": 0},
+    )
+]
+
+
+@pytest.mark.parametrize("shape, settings", [RUNS[0], RUNS[6]])
+def test_fake_tensors_count_what_real_ones_allocate(
+    shape: Transformer, settings: dict[str, Any]
+) -> None:
+    given = load(shape, **settings)
+    real, fake = count(shape, given, fake=False), count(shape, given)
+    assert fake.peak == pytest.approx(real.peak, rel=0.001)
+    assert by_formula(shape, given) == pytest.approx(real.peak, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape, settings", RUNS)
+def test_small_runs_allocate_what_is_counted(shape: Transformer, settings: dict[str, Any]) -> None:
+    given = load(shape, **settings)
+    real, fake = count(shape, given, fake=False), count(shape, given)
+    assert fake.peak == pytest.approx(real.peak, rel=0.03)
+
+
+def test_each_difference_of_a_card_is_counted() -> None:
+    """Float32 layer norms and dropout's masks, in bytes of one image token and hidden unit."""
+    given = load(SMALL, "cuda", **BF16, interval=0, tokens=1024)
+    unit = given.tokens * SMALL.hidden
+    with_masks, without = (count(SMALL, replace(given, dropout=d)).peak for d in (True, False))
+    assert (with_masks - without) / unit == pytest.approx(4 * 4 - 6, abs=0.6)
+    on_cpu = count(SMALL, replace(given, vendor="cpu", dropout=False)).peak
+    assert without > on_cpu
+
+
+@pytest.mark.slow
+def test_a_count_is_made_in_a_child_and_kept(tmp_path: Any) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    given = load(SMALL, "cuda", **BF16)
+    assert kept(SMALL, given, environ) is None
+    made = counted_in_child(SMALL, given, environ).step
+    assert made is not None and kept(SMALL, given, environ) == made
+    assert kept(SMALL, replace(given, rank=32), environ) is None
+    assert counted_in_child(SMALL, replace(given, processes=2), environ).step is None
+
+
+def test_a_load_survives_its_way_to_the_child() -> None:
+    given = plan("h200").memory.load
+    data = json.loads(json.dumps(load_data.written(SMALL, given)))
+    assert load_data.read(data) == (SMALL, given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model, side, settings, counted, measured", ROWS)
+def test_full_size_counts_are_what_an_h200_allocated(
+    model: str, side: int, settings: dict[str, Any], counted: float, measured: float | None
+) -> None:
+    made = plan("h200", model, side=side, **(EVERY | settings))
+    found = count(made.model.transformer, made.memory.load).peak
+    assert found / GIB == pytest.approx(counted, rel=0.01)
+    if measured is not None:
+        allocated = (found + LIBRARY_BYTES["cuda"]) / GIB
+        assert allocated == pytest.approx(measured, rel=0.02)
