@@ -190,7 +190,7 @@ def main() -> None:
     words.add_argument("--kills", type=int, default=0)
     asked = words.parse_args()
     os.environ["SD3TUNE_BACKEND"] = "cpu"
-    with tempfile.TemporaryDirectory(dir=".") as parent:
+    with tempfile.TemporaryDirectory() as parent:
         root = Path(parent).absolute()
         jpegs(root / "images", asked.images)
         demo = sd3tune("demo", str(root / "demo"), "--model", "sd3.5-medium")
