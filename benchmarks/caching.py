@@ -132,7 +132,8 @@ def rates(root: Path, count: int, threads: list[int], rounds: int) -> dict[str, 
             torch.set_num_threads(number)
             wall = alternating({"own": own, "ours": ours}, rounds)
             busy = alternating({"own": own, "ours": ours}, 1, clock=time.process_time)
-            found[f"{name}, {number} threads"] = rate(wall, busy, len(images))
+            found[f"{name}, {number} threads"] = one = rate(wall, busy, len(images))
+            print(f"{name}, {number} threads", json.dumps(one), flush=True)
     return found
 
 
@@ -189,7 +190,7 @@ def main() -> None:
     words.add_argument("--kills", type=int, default=0)
     asked = words.parse_args()
     os.environ["SD3TUNE_BACKEND"] = "cpu"
-    with tempfile.TemporaryDirectory(dir=".") as parent:
+    with tempfile.TemporaryDirectory() as parent:
         root = Path(parent).absolute()
         jpegs(root / "images", asked.images)
         demo = sd3tune("demo", str(root / "demo"), "--model", "sd3.5-medium")
@@ -199,8 +200,6 @@ def main() -> None:
         else:
             threads = [int(number) for number in asked.threads.split(",")]
             result = rates(root, asked.images, threads, asked.rounds)
-        for name, one in result.items():
-            print(name, json.dumps(one))
     report("caching", {"images": asked.images, **result}, asked.json)
 
 

@@ -77,7 +77,7 @@ def full(folder: Path) -> tuple[TrainState, Callable[[], object]]:
 
 
 def measure(make: Any, rounds: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=".") as parent:
+    with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent).absolute()
         state, save = make(folder)
         for parameter in state.trainable:
