@@ -113,5 +113,7 @@ def _card(answer: "CardAnswer") -> dict[str, Any]:
             "base_model_precision": plan.precision.transformer.value,
             "train_batch_size": plan.batch_size,
             "gradient_checkpointing": recomputed(plan),
+            "modulations": plan.memory.modulations.value,
+            "dynamo_backend": plan.hardware.compiler.value or "no",
         },
     }

@@ -8,10 +8,10 @@ what compiling costs.
 from dataclasses import dataclass, replace
 
 from sd3tune.backends.decide import speeds
-from sd3tune.backends.observe.facts import Facts
 from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
 from sd3tune.plan.duration import step_seconds
+from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load
 from sd3tune.sd3.variants import Transformer
 
@@ -46,12 +46,14 @@ class Prospect:
         return self.kinds * SECONDS_PER_KIND
 
 
-def prospect(facts: Facts, shape: Transformer, load: Load, steps: int) -> Prospect:
-    """The prospect of a run by arithmetic. load: of one step."""
+def prospect(inputs: RunInputs, eager: Load, compiled: Load, steps: int) -> Prospect:
+    """The prospect of a run by arithmetic. eager, compiled: one step of it, each with what is the
+    fastest beside."""
+    facts, shape = inputs.facts, inputs.model.transformer
     speed, kinds = speeds.speed(facts), kinds_of_blocks(shape)
     if speed is None:
         return Prospect(facts.vendor, steps, kinds, None, None)
-    times = (step_seconds(shape, replace(load, compiled=on), speed) for on in (False, True))
+    times = (step_seconds(shape, load, speed) for load in (eager, compiled))
     return Prospect(facts.vendor, steps, kinds, *times)
 
 
@@ -67,13 +69,13 @@ def choose(decided: Decision[str], config: Config, expected: Prospect) -> Decisi
     refused = next((r for r in decided.rejected if r.name == INDUCTOR), None)
     if decided.source.by == "user" or refused is not None:
         return decided
-    if (why := against(config, expected)) is not None:
+    if (why := excluded(config, expected.vendor) or against(expected)) is not None:
         return replace(decided, reason=why)
     return Decision(INDUCTOR, AUTO, in_favour(expected), decided.rejected)
 
 
-def against(config: Config, expected: Prospect) -> str | None:
-    """Why the blocks are not compiled; None where compiling pays."""
+def excluded(config: Config, vendor: str) -> str | None:
+    """Why no length of a run would make its blocks be compiled; None where one may."""
     if config.use_dora:
         return "DoRA's layers cannot be compiled"
     if config.dynamo_mode in CUDA_GRAPHS:
@@ -82,8 +84,13 @@ def against(config: Config, expected: Prospect) -> str | None:
         return "compiled blocks cannot keep the outputs of attention alone"
     if config.blocks_to_swap:
         return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
-    if expected.vendor == "cpu":
+    if vendor == "cpu":
         return f"on a processor, compiled blocks were measured to be no faster; {ANYWAY}"
+    return None
+
+
+def against(expected: Prospect) -> str | None:
+    """Why compiling does not pay; None where it does."""
     if expected.eager is None:
         return f"how fast this device trains is unknown; {ANYWAY}"
     if expected.saved < MARGIN * expected.cost:

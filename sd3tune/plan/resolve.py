@@ -50,15 +50,15 @@ def resolve(inputs: RunInputs) -> Plan:
     products.refuse(inputs, attention.training.value)  # slices may have failed their probe
     batch = sizes.batch(decided)
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
-    picked = fastest(inputs, load)
     data = data_plan(inputs, batch)
-    expected = compile_choice.prospect(
-        inputs.facts, model.transformer, picked.load, data.steps.value
-    )
+    picked = compiled = fastest(inputs, load)
+    if compile_choice.excluded(config, inputs.facts.vendor) is None:
+        compiled = fastest(inputs, replace(load, compiled=True))
+    expected = compile_choice.prospect(inputs, picked.load, compiled.load, data.steps.value)
     compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
     chosen = chosen | {"dynamo_backend": compiler}
     if compiler.value != compile_choice.NOTHING:  # other choices fit blocks that are compiled
-        picked = fastest(inputs, replace(load, compiled=True))
+        picked = compiled
     load = picked.load
     pinned = chosen["pin_memory"].value == "on"
     modulations = modulation_decision(inputs, load, pinned=pinned)

@@ -9,16 +9,11 @@ bitsandbytes hides them from checkpointing, and weights that visit the device st
 unpacked weight is never saved: the backward pass unpacks again.
 """
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import bitsandbytes
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from torch import Tensor
-
-TENSORS = ("absmax", "code", "offset")  # of bitsandbytes' QuantState
 
 
 class Nf4Linear(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
@@ -31,47 +26,42 @@ class Nf4Linear(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
         else:
             inside, outside = self.compute_dtype or x.dtype, x.dtype
         bias = None if self.bias is None else self.bias.to(inside)
-        with torch.autocast(kind, enabled=False):
-            out: Tensor = Nf4Product.apply(  # type: ignore[no-untyped-call]
-                x.to(inside), self.weight.data, bias, self.weight.quant_state
-            )
+        out: Tensor = Nf4Product.apply(  # type: ignore[no-untyped-call]
+            x.to(inside), self.weight.data, bias, self.weight.quant_state
+        )
         return out.to(outside)
 
 
 class Nf4Product(torch.autograd.Function):
-    """x (..., in), packed weight, bias (out,) or None, its QuantState -> (..., out). The gradient
-    of x alone: everything else is frozen."""
+    """x (..., in), packed weight, bias (out,) or None, its QuantState with nested scales ->
+    (..., out). The gradient of x alone: everything else is frozen. Its operators are those of
+    MatMul4Bit, without the Python around them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Tensor, bias: Tensor | None, state: Any) -> Tensor:
-        tensors = list(_tensors(state))
-        ctx.state = _with(state, iter([None] * len(tensors)))
+        scales = state.state2
+        tensors = state.absmax, scales.absmax, scales.code, state.offset
         ctx.save_for_backward(packed, *tensors)
-        product: Tensor = bitsandbytes.matmul_4bit(x, packed, quant_state=state, bias=bias)
+        ctx.form = state.blocksize, state.quant_type, state.shape, state.dtype
+        ctx.nested = scales.blocksize, scales.dtype
+        product: Tensor = torch.ops.bitsandbytes.gemm_4bit.default(
+            x,
+            packed.view(-1, 1),
+            state.shape,
+            scales.absmax,
+            state.blocksize,
+            state.quant_type,
+            bias=bias,
+            absmax_8bit=state.absmax,
+            absmax_code=scales.code,
+            absmax_offset=state.offset,
+        )
         return product
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        packed, *tensors = ctx.saved_tensors
-        (gradient,) = gradients
-        weight = dequantize_4bit(packed, _with(ctx.state, iter(tensors)))
+        packed, absmax, scales, code, offset = ctx.saved_tensors
+        (gradient,), ops = gradients, torch.ops.bitsandbytes
+        wide = ops.dequantize_blockwise.default(absmax, scales, code, *ctx.nested) + offset
+        weight = ops.dequantize_4bit.default(packed.view(-1, 1), wide.float(), *ctx.form)
         return gradient @ weight.to(gradient.dtype), None, None, None
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    """Those of a QuantState and of the one inside it."""
-    yield from (t for name in TENSORS if isinstance(t := getattr(state, name), Tensor))
-    if state.nested:
-        yield from _tensors(state.state2)
-
-
-def _with(state: Any, tensors: Iterator[Any]) -> Any:
-    """A copy with other tensors, in the order of `_tensors`. `...` marks where there was one."""
-    made = copy.copy(state)
-    for name in TENSORS:
-        if isinstance(getattr(state, name), Tensor | type(...)):
-            tensor = next(tensors)
-            setattr(made, name, ... if tensor is None else tensor)
-    if state.nested:
-        made.state2 = _with(state.state2, tensors)
-    return made

@@ -84,6 +84,7 @@ def test_each_difference_of_a_card_is_counted() -> None:
     assert without > on_cpu
 
 
+@pytest.mark.slow
 def test_a_count_is_made_in_a_child_and_kept(tmp_path: Any) -> None:
     environ = {"XDG_CACHE_HOME": str(tmp_path)}
     given = load(SMALL, "cuda", **BF16)

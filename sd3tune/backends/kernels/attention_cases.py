@@ -11,6 +11,8 @@ wrong in.
 * A recomputed forward pass; keys that are padding, where the kernel takes a mask.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -84,6 +86,12 @@ def rounds(dtype: torch.dtype, *, padded: bool) -> list[tuple[Case, ...]]:
 @cache
 def inputs_of(case: Case, dtype: torch.dtype) -> Inputs:
     """(B, heads, tokens, head_dim) in `dtype`, on the CPU."""
+    with one_thread():
+        return _inputs(case).to(dtype)
+
+
+def _inputs(case: Case) -> Inputs:
+    """In float32."""
     q, k, v, gradient = (x.transpose(1, 2) for x in activations(case.layer, case.shape, case.seed))
     if case.shift:
         mean = torch.nn.functional.normalize(q.mean(-2, keepdim=True), dim=-1)
@@ -96,12 +104,25 @@ def inputs_of(case: Case, dtype: torch.dtype) -> Inputs:
     if case.padded:
         kept = case.shape.tokens - PADDING * torch.arange(1, case.shape.batch + 1)
         mask = (torch.arange(case.shape.tokens) < kept[:, None])[:, None, None]
-    return Inputs(case.q * q, k, v, case.gradient * gradient, mask).to(dtype)
+    return Inputs(case.q * q, k, v, case.gradient * gradient, mask)
 
 
 @cache
 def expected_of(case: Case, dtype: torch.dtype) -> Expected:
-    return expected(inputs_of(case, dtype), dtype)
+    """What the case must come to."""
+    with one_thread():
+        return expected(inputs_of(case, dtype), dtype)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For small products: on a busy machine several threads wait for each other at each of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:

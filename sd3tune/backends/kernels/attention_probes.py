@@ -2,6 +2,7 @@
 kernel has; SageAttention, which only samples, by its output."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from sd3tune.backends.kernels import gradient_check, sliced
+from sd3tune.backends.kernels.attention_cases import one_thread
 from sd3tune.backends.kernels.gradient_check import DTYPES, Attend
 from sd3tune.backends.kernels.sdpa import KERNELS, kernel
 
@@ -29,8 +31,8 @@ def attention(
         attend = partial(sliced.attention, most=SLICE) if name == "sliced" else sdpa
     checked = list(dtypes) or [working_dtype(device, name)]
     lacking: list[torch.dtype] = []
-    others = [] if dtypes else [dtype for dtype in DTYPES if dtype not in checked]
-    with kernel(name):
+    others = [] if dtypes else [d for d in formats_of(device) if d not in checked]
+    with kernel(name), one_thread() if device.type == "cpu" else nullcontext():
         worst = max(gradient_check.check(attend, device, dtype) for dtype in checked)
         for dtype in others:
             try:
@@ -44,6 +46,11 @@ def attention(
 
 def _names(dtypes: Sequence[torch.dtype]) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def formats_of(device: torch.device) -> tuple[torch.dtype, ...]:
+    """What a run may compute in there: fp16 is for cards without bf16 (options.py)."""
+    return DTYPES if device.type == "cuda" else (torch.float32, torch.bfloat16)
 
 
 def working_dtype(device: torch.device, name: str) -> torch.dtype:
