@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sd3tune import quant
-from sd3tune.backends.kernels.eight_bits import Rows
+from sd3tune.backends.kernels.eight_bits import RowScaled
 from sd3tune.quant import bnb, quanto, w8a8
 from sd3tune.quant.parts import is_nf4, moved, moved_state
 from sd3tune.quant.patterns import matching
@@ -141,7 +141,7 @@ def _rounded(model: Any, row: Scheme, fp8: str, which: quant.Patterns) -> None:
         codes = weight.new_empty(weight.shape, dtype=dtype)
         scale = weight.new_empty(weight.shape[0], 1, dtype=torch.float32)
         lost = weight.new_empty(weight.shape[1], dtype=torch.float32)
-        rows = Rows(codes, scale)
+        rows = RowScaled(codes, scale)
         model.set_submodule(name, w8a8.W8A8Linear(rows, lost, linear.bias, weight.dtype))
 
 

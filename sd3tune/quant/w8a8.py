@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sd3tune.backends.kernels import eight_bits
-from sd3tune.backends.kernels.eight_bits import Rows
+from sd3tune.backends.kernels.eight_bits import RowScaled
 from sd3tune.quant.patterns import Patterns, matching
 from sd3tune.tables.schemes import Scheme
 
@@ -30,7 +30,9 @@ class W8A8Linear(nn.Linear):
     weights_only: bool = False
     observer: "Observer | None" = None
 
-    def __init__(self, rows: Rows, lost: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rows: RowScaled, lost: Tensor, bias: Tensor | None, dtype: torch.dtype
+    ) -> None:
         nn.Module.__init__(self)  # nn.Linear's would make a float weight
         self.out_features, self.in_features = rows.codes.shape
         self.codes = nn.Parameter(rows.codes, requires_grad=False)
@@ -45,9 +47,9 @@ class W8A8Linear(nn.Linear):
         return self.rows.restored().to(self.dtype)
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> RowScaled:
         """The stored weight."""
-        return Rows(self.codes, self.scale)
+        return RowScaled(self.codes, self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., inputs) of any dtype -> (..., outputs) in autocast's dtype, or the base dtype."""
@@ -92,7 +94,7 @@ class EightBitProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(codes, scale)  # not x: the weights are frozen
         ctx.dtype, ctx.weights_only = x.dtype, weights_only
-        weight = Rows(codes, scale)
+        weight = RowScaled(codes, scale)
         if not weights_only:
             return eight_bits.linear(x, weight, bias, dtype)
         added = None if bias is None else bias.to(dtype)
@@ -100,7 +102,7 @@ class EightBitProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        weight = Rows(*ctx.saved_tensors)
+        weight = RowScaled(*ctx.saved_tensors)
         if ctx.weights_only:
             gradient = (g @ weight.restored().to(g.dtype)).to(ctx.dtype)
         else:
@@ -126,7 +128,7 @@ def quantise(
                 continue
             lost = (rows.restored() - weight.float()).square().sum(0)
             *home, lost = (part.to(linear.weight.device) for part in (*rows, lost))
-        small = W8A8Linear(Rows(*home), lost, linear.bias, linear.weight.dtype)
+        small = W8A8Linear(RowScaled(*home), lost, linear.bias, linear.weight.dtype)
         module.set_submodule(name, small)
 
 
@@ -143,7 +145,7 @@ def restore(
         codes, scale, lost = (state[f"{name}.{part}"] for part in ("codes", "scale", "lost"))
         bias = state.get(f"{name}.bias")
         dtype = base if bias is None else bias.dtype
-        module.set_submodule(name, W8A8Linear(Rows(codes, scale), lost, bias, dtype))
+        module.set_submodule(name, W8A8Linear(RowScaled(codes, scale), lost, bias, dtype))
     missing, unexpected = module.load_state_dict(dict(state), strict=False, assign=True)
     return missing, unexpected
 

@@ -103,7 +103,7 @@ def certified(
     say(f"products {certificate.sentence()}")
     if doubtful := certificate.with_lossy_weights():
         warn(doubtful)
-    check = Check(state, recipe, scheme.error_limit, compiled)
+    check = ProductCheck(state, recipe, scheme.error_limit, compiled)
     interval = plan.precision.check_interval
     return [Chore(every(interval), check.run)] if interval else []
 
@@ -156,7 +156,7 @@ def uncompiled(compiled: bool) -> AbstractContextManager[Any]:
 
 
 @dataclass
-class Check:
+class ProductCheck:
     """Measures one layer with what the last step put through it, by a forward and a backward pass
     of its own that change nothing. It holds the inputs of one forward pass until the next one."""
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sd3tune import quant
 from sd3tune.backends.kernels import eight_bits
-from sd3tune.backends.kernels.eight_bits import Columns, Rows, product, rounded
+from sd3tune.backends.kernels.eight_bits import ColumnScaled, RowScaled, product, rounded
 from sd3tune.quant.parts import stored_bytes
 from sd3tune.quant.w8a8 import W8A8Linear
 
@@ -111,33 +111,33 @@ def test_products_stay_within_the_bounds(name: str, dtype: torch.dtype) -> None:
         assert (difference <= backward_bound(g, w, dtype)).all()
 
 
-def right_forward(x: Rows, w: Rows) -> Tensor:
-    return product(x, Columns(w.codes.t(), w.scale.t()))
+def right_forward(x: RowScaled, w: RowScaled) -> Tensor:
+    return product(x, ColumnScaled(w.codes.t(), w.scale.t()))
 
 
-def right_backward(g: Tensor, w: Rows) -> Tensor:
-    return product(rounded(g * w.scale.t(), w.codes.dtype), Columns(w.codes, None))
+def right_backward(g: Tensor, w: RowScaled) -> Tensor:
+    return product(rounded(g * w.scale.t(), w.codes.dtype), ColumnScaled(w.codes, None))
 
 
-def swapped(rows: Rows) -> Rows:
-    return Rows(rows.codes, rows.scale.flip(0))
+def swapped(rows: RowScaled) -> RowScaled:
+    return RowScaled(rows.codes, rows.scale.flip(0))
 
 
-FORWARD_FAULTS: dict[str, Callable[[Rows, Rows], Tensor]] = {
+FORWARD_FAULTS: dict[str, Callable[[RowScaled, RowScaled], Tensor]] = {
     "scales of outputs swapped": lambda x, w: right_forward(x, swapped(w)),
     "scales of tokens swapped": lambda x, w: right_forward(swapped(x), w),
     "scales of outputs left out": lambda x, w: right_forward(
-        x, Rows(w.codes, torch.ones_like(w.scale))
+        x, RowScaled(w.codes, torch.ones_like(w.scale))
     ),
-    "scales of tokens twice": lambda x, w: right_forward(Rows(x.codes, x.scale**2), w),
-    "the wrong neighbour": lambda x, w: right_forward(Rows(x.codes.roll(1, 1), x.scale), w),
+    "scales of tokens twice": lambda x, w: right_forward(RowScaled(x.codes, x.scale**2), w),
+    "the wrong neighbour": lambda x, w: right_forward(RowScaled(x.codes.roll(1, 1), x.scale), w),
 }
-BACKWARD_FAULTS: dict[str, Callable[[Tensor, Rows], Tensor]] = {
+BACKWARD_FAULTS: dict[str, Callable[[Tensor, RowScaled], Tensor]] = {
     "scales swapped": lambda g, w: right_backward(g, swapped(w)),
-    "scales left out": lambda g, w: right_backward(g, Rows(w.codes, torch.ones_like(w.scale))),
+    "scales left out": lambda g, w: right_backward(g, RowScaled(w.codes, torch.ones_like(w.scale))),
     "scales twice": lambda g, w: right_backward(g * w.scale.t(), w),
     "the mean of the scales": lambda g, w: right_backward(
-        g, Rows(w.codes, w.scale.mean().expand(w.scale.shape))
+        g, RowScaled(w.codes, w.scale.mean().expand(w.scale.shape))
     ),
 }
 

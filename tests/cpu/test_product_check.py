@@ -171,7 +171,7 @@ def test_a_check_measures_the_inputs_and_gradients_of_the_step(
     state: TrainState, tmp_path: Path
 ) -> None:
     """The same figures as when the layers are watched in the step itself."""
-    check = product_check.Check(state, Recipe.of(planned()), 0.03, compiled=True)
+    check = product_check.ProductCheck(state, Recipe.of(planned()), 0.03, compiled=True)
     for part in state.model.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0

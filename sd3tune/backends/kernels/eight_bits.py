@@ -24,7 +24,7 @@ MIN_ROWS = 17
 CHUNK_VALUES = 2**24
 
 
-class Rows(NamedTuple):
+class RowScaled(NamedTuple):
     """A matrix of codes, and the scale of each row."""
 
     codes: Tensor  # (rows, columns), int8 or float8
@@ -35,14 +35,14 @@ class Rows(NamedTuple):
         return self.codes.float() * self.scale
 
 
-class Columns(NamedTuple):
+class ColumnScaled(NamedTuple):
     """The second factor of a product, and the scale of each column; None: 1."""
 
     codes: Tensor  # (rows, columns), column by column in memory
     scale: Tensor | None  # (1, columns), float32
 
 
-def rounded(x: Tensor, dtype: torch.dtype) -> Rows:
+def rounded(x: Tensor, dtype: torch.dtype) -> RowScaled:
     """x (rows, columns) in 8 bits: the largest value of a row becomes the largest code.
 
     Rows of zeros stay zero. A NaN or an infinity reaches the scale of its row, and so everything
@@ -53,19 +53,19 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Rows:
     # Not 1e-12, say: the gradient of a mean over millions of values is smaller.
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
     scaled = x / scale
-    return Rows((scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale)
+    return RowScaled((scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale)
 
 
 def linear(
     x: Tensor,
-    weight: Rows,
+    weight: RowScaled,
     bias: Tensor | None,
     dtype: torch.dtype,
     most: int = CHUNK_VALUES,
 ) -> Tensor:
     """y = round(x) W^T + bias in `dtype`, (rows, outputs). x (rows, inputs), W (outputs, inputs).
     Each row of x is rounded to the format of W. most: values computed at a time."""
-    columns = Columns(weight.codes.t(), weight.scale.t())
+    columns = ColumnScaled(weight.codes.t(), weight.scale.t())
 
     def some(x: Tensor) -> Tensor:
         # Sums of less than float32, which float8 units offer, are usual forward and not backward.
@@ -75,14 +75,16 @@ def linear(
     return _by_chunks(some, x, weight.codes.shape[0], dtype, most)
 
 
-def input_gradient(g: Tensor, weight: Rows, dtype: torch.dtype, most: int = CHUNK_VALUES) -> Tensor:
+def input_gradient(
+    g: Tensor, weight: RowScaled, dtype: torch.dtype, most: int = CHUNK_VALUES
+) -> Tensor:
     """The gradient of `linear` for x in `dtype`, (rows, inputs). g (rows, outputs): that for y.
 
     The scales of W belong to the index that is summed here, so they cannot be applied afterwards.
     g W = (g * scale^T) codes exactly: they are multiplied into g before its rows are rounded, and
     one set of codes serves both directions. Temporary: a transposed copy of the codes.
     """
-    columns = Columns(weight.codes.t().contiguous().t(), None)
+    columns = ColumnScaled(weight.codes.t().contiguous().t(), None)
 
     def some(g: Tensor) -> Tensor:
         return product(rounded(g * weight.scale.t(), weight.codes.dtype), columns).to(dtype)
@@ -90,7 +92,7 @@ def input_gradient(g: Tensor, weight: Rows, dtype: torch.dtype, most: int = CHUN
     return _by_chunks(some, g, weight.codes.shape[1], dtype, most)
 
 
-def product(left: Rows, right: Columns, *, fast: bool = False) -> Tensor:
+def product(left: RowScaled, right: ColumnScaled, *, fast: bool = False) -> Tensor:
     """left right, (rows, columns), in float32; in bf16 from float8 units, which write no float32
     with scales of rows. fast: they may sum in fewer bits."""
     rows, columns = left.codes.shape[0], right.codes.shape[1]
@@ -103,7 +105,7 @@ def product(left: Rows, right: Columns, *, fast: bool = False) -> Tensor:
     return result[:rows, :columns]
 
 
-def _float8_product(left: Rows, right: Columns, *, fast: bool) -> Tensor:
+def _float8_product(left: RowScaled, right: ColumnScaled, *, fast: bool) -> Tensor:
     kind = left.codes.device.type
     ones = left.scale.new_ones(1, right.codes.shape[1])
     with torch.autocast("cpu", enabled=False):  # which would round the products to bf16 there
@@ -130,13 +132,13 @@ def _by_chunks(
     return whole
 
 
-def _padded(left: Rows, right: Columns) -> tuple[Rows, Columns]:
+def _padded(left: RowScaled, right: ColumnScaled) -> tuple[RowScaled, ColumnScaled]:
     """Both factors in sizes that the kernels take, with zeros; SD3's own sizes need none."""
     rows = max(MIN_ROWS - left.codes.shape[0], 0)
     inner, columns = -right.codes.shape[0] % MULTIPLE, -right.codes.shape[1] % MULTIPLE
     if rows or inner:
-        left = Rows(pad(left.codes, (0, inner, 0, rows)), pad(left.scale, (0, 0, 0, rows)))
+        left = RowScaled(pad(left.codes, (0, inner, 0, rows)), pad(left.scale, (0, 0, 0, rows)))
     if inner or columns:
         scale = None if right.scale is None else pad(right.scale, (0, columns))
-        right = Columns(pad(right.codes.t(), (0, inner, 0, columns)).t(), scale)
+        right = ColumnScaled(pad(right.codes.t(), (0, inner, 0, columns)).t(), scale)
     return left, right
