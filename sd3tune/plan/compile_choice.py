@@ -7,7 +7,8 @@ what compiling costs.
 
 from dataclasses import dataclass, replace
 
-from sd3tune.backends.decide import speeds
+from sd3tune.backends.decide import limits, speeds
+from sd3tune.backends.observe.facts import Vendor
 from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
 from sd3tune.plan.duration import step_seconds
@@ -29,7 +30,7 @@ class Prospect:
     """What compiling would bring to a run: expected seconds of a step without it and with it; None
     where the speed of the device is unknown. kinds: of blocks."""
 
-    vendor: str
+    vendor: Vendor
     steps: int
     kinds: int
     eager: float | None
@@ -74,7 +75,7 @@ def choose(decided: Decision[str], config: Config, expected: Prospect) -> Decisi
     return Decision(INDUCTOR, AUTO, in_favour(expected), decided.rejected)
 
 
-def excluded(config: Config, vendor: str) -> str | None:
+def excluded(config: Config, vendor: Vendor) -> str | None:
     """Why no length of a run would make its blocks be compiled; None where one may."""
     if config.use_dora:
         return "DoRA's layers cannot be compiled"
@@ -84,8 +85,8 @@ def excluded(config: Config, vendor: str) -> str | None:
         return "compiled blocks cannot keep the outputs of attention alone"
     if config.blocks_to_swap:
         return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
-    if vendor == "cpu":
-        return f"on a processor, compiled blocks were measured to be no faster; {ANYWAY}"
+    if (measured := limits.COMPILED_NO_FASTER.get(vendor)) is not None:
+        return f"{measured}; {ANYWAY}"
     return None
 
 

@@ -43,7 +43,7 @@ class Lever:
 
 
 @dataclass(frozen=True)
-class Option:
+class Combination:
     """One combination of candidates, with what it needs and takes."""
 
     words: str
@@ -112,22 +112,26 @@ def fastest(inputs: RunInputs, load: Load, levers: Sequence[Lever] = LEVERS) -> 
     loads = [load]
     for lever in levers:
         loads = [changed for each in loads for changed in lever.candidates(inputs, each, fits)]
-    options = [_option(inputs, each, levers, known or SOME_SPEED) for each in dict.fromkeys(loads)]
+    options = [
+        _combination(inputs, each, levers, known or SOME_SPEED) for each in dict.fromkeys(loads)
+    ]
     chosen = choose(options, most)
     if len(options) == 1 or room is None:
         return Fastest(chosen.load, "")
     return Fastest(chosen.load, reason(chosen, options, room, timed=known is not None))
 
 
-def _option(inputs: RunInputs, load: Load, levers: Sequence[Lever], speed: Speed) -> Option:
+def _combination(
+    inputs: RunInputs, load: Load, levers: Sequence[Lever], speed: Speed
+) -> Combination:
     shape, tokens = inputs.model.transformer, inputs.average_tokens
     words = [lever.words(shape, load) for lever in reversed(levers)]
     need = estimate(inputs.model, load).training
-    return Option(", ".join(filter(None, words)), load, need,
+    return Combination(", ".join(filter(None, words)), load, need,
                   step_seconds(shape, load, speed, tokens))  # fmt: skip
 
 
-def choose(options: Sequence[Option], most: int) -> Option:
+def choose(options: Sequence[Combination], most: int) -> Combination:
     """The fastest that needs at most so many bytes, or the smallest."""
     roomy = [o for o in options if o.need <= most]
     if roomy:
@@ -135,11 +139,11 @@ def choose(options: Sequence[Option], most: int) -> Option:
     return min(options, key=lambda o: (o.need, o.seconds))
 
 
-def reason(chosen: Option, options: Sequence[Option], room: int, *, timed: bool) -> str:
+def reason(chosen: Combination, options: Sequence[Combination], room: int, *, timed: bool) -> str:
     """What was chosen, and what the nearest alternative would take: the fastest of all, where it
     does not fit, or else the smallest."""
 
-    def seconds(option: Option) -> str:
+    def seconds(option: Combination) -> str:
         return f"{clock(option.seconds)} a step" if timed else "of unknown speed"
 
     head = f"{chosen.words}: {seconds(chosen)}, {gib(chosen.need)} of {gib(room)}"

@@ -1,4 +1,4 @@
-"""Inputs of checkpointed blocks in host memory until the backward pass needs them.
+"""HostInputs of checkpointed blocks in host memory until the backward pass needs them.
 
 They leave on a stream of their own while the block computes, and come back the same way: while one
 block is recomputed and differentiated, the inputs of the block before it arrive. An input that
@@ -18,10 +18,10 @@ from sd3tune.backends.kernels.side_stream import SideStream
 
 
 @dataclass(eq=False)
-class Inputs:
+class HostInputs:
     """The inputs of one block. before: of the block that ran before it."""
 
-    before: "weakref.ref[Inputs] | None"
+    before: "weakref.ref[HostInputs] | None"
     kept: list["Kept"] = field(default_factory=list)
     leaving: list[Tensor] = field(default_factory=list)  # until their copies are complete
     left: torch.Event | None = None  # when those copies are complete
@@ -36,7 +36,7 @@ class Kept:
 
     host: Tensor
     device: torch.device
-    inputs: Inputs
+    inputs: HostInputs
     back: Tensor | None = None
 
 
@@ -45,11 +45,11 @@ class InputsOnHost:
 
     def __init__(self, device: torch.device, *, pin: bool) -> None:
         self._stream, self._pin = SideStream(device), pin
-        self._before: Inputs | None = None
-        self._now = Inputs(None)
+        self._before: HostInputs | None = None
+        self._now = HostInputs(None)
 
     @property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> HostInputs:
         """Those of the block that ran last, or runs."""
         return self._now
 
@@ -58,7 +58,7 @@ class InputsOnHost:
         if self._before is not None:
             self._stream.wait(self._before.left)
             self._before.leaving.clear()
-        self._before, self._now = self._now, Inputs(weakref.ref(self._now))
+        self._before, self._now = self._now, HostInputs(weakref.ref(self._now))
         return saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> Tensor | Kept:
@@ -86,7 +86,7 @@ class InputsOnHost:
             self._fetch(earlier)
         return self._copied(packed) if tensor is None else tensor  # a second backward pass
 
-    def _fetch(self, inputs: Inputs) -> None:
+    def _fetch(self, inputs: HostInputs) -> None:
         """Those of a block begin to come back."""
         if inputs.fetched:
             return

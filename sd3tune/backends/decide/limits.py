@@ -37,6 +37,10 @@ MPS_TERMS = Limit(
 # Scores in one matrix of sliced attention: 128 MiB in float32. With twice as many, or half, a CPU
 # was not faster (docs/reference/memory.md).
 SLICE_VALUES = 2**25
+# Where compiled blocks are not faster, and how that is known (docs/concepts/compile.md).
+COMPILED_NO_FASTER: Mapping[Vendor, str] = {
+    "cpu": "on a processor, compiled blocks were measured to be no faster"
+}
 LEFT_FOR_MACOS = 4 * 2**30  # a guess: a desktop and a browser
 # Estimates, by vendor: contexts, cuBLAS workspaces, allocator slack.
 WORKSPACE_BYTES: Mapping[str, int] = {
