@@ -7,8 +7,7 @@ what compiling costs.
 
 from dataclasses import dataclass, replace
 
-from sd3tune.backends.decide import limits, speeds
-from sd3tune.backends.observe.facts import Vendor
+from sd3tune.backends.decide import speeds
 from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
 from sd3tune.plan.duration import step_seconds
@@ -30,7 +29,6 @@ class Prospect:
     """What compiling would bring to a run: expected seconds of a step without it and with it; None
     where the speed of the device is unknown. kinds: of blocks."""
 
-    vendor: Vendor
     steps: int
     kinds: int
     eager: float | None
@@ -53,9 +51,9 @@ def prospect(inputs: RunInputs, eager: Load, compiled: Load, steps: int) -> Pros
     facts, shape = inputs.facts, inputs.model.transformer
     speed, kinds = speeds.speed(facts), kinds_of_blocks(shape)
     if speed is None:
-        return Prospect(facts.vendor, steps, kinds, None, None)
+        return Prospect(steps, kinds, None, None)
     times = (step_seconds(shape, load, speed) for load in (eager, compiled))
-    return Prospect(facts.vendor, steps, kinds, *times)
+    return Prospect(steps, kinds, *times)
 
 
 def kinds_of_blocks(shape: Transformer) -> int:
@@ -67,16 +65,22 @@ def kinds_of_blocks(shape: Transformer) -> int:
 
 def choose(decided: Decision[str], config: Config, expected: Prospect) -> Decision[str]:
     """The compiler, given what the rules decided: the user's choice and a rule's refusal stay."""
-    refused = next((r for r in decided.rejected if r.name == INDUCTOR), None)
-    if decided.source.by == "user" or refused is not None:
+    if not is_open(decided):
         return decided
-    if (why := excluded(config, expected.vendor) or against(expected)) is not None:
+    if (why := excluded(config) or against(expected)) is not None:
         return replace(decided, reason=why)
     return Decision(INDUCTOR, AUTO, in_favour(expected), decided.rejected)
 
 
-def excluded(config: Config, vendor: Vendor) -> str | None:
-    """Why no length of a run would make its blocks be compiled; None where one may."""
+def is_open(decided: Decision[str]) -> bool:
+    """Neither the user nor a rule has decided."""
+    refused = any(r.name == INDUCTOR for r in decided.rejected)
+    return decided.source.by != "user" and not refused
+
+
+def excluded(config: Config) -> str | None:
+    """The setting for which no length of a run would make its blocks be compiled; None where one
+    may."""
     if config.use_dora:
         return "DoRA's layers cannot be compiled"
     if config.dynamo_mode in CUDA_GRAPHS:
@@ -85,8 +89,6 @@ def excluded(config: Config, vendor: Vendor) -> str | None:
         return "compiled blocks cannot keep the outputs of attention alone"
     if config.blocks_to_swap:
         return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
-    if (measured := limits.COMPILED_NO_FASTER.get(vendor)) is not None:
-        return f"{measured}; {ANYWAY}"
     return None
 
 

@@ -112,9 +112,8 @@ def fastest(inputs: RunInputs, load: Load, levers: Sequence[Lever] = LEVERS) -> 
     loads = [load]
     for lever in levers:
         loads = [changed for each in loads for changed in lever.candidates(inputs, each, fits)]
-    options = [
-        _combination(inputs, each, levers, known or SOME_SPEED) for each in dict.fromkeys(loads)
-    ]
+    different = [each for i, each in enumerate(loads) if each not in loads[:i]]
+    options = [_combination(inputs, each, levers, known or SOME_SPEED) for each in different]
     chosen = choose(options, most)
     if len(options) == 1 or room is None:
         return Fastest(chosen.load, "")

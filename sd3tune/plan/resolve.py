@@ -52,10 +52,11 @@ def resolve(inputs: RunInputs) -> Plan:
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
     data = data_plan(inputs, batch)
     picked = compiled = fastest(inputs, load)
-    if compile_choice.excluded(config, inputs.facts.vendor) is None:
+    compiler = chosen["dynamo_backend"]
+    if compile_choice.is_open(compiler) and compile_choice.excluded(config) is None:
         compiled = fastest(inputs, replace(load, compiled=True))
     expected = compile_choice.prospect(inputs, picked.load, compiled.load, data.steps.value)
-    compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
+    compiler = compile_choice.choose(compiler, config, expected)
     chosen = chosen | {"dynamo_backend": compiler}
     if compiler.value != compile_choice.NOTHING:  # other choices fit blocks that are compiled
         picked = compiled

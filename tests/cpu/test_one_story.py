@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sd3tune import devices, doctor
 from sd3tune.backends.decide.admission import ProbeRunner
+from sd3tune.backends.decide.kernel_speeds import shape_of
 from sd3tune.backends.decide.probes import ProbeAnswer
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
@@ -15,6 +17,7 @@ from sd3tune.cli import doctor as doctor_command
 from sd3tune.config.config import Config
 from sd3tune.decision import Decision
 from sd3tune.errors import HardwareError
+from sd3tune.plan.compile_choice import ANYWAY, is_open
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.plan import Plan
 from sd3tune.prepare import prepare, prepare_run
@@ -44,6 +47,12 @@ class Device:
 
 def silent(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
     raise AssertionError(f"the answers of {', '.join(names)} were on the disk")
+
+
+def measuring(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
+    """Doctor knows no run, so what it has not asked is how fast kernels are at a run's shape."""
+    assert all(shape_of(name) for name in names), f"doctor has the answers of {', '.join(names)}"
+    return dict.fromkeys(names, ProbeAnswer(False, "no memory", 0.1))
 
 
 @pytest.fixture
@@ -86,12 +95,12 @@ def test_one_failing_probe_changes_the_same_decision_for_doctor_plan_and_trainer
     doctors = doctor.diagnose(seen, torch, facts, anew).decisions
     nothing_kept = probing.on_this_machine(folder=tmp_path / "none", execute=Device(failing))
     plans = planned(project, facts, nothing_kept)
+    after_doctor = planned(project, facts, probing.on_this_machine(folder=kept, execute=measuring))
     trainers = planned(project, facts, probing.on_this_machine(folder=kept, execute=silent))
     assert doctors[axis].value == value and WRONG in said(doctors)
     assert set(doctors) > {"mixed_precision", "optimizer", "attention_mechanism"}
-    for each, decision in doctors.items():
-        assert decisions(plans)[each] == decision, each
-        assert decisions(trainers)[each] == decision, each
+    for plan in (plans, after_doctor, trainers):
+        agree(doctors, plan)
 
 
 @pytest.mark.parametrize(
@@ -136,12 +145,45 @@ def test_of_two_unlike_cards_doctor_plan_and_trainer_decide_for_the_one_that_tra
     path.write_text(doctor_command.document(report))
     there = prepare_run(project.write(), (), str(path)).plan
     assert report.decisions["mixed_precision"].value == "bf16"
-    for axis, decision in report.decisions.items():
-        assert decisions(trainers)[axis] == decision == decisions(there)[axis], axis
+    agree(report.decisions, trainers)
+    agree(report.decisions, there)
     assert len(report.facts.devices) == 2
     reason = decisions(trainers)["device"].reason
     assert reason.startswith("NVIDIA GeForce RTX 4090 (card 1 of the driver, PCI 0000:41:00.0")
     assert "CUDA_DEVICE_ORDER=FASTEST_FIRST" in reason
+
+
+def agree(doctors: Mapping[str, Decision[str]], plan: Plan) -> None:
+    """Every decision of doctor's is the plan's, with its reasons. Whether a card compiles follows
+    from the length of the run: doctor says that, and the plan has the arithmetic."""
+    for axis, decision in doctors.items():
+        plans = decisions(plan)[axis]
+        if axis == "dynamo_backend" and is_open(decision):
+            assert "the run is long enough" in decision.reason and plans.reason.endswith(ANYWAY)
+            plans = replace(plans, reason=decision.reason)
+        assert plans == decision, axis
+
+
+def test_the_kernel_that_plan_measured_is_the_trainer_s(
+    machine: Recorded, project: Project, tmp_path: Path
+) -> None:
+    project.picture("a.png", 1), project.picture("b.png", 2)
+    seen, torch, facts = machine("h100")
+    kept = tmp_path / "kept"
+    anew = probing.on_this_machine(anew=True, folder=kept, execute=Device())
+    doctors = doctor.diagnose(seen, torch, facts, anew).decisions
+
+    def timed(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
+        right = measuring(facts, names)  # raises where doctor has asked
+        return dict.fromkeys(right, ProbeAnswer(True, "diffusers 3 ms, cudnn 2 ms", 0.1))
+
+    plans = planned(project, facts, probing.on_this_machine(folder=kept, execute=timed))
+    trainers = planned(project, facts, probing.on_this_machine(folder=kept, execute=silent))
+    assert plans == trainers and trainers.attention.training.value == "cudnn"
+    assert trainers.facts.smoke["attention_cudnn"] == "ok"
+    kernels = "attention_mechanism"
+    assert doctors[kernels].value == "diffusers"
+    agree({axis: d for axis, d in doctors.items() if axis != kernels}, trainers)
 
 
 def said(decisions: Mapping[str, Decision[str]]) -> str:
@@ -157,6 +199,7 @@ def test_where_int8_and_bf16_fail_nobody_takes_them(
     products are wrong, and the trainer, which had not asked, took them."""
     project.picture("a.png", 1)
     project.config |= {"pretrained_model_name_or_path": LARGE, "train_batch_size": 1}
+    project.config["modulations"] = "device"  # else the weights fit as they are
     seen, torch, facts = machine("nvml-library-missing")
     assert facts.weakest.name == "NVIDIA GeForce RTX 3060"
     right = planned(project, facts, Device())
@@ -166,6 +209,7 @@ def test_where_int8_and_bf16_fail_nobody_takes_them(
     report = doctor.diagnose(seen, torch, facts, anew)
     fresh = probing.on_this_machine(folder=tmp_path / "none", execute=Device(*broken))
     plans = planned(project, facts, fresh)
+    planned(project, facts, probing.on_this_machine(folder=kept, execute=measuring))
     trainers = planned(project, facts, probing.on_this_machine(folder=kept, execute=silent))
     for plan in (plans, trainers):
         assert plan.precision.transformer.value == "nf4-bnb"
@@ -192,7 +236,7 @@ def test_the_option_that_is_taken_after_a_failure_is_probed_too(
     assert "attention_sliced" in both.asked and "attention_sliced" not in device.asked
 
 
-def test_only_probes_that_decide_are_run_where_nothing_is_quantised(
+def test_only_probes_that_decide_or_time_are_run_where_nothing_is_quantised(
     machine: Recorded,
     project: Project,
 ) -> None:
@@ -201,8 +245,8 @@ def test_only_probes_that_decide_are_run_where_nothing_is_quantised(
     device = Device()
     plan = planned(project, facts, device)
     computed = {name for name in device.asked if not name.startswith("import_")}
-    assert computed == {"matmul_fp32", "optimizer_adamw", "attention_diffusers"}
-    assert set(plan.facts.smoke) == set(device.asked)
+    assert computed == {"matmul_fp32", "optimizer_adamw", "attention_diffusers", "rates"}
+    assert set(plan.facts.smoke) == set(device.asked) - {"rates"}, "no decision rests on it"
 
 
 def test_a_device_that_multiplies_wrongly_is_refused_with_doctor_s_sentence(

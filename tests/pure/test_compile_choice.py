@@ -1,10 +1,14 @@
 """Compiling is chosen where it pays back, and the reason says with what arithmetic."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sd3tune.backends.decide import chips
+from sd3tune.backends.decide.decisions import decide
+from sd3tune.backends.decide.rules import Request
 from sd3tune.plan import compile_choice
 from sd3tune.plan.compile_choice import Prospect
 from sd3tune.sd3.models import find
@@ -25,7 +29,7 @@ def test_a_long_run_on_a_card_is_compiled_and_a_short_one_is_not() -> None:
 @pytest.mark.parametrize("steps, saved, value", [(100, 0.89, "no"), (100, 0.91, "inductor")])
 def test_twice_the_cost_must_be_saved(steps: int, saved: float, value: str) -> None:
     decided = plans.plan("h100", max_train_steps=50)  # no
-    expected = Prospect("cuda", steps, kinds=3, eager=2.0, compiled=2.0 - saved)
+    expected = Prospect(steps, kinds=3, eager=2.0, compiled=2.0 - saved)
     axis: Any = decided.hardware.compiler
     found = compile_choice.choose(axis, decided.config, expected)
     assert (found.value or "no") == value
@@ -50,10 +54,15 @@ def test_other_runs_are_not_compiled_and_say_why(
 
 
 def test_processors_and_unknown_devices_are_not_compiled() -> None:
-    plan = plans.plan("h100", max_train_steps=50)
-    unknown = Prospect("cuda", 10**6, kinds=3, eager=None, compiled=None)
-    assert "on a processor" in str(compile_choice.excluded(plan.config, "cpu"))
+    unknown = Prospect(10**6, kinds=3, eager=None, compiled=None)
     assert "unknown" in str(compile_choice.against(unknown))
+    processor = replace(chips.facts(chips.chip("h100")), vendor="cpu")
+    decided = decide("dynamo_backend", processor, Request())
+    (inductor,) = (r for r in decided.rejected if r.name == "inductor")
+    assert "on a processor" in inductor.reasons[0] and "compiles anyway" in inductor.reasons[0]
+    assert not compile_choice.is_open(decided)
+    asked = decide("dynamo_backend", processor, Request(dynamo_backend="inductor"))
+    assert asked.value == "inductor"
 
 
 def test_what_the_user_set_holds() -> None:

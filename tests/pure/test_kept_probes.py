@@ -95,6 +95,35 @@ def test_the_state_is_the_same_in_every_process() -> None:
     assert json.loads(more.stdout) == json.loads(json.dumps(before))
 
 
+def test_what_an_import_adds_to_the_path_and_the_folder_of_a_command_are_no_packages(
+    tmp_path: Path,
+) -> None:
+    """setuptools puts its own copies of packages, with metadata, behind the installed ones."""
+    (tmp_path / "checkout.egg-info").mkdir()
+    (tmp_path / "state.py").write_text(
+        "import sys; from sd3tune.backends.observe import kept_answers\n"
+        "sys.path += sys.argv[1:]; print(kept_answers.packages())"
+    )
+    (tmp_path / "own" / "other-1.0.dist-info").mkdir(parents=True)
+    digests = {
+        subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True,
+                       cwd=folder).stdout.strip()
+        for folder, words in (
+            (tmp_path, ["-m", "state"]),
+            (tmp_path, ["-m", "state", str(tmp_path / "own")]),
+            (tmp_path.parent, [str(tmp_path / "state.py")]),
+        )
+    }  # fmt: skip
+    assert digests == {kept_answers.packages()}
+
+
+def test_a_package_that_a_pth_file_links_to_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "linked" / "other-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "a.pth").write_text("# a comment\nimport sys\n\nlinked\n/not/there\n")
+    folders = kept_answers.linked(str(tmp_path))
+    assert folders == [str(tmp_path / "linked"), "/not/there"]
+
+
 def test_a_package_that_is_installed_beside_the_others_changes_the_state(tmp_path: Path) -> None:
     folder = tmp_path / "new_package-1.0.dist-info"
     folder.mkdir()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sd3tune.backends.decide import attention_options as attention
+from sd3tune.backends.decide import limits
 from sd3tune.backends.decide.option import Axes, Level, Option, Options
 from sd3tune.backends.decide.probes import fp8_products
 from sd3tune.backends.decide.rules import (
@@ -61,6 +62,14 @@ def reference_stays_exact(f: Facts, r: Request) -> str | None:
     if f.vendor != "cpu" or r.mixed_precision is not None:
         return None
     return "the CPU is the reference: float32 unless asked"
+
+
+def compiled_is_faster(f: Facts, r: Request) -> str | None:
+    """Where it is not, blocks are compiled only on request."""
+    reason = limits.COMPILED_NO_FASTER.get(f.vendor)
+    if reason is None or r.dynamo_backend is not None:
+        return None
+    return f"{reason}; dynamo_backend=inductor compiles anyway"
 
 
 _AXES: dict[str, Options] = {
@@ -173,12 +182,17 @@ _AXES: dict[str, Options] = {
     "attention_no_grad": attention.SAMPLING,
     "attention_inputs": attention.INPUTS,
     "dynamo_backend": (
-        Option("no", (), "compiled only where the run is long enough to pay it back"),
+        Option(
+            "no",
+            (),
+            "compiled only where the device gains by it and the run is long enough to pay it back",
+        ),
         Option(
             "inductor",
             (
                 never_on("mps", "torch.compile on MPS is unfinished (pytorch/pytorch#150121)"),
                 sm_at_least(70, "Triton has no code generator"),
+                compiled_is_faster,
                 tool("c++", "inductor needs a C++ compiler"),
                 smoke("compile_inductor"),
             ),

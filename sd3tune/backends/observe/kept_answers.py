@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pwd
+import site
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,7 @@ MADE_BY = (".py", ".safetensors")
 VARIABLES = ("CUDA_", "HIP_", "HSA_", "ROCR_", "GPU_DEVICE_ORDINAL", "MIOPEN_", "PYTORCH_", "TORCH",
              "ATEN_", "DNNL_", "ONEDNN_", "OMP_", "MKL_", "LD_LIBRARY_PATH", "LD_PRELOAD",
              "PYTHONPATH", "SD3TUNE_BACKEND")  # fmt: skip
+CODE = ("#", "import ", "import\t")  # beginnings of lines in .pth files that name no folder
 # Set by a launcher (processes/launch.py, torchrun): no probe depends on them.
 LAUNCHED = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCH_CPP_LOG_LEVEL", "TORCH_DISABLE_SHARE_RDZV")
 
@@ -87,13 +89,41 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
 def packages() -> str:
     """A digest of everything that is installed, with versions, as the names of the folders of
     metadata have them: to open each would take 0.1 s."""
-    names = {name for folder in sys.path for name in _names(folder)}
+    names = {name for folder in package_folders() for name in _names(folder)}
     return digest(name for name in names if name.endswith((".dist-info", ".egg-info")))
+
+
+def package_folders() -> list[str]:
+    """Where this Python looks for installed packages when it starts. sys.path also has the folder
+    of the script or the working folder, and what imports have added: setuptools adds its own
+    packages, with metadata."""
+    installed = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        installed.append(site.getusersitepackages())
+    named = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
+    added = [entry for folder in installed for entry in linked(folder)]
+    return [*filter(None, named.split(os.pathsep)), *installed, *added]
+
+
+def linked(folder: str) -> list[str]:
+    """The folders that .pth files in a folder add to sys.path, as `site` reads them."""
+    entries = list[str]()
+    for name in _names(folder):
+        if name.endswith(".pth"):
+            with suppress(OSError, UnicodeDecodeError):
+                lines = (Path(folder) / name).read_text(encoding="utf-8-sig").splitlines()
+                lines = [
+                    line.strip()
+                    for line in lines
+                    if not line.startswith(("#", "import ", "import\t"))
+                ]
+                entries += [str(Path(folder, line)) for line in lines if line]
+    return [str(Path(folder, entry)) for entry in entries if entry]
 
 
 def _names(folder: str) -> list[str]:
     try:
-        return os.listdir(folder) if folder else []  # noqa: PTH208  a third of the time
+        return os.listdir(folder)  # noqa: PTH208  a third of the time
     except OSError:  # an entry that does not exist, or an archive
         return []
 
