@@ -70,7 +70,8 @@ def choose(decided: Decision[str], config: Config, expected: Prospect) -> Decisi
     refused = next((r for r in decided.rejected if r.name == INDUCTOR), None)
     if decided.source.by == "user" or refused is not None:
         return decided
-    if (why := excluded(config, expected.vendor) or against(expected)) is not None:
+    why = excluded(config, expected.vendor) or against(expected)
+    if why is not None:
         return replace(decided, reason=why)
     return Decision(INDUCTOR, AUTO, in_favour(expected), decided.rejected)
 

@@ -52,7 +52,8 @@ def resolve(inputs: RunInputs) -> Plan:
     load = sizes.load(decided, batch.value, chosen["base_model_precision"].value)
     data = data_plan(inputs, batch)
     picked = compiled = fastest(inputs, load)
-    if compile_choice.excluded(config, inputs.facts.vendor) is None:
+    excluded = compile_choice.excluded(config, inputs.facts.vendor)
+    if excluded is None or chosen["dynamo_backend"].value != compile_choice.NOTHING:
         compiled = fastest(inputs, replace(load, compiled=True))
     expected = compile_choice.prospect(inputs, picked.load, compiled.load, data.steps.value)
     compiler = compile_choice.choose(chosen["dynamo_backend"], config, expected)
