@@ -78,6 +78,11 @@ def is_open(decided: Decision[str]) -> bool:
     return decided.source.by != "user" and not refused
 
 
+def may_pay(decided: Decision[str], config: Config) -> bool:
+    """A run that is long enough would be compiled."""
+    return is_open(decided) and excluded(config) is None
+
+
 def excluded(config: Config) -> str | None:
     """The setting for which no length of a run would make its blocks be compiled; None where one
     may."""

@@ -53,7 +53,7 @@ def resolve(inputs: RunInputs) -> Plan:
     data = data_plan(inputs, batch)
     picked = compiled = fastest(inputs, load)
     compiler = chosen["dynamo_backend"]
-    if compile_choice.is_open(compiler) and compile_choice.excluded(config) is None:
+    if compiler.value != compile_choice.NOTHING or compile_choice.may_pay(compiler, config):
         compiled = fastest(inputs, replace(load, compiled=True))
     expected = compile_choice.prospect(inputs, picked.load, compiled.load, data.steps.value)
     compiler = compile_choice.choose(compiler, config, expected)

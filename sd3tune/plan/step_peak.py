@@ -136,13 +136,11 @@ def format_of(load: "Load") -> Format:
     wide = load.autocast is not None and FLOAT32_LAYER_NORMS[load.vendor]
     norm = 4 if wide else compute
     scheme = SCHEMES[load.precision]
-    # bitsandbytes' layers answer in the format of their input, whatever autocast says.
-    product = norm if scheme.library == "bitsandbytes" else compute
     return Format(
         compute,
         saved_norm=norm,
         normed=norm,
-        product=product,
+        product=compute,
         mask=DROPOUT_MASK_BYTES[load.vendor] if load.dropout else 0,
         adapter=compute if load.autocast else BYTES[load.trainable_dtype],
         inputs_kept=scheme.library == "optimum-quanto",

@@ -4,6 +4,7 @@ alone is in config/rules. Recipes: docs/guides/stability.md.
 
 from collections.abc import Iterator
 
+from sd3tune.backends.decide import limits
 from sd3tune.config import rules
 from sd3tune.config.config import Config
 from sd3tune.config.rules.contradictions import changed
@@ -62,7 +63,8 @@ def _of_products(inputs: RunInputs, compiler: str) -> Iterator[str]:
     """Eager kernels that round and scale take more time on a card than its products in 8 bits
     save: by arithmetic (docs/concepts/eight-bit-products.md), not measured."""
     scheme = SCHEMES[inputs.config.base_model_precision or "no_change"]
-    if scheme.multiplies and inputs.facts.vendor != "cpu" and compiler != "inductor":
+    no_faster = limits.COMPILED_NO_FASTER.get(inputs.facts.vendor)
+    if scheme.multiplies and no_faster is None and compiler != "inductor":
         yield (
             f"base_model_precision={scheme.name} is expected to be slower than no_change here "
             "unless the blocks are compiled: set dynamo_backend=inductor"

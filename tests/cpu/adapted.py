@@ -56,3 +56,9 @@ def gradients(model: Any) -> dict[str, Tensor]:
     loss.backward()
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return found | {"loss": loss.detach()}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Equal bits in every tensor."""
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    assert not [n for n in ours if not torch.equal(ours[n], theirs[n])]

@@ -15,8 +15,8 @@ from sd3tune.counted.training_step import count
 from sd3tune.plan.memory import GIB, Load, estimate
 from sd3tune.sd3.models import find
 from sd3tune.sd3.variants import SD3_MEDIUM, SD35_MEDIUM, Transformer
+from tests.memory_rows import EVERY, ROWS
 from tests.plans import MEDIUM, plan
-from tests.pure.test_memory_formula import EVERY, ROWS
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 SMALL = replace(SD35_MEDIUM, layers=3, dual_layers=1, heads=6, joint_dim=256, positions=64)

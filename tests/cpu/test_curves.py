@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from tests.cpu.conftest import Train
+from tests.cpu.golden_curves import CASES, RECORDED, STEPS, TOLERANCE
 
-CURVES = Path(__file__).parents[1] / "golden" / "curves"
-CASES = json.loads((CURVES / "cases.json").read_text(encoding="utf-8"))
-RECORDED = json.loads((CURVES / "cpu.json").read_text(encoding="utf-8"))["curves"]
-STEPS = 25  # of the 100 recorded; `scripts/compare-curve tests/golden/curves/cpu.json .` takes all
-# Measured: AVX2 against AVX-512 differs by 7e-6 in the worst step of LoRA, and by 3e-6 in the
-# first 25 steps with all weights trained (which reach 4e-5 in step 100).
-TOLERANCE = 1e-5
 # An input that lies between two codes goes either way: 7e-6 of a loss and 1.2e-4 of a gradient norm
 # between AVX2 and AVX-512, in 100 steps.
 OF_PRODUCTS = 5e-4

@@ -22,7 +22,7 @@ from sd3tune.sd3 import attention
 from sd3tune.sd3.kept_attention import KEPT
 from sd3tune.train.begin import begin
 from sd3tune.train.checkpointing import keep_in_blocks
-from tests.cpu.adapted import gradients, model_of
+from tests.cpu.adapted import gradients, model_of, same
 from tests.cpu.conftest import Train
 from tests.plans import decided
 from tests.this_machine import prepared_here
@@ -40,11 +40,6 @@ class Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += func in KEPT
         return func(*args, **(kwargs or {}))
-
-
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys() and len(ours) > 20
-    assert not [n for n in ours if not torch.equal(ours[n], theirs[n])]
 
 
 def sliced_model(name: str = "sd3.5-medium") -> Any:

@@ -16,9 +16,9 @@ from sd3tune.demo import tiny
 from sd3tune.errors import PlanError
 from sd3tune.modulations import Call
 from sd3tune.train import checkpointing
-from tests.cpu.adapted import gradients, model_of, quantised, question, with_adapter
+from tests.cpu.adapted import gradients, model_of, quantised, question, same, with_adapter
 from tests.cpu.conftest import Prepare, Train
-from tests.cpu.test_curves import CASES, RECORDED, TOLERANCE
+from tests.cpu.golden_curves import CASES, RECORDED, TOLERANCE
 
 CPU = torch.device("cpu")
 PLACES = ("streamed", "host")
@@ -29,11 +29,6 @@ def outside(model: Any, where: Any = "streamed") -> modulations.Modulations:
     made = modulations.take_out(model, where, CPU)
     assert made is not None
     return made
-
-
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys() and len(ours) > 20
-    assert not [n for n in ours if not torch.equal(ours[n], theirs[n])]
 
 
 @pytest.mark.parametrize(

@@ -72,5 +72,5 @@ def test_what_the_user_set_holds() -> None:
 
 
 @pytest.mark.parametrize("model, kinds", [(plans.MEDIUM, 3), (plans.LARGE, 2)])
-def test_kinds_of_blocks(model: str, kinds: int) -> None:
+def test_kinds_of_blocks_are_counted_for_each_architecture(model: str, kinds: int) -> None:
     assert compile_choice.kinds_of_blocks(find(model).transformer) == kinds

@@ -119,7 +119,9 @@ def test_an_example_with_a_wrong_name_or_value_is_refused(project: Project) -> N
 def settings_of(words: list[str]) -> list[str]:
     """The `key=value` words of a command that reads a configuration."""
     reading = words and words[0] in ("train", "plan", "dataset", "cache")
-    return [w for w in words if reading and "=" in w and not w.startswith("-")]
+    before = ["", *words]  # --price takes `card=price`
+    settings = [w for w, b in zip(words, before, strict=False) if "=" in w and b != "--price"]
+    return [w for w in settings if reading and not w.startswith("-")]
 
 
 def test_settings_on_a_command_line_of_a_page_are_accepted(project: Project) -> None:
