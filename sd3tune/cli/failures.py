@@ -3,7 +3,7 @@
 import os
 import time
 
-from sd3tune.cli import surroundings, words
+from sd3tune.cli import broken_torch, surroundings, words
 from sd3tune.errors import Sd3tuneError
 from sd3tune.escaping import echo
 
@@ -20,6 +20,10 @@ def show_failure(e: Exception) -> int:
         for problem in e.problems:
             words.show_error(problem.message, problem.hint)
         return e.exit_code
+    if broken_torch.failed_with(e):
+        broken_torch.forget_report()
+        words.show_error(f"PyTorch cannot be imported: {type(e).__name__}: {e}", broken_torch.HINT)
+        return 1
     if isinstance(e, OSError | UnicodeEncodeError | ImportError):
         refusal = surroundings.refusal(e)
         if refusal is not None:

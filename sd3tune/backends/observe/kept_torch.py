@@ -69,6 +69,13 @@ class KeptTorch:
                 kept_answers.remove_oldest(self.folder, f"{KIND}*.json")
 
 
+def forget(folder: Path | None) -> None:
+    """Removes the answer of this software. Never raises."""
+    if folder is not None:
+        with suppress(OSError):
+            path_of(folder, software(os.environ)).unlink(missing_ok=True)
+
+
 def report_of(document: Mapping[str, Any], machine: Machine) -> TorchReport | None:
     """The kept report where it was made for this very machine; None where it was not, or is not
     what `store` wrote."""
