@@ -1,6 +1,7 @@
 """What a plan amounts to: images, epochs, pictures, disk, downloads and host memory."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,20 @@ def test_json_has_what_the_terminal_shows(planned: Planned) -> None:
     assert document["decisions"]["loss_type"]["value"] == "l2"
     assert {"flow_schedule_shift", "lr_scheduler", "validation_guidance", "t5_padding",
             "tokenizer_max_length", "max_grad_norm"} <= set(document["decisions"])  # fmt: skip
+
+
+def test_the_reference_names_every_field_and_every_axis_of_the_document(planned: Planned) -> None:
+    shown = json.loads(plan_command.document(planned(chip="h100"), 2.5))
+    pages = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text()
+    section = pages.split("## `sd3tune plan --json`")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)(?:\.<axis>|\[\])?`", section))
+    for part in ("memory", "data", "pictures", "evaluation", "time", "cost", "disk", "host_memory"):
+        assert shown[part].keys() <= named, part
+    assert shown.keys() <= named
+    (axes,) = re.findall(r"^Axes: `(.*?)`", pages, re.M | re.S)
+    assert shown["decisions"].keys() <= set(axes.split())
+    facts = {row for row in pages.splitlines() if row.startswith("| `facts` |")}
+    assert all(f"`{name}`" in "".join(facts) for name in ("rates", "attention_seconds", "smoke"))
 
 
 @pytest.mark.parametrize(
