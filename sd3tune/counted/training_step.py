@@ -108,6 +108,7 @@ class _Step:
         update = optimizer_of(load, parameters)
         average = averages(self.trained) if load.ema else None
         resident = [fake_batch(self.shape, load, 1) for _ in range(load.resident)]
+        arriving = arriving_layer(self.shape, load)
         for parameter in parameters:
             parameter.grad = torch.empty_like(parameter)
         update()
@@ -124,7 +125,7 @@ class _Step:
         update()
         if average is not None:
             average.update(1)
-        del resident
+        del resident, arriving
         return CountedStep(before, forward, self.living.peak, self.living.at_peak)
 
     def _loss(self) -> Any:
@@ -135,6 +136,13 @@ class _Step:
         with autocast(DEVICE, None if load.autocast is None else DTYPES[load.autocast]):
             model = denoiser(self.trained.model)
             return flow.loss(model, x0, (embeds, pooled), eps, s, terms).sum()
+
+
+def arriving_layer(shape: Transformer, load: Load) -> Tensor:
+    """Memory of one AdaLN layer whose weights come from the host: the allocator keeps it for the
+    stream that copies, through the whole step."""
+    values = (9 if shape.dual_layers else 6) * shape.hidden**2 if load.modulations_off else 0
+    return torch.empty(values, dtype=DTYPES[load.base_dtype], device=DEVICE)
 
 
 def fake_batch(shape: Transformer, load: Load, images: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,15 +24,13 @@ MODULATIONS = ("norm1", "norm1_context", "time_text_embed")
 @dataclass(frozen=True)
 class Format:
     """Bytes of one value. compute: where products are computed (autocast's format, else that of the
-    weights). saved_norm: what a layer norm saves of its input. normed: what it returns. product:
-    what a quantisable layer returns for normalised tokens. mask: of dropout's mask; 0 without
-    dropout. adapter: where LoRA multiplies. inputs_kept: quantised layers keep a copy of their
-    input (quanto's products do). weight: of a weight that trains."""
+    weights). saved_norm: what a layer norm saves of its input. normed: what it returns. mask: of
+    dropout's mask; 0 without dropout. adapter: where LoRA multiplies. inputs_kept: quantised layers
+    keep a copy of their input (quanto's products do). weight: of a weight that trains."""
 
     compute: int
     saved_norm: int
     normed: int
-    product: int
     mask: int
     adapter: int
     inputs_kept: bool = False
@@ -46,7 +44,7 @@ class Format:
     @property
     def norm_saves_input(self) -> bool:
         """Whether a layer norm saves the stream itself, and not a copy in another format."""
-        return self.product == self.saved_norm
+        return self.compute == self.saved_norm
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,12 @@ def image_bytes(
     shape: "Transformer", index: int, own: Adapted, rank: int, form: Format
 ) -> BlockBytes:
     """The image stream of block `index`, for one token (all hidden units)."""
-    c, p, dual = form.compute, form.product, index < shape.dual_layers
+    c, dual = form.compute, index < shape.dual_layers
     first = _without_gradient(index, own)
     norms = (0 if first else form.saved_norm) + form.saved_norm
     query_key = 2 * _rms_norm(own, form) if shape.qk_norm else 0
     joint = 3 * c + c + 4 / shape.head_dim  # q, k, v with the text's, the output, the log-sum-exp
-    kept = norms + query_key + joint + GELU_WIDTH * p
+    kept = norms + query_key + joint + GELU_WIDTH * c
     if dual:  # its query, key and value are not copied to join the text's
         kept += 2 * (_rms_norm(own, form) + c) + c + c + 4 / shape.head_dim
     attentions = 2 if dual else 1
@@ -139,15 +137,15 @@ def image_bytes(
     # When net.2 computes, Python still holds: its input and output, the stream after the attention
     # (which the norm saves where it makes no copy), the gated attention, the normalised tokens; and
     # the second gated attention.
-    given = 0 if own.full or form.inputs_kept else GELU_WIDTH * (p if p == c else p + c)
-    forward = given + p + c + (0 if form.norm_saves_input else p) + form.normed + dual * c
+    given = 0 if own.full or form.inputs_kept else GELU_WIDTH * c
+    forward = given + 2 * c + (0 if form.norm_saves_input else c) + form.normed + dual * c
     if own.last_adapted and form.half:  # LoRA's float32 copy of GELU's output, dropped out
         forward += GELU_WIDTH * (4 + (4 if form.mask else 0))
-    backward = p + 2 * GELU_WIDTH * p  # gradients of the stream and on both sides of GELU
+    backward = c + 2 * GELU_WIDTH * c  # gradients of the stream and on both sides of GELU
     h = shape.hidden
-    late = form.saved_norm + GELU_WIDTH * p
+    late = form.saved_norm + GELU_WIDTH * c
     return BlockBytes(
-        h * kept + rank * form.adapter * len(own.image), h * late, h * forward, h * backward, h * p
+        h * kept + rank * form.adapter * len(own.image), h * late, h * forward, h * backward, h * c
     )
 
 
@@ -156,12 +154,12 @@ def text_bytes(
 ) -> BlockBytes:
     """The text stream of block `index`, for one token (all hidden units). It has left memory's peak
     when the image stream is at its own, but for what it keeps."""
-    c, p, last = form.compute, form.product, index == shape.layers - 1
+    c, last = form.compute, index == shape.layers - 1
     first = _without_gradient(index, own)
     norms = (0 if first else form.saved_norm) + (0 if last else form.saved_norm)
     query_key = 0 if first or not shape.qk_norm else 2 * _rms_norm(own, form)
     kept = norms + query_key + 3 * c + c + 4 / shape.head_dim
-    kept += 0 if last else GELU_WIDTH * p
+    kept += 0 if last else GELU_WIDTH * c
     kept += _inputs(own.text, (), form, without_gradient=False)
     if form.inputs_kept:
         kept += (0 if first else 3 * c) + (0 if last else c + GELU_WIDTH * c)
@@ -171,7 +169,7 @@ def text_bytes(
         kept += (3 * c if form.half else c) + (0 if last else c + c + GELU_WIDTH * c)
     h = shape.hidden
     return BlockBytes(
-        h * kept + rank * form.adapter * len(own.text), 0, h * 2 * p, h * 2 * p, h * p
+        h * kept + rank * form.adapter * len(own.text), 0, h * 2 * c, h * 2 * c, h * c
     )
 
 
@@ -183,7 +181,7 @@ def _without_gradient(index: int, own: Adapted) -> bool:
 def _rms_norm(own: Adapted, form: Format) -> int:
     """Of query or key: a float32 copy and the value itself; where the value is float32 these are
     one tensor. A weight that trains also keeps what it multiplies."""
-    copies = 4 if form.product == 4 else 4 + form.product
+    copies = 4 + form.compute if form.half else 4
     return copies + (form.weight if own.full else 0)
 
 

@@ -135,15 +135,13 @@ def format_of(load: "Load") -> Format:
         compute = BYTES[load.trainable_dtype]
     wide = load.autocast is not None and FLOAT32_LAYER_NORMS[load.vendor]
     norm = 4 if wide else compute
-    scheme = SCHEMES[load.precision]
     return Format(
         compute,
         saved_norm=norm,
         normed=norm,
-        product=compute,
         mask=DROPOUT_MASK_BYTES[load.vendor] if load.dropout else 0,
         adapter=compute if load.autocast else BYTES[load.trainable_dtype],
-        inputs_kept=scheme.library == "optimum-quanto",
+        inputs_kept=SCHEMES[load.precision].library == "optimum-quanto",
         weight=BYTES[load.trainable_dtype],
     )
 
@@ -183,7 +181,7 @@ def _blocks(shape: "Transformer", load: "Load") -> Iterator[Block]:
         # What attention needs for a moment, when what follows it has not been saved yet, or is
         # freed already.
         late = int(load.batch * load.tokens * image.late)
-        attending = attention_passing(shape, load) - late
+        attending = attention_passing(shape, load, index) - late
         both = _both(load, image, text)
         yield replace(
             both,
@@ -245,12 +243,17 @@ def step_inputs(shape: "Transformer", load: "Load") -> int:
     return load.batch * batch + load.resident * (latents + 4 * words)
 
 
-def attention_passing(shape: "Transformer", load: "Load") -> int:
-    """Bytes of scores that one attention needs beside what it keeps; 0 for fused kernels."""
+def attention_passing(shape: "Transformer", load: "Load", index: int) -> int:
+    """Bytes of scores that one attention needs beside what its block keeps; 0 for fused kernels.
+    The backward pass frees the scores of a block's second attention before it needs the first."""
     count = load.tokens + CLIP_TOKENS + load.text_tokens
-    if load.scores:
-        return 4 * load.batch * PASSING_SCORES * shape.scores(count)
-    return slices(shape, load) if load.slices else 0
+    if not load.scores:
+        return slices(shape, load) if load.slices else 0
+    joint = 4 * load.batch * PASSING_SCORES * shape.scores(count)
+    if index >= shape.dual_layers:
+        return joint
+    second = 4 * load.batch * shape.scores(load.tokens)
+    return max(PASSING_SCORES * second, joint - second)
 
 
 def whole_scores(shape: "Transformer", load: "Load", index: int) -> int:

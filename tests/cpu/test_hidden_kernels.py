@@ -53,7 +53,9 @@ def test_nothing_is_hidden_on_other_chips_and_nothing_probed(key: str) -> None:
 def test_without_the_kernels_the_plan_counts_every_score() -> None:
     def planned(facts: Facts) -> Plan:
         values: Any = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 10,
-                       "train_batch_size": 1, "attention_mechanism": "diffusers"}  # fmt: skip
+                       "train_batch_size": 1, "attention_mechanism": "diffusers",
+                       "gradient_checkpointing": True,
+                       "gradient_checkpointing_keep": "inputs"}  # fmt: skip
         model = find(plans.MEDIUM)
         return resolve(RunInputs(Config(**values), facts, model, plans.samples()))
 

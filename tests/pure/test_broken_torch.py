@@ -42,8 +42,11 @@ def test_a_torch_that_does_not_load_is_an_error_with_a_hint(content: str, tmp_pa
     (tmp_path / "command.py").write_text(COMMAND)
     words = [sys.executable, str(tmp_path / "command.py"), str(tmp_path)]
     ended = subprocess.run(
-        words, capture_output=True, text=True, check=True,
+        words,
+        capture_output=True,
+        text=True,
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+        check=True,
     )  # fmt: skip
     assert ended.stdout.split() == ["1", "False"], "what was kept is gone"
     error, hint = ended.stderr.splitlines()
