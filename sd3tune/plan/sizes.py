@@ -107,9 +107,16 @@ class Sizes:
         if axis == "base_model_precision":
             self._refuse_batch(r, self.room)
         encoders = axis == "text_encoder_3_precision"
-        reasons = {}
+        reasons, open_ = {}, self._precisions(r)
         for precision in SCHEMES:
-            amount = self.encoding(r, precision) if encoders else self.training(r, precision)
+            if encoders:
+                amount = self.encoding(r, precision)
+            elif precision in open_:
+                amount = self.training(r, precision)
+            else:  # it is only named in a hint, for which nothing is counted
+                amount = estimate(
+                    self.inputs.model, self.load(r, self.inputs.smallest_batch, precision)
+                ).training
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.
             host = limits.host_bytes(self.inputs.facts)

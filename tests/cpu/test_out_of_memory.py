@@ -50,7 +50,7 @@ def test_a_run_out_of_memory_says_what_it_needed_and_keeps_its_checkpoint(
     error, hint = failed.stderr.strip().splitlines()[-2:]
     assert error.startswith("error: out of memory in a step on 2 images of ")
     assert "the plan estimated" in error and "at batch size 2 with no_change weights" in error
-    assert "train_batch_size=1 saves" in hint and "base_model_precision=int8-quanto saves" in hint
+    assert "train_batch_size=1 saves" in hint and "gradient_checkpointing=true saves" in hint
     assert "the same command continues" in hint
     found, passed = checkpoint.latest(tmp_path)
     assert found == tmp_path / "checkpoint-2" and not passed
@@ -84,21 +84,30 @@ def test_every_allocator_is_understood_and_nothing_else(plan: Plan) -> None:
         raise RuntimeError("shapes differ")
 
 
-def test_each_piece_of_advice_saves_what_it_says(demo: Path) -> None:
-    """Followed, the plan comes out smaller by just that; the largest saving is named first."""
-    config = demo / "config" / "config.json"
-    words = ("train_batch_size=4", "lora_rank=4", "gradient_checkpointing=false")
+@pytest.mark.parametrize(
+    "settings, advised",
+    [
+        (("train_batch_size=4", "gradient_checkpointing=false"),
+         {"train_batch_size", "gradient_checkpointing", "modulations"}),
+        (("train_batch_size=1", "gradient_checkpointing=true", "gradient_checkpointing_keep=inputs",
+          "modulations=streamed"),
+         {"base_model_precision", "gradient_checkpointing_backend"}),
+    ],
+)  # fmt: skip
+def test_each_piece_of_advice_saves_what_it_says(
+    demo: Path, settings: tuple[str, ...], advised: set[str]
+) -> None:
+    """Followed, the plan comes out smaller by just that; the largest saving is named first. 8-bit
+    weights are advised where they save more than the copies of inputs that their layers keep."""
+    config, words = demo / "config" / "config.json", (*settings, "lora_rank=4")
     plan = prepare_run(config, words, "rtx4090").plan
     advice = out_of_memory.savings(plan)
     assert [n for n, _ in advice] == sorted((n for n, _ in advice), reverse=True)
-    settings = [(n, what) for n, what in advice if "=" in what]
-    assert {what.split("=")[0] for _, what in settings} == {
-        "train_batch_size", "gradient_checkpointing", "base_model_precision"
-    }  # fmt: skip
-    for saved, what in settings:
-        changed = prepare_run(
-            config, (*(w for w in words if w[:9] != what[:9]), what), "rtx4090"
-        ).plan
+    named = [(n, what) for n, what in advice if "=" in what]
+    assert {what.split("=")[0] for _, what in named} == advised
+    for saved, what in named:
+        others = (w for w in words if w.split("=")[0] != what.split("=")[0])
+        changed = prepare_run(config, (*others, what), "rtx4090").plan
         assert plan.memory.estimate.training - changed.memory.estimate.training == saved, what
 
 

@@ -252,8 +252,8 @@ def test_memory_counts_the_scores_that_attention_writes_out() -> None:
     fused = tensors("h200")
     written = tensors("h200", attention_mechanism="native-math") - fused
     assert joint + 3 * images > 3 * joint, "the second attention is the peak"
-    # Without scores the peak is in the feed-forward layer, which is not alive in the attention: 12
-    # bytes a value that are kept (norm, GELU) and 20 that pass (GELU's sides, stream and norm).
+    # Without scores the peak is in the feed-forward layer, which is not alive in the attention:
+    # 12 bytes a value are kept (norm, GELU) and 20 pass (sides of GELU, the stream, the norm).
     later = (12 + 20) * 4096 * 1536
     assert written == pytest.approx(joint + 3 * images - later, rel=0.005)
     assert tensors("m3-max", side=512) - tensors("h200", side=512) < written / 8
