@@ -44,4 +44,4 @@ def test_bitsandbytes_and_the_compiler_are_loaded_by_the_run_that_needs_them() -
     plain, left_out, quantised, loaded, again = json.loads(done.stdout.splitlines()[-1])
     assert plain == again == ["peft.tuners.lora.layer", "torch.nn.modules.linear"]
     assert left_out == ["torch._inductor.compile_fx", "scipy.stats", "boto3", "bitsandbytes"]
-    assert quantised == ["peft.tuners.lora.bnb", "bitsandbytes.nn.modules"] and loaded
+    assert quantised == ["peft.tuners.lora.bnb", "sd3tune.quant.nf4_linear"] and loaded
