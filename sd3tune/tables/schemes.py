@@ -31,8 +31,6 @@ class Scheme:
     the transformer can have such a scheme. error_limit: largest relative error of a layer's
     weights, outputs or input gradients; a layer above it is not rounded there. linear_rate:
     operations a second of a frozen linear relative to the base dtype, by data sheets, not measured.
-    passing_bytes: temporary bytes on the device while one layer computes, at the most, beside the
-    activations that every scheme has.
     """
 
     name: str
@@ -51,7 +49,6 @@ class Scheme:
     multiplies: bool = False
     error_limit: float = 0.0
     linear_rate: float = 1.0
-    passing_bytes: int = 0
 
     @property
     def quantises(self) -> bool:
@@ -133,8 +130,6 @@ FP8 = _quanto(
 
 UNTESTED_PRODUCTS = "untested on hardware"
 NO_PRODUCTS_ON_APPLE = "8-bit products are not tried on MPS"
-# Beside the codes, 2**24 values of 13 bytes (CHUNK_VALUES in backends/kernels/eight_bits.py).
-PASSING_BYTES = 13 * 2**24
 
 
 def _w8a8(
@@ -156,7 +151,6 @@ def _w8a8(
         multiplies=True,
         error_limit=error_limit,
         linear_rate=2.0,
-        passing_bytes=PASSING_BYTES,
     )
 
 
