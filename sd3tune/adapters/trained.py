@@ -30,6 +30,7 @@ class Trained(ABC):
 
     def named(self) -> dict[str, nn.Parameter]:
         """What the optimizer moves, by the names checkpoints keep it under; always in one order."""
+        free_gathered(self.model)
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     @contextmanager
@@ -66,6 +67,16 @@ class Trained(ABC):
         """Writes the file or folder that other programs load, and returns its
         path. about: facts for the file's
         metadata."""
+
+
+def free_gathered(model: Any) -> None:
+    """Frees what FSDP gathered in a forward pass without a backward pass. With
+    fsdp_reshard_after_forward=false it stays: values would be written to it and not to the shards,
+    and the next forward pass would use it although the shards have other values."""
+    if hasattr(model, "reshard"):  # only what FSDP splits has it
+        for module in model.modules():
+            if hasattr(module, "reshard"):
+                module.reshard()
 
 
 def take(trained: Trained, *, keep: bool = True) -> dict[str, Tensor]:
