@@ -90,7 +90,8 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
     from sd3tune.train import compiled_code
 
     gone = compiled_code.prune(compiled_code.root(os.environ), dry_run=dry_run)
-    words.show(compiled_lines(label, gone))
+    if gone:
+        words.show(compiled_lines(label, gone))
 
 
 @command.command()
