@@ -28,7 +28,7 @@ KINDS = {
     "lycoris": ("lora_type=lycoris",),
     "full": ("model_type=full", "learning_rate=1e-4", "use_ema=true"),
 }
-SLOW = ("lora, int8, averaged", "dora, nf4", "lycoris", "full")
+SLOW = ("lora, int8, averaged", "dora, nf4", "pissa", "lycoris", "full")
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

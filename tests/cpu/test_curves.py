@@ -15,9 +15,12 @@ OF_PRODUCTS = 5e-4
 LOSS_OF_PRODUCTS = 1e-3  # how far the loss of a run in 8 bits may be from that without, in any step
 
 
+SLOW = ("int8", "3.5-medium full", "3.5-large full")
+
+
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * n.endswith("int8")) for n in CASES["cases"]],
+    [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in CASES["cases"]],
 )
 def test_a_run_has_the_recorded_losses_and_gradients(
     name: str, run: Train, demo: Path, tmp_path: Path

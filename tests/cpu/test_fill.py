@@ -84,6 +84,7 @@ def test_the_behaviour_of_the_blank_caption_is_one_entry(filled: Project) -> Non
     assert filled.build("sd3_clip_uncond_behaviour=zero") == {"text": 1, "vae": 0}
 
 
+@pytest.mark.slow
 def test_another_precision_of_an_encoder_is_every_entry_of_it(filled: Project) -> None:
     pytest.importorskip("optimum.quanto")
     got = filled.build("text_encoder_3_precision=int8-quanto")
@@ -341,6 +342,7 @@ def test_an_image_of_two_datasets_is_encoded_once(project: Project) -> None:
     assert sum(len(contents(path)[0]) for path in folder.iterdir()) == 6
 
 
+@pytest.mark.slow
 def test_new_crops_of_one_dataset_leave_those_of_another_in_its_folder(project: Project) -> None:
     from sd3tune.encode.file_digests import fingerprint
     from sd3tune.encode.image_latents import fill_epoch

@@ -229,6 +229,7 @@ def test_what_has_its_checksums_and_does_not_fit_is_an_error_in_one_line(
         assert "\n" not in str(refused.value) and "never" in refused.value.hint, kind
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_continues_and_its_run_gets_a_name(
     run: Train, prepared: Any, tmp_path: Path
 ) -> None:

@@ -224,6 +224,7 @@ def test_two_processes_round_alike() -> None:
     assert torch.equal(first, steps(q, two, gradients(2)))
 
 
+@pytest.mark.slow
 def test_an_adapter_of_bf16_weights_trains_in_the_step(prepared) -> None:  # type: ignore[no-untyped-def]
     """This CPU has no bf16 and the plan would refuse: the decisions of one that has."""
     plan = prepared(*WORDS, "gradient_precision=fp32").plan

@@ -42,7 +42,7 @@ def test_pictures_follow_their_seed_their_negative_prompt_and_their_number(run: 
     [
         pytest.param("none", {"validation_images"}, marks=pytest.mark.slow),
         pytest.param("ema_only", {"ema"}, marks=pytest.mark.slow),
-        ("comparison", {"validation_images", "ema"}),
+        pytest.param("comparison", {"validation_images", "ema"}, marks=pytest.mark.slow),
     ],
 )
 def test_ema_validation_says_whose_pictures_are_drawn(

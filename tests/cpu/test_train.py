@@ -137,7 +137,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(prepared, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "precision",
     [
-        "int8-quanto",
+        pytest.param("int8-quanto", marks=pytest.mark.slow),
         pytest.param("nf4-bnb", marks=pytest.mark.slow),
         pytest.param("int4-quanto", marks=pytest.mark.slow),
         pytest.param("int2-quanto", marks=pytest.mark.slow),

@@ -116,6 +116,7 @@ def never() -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_the_base_model_is_drawn_once_and_without_the_adapter(seen: Make) -> None:
     run = seen("validation_disable_unconditional=true")
     run.validations.begin(never)
@@ -175,6 +176,7 @@ def test_pictures_are_due_by_steps_and_epochs_and_not_before_they_may(seen: Make
     assert 2 not in due and 30 not in due and due
 
 
+@pytest.mark.slow
 def test_sheets_show_the_prompts_over_the_steps_and_base_beside_result(seen: Make) -> None:
     run = seen("use_ema=true", "validation_on_startup=true", "validation_prompt_library=true",
                "validation_num_inference_steps=1")  # fmt: skip
