@@ -40,7 +40,7 @@ def without_outputs(facts: Facts, load: Load) -> str | None:
     if load.scores:
         return "attention that writes out its scores has no small output to keep"
     if load.compiled:
-        return "compiled blocks are computed again as they are"
+        return "compiled blocks cannot keep the outputs of attention"
     return "FSDP gathers the weights of whole blocks" if load.sharded else None
 
 
