@@ -193,6 +193,21 @@ def test_everything_can_be_done_with_the_keyboard(site: Served, browse: Open) ->
         assert any(part in each for each in reached), (part, reached)
 
 
+KEY_IN_THE_FRAME_THAT_CLOSES_A_DIALOG = """(() => {
+  document.getElementById("shortcuts").close();
+  const key = new KeyboardEvent("keydown", { key: "t", bubbles: true, cancelable: true });
+  document.activeElement.dispatchEvent(key);
+  return key.defaultPrevented;
+})()"""
+
+
+def test_keys_act_as_soon_as_a_dialog_is_closed(site: Served, browse: Open) -> None:
+    page = loaded(browse(site.url))
+    page.keyboard.press("?")
+    page.wait_for_selector("#shortcuts[open]")
+    assert page.evaluate(KEY_IN_THE_FRAME_THAT_CLOSES_A_DIALOG)
+
+
 def test_every_control_has_a_name(site: Served, browse: Open) -> None:
     page = loaded(browse(site.url))
     nameless = page.evaluate(NAMELESS)

@@ -46,7 +46,8 @@ function switchTheme() {
 }
 
 function pressed(event) {
-  const typing = event.target.closest?.("input[type=password], select, dialog");
+  // A dialog just closed keeps the focus until the next frame: keys are the page's again at once.
+  const typing = event.target.closest?.("input[type=password], select, dialog[open]");
   if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
   const act = /^[1-9]$/.test(event.key) ? () => toggle(String(Number(event.key) - 1)) : ACTIONS[event.key];
   if (!act) return;
