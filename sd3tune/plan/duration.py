@@ -81,7 +81,7 @@ def step_operations(plan: "Plan", image_tokens: float) -> int:
     one, again = forward(shape, image_tokens, load.text_tokens), recomputed(shape, load)
     image = one.linear * ((3 if load.full else 2) + again)
     image += one.attention * (3 + recomputed_attention(shape, load))
-    return int(image * load.batch * load.accumulation)
+    return int(image * load.images_of_step)
 
 
 def clock(seconds: float) -> str:

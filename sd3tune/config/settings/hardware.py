@@ -50,10 +50,10 @@ class HardwareSettings(Settings):
     """Where quantised transformers are kept, so that a restart reads them instead of quantising
     again. Left out: `cache/quantised` in output_dir when the CPU quantises (minutes for the 8B
     model), `none` when the accelerator does (seconds)."""
-    blocks_to_swap: Whole = Field(0, ge=0)
+    blocks_to_swap: Whole | None = Field(None, ge=0)
     """Transformer blocks whose weights stay in host memory and are copied to the device when they
-    are needed: less device memory, more time. Needs gradient_checkpointing. Untested on
-    hardware."""
+    are needed: less device memory, more time. Needs gradient_checkpointing. Left out: 0, or as many
+    as the run needs to fit. Untested on hardware."""
     modulations: Literal["auto", "device", "streamed", "host"] = "auto"
     """Where the modulations of the blocks are computed. Their weights (AdaLN) are a third of SD3.5
     large, and see one vector of each image. `device`: in the blocks. `streamed`: the weights stay
