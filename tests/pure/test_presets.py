@@ -1,6 +1,8 @@
 """Each preset fits the cards that it is for, as the planner reckons; and one that does not is
 noticed."""
 
+from typing import Any
+
 import pytest
 
 from sd3tune.config.settings.all_settings import AllSettings
@@ -35,7 +37,11 @@ def test_a_preset_on_a_card_that_is_too_small_for_it_says_what_makes_it_fit(
     settings = {"max_train_steps": 1000} | PRESETS[name].settings_for("sd3.5-large")
     decision = getattr(plan(chip, LARGE, **settings).memory, lever)
     assert decision.value > 1 and decision.source.by == "auto" and " a step" in decision.reason
-    off = {"blocks_to_swap": 0, "gradient_checkpointing_backend": "torch", "batch_split": 1}
+    off: dict[str, Any] = {
+        "blocks_to_swap": 0,
+        "gradient_checkpointing_backend": "torch",
+        "batch_split": 1,
+    }
     with pytest.raises((PlanError, ConfigError)):
         plan(chip, LARGE, **settings, **off)
 

@@ -32,8 +32,9 @@ class HardwareSettings(Settings):
     """Format of frozen weights that are not quantised."""
     base_model_precision: Precision | None = None
     """Quantisation of the frozen transformer. `int8-w8a8` and `fp8-w8a8` also round activations and
-    gradients, and multiply in 8 bits; they are never chosen by themselves, and untested on
-    hardware."""
+    gradients, and multiply in 8 bits; left out, they are
+    taken in place of other 8-bit weights where a probe measures that they are faster on this card.
+    Untested on hardware."""
     w8a8_check_interval: Whole = Field(200, ge=0)
     """Every so many steps, with base_model_precision=int8-w8a8 or fp8-w8a8, the error of one layer
     is measured with the activations and gradients of that step: about the time of one more step. A
