@@ -8,6 +8,9 @@ def main() -> None:
     start.leave_working_directory()
     import gc
 
+    from sd3tune import garbage
+
+    garbage.look_seldom()
     try:
         from sd3tune import cli  # not before: it imports the standard library and click
     except ImportError as e:

@@ -7,7 +7,7 @@ of these and the versions of the libraries. Nothing here imports torch.
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 
 from sd3tune import __version__
-from sd3tune.backends.observe import child
-from sd3tune.backends.observe.kept_answers import PACKAGE, digest, home_of
+from sd3tune.backends.observe import child, kept_answers
+from sd3tune.backends.observe.kept_answers import PACKAGE, digest
 from sd3tune.counted.load_data import written
 from sd3tune.filesystem import drafts, opening
 from sd3tune.filesystem.temporary import private_folder
@@ -29,6 +29,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "optimum-quanto", "bi
              "lycoris-lora")  # fmt: skip
 ROOMS = ("counted", "adapters", "quant", "sd3", "train")  # whose code a count runs
 TIMEOUT_SECONDS = 300.0  # SD3.5 large takes 20 s of one core, and machines are busy
+VERSION = "Version:"  # of the line in a package's metadata
 KEPT = 256  # files; the oldest beyond them are removed
 
 
@@ -106,8 +107,10 @@ def kept(
     shape: Transformer, load: StageLoad, environ: Mapping[str, str] = os.environ
 ) -> int | None:
     """The peak of a count that was made before; None where there is none."""
+    if uncountable(load) is not None or not any(_kept_files(environ)):
+        return None  # without the digests, which take 30 ms
     path = place(shape, load, environ)
-    if path is None or uncountable(load) is not None:
+    if path is None:
         return None
     try:
         return int(opening.json_object(path)["peak"])
@@ -117,13 +120,21 @@ def kept(
 
 def place(shape: Transformer, load: StageLoad, environ: Mapping[str, str]) -> Path | None:
     """The file of a count, below the user's cache folder; None without one."""
-    named = environ.get("XDG_CACHE_HOME", "")
-    home = home_of(environ)
-    root = Path(named) if os.path.isabs(named) else home and home / ".cache"  # noqa: PTH117
-    if root is None:
+    if (folder := kept_in(environ)) is None:
         return None
     key = digest([json.dumps(written(shape, load), sort_keys=True), counter()])
-    return root / "sd3tune" / "counts" / f"{key[:24]}.json"
+    return folder / f"{key[:24]}.json"
+
+
+def kept_in(environ: Mapping[str, str]) -> Path | None:
+    """The folder of counts, below the user's cache folder; None without one."""
+    probes = kept_answers.folder(environ)
+    return None if probes is None else probes.with_name("counts")
+
+
+def _kept_files(environ: Mapping[str, str]) -> Iterator[Path]:
+    folder = kept_in(environ)
+    return iter(()) if folder is None else folder.glob("*.json")
 
 
 @cache
@@ -135,10 +146,15 @@ def counter() -> str:
 
 
 def _version(name: str) -> str:
+    """Of an installed package, or "none". metadata.version would read all that the package says
+    about itself: 4 ms each."""
     try:
-        return metadata.version(name)
+        package = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return "none"
+    lines = (package.read_text("METADATA") or package.read_text("PKG-INFO") or "").splitlines()
+    versions = (line.removeprefix(VERSION) for line in lines if line.startswith(VERSION))
+    return next(versions, "").strip()
 
 
 def _keep(path: Path | None, peak: int) -> None:
