@@ -72,6 +72,7 @@ def speed(asked: argparse.Namespace) -> dict[str, Any]:
     tokens = asked.tokens or (512 if on_cpu else 4096)
     ratios: dict[str, Any] = {}
     for width in asked.widths:
+        torch._dynamo.reset()  # its limit of graphs counts all widths
         x = torch.randn(tokens, width, device=device, dtype=dtype)
         g = torch.randn(tokens, 4 * width, device=device, dtype=dtype)
         ways: dict[str, Callable[[], object]] = {}

@@ -116,7 +116,7 @@ def test_auto_keeps_as_much_as_fits_and_says_what_it_brings() -> None:
     made = planned()
     assert kept(made) == "everything" and not made.memory.checkpointing.value
     assert "every block keeps inputs" in made.memory.keep.reason, "what it would take otherwise"
-    some = planned("rtx4090", MEDIUM)
+    some = planned("rtx4090", MEDIUM, batch_split=1)
     assert 0 < some.memory.keep.value.count("everything") < 24
     assert some.memory.keep.value == tuple(sorted(
         some.memory.keep.value, key=("inputs", "attention", "everything").index
@@ -152,6 +152,15 @@ def test_outputs_that_cannot_be_kept_are_refused(
     with pytest.raises(PlanError, match=words):
         plan(chip, MEDIUM, gradient_checkpointing_keep="attention", **settings)
     assert "attention" not in plan(chip, MEDIUM, **settings).memory.keep.value
+
+
+@pytest.mark.parametrize("card", ["rtx3060", "rtx4070", "rtx4090"])
+def test_compiled_blocks_that_are_asked_to_keep_attention_are_not_swapped(card: str) -> None:
+    """Where nothing but swapping would make room, too."""
+    made = plan(card, LARGE, train_batch_size=1, dynamo_backend="inductor",
+                base_model_precision="int8-quanto",
+                gradient_checkpointing_keep="attention")  # fmt: skip
+    assert kept(made) == "attention" and not made.memory.load.swapped
 
 
 def test_a_small_card_keeps_the_inputs_alone() -> None:

@@ -42,9 +42,11 @@ def test_twice_the_cost_must_be_saved(steps: int, saved: float, value: str) -> N
         ("h100", {"use_dora": True}, "DoRA"),
         ("h100", {"dynamo_mode": "reduce-overhead"}, "CUDA graphs"),
         ("h100", {"blocks_to_swap": 2, "gradient_checkpointing": True}, "copies decide"),
+        ("h100", {"gradient_checkpointing_keep": "attention",
+                  "gradient_checkpointing_backend": "unsloth"}, "inputs on the device"),
         ("m3-max", {}, "compiled only where"),
     ],
-)
+)  # fmt: skip
 def test_other_runs_are_not_compiled_and_say_why(
     chip: str, settings: dict[str, Any], reason: str
 ) -> None:
