@@ -53,7 +53,8 @@ def rounded(x: Tensor, dtype: torch.dtype) -> RowScaled:
     # Not 1e-12, say: the gradient of a mean over millions of values is smaller.
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
     scaled = x / scale
-    return RowScaled((scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale)
+    codes = (scaled.round_() if dtype == torch.int8 else scaled).to(dtype)
+    return RowScaled(codes.contiguous(), scale)  # a transposed x would stay transposed
 
 
 def linear(
