@@ -80,6 +80,7 @@ def speed(asked: argparse.Namespace) -> dict[str, Any]:
     ratios: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for width in asked.widths:
+        torch._dynamo.reset()  # its limit of graphs counts all widths
         x = torch.randn(tokens, width, device=device, dtype=dtype)
         g = torch.randn(tokens, 4 * width, device=device, dtype=dtype)
         ways: dict[str, Callable[[], object]] = {}

@@ -22,17 +22,20 @@ MARGIN = 2.0  # times the cost must be saved
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes
 UNTESTED = "untested on hardware"
 ANYWAY = "dynamo_backend=inductor compiles anyway"
+COPIES = f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
 
 
 @dataclass(frozen=True)
 class Prospect:
     """What compiling would bring to a run: expected seconds of a step without it and with it; None
-    where the speed of the device is unknown. kinds: of blocks."""
+    where the speed of the device is unknown. kinds: of blocks. swapped: blocks are, because the run
+    does not fit without it."""
 
     steps: int
     kinds: int
     eager: float | None
     compiled: float | None
+    swapped: bool = False
 
     @property
     def saved(self) -> float:
@@ -52,8 +55,8 @@ def prospect(inputs: RunInputs, eager: Load, compiled: Load, steps: int) -> Pros
     speed, kinds = speeds.speed(facts), kinds_of_blocks(shape)
     if speed is None:
         return Prospect(steps, kinds, None, None)
-    times = (step_seconds(shape, load, speed) for load in (eager, compiled))
-    return Prospect(steps, kinds, *times)
+    before, after = (step_seconds(shape, load, speed) for load in (eager, compiled))
+    return Prospect(steps, kinds, before, after, swapped=bool(eager.swapped))
 
 
 def kinds_of_blocks(shape: Transformer) -> int:
@@ -92,13 +95,13 @@ def excluded(config: Config) -> str | None:
         return f"dynamo_mode={config.dynamo_mode} needs CUDA graphs, which are not supported"
     if config.gradient_checkpointing_keep == "attention":
         return "compiled blocks cannot keep the outputs of attention alone"
-    if config.blocks_to_swap:
-        return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
-    return None
+    return COPIES if config.blocks_to_swap else None
 
 
 def against(expected: Prospect) -> str | None:
     """Why compiling does not pay; None where it does."""
+    if expected.swapped:
+        return COPIES
     if expected.eager is None:
         return f"how fast this device trains is unknown; {ANYWAY}"
     if expected.saved < MARGIN * expected.cost:

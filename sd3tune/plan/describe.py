@@ -143,6 +143,7 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "gradient_checkpointing": plan.memory.checkpointing,
         "gradient_checkpointing_interval": plan.memory.interval,
         "gradient_checkpointing_keep": kept_in_words(plan.memory.keep),
+        "batch_split": plan.memory.split,
         "blocks_to_swap": plan.memory.blocks_to_swap,
         "modulations": plan.memory.modulations,
         "cache_dir_quantised": plan.memory.quantised_cache,

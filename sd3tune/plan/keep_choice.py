@@ -7,7 +7,7 @@ from sd3tune.backends.decide.rules import one_memory
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
-from sd3tune.plan.block_keeping import Keep, at_interval, choices
+from sd3tune.plan.block_keeping import Keep, at_interval, choices, mixed
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load
 
@@ -71,3 +71,13 @@ def may_keep_everything(inputs: RunInputs, load: Load) -> bool:
     """Whether blocks may keep everything, where there is room."""
     asked = inputs.config.source("gradient_checkpointing").by == "user"
     return not (asked or load.swapped or load.sharded)
+
+
+def most_kept(inputs: RunInputs, load: Load) -> tuple[Keep, ...]:
+    """As much as the blocks may keep, with room for it: no choice is faster."""
+    layers = inputs.model.transformer.layers
+    if (decided := settled(inputs, load)) is not None:
+        return decided.value
+    if may_keep_everything(inputs, load):
+        return mixed(layers, layers, 0)
+    return mixed(layers, 0, layers if without_outputs(inputs.facts, load) is None else 0)

@@ -60,7 +60,7 @@ class Load:
     trainable_dtype: str
     optimizer: str
     trained: int  # values that are trained
-    batch: int
+    batch: int  # images per forward pass
     tokens: int  # image tokens of the largest bucket
     text_tokens: int
     interval: int  # every n-th block is checkpointed; 0: none
@@ -76,7 +76,8 @@ class Load:
     slices: bool = False  # or those of a slice of the queries at a time
     modulations_off: bool = False  # the AdaLN weights are in host memory
     autocast: str | None = None  # format of products; None: that of the weights
-    accumulation: int = 1  # batches of one step: the gradients of the first ones stay
+    accumulation: int = 1  # forward passes of one step: the gradients of the first ones stay
+    images: int = 0  # of all passes of a step; 0: accumulation times batch
     targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
     rank: int = 0  # of LoRA
     dropout: bool = False  # LoRA's, which keeps a mask
@@ -85,6 +86,11 @@ class Load:
     compiled: bool = False  # blocks, by torch.compile
     lycoris: Lycoris | None = None  # what trains instead of LoRA
     keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
+
+    @property
+    def images_of_step(self) -> int:
+        """Images that one device computes for one step."""
+        return self.images or self.batch * self.accumulation
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:

@@ -23,11 +23,19 @@ from tests.cpu.conftest import Project
 IMAGES = 10
 
 
-@pytest.fixture
-def filled(project: Project) -> Project:
+@pytest.fixture(scope="module")
+def filled_once(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with its caches filled, to be copied."""
+    project = Project(tmp_path_factory.mktemp("filled"), demo / "models" / "sd3.5-medium")
     for i in range(IMAGES):
         project.picture(f"{i % 3}/{i}.png", i)
     assert project.build() == {"text": IMAGES + 1, "vae": IMAGES}  # and the blank caption
+    return project.root
+
+
+@pytest.fixture
+def filled(filled_once: Path, project: Project) -> Project:
+    shutil.copytree(filled_once, project.root)
     return project
 
 
