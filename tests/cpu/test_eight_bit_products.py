@@ -161,7 +161,7 @@ def test_gradients_of_any_size_keep_their_figures(dtype: torch.dtype) -> None:
 @each_format
 def test_rows_are_computed_a_part_at_a_time_with_the_same_result(dtype: torch.dtype) -> None:
     w, x, bias = rounded(dice(1, 48, 64), dtype), dice(2, 100, 64), dice(3, 48)
-    for most in (1, 64 * 33):  # 17 rows at a time, which leave a rest of 15; 33 with a rest of 1
+    for most in (1, 64 * 33):  # 32 rows at a time, which leave a rest of 4; 33 with a rest of 1
         ours = eight_bits.linear(x, w, bias, torch.bfloat16, most)
         assert torch.equal(ours, eight_bits.linear(x, w, bias, torch.bfloat16))
         back = eight_bits.input_gradient(x[:, :48], w, torch.float32, most)
