@@ -57,6 +57,13 @@ def layers(model: Any) -> dict[str, W8A8Linear]:
     }
 
 
+def weights_only_layers(model: Any) -> tuple[str, ...] | None:
+    """Names of the layers that multiply by their dequantised weight; None: none multiplies in 8
+    bits."""
+    every = layers(model)
+    return tuple(n for n, layer in every.items() if layer.weights_only) if every else None
+
+
 @contextmanager
 def measured(which: Mapping[str, W8A8Linear]) -> Iterator[Errors]:
     """Measures the layers of `which` in every forward and backward pass inside. Blocks must not be
@@ -130,9 +137,9 @@ def rounded_weight_error(layer: W8A8Linear, x: Tensor) -> float:
     columns is not correlated: sqrt(sum of x_k^2 lost_k) / |x W^T|."""
     rows = _some(x).float()
     with torch.autocast(rows.device.type, enabled=False):
-        size = (rows @ layer.rows.restored().t()).norm()
-    expected = (rows.square().sum(0) * layer.lost).sum().sqrt()
-    return float(expected / size.clamp(min=torch.finfo(torch.float32).tiny))
+        size = (rows @ layer.rows.restored().t()).double().norm()
+    expected = (rows.double().square().sum(0) * layer.lost).sum().sqrt()
+    return _finite(expected / size.clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def _some(x: Tensor) -> Tensor:
@@ -144,9 +151,14 @@ def _relative(ours: Tensor, rows: Tensor, factor: Tensor) -> float:
     """Of the whole, in float32; a reference of zeros has no error, and bad numbers have all."""
     with torch.autocast(rows.device.type, enabled=False):
         reference = rows.float() @ factor
-    size = reference.norm()
-    error = ((ours - reference).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)).item()
-    return error if error == error else float("inf")
+    size = reference.double().norm()  # in float32 the squares of values above 1e19 are infinite
+    difference = (ours.double() - reference.double()).norm()
+    return _finite(difference / size.clamp(min=torch.finfo(torch.float32).tiny))
+
+
+def _finite(error: Tensor) -> float:
+    """A figure that can be compared: NaN is as bad as can be."""
+    return float(error) if error == error else float("inf")
 
 
 def names_above(errors: Mapping[str, ProductError], limit: float) -> list[str]:
