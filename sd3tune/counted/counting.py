@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "optimum-quanto", "bi
 ROOMS = ("counted", "adapters", "quant", "sd3", "train")  # whose code a count runs
 TIMEOUT_SECONDS = 300.0  # SD3.5 large takes 10 s of one core, and machines are busy
 VERSION = "Version:"  # of the line in a package's metadata
-KEPT = 64  # files; the oldest beyond them are removed
+KEPT = 64  # files; those that were not used for the longest time are removed
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,11 @@ def kept(
         return None
     try:
         document = opening.json_object(path)
-        return StepCount(int(document["before"]), int(document["peak"]))
+        found = StepCount(int(document["before"]), int(document["peak"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    kept_answers.used(path)
+    return found
 
 
 def place(shape: Transformer, load: Load, environ: Mapping[str, str]) -> Path | None:
