@@ -32,7 +32,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "optimum-quanto", "bi
 ROOMS = ("counted", "adapters", "quant", "sd3", "train")  # whose code a count runs
 TIMEOUT_SECONDS = 300.0  # SD3.5 large takes 20 s of one core, and machines are busy
 VERSION = "Version:"  # of the line in a package's metadata
-KEPT = 256  # files; the oldest beyond them are removed
+KEPT = 256  # files; those that were not used for the longest time are removed
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,11 @@ def kept(
     if path is None:
         return None
     try:
-        return int(opening.json_object(path)["peak"])
+        found = int(opening.json_object(path)["peak"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    kept_answers.used(path)
+    return found
 
 
 def place(shape: Transformer, load: StageLoad, environ: Mapping[str, str]) -> Path | None:
