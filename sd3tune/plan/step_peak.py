@@ -16,6 +16,7 @@ from sd3tune.backends.decide.limits import (
     SLICE_VALUES,
 )
 from sd3tune.plan.block_bytes import (
+    GELU_WIDTH,
     Adapted,
     BlockBytes,
     Format,
@@ -122,6 +123,16 @@ def _between(block: Block, load: "Load") -> int:
     if not block.checkpointed:
         return block.kept + block.casts
     return block.attention + (0 if load.inputs_on_host else block.input)
+
+
+def _attending_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of scores in a pass without gradients; 0 for fused kernels."""
+    count = load.tokens + CLIP_TOKENS + load.text_tokens
+    scores = load.batch * shape.scores(count)
+    if load.scores:
+        return 4 * PASSING_SCORES * scores
+    slices = 2 * min(SLICE_VALUES, scores) + 2 * load.batch * count * shape.hidden
+    return 4 * slices if load.slices else 0
 
 
 def _casts(load: "Load") -> int:
@@ -257,7 +268,31 @@ def step_inputs(shape: "Transformer", load: "Load") -> int:
     latents = shape.channels * PATCH**2 * load.tokens * 4
     words = (CLIP_TOKENS + load.text_tokens) * shape.joint_dim
     batch = LATENT_TENSORS * latents + words * (4 + BYTES[load.base_dtype])
-    return load.batch * batch + load.resident * (latents + 4 * words)
+    return load.batch * batch + resident_inputs(shape, load)
+
+
+def resident_inputs(shape: "Transformer", load: "Load") -> int:
+    """Latents and captions of the evaluation's images."""
+    latents = shape.channels * PATCH**2 * load.tokens
+    return load.resident * 4 * (latents + (CLIP_TOKENS + load.text_tokens) * shape.joint_dim)
+
+
+def forward_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of a pass without gradients, beside what stays on the device: one block at a time. At
+    GELU, or in a second attention, there are: the stream before the block and in it, what the
+    attention gave with and without its gate, the normalised tokens, and the layer's own tensors."""
+    form, h = format_of(load), shape.hidden
+    c, dual = form.compute, shape.dual_layers > 0
+    feed_forward = (4 + 2 * GELU_WIDTH + dual) * c + form.normed
+    second = 2 * form.normed + 10 * c + (4 if form.half and shape.qk_norm else 0) if dual else 0
+    words = load.batch * (CLIP_TOKENS + load.text_tokens)
+    tokens = load.batch * load.tokens
+    moving = h * (max(feed_forward, second) * tokens + 5 * c * words)
+    attending = _attending_only(shape, load)
+    attending += h * (tokens + words) * (form.normed + 12 * c) if attending else 0
+    inputs = words * shape.joint_dim * BYTES[load.base_dtype]
+    passing = max(_dequantised(shape, load), _weight_casts(shape, load, 0) // 4)
+    return int(max(moving + passing, attending) + inputs + _casts(load))
 
 
 def attention_passing(shape: "Transformer", load: "Load", index: int) -> int:
