@@ -86,6 +86,8 @@ def ours(
     words = (*row.settings(pixels(folder, row), backend), f"max_train_steps={steps + more}",
              f"output_dir={output}", "resume_from_checkpoint=never",
              "checkpoint_step_interval=10000")  # fmt: skip
+    if accelerator() == "cpu":
+        words = tuple(word.removesuffix("-paged") for word in words)  # a card's memory is paged
     with card_of(row) as facts:
         prepared = prepare(Config.load(folder / "config" / "config.json", words), facts,
                            run_probes=probing.on_this_machine())  # fmt: skip
