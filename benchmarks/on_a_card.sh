@@ -85,7 +85,7 @@ run first_step 40 100 "$folder"
 run determinism 60 170 "$folder" --steps "$steps"
 run compiling 40 110 "${deep[@]}"
 cd "$here/.." || exit 1
-plan=("$folder/config/config.json" "output_dir=$folder/plan" max_train_steps=3000 --json)
+plan=("$folder/config/config.json" "resolution=$(cat "$folder/pixels.txt")" max_train_steps=3000 --json)
 aside plan 10 40 env -C "$folder" "$python" -m sd3tune plan "${plan[@]}"
 aside doctor 20 90 "$python" -m sd3tune doctor --json "${doctor[@]}"
 aside curve 30 120 "$python" scripts/compare-curve ".:$device" --case "sd3.5-medium lora" --write "$results/curve.json"
