@@ -341,7 +341,10 @@ class Draft:
     def write(self, entries: Mapping[str, Entry], problems: Mapping[str, str]) -> None:
         """Writes the shard atomically. problems: key -> reason why it has no entry. Raises
         OSError."""
-        drafts.fill(self.descriptor, shards.serialised(entries, problems))
+        from sd3tune.data import safetensors_writer  # with torch, which reading an index needs not
+
+        tensors, about = shards.stored(entries, problems)
+        drafts.fill(self.descriptor, *safetensors_writer.contents(tensors, about))
         drafts.finish(self.draft, self.final, self.descriptor)
         if self.cache.bucket is not None:
             self.cache.bucket.store([self.final])

@@ -37,7 +37,8 @@ def begin(plan: Plan, world: World, base: LoadBase = load.transformer) -> TrainS
         kernels = plan.attention
         attention.use_processors(model, kernels.inputs.value, kernels.training.value)
         trained = attach(model, plan)
-    compile_blocks(model, plan.hardware.compiler.value, plan.hardware.compile_options)
+    hardware = plan.hardware
+    compile_blocks(model, hardware.compiler.value, hardware.compile_options, plan.memory.keep.value)
     offload.move_to_device(model, plan, world.device)
     checkpointing.enable(model.train(), plan)
     if plan.parallel.sharded:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sd3tune.formats import safetensors_writer
+from sd3tune.data import safetensors_writer
+from sd3tune.data.safetensors_writer import Buffer
 from sd3tune.formats.manifest import DIGEST_BYTES, MANIFEST, checksum
-from sd3tune.formats.safetensors_writer import Buffer
 
 WORKERS = 3  # threads; hashing takes twice as long as writing
 LARGE_BYTES = 2**22  # a smaller file is hashed before a thread would have begun

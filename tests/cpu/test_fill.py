@@ -23,11 +23,19 @@ from tests.cpu.conftest import Project
 IMAGES = 10
 
 
-@pytest.fixture
-def filled(project: Project) -> Project:
+@pytest.fixture(scope="module")
+def filled_once(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with its caches filled, to be copied."""
+    project = Project(tmp_path_factory.mktemp("filled"), demo / "models" / "sd3.5-medium")
     for i in range(IMAGES):
         project.picture(f"{i % 3}/{i}.png", i)
     assert project.build() == {"text": IMAGES + 1, "vae": IMAGES}  # and the blank caption
+    return project.root
+
+
+@pytest.fixture
+def filled(filled_once: Path, project: Project) -> Project:
+    shutil.copytree(filled_once, project.root)
     return project
 
 
@@ -248,7 +256,7 @@ def test_an_image_that_memory_was_too_small_for_stops_the_run_and_is_not_remembe
     for i in range(8):
         project.picture(f"{i}.png", i)
     with monkeypatch.context() as patched, pytest.raises(DataError) as e:
-        patched.setattr(Image.Image, "convert", Mock(side_effect=MemoryError))
+        patched.setattr(Image.Image, "crop", Mock(side_effect=MemoryError))
         project.build()
     assert ".png`: decoding it takes more memory than there is" in str(e.value)
     assert e.value.hint and "what was encoded is kept" in e.value.hint

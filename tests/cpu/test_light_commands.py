@@ -1,5 +1,6 @@
 """What commands do not load and do not start: no test can promise their seconds."""
 
+import gc
 import json
 import os
 import subprocess
@@ -8,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "numpy", "transformers", "diffusers", "peft", "scipy", "ssl")
+from sd3tune import garbage
+from sd3tune.report.quiet import quiet_libraries
+
+HEAVY = ("torch", "numpy", "transformers", "diffusers", "peft", "scipy", "ssl", "PIL",
+         "rich.console", "pillow_heif")  # fmt: skip
 # Runs a command, and prints which of these modules it loaded and which processes it started.
 CODE = """
 import json, sys
@@ -47,3 +52,10 @@ def test_the_second_plan_and_the_census_of_caches_start_nothing(demo: Path) -> N
     for words in (("plan",), ("cache", "info"), ("inspect", "models/sd3.5-medium")):
         loaded, started = loaded_and_started(demo, *words)
         assert set(loaded) <= {"ssl"} and started == [], words
+
+
+def test_before_a_model_is_loaded_python_looks_for_unused_objects_as_usual() -> None:
+    garbage.look_seldom()
+    quiet_libraries()
+    gc.unfreeze()  # these tests' own objects
+    assert gc.get_threshold() == garbage.USUAL

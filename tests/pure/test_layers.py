@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["urls"],
-    ["errors", "escaping", "start", "deferred", "decision"],
+    ["errors", "escaping", "start", "deferred", "garbage", "decision"],
     ["tables"],
     ["filesystem"],
     ["report"],
@@ -44,6 +44,7 @@ TORCH_FREE = [
     "report/streams.py",
     "start.py",
     "deferred.py",
+    "garbage.py",
     "__main__.py",
     "cli",
     "configure",

@@ -1,13 +1,15 @@
 """Each preset fits the cards that it is for, as the planner reckons; and one that does not is
 noticed."""
 
+from typing import Any
+
 import pytest
 
 from sd3tune.config.settings.all_settings import AllSettings
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.tables.architectures import ARCHITECTURES
 from sd3tune.tables.presets import MEMORY, PRESETS, PURPOSES, RECIPES, Preset
-from tests.plans import plan
+from tests.plans import LARGE, plan
 
 
 def planned(preset: Preset, model: str, chip: str) -> tuple[int, int]:
@@ -27,12 +29,26 @@ def test_a_preset_fits_its_cards(preset: Preset) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, chip",
-    [("12gb", "rtx2060"), ("stable", "rtx3080"), ("mi300x", "rtx2060"), ("mac-32gb", "m1")],
+    "name, chip, lever", [("12gb", "rtx2060", "blocks_to_swap"), ("stable", "rtx3080", "split")]
 )
-def test_a_preset_on_a_card_that_is_too_small_for_it_is_refused(name: str, chip: str) -> None:
+def test_a_preset_on_a_card_that_is_too_small_for_it_says_what_makes_it_fit(
+    name: str, chip: str, lever: str
+) -> None:
+    settings = {"max_train_steps": 1000} | PRESETS[name].settings_for("sd3.5-large")
+    decision = getattr(plan(chip, LARGE, **settings).memory, lever)
+    assert decision.value > 1 and decision.source.by == "auto" and " a step" in decision.reason
+    off: dict[str, Any] = {
+        "blocks_to_swap": 0,
+        "gradient_checkpointing_backend": "torch",
+        "batch_split": 1,
+    }
     with pytest.raises((PlanError, ConfigError)):
-        planned(PRESETS[name], "sd3.5-large", chip)
+        plan(chip, LARGE, **settings, **off)
+
+
+def test_a_preset_is_refused_where_nothing_can_leave_the_device() -> None:
+    with pytest.raises((PlanError, ConfigError)):
+        planned(PRESETS["mac-32gb"], "sd3.5-large", "m1")
 
 
 def test_the_presets_of_the_quickstart_have_its_values() -> None:

@@ -34,6 +34,7 @@ class ProbeSizes:
 ON_CPU = ProbeSizes(512, 256, 2**22, 6, 25)
 ON_CARD = ProbeSizes(8192, 4096, 2**27, 24, 5)
 HEAD_DIM = 64
+MOST_TOKENS_OF_CPU = 128  # of linear layers at a run's own width
 
 
 def rates(device: torch.device) -> str:
@@ -51,6 +52,11 @@ def rates(device: torch.device) -> str:
         f"matmul {matmul / 1e12:.4g} TFLOP/s, attention {attention / 1e12:.4g} TFLOP/s, "
         f"memory {memory / 1e9:.4g} GB/s, {launch * 1e6:.3g} us a kernel"
     )
+
+
+def tokens_of(device: torch.device, tokens: int) -> int:
+    """How many tokens linear layers at a run's own width are measured with: a CPU is given few."""
+    return min(tokens, MOST_TOKENS_OF_CPU) if device.type == "cpu" else tokens
 
 
 def half(device: torch.device) -> torch.dtype:
@@ -99,14 +105,15 @@ def best_seconds(device: torch.device, tries: int, work: Callable[[], object]) -
     work()
     best = float("inf")
     for _ in range(tries):
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         work()
-        _wait(device)
+        wait(device)
         best = min(best, time.perf_counter() - started)
     return best
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has computed everything it was told."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
