@@ -195,8 +195,8 @@ def predicted(row: Row, chip: str, counted: bool) -> dict[str, Any]:
     plan = resolve(RunInputs(config, facts, find(name), samples))
     found = reckoned(plan)
     if counted:
-        made = counting.count(plan.model.transformer, plan.memory.load)
-        found["counted_bytes"] = made.step and made.step.peak + LIBRARY_BYTES[facts.vendor]
+        (made,) = counting.count(plan.model.transformer, [plan.memory.load])
+        found["counted_bytes"] = made.peak and made.peak + LIBRARY_BYTES[facts.vendor]
     return found
 
 

@@ -93,6 +93,7 @@ aside device_tests 30 120 "$python" -m pytest -q -v -p no:cacheprovider tests/de
 wait
 run host_copies 30 90 "${copies[@]}"
 run eight_bit 30 90 speed "${speed[@]}"
+run eight_bit-lora 30 60 lora "${speed[@]}"
 run checkpointing 30 90 "${wide[@]}"
 table table-2 30 600
 "$python" "$here/card_summary.py" "$results" --json "$results/summary.json" | grep -v '^{"'
