@@ -33,12 +33,21 @@ def test_a_run_has_the_recorded_losses_and_gradients(
 # PyTorch looks at the gradient of what it traces, and warns of it where it is not a leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dynamo_backend=aot_eager",),
+        ("dynamo_backend=inductor",),
+        ("dynamo_backend=inductor", "gradient_checkpointing=true",
+         "gradient_checkpointing_keep=attention"),
+    ],
+    ids=["aot_eager", "inductor", "inductor-kept"],
+)  # fmt: skip
 def test_compiled_blocks_have_the_recorded_losses_and_gradients(
-    backend: str, run: Train, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], run: Train, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    has_recorded(next(iter(CASES["cases"])), run, demo, tmp_path, f"dynamo_backend={backend}")
+    has_recorded(next(iter(CASES["cases"])), run, demo, tmp_path, *words)
     torch._dynamo.reset()
 
 

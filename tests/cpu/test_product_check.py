@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sd3tune import quant
+from sd3tune import offload, quant
 from sd3tune.adapters.lora import LoraAdapter
 from sd3tune.backends.kernels.eight_bits import rounded
 from sd3tune.errors import Diverged
@@ -22,7 +22,7 @@ from sd3tune.quant.product_errors import ProductError
 from sd3tune.quant.w8a8 import W8A8Linear
 from sd3tune.sample import drawn_products
 from sd3tune.sample.pipeline import Picture, Sampling
-from sd3tune.train import product_check, product_choice
+from sd3tune.train import checkpointing, product_check, product_choice
 from sd3tune.train.evaluation import FixedImages
 from sd3tune.train.loop import Chore
 from sd3tune.train.product_check import certified
@@ -51,7 +51,9 @@ def test_errors_are_those_of_rounding_what_passes_and_not_the_weight() -> None:
         layer.codes[:, 5] = 0
     assert product_errors.forward_error(layer, dice(3, 40, 64)) == pytest.approx(0.006, rel=0.1)
     assert product_errors.forward_error(layer, odd) > 0.8
-    assert product_errors.gradient_error(layer, dice(4, 40, 32)) == pytest.approx(0.006, rel=0.2)
+    assert product_errors.gradient_error(layer.rows, dice(4, 40, 32)) == pytest.approx(
+        0.006, rel=0.2
+    )
     assert product_errors.forward_error(layer, odd * float("nan")) == float("inf")
 
 
@@ -89,6 +91,19 @@ def test_layers_are_measured_in_the_passes_of_a_model_and_forgotten() -> None:
     assert 0.002 < errors[NAME].gradient < 0.02
     assert all(layer.observer is None for layer in which.values())
     assert gradients(model)["loss"] == before["loss"]
+
+
+def test_layers_of_swapped_blocks_are_measured_too() -> None:
+    """Their weights have left the layers when gradients come."""
+    still, swapped = (with_adapter(quantised("int8-w8a8")) for _ in range(2))
+    offload.stream(swapped, 2, Tensor.clone, Tensor.clone)
+    found = []
+    for model in (still, swapped):
+        checkpointing.checkpoint_blocks(model, 1)
+        with product_errors.measured(product_errors.layers(model)) as errors:
+            gradients(model)
+        found.append(errors)
+    assert found[0] == found[1] and found[0][NAME].gradient > 0.002
 
 
 def planned(interval: int = 3) -> Plan:
