@@ -6,6 +6,7 @@ from sd3tune import start
 
 def main() -> None:
     start.leave_working_directory()
+    start.limit_spinning()
     import gc
 
     from sd3tune import garbage

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sd3tune.data.cache_bucket import CacheBucket
+    from sd3tune.data.safetensors_writer import Buffer
 
 Signature = tuple[int, int, int]  # inode, bytes, time of modification
 
@@ -281,7 +282,7 @@ class TensorCache:
             if copy.keys or known:
                 with self.claim([*copy.keys, *known]) as draft:
                     if draft is not None:
-                        draft.write_bytes(copy.data, copy.keys, known)
+                        draft.write_bytes([copy.data], copy.keys, known)
             self._remove(path)
         self._open.clear()
         self.finish()
@@ -341,11 +342,16 @@ class Draft:
     def write(self, entries: Mapping[str, Entry], problems: Mapping[str, str]) -> None:
         """Writes the shard atomically. problems: key -> reason why it has no entry. Raises
         OSError."""
-        self.write_bytes(shards.serialised(entries, problems), entries, problems)
+        from sd3tune.data import safetensors_writer  # with torch, which reading an index needs not
 
-    def write_bytes(self, data: bytes, keys: Iterable[str], problems: Mapping[str, str]) -> None:
+        tensors, about = shards.stored(entries, problems)
+        self.write_bytes(safetensors_writer.contents(tensors, about), entries, problems)
+
+    def write_bytes(
+        self, pieces: Iterable["Buffer"], keys: Iterable[str], problems: Mapping[str, str]
+    ) -> None:
         """The same for a shard that is serialised already. keys: of its entries."""
-        drafts.fill(self.descriptor, data)
+        drafts.fill(self.descriptor, *pieces)
         drafts.finish(self.draft, self.final, self.descriptor)
         if self.cache.bucket is not None:
             self.cache.bucket.store([self.final])

@@ -35,16 +35,15 @@ def coded(tensor: "Tensor") -> "Tensor | None":
     other types than bfloat16, and small tensors."""
     import numpy as np
     import torch
-    import zstandard
 
     if tensor.dtype != torch.bfloat16 or not tensor.numel():
         return None
     values = tensor.contiguous().view(torch.int16).numpy().reshape(-1).view(np.uint16)
-    turned = (values << np.uint16(1)) | (values >> np.uint16(15))
+    turned = values << np.uint16(1)
+    turned |= values >> np.uint16(15)
     planes = np.empty((2, values.size), np.uint8)
-    planes[0], planes[1] = turned >> 8, turned & 255
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-    frame = compressor.compress(planes.tobytes())
+    planes[0], planes[1] = turned >> np.uint16(8), turned & np.uint16(255)
+    frame = _compressor().compress(planes.data)
     return (
         None
         if len(frame) >= tensor.nbytes
@@ -84,6 +83,15 @@ def decoded_values(frame: bytes | memoryview, shape: Sequence[int]) -> "np.ndarr
     turned = (planes[:count].astype(np.uint16) << np.uint16(8)) | planes[count:]
     values: np.ndarray = (turned >> np.uint16(1)) | (turned << np.uint16(15))
     return values
+
+
+def _compressor() -> "zstandard.ZstdCompressor":
+    import zstandard
+
+    if not hasattr(_local, "compressor"):
+        _local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    found: zstandard.ZstdCompressor = _local.compressor
+    return found
 
 
 def _decompressor() -> "zstandard.ZstdDecompressor":

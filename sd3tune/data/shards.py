@@ -10,6 +10,7 @@ import json
 import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -28,6 +29,7 @@ NAME = re.compile(r"[0-9a-f]{40}\.safetensors")  # a hash of its keys
 DRAFT = re.compile(r"[0-9a-f]{40}\.draft")
 ABOUT = "sd3tune"  # the only metadata key: safetensors writes several keys in random order
 CHANGED = "its bytes are not those that were written"
+CODERS, MANY_BYTES = 4, 2**22  # threads, and the bytes of a shard that are worth them
 UNREADABLE = (OSError, SafetensorError, ValueError)
 
 Entry = Mapping[str, "Tensor"]
@@ -114,20 +116,35 @@ def whole(path: Path, wanted: set[str]) -> dict[str, Entry]:
     return {key: e for key, e in read.items() if digest(e) == shard.about.digests.get(key)}
 
 
-def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> bytes:
-    """A shard as bytes; equal entries give equal bytes."""
-    from safetensors.torch import save
+def stored(
+    entries: Mapping[str, Entry], problems: Mapping[str, str]
+) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """The tensors and the metadata of the file of a shard; equal entries give equal ones. Large
+    entries are coded beside each other."""
+    keys = sorted(entries)
+    size = sum(t.nbytes for entry in entries.values() for t in entry.values())
+    if size < MANY_BYTES:
+        coded = [_stored(entries[key]) for key in keys]
+    else:
+        with ThreadPoolExecutor(CODERS, thread_name_prefix="cache-coder") as pool:
+            coded = list(pool.map(_stored, (entries[key] for key in keys)))
+    tensors, shapes, digests = {}, {}, {}
+    for key, (frames, shape_of, checksum) in zip(keys, coded, strict=True):
+        tensors.update({f"{key}.{name}": t for name, t in frames.items()})
+        shapes.update({f"{key}.{name}": shape for name, shape in shape_of.items()})
+        digests[key] = checksum
+    return tensors, metadata(problems, digests, shapes)
 
+
+def _stored(entry: Entry) -> "tuple[dict[str, Tensor], dict[str, list[int]], str]":
+    """The tensors of an entry as stored, the shapes of those that are coded, and its checksum."""
     tensors, shapes = {}, {}
-    for key in sorted(entries):
-        for name, tensor in sorted(entries[key].items()):
-            frame = coding.coded(tensor)
-            tensors[f"{key}.{name}"] = tensor.contiguous() if frame is None else frame
-            if frame is not None:
-                shapes[f"{key}.{name}"] = list(tensor.shape)
-    digests = {key: digest(entries[key]) for key in sorted(entries)}
-    data: bytes = save(tensors, metadata(problems, digests, shapes))
-    return data
+    for name, tensor in sorted(entry.items()):
+        frame = coding.coded(tensor)
+        tensors[name] = tensor.contiguous() if frame is None else frame
+        if frame is not None:
+            shapes[name] = list(tensor.shape)
+    return tensors, shapes, digest(entry)
 
 
 def metadata(

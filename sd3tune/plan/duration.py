@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from sd3tune.backends.decide import speeds
 from sd3tune.backends.decide.speeds import Speed
-from sd3tune.plan.block_keeping import recomputed, recomputed_attention
+from sd3tune.plan.block_keeping import recomputed_attention
 from sd3tune.plan.memory import Load
-from sd3tune.plan.step_work import Work, forward, step_work
+from sd3tune.plan.step_work import Work, forward, linear_again, linear_passes, step_work
 from sd3tune.sd3.variants import Transformer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def work_seconds(work: Work, speed: Speed) -> float:
     """Seconds that the device and its host take. Transfers wait for nothing and nothing waits for
     them less: they are added, since overlap was never measured."""
     device = work.linear / speed.matmul + work.attention / speed.attention
-    device += work.moved / speed.memory
+    device += work.moved / speed.memory + work.updated / (speed.streaming or speed.memory)
     host = work.kernels * speed.launch_seconds + work.host_seconds
     busy = device + host if speed.in_turn else max(device, host)
     return busy + work.linked / speed.link
@@ -80,8 +80,8 @@ def step_operations(plan: "Plan", image_tokens: float) -> int:
     """Operations of one optimizer step on one device, as a profiler counts them: the backward pass
     of attention is two forward passes."""
     shape, load = plan.model.transformer, plan.memory.load
-    one, again = forward(shape, image_tokens, load.text_tokens), recomputed(shape, load)
-    image = one.linear * ((3 if load.full else 2) + again)
+    one = forward(shape, image_tokens, load.text_tokens)
+    image = one.linear * (linear_passes(load) + linear_again(shape, load, image_tokens))
     image += one.attention * (3 + recomputed_attention(shape, load))
     return int(image * load.images_of_step)
 

@@ -35,6 +35,8 @@ def may_swap(inputs: RunInputs, load: Load) -> bool:
     c = inputs.config
     if c.blocks_to_swap is not None or load.full or c.fsdp_enable:
         return False
+    if load.compiled and c.gradient_checkpointing_keep == "attention":
+        return False
     return apart(inputs, load) and _host_holds(inputs, load)
 
 

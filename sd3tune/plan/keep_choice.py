@@ -12,6 +12,7 @@ from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load
 
 NAME = "gradient_checkpointing_keep"
+INPUTS_STAY = "compiled blocks that keep outputs of attention keep their inputs on the device"
 
 
 def settled(inputs: RunInputs, load: Load) -> Decision[tuple[Keep, ...]] | None:
@@ -39,8 +40,10 @@ def without_outputs(facts: Facts, load: Load) -> str | None:
     """Why the outputs of attention cannot be kept; None where they can."""
     if load.scores:
         return "attention that writes out its scores has no small output to keep"
-    if load.compiled:
-        return "compiled blocks cannot keep the outputs of attention"
+    if load.compiled and load.swapped:
+        return "compiled blocks that keep outputs of attention would keep swapped weights as well"
+    if load.compiled and load.inputs_on_host:
+        return INPUTS_STAY
     return "FSDP gathers the weights of whole blocks" if load.sharded else None
 
 

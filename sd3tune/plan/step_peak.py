@@ -16,6 +16,7 @@ from sd3tune.backends.decide.limits import (
     SLICE_VALUES,
 )
 from sd3tune.plan.block_bytes import (
+    GELU_WIDTH,
     Adapted,
     BlockBytes,
     Format,
@@ -84,9 +85,9 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
     """The moment of each block in the forward pass. Gradients of an earlier batch of the same step
     exist already."""
     present = gradients if load.accumulation > 1 else 0
-    live, trained = 0, _casts(load)
+    live, trained, shared = 0, _casts(load), shares_casts(load)
     for number, block in enumerate(blocks, start=1):
-        casts = trained * number // len(blocks)
+        casts = trained if shared else trained * number // len(blocks)
         if block.checkpointed:
             yield Peak(live + block.input + block.forward + casts, present)
             live += _between(block, load)
@@ -99,7 +100,7 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
 def _backward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak]:
     """The moment of each block in the backward pass, from the last block to the first."""
     live = sum(_between(block, load) for block in blocks)
-    trained, form = _casts(load), format_of(load)
+    trained, form, shared = _casts(load), format_of(load), shares_casts(load)
     kept = sum(not block.checkpointed for block in blocks)  # whose casts the graph holds
     for done, block in enumerate(reversed(blocks)):
         present = gradients if load.accumulation > 1 else gradients * done // len(blocks)
@@ -107,12 +108,11 @@ def _backward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Pea
         if block.checkpointed:  # its input, and the gradient of its output
             input_ = block.input + (block.input if load.inputs_on_host else 0)
             input_ -= block.input if form.norm_saves_input else 0
-            casts += trained // len(blocks)
-            casts += block.casts
+            casts = trained if shared else casts + trained // len(blocks)
             again = block.kept - block.attention + block.forward
-            yield Peak(live + input_ + again + casts, present)
+            yield Peak(live + input_ + again + casts + block.casts, present)
         else:
-            yield Peak(live + block.backward + casts, present)
+            yield Peak(live + block.backward + (trained if shared else casts), present)
             kept -= 1
         live -= _between(block, load)
 
@@ -124,10 +124,29 @@ def _between(block: Block, load: "Load") -> int:
     return block.attention + (0 if load.inputs_on_host else block.input)
 
 
+def _attending_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of scores in a pass without gradients; 0 for fused kernels."""
+    count = load.tokens + CLIP_TOKENS + load.text_tokens
+    scores = load.batch * shape.scores(count)
+    if load.scores:
+        return 4 * PASSING_SCORES * scores
+    slices = 2 * min(SLICE_VALUES, scores) + 2 * load.batch * count * shape.hidden
+    return 4 * slices if load.slices else 0
+
+
 def _casts(load: "Load") -> int:
     """Autocast's copies of all trained weights in its own format."""
     form = format_of(load)
     return load.trained * form.compute if form.compute < BYTES[load.trainable_dtype] else 0
+
+
+def shares_casts(load: "Load") -> bool:
+    """Whether all passes of a step share one copy of LoRA's weights in autocast's format
+    (adapters/shared_casts.py). Not for DoRA, which uses them in other places as well; not where
+    FSDP gathers weights for each pass, nor in compiled blocks, which cast in their graphs."""
+    if load.full or load.lycoris is not None or load.dora:
+        return False
+    return not (load.sharded or load.compiled) and _casts(load) > 0
 
 
 def format_of(load: "Load") -> Format:
@@ -257,7 +276,31 @@ def step_inputs(shape: "Transformer", load: "Load") -> int:
     latents = shape.channels * PATCH**2 * load.tokens * 4
     words = (CLIP_TOKENS + load.text_tokens) * shape.joint_dim
     batch = LATENT_TENSORS * latents + words * (4 + BYTES[load.base_dtype])
-    return load.batch * batch + load.resident * (latents + 4 * words)
+    return load.batch * batch + resident_inputs(shape, load)
+
+
+def resident_inputs(shape: "Transformer", load: "Load") -> int:
+    """Latents and captions of the evaluation's images."""
+    latents = shape.channels * PATCH**2 * load.tokens
+    return load.resident * 4 * (latents + (CLIP_TOKENS + load.text_tokens) * shape.joint_dim)
+
+
+def forward_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of a pass without gradients, beside what stays on the device: one block at a time. At
+    GELU, or in a second attention, there are: the stream before the block and in it, what the
+    attention gave with and without its gate, the normalised tokens, and the layer's own tensors."""
+    form, h = format_of(load), shape.hidden
+    c, dual = form.compute, shape.dual_layers > 0
+    feed_forward = (4 + 2 * GELU_WIDTH + dual) * c + form.normed
+    second = 2 * form.normed + 10 * c + (4 if form.half and shape.qk_norm else 0) if dual else 0
+    words = load.batch * (CLIP_TOKENS + load.text_tokens)
+    tokens = load.batch * load.tokens
+    moving = h * (max(feed_forward, second) * tokens + 5 * c * words)
+    attending = _attending_only(shape, load)
+    attending += h * (tokens + words) * (form.normed + 12 * c) if attending else 0
+    inputs = words * shape.joint_dim * BYTES[load.base_dtype]
+    passing = max(_dequantised(shape, load), _weight_casts(shape, load, 0) // 4)
+    return int(max(moving + passing, attending) + inputs + _casts(load))
 
 
 def attention_passing(shape: "Transformer", load: "Load", index: int) -> int:

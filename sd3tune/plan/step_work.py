@@ -10,9 +10,10 @@ the last block drops, embedders and the loss are left out: less than 2 %.
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
-from sd3tune.plan.block_keeping import recomputed, recomputed_attention
+from sd3tune.plan.block_keeping import of_load, recomputed, recomputed_attention
+from sd3tune.plan.lycoris_size import matched
 from sd3tune.plan.memory import BYTES, Load, stored
-from sd3tune.sd3.linears import Linear, linears
+from sd3tune.sd3.linears import Linear, is_modulating, linears
 from sd3tune.sd3.variants import CLIP_TOKENS, Transformer
 
 MULTIPLY_ADD = 2  # operations of one product and its sum
@@ -73,6 +74,7 @@ class Work:
     kernels: float
     host_seconds: float  # beyond the launches: unpacking called from Python
     linked: float  # bytes between host memory and device
+    updated: float = 0.0  # bytes of long vectors: the optimizer's
 
     def times(self, factor: float) -> "Work":
         return Work(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
@@ -126,7 +128,7 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
     again = recomputed(shape, load)
     one = forward(shape, tokens, load.text_tokens)
     image = Work(
-        linear=one.linear * ((3 if load.full else 2) + again),
+        linear=one.linear * (linear_passes(load) + linear_again(shape, load, tokens)),
         attention=one.attention * (1 + ATTENTION_BACKWARD + recomputed_attention(shape, load)),
         moved=_moved(shape, load, tokens, again),
         kernels=0,
@@ -142,9 +144,58 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
         linked=_blocks_linked(shape, load),
     )
     streamed = BYTES[load.base_dtype] * shape.modulating if load.modulations_off else 0
-    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, streamed)
+    update = Work(0, 0, 0, UPDATE_KERNELS, 0, streamed, UPDATE_BYTES * load.trained)
     passes = each_pass.times(load.accumulation)
     return image.times(load.images_of_step).plus(passes).plus(update)
+
+
+def linear_passes(load: Load) -> int:
+    """Forward passes that take as long as a linear layer's forward and backward pass."""
+    return 3 if load.full else 2
+
+
+def linear_again(shape: Transformer, load: Load, image_tokens: float) -> float:
+    """Share of the operations of linear layers that are computed again in the backward pass.
+
+    A block that is compiled with its checkpoint leaves out the last layer of its feed-forward
+    networks, whose output no gradient needs, unless a gate trains that multiplies it.
+    """
+    again = recomputed(shape, load)
+    if not load.compiled or gates_train(shape, load):
+        return again
+    last = last_layers(shape, image_tokens, load.text_tokens)
+    keep = of_load(shape, load)
+    return again - sum(share for share, what in zip(last, keep, strict=True) if what == "attention")
+
+
+@lru_cache(maxsize=64)
+def last_layers(shape: Transformer, image_tokens: float, text_tokens: int) -> tuple[float, ...]:
+    """The last layers of the feed-forward networks of each block, as a share of the operations of
+    all linear layers."""
+    text = text_tokens + CLIP_TOKENS
+    operations = [0.0] * shape.layers
+    for layer in linears(shape):
+        if layer.name.endswith(".net.2"):
+            index = int(layer.name.split(".")[1])
+            seen = seen_by(layer, image_tokens, text)
+            operations[index] += MULTIPLY_ADD * layer.inputs * layer.outputs * seen
+    every = forward(shape, image_tokens, text_tokens).linear
+    return tuple(own / every for own in operations)
+
+
+def gates_train(shape: Transformer, load: Load) -> bool:
+    """Whether anything trains that the modulations come from."""
+    if load.full:
+        return True
+    if load.lycoris is not None:
+        return any(map(is_modulating, matched(shape, load.lycoris)))
+    return _targets_modulate(shape, load.targets)
+
+
+@lru_cache(maxsize=64)
+def _targets_modulate(shape: Transformer, targets: tuple[str, ...]) -> bool:
+    hit = (layer for layer in linears(shape) if any(map(layer.ends_in, targets)))
+    return any(is_modulating(layer.name) for layer in hit)
 
 
 def forward_work(shape: Transformer, load: Load, image_tokens: float) -> Work:

@@ -256,7 +256,7 @@ def test_an_image_that_memory_was_too_small_for_stops_the_run_and_is_not_remembe
     for i in range(8):
         project.picture(f"{i}.png", i)
     with monkeypatch.context() as patched, pytest.raises(DataError) as e:
-        patched.setattr(Image.Image, "convert", Mock(side_effect=MemoryError))
+        patched.setattr(Image.Image, "crop", Mock(side_effect=MemoryError))
         project.build()
     assert ".png`: decoding it takes more memory than there is" in str(e.value)
     assert e.value.hint and "what was encoded is kept" in e.value.hint
