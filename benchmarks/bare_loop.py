@@ -20,7 +20,7 @@ class Bare:
     """LoRA steps over batches that lie in memory.
 
     autocast: the format of products, with frozen weights in that format; None: as they are.
-    compiled: each block by itself, by torch.compile.
+    compiled: torch.compile's backend, for each block by itself; None: as it is.
     """
 
     def __init__(
@@ -29,14 +29,16 @@ class Bare:
         batches: Sequence[Batch],
         *,
         rank: int = 8,
+        dropout: float = 0.0,
         checkpointed: bool = False,
-        compiled: bool = False,
+        compiled: str | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         from peft import LoraConfig
 
         model.requires_grad_(False)
-        model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
+        shape = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=dropout, target_modules=TARGETS)
+        model.add_adapter(shape)
         if checkpointed:
             model.enable_gradient_checkpointing()
         self.model, self.batches, self.done = model.train(), batches, 0
@@ -45,8 +47,9 @@ class Bare:
         for p in self.trained:
             p.data = p.data.float()
         if compiled:
+            torch._dynamo.config.recompile_limit = 64  # as ours
             for block in model.transformer_blocks:
-                block.compile()
+                block.compile(backend=compiled)
         fused = batches[0][0].device.type == "cuda"
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=fused or None)
 

@@ -25,18 +25,21 @@ KEEPS: tuple[Keep, ...] = ("inputs", "attention", "everything")
 CHANNELS, TEXT = 16, 154
 
 
-def model_of(keep: Keep, layers: int, heads: int, side: int) -> Any:
+def model_of(keep: Keep, layers: int, heads: int, side: int, device: torch.device) -> Any:
     """SD3.5 medium's structure in this size, with an adapter, in training mode."""
     from diffusers import SD3Transformer2DModel
 
     torch.manual_seed(0)
-    model = SD3Transformer2DModel(
-        sample_size=2 * side, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS,
-        num_layers=layers, attention_head_dim=64, num_attention_heads=heads,
-        caption_projection_dim=64 * heads, joint_attention_dim=256, pooled_projection_dim=128,
-        pos_embed_max_size=side, qk_norm="rms_norm",
-        dual_attention_layers=tuple(range(layers // 2)),
-    ).requires_grad_(False)  # fmt: skip
+    with device:  # a processor takes minutes to draw two billion numbers
+        model = SD3Transformer2DModel(
+            sample_size=2 * side, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS,
+            num_layers=layers, attention_head_dim=64, num_attention_heads=heads,
+            caption_projection_dim=64 * heads, joint_attention_dim=256, pooled_projection_dim=128,
+            pos_embed_max_size=side, qk_norm="rms_norm",
+            dual_attention_layers=tuple(range(layers // 2)),
+        )  # fmt: skip
+    model = model.to(torch.float32 if device.type == "cpu" else torch.bfloat16)
+    model.requires_grad_(False)
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     adapter = lora.Shape(rank=16, alpha=16, dropout=0.0, targets=targets)
     lora.attach(model, adapter, dtype=torch.float32, seed=1)
@@ -54,7 +57,7 @@ def main() -> None:
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     place, side = device or torch.device("cpu"), int(asked.tokens**0.5)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
-    models = {k: model_of(k, asked.layers, asked.heads, side).to(place) for k in KEEPS}
+    models = {k: model_of(k, asked.layers, asked.heads, side, place) for k in KEEPS}
     config = models["inputs"].config
     given = {
         "hidden_states": torch.randn(asked.batch, CHANNELS, 2 * side, 2 * side),
@@ -62,7 +65,7 @@ def main() -> None:
         "encoder_hidden_states": torch.randn(asked.batch, TEXT, config.joint_attention_dim),
         "pooled_projections": torch.randn(asked.batch, config.pooled_projection_dim),
     }
-    given = {name: x.to(place) for name, x in given.items()}
+    given = {name: x.to(place, dtype) for name, x in given.items()}
 
     def step(model: Any) -> None:
         with torch.autocast(place.type, dtype, enabled=dtype != torch.float32):

@@ -39,10 +39,13 @@ def model_of(given: argparse.Namespace, device: Any, dtype: Any) -> Any:
 
     torch.manual_seed(0)
     dual = tuple(range(max(1, given.layers * DUAL_OF[1] // DUAL_OF[0])))
-    shape = tiny.SHAPES["sd3.5-medium"] | {
-        "num_layers": given.layers, "dual_attention_layers": dual,
+    small = tiny.SHAPES["sd3.5-medium"]
+    patches = max(small["pos_embed_max_size"], given.side // 16 + 1)  # of the largest size below
+    shape = small | {
+        "num_layers": given.layers, "dual_attention_layers": dual, "pos_embed_max_size": patches,
     }  # fmt: skip
-    model = tiny.transformer(shape).to(device, dtype).requires_grad_(False)
+    with device:  # a processor takes minutes to draw two billion numbers
+        model = tiny.transformer(shape).to(dtype).requires_grad_(False)
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     adapter = lora.Shape(rank=16, alpha=16, dropout=0.0, targets=targets)
     lora.attach(model, adapter, dtype=torch.float32, seed=1)

@@ -11,11 +11,9 @@ all of it. On a card more than 0.9 is expected of the modulations, and of swappe
 a block computes longer than the next one travels.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -37,15 +35,17 @@ def device_of_this_machine() -> torch.device:
 
 
 def transformer(width: int, blocks: int, device: torch.device) -> Any:
-    """Frozen, in bf16, with a LoRA of rank 16, on the host."""
+    """Frozen, in bf16, with a LoRA of rank 16, on the host. Drawn on the device: a processor takes
+    minutes to draw billions of numbers."""
     from diffusers import SD3Transformer2DModel
 
-    model = SD3Transformer2DModel(
-        num_layers=blocks, num_attention_heads=width // HEAD, attention_head_dim=HEAD,
-        caption_projection_dim=width, joint_attention_dim=4096, pooled_projection_dim=2048,
-        in_channels=16, out_channels=16, qk_norm="rms_norm", pos_embed_max_size=192,
-    )  # fmt: skip
-    model = model.to(torch.bfloat16).requires_grad_(False)
+    with device:
+        model = SD3Transformer2DModel(
+            num_layers=blocks, num_attention_heads=width // HEAD, attention_head_dim=HEAD,
+            caption_projection_dim=width, joint_attention_dim=4096, pooled_projection_dim=2048,
+            in_channels=16, out_channels=16, qk_norm="rms_norm", pos_embed_max_size=192,
+        )  # fmt: skip
+    model = model.to(torch.bfloat16).to("cpu").requires_grad_(False)
     shape = lora.Shape(rank=16, alpha=16, dropout=0.0, targets=("to_q", "to_k", "to_v", "to_out.0"))
     lora.attach(model, shape, dtype=torch.float32, seed=1)
     checkpointing.checkpoint_blocks(model.train(), 1)
@@ -143,14 +143,11 @@ def measure(width: int, blocks: int, tokens: int, repeats: int) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = machine.parser(__doc__)
     parser.add_argument("--width", type=int, default=2432, help="of the hidden states")
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=4096, help="image tokens, a square number")
     parser.add_argument("--repeats", type=int, default=10, help="steps of each way")
-    parser.add_argument("--json", type=Path, help="a file for the result")
     given = parser.parse_args()
     result = measure(given.width, given.blocks, given.tokens, given.repeats)
     machine.report("host_copies", result, given.json)

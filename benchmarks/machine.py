@@ -128,22 +128,31 @@ def summary(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str
     }
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose --help is the module's own text; with `--json FILE`."""
+def parser(description: str | None, *, writes_json: bool = True) -> argparse.ArgumentParser:
+    """A parser whose --help is the module's own text; with `--json FILE` where asked."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
+    if writes_json:
+        made.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
     return made
 
 
 def report(benchmark: str, result: Mapping[str, Any], path: Path | None = None) -> None:
     """Prints the result as one line of JSON, the last one, and writes it to `path`."""
+    print(json.dumps(write(benchmark, result, path)))
+
+
+def write(benchmark: str, result: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+    """The document of a result, complete or not yet; written to `path`, which is never half of
+    one."""
     document = {"benchmark": benchmark, "machine": describe(), **result}
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document))
+        draft = path.with_name(f".{path.name}.draft")
+        draft.write_text(json.dumps(document, indent=1) + "\n")
+        draft.replace(path)
+    return document
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ those that torch would report as allocated; contexts and the allocator's slack c
 is counted with the AdaLN weights on the device and with modulations=streamed.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -54,11 +52,8 @@ def counted(model: str, side: int, settings: dict[str, Any], modulations: str) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = machine.parser(__doc__)
     parser.add_argument("--only", default="", help="runs whose name contains this text")
-    parser.add_argument("--json", type=Path, help="a file for the result")
     given = parser.parse_args()
     runs = {}
     for name, (model, side, settings, target) in RUNS.items():

@@ -7,8 +7,8 @@ layers. 22 GB and about a minute at full size on a card. `--size tiny` writes th
 seconds, to rehearse what will run on a card.
 """
 
-import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ SHAPES: dict[str, dict[str, Any]] = {
                      "dual_attention_layers": tuple(range(13))},
 }  # fmt: skip
 HEAD_DIM, T5_WIDTH, POOLED = 64, 4096, 2048
-PICTURES, SIDE = 16, {"full": 1024, "tiny": 128}
+PICTURES, SIDE = 24, {"full": 1024, "tiny": 128}
 PIXELS = "pixels.txt"  # in the folder: the side of its pictures
-DATASETS = [
+DATASETS: list[dict[str, Any]] = [
     {"id": "p", "type": "local", "instance_data_dir": "photos", "crop": False,
      "resolution_type": "pixel_area", "caption_strategy": "filename",
      "cache_dir_vae": "cache/vae"},
@@ -165,15 +165,16 @@ def accelerator() -> str:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = machine.parser(__doc__)
     made.add_argument("folder", type=Path)
     made.add_argument("--size", choices=tuple(SIDE), default="full")
     made.add_argument("--models", default=",".join(MODELS))
     given = made.parse_args()
+    started = time.perf_counter()
     print(write(given.folder, given.models.split(","), given.size, accelerator()))
-    print(json.dumps(machine.describe()))
+    written = sum(f.stat().st_size for f in (given.folder / "models").rglob("*") if f.is_file())
+    result = {"seconds": round(time.perf_counter() - started, 1), "gigabytes": written / 1e9}
+    machine.report("random_models", result, given.json)
 
 
 if __name__ == "__main__":

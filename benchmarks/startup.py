@@ -43,7 +43,8 @@ def environment() -> dict[str, str]:
     """One thread, and this checkout, wherever the commands are started. Compiled files are kept, as
     an installation has them."""
     kept = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
-    return {"OMP_NUM_THREADS": "1"} | kept | {"PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {"OMP_NUM_THREADS": "1"} | kept | {"PYTHONPATH": path}
 
 
 def run(words: Sequence[str], folder: Path) -> None:

@@ -9,6 +9,9 @@ def main() -> None:
     start.limit_spinning()
     import gc
 
+    from sd3tune import garbage
+
+    garbage.look_seldom()
     try:
         from sd3tune import cli  # not before: it imports the standard library and click
     except ImportError as e:

@@ -9,7 +9,7 @@ from sd3tune.config.files.prompts import load_prompts
 from sd3tune.discovered import Discovered
 from sd3tune.plan.describe import decisions
 from sd3tune.plan.inputs import Count, RunInputs, not_counted
-from sd3tune.plan.kernel_shape import kernels_to_measure
+from sd3tune.plan.kernel_shape import to_measure
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.resolve import resolve
 from sd3tune.processes.environment import Processes
@@ -34,7 +34,7 @@ def admit_plan(
         return resolve(RunInputs(config, facts, model, *rest))
 
     needed = [f"{IMPORT}lycoris-lora"] if lycoris is not None else []
-    admitted = admit(facts, decide, chosen, run, needed, (RATES,), kernels_to_measure)
+    admitted = admit(facts, decide, chosen, run, needed, (RATES,), to_measure)
     devices.refuse_broken(admitted.facts)
     return admitted.decided
 

@@ -14,6 +14,7 @@ from sd3tune.backends.decide.rules import one_memory
 from sd3tune.backends.kernels.no_memory import is_out_of_memory
 from sd3tune.data.batch import Batch
 from sd3tune.errors import HardwareError, Sd3tuneError
+from sd3tune.plan import batch_split
 from sd3tune.plan.largest_batch import largest
 from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.plan.plan import Plan
@@ -86,7 +87,8 @@ def explain_out_of_memory(plan: Plan, doing: str) -> Sd3tuneError:
 def _advice(plan: Plan) -> Iterator[str]:
     """The batch that should fit, then what saves most."""
     if plan.memory.load.batch > 1:
-        yield f"train_batch_size={smaller_batch(plan)} is the largest that should fit"
+        most = "largest" if plan.memory.load.sharded else "least"
+        yield f"{_fewer_images(plan)[0]} is the {most} that should fit"
     yield from (f"{what} saves {gib(n)}" for n, what in savings(plan))
 
 
@@ -111,11 +113,22 @@ def smaller_batch(plan: Plan) -> int:
     return max(1, fits)
 
 
+def _fewer_images(plan: Plan) -> tuple[str, Load]:
+    """The setting that computes as many images at once as should fit, and its load: the batch in
+    parts, or a smaller one where batches must stay whole."""
+    load, smaller = plan.memory.load, smaller_batch(plan)
+    if load.sharded:
+        return f"train_batch_size={smaller}", replace(load, batch=smaller)
+    batch = batch_split.whole(load, plan.data.accumulation.value)
+    parts = -(-batch.batch // smaller)
+    return f"batch_split={parts}", batch_split.in_parts(batch, parts)
+
+
 def _changes(plan: Plan, load: Load) -> dict[str, Load]:
     changes = {"three quarters of the resolution": replace(load, tokens=load.tokens * 9 // 16)}
     if load.batch > 1:
-        smaller = smaller_batch(plan)
-        changes[f"train_batch_size={smaller}"] = replace(load, batch=smaller)
+        setting, fewer = _fewer_images(plan)
+        changes[setting] = fewer
     if load.interval == 0:
         changes["gradient_checkpointing=true"] = replace(load, interval=1, keep=())
     elif load.interval > 1:

@@ -3,6 +3,7 @@ docker (a container engine), browser (chromium)."""
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,6 +24,8 @@ os.environ["COLUMNS"] = ""
 del os.environ["COLUMNS"]
 # A busy machine takes longer than the two seconds after which a command says that it is at work.
 os.environ["SD3TUNE_LOG_SECONDS"] = "3600"
+# A shell starts its background jobs deaf to Ctrl-C, and what they start inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Answers of probes are kept here: for the session, and not among the user's.
 CACHE = tempfile.mkdtemp(prefix="sd3tune-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE

@@ -43,6 +43,7 @@ SHOWN = (  # what decides a run, in the order people ask
     "distributed_backend",
     "deterministic",
     "train_batch_size",
+    "batch_split",
     "gradient_accumulation_steps",
     "num_processes",
     "learning_rate",

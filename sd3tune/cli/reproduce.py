@@ -153,11 +153,12 @@ def _draw(
         merged=any(not a.beside for a in adapters),
         adapter_values=sum(a.values for a in adapters),
     )
+    products = recipe.precision.weights_only_layers
     size = recipe.width, recipe.height
     wanted = Wanted(picture.path.stem, recipe.prompt, size, recipe.seed, path=target)
     drawn: list[Any] = []
     draw(
-        DrawingJob(replace(plan, asked=asked), sources, adapters),
+        DrawingJob(replace(plan, asked=asked), sources, adapters, weights_only=products),
         [wanted],
         load_encoders,
         lambda _, image, made: drawn.extend((image, made)),

@@ -6,8 +6,8 @@ fake step cannot do is left out: noise has only its shape, and nothing is read b
 torch.compile is not counted: its blocks are counted as they compute eagerly, which keeps more.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -24,6 +24,7 @@ from sd3tune.counted import as_on_a_card, fake_weights
 from sd3tune.counted.living_storages import Group, LivingStorages
 from sd3tune.plan.block_keeping import of_load
 from sd3tune.plan.memory import Load
+from sd3tune.plan.step_peak import shares_casts
 from sd3tune.sd3 import attention, flow
 from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.sd3.variants import CLIP_TOKENS, PATCH, ModelSource, Transformer
@@ -48,9 +49,25 @@ class CountedStep:
     at_peak: dict[Group, int]
 
 
+@dataclass(frozen=True)
+class Stays:
+    """What is on the device from step to step, beside weights and optimizer."""
+
+    average: Ema | None
+    resident: list[tuple[Tensor, Tensor, Tensor]]
+    arriving: Tensor
+
+
 def count(shape: Transformer, load: Load, *, fake: bool = True) -> CountedStep:
     """Bytes on the device in one training step of this load. fake=False: the same step with real
     tensors on the CPU, for small shapes: what it allocates is measured."""
+    with laid(shape, load, fake=fake) as laid_out:
+        return laid_out.counted()
+
+
+@contextmanager
+def laid(shape: Transformer, load: Load, *, fake: bool = True) -> "Iterator[Laid]":
+    """The model of a run in the device's memory, with what trains, under the modes of a count."""
     model = fake_weights.blank(shape, DTYPES[load.base_dtype])
     fake_weights.quantise(model, load.precision)
     attention.use_processors(model, "views", "sliced" if load.slices else "diffusers")
@@ -68,7 +85,7 @@ def count(shape: Transformer, load: Load, *, fake: bool = True) -> CountedStep:
             offload.positions_to_host(model, away, torch.clone)
         if load.swapped:
             offload.stream(model, load.swapped, away, torch.clone)
-        return _Step(shape, load, trained, living).counted()
+        yield Laid(shape, load, trained, living)
 
 
 def attached(model: Any, load: Load) -> Trained:
@@ -80,7 +97,8 @@ def attached(model: Any, load: Load) -> Trained:
         return lycoris.attach(model, load.lycoris, dtype=dtype, seed=0)
     adapter = lora.Shape(load.rank, load.rank, 0.1 if load.dropout else 0.0, load.targets,
                          dora=load.dora)  # fmt: skip
-    return lora.attach(model, adapter, dtype=dtype, seed=0)
+    made = lora.attach(model, adapter, dtype=dtype, seed=0)
+    return lora.share_casts(made) if shares_casts(load) else made
 
 
 def on_device(tensor: Tensor) -> Tensor:
@@ -90,8 +108,8 @@ def on_device(tensor: Tensor) -> Tensor:
 
 
 @dataclass
-class _Step:
-    """One step under the modes that are entered around it."""
+class Laid:
+    """A run on its device, under the modes that are entered around it."""
 
     shape: Transformer
     load: Load
@@ -99,11 +117,32 @@ class _Step:
     living: LivingStorages
 
     def counted(self) -> CountedStep:
+        """The second step: the first one makes the optimizer's state."""
         model, load = self.trained.model.train(), self.load
         keep = of_load(self.shape, load)
         if any(what != "everything" for what in keep):
             saving = saved_elsewhere(self.living) if load.inputs_on_host else nullcontext
             checkpointing.keep_in_blocks(model, keep, saving)
+        parameters, update, stays = self.begun()
+        before = self.living.now
+        self.living.begin()
+        with self.trained.cast_once(None if load.autocast is None else DTYPES[load.autocast]):
+            for _ in range(min(load.accumulation, 2)):
+                loss = self._loss()
+                forward = self.living.now
+                loss.backward()
+                del loss
+        clip(parameters, 1.0, "norm")
+        update()
+        if stays.average is not None:
+            stays.average.update(1)
+        del stays
+        return CountedStep(before, forward, self.living.peak, self.living.at_peak)
+
+    def begun(self) -> "tuple[list[nn.Parameter], Callable[[], Any], Stays]":
+        """The trained parameters, the optimizer's step with the state of one step behind it, and
+        what stays on the device beside."""
+        load = self.load
         parameters = list(self.trained.named().values())
         update = optimizer_of(load, parameters)
         average = averages(self.trained) if load.ema else None
@@ -114,19 +153,7 @@ class _Step:
         update()
         for parameter in parameters:
             parameter.grad = None
-        before = self.living.now
-        self.living.begin()
-        for _ in range(min(load.accumulation, 2)):
-            loss = self._loss()
-            forward = self.living.now
-            loss.backward()
-            del loss
-        clip(parameters, 1.0, "norm")
-        update()
-        if average is not None:
-            average.update(1)
-        del resident, arriving
-        return CountedStep(before, forward, self.living.peak, self.living.at_peak)
+        return parameters, update, Stays(average, resident, arriving)
 
     def _loss(self) -> Any:
         load = self.load

@@ -33,7 +33,8 @@ class AdapterUsed(_Part):
 
 
 class PrecisionUsed(_Part):
-    """Number formats and kernels, by the values of the settings."""
+    """Number formats and kernels, by the values of the settings. weights_only_layers: of a model
+    that multiplies in 8 bits, those that multiply by their dequantised weight; None: not known."""
 
     mixed_precision: str = "no"
     base_model_default_dtype: str = "fp32"
@@ -42,6 +43,7 @@ class PrecisionUsed(_Part):
     text_encoder_precisions: tuple[str, str, str] = ("no_change", "no_change", "no_change")
     vae_dtype: str = "fp32"
     attention: str = "diffusers"
+    weights_only_layers: tuple[str, ...] | None = None
 
 
 class TextUsed(_Part):

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Literal
 
 from sd3tune.backends.decide import limits
-from sd3tune.backends.decide.rules import one_memory
 from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.plan.arithmetic import Chosen, typed
+from sd3tune.plan.batch_split import split_decision
 from sd3tune.plan.block_keeping import Keep
+from sd3tune.plan.fastest import Fastest
+from sd3tune.plan.host_memory import inputs_decision, swap_decision
 from sd3tune.plan.inputs import RunInputs
-from sd3tune.plan.memory import Load, MemoryEstimate, gib
+from sd3tune.plan.memory import Load, MemoryEstimate, estimate, gib
 from sd3tune.sd3.variants import Transformer
 
-UNTESTED = "untested on hardware"
 BACKENDS: dict[str, Literal["torch", "unsloth"]] = {"torch": "torch", "unsloth": "unsloth"}
 
 
@@ -30,6 +31,7 @@ class MemoryPlan:
     interval: Decision[int]  # every n-th block is checkpointed
     checkpoint_backend: Decision[Literal["torch", "unsloth"]]  # inputs on the device, on the host
     keep: Decision[tuple[Keep, ...]]  # what each block keeps for the backward pass
+    split: Decision[int]  # parts in which a batch is computed
     blocks_to_swap: Decision[int]  # the first n blocks live in host memory
     modulations: Decision[Literal["device", "streamed", "host"]]  # where they are computed
     offload: Decision[Literal["none", "text_encoders"]]  # what runs on the CPU instead
@@ -39,22 +41,23 @@ class MemoryPlan:
 def memory_plan(
     inputs: RunInputs,
     chosen: Chosen,
-    load: Load,
-    need: MemoryEstimate,
+    picked: Fastest,
     keep: Decision[tuple[Keep, ...]],
     modulations: Decision[Literal["device", "streamed", "host"]],
 ) -> MemoryPlan:
-    """Raises ConfigError and PlanError for blocks that cannot be swapped or checkpointed, and where
-    no memory holds the text encoders."""
-    config, shape = inputs.config, inputs.model.transformer
+    """picked: the load that was chosen, and why. Raises ConfigError and PlanError for blocks that
+    cannot be swapped or checkpointed, and where no memory holds the text encoders."""
+    config, shape, load = inputs.config, inputs.model.transformer, picked.load
+    waiting, need = chosen["gradient_checkpointing_backend"], estimate(inputs.model, load)
     return MemoryPlan(
         estimate=need,
         load=load,
         checkpointing=_checkpointing(config, keep),
         interval=_interval(config, shape, keep.value),
-        checkpoint_backend=typed(chosen["gradient_checkpointing_backend"], BACKENDS),
+        checkpoint_backend=typed(inputs_decision(inputs, load, waiting, picked.reason), BACKENDS),
         keep=keep,
-        blocks_to_swap=_swapped(inputs),
+        split=split_decision(inputs, load, picked.reason),
+        blocks_to_swap=swap_decision(inputs, load, picked.reason),
         modulations=modulations,
         offload=_offload(inputs, need),
         quantised_cache=_quantised_cache(config, chosen),
@@ -81,26 +84,6 @@ def _interval(config: Config, shape: Transformer, keep: tuple[Keep, ...]) -> Dec
         return Decision(interval, config.source(name), "no block is checkpointed")
     why = f"{checkpointed} of {shape.layers} blocks are recomputed"
     return Decision(interval, config.source(name), why)
-
-
-def _swapped(inputs: RunInputs) -> Decision[int]:
-    facts, layers = inputs.facts, inputs.model.transformer.layers
-    name, count = "blocks_to_swap", inputs.config.blocks_to_swap
-    if not count:
-        return Decision(0, inputs.config.source(name), "every block stays on the device")
-    if count > layers:
-        raise ConfigError(
-            f"`{name}={count}`: there are {layers} blocks", hint=f"use at most {layers}"
-        )
-    shared = one_memory(facts)
-    if shared is not None and facts.accelerated:
-        raise PlanError(
-            f"`{name}={count}` cannot run on {facts.weakest.name}: {shared}",
-            hint=f"leave `{name}` out; base_model_precision makes the weights smaller",
-        )
-    why = f"blocks 0 to {count - 1} live in host memory and visit the device; {UNTESTED}"
-    why = f"{why}; {shared}: nothing is gained" if shared else why
-    return Decision(count, inputs.config.source(name), why)
 
 
 def _offload(inputs: RunInputs, need: MemoryEstimate) -> Decision[Literal["none", "text_encoders"]]:

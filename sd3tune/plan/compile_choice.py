@@ -5,13 +5,16 @@ counted per kind of block. Neither gain nor cost was measured on a card, so a ru
 what compiling costs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sd3tune.backends.decide import speeds
 from sd3tune.config.config import Config
 from sd3tune.decision import AUTO, Decision
+from sd3tune.plan.block_keeping import Keep, of_load
 from sd3tune.plan.duration import step_seconds
 from sd3tune.plan.inputs import RunInputs
+from sd3tune.plan.keep_choice import INPUTS_STAY
 from sd3tune.plan.memory import Load
 from sd3tune.sd3.variants import Transformer
 
@@ -22,17 +25,20 @@ MARGIN = 2.0  # times the cost must be saved
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes
 UNTESTED = "untested on hardware"
 ANYWAY = "dynamo_backend=inductor compiles anyway"
+COPIES = f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
 
 
 @dataclass(frozen=True)
 class Prospect:
     """What compiling would bring to a run: expected seconds of a step without it and with it; None
-    where the speed of the device is unknown. kinds: of blocks."""
+    where the speed of the device is unknown. kinds: of blocks, each compiled once. swapped: blocks
+    are, because the run does not fit without it."""
 
     steps: int
     kinds: int
     eager: float | None
     compiled: float | None
+    swapped: bool = False
 
     @property
     def saved(self) -> float:
@@ -49,18 +55,21 @@ def prospect(inputs: RunInputs, eager: Load, compiled: Load, steps: int) -> Pros
     """The prospect of a run by arithmetic. eager, compiled: one step of it, each with what is the
     fastest beside."""
     facts, shape = inputs.facts, inputs.model.transformer
-    speed, kinds = speeds.speed(facts), kinds_of_blocks(shape)
+    speed, kinds = speeds.speed(facts), kinds_of_blocks(shape, of_load(shape, compiled))
     if speed is None:
         return Prospect(steps, kinds, None, None)
-    times = (step_seconds(shape, load, speed) for load in (eager, compiled))
-    return Prospect(steps, kinds, *times)
+    before, after = (step_seconds(shape, load, speed) for load in (eager, compiled))
+    return Prospect(steps, kinds, before, after, swapped=bool(eager.swapped))
 
 
-def kinds_of_blocks(shape: Transformer) -> int:
-    """Blocks with a second attention, plain ones, and the last, which gives no text."""
-    before_last = shape.layers - 1
-    dual = min(shape.dual_layers, before_last)
-    return 1 + (dual > 0) + (before_last > dual)
+def kinds_of_blocks(shape: Transformer, keep: Sequence[Keep]) -> int:
+    """Blocks with a second attention, plain ones, and the last, which gives no text; those that
+    keep the outputs of attention are compiled by themselves."""
+    last = shape.layers - 1
+    return len({
+        (index < shape.dual_layers, index == last, what == "attention")
+        for index, what in enumerate(keep)
+    })  # fmt: skip
 
 
 def choose(decided: Decision[str], config: Config, expected: Prospect) -> Decision[str]:
@@ -90,15 +99,16 @@ def excluded(config: Config) -> str | None:
         return "DoRA's layers cannot be compiled"
     if config.dynamo_mode in CUDA_GRAPHS:
         return f"dynamo_mode={config.dynamo_mode} needs CUDA graphs, which are not supported"
-    if config.gradient_checkpointing_keep == "attention":
-        return "compiled blocks cannot keep the outputs of attention alone"
-    if config.blocks_to_swap:
-        return f"with blocks_to_swap, copies decide how long a step takes; {ANYWAY}"
-    return None
+    outputs = config.gradient_checkpointing_keep == "attention"
+    if outputs and config.gradient_checkpointing_backend == "unsloth":
+        return INPUTS_STAY
+    return COPIES if config.blocks_to_swap else None
 
 
 def against(expected: Prospect) -> str | None:
     """Why compiling does not pay; None where it does."""
+    if expected.swapped:
+        return COPIES
     if expected.eager is None:
         return f"how fast this device trains is unknown; {ANYWAY}"
     if expected.saved < MARGIN * expected.cost:

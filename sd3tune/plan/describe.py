@@ -63,7 +63,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         },
         "warnings": list(plan.warnings),
         "facts": to_json(plan.facts),
-        "config": plan.config.model_dump(mode="json"),
+        "config": plan.config.to_json(),
     }
 
 
@@ -143,6 +143,7 @@ def _of_run(plan: Plan) -> Mapping[str, Decision[Any]]:
         "gradient_checkpointing": plan.memory.checkpointing,
         "gradient_checkpointing_interval": plan.memory.interval,
         "gradient_checkpointing_keep": kept_in_words(plan.memory.keep),
+        "batch_split": plan.memory.split,
         "blocks_to_swap": plan.memory.blocks_to_swap,
         "modulations": plan.memory.modulations,
         "cache_dir_quantised": plan.memory.quantised_cache,

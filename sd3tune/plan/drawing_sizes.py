@@ -13,7 +13,7 @@ from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
 from sd3tune.plan import products
 from sd3tune.plan.arithmetic import Chosen
-from sd3tune.plan.blocks import UNTESTED
+from sd3tune.plan.host_memory import UNTESTED
 from sd3tune.plan.memory import BYTES, Load, MemoryEstimate, estimate, gib
 from sd3tune.plan.modulation_plan import ModulationPlace, off_device
 from sd3tune.plan.sizes import WHOLE

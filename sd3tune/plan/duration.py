@@ -5,14 +5,14 @@ decides. The answer carries the error that must be expected (backends/decide/spe
 docs/reference/step-time.md has predicted beside measured times.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sd3tune.backends.decide import speeds
 from sd3tune.backends.decide.speeds import Speed
-from sd3tune.plan.block_keeping import recomputed, recomputed_attention
+from sd3tune.plan.block_keeping import recomputed_attention
 from sd3tune.plan.memory import Load
-from sd3tune.plan.step_work import Work, forward, step_work
+from sd3tune.plan.step_work import Work, forward, linear_again, linear_passes, step_work
 from sd3tune.sd3.variants import Transformer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def work_seconds(work: Work, speed: Speed) -> float:
     """Seconds that the device and its host take. Transfers wait for nothing and nothing waits for
     them less: they are added, since overlap was never measured."""
     device = work.linear / speed.matmul + work.attention / speed.attention
-    device += work.moved / speed.memory
+    device += work.moved / speed.memory + work.updated / (speed.streaming or speed.memory)
     host = work.kernels * speed.launch_seconds + work.host_seconds
     busy = device + host if speed.in_turn else max(device, host)
     return busy + work.linked / speed.link
@@ -55,7 +55,8 @@ def step_seconds(
     shape: Transformer, load: Load, speed: Speed, image_tokens: float | None = None
 ) -> float:
     """Seconds of one optimizer step. image_tokens: as in `step_work`."""
-    return work_seconds(step_work(shape, load, image_tokens), speed) + STEP_SECONDS
+    work = step_work(shape, load, image_tokens)
+    return work_seconds(work, speed.multiplying(load.precision)) + STEP_SECONDS
 
 
 def step_duration(plan: "Plan", image_tokens: float) -> Duration | None:
@@ -64,6 +65,7 @@ def step_duration(plan: "Plan", image_tokens: float) -> Duration | None:
     speed = speeds.speed(plan.facts)
     if speed is None:
         return None
+    speed = replace(speed, error=speed.multiplying(plan.memory.load.precision).error)
     seconds = step_seconds(plan.model.transformer, plan.memory.load, speed, image_tokens)
     return Duration(seconds, speed.error)
 
@@ -78,10 +80,10 @@ def step_operations(plan: "Plan", image_tokens: float) -> int:
     """Operations of one optimizer step on one device, as a profiler counts them: the backward pass
     of attention is two forward passes."""
     shape, load = plan.model.transformer, plan.memory.load
-    one, again = forward(shape, image_tokens, load.text_tokens), recomputed(shape, load)
-    image = one.linear * ((3 if load.full else 2) + again)
+    one = forward(shape, image_tokens, load.text_tokens)
+    image = one.linear * (linear_passes(load) + linear_again(shape, load, image_tokens))
     image += one.attention * (3 + recomputed_attention(shape, load))
-    return int(image * load.batch * load.accumulation)
+    return int(image * load.images_of_step)
 
 
 def clock(seconds: float) -> str:

@@ -7,11 +7,12 @@ from sd3tune.backends.decide.rules import one_memory
 from sd3tune.backends.observe.facts import Facts
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
-from sd3tune.plan.block_keeping import Keep, at_interval, choices
+from sd3tune.plan.block_keeping import Keep, at_interval, choices, mixed
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load
 
 NAME = "gradient_checkpointing_keep"
+INPUTS_STAY = "compiled blocks that keep outputs of attention keep their inputs on the device"
 
 
 def settled(inputs: RunInputs, load: Load) -> Decision[tuple[Keep, ...]] | None:
@@ -39,8 +40,10 @@ def without_outputs(facts: Facts, load: Load) -> str | None:
     """Why the outputs of attention cannot be kept; None where they can."""
     if load.scores:
         return "attention that writes out its scores has no small output to keep"
-    if load.compiled:
-        return "compiled blocks cannot keep the outputs of attention"
+    if load.compiled and load.swapped:
+        return "compiled blocks that keep outputs of attention would keep swapped weights as well"
+    if load.compiled and load.inputs_on_host:
+        return INPUTS_STAY
     return "FSDP gathers the weights of whole blocks" if load.sharded else None
 
 
@@ -71,3 +74,13 @@ def may_keep_everything(inputs: RunInputs, load: Load) -> bool:
     """Whether blocks may keep everything, where there is room."""
     asked = inputs.config.source("gradient_checkpointing").by == "user"
     return not (asked or load.swapped or load.sharded)
+
+
+def most_kept(inputs: RunInputs, load: Load) -> tuple[Keep, ...]:
+    """As much as the blocks may keep, with room for it: no choice is faster."""
+    layers = inputs.model.transformer.layers
+    if (decided := settled(inputs, load)) is not None:
+        return decided.value
+    if may_keep_everything(inputs, load):
+        return mixed(layers, layers, 0)
+    return mixed(layers, 0, layers if without_outputs(inputs.facts, load) is None else 0)

@@ -45,6 +45,8 @@ def refusal(inputs: RunInputs, loads: Mapping[str, Load], room: int) -> PlanErro
         more = f"{switch} makes room for {max(then.values())}"
         instead = f"set {switch} and " + _set(then, asked, inputs, several=len(loads) > 1)[4:]
         hint = f"{hint}; {more}" if now else instead
+    if inputs.config.batch_split is not None:
+        hint += "; or leave batch_split out, and parts of a batch are computed one after another"
     if one_memory(inputs.facts) is None:
         hint += "; blocks_to_swap keeps blocks in host memory"
     return PlanError(

@@ -20,6 +20,7 @@ GIB = 2**30
 # Shares of CLIP-L, CLIP-G and T5-XXL that quant.TEXT_ENCODER means; embeddings, projections and
 # T5's `wo` stay as they are.
 TEXT_SHARES = (0.69, 0.91, 0.76)
+T5_OUTPUTS = 0.211  # share of T5's output layers in its parameters
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Load:
     trainable_dtype: str
     optimizer: str
     trained: int  # values that are trained
-    batch: int
+    batch: int  # images per forward pass
     tokens: int  # image tokens of the largest bucket
     text_tokens: int
     interval: int  # every n-th block is checkpointed; 0: none
@@ -76,7 +77,8 @@ class Load:
     slices: bool = False  # or those of a slice of the queries at a time
     modulations_off: bool = False  # the AdaLN weights are in host memory
     autocast: str | None = None  # format of products; None: that of the weights
-    accumulation: int = 1  # batches of one step: the gradients of the first ones stay
+    accumulation: int = 1  # forward passes of one step: the gradients of the first ones stay
+    images: int = 0  # of all passes of a step; 0: accumulation times batch
     targets: tuple[str, ...] = ()  # what LoRA adapts, as in `peft_lora_target_modules`
     rank: int = 0  # of LoRA
     dropout: bool = False  # LoRA's, which keeps a mask
@@ -85,6 +87,11 @@ class Load:
     compiled: bool = False  # blocks, by torch.compile
     lycoris: Lycoris | None = None  # what trains instead of LoRA
     keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
+
+    @property
+    def images_of_step(self) -> int:
+        """Images that one device computes for one step."""
+        return self.images or self.batch * self.accumulation
 
 
 def estimate(model: Model, load: Load) -> MemoryEstimate:
@@ -105,12 +112,19 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
         optimizer=int(trained * (OPTIMIZERS[load.optimizer].state_bytes + 4 * load.ema)),
         activations=peak.activations,
         workspace=WORKSPACE_BYTES[load.vendor],
-        text_encoders=sum(
-            stored(count, int(count * share), load.text_dtype, precision)
-            for count, share, precision in zip(
-                model.text_encoders, TEXT_SHARES, load.text_precisions, strict=True
-            )
-        ),
+        text_encoders=encoder_bytes(model.text_encoders, load.text_dtype, load.text_precisions),
+    )
+
+
+def encoder_bytes(
+    encoders: tuple[int, int, int], dtype: str, precisions: tuple[str, str, str]
+) -> int:
+    """Weights of the text encoders, of which these are the parameters. In fp16, transformers keeps
+    T5's output layers in float32."""
+    wide = int(encoders[2] * T5_OUTPUTS * (BYTES["fp32"] - BYTES[dtype])) if dtype == "fp16" else 0
+    return wide + sum(
+        stored(count, int(count * share), dtype, precision)
+        for count, share, precision in zip(encoders, TEXT_SHARES, precisions, strict=True)
     )
 
 

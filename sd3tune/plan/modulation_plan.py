@@ -11,7 +11,7 @@ from sd3tune.backends.observe.facts import Device
 from sd3tune.decision import AUTO, Decision
 from sd3tune.errors import PlanError
 from sd3tune.plan import lycoris_size
-from sd3tune.plan.blocks import UNTESTED
+from sd3tune.plan.host_memory import UNTESTED
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import BYTES, Load, estimate, gib
 from sd3tune.sd3.linears import Linear, is_modulating

@@ -72,8 +72,13 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        """Images per forward pass."""
+        """Images of a batch; a dataset may have its own."""
         return self.data.batch_size.value
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images of a batch that are computed at once, at most."""
+        return min(self.batch_size, self.memory.load.batch)
 
     @property
     def steps(self) -> int:

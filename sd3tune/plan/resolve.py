@@ -23,7 +23,6 @@ from sd3tune.plan.fastest import fastest, keep_decision
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.keeping import checkpoint_plan
 from sd3tune.plan.length import data_plan, parallel_plan
-from sd3tune.plan.memory import estimate
 from sd3tune.plan.modulation_plan import modulation_decision
 from sd3tune.plan.objective import loss_plan
 from sd3tune.plan.optimisation import optimizer_plan
@@ -63,7 +62,8 @@ def resolve(inputs: RunInputs) -> Plan:
     load = picked.load
     pinned = chosen["pin_memory"].value == "on"
     modulations = modulation_decision(inputs, load, pinned=pinned)
-    load = replace(load, modulations_off=load.modulations_off and modulations.value != "device")
+    off = load.modulations_off and modulations.value != "device"
+    picked = replace(picked, load=replace(load, modulations_off=off))
     keep = keep_decision(inputs, picked)
     optimizer = optimizer_plan(config, chosen["optimizer"], data, size)
     result = result_plan(inputs)
@@ -77,7 +77,7 @@ def resolve(inputs: RunInputs) -> Plan:
         hardware=hardware_plan(inputs, chosen),
         precision=replace(precision_plan(chosen), check_interval=config.w8a8_check_interval),
         attention=attention,
-        memory=memory_plan(inputs, chosen, load, estimate(model, load), keep, modulations),
+        memory=memory_plan(inputs, chosen, picked, keep, modulations),
         data=data,
         captions=caption_plan(config),
         loss=loss_plan(config),

@@ -15,7 +15,7 @@ from sd3tune.plan.duration import Duration, step_duration, work_seconds
 from sd3tune.plan.evaluation_count import EvaluationCount
 from sd3tune.plan.memory import BYTES
 from sd3tune.plan.plan import Plan
-from sd3tune.plan.step_work import MULTIPLY_ADD, Work, forward_work
+from sd3tune.plan.step_work import MULTIPLY_ADD, forward_work
 from sd3tune.sd3.variants import VAE, tokens
 
 # Operations per pixel of SD3's VAE, counted by FlopCounterMode at 1024 px; a smaller VAE takes its
@@ -63,7 +63,7 @@ def run_time(plan: Plan, counted: Counted) -> RunTime | None:
     if speed is None or step is None:
         return None
     start = START_SECONDS + (START_ON_CARD_SECONDS if plan.facts.accelerated else 0)
-    one = work_seconds(_forward(plan, image_tokens), speed)
+    one = _forward_seconds(plan, image_tokens, speed)
     stages = {
         "start": start,
         "captions": captions(plan, counted.texts, speed),
@@ -109,11 +109,14 @@ def picture_seconds(plan: Plan, speed: Speed) -> float:
     passes = 1 + (how.guidance > 1) + (how.skip is not None)
     seconds = 0.0
     for width, height in sizes:
-        one = work_seconds(_forward(plan, tokens(width, height)), speed)
+        one = _forward_seconds(plan, tokens(width, height), speed)
         decoding = width * height * DECODE * plan.model.vae / VAE
         seconds += how.sampling_steps * passes * one + decoding / (speed.matmul * CONVOLUTIONS)
     return seconds / len(sizes)
 
 
-def _forward(plan: Plan, image_tokens: float) -> Work:
-    return forward_work(plan.model.transformer, plan.memory.load, image_tokens)
+def _forward_seconds(plan: Plan, image_tokens: float, speed: Speed) -> float:
+    """One image through the transformer without gradients."""
+    load = plan.memory.load
+    work = forward_work(plan.model.transformer, load, image_tokens)
+    return work_seconds(work, speed.multiplying(load.precision))

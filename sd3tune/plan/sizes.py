@@ -10,9 +10,9 @@ from sd3tune.backends.decide.decisions import why_not
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.rules import Request, one_memory
 from sd3tune.decision import AUTO, Decision
-from sd3tune.errors import PlanError
-from sd3tune.plan import largest_batch, products
+from sd3tune.plan import batch_split, largest_batch, products
 from sd3tune.plan.evaluation_plan import MEASURED_TWICE
+from sd3tune.plan.host_memory import all_on_host
 from sd3tune.plan.inputs import RunInputs
 from sd3tune.plan.memory import Load, estimate, gib
 from sd3tune.plan.modulation_plan import may_leave
@@ -32,10 +32,11 @@ class Sizes:
     trained: TrainedPlan
 
     def load(self, r: Request, batch: int, precision: str) -> Load:
-        """The load for the memory estimate, from the decisions so far."""
+        """The load for the memory estimate, from the decisions so far. Batches are whole, but where
+        the user splits them."""
         c, facts = self.inputs.config, self.inputs.facts
         shared, lora = one_memory(facts) is not None, self.trained.lora
-        return Load(
+        whole = Load(
             vendor=facts.vendor,
             base_dtype=r.base_model_default_dtype or "fp32",
             precision=precision,
@@ -62,7 +63,7 @@ class Sizes:
             tokens=self.tokens,
             text_tokens=c.tokenizer_max_length,
             interval=c.gradient_checkpointing_interval if c.gradient_checkpointing else 0,
-            swapped=0 if shared else min(c.blocks_to_swap, self.inputs.model.transformer.layers),
+            swapped=0 if shared else min(c.blocks_to_swap or 0, self._layers),
             inputs_on_host=r.gradient_checkpointing_backend == "unsloth" and not shared,
             text_dtype=r.text_encoder_dtype or "fp32",
             text_precisions=(
@@ -71,10 +72,15 @@ class Sizes:
                 r.text_encoder_3_precision or "no_change",
             ),
         )
+        return batch_split.in_parts(whole, c.batch_split or 1)
 
     def need(self, r: Request, batch: int, precision: str) -> int:
         """Bytes while training with these values."""
         return self.inputs.needed(self.load(r, batch, precision))
+
+    @property
+    def _layers(self) -> int:
+        return self.inputs.model.transformer.layers
 
     @cached_property
     def tokens(self) -> int:
@@ -108,15 +114,15 @@ class Sizes:
             self._refuse_batch(r, self.room)
         encoders = axis == "text_encoder_3_precision"
         reasons, open_ = {}, self._precisions(r)
+        amounts = {} if encoders else self._amounts(r, self.room)
         for precision in SCHEMES:
             if encoders:
                 amount = self.encoding(r, precision)
             elif precision in open_:
-                amount = self.training(r, precision)
+                amount = amounts[precision]
             else:  # it is only named in a hint, for which nothing is counted
-                amount = estimate(
-                    self.inputs.model, self.load(r, self.inputs.smallest_batch, precision)
-                ).training
+                load = self._smallest(r, self.inputs.smallest_batch, precision)
+                amount = estimate(self.inputs.model, load).training
             # Captions may also be encoded by the host, where its memory is known to suffice or
             # nobody knows it.
             host = limits.host_bytes(self.inputs.facts)
@@ -124,8 +130,29 @@ class Sizes:
                 reasons[precision] = self._words(amount, encoders=encoders)
         return reasons
 
+    def _amounts(self, r: Request, room: int) -> dict[str, int]:
+        """Bytes while training with each quantisation that may be chosen. Where none fits, the
+        smallest may have blocks and inputs in host memory, as far as the user left that open."""
+        amounts = {name: self.training(r, name) for name in self._precisions(r)}
+        if amounts and min(amounts.values()) > room:
+            smallest = min(amounts, key=lambda name: amounts[name])
+            load = self._smallest(r, self.inputs.smallest_batch, smallest)
+            amounts[smallest] = self.inputs.needed(all_on_host(self.inputs, load))
+        return amounts
+
+    def _smallest(self, r: Request, batch: int, precision: str) -> Load:
+        """The load with the batch in as many parts as the user leaves open."""
+        load = self.load(r, batch, precision)
+        return batch_split.smallest_part(load) if self._splits else load
+
+    @property
+    def _splits(self) -> bool:
+        return batch_split.is_open(self.inputs.config)
+
     def _refuse_batch(self, r: Request, room: int) -> None:
         """Raises PlanError where the batch that the user set is what does not fit."""
+        if self._splits:
+            return
         batch = self.inputs.smallest_batch
         loads = {name: self.load(r, batch, name) for name in self._precisions(r)}
         if (refusal := largest_batch.refusal(self.inputs, loads, room)) is not None:
@@ -171,7 +198,7 @@ class Sizes:
 
     def training(self, r: Request, precision: str) -> int:
         """Bytes while training at the smallest batch size, with weights in `precision`."""
-        return self.need(r, self.inputs.smallest_batch, precision)
+        return self.inputs.needed(self._smallest(r, self.inputs.smallest_batch, precision))
 
     def encoding(self, r: Request, precision: str) -> int:
         """Bytes while captions are encoded, with T5 in `precision`."""
@@ -203,6 +230,5 @@ class Sizes:
                 why = f"about {gib(need)} of {gib(self.room)}{free}"
                 default = " (the default)" if size == BATCHES[0] else ""
                 return Decision(size, AUTO, why + default + beyond)
-        raise PlanError(  # too_big has refused this before
-            f"{self.inputs.model.name} does not fit {gib(self.room)}", hint="use a smaller model"
-        )
+        why = "one image fits with blocks or their inputs in host memory"  # else it was refused
+        return Decision(1, AUTO, why + beyond)

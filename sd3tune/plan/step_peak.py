@@ -7,6 +7,7 @@ the largest sum on the way. Per-operator terms are in block_bytes.py.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sd3tune.backends.decide.limits import (
@@ -15,6 +16,7 @@ from sd3tune.backends.decide.limits import (
     SLICE_VALUES,
 )
 from sd3tune.plan.block_bytes import (
+    GELU_WIDTH,
     Adapted,
     BlockBytes,
     Format,
@@ -83,9 +85,9 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
     """The moment of each block in the forward pass. Gradients of an earlier batch of the same step
     exist already."""
     present = gradients if load.accumulation > 1 else 0
-    live = 0
+    live, trained, shared = 0, _casts(load), shares_casts(load)
     for number, block in enumerate(blocks, start=1):
-        casts = _casts(load) * number // len(blocks)
+        casts = trained if shared else trained * number // len(blocks)
         if block.checkpointed:
             yield Peak(live + block.input + block.forward + casts, present)
             live += _between(block, load)
@@ -98,19 +100,19 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
 def _backward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak]:
     """The moment of each block in the backward pass, from the last block to the first."""
     live = sum(_between(block, load) for block in blocks)
+    trained, form, shared = _casts(load), format_of(load), shares_casts(load)
     kept = sum(not block.checkpointed for block in blocks)  # whose casts the graph holds
     for done, block in enumerate(reversed(blocks)):
         present = gradients if load.accumulation > 1 else gradients * done // len(blocks)
-        casts = _casts(load) * kept // len(blocks)
+        casts = trained * kept // len(blocks)
         if block.checkpointed:  # its input, and the gradient of its output
             input_ = block.input + (block.input if load.inputs_on_host else 0)
-            input_ -= block.input if format_of(load).norm_saves_input else 0
-            casts += _casts(load) // len(blocks)
-            casts += block.casts
+            input_ -= block.input if form.norm_saves_input else 0
+            casts = trained if shared else casts + trained // len(blocks)
             again = block.kept - block.attention + block.forward
-            yield Peak(live + input_ + again + casts, present)
+            yield Peak(live + input_ + again + casts + block.casts, present)
         else:
-            yield Peak(live + block.backward + casts, present)
+            yield Peak(live + block.backward + (trained if shared else casts), present)
             kept -= 1
         live -= _between(block, load)
 
@@ -122,10 +124,29 @@ def _between(block: Block, load: "Load") -> int:
     return block.attention + (0 if load.inputs_on_host else block.input)
 
 
+def _attending_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of scores in a pass without gradients; 0 for fused kernels."""
+    count = load.tokens + CLIP_TOKENS + load.text_tokens
+    scores = load.batch * shape.scores(count)
+    if load.scores:
+        return 4 * PASSING_SCORES * scores
+    slices = 2 * min(SLICE_VALUES, scores) + 2 * load.batch * count * shape.hidden
+    return 4 * slices if load.slices else 0
+
+
 def _casts(load: "Load") -> int:
     """Autocast's copies of all trained weights in its own format."""
     form = format_of(load)
     return load.trained * form.compute if form.compute < BYTES[load.trainable_dtype] else 0
+
+
+def shares_casts(load: "Load") -> bool:
+    """Whether all passes of a step share one copy of LoRA's weights in autocast's format
+    (adapters/shared_casts.py). Not for DoRA, which uses them in other places as well; not where
+    FSDP gathers weights for each pass, nor in compiled blocks, which cast in their graphs."""
+    if load.full or load.lycoris is not None or load.dora:
+        return False
+    return not (load.sharded or load.compiled) and _casts(load) > 0
 
 
 def format_of(load: "Load") -> Format:
@@ -134,16 +155,18 @@ def format_of(load: "Load") -> Format:
     if load.full and load.autocast is None:
         compute = BYTES[load.trainable_dtype]
     wide = load.autocast is not None and FLOAT32_LAYER_NORMS[load.vendor]
-    norm = 4 if wide else compute
-    return Format(
-        compute,
-        saved_norm=norm,
-        normed=norm,
-        mask=DROPOUT_MASK_BYTES[load.vendor] if load.dropout else 0,
-        adapter=compute if load.autocast else BYTES[load.trainable_dtype],
-        inputs_kept=SCHEMES[load.precision].library == "optimum-quanto",
-        weight=BYTES[load.trainable_dtype],
-    )
+    mask = DROPOUT_MASK_BYTES[load.vendor] if load.dropout else 0
+    trained = BYTES[load.trainable_dtype]
+    inputs_kept = SCHEMES[load.precision].library == "optimum-quanto"
+    norm, adapter = 4 if wide else compute, compute if load.autocast else trained
+    return _format(compute, norm, mask, adapter, inputs_kept, trained)
+
+
+@lru_cache(maxsize=64)  # asked for every block, of one load after another
+def _format(
+    compute: int, norm: int, mask: int, adapter: int, inputs_kept: bool, weight: int
+) -> Format:
+    return Format(compute, norm, norm, mask, adapter, inputs_kept, weight)
 
 
 def step_temporary(shape: "Transformer", load: "Load") -> int:
@@ -169,15 +192,12 @@ def _dequantised(shape: "Transformer", load: "Load") -> int:
 
 
 def _blocks(shape: "Transformer", load: "Load") -> Iterator[Block]:
-    form = format_of(load)
+    form, passing = format_of(load), _dequantised(shape, load)
     names = load.targets if load.lycoris is None else tuple(matched(shape, load.lycoris))
     for index, keep in enumerate(of_load(shape, load)):
         here = names if load.lycoris is None else _inside(names, index)
-        own = adapted(shape, index, here, full=load.full, dora=load.dora)
-        image = image_bytes(shape, index, own, load.rank, form)
-        text = text_bytes(shape, index, own, load.rank, form)
+        own, image, text = _streams(shape, index, here, load.full, load.dora, load.rank, form)
         kept_scores = whole_scores(shape, load, index) if load.scores else 0
-        passing = _dequantised(shape, load)
         # What attention needs for a moment, when what follows it has not been saved yet, or is
         # freed already.
         late = int(load.batch * load.tokens * image.late)
@@ -192,6 +212,22 @@ def _blocks(shape: "Transformer", load: "Load") -> Iterator[Block]:
             attention=_attention_kept(shape, load, index) if keep == "attention" else 0,
             casts=_weight_casts(shape, load, index),
         )
+
+
+@lru_cache(maxsize=512)  # asked for every block, of one load after another
+def _streams(
+    shape: "Transformer",
+    index: int,
+    names: tuple[str, ...],
+    full: bool,
+    dora: bool,
+    rank: int,
+    form: Format,
+) -> tuple[Adapted, BlockBytes, BlockBytes]:
+    """What trains in a block, and the bytes of a token of an image and of a text."""
+    own = adapted(shape, index, names, full=full, dora=dora)
+    image = image_bytes(shape, index, own, rank, form)
+    return own, image, text_bytes(shape, index, own, rank, form)
 
 
 def _attention_kept(shape: "Transformer", load: "Load", index: int) -> int:
@@ -240,7 +276,31 @@ def step_inputs(shape: "Transformer", load: "Load") -> int:
     latents = shape.channels * PATCH**2 * load.tokens * 4
     words = (CLIP_TOKENS + load.text_tokens) * shape.joint_dim
     batch = LATENT_TENSORS * latents + words * (4 + BYTES[load.base_dtype])
-    return load.batch * batch + load.resident * (latents + 4 * words)
+    return load.batch * batch + resident_inputs(shape, load)
+
+
+def resident_inputs(shape: "Transformer", load: "Load") -> int:
+    """Latents and captions of the evaluation's images."""
+    latents = shape.channels * PATCH**2 * load.tokens
+    return load.resident * 4 * (latents + (CLIP_TOKENS + load.text_tokens) * shape.joint_dim)
+
+
+def forward_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of a pass without gradients, beside what stays on the device: one block at a time. At
+    GELU, or in a second attention, there are: the stream before the block and in it, what the
+    attention gave with and without its gate, the normalised tokens, and the layer's own tensors."""
+    form, h = format_of(load), shape.hidden
+    c, dual = form.compute, shape.dual_layers > 0
+    feed_forward = (4 + 2 * GELU_WIDTH + dual) * c + form.normed
+    second = 2 * form.normed + 10 * c + (4 if form.half and shape.qk_norm else 0) if dual else 0
+    words = load.batch * (CLIP_TOKENS + load.text_tokens)
+    tokens = load.batch * load.tokens
+    moving = h * (max(feed_forward, second) * tokens + 5 * c * words)
+    attending = _attending_only(shape, load)
+    attending += h * (tokens + words) * (form.normed + 12 * c) if attending else 0
+    inputs = words * shape.joint_dim * BYTES[load.base_dtype]
+    passing = max(_dequantised(shape, load), _weight_casts(shape, load, 0) // 4)
+    return int(max(moving + passing, attending) + inputs + _casts(load))
 
 
 def attention_passing(shape: "Transformer", load: "Load", index: int) -> int:

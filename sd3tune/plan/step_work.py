@@ -10,9 +10,10 @@ the last block drops, embedders and the loss are left out: less than 2 %.
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
-from sd3tune.plan.block_keeping import recomputed, recomputed_attention
+from sd3tune.plan.block_keeping import of_load, recomputed, recomputed_attention
+from sd3tune.plan.lycoris_size import matched
 from sd3tune.plan.memory import BYTES, Load, stored
-from sd3tune.sd3.linears import Linear, linears
+from sd3tune.sd3.linears import Linear, is_modulating, linears
 from sd3tune.sd3.variants import CLIP_TOKENS, Transformer
 
 MULTIPLY_ADD = 2  # operations of one product and its sum
@@ -73,6 +74,7 @@ class Work:
     kernels: float
     host_seconds: float  # beyond the launches: unpacking called from Python
     linked: float  # bytes between host memory and device
+    updated: float = 0.0  # bytes of long vectors: the optimizer's
 
     def times(self, factor: float) -> "Work":
         return Work(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
@@ -125,26 +127,84 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
     tokens = load.tokens if image_tokens is None else image_tokens
     again = recomputed(shape, load)
     one = forward(shape, tokens, load.text_tokens)
-    batch = Work(
-        linear=load.batch * one.linear * ((3 if load.full else 2) + again),
-        attention=load.batch
-        * one.attention
-        * (1 + ATTENTION_BACKWARD + recomputed_attention(shape, load)),
-        moved=load.batch * _moved(shape, load, tokens, again) + _weights_moved(shape, load, again),
+    image = Work(
+        linear=one.linear * (linear_passes(load) + linear_again(shape, load, tokens)),
+        attention=one.attention * (1 + ATTENTION_BACKWARD + recomputed_attention(shape, load)),
+        moved=_moved(shape, load, tokens, again),
+        kernels=0,
+        host_seconds=0,
+        linked=_inputs_linked(shape, load, tokens),
+    )
+    each_pass = Work(
+        linear=0,
+        attention=0,
+        moved=_weights_moved(shape, load, again),
         kernels=_kernels(shape, load, again),
         host_seconds=_unpacking_seconds(shape, load, again),
-        linked=_linked(shape, load, tokens),
+        linked=_blocks_linked(shape, load),
     )
     streamed = BYTES[load.base_dtype] * shape.modulating if load.modulations_off else 0
-    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, streamed)
-    return batch.times(load.accumulation).plus(update)
+    update = Work(0, 0, 0, UPDATE_KERNELS, 0, streamed, UPDATE_BYTES * load.trained)
+    passes = each_pass.times(load.accumulation)
+    return image.times(load.images_of_step).plus(passes).plus(update)
+
+
+def linear_passes(load: Load) -> int:
+    """Forward passes that take as long as a linear layer's forward and backward pass."""
+    return 3 if load.full else 2
+
+
+def linear_again(shape: Transformer, load: Load, image_tokens: float) -> float:
+    """Share of the operations of linear layers that are computed again in the backward pass.
+
+    A block that is compiled with its checkpoint leaves out the last layer of its feed-forward
+    networks, whose output no gradient needs, unless a gate trains that multiplies it.
+    """
+    again = recomputed(shape, load)
+    if not load.compiled or gates_train(shape, load):
+        return again
+    last = last_layers(shape, image_tokens, load.text_tokens)
+    keep = of_load(shape, load)
+    return again - sum(share for share, what in zip(last, keep, strict=True) if what == "attention")
+
+
+@lru_cache(maxsize=64)
+def last_layers(shape: Transformer, image_tokens: float, text_tokens: int) -> tuple[float, ...]:
+    """The last layers of the feed-forward networks of each block, as a share of the operations of
+    all linear layers."""
+    text = text_tokens + CLIP_TOKENS
+    operations = [0.0] * shape.layers
+    for layer in linears(shape):
+        if layer.name.endswith(".net.2"):
+            index = int(layer.name.split(".")[1])
+            seen = seen_by(layer, image_tokens, text)
+            operations[index] += MULTIPLY_ADD * layer.inputs * layer.outputs * seen
+    every = forward(shape, image_tokens, text_tokens).linear
+    return tuple(own / every for own in operations)
+
+
+def gates_train(shape: Transformer, load: Load) -> bool:
+    """Whether anything trains that the modulations come from."""
+    if load.full:
+        return True
+    if load.lycoris is not None:
+        return any(map(is_modulating, matched(shape, load.lycoris)))
+    return _targets_modulate(shape, load.targets)
+
+
+@lru_cache(maxsize=64)
+def _targets_modulate(shape: Transformer, targets: tuple[str, ...]) -> bool:
+    hit = (layer for layer in linears(shape) if any(map(layer.ends_in, targets)))
+    return any(is_modulating(layer.name) for layer in hit)
 
 
 def forward_work(shape: Transformer, load: Load, image_tokens: float) -> Work:
     """One image through the transformer without gradients, as the evaluation loss and pictures
     need it. Quantised weights are unpacked once."""
     one = forward(shape, image_tokens, load.text_tokens)
-    single = replace(load, batch=1, accumulation=1, interval=0, keep=(), full=False, dropout=False)
+    single = replace(
+        load, batch=1, accumulation=1, images=0, interval=0, keep=(), full=False, dropout=False
+    )
     both = _moved(shape, single, image_tokens, 0.0)
     share = forward_share(shape)
     moved = share * both + _weights_moved(shape, single, 0.0) / 2
@@ -214,13 +274,20 @@ def _unpacking_seconds(shape: Transformer, load: Load, again: float) -> float:
     return UNPACKING[load.precision][1] * layers * (2 + again)
 
 
-def _linked(shape: Transformer, load: Load, tokens: float) -> float:
-    """Bytes of one batch over the link: swapped blocks come for the forward and for the backward
-    pass, and inputs of checkpointed blocks go and come back."""
-    total = 0.0
+def _blocks_linked(shape: Transformer, load: Load) -> float:
+    """Bytes of one pass over the link: swapped blocks come for the forward and for the backward
+    pass."""
+    total = 0
     for index in range(load.swapped):
-        total += 2 * stored(*shape.block(index), load.base_dtype, load.precision)
-    if load.inputs_on_host:
-        values = load.batch * (tokens + load.text_tokens + CLIP_TOKENS) * shape.hidden
-        total += 2 * values * BYTES[load.base_dtype] * recomputed(shape, load) * shape.layers
+        weights, quantisable = shape.block(index)
+        weights -= shape.modulating_in(index) if load.modulations_off else 0
+        total += 2 * stored(weights, quantisable, load.base_dtype, load.precision)
     return total
+
+
+def _inputs_linked(shape: Transformer, load: Load, tokens: float) -> float:
+    """Bytes of one image over the link: inputs of checkpointed blocks go and come back."""
+    if not load.inputs_on_host:
+        return 0.0
+    values = (tokens + load.text_tokens + CLIP_TOKENS) * shape.hidden
+    return 2 * values * BYTES[load.base_dtype] * recomputed(shape, load) * shape.layers

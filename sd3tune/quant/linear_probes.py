@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sd3tune import quant
+from sd3tune.backends.decide import product_speeds
 from sd3tune.backends.kernels.smoke import Probe, Wrong, attempt, fp8_flavour
 from sd3tune.backends.observe import now_running
+from sd3tune.quant import product_speed
 from sd3tune.tables.schemes import SCHEMES, quantising
 
 
@@ -18,8 +20,13 @@ def run(device: str, names: Sequence[str]) -> dict[str, dict[str, object]]:
     found = {}
     for name in names:
         now_running.tell(name)
-        found[name] = vars(attempt(PROBES[name], torch.device(device)))
+        found[name] = vars(attempt(_probe(name), torch.device(device)))
     return found
+
+
+def _probe(name: str) -> Probe:
+    shape = product_speeds.shape_of(name)
+    return PROBES[name] if shape is None else partial(product_speed.measured, shape=shape)
 
 
 def observe(device: str, *names: str) -> dict[str, dict[str, object]]:

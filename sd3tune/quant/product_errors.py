@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.backends.kernels import eight_bits
+from sd3tune.backends.kernels.eight_bits import RowScaled
 from sd3tune.quant.w8a8 import W8A8Linear
 
 ROWS = 512  # of each input that are compared
@@ -56,6 +57,13 @@ def layers(model: Any) -> dict[str, W8A8Linear]:
     }
 
 
+def weights_only_layers(model: Any) -> tuple[str, ...] | None:
+    """Names of the layers that multiply by their dequantised weight; None: none multiplies in 8
+    bits."""
+    every = layers(model)
+    return tuple(n for n, layer in every.items() if layer.weights_only) if every else None
+
+
 @contextmanager
 def measured(which: Mapping[str, W8A8Linear]) -> Iterator[Errors]:
     """Measures the layers of `which` in every forward and backward pass inside. Blocks must not be
@@ -76,11 +84,35 @@ def _observer(name: str, errors: Errors) -> Callable[[W8A8Linear, Tensor, Tensor
 
     def observe(layer: W8A8Linear, x: Tensor, y: Tensor) -> Tensor:
         add(ProductError(forward=forward_error(layer, x), weight=rounded_weight_error(layer, x)))
-        if y.requires_grad:
-            y.register_hook(lambda g: add(ProductError(gradient=gradient_error(layer, g))))
-        return y
+        if not y.requires_grad:
+            return y
+
+        def see(g: Tensor, rows: RowScaled) -> None:
+            add(ProductError(gradient=gradient_error(rows, g)))
+
+        observed: Tensor = _Observed.apply(y, layer.codes, layer.scale, see)  # type: ignore[no-untyped-call]
+        return observed
 
     return observe
+
+
+class _Observed(torch.autograd.Function):
+    """y as it is; backward, `see` gets its gradient and the weight. The weight is saved as the
+    product's own is: that of a swapped block has left the layer by then, and comes with autograd.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, codes: Tensor, scale: Tensor, see: Callable[[Tensor, RowScaled], None]
+    ) -> Tensor:
+        ctx.save_for_backward(codes, scale)
+        ctx.see = see
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.see(g[0], RowScaled(*ctx.saved_tensors))
+        return g[0], None, None, None
 
 
 @torch.no_grad()
@@ -92,11 +124,11 @@ def forward_error(layer: W8A8Linear, x: Tensor) -> float:
 
 
 @torch.no_grad()
-def gradient_error(layer: W8A8Linear, g: Tensor) -> float:
+def gradient_error(weight: RowScaled, g: Tensor) -> float:
     """Of the input's gradient, for the output's g (..., outputs)."""
     rows = _some(g)
-    ours = eight_bits.input_gradient(rows, layer.rows, torch.float32)
-    return _relative(ours, rows, layer.rows.restored())
+    ours = eight_bits.input_gradient(rows, weight, torch.float32)
+    return _relative(ours, rows, weight.restored())
 
 
 @torch.no_grad()
@@ -105,9 +137,9 @@ def rounded_weight_error(layer: W8A8Linear, x: Tensor) -> float:
     columns is not correlated: sqrt(sum of x_k^2 lost_k) / |x W^T|."""
     rows = _some(x).float()
     with torch.autocast(rows.device.type, enabled=False):
-        size = (rows @ layer.rows.restored().t()).norm()
-    expected = (rows.square().sum(0) * layer.lost).sum().sqrt()
-    return float(expected / size.clamp(min=torch.finfo(torch.float32).tiny))
+        size = (rows @ layer.rows.restored().t()).double().norm()
+    expected = (rows.double().square().sum(0) * layer.lost).sum().sqrt()
+    return _finite(expected / size.clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def _some(x: Tensor) -> Tensor:
@@ -119,9 +151,14 @@ def _relative(ours: Tensor, rows: Tensor, factor: Tensor) -> float:
     """Of the whole, in float32; a reference of zeros has no error, and bad numbers have all."""
     with torch.autocast(rows.device.type, enabled=False):
         reference = rows.float() @ factor
-    size = reference.norm()
-    error = ((ours - reference).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)).item()
-    return error if error == error else float("inf")
+    size = reference.double().norm()  # in float32 the squares of values above 1e19 are infinite
+    difference = (ours.double() - reference.double()).norm()
+    return _finite(difference / size.clamp(min=torch.finfo(torch.float32).tiny))
+
+
+def _finite(error: Tensor) -> float:
+    """A figure that can be compared: NaN is as bad as can be."""
+    return float(error) if error == error else float("inf")
 
 
 def names_above(errors: Mapping[str, ProductError], limit: float) -> list[str]:

@@ -1,9 +1,10 @@
 """From the plan of a drawing command to files: named stages in order, each model gone before the
 next one comes.
 
-encode prompts, drop encoders -> load transformer -> add adapters -> quantise -> draw -> decode,
-write. The VAE stays beside the transformer where both fit, so that each picture is written when it
-is drawn; otherwise all are decoded at the end. Whatever ends the command, files are whole.
+encode prompts, drop encoders -> load transformer -> add adapters -> quantise -> measure 8-bit
+products -> draw -> decode, write. The VAE stays beside the transformer where both fit, so that each
+picture is written when it is drawn; otherwise all are decoded at the end. Whatever ends the
+command, files are whole.
 """
 
 import gc
@@ -26,9 +27,10 @@ from sd3tune.formats.picture_files import keep_drawn
 from sd3tune.formats.picture_recipe import PictureRecipe
 from sd3tune.plan.arithmetic import process_switches
 from sd3tune.plan.drawing import DrawingPlan, memory_words
+from sd3tune.quant.product_errors import weights_only_layers
 from sd3tune.report.progress import Stage, say, stage, waiting
 from sd3tune.report.quiet import quiet_libraries
-from sd3tune.sample import adapted
+from sd3tune.sample import adapted, drawn_products
 from sd3tune.sample.adapted import Adapter
 from sd3tune.sample.encoded import encoded
 from sd3tune.sample.picture_metadata import recipe
@@ -62,12 +64,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class DrawingJob:
-    """What the pictures of a command have in common. quality: of JPEG and WebP files."""
+    """What the pictures of a command have in common. quality: of JPEG and WebP files. weights_only:
+    layers of 8-bit products that multiply by their dequantised weight; None: they are measured."""
 
     plan: DrawingPlan
     sources: Sources
     adapters: Sequence[Adapter]
     quality: int = 90
+    weights_only: tuple[str, ...] | None = None
 
 
 def draw(
@@ -91,6 +95,8 @@ def _stages(
     device = torch.device(plan.hardware.torch_device.value)
     pictures, how = _encoded(plan, wanted, load_encoders, device)
     transformer = _transformer(job, device)
+    drawn_products.certified(transformer, plan, pictures[wanted[0]], how, job.weights_only)
+    job = replace(job, weights_only=weights_only_layers(transformer))
     if plan.memory.vae.value == "beside":
         vae = _vae(plan, device)
         for asked, latents in _drawn(job, transformer, wanted, pictures, how):
@@ -226,6 +232,7 @@ def _finish(
         adapters=[a.used for a in job.adapters],
         step=sources.step,
         version=sources.weights,
+        weights_only=job.weights_only,
     )
     if asked.path is not None:
         with disk.explained("write", asked.path):

@@ -29,9 +29,11 @@ def recipe(
     adapters: Sequence[AdapterUsed] = (),
     step: int | None = None,
     version: str = "last",
+    weights_only: tuple[str, ...] | None = None,
 ) -> PictureRecipe:
     """Of one picture. base: the model as the user named it, of a folder its name alone. title: of
-    the adapter. step: of training. version: `base`, `last` or `ema` weights."""
+    the adapter. step: of training. version: `base`, `last` or `ema` weights. weights_only: as
+    product_errors.weights_only_layers has them."""
     skip, source = how.skip, plan.model.source
     return PictureRecipe(
         prompt=picture.prompt,
@@ -56,7 +58,7 @@ def recipe(
         adapters=tuple(adapters),
         training_step=step,
         weights=version,
-        precision=_precision(plan),
+        precision=_precision(plan, weights_only),
         text=_text(plan),
         device=plan.facts.vendor,
         device_name=plan.hardware.device.name,
@@ -66,7 +68,7 @@ def recipe(
     )
 
 
-def _precision(plan: AnyPlan) -> PrecisionUsed:
+def _precision(plan: AnyPlan, weights_only: tuple[str, ...] | None) -> PrecisionUsed:
     own, attention = plan.precision, plan.attention
     kernel = attention.sampling.value
     clip_l, clip_g, t5 = (d.value for d in own.text_encoders)
@@ -78,6 +80,7 @@ def _precision(plan: AnyPlan) -> PrecisionUsed:
         text_encoder_precisions=(clip_l, clip_g, t5),
         vae_dtype=own.vae.value,
         attention=attention.training.value if kernel == WHOLE else kernel,
+        weights_only_layers=weights_only,
     )
 
 

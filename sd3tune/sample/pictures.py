@@ -43,6 +43,7 @@ class PictureJob:
     scaled: Scaled = lambda strength: nullcontext()
     stopped: Callable[[], bool] = lambda: False  # asked before each picture, in every process
     watching: Callable[[Picture], OnStep | None] = lambda picture: None  # a picture on the way
+    weights_only: tuple[str, ...] | None = None  # as product_errors.weights_only_layers has them
 
 
 def draw_pictures(
@@ -186,5 +187,6 @@ def texts(
         strength = strength_of(job, picture)
         adapters = [AdapterUsed(name=title, strength=strength, weights_sha256=adapter_sha256)]
     return recipe(
-        picture, how, plan, base=base, title=title, adapters=adapters, step=step, version=version
-    ).texts()
+        picture, how, plan, base=base, title=title, adapters=adapters, step=step, version=version,
+        weights_only=job.weights_only,
+    ).texts()  # fmt: skip

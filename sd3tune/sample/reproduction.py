@@ -176,7 +176,7 @@ def differences(recipe: PictureRecipe, again: PictureRecipe) -> Iterator[str]:
         yield f"it was drawn with sd3tune {recipe.version}, this is {__version__}"
     before, now = recipe.precision.model_dump(), again.precision.model_dump()
     for name, value in before.items():
-        if now[name] != value:
+        if value is not None and now[name] != value:
             yield f"it was drawn with {name}={_shown(value)}, here it is {_shown(now[name])}"
     if recipe.model_identity and recipe.model_identity != again.model_identity:
         yield "the files of the base model are others than those it was drawn with"

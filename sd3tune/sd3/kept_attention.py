@@ -6,9 +6,9 @@ the outputs of the attention kernels, and the second takes them; everything else
 so that the gradients are the same bits.
 
 torch's own selective checkpointing watches every operator of a block from Python, twice: on a small
-model it takes back more time than attention costs. This watches the call of attention alone. A
-kernel that consists of several operators (the definition) is not kept, and neither is one inside a
-compiled block.
+model it takes back more time than attention costs. This watches the call of attention alone. In a
+compiled block nothing is watched when it runs: there torch's own tells the compiler once which
+outputs to keep. A kernel that consists of several operators (the definition) is not kept.
 """
 
 import threading
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from sd3tune.backends.kernels.sliced import SLICED_OPERATOR
 from sd3tune.sd3.attention import JointAttention
@@ -33,6 +34,22 @@ NAMES = (  # operators of PyTorch's attention kernels
     "_scaled_dot_product_fused_attention_overrideable",
 )
 KEPT = {getattr(torch.ops.aten, n).default for n in NAMES} | {SLICED_OPERATOR}
+
+
+def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """What the compiler does with the output of an operator in a checkpointed block."""
+    kept = operator in KEPT
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def keeping_outputs() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """`context_fn` of torch's checkpoint inside a compiled block."""
+    first, again = create_selective_checkpoint_contexts(policy)
+    return first, again
+
+
+# PyTorch keeps the compiled code of such blocks under this name: to be changed with `policy`.
+keeping_outputs.cache_hash = f"outputs kept: {sorted(map(str, KEPT))}"  # type: ignore[attr-defined]
 
 
 class _Outputs(TorchDispatchMode):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from sd3tune import modulations
-from sd3tune.data.batch import Batch
+from sd3tune.data.batch import Batch, in_parts
 from sd3tune.modulations import Call, Modulations
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import autocast
@@ -40,7 +40,7 @@ def _read(
     """The batches of a step, announced."""
     read = list(islice(batches, count))
     if read:
-        calls = [_call(batch, recipe, step) for batch in read]
+        calls = [_call(batch, recipe, step) for batch in in_parts(read, recipe.images_per_pass)]
         outside.announce(calls, autocast(read[0].latents.device, recipe.autocast))
     return read
 

@@ -15,6 +15,7 @@ from sd3tune.formats import adapter_files
 from sd3tune.formats.initial_adapter import initial_file
 from sd3tune.plan.optimisation import AveragePlan
 from sd3tune.plan.plan import Plan
+from sd3tune.plan.step_peak import shares_casts
 from sd3tune.plan.trainable import LoraPlan
 from sd3tune.processes.world import World, sharded
 from sd3tune.report.progress import say
@@ -37,7 +38,8 @@ def begin(plan: Plan, world: World, base: LoadBase = load.transformer) -> TrainS
         kernels = plan.attention
         attention.use_processors(model, kernels.inputs.value, kernels.training.value)
         trained = attach(model, plan)
-    compile_blocks(model, plan.hardware.compiler.value, plan.hardware.compile_options)
+    hardware = plan.hardware
+    compile_blocks(model, hardware.compiler.value, hardware.compile_options, plan.memory.keep.value)
     offload.move_to_device(model, plan, world.device)
     checkpointing.enable(model.train(), plan)
     if plan.parallel.sharded:
@@ -83,6 +85,8 @@ def attach(model: Any, plan: Plan) -> Trained:
     adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=dialect)
     if plan.precision.autocast.value is not None and not (shape.dropout or shape.dora):
         lora.keep_input_dtype(model)
+    if shares_casts(plan.memory.load):
+        adapter = lora.share_casts(adapter)
     adapter = replace(adapter, file=plan.result.file)
     if begin_with is not None:
         with initial_file(begin_with) as file:

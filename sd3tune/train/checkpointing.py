@@ -24,13 +24,20 @@ def enable(model: Any, plan: Plan) -> None:
     """Sets gradient checkpointing as planned, with the inputs of checkpointed blocks on the device
     (`torch`) or on the host (`unsloth`)."""
     memory, hardware = plan.memory, plan.hardware
-    if set(memory.keep.value) == {"everything"}:
+    keep = outside(memory.keep.value) if hardware.compiler.value else memory.keep.value
+    if set(keep) == {"everything"}:
         return
     saving: Saving = nullcontext
     if memory.checkpoint_backend.value == "unsloth":
         device = torch.device(hardware.device.torch_device)
         saving = InputsOnHost(device, pin=hardware.pin_memory.value)
-    keep_in_blocks(model, memory.keep.value, saving)
+    keep_in_blocks(model, keep, saving)
+
+
+def outside(keep: Sequence[Keep]) -> tuple[Keep, ...]:
+    """What is left to keep outside of compiled blocks: those that keep the outputs of attention
+    were compiled with their checkpoint (train/compiling.py)."""
+    return tuple("everything" if what == "attention" else what for what in keep)
 
 
 def checkpoint_blocks(model: Any, interval: int, saving: Saving = nullcontext) -> None:

@@ -11,11 +11,15 @@ ones, and the last, which gives no text. What makes one graph do for all blocks 
 
 A batch of one image has its own graphs, because PyTorch compiles sizes 0 and 1 by themselves; so
 have passes without gradients and without the adapter. docs/concepts/compile.md has the counts.
+
+A block that keeps the outputs of attention is compiled together with its checkpoint: the compiler
+keeps them, and computes again in the backward pass only what the gradients need. The checkpoint of
+a block that keeps its inputs alone stays outside (train/checkpointing.py).
 """
 
 import atexit
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import Context, copy_context
 from functools import partial
@@ -24,10 +28,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sd3tune.filesystem.temporary import private_folder
 from sd3tune.plan.arithmetic import CompileOptions
+from sd3tune.plan.block_keeping import Keep
 from sd3tune.report.progress import waiting
+from sd3tune.report.quiet import quiet_logger
+from sd3tune.sd3.kept_attention import keeping_outputs
 from sd3tune.train import compiled_code
 
 # Graphs of one forward method before PyTorch gives up compiling it, without an error: three kinds,
@@ -39,10 +47,12 @@ BATCH, TOKENS = 0, 1  # dimensions of what a block takes
 Forward = Callable[..., Any]
 
 
-def compile_blocks(model: Any, backend: str | None, options: CompileOptions) -> None:
+def compile_blocks(
+    model: Any, backend: str | None, options: CompileOptions, keep: Sequence[Keep] = ()
+) -> None:
     """Compiles the forward method of each block at its first call. To be called before what wraps
     that method: swapping, sharding and checkpointing stay outside. backend: of torch.compile; None:
-    nothing is compiled."""
+    nothing is compiled. keep: what each block keeps; none: everything."""
     if backend is None:
         return
     if backend == "inductor":
@@ -52,14 +62,14 @@ def compile_blocks(model: Any, backend: str | None, options: CompileOptions) -> 
     announce()
     switches.recompile_limit = MOST_GRAPHS
     switches.optimize_ddp = False  # it splits a block where DDP's gradient buckets end
-    compiled = {
-        forward: one_graph(forward, backend, options)
-        for forward in {type(block).forward for block in model.transformer_blocks}
-    }
+    blocks = list(model.transformer_blocks)
+    attention = [what == "attention" for what in keep] or [False] * len(blocks)
+    kinds = [(type(b).forward, a) for b, a in zip(blocks, attention, strict=True)]
+    compiled = {kind: one_graph(*kind, backend, options) for kind in set(kinds)}
     outside = trains(p for n, p in model.named_parameters() if not n.startswith(BLOCKS))
-    for block in model.transformer_blocks:
+    for block, kind in zip(blocks, kinds, strict=True):
         trained = outside or trains(block.parameters())  # LyCORIS keeps its weights outside
-        block.forward = partial(compiled[type(block).forward], block, trained)
+        block.forward = partial(compiled[kind], block, trained)
 
 
 def trains(parameters: Iterable[nn.Parameter]) -> bool:
@@ -67,12 +77,27 @@ def trains(parameters: Iterable[nn.Parameter]) -> bool:
     return any(parameter.requires_grad for parameter in parameters)
 
 
-def one_graph(forward: Forward, backend: str, options: CompileOptions) -> Forward:
-    """`forward` of a block, compiled once for all blocks whose modules are alike."""
+def keeping_attention(forward: Forward) -> Forward:
+    """`forward` of a block that is computed again in the backward pass, but for its attention."""
+    quiet_logger("torch._higher_order_ops.wrap")  # it warns of in-place operators: blocks have none
+
+    def checkpointed(block: Any, *inputs: Any) -> Any:
+        return checkpoint(forward, block, *inputs, use_reentrant=False, context_fn=keeping_outputs)
+
+    return checkpointed
+
+
+def one_graph(forward: Forward, attention: bool, backend: str, options: CompileOptions) -> Forward:
+    """`forward` of a block, compiled once for all blocks whose modules are alike. attention: such a
+    block keeps the outputs of attention and its inputs."""
     mode = None if options.mode == "default" else options.mode  # other backends take none
-    compiled = torch.compile(
-        forward, backend=backend, mode=mode, fullgraph=options.fullgraph, dynamic=options.dynamic
-    )
+    switches: dict[str, Any] = {"backend": backend, "mode": mode, "dynamic": options.dynamic}
+    plain = torch.compile(forward, fullgraph=options.fullgraph, **switches)
+    training = plain
+    if attention:
+        training = torch.compile(
+            keeping_attention(forward), fullgraph=options.fullgraph, **switches
+        )
 
     def call(
         block: Any,
@@ -90,7 +115,8 @@ def one_graph(forward: Forward, backend: str, options: CompileOptions) -> Forwar
             mark(hidden_states, BATCH, TOKENS)
             mark(encoder_hidden_states, BATCH)
             mark(temb, BATCH)
-        return compiled(block, hidden_states, encoder_hidden_states, temb, joint_attention_kwargs)
+        run = training if torch.is_grad_enabled() else plain
+        return run(block, hidden_states, encoder_hidden_states, temb, joint_attention_kwargs)
 
     return call
 

@@ -50,7 +50,7 @@ def fixed_images(caches: Caches, device: torch.device) -> FixedImages:
         mean, _ = caches.posterior(s)
         batch = Batch((s.id,), mean[None], embeds[None], pooled[None])
         batches.append(batch.each(lambda t: t.to(device).float()))
-    return FixedImages(tuple(batches), prepared.plan.batch_size)
+    return FixedImages(tuple(batches), prepared.plan.images_per_pass)
 
 
 def before_training(state: TrainState, images: FixedImages, recipe: Recipe) -> list[Chore]:

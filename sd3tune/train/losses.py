@@ -49,7 +49,7 @@ def terms_of(trained: Trained, at: Points, recipe: Recipe) -> flow.Terms:
     """What the settings add to the paper's loss. For images of a regularisation dataset, the target
     is the prediction without the adapter, and there is no rollout."""
     loss, batch, model = recipe.loss, at.batch, trained.model
-    masked = dice(recipe.seed, at.step, batch.draws[0], "mask") < loss.masked
+    masked = dice(recipe.seed, at.step, batch.draw, "mask") < loss.masked
     terms = flow.Terms(
         z=network_input(at, recipe),
         distance=distance(loss, at.s),

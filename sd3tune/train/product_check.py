@@ -2,7 +2,8 @@
 
 Before the first step, the base model sees fixed images, noise and levels, and the error of every
 layer is measured there, forward and backward. A layer above the scheme's limit multiplies by its
-dequantised weight from then on, which needs no second copy. The certificate lists all figures; a
+dequantised weight from then on, which needs no second copy; so do as many of the others as the loss
+asks for (train/product_choice.py). The certificate lists all figures; a
 run that is resumed takes its choices from it, and so computes the same.
 
 In training, one layer at a time is measured again, with the inputs and the gradient of the step
@@ -10,71 +11,29 @@ that was just taken. An error above the limit is a warning: the layers that roun
 the way.
 """
 
-import json
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sd3tune.data.seeds import seed_of
-from sd3tune.filesystem import disk, drafts, opening
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
-from sd3tune.quant import product_errors
+from sd3tune.quant import product_certificate, product_errors
 from sd3tune.quant.product_errors import Errors, ProductError
 from sd3tune.quant.w8a8 import W8A8Linear
-from sd3tune.report.progress import say, waiting, warn
+from sd3tune.report.progress import waiting, warn
 from sd3tune.sd3 import flow
 from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.tables.schemes import SCHEMES
 from sd3tune.train.evaluation import DRAW, FixedImages
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.noise import draw
+from sd3tune.train.product_choice import LEVELS, base_losses, chosen, uncompiled
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
-
-FILE = "eight_bit_products.json"
-LEVELS = (0.1, 0.5, 0.9)  # noise levels at which the layers are measured
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What was measured before the first step."""
-
-    scheme: str
-    limit: float
-    errors: Mapping[str, ProductError]
-    weights_only: tuple[str, ...]  # layers above the limit
-
-    def sentence(self) -> str:
-        """For the terminal: "72 layers multiply in 8 bits, error at most 0.9 % (NAME)"."""
-        rounding = {n: e.worst for n, e in self.errors.items() if n not in self.weights_only}
-        least = max(rounding, key=lambda name: rounding[name], default="")
-        text = f"{len(rounding)} layers multiply in 8 bits"
-        text += f", error at most {rounding[least]:.2%} ({least})" if least else ""
-        if not self.weights_only:
-            return text
-        listed = ", ".join(self.weights_only[:3]) + (", …" if len(self.weights_only) > 3 else "")
-        return (
-            f"{text}; {len(self.weights_only)} above {self.limit:.0%} multiply in the base dtype: "
-            f"{listed}"
-        )
-
-    def with_lossy_weights(self) -> str:
-        """A sentence where the rounded weights themselves cost more than the limit; or ""."""
-        lossy = {n: e.weight for n, e in self.errors.items() if e.weight > self.limit}
-        if not lossy:
-            return ""
-        worst = max(lossy, key=lambda name: lossy[name])
-        return (
-            f"{len(lossy)} layers lose more than {self.limit:.0%} of their output by weights of 8 "
-            f"bits, at most {lossy[worst]:.1%} (`{worst}`): base_model_precision=no_change has no "
-            "such error"
-        )
 
 
 def certified(
@@ -87,39 +46,22 @@ def certified(
     if not layers:
         return []
     compiled = plan.hardware.compiler.value is not None
-    path = plan.output_dir / FILE
-    certificate = read(path, scheme.name, layers) if state.step else None
+    path = plan.output_dir / product_certificate.FILE
+    certificate = product_certificate.read(path, scheme.name, layers) if state.step else None
     if certificate is None:
         with waiting("measuring the products in 8 bits"):
             own = base_errors(state, images, recipe, compiled=compiled)
-        errors = worst(world.gathered(tuple(own.items())))
-        above = tuple(product_errors.names_above(errors, scheme.error_limit))
-        certificate = Certificate(scheme.name, scheme.error_limit, errors, above)
+            errors = worst(world.gathered(tuple(own.items())))
+            certificate = product_certificate.certificate_of(scheme, errors)
+            losses_of = base_losses(state, layers, images, recipe, world, compiled=compiled)
+            names, change = chosen(errors, certificate.weights_only, losses_of)
+        certificate = replace(certificate, weights_only=names, loss_change=change)
         if world.main:
-            with disk.explained("write", path):
-                drafts.write(path, json.dumps(asdict(certificate), indent=1).encode())
-    for name in certificate.weights_only:
-        layers[name].weights_only = True
-    say(f"products {certificate.sentence()}")
-    if doubtful := certificate.with_lossy_weights():
-        warn(doubtful)
+            product_certificate.write(certificate, path)
+    product_certificate.apply(certificate, layers)
     check = ProductCheck(state, recipe, scheme.error_limit, compiled)
     interval = plan.precision.check_interval
     return [Chore(every(interval), check.run)] if interval else []
-
-
-def read(path: Path, scheme: str, layers: Mapping[str, W8A8Linear]) -> Certificate | None:
-    """The certificate of an earlier start of the run; None where there is none of these layers."""
-    if not opening.is_regular(path):
-        return None
-    try:
-        data = json.loads(path.read_bytes())
-        errors = {name: ProductError(**error) for name, error in data.pop("errors").items()}
-        kept = Certificate(**data | {"errors": errors, "weights_only": tuple(data["weights_only"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    ours = kept.scheme == scheme and kept.errors.keys() == layers.keys()
-    return kept if ours and layers.keys() >= set(kept.weights_only) else None
 
 
 def base_errors(
@@ -145,14 +87,6 @@ def worst(errors: Iterable[tuple[str, ProductError]]) -> Errors:
     for name, error in errors:
         found[name] = found.get(name, error).and_also(error)
     return found
-
-
-def uncompiled(compiled: bool) -> AbstractContextManager[Any]:
-    """Blocks run as they are written. Nothing is compiled anew for it, or forgotten."""
-    if not compiled:  # dynamo is not imported for nothing
-        return nullcontext()
-    context: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return context
 
 
 @dataclass

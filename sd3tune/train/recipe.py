@@ -19,6 +19,7 @@ class Recipe:
     attention: str
     max_grad_norm: float  # 0: no clipping
     clip_method: str = "norm"
+    images_per_pass: int = 0  # larger batches are computed in parts; 0: whatever their size
 
     @classmethod
     def of(cls, plan: Plan) -> "Recipe":
@@ -31,4 +32,5 @@ class Recipe:
             attention=plan.attention.training.value,
             max_grad_norm=plan.optimizer.max_grad_norm,
             clip_method=plan.optimizer.clip_method,
+            images_per_pass=plan.memory.load.batch,
         )

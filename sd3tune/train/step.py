@@ -8,7 +8,7 @@ import torch
 
 from sd3tune.backends.kernels.sdpa import kernel
 from sd3tune.backends.kernels.torch_devices import seed_device
-from sd3tune.data.batch import Batch
+from sd3tune.data.batch import Batch, in_parts
 from sd3tune.data.seeds import seed_of
 from sd3tune.plan.objective import SpikeAction
 from sd3tune.processes.world import ALONE_ON_CPU, World, unsynchronised
@@ -40,16 +40,17 @@ def train_step(
 ) -> Taken:
     """Forward and backward over the accumulated batches of this process, then one update from the
     batches of all. wrapped: the model inside DDP (`world.replicated`); None: the model itself."""
+    parts = in_parts(batches, recipe.images_per_pass)
     (images,) = world.sum(sum(len(batch.ids) for batch in batches))
     share = images / world.size  # gradients are averaged over the processes, not summed
     total = torch.zeros((), device=batches[0].latents.device)
     scored: list[Losses] = []
     # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
     seed_device(world.device, seed_of(recipe.seed, state.step, "dropout", *dropout_seed(world)))
-    with kernel(recipe.attention):
-        for batch in batches:
-            with unsynchronised(wrapped, last=batch is batches[-1]):
-                scored.append(losses(state.trained, batch, recipe, state.step, wrapped))
+    with kernel(recipe.attention), state.trained.cast_once(recipe.autocast):
+        for part in parts:
+            with unsynchronised(wrapped, last=part is parts[-1]):
+                scored.append(losses(state.trained, part, recipe, state.step, wrapped))
                 loss = scored[-1].each.sum() / share
                 state.scaler.scale(loss).backward()
             total += loss.detach()
@@ -60,7 +61,7 @@ def train_step(
     each = torch.cat([sums, *(f.each.detach().float() for f in scored)]).tolist()
     loss, grad_norm, weight_norm = each[:3]
     (loss_of_all,) = world.sum(loss / world.size)
-    images_seen = world.gathered(seen(batches, scored, each[3:]))
+    images_seen = world.gathered(seen(parts, scored, each[3:]))
     taken = Taken(loss_of_all, grad_norm, weight_norm, images_seen)
     guard.refuse_bad_numbers(state, taken.loss, taken.grad_norm, taken.seen)
     state.updating = True

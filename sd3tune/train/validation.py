@@ -17,6 +17,7 @@ from sd3tune.filesystem import disk
 from sd3tune.formats.picture_files import keep
 from sd3tune.plan.plan import Plan
 from sd3tune.processes.world import World
+from sd3tune.quant.product_errors import weights_only_layers
 from sd3tune.report.events import PictureDrawn
 from sd3tune.report.stream import Stream
 from sd3tune.sample.pictures import (
@@ -168,7 +169,7 @@ class Validations:
         scaled = self.state.trained.scaled
         return PictureJob(
             self.plan, self.prompts, self.caches.embeds, self.world, scaled, self.stopped,
-            self.previews.watching,
+            self.previews.watching, weights_only_layers(self.state.model),
         )  # fmt: skip
 
     def _draw(

@@ -24,11 +24,18 @@ LOKR = {"algo": "lokr", "factor": 4, "linear_dim": 4, "rank_dropout": 0.1}
 KINDS = {
     "lora, int8, averaged": ("base_model_precision=int8-quanto", "use_ema=true"),
     "dora, nf4": ("use_dora=true", "base_model_precision=nf4-bnb"),
+    "dora, products in int8": (
+        "use_dora=true",
+        "base_model_precision=int8-w8a8",
+        "w8a8_check_interval=2",
+    ),
+    "lokr, products in fp8": ("lora_type=lycoris", "base_model_precision=fp8-w8a8"),
     "pissa": ("lora_init_type=pissa",),
     "lycoris": ("lora_type=lycoris",),
     "full": ("model_type=full", "learning_rate=1e-4", "use_ema=true"),
 }
-SLOW = ("lora, int8, averaged", "dora, nf4", "pissa", "lycoris", "full")
+SLOW = ("lora, int8, averaged", "dora, nf4", "dora, products in int8", "lokr, products in fp8",
+        "pissa", "lycoris", "full")  # fmt: skip
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

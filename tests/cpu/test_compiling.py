@@ -6,19 +6,24 @@ import os
 import subprocess
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd3tune import modulations, offload, quant
 from sd3tune.adapters import lora
 from sd3tune.backends import cuda
 from sd3tune.demo import tiny
 from sd3tune.plan.arithmetic import CompileOptions, process_switches
+from sd3tune.sd3.kept_attention import KEPT
 from sd3tune.train import checkpointing
 from sd3tune.train.compiling import compile_blocks
 from tests import plans
@@ -191,6 +196,93 @@ def test_twelve_buckets_and_six_blocks_of_three_kinds_are_three_graphs(scheme: s
         same(ours, eager, question(2 + number % 2, height, width))
     assert len(COMPILED) == 3
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+class Attending(nn.Module):
+    """A block of attention, with a layer before it and two after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.after, self.last = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, image: Tensor, text: Tensor, time: Tensor, more: Any = None) -> Any:
+        tokens = torch.cat([image, text], dim=1) * time[:, None]
+        q, k, v = self.project(tokens)[:, None].chunk(3, dim=-1)
+        out = nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]
+        image_out, text_out = out[:, : image.shape[1]], out[:, image.shape[1] :]
+        return image + self.last(self.after(image_out).tanh()), text + text_out
+
+
+class Operators(TorchDispatchMode):
+    """Attention kernels and matrix products that run, compiled ones too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.attention = self.products = 0
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.attention += func in KEPT
+        self.products += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return func(*args, **(kwargs or {}))
+
+
+@LOOKS
+def test_a_compiled_block_that_keeps_attention_computes_the_rest_again() -> None:
+    """Of the rest, what its gradients need: not the last layer. They are the bits of blocks that
+    keep everything."""
+    torch.manual_seed(0)
+    eager = Blocks(Attending(), Attending())
+    ours = copy.deepcopy(eager)
+    compile_blocks(ours, "aot_eager", CompileOptions(), ["attention"] * 2)
+    for tokens in (4, 5):
+        asked = torch.randn(2, tokens, 8), torch.randn(2, 3, 8), torch.randn(2, 8)
+        found, counts = [], []
+        for model in (eager, ours):
+            model.zero_grad()
+            with Operators() as operators:
+                image, text = (t.clone().requires_grad_() for t in asked[:2])
+                for block in model.transformer_blocks:
+                    image, text = block(image, text, asked[2])
+                (image.square().mean() + text.mean()).backward()
+            found.append([p.grad for p in model.parameters() if p.grad is not None])
+            counts.append((operators.attention, operators.products))
+        assert len(found[0]) == 12 and all(map(torch.equal, *found))
+        (attention, products), (ours_attention, ours_products) = counts
+        assert attention == ours_attention == 2 and ours_products == products + 2 * 2
+
+
+@LOOKS
+@pytest.mark.slow
+def test_blocks_that_keep_attention_are_three_graphs_in_twelve_buckets() -> None:
+    """They keep their inputs and the outputs of attention; passes without gradients use the graphs
+    of other blocks."""
+    eager, ours = six_blocks(), six_blocks()
+    compile_blocks(ours, "aot_eager", CompileOptions(), ["attention"] * 6)
+    torch._dynamo.utils.counters.clear()
+    for number, (height, width) in enumerate(BUCKETS):
+        with Operators() as operators:
+            same(ours, eager, question(2 + number % 2, height, width))
+        assert operators.attention == 2 * 8  # six blocks, two with a second attention
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
+    assert not torch._dynamo.utils.counters["graph_break"]
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        gradients(ours, question(2, 16, 16))
+    weights = {p.data_ptr() for p in ours.parameters()}
+    shapes = Counter(tuple(t.shape) for t in saved if t.data_ptr() not in weights)
+    assert shapes[2, 64, 384] == 7 and shapes[2, 20, 384] == 6, "inputs of blocks and what follows"
+    assert shapes[2, 6, 84, 64] == 6 and shapes[2, 6, 64, 64] == 2, "outputs of attention"
+    large = sum(count for shape, count in shapes.items() if prod(shape) > 2 * 20 * 384 - 1)
+    assert large == 7 + 6 + 6 + 2
 
 
 @LOOKS

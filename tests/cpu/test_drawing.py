@@ -2,6 +2,7 @@
 picture comes out of its own metadata again. One drawing is shared."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import SD3Transformer2DModel
 from PIL import Image
 
 from sd3tune.backends.observe import probing
@@ -99,7 +101,8 @@ def again(path: Path, *given: str, model: str | None = None) -> Drawn:
     own, found = picture.recipe, list[Drawn]()
     wanted = Wanted("again", own.prompt, (own.width, own.height), own.seed)
     draw(
-        DrawingJob(plan, sources, adapters), [wanted], load_encoders,
+        DrawingJob(plan, sources, adapters, weights_only=own.precision.weights_only_layers),
+        [wanted], load_encoders,
         lambda _, image, recipe: found.append(Drawn(image, recipe)),
     )  # fmt: skip
     return found[0]
@@ -258,6 +261,41 @@ def test_quantised_weights_draw_nearly_the_same(adapter: Path, model: str) -> No
     small = drawing(adapter, model=model, precision={"base_model_precision": "int8-quanto"})
     assert small.recipe.precision.base_model_precision == "int8-quanto"
     assert 0 < np.abs(whole.pixels - small.pixels).mean() < 3
+
+
+@pytest.mark.slow
+def test_products_in_8_bits_are_measured_before_the_first_picture_and_recorded(
+    adapter: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer whose input has an outlier multiplies by its dequantised weight, also when the
+    picture is drawn again; there, nothing is measured."""
+    path, eight = tmp_path / "cat.png", {"base_model_precision": "int8-w8a8"}
+    odd = "transformer_blocks.0.ff.net.2"
+
+    def with_outlier(loaded: Any) -> None:
+        before, after = (loaded.get_submodule(n) for n in (odd.replace("2", "0.proj"), odd))
+        with torch.no_grad():
+            before.bias[7] = 3000.0
+            after.weight[:, 7] = 0
+
+    other = changed_model(model, tmp_path / "odd", with_outlier)
+    drawn = drawing(adapter, model=other, path=path, precision=eight)
+    assert "1 above 3% multiply in the base dtype" in capsys.readouterr().err
+    assert drawn.recipe.precision.weights_only_layers == (odd,)
+    redrawn = again(path, str(adapter), model=other)
+    assert "products" not in capsys.readouterr().err
+    assert np.array_equal(drawn.pixels, redrawn.pixels)
+    assert list(reproduction.differences(drawn.recipe, redrawn.recipe)) == []
+    assert drawing(adapter, model=model).recipe.precision.weights_only_layers is None
+
+
+def changed_model(model: str, folder: Path, change: Callable[[Any], None]) -> str:
+    """A copy of the model with another transformer."""
+    shutil.copytree(model, folder)
+    loaded = SD3Transformer2DModel.from_pretrained(folder / "transformer")
+    change(loaded)
+    loaded.save_pretrained(folder / "transformer")
+    return str(folder)
 
 
 @pytest.mark.parametrize(

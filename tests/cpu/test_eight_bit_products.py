@@ -1,14 +1,4 @@
-"""W8A8 layers against bounds derived on paper, which hold for every input.
-
-Let a value v be rounded with an error of at most r(v): for integers half a step, scale / 2; for
-e4m3, 1/16 of the value (half of its last of three bits), or half of the smallest step near zero.
-Then a product differs by at most
-
-    forward    |y^ - y|  <=  |x| r(W)^T + r(x) (|W| + r(W))^T
-    backward   |gx^ - gx|  <=  |g| r(W) + r(g s) (|W| + r(W)) / s       s: the scales of W's rows
-
-element by element, where the scales are the largest value of a row over the largest code.
-"""
+"""W8A8 layers against the bounds of product_bounds.py: what is rounded, scaled, stored and kept."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,60 +10,20 @@ from torch.utils.checkpoint import checkpoint
 from sd3tune import quant
 from sd3tune.backends.kernels import eight_bits
 from sd3tune.backends.kernels.eight_bits import ColumnScaled, RowScaled, product, rounded
+from sd3tune.counted.living_storages import LivingStorages
 from sd3tune.quant.parts import stored_bytes
 from sd3tune.quant.w8a8 import W8A8Linear
-
-FORMATS = (torch.int8, torch.float8_e4m3fn, torch.float8_e4m3fnuz)
-LARGEST_CODE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e4m3fnuz: 240.0}
-# Half of the distance between zero and the smallest number: 2^-9, and 2^-10 with one more exponent.
-HALF_STEP = {torch.float8_e4m3fn: 2.0**-10, torch.float8_e4m3fnuz: 2.0**-11}
-FLOAT32 = 1e-5  # of the sums of magnitudes: rounding of the sums themselves
-each_format = pytest.mark.parametrize("dtype", FORMATS, ids=lambda d: str(d).rpartition(".")[2])
-
-
-def scales(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.double().abs().amax(-1, keepdim=True) / LARGEST_CODE[dtype]
-
-
-def rounding(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """r(x), with a scale for each row."""
-    scale = scales(x, dtype)
-    if dtype == torch.int8:
-        return (scale / 2).expand(x.shape)
-    return torch.maximum(x.double().abs() / 16, scale * HALF_STEP[dtype])
-
-
-def forward_bound(x: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
-    r, a = rounding(w, dtype), w.double().abs()
-    exact = x.double().abs() @ a.t()
-    return x.double().abs() @ r.t() + rounding(x, dtype) @ (a + r).t() + FLOAT32 * exact
-
-
-def backward_bound(g: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
-    r, a, s = rounding(w, dtype), w.double().abs(), scales(w, dtype)
-    exact = g.double().abs() @ a
-    ours = rounding(g.double() * s.t(), dtype) @ ((a + r) / s)
-    return g.double().abs() @ r + ours + FLOAT32 * exact
-
-
-def dice(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def uneven(seed: int, rows: int, columns: int) -> Tensor:
-    """Rows of magnitudes from 1/30 to 30, and some large columns: a wrong scale shows."""
-    size = torch.logspace(-1.5, 1.5, rows)[torch.randperm(rows, generator=_generator(seed))]
-    x = dice(seed, rows, columns) * size[:, None]
-    x[:, ::17] *= 8
-    return x
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def layer(w: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> W8A8Linear:
-    return W8A8Linear(rounded(w, dtype), torch.zeros(w.shape[1]), bias, torch.float32)
+from tests.cpu.product_bounds import (
+    FORMATS,
+    HALF_STEP,
+    backward_bound,
+    dice,
+    each_format,
+    forward_bound,
+    layer,
+    scales,
+    uneven,
+)
 
 
 def strided(x: Tensor) -> Tensor:
@@ -211,7 +161,7 @@ def test_gradients_of_any_size_keep_their_figures(dtype: torch.dtype) -> None:
 @each_format
 def test_rows_are_computed_a_part_at_a_time_with_the_same_result(dtype: torch.dtype) -> None:
     w, x, bias = rounded(dice(1, 48, 64), dtype), dice(2, 100, 64), dice(3, 48)
-    for most in (1, 64 * 33):  # 17 rows at a time, which leave a rest of 15; 33 with a rest of 1
+    for most in (1, 64 * 33):  # 32 rows at a time, which leave a rest of 4; 33 with a rest of 1
         ours = eight_bits.linear(x, w, bias, torch.bfloat16, most)
         assert torch.equal(ours, eight_bits.linear(x, w, bias, torch.bfloat16))
         back = eight_bits.input_gradient(x[:, :48], w, torch.float32, most)
@@ -247,6 +197,33 @@ def test_weights_are_stored_once_and_keep_their_format_when_the_model_is_cast() 
         assert (cast.codes.dtype, cast.scale.dtype) == (dtype, torch.float32)
         assert cast.bias.dtype == cast.weight.dtype == cast(dice(3, 4, 32)).dtype == torch.bfloat16
         assert torch.equal(cast.weight, before.bfloat16())
+
+
+@each_format
+def test_a_layer_keeps_nothing_for_backward_and_transposes_the_codes_of_one_layer(
+    dtype: torch.dtype,
+) -> None:
+    """Bytes are followed operator by operator: no second set of codes lives on, and at no time is
+    there a weight in more than 8 bits."""
+    linear = layer(dice(1, 2048, 512), dtype)
+    codes, x, g = linear.codes.numel(), dice(2, 32, 512).requires_grad_(), dice(3, 32, 2048)
+    values = 32 * (512 + 2048) * 4  # of input and output, in float32
+    with LivingStorages() as living:
+        linear(x).backward(g)  # weights, input and gradient are known from here on
+        x.grad = None
+        living.begin()
+        before = living.now
+        y = linear(x)
+        assert living.now - before == 32 * 2048 * 4
+        assert living.peak - before < 4 * values
+        living.begin()
+        y.backward(g)
+        assert codes < living.peak - before < codes + 4 * values
+    assert living.now - before == values  # y, and the gradient of x
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        linear(x)
+    assert {t.data_ptr() for t in saved} == {linear.codes.data_ptr(), linear.scale.data_ptr()}
 
 
 def test_nothing_can_be_assigned_to_a_weight_that_is_computed() -> None:

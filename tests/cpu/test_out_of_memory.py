@@ -50,7 +50,7 @@ def test_a_run_out_of_memory_says_what_it_needed_and_keeps_its_checkpoint(
     error, hint = failed.stderr.strip().splitlines()[-2:]
     assert error.startswith("error: out of memory in a step on 2 images of ")
     assert "the plan estimated" in error and "at batch size 2 with no_change weights" in error
-    assert "train_batch_size=1 saves" in hint and "gradient_checkpointing=true saves" in hint
+    assert "batch_split=2 saves" in hint and "gradient_checkpointing=true saves" in hint
     assert "the same command continues" in hint
     found, passed = checkpoint.latest(tmp_path)
     assert found == tmp_path / "checkpoint-2" and not passed
@@ -88,7 +88,7 @@ def test_every_allocator_is_understood_and_nothing_else(plan: Plan) -> None:
     "settings, advised",
     [
         (("train_batch_size=4", "gradient_checkpointing=false"),
-         {"train_batch_size", "gradient_checkpointing", "modulations"}),
+         {"batch_split", "gradient_checkpointing", "modulations"}),
         (("train_batch_size=1", "gradient_checkpointing=true", "gradient_checkpointing_keep=inputs",
           "modulations=streamed"),
          {"base_model_precision", "gradient_checkpointing_backend"}),
@@ -111,14 +111,15 @@ def test_each_piece_of_advice_saves_what_it_says(
         assert plan.memory.estimate.training - changed.memory.estimate.training == saved, what
 
 
-def test_the_largest_batch_that_should_fit_is_named(demo: Path) -> None:
+def test_the_parts_of_a_batch_that_should_fit_are_named(demo: Path) -> None:
     """A tenth less than what ran out of memory, where the plan had thought that it fits."""
     config = demo / "config" / "config.json"
     plan = prepare_run(config, ("train_batch_size=40", "allow_dataset_oversubscription=true"),
                        "rtx4090").plan  # fmt: skip
     told = out_of_memory.explain_out_of_memory(plan, "a step on 40 images of 128x128")
     batch = out_of_memory.smaller_batch(plan)
-    assert told.hint.startswith(f"train_batch_size={batch} is the largest that should fit; ")
+    parts = -(-40 // batch)
+    assert told.hint.startswith(f"batch_split={parts} is the least that should fit; ")
     need = [prepare_run(config, (f"train_batch_size={size}", "allow_dataset_oversubscription=true"),
                         "rtx4090").plan.memory.estimate.training
             for size in (batch, batch + 1)]  # fmt: skip

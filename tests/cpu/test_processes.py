@@ -127,6 +127,25 @@ def test_processes_save_and_end_when_their_launcher_is_killed(demo: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_two_processes_that_multiply_in_8_bits_have_one_certificate(
+    demo: Path, run: Train, tmp_path: Path
+) -> None:
+    """Each measures its own images and takes the worst figures of both; a value between two codes
+    may go either way, so losses are less alike than without."""
+    eight = ("base_model_precision=int8-w8a8", "w8a8_check_interval=2", "max_train_steps=4")
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(*WORDS, *eight, "gradient_accumulation_steps=2", f"output_dir={one}")
+    words = command(demo, two, *eight, "--nproc", "2")
+    child = subprocess.run(words, text=True, capture_output=True, env=ENVIRONMENT)
+    assert child.returncode == 0, child.stderr
+    assert child.stderr.count("layers multiply in 8 bits") == 1
+    for mine, other in zip(metrics(two, "loss"), metrics(one, "loss"), strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+    ours, theirs = ((f / "eight_bit_products.json").read_bytes() for f in (two, one))
+    assert json.loads(ours)["errors"] == json.loads(theirs)["errors"]
+
+
+@pytest.mark.slow
 def test_split_weights_train_as_whole_ones_and_go_on_in_one_process(
     demo: Path, run: Train, tmp_path: Path
 ) -> None:

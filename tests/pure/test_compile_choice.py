@@ -10,6 +10,7 @@ from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.decisions import decide
 from sd3tune.backends.decide.rules import Request
 from sd3tune.plan import compile_choice
+from sd3tune.plan.block_keeping import mixed
 from sd3tune.plan.compile_choice import Prospect
 from sd3tune.sd3.models import find
 from tests import plans
@@ -39,10 +40,10 @@ def test_twice_the_cost_must_be_saved(steps: int, saved: float, value: str) -> N
     "chip, settings, reason",
     [
         ("h100", {"use_dora": True}, "DoRA"),
-        ("h100", {"gradient_checkpointing": True, "gradient_checkpointing_keep": "attention"},
-         "cannot keep the outputs"),
         ("h100", {"dynamo_mode": "reduce-overhead"}, "CUDA graphs"),
         ("h100", {"blocks_to_swap": 2, "gradient_checkpointing": True}, "copies decide"),
+        ("h100", {"gradient_checkpointing_keep": "attention",
+                  "gradient_checkpointing_backend": "unsloth"}, "inputs on the device"),
         ("m3-max", {}, "compiled only where"),
     ],
 )  # fmt: skip
@@ -71,6 +72,22 @@ def test_what_the_user_set_holds() -> None:
         assert compiler.value == backend and compiler.source.by == "user"
 
 
-@pytest.mark.parametrize("model, kinds", [(plans.MEDIUM, 3), (plans.LARGE, 2)])
-def test_kinds_of_blocks_are_counted_for_each_architecture(model: str, kinds: int) -> None:
-    assert compile_choice.kinds_of_blocks(find(model).transformer) == kinds
+@pytest.mark.parametrize("model, kinds, more", [(plans.MEDIUM, 3, 4), (plans.LARGE, 2, 3)])
+def test_kinds_of_blocks_are_counted_for_each_architecture(
+    model: str, kinds: int, more: int
+) -> None:
+    """Blocks that keep the outputs of attention are compiled by themselves."""
+    shape = find(model).transformer
+    for what in ("inputs", "attention", "everything"):
+        assert compile_choice.kinds_of_blocks(shape, (what,) * shape.layers) == kinds
+    some = mixed(shape.layers, 4, shape.layers - 4)
+    assert compile_choice.kinds_of_blocks(shape, some) == more
+
+
+def test_outputs_of_attention_are_kept_in_compiled_blocks() -> None:
+    """Asked for or left open, and the arithmetic counts the kinds that are compiled."""
+    for keep in ("auto", "attention"):
+        made = plans.plan("h100", max_train_steps=50_000, gradient_checkpointing=True,
+                          gradient_checkpointing_keep=keep)  # fmt: skip
+        assert made.hardware.compiler.value == "inductor"
+        assert made.memory.load.compiled and set(made.memory.keep.value) == {"attention"}

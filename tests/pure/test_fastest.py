@@ -1,7 +1,10 @@
 """What is left open is the fastest that fits: against every combination, tried here one by one."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.speeds import speed
@@ -17,7 +20,8 @@ from sd3tune.sd3.variants import Model
 from tests.plans import LARGE, MEDIUM, plan, samples
 
 SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
-ROOMS = (3, 5, 7, 9, 12, 16, 20, 24, 32, 40, 48, 64, 90, 140)  # GiB
+ROOMS = (2.5, 4, 5, 7, 9, 12, 16, 20, 24, 40, 64, 140)  # GiB
+SWAPPED = (0, 4, 12, 24, 38)
 
 
 def inputs(model: Model, chip: str, room: int, side: int) -> RunInputs:
@@ -40,49 +44,60 @@ def load(dice: random.Random, side: int, precision: str) -> Load:
     )  # fmt: skip
 
 
-def every(run: RunInputs, weighed: Load) -> list[tuple[int, float]]:
-    """Bytes and seconds of what blocks may keep, with the AdaLN weights here and there."""
-    known, layers = speed(run.facts), run.model.transformer.layers
-    assert known is not None
-    tried = []
-    for more in range(0, layers + 1, 4):
-        for some in {0, (layers - more) // 2, layers - more}:
-            for off in (False, True):
-                keep = mixed(layers, more, some)
-                one = replace(weighed, keep=keep, modulations_off=off)
-                seconds = step_seconds(run.model.transformer, one, known, run.average_tokens)
-                tried.append((estimate(run.model, one).training, seconds))
-    return tried
+def every(run: RunInputs, weighed: Load) -> Iterator[Load]:
+    """AdaLN weights here and there, parts of the batch, swapped blocks, inputs on the host, and
+    what blocks may keep: those that are swapped, never everything."""
+    layers, images = run.model.transformer.layers, weighed.batch
+    for off, size, swapped in product((False, True), (images, -(-images // 2), 1), SWAPPED):
+        passes = -(-images // size)
+        one = replace(weighed, modulations_off=off, batch=size, accumulation=passes,
+                      images=images, swapped=min(swapped, layers))  # fmt: skip
+        yield replace(one, keep=mixed(layers, 0, 0), inputs_on_host=True)
+        for more in (0,) if swapped else range(0, layers + 1, 4):
+            for some in {0, (layers - more) // 2, layers - more}:
+                yield replace(one, keep=mixed(layers, more, some))
 
 
 def test_the_choice_fits_where_any_fits_and_none_that_fits_is_two_percent_faster() -> None:
     dice = random.Random(17)
-    outcomes = set()
+    outcomes: set[str] = set()
     for gib in ROOMS:
         model = find(dice.choice([MEDIUM, LARGE, SD3]))
         side, chip = dice.choice([512, 768, 1024]), dice.choice(["rtx4090", "h100", "t4"])
-        run = inputs(model, chip, gib * GIB, side)
+        run = inputs(model, chip, int(gib * GIB), side)
         weighed = load(dice, side, dice.choice(["no_change", "int8-quanto", "nf4-bnb"]))
-        tried, room = every(run, weighed), run.room_bytes
-        picked, known = fastest(run, weighed).load, speed(run.facts)
+        picked, known, shape = fastest(run, weighed).load, speed(run.facts), model.transformer
+        room = run.room_bytes
         assert known is not None and room is not None
+        seconds = {one: step_seconds(shape, one, known, run.average_tokens)
+                   for one in [*every(run, weighed), picked]}  # fmt: skip
         need = estimate(model, picked).training
-        seconds = step_seconds(model.transformer, picked, known, run.average_tokens)
-        if any(bytes_ <= room for bytes_, _ in tried):
+        faster = [one for one in seconds if 1.02 * seconds[one] < seconds[picked]]
+        smallest = (one for one in seconds if set(one.keep) == {"inputs"} and one.batch == 1)
+        least = min(map(partial(needed, model), smallest))
+        if least <= room:
             assert need <= room
-        spacious = [s for bytes_, s in tried if bytes_ <= 0.9 * room]
-        if spacious:
-            assert seconds <= 1.02 * min(spacious)
+            assert all(needed(model, one) > 0.9 * room for one in faster)
         else:
-            assert need <= min(bytes_ for bytes_, _ in tried)
+            assert need <= least
+        assert picked.images_of_step == weighed.batch
         assert fastest(run, weighed).load == picked  # and again
-        outcomes.add((*sorted(set(picked.keep)), picked.modulations_off))
-    assert {("everything", False), ("inputs", True)} < outcomes  # none is chosen always
-    assert len(outcomes) > 3
+        outcomes |= {
+            *picked.keep, f"modulations off: {picked.modulations_off}",
+            f"split: {picked.images > 0}", f"swapped: {picked.swapped > 0}",
+        }  # fmt: skip
+    # Each lever is chosen somewhere, and not always.
+    switches = {f"{name}: {on}" for name in ("modulations off", "split", "swapped")
+                for on in (True, False)}  # fmt: skip
+    assert {"everything", "inputs", "attention", *switches} <= outcomes
+
+
+def needed(model: Model, one: Load) -> int:
+    return estimate(model, one).training
 
 
 def test_the_reason_says_what_the_next_best_takes() -> None:
-    made = plan("rtx4090", train_batch_size=3, lora_rank=128).memory.keep
+    made = plan("rtx4090", train_batch_size=3, lora_rank=128, batch_split=1).memory.keep
     assert made.source.by == "auto" and len(set(made.value)) > 1
     assert "every block keeps everything would be" in made.reason and "but need 35." in made.reason
     roomy = plan("h200", train_batch_size=3, lora_rank=128).memory

@@ -19,8 +19,10 @@ LARGEST = re.compile(r"train_batch_size=(\d+), the largest that fits with (\S+) 
 def test_a_batch_that_does_not_fit_is_answered_with_the_largest_that_does(
     chip: str, settings: dict[str, Any]
 ) -> None:
+    settings = settings | {"batch_split": 1}
     with pytest.raises(PlanError, match="`train_batch_size=640` does not fit: ") as e:
         plan(chip, LARGE, train_batch_size=640, **settings)
+    assert "leave batch_split out" in e.value.hint
     found = LARGEST.search(e.value.hint)
     assert found is not None, e.value.hint
     if "set gradient_checkpointing=true and " in e.value.hint:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from sd3tune.backends.decide import kernel_speeds, speeds
+from sd3tune.backends.decide import kernel_speeds, product_speeds, speeds
 from sd3tune.backends.decide.option import Option
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.probes import IMPORT, RATES, ProbeAnswer, probes
@@ -80,13 +80,21 @@ def _with_answers(
 ) -> Facts:
     """The facts with what the probes came to. One that informs decides nothing by failing."""
     timed = {name: a for name, a in answers.items() if kernel_speeds.shape_of(name) is not None}
-    deciding = {n: a for n, a in answers.items() if n not in informing and n not in timed}
+    products = {n: a for n, a in answers.items() if product_speeds.shape_of(n) is not None}
+    figures = {*informing, *timed, *products}
+    deciding = {n: a for n, a in answers.items() if n not in figures}
     # The last one is of the shape that was decided last.
     seconds = kernel_speeds.seconds_of([*timed.values()][-1].words) if timed else {}
+    timed_products = [product_speeds.read(a.words) for a in products.values() if a.ok]
     measured = answers.get(RATES)
     rates = speeds.figures_of(measured.words) if measured is not None and measured.ok else {}
-    return replace(facts, smoke=smoke_of(deciding), rates=rates or facts.rates,
-                   attention_seconds=seconds or facts.attention_seconds)  # fmt: skip
+    return replace(
+        facts,
+        smoke=smoke_of(deciding),
+        rates=rates or facts.rates,
+        attention_seconds=seconds or facts.attention_seconds,
+        product_seconds=timed_products[-1] if timed_products else facts.product_seconds,
+    )
 
 
 def smoke_of(answers: Mapping[str, ProbeAnswer]) -> dict[str, str]:

@@ -8,7 +8,7 @@ rule excludes.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from sd3tune.backends.decide import kernel_speeds, limits
+from sd3tune.backends.decide import kernel_speeds, limits, product_speeds
 from sd3tune.backends.decide.option import Level, Option
 from sd3tune.backends.decide.options import AXES, canonical
 from sd3tune.backends.decide.rules import Request, one_memory
@@ -44,6 +44,8 @@ def decide(axis: str, facts: Facts, request: Request) -> Decision[str]:
         because = option.because
         if axis == "attention_mechanism" and request.deterministic != "on":
             option, because = kernel_speeds.quickest(option, clean, facts)
+        if axis == "base_model_precision":
+            option, because = product_speeds.quickest(option, clean, facts)
         return Decision(option.name, AUTO, because, rejected)
     why = "; ".join(f"{r.name}: {r.reasons[0]}" for r in rejected)
     hint = _way_out(axis, facts, request, [n for n, why in verdicts.items() if not why])
@@ -88,6 +90,8 @@ def _asked(
             else f"leave `{setting}` out; {_way_out(axis, facts, request, [])}",
         )
     because = next(o.because for o in AXES[axis] if o.name == asked)
+    if axis == "base_model_precision" and (told := product_speeds.because_asked(asked, facts)):
+        because = f"{told}; {because}"
     source = request.sources.get(axis, Provenance("user"))
     written = "set in the configuration; " if source.by == "user" else ""
     return Decision(asked, source, written + because, rejected)

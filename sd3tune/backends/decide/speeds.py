@@ -10,9 +10,9 @@ times.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from sd3tune.backends.decide import chips
+from sd3tune.backends.decide import chips, product_speeds
 from sd3tune.backends.observe.facts import Arch, Facts
 from sd3tune.tables.buses import bus_bytes_per_second
 
@@ -26,6 +26,7 @@ LAUNCH_SECONDS = 15e-6
 OF_MEASURED_CARD = {"matmul": 0.85, "attention": 1.0, "memory": 0.66, "launch": 4.0}
 OF_MEASURED_CPU = {"matmul": 1.0, "attention": 1.0, "memory": 0.35, "launch": 5.0}
 CARD_ERROR, CPU_ERROR = 0.25, 0.3
+GUESSED_ERROR = 0.6  # of products in 8 bits that were not measured
 FIGURES = {  # of the probe's words: name -> pattern, unit
     "matmul": (r"matmul ([\d.e+-]+) TFLOP/s", 1e12),
     "attention": (r"attention ([\d.e+-]+) TFLOP/s", 1e12),
@@ -94,15 +95,25 @@ class Speed:
     error: float
     source: str
     in_turn: bool = False
+    streaming: float = 0.0  # bytes a second of long vectors, as an optimizer's; 0: as `memory`
+    # Quantisation scheme -> how many times as fast its products are; measured ones only.
+    products: Mapping[str, float] = field(default_factory=dict)
+
+    def multiplying(self, scheme: str) -> "Speed":
+        """The same device where linear layers are quantised in that scheme."""
+        ratio = product_speeds.ratio_of(scheme, self.products, native=not self.in_turn)
+        guessed = scheme in product_speeds.multiplying() and scheme not in self.products
+        error = max(self.error, GUESSED_ERROR) if guessed else self.error
+        return replace(self, matmul=self.matmul * ratio, error=error)
 
 
 def speed(facts: Facts) -> Speed | None:
     """Of the slowest device: measured where the probe ran, else from the catalogue; None where
     neither knows it."""
-    if facts.rates:
-        return measured(facts)
-    chip = chips.of_device(facts.weakest.name)
-    return None if chip is None else catalogued(chip)
+    known = measured(facts) if facts.rates else None
+    if known is None and (chip := chips.of_device(facts.weakest.name)) is not None:
+        known = catalogued(chip)
+    return None if known is None else replace(known, products=product_speeds.ratios(facts))
 
 
 def catalogued(chip: chips.Chip) -> Speed | None:
@@ -151,6 +162,7 @@ def measured(facts: Facts) -> Speed:
         error=CPU_ERROR if cpu else CARD_ERROR,
         source="measured on this machine",
         in_turn=cpu,
+        streaming=facts.rates["memory"] if cpu else 0.0,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+Clock = Callable[[], float]
 SMALL_KERNELS = 100
 BACKWARD_COST = 2.5  # of attention, in forward passes: flash attention computes the scores again
 
@@ -34,13 +35,15 @@ class ProbeSizes:
 ON_CPU = ProbeSizes(512, 256, 2**22, 6, 25)
 ON_CARD = ProbeSizes(8192, 4096, 2**27, 24, 5)
 HEAD_DIM = 64
+MOST_TOKENS_OF_CPU = 128  # of linear layers at a run's own width
 
 
-def rates(device: torch.device) -> str:
-    """The words that `speeds.figures_of` reads."""
+def rates(device: torch.device, clock: Clock = time.perf_counter) -> str:
+    """The words that `speeds.figures_of` reads. clock: time.thread_time counts the work of this
+    thread alone, on a CPU that others use."""
     cpu = device.type == "cpu"
     dtype, sizes = torch.float32 if cpu else half(device), ON_CPU if cpu else ON_CARD
-    seconds = partial(best_seconds, device, sizes.tries)
+    seconds = partial(best_seconds, device, sizes.tries, clock=clock)
     matmul = 2 * sizes.side**3 / seconds(product(device, dtype, sizes.side))
     operations = (1 + BACKWARD_COST) * 4 * sizes.tokens**2 * sizes.heads * HEAD_DIM
     attention = operations / seconds(attend(device, dtype, sizes))
@@ -51,6 +54,11 @@ def rates(device: torch.device) -> str:
         f"matmul {matmul / 1e12:.4g} TFLOP/s, attention {attention / 1e12:.4g} TFLOP/s, "
         f"memory {memory / 1e9:.4g} GB/s, {launch * 1e6:.3g} us a kernel"
     )
+
+
+def tokens_of(device: torch.device, tokens: int) -> int:
+    """How many tokens linear layers at a run's own width are measured with: a CPU is given few."""
+    return min(tokens, MOST_TOKENS_OF_CPU) if device.type == "cpu" else tokens
 
 
 def half(device: torch.device) -> torch.dtype:
@@ -94,19 +102,25 @@ def small_kernels(device: torch.device) -> Callable[[], None]:
     return chain
 
 
-def best_seconds(device: torch.device, tries: int, work: Callable[[], object]) -> float:
+def best_seconds(
+    device: torch.device,
+    tries: int,
+    work: Callable[[], object],
+    clock: Clock = time.perf_counter,
+) -> float:
     """Of one call, the best of several, after one that warms up."""
     work()
     best = float("inf")
     for _ in range(tries):
-        _wait(device)
-        started = time.perf_counter()
+        wait(device)
+        started = clock()
         work()
-        _wait(device)
-        best = min(best, time.perf_counter() - started)
+        wait(device)
+        best = min(best, clock() - started)
     return best
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has computed everything it was told."""
     if device.type != "cpu":
         torch.accelerator.synchronize()

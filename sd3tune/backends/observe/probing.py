@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sd3tune.backends.decide import kernel_speeds, product_speeds
 from sd3tune.backends.decide.admission import ProbeRunner
-from sd3tune.backends.decide.kernel_speeds import shape_of
 from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, probes
 from sd3tune.backends.observe import child, kept_answers
 from sd3tune.backends.observe.awaited import Awaited
@@ -93,10 +93,8 @@ def in_children(
             return ask(observer, words, timeout_seconds=timeout_seconds, stop=stop, now=part)
 
     groups: dict[str, list[str]] = {}
-    known = probes()
     for name in names:
-        observer = "probes" if shape_of(name) else known[name].observer
-        groups.setdefault(observer, []).append(name)
+        groups.setdefault(_observer(name), []).append(name)
     device = facts.weakest.torch_device
     # A card in exclusive mode refuses the second child.
     together = 1 if facts.weakest.exclusive else max(len(groups), 1)
@@ -107,6 +105,13 @@ def in_children(
         except BaseException:
             stop.set()  # the pool waits for its threads
             raise
+
+
+def _observer(probe: str) -> str:
+    """Of observe/child.py: the one whose child runs a probe."""
+    if kernel_speeds.shape_of(probe):
+        return "probes"
+    return "quant" if product_speeds.shape_of(probe) else probes()[probe].observer
 
 
 def _group(ask: Ask, observer: str, device: str, names: Sequence[str]) -> dict[str, ProbeAnswer]:

@@ -32,8 +32,9 @@ class HardwareSettings(Settings):
     """Format of frozen weights that are not quantised."""
     base_model_precision: Precision | None = None
     """Quantisation of the frozen transformer. `int8-w8a8` and `fp8-w8a8` also round activations and
-    gradients, and multiply in 8 bits; they are never chosen by themselves, and untested on
-    hardware."""
+    gradients, and multiply in 8 bits; left out, they are
+    taken in place of other 8-bit weights where a probe measures that they are faster on this card.
+    Untested on hardware."""
     w8a8_check_interval: Whole = Field(200, ge=0)
     """Every so many steps, with base_model_precision=int8-w8a8 or fp8-w8a8, the error of one layer
     is measured with the activations and gradients of that step: about the time of one more step. A
@@ -50,10 +51,10 @@ class HardwareSettings(Settings):
     """Where quantised transformers are kept, so that a restart reads them instead of quantising
     again. Left out: `cache/quantised` in output_dir when the CPU quantises (minutes for the 8B
     model), `none` when the accelerator does (seconds)."""
-    blocks_to_swap: Whole = Field(0, ge=0)
+    blocks_to_swap: Whole | None = Field(None, ge=0)
     """Transformer blocks whose weights stay in host memory and are copied to the device when they
-    are needed: less device memory, more time. Needs gradient_checkpointing. Untested on
-    hardware."""
+    are needed: less device memory, more time. Needs gradient_checkpointing. Left out: 0, or as many
+    as the run needs to fit. Untested on hardware."""
     modulations: Literal["auto", "device", "streamed", "host"] = "auto"
     """Where the modulations of the blocks are computed. Their weights (AdaLN) are a third of SD3.5
     large, and see one vector of each image. `device`: in the blocks. `streamed`: the weights stay

@@ -22,7 +22,11 @@ class LengthSettings(Settings):
     num_train_epochs: Whole | None = Field(None, ge=0)
     """Passes over the data to run in total. Or set max_train_steps."""
     train_batch_size: Count | None = None
-    """Images per forward pass. Left out: 4, or what fits."""
+    """Images of a batch. Left out: 4, or what fits at once."""
+    batch_split: Count | None = None
+    """Parts in which a batch is computed, one after another: less memory, and the step is that of
+    the whole batch, up to rounding. Left out: as many as make the step the fastest that fits. 1:
+    the whole batch at once."""
     gradient_accumulation_steps: Count = 1
     """Batches per optimizer step."""
     gradient_checkpointing: Flag = True
@@ -31,7 +35,7 @@ class LengthSettings(Settings):
     """Checkpoint every n-th block only. More than 1 is faster and takes more memory."""
     gradient_checkpointing_backend: CheckpointingBackend | None = None
     """Where the inputs of checkpointed blocks are kept: on the device (`torch`) or in host memory
-    (`unsloth`)."""
+    (`unsloth`). Left out: in host memory only where that is the fastest that fits."""
     gradient_checkpointing_keep: CheckpointingKeep = "auto"
     """What checkpointed blocks keep beside their inputs: nothing (`inputs`), or the outputs of
     attention (`attention`), which then is not computed again. `auto` keeps as much as fits: where
