@@ -36,7 +36,7 @@ import numpy as np
 from machine import alternating, parser, report
 from PIL import Image
 
-from sd3tune import start
+from sd3tune.start import limit_spinning
 
 
 def jpegs(folder: Path, count: int) -> None:
@@ -195,7 +195,7 @@ def main() -> None:
     words.add_argument("--kills", type=int, default=0)
     asked = words.parse_args()
     os.environ["SD3TUNE_BACKEND"] = "cpu"
-    start.limit_spinning()  # as the sd3tune command does
+    limit_spinning()  # as the sd3tune command does
     with tempfile.TemporaryDirectory() as parent:
         root = Path(parent).absolute()
         jpegs(root / "images", asked.images)
