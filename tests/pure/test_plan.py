@@ -436,6 +436,21 @@ def test_a_step_is_counted_for_weights_that_can_be_chosen_and_no_others() -> Non
         assert set(counted) == near
 
 
+@pytest.mark.parametrize("counted, fits", [(6.6, True), (6.8, False)])
+def test_a_count_decides_where_the_formula_is_near_the_limit(counted: float, fits: bool) -> None:
+    """SD3.5 large in int8 on an RTX 4060: the formula says 7.6 GiB, and 7.54 may be filled. 0.8 are
+    workspace."""
+    config = Config(output_dir="o", data_backend_config="d", max_train_steps=10,
+                    train_batch_size=1, base_model_precision="int8-quanto")  # fmt: skip
+    facts = chips.facts(chips.chip("rtx4060"))
+    inputs = RunInputs(config, facts, find(LARGE), samples(), count=lambda *_: int(counted * GIB))
+    if fits:
+        assert resolve(inputs).precision.transformer.value == "int8-quanto"
+        return
+    with pytest.raises(PlanError, match=r"needs about 7\.6 GiB"):
+        resolve(inputs)
+
+
 def test_modulations_leave_a_card_that_is_nearly_full_in_the_cheaper_way() -> None:
     small = plan("rtx4060", LARGE, base_model_precision="nf4-bnb", train_batch_size=1,
                  gradient_checkpointing_keep="inputs")  # fmt: skip
