@@ -77,6 +77,7 @@ def test_a_summary_says_what_was_met_missed_and_not_measured(tmp_path: Path) -> 
     }  # fmt: skip
     (tmp_path / "full_size.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "determinism.json").write_text(json.dumps({"same": True}))
+    (tmp_path / "compiling.json").write_text(json.dumps({"graph_breaks": 0}))
     document, printed = summary_of(tmp_path)
     targets = document["targets"]
     assert targets[f"{kept} s/step"]["ratio"] == 1.25 and targets[f"{kept} s/step"]["met"] is False
@@ -84,6 +85,7 @@ def test_a_summary_says_what_was_met_missed_and_not_measured(tmp_path: Path) -> 
     failed = targets["medium b3 r128 1024 px, checkpointed, compiled s/step"]
     assert failed["met"] is None and "ratio" not in failed
     assert targets["deterministic: equal adapters of 3 runs, one killed"]["met"] is True
+    assert targets["compiling: graph breaks"]["met"] is True
     assert "memory: 1 of 2 rows within 2 % of the plan" in printed
     assert "time: 0 of 1 rows within 10% of the plan" in printed
 
