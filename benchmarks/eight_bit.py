@@ -29,6 +29,7 @@ unquantised weight.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import eight_bit_lora
@@ -115,13 +116,15 @@ def speed(asked: argparse.Namespace) -> dict[str, Any]:
 def with_lora(asked: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(asked.device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {
-        str(width): eight_bit_lora.measured(
-            lambda scheme, width=width: quantised_layer(width, width, scheme, device, dtype),
-            asked, width,
-        )
-        for width in asked.widths
-    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for width in asked.widths:
+        layer_of = partial(square_layer, width, device, dtype)
+        found[str(width)] = eight_bit_lora.measured(layer_of, asked, width)
+    return found
+
+
+def square_layer(width: int, device: torch.device, dtype: torch.dtype, scheme: str) -> Any:
+    return quantised_layer(width, width, scheme, device, dtype)
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:

@@ -1,7 +1,7 @@
 """LoRA through peft: attach, switch off, and write the file other programs load."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sd3tune.adapters.shared_casts import SharedCast, cast_once, sharing
 from sd3tune.adapters.trained import Trained, copies, put, take
 from sd3tune.errors import ConfigError, PlanError
 from sd3tune.formats import adapter_files, adapter_hash, file_metadata
@@ -43,6 +44,10 @@ class LoraAdapter(Trained):
     dialect: str = "diffusers"  # of the files it writes, a name of tables/dialects.py
     file: str = file_metadata.FILE  # their name
     start: Mapping[str, Tensor] = field(default_factory=dict)  # what SHIFTING took
+    sharing: tuple[SharedCast, ...] = ()  # products that share the casts of their weights
+
+    def cast_once(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        return cast_once(self.sharing, dtype)
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -177,6 +182,11 @@ def keep_input_dtype(transformer: Any) -> None:
     for layer in transformer.modules():
         if NAME in getattr(layer, "lora_A", {}):
             layer.cast_input_dtype_enabled = False
+
+
+def share_casts(adapter: LoraAdapter) -> LoraAdapter:
+    """The adapter, whose weights in the format of autocast are cast once a step."""
+    return replace(adapter, sharing=sharing(adapter.model, NAME))
 
 
 def scale_of(config: Any) -> float:

@@ -6,7 +6,7 @@ name, for the model without the adapter, and for files, and never for its kind.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
@@ -38,6 +38,11 @@ class Trained(ABC):
     def off(self) -> Iterator[None]:
         """Restores the model as it was before training while the block runs. Raises PlanError where
         its weights are gone."""
+
+    def cast_once(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """The passes of one step, inside, share casts of what trains to the format of products;
+        None: there is no autocast."""
+        return nullcontext()
 
     @contextmanager
     def scaled(self, strength: float) -> Iterator[None]:

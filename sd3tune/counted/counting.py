@@ -8,10 +8,12 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 
 from sd3tune import __version__
@@ -30,7 +32,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "optimum-quanto", "bi
 ROOMS = ("counted", "adapters", "quant", "sd3", "train")  # whose code a count runs
 TIMEOUT_SECONDS = 300.0  # SD3.5 large takes 20 s of one core, and machines are busy
 VERSION = "Version:"  # of the line in a package's metadata
-KEPT = 256  # files; the oldest beyond them are removed
+KEPT = 256  # files; those that were not used for the longest time are removed
 
 
 @dataclass(frozen=True)
@@ -44,31 +46,44 @@ class Counting:
 def count(
     shape: Transformer, loads: Sequence[StageLoad], environ: Mapping[str, str] = os.environ
 ) -> list[Counting]:
-    """The count of each load: kept, or made now, all in one child. shape: of the transformer."""
+    """The count of each load: kept, or made now in children. shape: of the transformer."""
     counted = [Counting(kept(shape, load, environ), uncountable(load) or "") for load in loads]
     missing = [i for i, one in enumerate(counted) if one.peak is None and not one.why]
-    if missing:
-        answers, error = _asked(shape, [loads[i] for i in missing])
-        for i in missing:
-            counted[i] = Counting(None, error)
-        for i, peak in zip(missing, answers, strict=False):
-            counted[i] = Counting(peak)
-            _keep(place(shape, loads[i], environ), peak)
+    # A step takes as long as the other stages together: one child each, beside each other.
+    steps = [i for i in missing if isinstance(loads[i], Load)]
+    groups = [group for group in (steps, [i for i in missing if i not in steps]) if group]
+    doing: dict[str, str] = {}
+    with waiting(lambda: _words(doing)), ThreadPoolExecutor(len(groups) or 1) as threads:
+        asked = [
+            threads.submit(_asked, shape, [loads[i] for i in group], doing) for group in groups
+        ]
+        answers = [future.result() for future in asked]
+    for group, (peaks, error) in zip(groups, answers, strict=True):
+        for i, peak in zip_longest(group, peaks):
+            counted[i] = Counting(peak, error)
+            if peak is not None:
+                _keep(place(shape, loads[i], environ), peak)
     return counted
 
 
-def _asked(shape: Transformer, loads: Sequence[StageLoad]) -> tuple[list[int], str]:
-    """Peaks from a child process, and why there are none."""
-    now = [""]
+def _words(doing: Mapping[str, str]) -> str:
+    stages = ", ".join(sorted({name for name in doing.values() if name}))
+    return f"counting memory under fake tensors{stages and f': {stages}'}"
 
-    def doing() -> str:
-        return f"counting memory under fake tensors{now[0] and f': {now[0]}'}"
 
-    with waiting(doing), private_folder("count") as folder:
+def _asked(
+    shape: Transformer, loads: Sequence[StageLoad], doing: dict[str, str]
+) -> tuple[list[int], str]:
+    """Peaks from a child process, and why there are none. doing: gets the stage of now."""
+    with private_folder("count") as folder:
         file = folder / "loads.json"
         file.write_text(json.dumps([written(shape, load) for load in loads]))
-        answer = child.ask("count", [str(file)], timeout_seconds=TIMEOUT_SECONDS,
-                           now=lambda name: now.__setitem__(0, name))  # fmt: skip
+
+        def now(stage: str) -> None:
+            doing[str(folder)] = stage
+
+        answer = child.ask("count", [str(file)], timeout_seconds=TIMEOUT_SECONDS, now=now)
+        doing.pop(str(folder), None)
     if answer.data is None:
         return [], answer.error or "no answer"
     return [stage["peak"] for stage in answer.data["stages"]], ""
@@ -113,9 +128,11 @@ def kept(
     if path is None:
         return None
     try:
-        return int(opening.json_object(path)["peak"])
+        found = int(opening.json_object(path)["peak"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    kept_answers.used(path)
+    return found
 
 
 def place(shape: Transformer, load: StageLoad, environ: Mapping[str, str]) -> Path | None:

@@ -24,6 +24,7 @@ from sd3tune.counted import as_on_a_card, fake_weights
 from sd3tune.counted.living_storages import Group, LivingStorages
 from sd3tune.plan.block_keeping import of_load
 from sd3tune.plan.memory import Load
+from sd3tune.plan.step_peak import shares_casts
 from sd3tune.sd3 import attention, flow
 from sd3tune.sd3.condition import autocast, denoiser
 from sd3tune.sd3.variants import CLIP_TOKENS, PATCH, ModelSource, Transformer
@@ -96,7 +97,8 @@ def attached(model: Any, load: Load) -> Trained:
         return lycoris.attach(model, load.lycoris, dtype=dtype, seed=0)
     adapter = lora.Shape(load.rank, load.rank, 0.1 if load.dropout else 0.0, load.targets,
                          dora=load.dora)  # fmt: skip
-    return lora.attach(model, adapter, dtype=dtype, seed=0)
+    made = lora.attach(model, adapter, dtype=dtype, seed=0)
+    return lora.share_casts(made) if shares_casts(load) else made
 
 
 def on_device(tensor: Tensor) -> Tensor:
@@ -124,11 +126,12 @@ class Laid:
         parameters, update, stays = self.begun()
         before = self.living.now
         self.living.begin()
-        for _ in range(min(load.accumulation, 2)):
-            loss = self._loss()
-            forward = self.living.now
-            loss.backward()
-            del loss
+        with self.trained.cast_once(None if load.autocast is None else DTYPES[load.autocast]):
+            for _ in range(min(load.accumulation, 2)):
+                loss = self._loss()
+                forward = self.living.now
+                loss.backward()
+                del loss
         clip(parameters, 1.0, "norm")
         update()
         if stays.average is not None:

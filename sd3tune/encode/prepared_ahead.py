@@ -5,7 +5,6 @@ prepared for these is dropped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -21,13 +20,9 @@ class PreparedAhead(Generic[T]):
         prepare: Callable[[str], T],
         pool: ThreadPoolExecutor,
         ahead: int,
-        *,
-        in_turns: bool = False,
     ) -> None:
-        """ahead: how many results may wait or be in work, at least 1. in_turns: nothing is prepared
-        while the encoder works, because it uses every core; then so many are prepared at once."""
+        """ahead: how many results may wait or be in work, at least 1."""
         self._keys, self._prepare, self._pool, self._ahead = keys, prepare, pool, ahead
-        self._in_turns = in_turns
         self._position = {key: i for i, key in enumerate(keys)}
         self._begun: dict[str, Future[T]] = {}
 
@@ -35,10 +30,7 @@ class PreparedAhead(Generic[T]):
         """(key, result) for these keys of the list, in this order. Raises what `prepare` raised."""
         wanted = set(keys)
         for key in keys:
-            if key not in self._begun or not self._in_turns:
-                self._begin_from(self._position[key], wanted)
-            if self._in_turns:
-                futures.wait(self._begun.values())
+            self._begin_from(self._position[key], wanted)
             # A key asked for again, after a pause for another process, is prepared again.
             future = self._begun.pop(key, None) or self._pool.submit(self._prepare, key)
             yield key, future.result()

@@ -44,6 +44,8 @@ DEQUANTISED_COPIES = {
     "int8-quanto": 1.0, "fp8-quanto": 1.0, "int4-quanto": 1.5, "int2-quanto": 1.5, "nf4-bnb": 1.0,
 }  # fmt: skip
 ROUNDED_BYTES, ROUNDED_VALUES = 5, 2**24  # float32 and codes (kernels/eight_bits.CHUNK_VALUES)
+# Optimizers with one kernel for all weights (backends/kernels/fused.py).
+FUSED = tuple(f"torch.optim:{kind}" for kind in ("Adam", "AdamW", "SGD"))
 OWN_UPDATE_FLOATS = 7  # float32 copies of one weight in AdamWBF16: moments, steps, random bits
 
 
@@ -85,9 +87,9 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
     """The moment of each block in the forward pass. Gradients of an earlier batch of the same step
     exist already."""
     present = gradients if load.accumulation > 1 else 0
-    live, trained = 0, _casts(load)
+    live, trained, shared = 0, _casts(load), shares_casts(load)
     for number, block in enumerate(blocks, start=1):
-        casts = trained * number // len(blocks)
+        casts = trained if shared else trained * number // len(blocks)
         if block.checkpointed:
             yield Peak(live + block.input + block.forward + casts, present)
             live += _between(block, load)
@@ -100,7 +102,7 @@ def _forward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak
 def _backward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Peak]:
     """The moment of each block in the backward pass, from the last block to the first."""
     live = sum(_between(block, load) for block in blocks)
-    trained, form = _casts(load), format_of(load)
+    trained, form, shared = _casts(load), format_of(load), shares_casts(load)
     kept = sum(not block.checkpointed for block in blocks)  # whose casts the graph holds
     for done, block in enumerate(reversed(blocks)):
         present = gradients if load.accumulation > 1 else gradients * done // len(blocks)
@@ -108,12 +110,11 @@ def _backward(blocks: list[Block], load: "Load", gradients: int) -> Iterator[Pea
         if block.checkpointed:  # its input, and the gradient of its output
             input_ = block.input + (block.input if load.inputs_on_host else 0)
             input_ -= block.input if form.norm_saves_input else 0
-            casts += trained // len(blocks)
-            casts += block.casts
+            casts = trained if shared else casts + trained // len(blocks)
             again = block.kept - block.attention + block.forward
-            yield Peak(live + input_ + again + casts, present)
+            yield Peak(live + input_ + again + casts + block.casts, present)
         else:
-            yield Peak(live + block.backward + casts, present)
+            yield Peak(live + block.backward + (trained if shared else casts), present)
             kept -= 1
         live -= _between(block, load)
 
@@ -141,6 +142,15 @@ def _casts(load: "Load") -> int:
     return load.trained * form.compute if form.compute < BYTES[load.trainable_dtype] else 0
 
 
+def shares_casts(load: "Load") -> bool:
+    """Whether all passes of a step share one copy of LoRA's weights in autocast's format
+    (adapters/shared_casts.py). Not for DoRA, which uses them in other places as well; not where
+    FSDP gathers weights for each pass, nor in compiled blocks, which cast in their graphs."""
+    if load.full or load.lycoris is not None or load.dora:
+        return False
+    return not (load.sharded or load.compiled) and _casts(load) > 0
+
+
 def format_of(load: "Load") -> Format:
     """Bytes of the values of activations."""
     compute = BYTES[load.base_dtype if load.autocast is None else load.autocast]
@@ -158,13 +168,20 @@ def format_of(load: "Load") -> Format:
 def _format(
     compute: int, norm: int, mask: int, adapter: int, inputs_kept: bool, weight: int
 ) -> Format:
-    return Format(compute, norm, norm, mask, adapter, inputs_kept, weight)
+    """What the formula knows of the formats. All but inputs_kept: bytes of a number."""
+    # Each LoRA layer makes its own copy of its input where normalised tokens are in another format
+    # than its products, or its weights are, so that peft casts to theirs and autocast back.
+    recast = norm != compute or weight != compute
+    return Format(compute, norm, norm, mask, adapter, inputs_kept, weight, recast)
 
 
 def step_temporary(shape: "Transformer", load: "Load") -> int:
-    """Bytes that the optimizer's update needs beside its state: PyTorch's own update all weights at
-    once and hold a float32 copy of them; ours goes weight by weight."""
+    """Bytes that the optimizer's update needs beside its state. PyTorch's own update all weights at
+    once: those with a fused kernel in place, the others with a copy of them. Ours goes weight by
+    weight."""
     build = OPTIMIZERS[load.optimizer].build
+    if build in FUSED:
+        return 0
     if build.startswith("torch.optim"):
         return 4 * load.trained
     if build.startswith("sd3tune"):

@@ -15,6 +15,7 @@ from sd3tune.formats import adapter_files
 from sd3tune.formats.initial_adapter import initial_file
 from sd3tune.plan.optimisation import AveragePlan
 from sd3tune.plan.plan import Plan
+from sd3tune.plan.step_peak import shares_casts
 from sd3tune.plan.trainable import LoraPlan
 from sd3tune.processes.world import World, sharded
 from sd3tune.report.progress import say
@@ -84,6 +85,8 @@ def attach(model: Any, plan: Plan) -> Trained:
     adapter = lora.attach(model, shape, dtype=dtype, seed=seed, dialect=dialect)
     if plan.precision.autocast.value is not None and not (shape.dropout or shape.dora):
         lora.keep_input_dtype(model)
+    if shares_casts(plan.memory.load):
+        adapter = lora.share_casts(adapter)
     adapter = replace(adapter, file=plan.result.file)
     if begin_with is not None:
         with initial_file(begin_with) as file:

@@ -47,7 +47,7 @@ def train_step(
     scored: list[Losses] = []
     # Dropout draws from torch's own generator: seeded by step, a resumed run drops the same units.
     seed_device(world.device, seed_of(recipe.seed, state.step, "dropout", *dropout_seed(world)))
-    with kernel(recipe.attention):
+    with kernel(recipe.attention), state.trained.cast_once(recipe.autocast):
         for part in parts:
             with unsynchronised(wrapped, last=part is parts[-1]):
                 scored.append(losses(state.trained, part, recipe, state.step, wrapped))

@@ -54,15 +54,6 @@ def test_the_next_shard_is_prepared_while_this_one_is_encoded() -> None:
         assert prepared.wait(SOON)
 
 
-def test_in_turns_nothing_is_prepared_while_the_encoder_works() -> None:
-    prepare = Counted()
-    with ThreadPoolExecutor(3) as pool:
-        ahead = PreparedAhead(KEYS, prepare, pool, 4, in_turns=True)
-        for taken, (key, _) in enumerate(ahead.each(KEYS)):
-            assert key == KEYS[taken]
-            assert sorted(prepare.begun) == KEYS[: min(10, 4 * (taken // 4 + 1))]
-
-
 def test_what_another_process_took_is_dropped_and_a_key_may_come_back() -> None:
     prepare = Counted()
     with ThreadPoolExecutor(1) as pool:

@@ -1,6 +1,7 @@
 """The certificate of 8-bit products, and the check of a layer during training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sd3tune.quant.product_errors import ProductError
 from sd3tune.quant.w8a8 import W8A8Linear
 from sd3tune.sample import drawn_products
 from sd3tune.sample.pipeline import Picture, Sampling
-from sd3tune.train import checkpointing, product_check
+from sd3tune.train import checkpointing, product_check, product_choice
 from sd3tune.train.evaluation import FixedImages
 from sd3tune.train.loop import Chore
 from sd3tune.train.product_check import certified
@@ -250,3 +251,52 @@ def test_sample_measures_the_first_picture_forward_or_takes_the_choice_from_a_re
     assert choice(()) == () and choice(("another", NAME)) == (NAME,)
     assert not capsys.readouterr().err
     assert product_errors.weights_only_layers(quantised("no_change")) is None
+
+
+def losses_by(weights: dict[str, float]) -> product_choice.LossesOf:
+    """Two losses; each layer in 8 bits adds to one and takes the same away from the other."""
+
+    def losses_of(names: Sequence[str]) -> Sequence[float]:
+        off = sum(value for name, value in weights.items() if name not in names)
+        return 2.0 + off, 1.0 - off
+
+    return losses_of
+
+
+def test_as_many_layers_leave_8_bits_as_the_loss_asks_for_the_worst_first() -> None:
+    errors = {name: ProductError(forward=0.001 * n) for n, name in enumerate("abcdefgh", 1)}
+    change = dict.fromkeys("abcdefgh", 2e-4)
+    names, left = product_choice.chosen(errors, (), losses_by(dict.fromkeys("abcdefgh", 1e-5)))
+    assert names == () and left == pytest.approx(8e-5)
+    names, left = product_choice.chosen(errors, (), losses_by(change))
+    assert names == tuple("hgfedc") and left == pytest.approx(4e-4)
+    names, left = product_choice.chosen(errors, ("a",), losses_by(change))
+    assert names == tuple("ahgfed") and left == pytest.approx(4e-4)
+    names, left = product_choice.chosen(errors, (), losses_by(dict.fromkeys("abcdefgh", 1.0)))
+    assert names == tuple("hgfedcba") and left == 0
+    assert product_choice.chosen(errors, tuple("abcdefgh"), losses_by(change))[0] == tuple(
+        "abcdefgh"
+    )
+
+
+def test_the_losses_of_the_base_follow_the_layers_and_leave_the_adapter_out(
+    state: TrainState,
+) -> None:
+    layers, recipe = product_errors.layers(state.model), Recipe.of(planned())
+    losses_of = product_choice.base_losses(
+        state, layers, FixedImages((batch(1),), 1), recipe, ALONE_ON_CPU, compiled=False
+    )
+    rounded_all, exact = losses_of(()), losses_of(tuple(layers))
+    assert len(exact) == 3 and all(layer.weights_only for layer in layers.values())
+    apart = [abs(a - b) for a, b in zip(rounded_all, exact, strict=True)]
+    assert 0 < max(apart) < 1e-3
+    for parameter in state.trained.named().values():
+        parameter.data.fill_(3.0)
+    assert losses_of(tuple(layers)) == exact
+    sentence = Certificate(
+        "", 0.03, {"a": ProductError(0.01), "b": ProductError(0.02)}, ("b",), 1e-4
+    )
+    assert sentence.sentence() == (
+        "1 layers multiply in 8 bits, error at most 1.00% (a), losses of the base model change by "
+        "1.0e-04; 1 for the sake of the loss multiply in the base dtype: b"
+    )

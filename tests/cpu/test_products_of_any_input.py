@@ -34,7 +34,7 @@ class Values:
     def drawn(self, rows: int, columns: int) -> Tensor:
         x = dice(self.seed, rows, columns)
         if rows:
-            x *= torch.logspace(*map(float, self.sizes), rows)[:, None]
+            x *= torch.logspace(self.sizes[0], self.sizes[1], rows)[:, None]
         x[:, self.seed % columns] *= 10.0**self.outlier
         x[: self.zero_rows] = 0
         x[:, : self.zero_columns] = 0
@@ -151,11 +151,12 @@ def test_a_bad_number_anywhere_stays_one_in_its_row_and_changes_no_other(
 def test_a_bad_weight_stays_one(scheme: str, bad: float) -> None:
     """In the row where it is: the limit of the weights' error lets it pass, the guard sees it."""
     block = nn.Module()
-    block.transformer_blocks = nn.ModuleList([nn.Linear(32, 32, bias=False)])
-    block.transformer_blocks[0].weight.data[5, 7] = bad
+    plain = nn.Linear(32, 32, bias=False)
+    plain.weight.data[5, 7] = bad
+    block.transformer_blocks = nn.ModuleList([plain])
     block.requires_grad_(False)
     quant.apply(block, scheme)
-    linear = block.transformer_blocks[0]
+    (linear,) = block.transformer_blocks
     assert isinstance(linear, W8A8Linear)
-    y = linear(dice(1, 20, 32))
+    y: Tensor = linear(dice(1, 20, 32))
     assert (~y.isfinite()).any(0).nonzero().flatten().tolist() == [5]
