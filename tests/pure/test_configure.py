@@ -91,7 +91,7 @@ def test_every_choice_says_its_memory_and_its_time_here(on: On) -> None:
     typist = Typist([])
     interviewed(on("rtx4090"), typist)
     first = typist.text.partition("2 of 8")[0]
-    figures = r"memory 2\d\.\d GiB of 23\.5 GiB, time \d\d to \d\d min; downloads about 14\.7 GiB"
+    figures = r"memory 1\d\.\d GiB of 23\.5 GiB, time \d\d to \d\d min; downloads about 14\.7 GiB"
     assert re.search(figures, first), first
     memory = typist.text.partition("5 of 8")[2].partition("6 of 8")[0]
     for name in ("24gb", "10gb", "automatic", "stable", "lowest-vram"):
