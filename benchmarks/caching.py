@@ -36,7 +36,7 @@ import numpy as np
 from machine import alternating, parser, report
 from PIL import Image
 
-from sd3tune import start
+from sd3tune.start import limit_spinning
 
 
 def jpegs(folder: Path, count: int) -> None:
@@ -117,8 +117,8 @@ def rates(root: Path, count: int, threads: list[int], rounds: int) -> dict[str, 
             fill(TensorCache(next(folders)), list(captions), 32, make, bar)
 
     def own_text() -> None:
-        for start in range(0, len(words), plan.captions.at_once):
-            encoders.encode(words[start : start + plan.captions.at_once])
+        for begin in range(0, len(words), plan.captions.at_once):
+            encoders.encode(words[begin : begin + plan.captions.at_once])
 
     def ours_images() -> None:
         with stage("latents", count) as bar:
@@ -195,7 +195,7 @@ def main() -> None:
     words.add_argument("--kills", type=int, default=0)
     asked = words.parse_args()
     os.environ["SD3TUNE_BACKEND"] = "cpu"
-    start.limit_spinning()  # as the sd3tune command does
+    limit_spinning()  # as the sd3tune command does
     with tempfile.TemporaryDirectory() as parent:
         root = Path(parent).absolute()
         jpegs(root / "images", asked.images)
