@@ -11,12 +11,12 @@ freed memory is given back at once.
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import machine
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -65,7 +65,12 @@ def measured(
 
 
 if __name__ == "__main__":
-    kind, most, batch, heads, tokens, dtype = sys.argv[1:]
+    made = machine.parser(__doc__, writes_json=False)
+    made.add_argument("kind", choices=["math", "sliced"])
+    for name in ("slice", "batch", "heads", "tokens"):
+        made.add_argument(name, type=int)
+    made.add_argument("dtype", help="of torch: bfloat16, float32")
+    given = made.parse_args()
     torch.set_num_threads(1)
-    sizes = int(most), int(batch), int(heads), int(tokens)
-    print(json.dumps(measured(kind, *sizes, getattr(torch, dtype))))
+    sizes = given.slice, given.batch, given.heads, given.tokens
+    print(json.dumps(measured(given.kind, *sizes, getattr(torch, given.dtype))))

@@ -8,7 +8,7 @@ the encoded images and captions, whose reading takes milliseconds. No configurat
 check of anything.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -21,8 +21,15 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def main() -> None:
-    root, steps = Path(sys.argv[1]), int(sys.argv[3]) if sys.argv[3:] else 1
-    model = SD3Transformer2DModel.from_pretrained(root / sys.argv[2], subfolder="transformer")
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("folder", type=Path)
+    made.add_argument("model", help="a folder below it, in the layout of diffusers")
+    made.add_argument("steps", type=int, nargs="?", default=1)
+    given = made.parse_args()
+    root, steps = given.folder, given.steps
+    model = SD3Transformer2DModel.from_pretrained(root / given.model, subfolder="transformer")
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -9,7 +9,9 @@ The demo's tiny models stand in for the released ones, on JPEGs of a megapixel o
 and the VAE on the same batches, taking turns in one process, with each number of torch's threads.
 The ratio is ours to the encoder's own rate; 0.9 is the target. On two cores with two threads the
 VAE alone keeps both cores busy, and decoding needs a part of them: `bound` is the ratio that the
-processor seconds of both allow.
+processor seconds of both allow. `added_ms`: processor milliseconds for each input beyond the
+encoder's own. OpenMP threads that wait sleep soon, as in the sd3tune command; the environment
+variable OMP_WAIT_POLICY=ACTIVE shows PyTorch's default.
 
 With --kills, `sd3tune cache build` fills a folder undisturbed and another while it is killed
 (SIGKILL) that many times at random moments, and the two folders are compared byte for byte.
@@ -33,6 +35,8 @@ from typing import Any
 import numpy as np
 from machine import alternating, parser, report
 from PIL import Image
+
+from sd3tune.start import limit_spinning
 
 
 def jpegs(folder: Path, count: int) -> None:
@@ -113,8 +117,8 @@ def rates(root: Path, count: int, threads: list[int], rounds: int) -> dict[str, 
             fill(TensorCache(next(folders)), list(captions), 32, make, bar)
 
     def own_text() -> None:
-        for start in range(0, len(words), plan.captions.at_once):
-            encoders.encode(words[start : start + plan.captions.at_once])
+        for begin in range(0, len(words), plan.captions.at_once):
+            encoders.encode(words[begin : begin + plan.captions.at_once])
 
     def ours_images() -> None:
         with stage("latents", count) as bar:
@@ -148,6 +152,7 @@ def rate(wall: Any, busy: Any, count: int) -> dict[str, float]:
         "ratio_of_minima": min(wall["own"]) / min(wall["ours"]),
         "own_cpu_seconds": busy["own"][0],
         "ours_cpu_seconds": busy["ours"][0],
+        "added_ms": 1000 * (busy["ours"][0] - busy["own"][0]) / count,
         "bound": min(1.0, own * cores / busy["ours"][0]),
     }
 
@@ -190,6 +195,7 @@ def main() -> None:
     words.add_argument("--kills", type=int, default=0)
     asked = words.parse_args()
     os.environ["SD3TUNE_BACKEND"] = "cpu"
+    limit_spinning()  # as the sd3tune command does
     with tempfile.TemporaryDirectory() as parent:
         root = Path(parent).absolute()
         jpegs(root / "images", asked.images)

@@ -6,8 +6,9 @@ Two cases. `lora`: the demo's tiny model with a LoRA of rank 8, as `sd3tune trai
 values, optimizer, plan, the adapter file for other programs, and the older checkpoint removed.
 `full`: every weight of a transformer of 78 million parameters with AdamW's moments, 936 MB. Ours
 and torch.save take turns in one process; both replace their file and wait for the disk. The
-training thread waits that long. `cpu` is the same in processor seconds of all threads, which other
-work on the machine changes less. Ratios: ours to torch.save; 1.3 is the target.
+training thread waits that long. The older checkpoint is removed by another thread afterwards;
+`ours, removed` waits for that too. `cpu` is the same in processor seconds of all threads, which
+other work on the machine changes less. Ratios: ours to torch.save; 1.3 is the target.
 """
 
 import os
@@ -38,8 +39,11 @@ from sd3tune.train.state import TrainState
 HEADS, LAYERS = 8, 14  # 78 million parameters
 
 
-def lora(folder: Path) -> tuple[TrainState, Callable[[], object]]:
-    """A run of the demo after a step, and what saves it."""
+Save = Callable[[], object]
+
+
+def lora(folder: Path) -> tuple[TrainState, Save, Verified]:
+    """A run of the demo after a step, what saves it, and what waits for the removal."""
     demo.write(folder / "demo", model="sd3.5-medium")
     config = Config.load(
         folder / "demo" / "config" / "config.json",
@@ -47,10 +51,11 @@ def lora(folder: Path) -> tuple[TrainState, Callable[[], object]]:
     )
     plan = prepare(config, observe(), asked_for(config), probing.on_this_machine()).plan
     state = begin(plan, ALONE_ON_CPU)
-    return state, Keeper(state, plan, ALONE_ON_CPU).save
+    keeper = Keeper(state, plan, ALONE_ON_CPU)
+    return state, keeper.save, keeper.verified
 
 
-def full(folder: Path) -> tuple[TrainState, Callable[[], object]]:
+def full(folder: Path) -> tuple[TrainState, Save, Verified]:
     """All weights of a larger model after a step, and what saves them."""
     from diffusers import SD3Transformer2DModel
 
@@ -73,13 +78,13 @@ def full(folder: Path) -> tuple[TrainState, Callable[[], object]]:
         verified.add(newest)  # as the keeper does
         prune(folder / "output", 1, newest=newest, verified=verified)
 
-    return state, save
+    return state, save, verified
 
 
 def measure(make: Any, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent).absolute()
-        state, save = make(folder)
+        state, save, verified = make(folder)
         for parameter in state.trainable:
             parameter.grad = torch.randn_like(parameter)
         state.optimizer.step()
@@ -87,6 +92,10 @@ def measure(make: Any, rounds: int) -> dict[str, Any]:
         def ours() -> None:
             state.step += 1
             save()
+
+        def removed() -> None:
+            ours()
+            verified.removals.wait()
 
         def torch_save() -> None:
             path = folder / "bare.pt"
@@ -97,7 +106,7 @@ def measure(make: Any, rounds: int) -> dict[str, Any]:
                 os.fsync(f.fileno())
             path.with_suffix(".tmp").replace(path)
 
-        ways = {"torch.save": torch_save, "ours": ours}
+        ways = {"torch.save": torch_save, "ours, removed": removed, "ours": ours}
         found = {
             "seconds": summary(alternating(ways, rounds), "torch.save"),
             "cpu": summary(alternating(ways, rounds, clock=time.process_time), "torch.save"),

@@ -10,12 +10,12 @@ training loss of each quarter of the run.
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 
 from sd3tune.tables.schemes import SCHEMES
@@ -55,7 +55,9 @@ def planned(path: Path, words: tuple[str, ...]) -> Any:
 
 
 def main() -> None:
-    steps = int(sys.argv[1]) if sys.argv[1:] else 100
+    made = machine.parser(__doc__, writes_json=False)
+    made.add_argument("steps", type=int, nargs="?", default=100)
+    steps = made.parse_args().steps
     os.environ["SD3TUNE_BACKEND"] = "cpu"
     torch.set_num_threads(1)
     from sd3tune.demo import write

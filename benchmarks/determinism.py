@@ -24,7 +24,6 @@ import machine
 from random_models import PIXELS
 
 WARM = 4  # steps before the clock counts
-SAVED_EVERY = 10
 
 
 def command(given: Any, name: str, *more: str) -> list[str]:
@@ -32,7 +31,8 @@ def command(given: Any, name: str, *more: str) -> list[str]:
     side = Path(PIXELS).read_text()
     return [sys.executable, "-m", "sd3tune", "train", "config/config.json",
             f"pretrained_model_name_or_path=models/{given.model}", f"resolution={side}",
-            f"max_train_steps={given.steps}", f"checkpoint_step_interval={SAVED_EVERY}",
+            f"max_train_steps={given.steps}",
+            f"checkpoint_step_interval={max(1, given.steps // 5)}",
             "lora_dropout=0.1", f"output_dir=runs/{name}", *more]  # fmt: skip
 
 

@@ -86,6 +86,8 @@ def ours(
     words = (*row.settings(pixels(folder, row), backend), f"max_train_steps={steps + more}",
              f"output_dir={output}", "resume_from_checkpoint=never",
              "checkpoint_step_interval=10000")  # fmt: skip
+    if accelerator() == "cpu":
+        words = tuple(word.removesuffix("-paged") for word in words)  # a card's memory is paged
     with card_of(row) as facts:
         prepared = prepare(Config.load(folder / "config" / "config.json", words), facts,
                            run_probes=probing.on_this_machine())  # fmt: skip
@@ -147,10 +149,12 @@ def reckoned(plan: Any) -> dict[str, Any]:
 
     load, memory = plan.memory.load, plan.memory
     expected = step_duration(plan, load.tokens)
+    sheet = step_duration(replace(plan, facts=replace(plan.facts, rates={})), load.tokens)
     keeps = memory.keep.value
     return {
         "predicted_seconds": expected and expected.seconds,
         "predicted_error": expected and expected.error,
+        "data_sheet_seconds": sheet and sheet.seconds,  # without the rates of the probe
         "predicted_bytes": memory.estimate.tensors + LIBRARY_BYTES[load.vendor],
         "operations": step_operations(plan, load.tokens),
         "plan": {
@@ -193,8 +197,8 @@ def predicted(row: Row, chip: str, counted: bool) -> dict[str, Any]:
     plan = resolve(RunInputs(config, facts, find(name), samples))
     found = reckoned(plan)
     if counted:
-        made = counting.count(plan.model.transformer, plan.memory.load)
-        found["counted_bytes"] = made.step and made.step.peak + LIBRARY_BYTES[facts.vendor]
+        (made,) = counting.count(plan.model.transformer, [plan.memory.load])
+        found["counted_bytes"] = made.peak and made.peak + LIBRARY_BYTES[facts.vendor]
     return found
 
 

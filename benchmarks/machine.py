@@ -128,12 +128,13 @@ def summary(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str
     }
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose --help is the module's own text; with `--json FILE`."""
+def parser(description: str | None, *, writes_json: bool = True) -> argparse.ArgumentParser:
+    """A parser whose --help is the module's own text; with `--json FILE` where asked."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
+    if writes_json:
+        made.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
     return made
 
 

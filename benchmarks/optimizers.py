@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +61,7 @@ def drift(make: Callable[[nn.Parameter], Any], shrinks: bool, steps: int = 2000)
 
 
 def main() -> None:
+    machine.parser(__doc__, writes_json=False).parse_args()
     warnings.filterwarnings("ignore", "Paged optimizers")
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, PyTorch {torch.__version__}, one thread")

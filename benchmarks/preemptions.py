@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 from safetensors.torch import load_file
 
@@ -333,7 +334,11 @@ def compare(run: Run, whole: dict[str, Any], tally: Tally) -> None:
 
 
 def main() -> None:
-    wanted, wanted_real, steps = (*map(int, sys.argv[1:]), *(1000, 30, 60)[len(sys.argv) - 1 :])
+    made = machine.parser(__doc__, writes_json=False)
+    for name, default in (("preemptions", 1000), ("real", 30), ("steps", 60)):
+        made.add_argument(name, type=int, nargs="?", default=default)
+    given = made.parse_args()
+    wanted, wanted_real, steps = given.preemptions, given.real, given.steps
     os.environ["SD3TUNE_BACKEND"] = "cpu"
     torch.set_num_threads(1)
     dice, tally, started = random.Random(0), Tally(wanted, wanted_real), time.monotonic()

@@ -10,13 +10,13 @@ the least of five (on a CPU: of its own time), as ratios to no_change.
 """
 
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 from torch import Tensor
 
@@ -88,9 +88,12 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def main() -> None:
-    heads = int(sys.argv[1]) if len(sys.argv) > 1 else 8
-    dtype = DTYPES[sys.argv[2] if len(sys.argv) > 2 else "fp32"]
-    device = torch.device(sys.argv[3] if len(sys.argv) > 3 else "cpu")
+    parser = machine.parser(__doc__, writes_json=False)
+    parser.add_argument("heads", type=int, nargs="?", default=8)
+    parser.add_argument("dtype", nargs="?", choices=DTYPES, default="fp32")
+    parser.add_argument("device", nargs="?", default="cpu")
+    given = parser.parse_args()
+    heads, dtype, device = given.heads, DTYPES[given.dtype], torch.device(given.device)
     asked = question(dtype, device)
     print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
           f"{device}, {dtype}, width {heads * tiny.HEAD_DIM}")  # fmt: skip

@@ -20,6 +20,8 @@ import termios
 import time
 from dataclasses import dataclass, field
 
+import machine
+
 COLUMNS = 80
 CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")  # CSI sequences: colours, cursor movements
 
@@ -93,7 +95,7 @@ def listen(source: int, listener: Listener) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = machine.parser(__doc__, writes_json=False)
     parser.add_argument("--over", type=float, default=3.0, help="seconds of a silence to print")
     parser.add_argument("--only", choices=("terminal", "pipe"))
     parser.add_argument("--show", action="store_true", help="print the output too")

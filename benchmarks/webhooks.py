@@ -15,12 +15,12 @@ import http.server
 import multiprocessing
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+import machine
 import numpy as np
 import torch
 from PIL import Image
@@ -124,7 +124,11 @@ class Measured:
 
 
 def main() -> None:
-    rounds, steps = (*map(int, sys.argv[1:]), *(10, 8)[len(sys.argv) - 1 :])
+    made = machine.parser(__doc__, writes_json=False)
+    made.add_argument("rounds", type=int, nargs="?", default=10)
+    made.add_argument("steps", type=int, nargs="?", default=8)
+    given = made.parse_args()
+    rounds, steps = given.rounds, given.steps
     messages.set_verbosity("quiet")
     torch.set_num_threads(1)
     servers = {name: started(*how) for name, how in ANSWERS.items()}

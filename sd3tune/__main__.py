@@ -6,8 +6,12 @@ from sd3tune import start
 
 def main() -> None:
     start.leave_working_directory()
+    start.limit_spinning()
     import gc
 
+    from sd3tune import garbage
+
+    garbage.look_seldom()
     try:
         from sd3tune import cli  # not before: it imports the standard library and click
     except ImportError as e:

@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 
 from sd3tune.backends.decide import chips
-from sd3tune.backends.observe import kept_answers, recorded_machine, this_machine
 from sd3tune.backends.observe.awaited import Awaited
 from sd3tune.backends.observe.facts import GIB, Facts, TorchReport
-from sd3tune.backends.observe.kept_torch import KeptTorch
 from sd3tune.errors import ErrorAndHint, HardwareError
 from sd3tune.filesystem import temporary
 from sd3tune.processes.environment import ALONE, Processes
@@ -20,6 +18,8 @@ def facts_of(name: str, processes: Processes = ALONE) -> Facts:
     devices that the processes would use. Raises ConfigError for another name, HardwareError for a
     machine that cannot train."""
     if name.endswith(".json"):
+        from sd3tune.backends.observe import recorded_machine
+
         there = recorded_machine.facts(Path(name)).of_processes(processes.local_size)
         refuse_broken(there)
         refuse_exclusive(there, processes)
@@ -45,6 +45,10 @@ def refuse_broken(facts: Facts) -> None:
 def observe(processes: Processes = ALONE, awaited: Awaited | None = None) -> Facts:
     """This machine, with as many devices as there are processes. No probe is run. Raises
     HardwareError where nothing can train."""
+    # A plan for another machine needs none of them: 20 modules.
+    from sd3tune.backends.observe import kept_answers, this_machine
+    from sd3tune.backends.observe.kept_torch import KeptTorch
+
     temporary.refuse_none()  # children answer through files
     kept = KeptTorch(kept_answers.folder(os.environ))
     _, torch, facts = this_machine.observe(awaited=awaited, kept=kept)

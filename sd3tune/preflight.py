@@ -12,7 +12,7 @@ from sd3tune.filesystem import cachedir, disk
 from sd3tune.formats import earlier_weights, initial_adapter, manifest
 from sd3tune.formats.earlier_weights import TrainedLayers
 from sd3tune.plan.plan import Plan
-from sd3tune.report import event_lines, metrics
+from sd3tune.report import metrics
 from sd3tune.sd3 import clip_files, finite
 from sd3tune.sd3.linears import linears
 from sd3tune.tables.optimizers import OPTIMIZERS
@@ -141,6 +141,8 @@ def _metrics(config: Config) -> None:
 
 
 def _events(config: Config) -> None:
+    from sd3tune.report import event_lines  # a plan for another machine has none
+
     event_lines.refuse_strangers(config.output_dir / event_lines.FILE)
 
 

@@ -51,6 +51,15 @@ def leave_working_directory() -> None:
             os.environ[name] = kept[name]
 
 
+def limit_spinning() -> None:
+    """Has OpenMP threads that wait for work sleep after 1000 turns, about as long as waking one
+    takes. The default of GCC's library, which PyTorch has on Linux, is 300,000: on busy cores the
+    thread that has the work then waits for those that spin. OMP_WAIT_POLICY and GOMP_SPINCOUNT of
+    the user hold before this. Must run before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def drop_first() -> None:
     """Takes off the entry that `python -m` and `python FILE` put first; -P and -I put none."""
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):

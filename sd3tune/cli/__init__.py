@@ -75,6 +75,8 @@ verbosity.add_options(cli)
 
 def main() -> None:
     """Runs the command of sys.argv and ends the process with its exit code."""
+    # pydantic would read what is installed, to find extensions of itself.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     streams.open_closed()
     escaping.prepare()
     messages.set_verbosity("normal")

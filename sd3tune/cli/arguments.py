@@ -80,13 +80,14 @@ def prepared(arguments: tuple[str, ...], chip: str | None = None) -> "Prepared":
     started = time.perf_counter()
     with waiting("planning"):
         from sd3tune.counted.counting import peak_bytes
-        from sd3tune.formats.initial_adapter import refuse_unfit
         from sd3tune.prepare import prepare_run
 
         ready = prepare_run(path, overrides, chip, peak_bytes)
     LOG.debug(f"planned in {time.perf_counter() - started:.1f} s")
     config = ready.plan.config
     if config.init_lora is not None:
+        from sd3tune.formats.initial_adapter import refuse_unfit
+
         lycoris = ready.plan.trained.lycoris is not None
         assumed = refuse_unfit(config.init_lora, lycoris=lycoris, rank=config.lora_rank)
         say(*words.notes([f"init_lora: {sentence}" for sentence in assumed]))

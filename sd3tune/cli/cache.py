@@ -83,9 +83,9 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
     ready = [prepared((config, *overrides)) for config in configs] or [prepared(overrides)]
     label = "unused" if dry_run else "removed"
     with waiting("comparing the caches with the datasets"):
-        from sd3tune.encode import upkeep
+        from sd3tune.encode import cleaning
 
-        pruned = upkeep.prune(ready, dry_run=dry_run)
+        pruned = cleaning.prune(ready, dry_run=dry_run)
     words.show(f"{count:>8} {label}  {folder}" for folder, count in pruned)
     from sd3tune.train import compiled_code
 
@@ -105,10 +105,9 @@ def prune(arguments: tuple[str, ...], dry_run: bool) -> None:
 @click.option("--repair", is_flag=True, help="remove damaged files; the next run encodes them anew")
 def verify(folders: tuple[Path, ...], repair: bool) -> None:
     """Read every byte below DIR and compare checksums. Exit code 1 when something is damaged."""
-    with waiting(IMPORTING):
-        from sd3tune.encode import upkeep
+    from sd3tune.encode import cleaning
 
-    whole, damaged = upkeep.verify(folders, repair=repair)
+    whole, damaged = cleaning.verify(folders, repair=repair)
     words.show(verified(whole, damaged, repaired=repair))
     sys.exit(1 if damaged and not repair else 0)
 

@@ -118,17 +118,17 @@ def time(seen: "Overview", price: float | None = None) -> "list[Line]":
 
 
 def memory(plan: "Plan", seen: "Overview") -> "list[Line]":
-    """The device's memory while training, and the host's."""
+    """The device's memory while training and in the other stages, and the host's."""
     from sd3tune.plan.memory import gib
 
     available = seen.host_available_bytes
     has = "of unknown" if available is None else f"of {gib(available)}"
-    return [*device_memory(plan), _row("host memory, estimated", gib(seen.host_bytes), has)]
+    host = _row("host memory, estimated", gib(seen.host_bytes), has)
+    return [*device_memory(plan), "", *stage_memory(plan, seen), host]
 
 
 def device_memory(plan: "Plan") -> "list[Line]":
     """What training takes of the device's memory, beside what the device has."""
-    from sd3tune.counted.counting import kept
     from sd3tune.plan.memory import gib
 
     m, device = plan.memory.estimate, plan.facts.tightest
@@ -144,11 +144,25 @@ def device_memory(plan: "Plan") -> "list[Line]":
     shown: list[Line] = ["memory while training"]
     shown += [_row(name, gib(amount)) for name, amount in parts.items()]
     has = device.free or (f"of {gib(room)}" if room is not None else "of unknown")
-    shown.append(_row("total", gib(m.training), has))
-    if (step := kept(plan.model.transformer, plan.memory.load)) is not None:
-        note = "in a step under fake tensors; the lines above are by formula"
-        shown.append(_row("total, counted", gib(step.peak + m.workspace), note))
-    shown.append(_row("text encoders before", gib(m.text_encoders), "dropped after encoding"))
+    return [*shown, _row("total", gib(m.training), has)]
+
+
+def stage_memory(plan: "Plan", seen: "Overview") -> "list[Line]":
+    """The peak of each stage by the formula and, where it was counted, under fake tensors."""
+    from sd3tune.counted.counting import kept
+    from sd3tune.plan.memory import gib
+    from sd3tune.plan.stage_loads import CAPTIONS
+
+    shape, workspace = plan.model.transformer, plan.memory.estimate.workspace
+    largest = max(seen.stages, key=lambda stage: stage.by_formula)
+    shown: list[Line] = ["peak of each stage, estimated"]
+    if all(stage.name != CAPTIONS for stage in seen.stages):
+        shown.append(_row(CAPTIONS, "0 KiB", "encoded in host memory"))
+    for stage in seen.stages:
+        counted = kept(shape, stage.load)
+        notes = [] if counted is None else [f"{gib(counted + workspace)} counted"]
+        notes += [stage.about, "the largest" if stage is largest else ""]
+        shown.append(_row(stage.name, gib(stage.by_formula), ", ".join(filter(None, notes))))
     return shown
 
 

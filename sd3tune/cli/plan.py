@@ -13,6 +13,7 @@ from sd3tune.escaping import echo
 
 if TYPE_CHECKING:
     from sd3tune.card_comparison import Prices
+    from sd3tune.plan.overview import Overview
     from sd3tune.plan.plan import Plan
     from sd3tune.prepare import Prepared
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--count", "counted", is_flag=True,
-    help="count the memory of a training step: 10 to 60 s, kept for the next time",
+    help="count the memory of each stage under fake tensors: 10 to 60 s, kept for the next time",
 )  # fmt: skip
 @click.option(
     "--compare", "cards", is_flag=False, flag_value="", metavar="[CARDS]",
@@ -75,7 +76,7 @@ def command(
     known = prices_of(prices)
     ready = prepared(arguments, chip)
     if counted:
-        count_step(ready)
+        count_stages(ready)
     price = price_of(ready, known)
     echo(document(ready, price)) if as_json else words.show(lines(ready, price))
 
@@ -106,16 +107,18 @@ def compare(
         words.show(comparison_lines.comparison_lines(compared))
 
 
-def count_step(ready: "Prepared") -> None:
-    """Counts the memory of a training step, so that the plan shows it; a warning says why it could
-    not."""
+def count_stages(ready: "Prepared") -> None:
+    """Counts the memory of each stage, so that the plan shows it; warnings say what could not be
+    counted."""
     from sd3tune.counted.counting import count
     from sd3tune.report.progress import warn
+    from sd3tune.run_overview import overview_of
 
-    plan = ready.plan
-    made = count(plan.model.transformer, plan.memory.load)
-    if made.step is None:
-        warn(f"the memory of a step was not counted: {made.why}")
+    stages = overview_of(ready).stages
+    counted = count(ready.plan.model.transformer, [stage.load for stage in stages])
+    for stage, one in zip(stages, counted, strict=True):
+        if one.peak is None:
+            warn(f"the memory of {stage.name} was not counted: {one.why}")
 
 
 def price_of(ready: "Prepared", prices: "Prices") -> float | None:
@@ -157,15 +160,26 @@ def lines(ready: "Prepared", price: float | None = None) -> list[words.Line]:
     return [*shown, *(f"warning: {w}" for w in (*plan.warnings, *seen.warnings))]
 
 
-def predicted(plan: "Plan") -> dict[str, Any]:
-    """The best prediction of what training takes of the device, as JSON: counted where a step of
-    this load has been counted, otherwise by the formula."""
+def predicted(plan: "Plan", seen: "Overview") -> dict[str, Any]:
+    """The best prediction of what the run takes of the device, as JSON: counted where a stage of
+    this load has been counted, otherwise by the formula. peak_bytes: of training."""
     from sd3tune.counted.counting import kept
+    from sd3tune.plan.stage_loads import TRAINING
 
-    estimate = plan.memory.estimate
-    step = kept(plan.model.transformer, plan.memory.load)
-    peak = estimate.training if step is None else step.peak + estimate.workspace
-    return {"peak_bytes": peak, "predicted": "by formula" if step is None else "counted"}
+    stages, workspace = {}, plan.memory.estimate.workspace
+    for stage in seen.stages:
+        counted = kept(plan.model.transformer, stage.load)
+        stages[stage.name] = {
+            "peak_bytes": stage.by_formula if counted is None else counted + workspace,
+            "predicted": "by formula" if counted is None else "counted",
+            "by_formula_bytes": stage.by_formula,
+        }
+    training = stages[TRAINING]
+    return {
+        "peak_bytes": training["peak_bytes"],
+        "predicted": training["predicted"],
+        "stages": stages,
+    }
 
 
 def document(ready: "Prepared", price: float | None = None) -> str:
@@ -177,7 +191,7 @@ def document(ready: "Prepared", price: float | None = None) -> str:
     described = describe(ready.plan)
     described["warnings"] += seen.warnings
     described |= describe_overview(seen)
-    described["memory"] |= predicted(ready.plan)
+    described["memory"] |= predicted(ready.plan, seen)
     if price is not None and seen.time is not None:
         described["cost"] = {"price_per_hour": price, "total": round(seen.time.cost(price), 4)}
     return json.dumps(described, indent=1)

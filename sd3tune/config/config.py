@@ -5,7 +5,6 @@ word "auto" in a file; plan/resolve.py decides and says why. Unknown names are e
 problems of a file are reported at once.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,11 +124,6 @@ class Config(AllSettings):
         config = cls.model_construct(settings.model_fields_set, **dict(settings))
         config._sources, config._notes = settings._sources, settings._notes
         return config
-
-    def to_json(self) -> dict[str, Any]:
-        """Every setting by its name, as JSON holds it."""
-        data: dict[str, Any] = json.loads(self.model_dump_json())
-        return data
 
 
 def read(

@@ -29,7 +29,7 @@ def final_settings(
     settings: AllSettings, names: Iterable[str] | None = None
 ) -> Iterator[FinalSetting]:
     """Each setting in the order of the reference. names: only these, in this order; None: all."""
-    values = settings.model_dump(mode="json")
+    values = settings.to_json()
     for name in AllSettings.model_fields if names is None else dict.fromkeys(names):
         value = values[name]
         shown = HIDDEN if name in CREDENTIALS and value not in (None, [], "") else value

@@ -34,9 +34,17 @@ def _dequantised(place: int, copies: int) -> Inside:
     return inside
 
 
-INSIDE = {  # what operators of quantised layers take while they run
+def _of_slices(args: tuple[Any, ...], kwargs: Any) -> int:
+    """Two float32 slices of scores, and float32 copies of key and value."""
+    q, k, _v, most = args
+    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    return 4 * int(2 * min(most, scores) + 2 * k.numel())
+
+
+INSIDE = {  # what operators that are one to the dispatcher take while they run
     "quanto::qbytes_mm": _dequantised(1, 1),
     "bitsandbytes::gemm_4bit": _dequantised(2, 1),
+    "sd3tune::sliced_attention": _of_slices,
 }
 
 

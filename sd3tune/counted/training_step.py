@@ -6,8 +6,8 @@ fake step cannot do is left out: noise has only its shape, and nothing is read b
 torch.compile is not counted: its blocks are counted as they compute eagerly, which keeps more.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -49,9 +49,25 @@ class CountedStep:
     at_peak: dict[Group, int]
 
 
+@dataclass(frozen=True)
+class Stays:
+    """What is on the device from step to step, beside weights and optimizer."""
+
+    average: Ema | None
+    resident: list[tuple[Tensor, Tensor, Tensor]]
+    arriving: Tensor
+
+
 def count(shape: Transformer, load: Load, *, fake: bool = True) -> CountedStep:
     """Bytes on the device in one training step of this load. fake=False: the same step with real
     tensors on the CPU, for small shapes: what it allocates is measured."""
+    with laid(shape, load, fake=fake) as laid_out:
+        return laid_out.counted()
+
+
+@contextmanager
+def laid(shape: Transformer, load: Load, *, fake: bool = True) -> "Iterator[Laid]":
+    """The model of a run in the device's memory, with what trains, under the modes of a count."""
     model = fake_weights.blank(shape, DTYPES[load.base_dtype])
     fake_weights.quantise(model, load.precision)
     attention.use_processors(model, "views", "sliced" if load.slices else "diffusers")
@@ -69,7 +85,7 @@ def count(shape: Transformer, load: Load, *, fake: bool = True) -> CountedStep:
             offload.positions_to_host(model, away, torch.clone)
         if load.swapped:
             offload.stream(model, load.swapped, away, torch.clone)
-        return _Step(shape, load, trained, living).counted()
+        yield Laid(shape, load, trained, living)
 
 
 def attached(model: Any, load: Load) -> Trained:
@@ -92,8 +108,8 @@ def on_device(tensor: Tensor) -> Tensor:
 
 
 @dataclass
-class _Step:
-    """One step under the modes that are entered around it."""
+class Laid:
+    """A run on its device, under the modes that are entered around it."""
 
     shape: Transformer
     load: Load
@@ -101,21 +117,13 @@ class _Step:
     living: LivingStorages
 
     def counted(self) -> CountedStep:
+        """The second step: the first one makes the optimizer's state."""
         model, load = self.trained.model.train(), self.load
         keep = of_load(self.shape, load)
         if any(what != "everything" for what in keep):
             saving = saved_elsewhere(self.living) if load.inputs_on_host else nullcontext
             checkpointing.keep_in_blocks(model, keep, saving)
-        parameters = list(self.trained.named().values())
-        update = optimizer_of(load, parameters)
-        average = averages(self.trained) if load.ema else None
-        resident = [fake_batch(self.shape, load, 1) for _ in range(load.resident)]
-        arriving = arriving_layer(self.shape, load)
-        for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
-        update()
-        for parameter in parameters:
-            parameter.grad = None
+        parameters, update, stays = self.begun()
         before = self.living.now
         self.living.begin()
         with self.trained.cast_once(None if load.autocast is None else DTYPES[load.autocast]):
@@ -126,10 +134,26 @@ class _Step:
                 del loss
         clip(parameters, 1.0, "norm")
         update()
-        if average is not None:
-            average.update(1)
-        del resident, arriving
+        if stays.average is not None:
+            stays.average.update(1)
+        del stays
         return CountedStep(before, forward, self.living.peak, self.living.at_peak)
+
+    def begun(self) -> "tuple[list[nn.Parameter], Callable[[], Any], Stays]":
+        """The trained parameters, the optimizer's step with the state of one step behind it, and
+        what stays on the device beside."""
+        load = self.load
+        parameters = list(self.trained.named().values())
+        update = optimizer_of(load, parameters)
+        average = averages(self.trained) if load.ema else None
+        resident = [fake_batch(self.shape, load, 1) for _ in range(load.resident)]
+        arriving = arriving_layer(self.shape, load)
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+        update()
+        for parameter in parameters:
+            parameter.grad = None
+        return parameters, update, Stays(average, resident, arriving)
 
     def _loss(self) -> Any:
         load = self.load

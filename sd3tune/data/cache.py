@@ -15,7 +15,7 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from sd3tune.data import cache_index, shards, sqlite_files
+from sd3tune.data import cache_index, shard_bytes, shards, sqlite_files
 from sd3tune.data.buckets import Geometry, Size
 from sd3tune.data.cache_index import TABLES, EntryLocation
 from sd3tune.data.shards import CHANGED, UNREADABLE, Damage, Entry, Shard
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sd3tune.data.cache_bucket import CacheBucket
+    from sd3tune.data.safetensors_writer import Buffer
 
 Signature = tuple[int, int, int]  # inode, bytes, time of modification
 
@@ -241,7 +242,7 @@ class TensorCache:
         rows without a shard are ignored, and so are files of other programs."""
         ours, found = self.is_ours(), []
         for path in self.shard_paths():
-            damage = shards.damage(path)
+            damage = shard_bytes.damage(path)
             if damage is not None and shards.is_ours(path, ours):
                 found.append(damage)
         return found
@@ -271,17 +272,17 @@ class TensorCache:
             try:
                 entries, problems = shards.contents(path)
                 lost = [k for k in [*entries, *problems] if k not in wanted]
-                kept = shards.whole(path, wanted) if lost else {}
+                copy = shard_bytes.copied(path, wanted) if lost else None
             except UNREADABLE:  # a file of another program
                 continue
-            if not lost:
+            if copy is None:
                 continue
             unwanted += len(lost)
             known = {k: why for k, why in problems.items() if k in wanted}
-            if kept or known:
-                with self.claim([*kept, *known]) as draft:
+            if copy.keys or known:
+                with self.claim([*copy.keys, *known]) as draft:
                     if draft is not None:
-                        draft.write(kept, known)
+                        draft.write_bytes([copy.data], copy.keys, known)
             self._remove(path)
         self._open.clear()
         self.finish()
@@ -341,11 +342,20 @@ class Draft:
     def write(self, entries: Mapping[str, Entry], problems: Mapping[str, str]) -> None:
         """Writes the shard atomically. problems: key -> reason why it has no entry. Raises
         OSError."""
-        drafts.fill(self.descriptor, shards.serialised(entries, problems))
+        from sd3tune.data import safetensors_writer  # with torch, which reading an index needs not
+
+        tensors, about = shards.stored(entries, problems)
+        self.write_bytes(safetensors_writer.contents(tensors, about), entries, problems)
+
+    def write_bytes(
+        self, pieces: Iterable["Buffer"], keys: Iterable[str], problems: Mapping[str, str]
+    ) -> None:
+        """The same for a shard that is serialised already. keys: of its entries."""
+        drafts.fill(self.descriptor, *pieces)
         drafts.finish(self.draft, self.final, self.descriptor)
         if self.cache.bucket is not None:
             self.cache.bucket.store([self.final])
-        for key in entries:
+        for key in keys:
             self.cache.places[key] = EntryLocation(self.final.name)
         for key, why in problems.items():
             self.cache.places[key] = EntryLocation(self.final.name, why)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # counting the entries of a cache imports none of these
+    import numpy as np
     import zstandard
     from torch import Tensor
 
@@ -34,16 +35,15 @@ def coded(tensor: "Tensor") -> "Tensor | None":
     other types than bfloat16, and small tensors."""
     import numpy as np
     import torch
-    import zstandard
 
     if tensor.dtype != torch.bfloat16 or not tensor.numel():
         return None
     values = tensor.contiguous().view(torch.int16).numpy().reshape(-1).view(np.uint16)
-    turned = (values << np.uint16(1)) | (values >> np.uint16(15))
+    turned = values << np.uint16(1)
+    turned |= values >> np.uint16(15)
     planes = np.empty((2, values.size), np.uint8)
-    planes[0], planes[1] = turned >> 8, turned & 255
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-    frame = compressor.compress(planes.tobytes())
+    planes[0], planes[1] = turned >> np.uint16(8), turned & np.uint16(255)
+    frame = _compressor().compress(planes.data)
     return (
         None
         if len(frame) >= tensor.nbytes
@@ -55,25 +55,43 @@ def decoded(frame: "Tensor", shape: Sequence[int]) -> "Tensor":
     """The inverse of `coded`: a bfloat16 tensor of this shape. Raises BadCoding."""
     import numpy as np
     import torch
+
+    if frame.dtype != torch.uint8 or frame.ndim != 1:
+        raise BadCoding(f"a coded tensor has shape {tuple(shape)} in {frame.dtype}")
+    values = decoded_values(frame.numpy().data, shape)
+    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).reshape(tuple(shape))
+
+
+def decoded_values(frame: bytes | memoryview, shape: Sequence[int]) -> "np.ndarray":
+    """The bfloat16 values of a frame, as 16-bit numbers (N,). Raises BadCoding."""
+    import numpy as np
     import zstandard
 
     count = math.prod(shape)
-    if frame.dtype != torch.uint8 or frame.ndim != 1 or not 0 < 2 * count <= LARGEST_BYTES:
-        raise BadCoding(f"a coded tensor has shape {tuple(shape)} in {frame.dtype}")
-    data = frame.numpy().data
+    if not 0 < 2 * count <= LARGEST_BYTES:
+        raise BadCoding(f"a coded tensor has shape {tuple(shape)}")
     try:
-        stated = zstandard.get_frame_parameters(data).content_size
+        stated = zstandard.get_frame_parameters(frame).content_size
         if stated != 2 * count:
             raise BadCoding(f"a coded tensor states {stated} bytes instead of {2 * count}")
-        whole = _decompressor().decompress(data, max_output_size=2 * count, allow_extra_data=False)
+        whole = _decompressor().decompress(frame, max_output_size=2 * count, allow_extra_data=False)
     except zstandard.ZstdError as e:
         raise BadCoding(f"a coded tensor is damaged: {e}") from None
     planes = np.frombuffer(whole, np.uint8)
     if planes.size != 2 * count:
         raise BadCoding(f"a coded tensor has {planes.size} bytes instead of {2 * count}")
     turned = (planes[:count].astype(np.uint16) << np.uint16(8)) | planes[count:]
-    values = (turned >> np.uint16(1)) | (turned << np.uint16(15))
-    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).reshape(tuple(shape))
+    values: np.ndarray = (turned >> np.uint16(1)) | (turned << np.uint16(15))
+    return values
+
+
+def _compressor() -> "zstandard.ZstdCompressor":
+    import zstandard
+
+    if not hasattr(_local, "compressor"):
+        _local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    found: zstandard.ZstdCompressor = _local.compressor
+    return found
 
 
 def _decompressor() -> "zstandard.ZstdDecompressor":

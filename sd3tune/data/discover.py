@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from sd3tune.data import faces, image_tables, pixels
+from sd3tune.data import faces, image_tables
 from sd3tune.data.buckets import Focus, Geometry, Size, geometry, unwanted
 from sd3tune.data.caption_files import CaptionFiles
 from sd3tune.data.captions import Captions, NoCaption
@@ -237,6 +237,8 @@ class SampleReader:
         return name in self.known.files
 
     def _face(self, name: str) -> Focus | None:
+        from sd3tune.data import pixels  # with it, Pillow: only faces need pixels here
+
         try:
             return faces.largest(pixels.decoded(self.source.read(name), draft=faces.EDGE))
         except Unusable:

@@ -3,11 +3,12 @@ optional package)."""
 
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from sd3tune.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EDGE = 640  # images are reduced to this size before the search
 
@@ -26,7 +27,7 @@ def detector() -> Any:
     return cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_default.xml"))
 
 
-def largest(image: Image.Image) -> tuple[float, float] | None:
+def largest(image: "Image.Image") -> tuple[float, float] | None:
     """The centre of the largest face, as fractions of width and height; None if none is found."""
     import numpy as np
 

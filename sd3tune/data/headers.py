@@ -1,18 +1,21 @@
-"""Opens image files safely and finds format, size and orientation, without decoding a pixel."""
+"""Opens image files safely and finds format, size and orientation, without decoding a pixel.
+
+Pillow is imported for the files that need it: discovery reads the headers of ordinary ones itself.
+"""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
-
-from sd3tune.data import apart, jpeg_header, jxl, png, ppm, tiff
+from sd3tune.data import apart, jpeg_header, jxl, png, png_header, ppm, tiff
 from sd3tune.data.unusable import NoMemory as NoMemory
 from sd3tune.data.unusable import Unusable as Unusable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Size = tuple[int, int]  # width, height
 
@@ -31,7 +34,8 @@ EXTRAS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
 # First bytes of formats that are decoded in a separate process, besides JPEG XL: HEIF and AVIF
 # (from byte 4 on), JPEG 2000.
 ISO_MEDIA, JPEG_2000 = b"ftyp", (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
-FIRST_BYTES, MORE_BYTES = 4096, 2**17  # of a JPEG before its first scan: usual, and nearly all
+FIRST_BYTES, MORE_BYTES = 4096, 2**17  # before the first pixels: usual, and nearly all
+PILLOW_WARNS = 2**30 // 12  # pixels: Pillow's MAX_IMAGE_PIXELS
 EXIF_BYTES = 16 * 2**20
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap width and height
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
@@ -40,6 +44,8 @@ TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 @cache
 def formats() -> tuple[str, ...]:
     """The formats that this installation can read, optional packages included."""
+    from PIL import Image
+
     with suppress(ImportError):
         import pillow_heif
 
@@ -52,9 +58,11 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def opened(stream: BinaryIO) -> Image.Image:
+def opened(stream: BinaryIO) -> "Image.Image":
     """The image after reading its header and checking that its size may be decoded. Raises
     Unusable, and the exceptions of Pillow."""
+    from PIL import Image
+
     _refuse_what_opening_would_decode(stream)
     known = formats()
     with warnings.catch_warnings():
@@ -87,7 +95,7 @@ def _refuse_what_opening_would_decode(stream: BinaryIO) -> None:
 
 def most_pixels() -> int:
     """The largest number of pixels of an image, the same as Pillow's limit."""
-    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    return 2 * PILLOW_WARNS
 
 
 def pixels_of_jxl(stream: BinaryIO) -> int:
@@ -107,9 +115,11 @@ def pixels_of_jxl(stream: BinaryIO) -> int:
     return pixels
 
 
-def decoded_apart(data: bytes) -> Image.Image | None:
+def decoded_apart(data: bytes) -> "Image.Image | None":
     """An image as 8-bit sRGB, if its format is decoded in a separate process; None for other
     formats. Raises Unusable, and the exceptions of Pillow."""
+    from PIL import Image
+
     if jxl.starts(data[:12]):
         count = pixels_of_jxl(BytesIO(data))
     elif data[4:8] == ISO_MEDIA or data.startswith(JPEG_2000):
@@ -137,7 +147,7 @@ def size_of(stream: BinaryIO, name: str) -> Size:
     """Width and height as a viewer shows them. Raises Unusable."""
     stream.seek(0)
     first = stream.read(FIRST_BYTES)
-    if first.startswith(jpeg_header.SOI) and (found := _size_of_jpeg(stream, first)) is not None:
+    if (found := _size_without_pillow(stream, first)) is not None:
         return found
     if not jxl.starts(first[:12]):
         return size_here(stream, name)
@@ -148,18 +158,25 @@ def size_of(stream: BinaryIO, name: str) -> Size:
         return apart.size(stream.read(), pixels)
 
 
-def _size_of_jpeg(stream: BinaryIO, first: bytes) -> Size | None:
-    """The size of an ordinary JPEG, without Pillow; None for any other."""
-    found = jpeg_header.size(first)
-    if found is None and len(first) == FIRST_BYTES:  # profiles and previews come first
-        found = jpeg_header.size(first + stream.read(MORE_BYTES))
-    if found is None or found[0] * found[1] > (Image.MAX_IMAGE_PIXELS or 0):
-        return None
-    return found
+def _size_without_pillow(stream: BinaryIO, first: bytes) -> Size | None:
+    """The size of an ordinary JPEG or PNG; None for any other file. first: its beginning."""
+    for beginning, read in ((jpeg_header.SOI, jpeg_header.size),
+                            (png_header.SIGNATURE, png_header.size)):  # fmt: skip
+        if first.startswith(beginning):
+            found = read(first)
+            if found is None and len(first) == FIRST_BYTES:  # profiles and previews come first
+                found = read(first + stream.read(MORE_BYTES))
+            if found is None or found[0] * found[1] > PILLOW_WARNS:
+                return None
+            turned = read is png_header.size and png.may_have_exif_at_the_end(stream)
+            return None if turned else found
+    return None
 
 
 def size_here(stream: BinaryIO, name: str) -> Size:
     """Like `size_of`, in this process for every format."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         image = opened(stream)
         width, height = _stored_size(image)
@@ -183,9 +200,11 @@ def size_here(stream: BinaryIO, name: str) -> Size:
     return (height, width) if turned else (width, height)
 
 
-def _stored_size(image: Image.Image) -> Size:
+def _stored_size(image: "Image.Image") -> Size:
     """The size before its orientation is applied; Pillow applies that of a TIFF to its size when it
     opens the file."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
     if isinstance(image, TiffImageFile):
         return int(image.tag_v2[TIFF_WIDTH]), int(image.tag_v2[TIFF_HEIGHT])
     return image.size

@@ -19,7 +19,10 @@ def load(data: bytes, size: Size, shape: Geometry) -> Tensor:
     image = decoded(data)
     if image.size != size:
         raise Unusable(f"it is {image.size[0]}x{image.size[1]}, and {size[0]}x{size[1]} was said")
-    return torch.from_numpy(np.array(fit(rgb(image), shape))).permute(2, 0, 1).contiguous()
+    # NumPy transposes: torch would start OpenMP threads in each thread that decodes, which take the
+    # encoder's cores.
+    values = np.asarray(fit(rgb(image), shape)).transpose(2, 0, 1)
+    return torch.from_numpy(np.array(values, order="C"))
 
 
 def scaled(pixels: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def decoded_here(data: bytes, draft: int | None = None) -> Image.Image:
         if image.format in ("JPEG", "MPO"):
             jpeg.refuse_many_scans(data, image.width * image.height)
         image.load()
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # copies only what is turned
+        return image
     except (MemoryError, Unusable):
         raise
     except Exception as e:  # decoders raise whatever the bytes make them raise
@@ -78,7 +79,7 @@ def rgb(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except (ValueError, OSError, ImageCms.PyCMSError) as e:
         raise Unusable(f"mode {image.mode} cannot be brought to RGB: {e}") from None
 

@@ -9,7 +9,8 @@ shape. Shards from before there was a coding have none. Checksums are those of t
 import json
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from sd3tune import deferred
 from sd3tune.data import coding
-from sd3tune.errors import DataError
 from sd3tune.filesystem import opening
 
 if TYPE_CHECKING:  # what only looks at names and sizes needs no torch
@@ -28,6 +29,7 @@ NAME = re.compile(r"[0-9a-f]{40}\.safetensors")  # a hash of its keys
 DRAFT = re.compile(r"[0-9a-f]{40}\.draft")
 ABOUT = "sd3tune"  # the only metadata key: safetensors writes several keys in random order
 CHANGED = "its bytes are not those that were written"
+CODERS, MANY_BYTES = 4, 2**22  # threads, and the bytes of a shard that are worth them
 UNREADABLE = (OSError, SafetensorError, ValueError)
 
 Entry = Mapping[str, "Tensor"]
@@ -83,8 +85,18 @@ class Shard:
 def opened(path: Path) -> Shard:
     """The open file. Raises OSError, SafetensorError, and ValueError if sd3tune did not write
     it."""
+    return _opened(path, "pt")
+
+
+def described(path: Path) -> Shard:
+    """The open file without its tensors: torch is not imported. Raises the same as `opened`."""
+    with deferred.briefly("numpy"):  # safetensors imports it to read a header too (0.8): 0.1 s
+        return _opened(path, "np")
+
+
+def _opened(path: Path, framework: str) -> Shard:
     opening.size(path)
-    file: Any = safe_open(str(path), framework="pt")
+    file: Any = safe_open(str(path), framework=framework)
     names: dict[str, list[str]] = {}
     for name in file.keys():  # noqa: SIM118
         names.setdefault(name.partition(".")[0], []).append(name)
@@ -93,7 +105,7 @@ def opened(path: Path) -> Shard:
 
 def contents(path: Path) -> tuple[list[str], dict[str, str]]:
     """The keys with entries, and key -> reason for those without. Raises the same as `opened`."""
-    shard = opened(path)
+    shard = described(path)
     return sorted(shard.names), dict(shard.about.problems)
 
 
@@ -104,33 +116,65 @@ def whole(path: Path, wanted: set[str]) -> dict[str, Entry]:
     return {key: e for key, e in read.items() if digest(e) == shard.about.digests.get(key)}
 
 
-def serialised(entries: Mapping[str, Entry], problems: Mapping[str, str]) -> bytes:
-    """A shard as bytes; equal entries give equal bytes."""
-    from safetensors.torch import save
+def stored(
+    entries: Mapping[str, Entry], problems: Mapping[str, str]
+) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """The tensors and the metadata of the file of a shard; equal entries give equal ones. Large
+    entries are coded beside each other."""
+    keys = sorted(entries)
+    size = sum(t.nbytes for entry in entries.values() for t in entry.values())
+    if size < MANY_BYTES:
+        coded = [_stored(entries[key]) for key in keys]
+    else:
+        with ThreadPoolExecutor(CODERS, thread_name_prefix="cache-coder") as pool:
+            coded = list(pool.map(_stored, (entries[key] for key in keys)))
+    tensors, shapes, digests = {}, {}, {}
+    for key, (frames, shape_of, checksum) in zip(keys, coded, strict=True):
+        tensors.update({f"{key}.{name}": t for name, t in frames.items()})
+        shapes.update({f"{key}.{name}": shape for name, shape in shape_of.items()})
+        digests[key] = checksum
+    return tensors, metadata(problems, digests, shapes)
 
+
+def _stored(entry: Entry) -> "tuple[dict[str, Tensor], dict[str, list[int]], str]":
+    """The tensors of an entry as stored, the shapes of those that are coded, and its checksum."""
     tensors, shapes = {}, {}
-    for key in sorted(entries):
-        for name, tensor in sorted(entries[key].items()):
-            frame = coding.coded(tensor)
-            tensors[f"{key}.{name}"] = tensor.contiguous() if frame is None else frame
-            if frame is not None:
-                shapes[f"{key}.{name}"] = list(tensor.shape)
-    digests = {key: digest(entries[key]) for key in sorted(entries)}
-    about: dict[str, Any] = {"problems": dict(sorted(problems.items())), "digests": digests}
+    for name, tensor in sorted(entry.items()):
+        frame = coding.coded(tensor)
+        tensors[name] = tensor.contiguous() if frame is None else frame
+        if frame is not None:
+            shapes[name] = list(tensor.shape)
+    return tensors, shapes, digest(entry)
+
+
+def metadata(
+    problems: Mapping[str, str], digests: Mapping[str, str], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, str]:
+    """What `About` reads: the metadata of a shard, in which entries and names are sorted."""
+    about: dict[str, Any] = {"problems": dict(sorted(problems.items())), "digests": dict(digests)}
     if shapes:
-        about |= {"coding": coding.NAME, "shapes": shapes}
-    data: bytes = save(tensors, {ABOUT: json.dumps(about)})
-    return data
+        about |= {"coding": coding.NAME, "shapes": {n: list(s) for n, s in shapes.items()}}
+    return {ABOUT: json.dumps(about)}
 
 
 def digest(entry: Entry) -> str:
     """Checksum over names, dtypes, shapes and bytes of an entry's tensors."""
     import torch
 
+    return digest_of(
+        (name, str(t.dtype), tuple(t.shape),
+         t.contiguous().view(torch.uint8).numpy().data if t.numel() else b"")
+        for name, t in sorted(entry.items())
+    )  # fmt: skip
+
+
+def digest_of(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
+    """Checksum over name, dtype as torch names it, shape and bytes of each tensor, sorted by
+    name."""
     h = blake2b(digest_size=16)
-    for name, tensor in sorted(entry.items()):
-        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        h.update(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    for name, dtype, shape, data in tensors:
+        h.update(f"{name} {dtype} {shape}".encode())
+        h.update(data)
     return h.hexdigest()
 
 
@@ -141,33 +185,10 @@ def is_finite(entry: Entry) -> bool:
     return all(bool(torch.isfinite(t).all()) for t in entry.values() if t.is_floating_point())
 
 
-def damage(path: Path) -> Damage | None:
-    """Reads a shard completely. None if it is intact or of another program. Raises DataError if
-    this user may not read it."""
-    try:
-        shard = opened(path)
-        found = {key: shard.entry(key) for key in shard.names}
-    except Foreign:
-        return None
-    except PermissionError as e:
-        raise DataError(
-            f"`{path}` cannot be read: {e.strerror}",
-            hint="ask its owner for permission (`chmod g+r`); nothing was removed",
-        ) from None
-    except UNREADABLE as e:
-        return Damage(path, f"cannot be read: {e}", 0)
-    count = len(shard.names) + len(shard.about.problems)
-    if {key: digest(e) for key, e in found.items()} != shard.about.digests:
-        return Damage(path, CHANGED, count)
-    if not all(map(is_finite, found.values())):
-        return Damage(path, "it holds NaN or infinity", count)
-    return None
-
-
 def is_readable(path: Path) -> bool:
     """Whether the file is a shard whose metadata names sd3tune."""
     try:
-        opened(path)
+        described(path)
     except UNREADABLE:
         return False
     return True
@@ -182,7 +203,7 @@ def is_ours(path: Path, folder_is_ours: bool) -> bool:
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             return False
-        opened(path)
+        described(path)
     except (Foreign, PermissionError):  # PermissionError: of another user, perhaps intact
         return False
     except UNREADABLE:

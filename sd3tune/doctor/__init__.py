@@ -168,8 +168,15 @@ def _decided(facts: Facts, run: ProbeRunner, answers: dict[str, ProbeAnswer]) ->
         return decide_all(facts, Request())[0]
 
     try:
-        admitted = admit(facts, decide, chosen, probe_findings.remembering(run, answers))
-        known = replace(admitted.facts, smoke=smoke_of(answers))
+        admitted = admit(
+            replace(facts, measured_at=probe_findings.REFERENCE),
+            decide,
+            chosen,
+            probe_findings.remembering(run, answers),
+            measuring=partial(probe_findings.measuring, facts),
+        )
+        deciding = {n: a for n, a in answers.items() if not probe_findings.of_a_shape(n)}
+        known = replace(admitted.facts, smoke=smoke_of(deciding))
         return Report((), known, admitted.decided, capabilities(known))
     except PlanError as e:
         known = replace(facts, smoke=smoke_of(answers))

@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sd3tune.backends.decide import admission
+from sd3tune.backends.decide import admission, kernel_speeds, product_speeds
 from sd3tune.backends.decide.admission import ProbeRunner, probes_of
 from sd3tune.backends.decide.decisions import decide_all, why_not
 from sd3tune.backends.decide.options import AXES
 from sd3tune.backends.decide.probes import IMPORT, ProbeAnswer, essential, probes
 from sd3tune.backends.decide.rules import Request
 from sd3tune.backends.observe.facts import Facts
+from sd3tune.decision import Decision
 from sd3tune.doctor.finding import Finding, of
 
 SLOW_SECONDS = 5.0
+# What doctor, which knows no run, measures at: one image of 1024 px in SD3.5 large (4096 tokens and
+# 231 of its caption).
+REFERENCE = "the shape of SD3.5 large at 1024 px"
+REFERENCE_HEADS, REFERENCE_TOKENS, REFERENCE_WIDTH = 38, 4327, 2432
 
 
 def imports() -> list[str]:
@@ -30,6 +35,25 @@ def offered(facts: Facts) -> list[str]:
     needed = essential()
     names = dict.fromkeys((*needed, *resting, *informing))
     return [n for n in names if n in needed or not n.startswith(IMPORT)]
+
+
+def measuring(facts: Facts, decisions: Mapping[str, Decision[str]]) -> list[str]:
+    """The probes of speeds on which a run's choices rest, at the shape of REFERENCE: attention
+    kernels, and products in 8 bits."""
+    if not kernel_speeds.has_choice(facts):
+        return []
+    autocast, base = decisions["mixed_precision"].value, decisions["base_model_default_dtype"].value
+    dtype = base if autocast == "no" else autocast
+    usable = {o.name for o in AXES["base_model_precision"] if not why_not(o, facts, Request())}
+    names = [kernel_speeds.probe_of(1, REFERENCE_HEADS, REFERENCE_TOKENS, dtype)]
+    if usable & set(product_speeds.multiplying()):
+        names.append(product_speeds.probe_of(REFERENCE_TOKENS, REFERENCE_WIDTH, dtype))
+    return names
+
+
+def of_a_shape(probe: str) -> bool:
+    """Whether a probe measures at one shape: no option rests on whether it succeeds."""
+    return kernel_speeds.shape_of(probe) is not None or product_speeds.shape_of(probe) is not None
 
 
 def slow(facts: Facts, names: Sequence[str]) -> list[str]:
@@ -75,7 +99,8 @@ def _finding(facts: Facts, name: str, answer: ProbeAnswer) -> Finding:
     if answer.ok:
         return Finding(f"probe.{name}", "ok", name, answer.words, source)
     problem = admission.problem(facts, name, answer)
-    if probes()[name].essential:  # the sentence with which plan and train refuse
+    row = probes().get(name)  # None: a probe of a shape
+    if row is not None and row.essential:  # the sentence with which plan and train refuse
         return of(problem, name.removeprefix(IMPORT), source)
     fix = "nothing to do: sd3tune does not use it here; see what it chose instead below"
     return Finding(problem.id, "warn", name, answer.words, source, fix)

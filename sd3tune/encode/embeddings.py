@@ -19,7 +19,7 @@ from sd3tune.plan.drawing import AnyPlan
 from sd3tune.plan.memory import gib
 from sd3tune.plan.plan import Plan
 from sd3tune.report.progress import say, stage, waiting
-from sd3tune.sd3.text import TextEncoders, packed, unconditional
+from sd3tune.sd3.text import TextEncoders, is_finite, packed, unconditional
 from sd3tune.sd3.variants import COMPONENTS
 
 Used = Callable[[], int | None]  # bytes of the device in use
@@ -87,7 +87,7 @@ def _packed(
     pairs = (pair for embeds, pooled in answers for pair in zip(embeds, pooled, strict=True))
     for key, pair in zip(keys, pairs, strict=True):
         caption = captions[key]
-        if not all(torch.isfinite(t).all() for t in pair):
+        if not all(map(is_finite, pair)):
             raise DataError(
                 f"the text encoders produced NaN or infinity for `{caption[:60]}`",
                 hint="set text_encoder_1_precision to text_encoder_3_precision=no_change",

@@ -6,6 +6,7 @@ that other people can write to, a draft could be a link to another file. It is t
 without following links, and only if it is a regular file with one name (no hard links).
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 
 SUFFIX = ".draft"  # of a file that is being written beside its final name
 PARTS = ".parts"  # the folder beside a draft, see drafted_by_name
+BUFFERED_BYTES = 2**20  # small pieces are written together
+Buffer = bytes | memoryview | ctypes.Array[ctypes.c_char]
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -103,12 +106,13 @@ def settle(written: Path, final: Path) -> None:
         os.close(descriptor)
 
 
-def fill(descriptor: int, data: bytes | memoryview) -> None:
-    """Replaces the content of the draft by `data`. Raises OSError."""
+def fill(descriptor: int, *pieces: Buffer) -> None:
+    """Replaces the content of the draft by these bytes. Raises OSError."""
     os.ftruncate(descriptor, 0)
-    rest, at = memoryview(data), 0
-    while at < len(rest):
-        at += os.pwrite(descriptor, rest[at:], at)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "wb", buffering=BUFFERED_BYTES, closefd=False) as f:
+        for piece in pieces:
+            f.write(piece)
 
 
 def finish(draft: Path, final: Path, descriptor: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sd3tune.data import safetensors_writer
 from sd3tune.errors import ModelError
 from sd3tune.filesystem import drafts
 from sd3tune.filesystem.safetensors_header import Header
@@ -19,7 +20,6 @@ from sd3tune.formats import (
     fused_qkv,
     key_names,
     number_types,
-    safetensors_writer,
     scale,
     weight_deltas,
 )

@@ -63,7 +63,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         },
         "warnings": list(plan.warnings),
         "facts": to_json(plan.facts),
-        "config": plan.config.model_dump(mode="json"),
+        "config": plan.config.to_json(),
     }
 
 

@@ -45,7 +45,7 @@ def work_seconds(work: Work, speed: Speed) -> float:
     """Seconds that the device and its host take. Transfers wait for nothing and nothing waits for
     them less: they are added, since overlap was never measured."""
     device = work.linear / speed.matmul + work.attention / speed.attention
-    device += work.moved / speed.memory
+    device += work.moved / speed.memory + work.updated / (speed.streaming or speed.memory)
     host = work.kernels * speed.launch_seconds + work.host_seconds
     busy = device + host if speed.in_turn else max(device, host)
     return busy + work.linked / speed.link

@@ -5,7 +5,7 @@ operator of a block saves (block_bytes.py, step_peak.py); they and the workspace
 are labelled so wherever they are shown. docs/reference/memory.md compares them with measurements.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sd3tune.backends.decide.limits import WORKSPACE_BYTES
 from sd3tune.config.files.lycoris_config import Lycoris
@@ -20,6 +20,7 @@ GIB = 2**30
 # Shares of CLIP-L, CLIP-G and T5-XXL that quant.TEXT_ENCODER means; embeddings, projections and
 # T5's `wo` stay as they are.
 TEXT_SHARES = (0.69, 0.91, 0.76)
+T5_OUTPUTS = 0.211  # share of T5's output layers in its parameters
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Load:
     dora: bool = False
     resident: int = 0  # images that stay on the device: those of the evaluation
     compiled: bool = False  # blocks, by torch.compile
-    lycoris: Lycoris | None = None  # what trains instead of LoRA
+    # What trains instead of LoRA; it has dictionaries, and so no hash.
+    lycoris: Lycoris | None = field(default=None, hash=False)
     keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
     @property
@@ -111,12 +113,19 @@ def estimate(model: Model, load: Load) -> MemoryEstimate:
         optimizer=int(trained * (OPTIMIZERS[load.optimizer].state_bytes + 4 * load.ema)),
         activations=peak.activations,
         workspace=WORKSPACE_BYTES[load.vendor],
-        text_encoders=sum(
-            stored(count, int(count * share), load.text_dtype, precision)
-            for count, share, precision in zip(
-                model.text_encoders, TEXT_SHARES, load.text_precisions, strict=True
-            )
-        ),
+        text_encoders=encoder_bytes(model.text_encoders, load.text_dtype, load.text_precisions),
+    )
+
+
+def encoder_bytes(
+    encoders: tuple[int, int, int], dtype: str, precisions: tuple[str, str, str]
+) -> int:
+    """Weights of the text encoders, of which these are the parameters. In fp16, transformers keeps
+    T5's output layers in float32."""
+    wide = int(encoders[2] * T5_OUTPUTS * (BYTES["fp32"] - BYTES[dtype])) if dtype == "fp16" else 0
+    return wide + sum(
+        stored(count, int(count * share), dtype, precision)
+        for count, share, precision in zip(encoders, TEXT_SHARES, precisions, strict=True)
     )
 
 

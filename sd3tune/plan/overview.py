@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from sd3tune.backends.decide import limits
+from sd3tune.backends.observe.facts import Device
 from sd3tune.config.datasets.listing import Datasets
 from sd3tune.data.discover import Discovery, Sample
 from sd3tune.data.order import Schedule
@@ -16,6 +17,8 @@ from sd3tune.plan.evaluation_count import EvaluationCount, evaluation_count
 from sd3tune.plan.memory import BYTES, GIB, gib
 from sd3tune.plan.plan import Plan
 from sd3tune.plan.run_time import Counted, RunTime, run_time
+from sd3tune.plan.stage_loads import LATENTS, PICTURES, stage_loads
+from sd3tune.plan.stage_peaks import StagePeak, stage_peaks
 from sd3tune.sd3.missing_parts import part_sizes
 from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE
 
@@ -23,6 +26,13 @@ HEADER_BYTES = 512  # of a cache entry, at most
 CACHED_BYTES = 2  # of a value: latents and embeddings are kept in 16 bits
 MOST_COUNTED = 20_000  # images of an epoch whose order plan looks at
 MOST_EVALUATION = 0.5  # share of training's computing from which on a warning says it
+TOO_LARGE = {  # stage -> what it does, and what follows where memory ends
+    LATENTS: ("encoding images", "smaller batches or tiles are tried then; lower vae_batch_size"),
+    PICTURES: (
+        "drawing pictures",
+        "training goes on without them then; lower validation_resolution",
+    ),
+}
 PROCESS_BYTES = GIB  # Python, PyTorch and the other libraries, about
 
 
@@ -93,6 +103,8 @@ class Overview:
     host_bytes: int  # of host memory, at most
     host_available_bytes: int | None  # None: unknown
     free_bytes: int | None  # on the disk of output_dir; None: unknown
+    stages: tuple[StagePeak, ...]  # memory of the device, in the order of the run
+    room: Device  # that has the least
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -109,6 +121,7 @@ class Overview:
                 f"this run may need {gib(self.host_bytes)} of host memory, and this machine has "
                 f"{gib(available)}"
             )
+        found += self._of_stages()
         during = self.evaluation.during
         if during is not None and during.share > MOST_EVALUATION:
             found.append(
@@ -117,6 +130,18 @@ class Overview:
                 "eval_timesteps"
             )
         return tuple(found)
+
+    def _of_stages(self) -> list[str]:
+        """Stages beside training that the device may be too small for: neither ends a run."""
+        most, found = self.room.room_bytes, []
+        for stage in self.stages:
+            if most is None or stage.by_formula <= most or stage.name not in TOO_LARGE:
+                continue
+            found.append(
+                f"{TOO_LARGE[stage.name][0]} may need {gib(stage.by_formula)} ({stage.about}), and "
+                f"{self.room.name} has {self.room.free or gib(most)}: {TOO_LARGE[stage.name][1]}"
+            )
+        return found
 
     @property
     def images(self) -> int:
@@ -157,6 +182,8 @@ def overview(
         host_bytes=host_need(plan),
         host_available_bytes=limits.host_bytes(plan.facts),
         free_bytes=surroundings.free_bytes,
+        stages=stage_peaks(plan.model, stage_loads(plan, datasets, discoveries, prompts)),
+        room=plan.facts.tightest,
     )
 
 

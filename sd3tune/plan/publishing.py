@@ -99,7 +99,7 @@ def published_settings(c: Config) -> dict[str, Any]:
     machine's files."""
     names = [name for topic in PUBLISHED for name in topic.model_fields]
     written = [name for name in names if c.source(name).by == "user" and not _is_path(c, name)]
-    values = c.model_dump(mode="json", include=set(written))
+    values = c.to_json(written)
     shown = {name: _model(values[name]) if name in MODELS else values[name] for name in written}
     return {name: value for name, value in shown.items() if not _is_local(value)}
 

@@ -16,6 +16,7 @@ from sd3tune.backends.decide.limits import (
     SLICE_VALUES,
 )
 from sd3tune.plan.block_bytes import (
+    GELU_WIDTH,
     Adapted,
     BlockBytes,
     Format,
@@ -43,6 +44,8 @@ DEQUANTISED_COPIES = {
     "int8-quanto": 1.0, "fp8-quanto": 1.0, "int4-quanto": 1.5, "int2-quanto": 1.5, "nf4-bnb": 1.0,
 }  # fmt: skip
 ROUNDED_BYTES, ROUNDED_VALUES = 5, 2**24  # float32 and codes (kernels/eight_bits.CHUNK_VALUES)
+# Optimizers with one kernel for all weights (backends/kernels/fused.py).
+FUSED = tuple(f"torch.optim:{kind}" for kind in ("Adam", "AdamW", "SGD"))
 OWN_UPDATE_FLOATS = 7  # float32 copies of one weight in AdamWBF16: moments, steps, random bits
 
 
@@ -123,6 +126,16 @@ def _between(block: Block, load: "Load") -> int:
     return block.attention + (0 if load.inputs_on_host else block.input)
 
 
+def _attending_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of scores in a pass without gradients; 0 for fused kernels."""
+    count = load.tokens + CLIP_TOKENS + load.text_tokens
+    scores = load.batch * shape.scores(count)
+    if load.scores:
+        return 4 * PASSING_SCORES * scores
+    slices = 2 * min(SLICE_VALUES, scores) + 2 * load.batch * count * shape.hidden
+    return 4 * slices if load.slices else 0
+
+
 def _casts(load: "Load") -> int:
     """Autocast's copies of all trained weights in its own format."""
     form = format_of(load)
@@ -155,13 +168,20 @@ def format_of(load: "Load") -> Format:
 def _format(
     compute: int, norm: int, mask: int, adapter: int, inputs_kept: bool, weight: int
 ) -> Format:
-    return Format(compute, norm, norm, mask, adapter, inputs_kept, weight)
+    """What the formula knows of the formats. All but inputs_kept: bytes of a number."""
+    # Each LoRA layer makes its own copy of its input where normalised tokens are in another format
+    # than its products, or its weights are, so that peft casts to theirs and autocast back.
+    recast = norm != compute or weight != compute
+    return Format(compute, norm, norm, mask, adapter, inputs_kept, weight, recast)
 
 
 def step_temporary(shape: "Transformer", load: "Load") -> int:
-    """Bytes that the optimizer's update needs beside its state: PyTorch's own update all weights at
-    once and hold a float32 copy of them; ours goes weight by weight."""
+    """Bytes that the optimizer's update needs beside its state. PyTorch's own update all weights at
+    once: those with a fused kernel in place, the others with a copy of them. Ours goes weight by
+    weight."""
     build = OPTIMIZERS[load.optimizer].build
+    if build in FUSED:
+        return 0
     if build.startswith("torch.optim"):
         return 4 * load.trained
     if build.startswith("sd3tune"):
@@ -265,7 +285,31 @@ def step_inputs(shape: "Transformer", load: "Load") -> int:
     latents = shape.channels * PATCH**2 * load.tokens * 4
     words = (CLIP_TOKENS + load.text_tokens) * shape.joint_dim
     batch = LATENT_TENSORS * latents + words * (4 + BYTES[load.base_dtype])
-    return load.batch * batch + load.resident * (latents + 4 * words)
+    return load.batch * batch + resident_inputs(shape, load)
+
+
+def resident_inputs(shape: "Transformer", load: "Load") -> int:
+    """Latents and captions of the evaluation's images."""
+    latents = shape.channels * PATCH**2 * load.tokens
+    return load.resident * 4 * (latents + (CLIP_TOKENS + load.text_tokens) * shape.joint_dim)
+
+
+def forward_only(shape: "Transformer", load: "Load") -> int:
+    """Bytes of a pass without gradients, beside what stays on the device: one block at a time. At
+    GELU, or in a second attention, there are: the stream before the block and in it, what the
+    attention gave with and without its gate, the normalised tokens, and the layer's own tensors."""
+    form, h = format_of(load), shape.hidden
+    c, dual = form.compute, shape.dual_layers > 0
+    feed_forward = (4 + 2 * GELU_WIDTH + dual) * c + form.normed
+    second = 2 * form.normed + 10 * c + (4 if form.half and shape.qk_norm else 0) if dual else 0
+    words = load.batch * (CLIP_TOKENS + load.text_tokens)
+    tokens = load.batch * load.tokens
+    moving = h * (max(feed_forward, second) * tokens + 5 * c * words)
+    attending = _attending_only(shape, load)
+    attending += h * (tokens + words) * (form.normed + 12 * c) if attending else 0
+    inputs = words * shape.joint_dim * BYTES[load.base_dtype]
+    passing = max(_dequantised(shape, load), _weight_casts(shape, load, 0) // 4)
+    return int(max(moving + passing, attending) + inputs + _casts(load))
 
 
 def attention_passing(shape: "Transformer", load: "Load", index: int) -> int:

@@ -74,6 +74,7 @@ class Work:
     kernels: float
     host_seconds: float  # beyond the launches: unpacking called from Python
     linked: float  # bytes between host memory and device
+    updated: float = 0.0  # bytes of long vectors: the optimizer's
 
     def times(self, factor: float) -> "Work":
         return Work(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
@@ -143,7 +144,7 @@ def step_work(shape: Transformer, load: Load, image_tokens: float | None = None)
         linked=_blocks_linked(shape, load),
     )
     streamed = BYTES[load.base_dtype] * shape.modulating if load.modulations_off else 0
-    update = Work(0, 0, UPDATE_BYTES * load.trained, UPDATE_KERNELS, 0, streamed)
+    update = Work(0, 0, 0, UPDATE_KERNELS, 0, streamed, UPDATE_BYTES * load.trained)
     passes = each_pass.times(load.accumulation)
     return image.times(load.images_of_step).plus(passes).plus(update)
 

@@ -22,26 +22,35 @@ FILE = "eight_bit_products.json"
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was measured before the first step of a run, or the first picture of a command."""
+    """What was measured before the first step of a run, or the first picture of a command.
+
+    limit: of the errors. weights_only: the layers that multiply by their dequantised weights, the
+    worst first. loss_change: of the base model's losses, in the mean, by rounding the
+    inputs of the others; None: not measured.
+    """
 
     scheme: str
     limit: float
     errors: Mapping[str, ProductError]
-    weights_only: tuple[str, ...]  # layers above the limit
+    weights_only: tuple[str, ...]
+    loss_change: float | None = None
 
     def sentence(self) -> str:
         """For the terminal: "72 layers multiply in 8 bits, error at most 0.9 % (NAME)"."""
         rounding = {n: e.worst for n, e in self.errors.items() if n not in self.weights_only}
-        least = max(rounding, key=lambda name: rounding[name], default="")
+        worst = max(rounding, key=lambda name: rounding[name], default="")
         text = f"{len(rounding)} layers multiply in 8 bits"
-        text += f", error at most {rounding[least]:.2%} ({least})" if least else ""
+        text += f", error at most {rounding[worst]:.2%} ({worst})" if worst else ""
+        if self.loss_change is not None:
+            text += f", losses of the base model change by {self.loss_change:.1e}"
         if not self.weights_only:
             return text
+        above = sum(self.errors[name].worst > self.limit for name in self.weights_only)
+        for_loss = len(self.weights_only) - above
+        causes = [f"{above} above {self.limit:.0%}"] if above else []
+        causes += [f"{for_loss} for the sake of the loss"] if for_loss else []
         listed = ", ".join(self.weights_only[:3]) + (", …" if len(self.weights_only) > 3 else "")
-        return (
-            f"{text}; {len(self.weights_only)} above {self.limit:.0%} multiply in the base dtype: "
-            f"{listed}"
-        )
+        return f"{text}; {' and '.join(causes)} multiply in the base dtype: {listed}"
 
     def with_lossy_weights(self) -> str:
         """A sentence where the rounded weights themselves cost more than the limit; or ""."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sd3tune.backends.kernels import eight_bits
+from sd3tune.backends.kernels.eight_bits import RowScaled
 from sd3tune.quant.w8a8 import W8A8Linear
 
 ROWS = 512  # of each input that are compared
@@ -83,11 +84,35 @@ def _observer(name: str, errors: Errors) -> Callable[[W8A8Linear, Tensor, Tensor
 
     def observe(layer: W8A8Linear, x: Tensor, y: Tensor) -> Tensor:
         add(ProductError(forward=forward_error(layer, x), weight=rounded_weight_error(layer, x)))
-        if y.requires_grad:
-            y.register_hook(lambda g: add(ProductError(gradient=gradient_error(layer, g))))
-        return y
+        if not y.requires_grad:
+            return y
+
+        def see(g: Tensor, rows: RowScaled) -> None:
+            add(ProductError(gradient=gradient_error(rows, g)))
+
+        observed: Tensor = _Observed.apply(y, layer.codes, layer.scale, see)  # type: ignore[no-untyped-call]
+        return observed
 
     return observe
+
+
+class _Observed(torch.autograd.Function):
+    """y as it is; backward, `see` gets its gradient and the weight. The weight is saved as the
+    product's own is: that of a swapped block has left the layer by then, and comes with autograd.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, codes: Tensor, scale: Tensor, see: Callable[[Tensor, RowScaled], None]
+    ) -> Tensor:
+        ctx.save_for_backward(codes, scale)
+        ctx.see = see
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.see(g[0], RowScaled(*ctx.saved_tensors))
+        return g[0], None, None, None
 
 
 @torch.no_grad()
@@ -99,11 +124,11 @@ def forward_error(layer: W8A8Linear, x: Tensor) -> float:
 
 
 @torch.no_grad()
-def gradient_error(layer: W8A8Linear, g: Tensor) -> float:
+def gradient_error(weight: RowScaled, g: Tensor) -> float:
     """Of the input's gradient, for the output's g (..., outputs)."""
     rows = _some(g)
-    ours = eight_bits.input_gradient(rows, layer.rows, torch.float32)
-    return _relative(ours, rows, layer.rows.restored())
+    ours = eight_bits.input_gradient(rows, weight, torch.float32)
+    return _relative(ours, rows, weight.restored())
 
 
 @torch.no_grad()

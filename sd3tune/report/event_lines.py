@@ -12,10 +12,12 @@ import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sd3tune.errors import DiskError
-from sd3tune.report.events import Event, MessageSaid, PreviewDrawn, StepTaken, as_json
+
+if TYPE_CHECKING:  # every plan looks at the file; only a run writes events
+    from sd3tune.report.events import Event
 
 FILE = "events.jsonl"  # in output_dir
 MAX_BYTES = 64 * 2**20  # of the file, from which messages and previews are left out
@@ -37,8 +39,10 @@ class EventLines:
         self._path, self._now, self._max = path, now, max_bytes
         self._torn = _is_torn(path)  # a kill cut off the last line
 
-    def receive(self, event: Event) -> None:
+    def receive(self, event: "Event") -> None:
         """Writes a line, unless the event is a step. Raises OSError."""
+        from sd3tune.report.events import MessageSaid, PreviewDrawn, StepTaken, as_json
+
         if isinstance(event, StepTaken):
             return
         self._path.parent.mkdir(

@@ -9,31 +9,22 @@ twelve. Words carry the meaning; nothing here can fail a run, and stdout stays f
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from sd3tune.escaping import one_line
 from sd3tune.report.messages import LOGGER, say, silent_seconds, warn
 from sd3tune.report.streams import speaks
+
+if TYPE_CHECKING:  # rich is imported where a terminal is drawn on
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 __all__ = ["Heartbeat", "Stage", "say", "stage", "waiting", "warn"]
 SILENCE = "SD3TUNE_LOG_SECONDS"  # of silence in a log, before a line names the work
@@ -42,8 +33,10 @@ SILENCE_SECONDS = 2.0  # unless the variable says otherwise
 # counts as long.
 NEXT, MOST, LONG = 1.3, 6, 30
 LINE_EVERY_SECONDS = 10.0
+# Variables by which rich takes a stream for a terminal, or not.
+TERMINAL_VARIABLES = ("TTY_COMPATIBLE", "FORCE_COLOR")
 # Where a terminal shows the stages that are open: what begins inside a stage is drawn below it.
-CONSOLE: ContextVar[Console | None] = ContextVar("CONSOLE", default=None)
+CONSOLE: "ContextVar[Console | None]" = ContextVar("CONSOLE", default=None)
 
 
 class Heartbeat:
@@ -73,7 +66,7 @@ class Stage:
     """Progress of one piece of work. total None: how much there is, is unknown."""
 
     def __init__(
-        self, bar: Progress | None, task: TaskID | None, name: str, total: int | None
+        self, bar: "Progress | None", task: "TaskID | None", name: str, total: int | None
     ) -> None:
         self._bar, self._task, self.name, self.total = bar, task, name, total
         self.done = 0
@@ -138,29 +131,6 @@ class Stage:
         return f"  eta {(self.total - self.done) * elapsed / fresh:.0f} s"
 
 
-class Count(ProgressColumn):
-    """`12/120`; `12` as long as nobody knows how many there are."""
-
-    def render(self, task: Task) -> Text:
-        """rich calls this for each drawing."""
-        done = f"{int(task.completed)}"
-        text = done if task.total is None else f"{done:>{len(str(int(task.total)))}}/{task.total}"
-        return Text(text, style="progress.download")
-
-
-class NameNow(ProgressColumn):
-    """What is waited for, as it stands; cut where the terminal ends."""
-
-    def __init__(self, text: Callable[[], str], console: Console) -> None:
-        width = max(20, console.width - 14)  # beside it: a spinner and the time
-        super().__init__(Column(no_wrap=True, overflow="ellipsis", max_width=width))
-        self._text = text
-
-    def render(self, task: Task) -> Text:
-        """rich calls this for each drawing."""
-        return Text(one_line(self._text()))
-
-
 @contextmanager
 def stage(name: str, total: int | None) -> Iterator[Stage]:
     """`with stage("encode images", 120) as s: … s.advance(4)`"""
@@ -170,14 +140,9 @@ def stage(name: str, total: int | None) -> Iterator[Stage]:
         with _lines(counted.state):
             yield counted
         return
-    columns = (
-        _description(console),
-        BarColumn(bar_width=16),  # what is left of eighty columns is for the words
-        Count(Column(no_wrap=True)),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}", markup=False),
-    )
-    with _shown(Progress(*columns, console=console), console) as bar:
+    from sd3tune.report.drawn_progress import counted_line
+
+    with _shown(counted_line(console), console) as bar:
         task = bar.add_task(one_line(name), total=total, words="")
         counted = Stage(bar, task, name, total)
         yield counted
@@ -198,27 +163,38 @@ def waiting(name: str | Callable[[], str], *, drawn: bool = True) -> Iterator[No
         with _lines(text):
             yield
         return
-    columns = (SpinnerColumn("line"), NameNow(text, console), TimeElapsedColumn())
-    with _shown(Progress(*columns, console=console, transient=True), console) as bar:
+    from sd3tune.report.drawn_progress import waiting_line
+
+    with _shown(waiting_line(text, console), console) as bar:
         bar.add_task("", total=None)
         yield
 
 
-def _description(console: Console) -> TextColumn:
-    """A long name is cut, so that the numbers beside it are still seen."""
-    column = Column(no_wrap=True, overflow="ellipsis", max_width=console.width * 3 // 7)
-    return TextColumn("{task.description}", markup=False, table_column=column)
-
-
-def _terminal() -> Console | None:
+def _terminal() -> "Console | None":
     """The terminal on stderr; None: it is none, or this process writes nothing there."""
-    console = CONSOLE.get() or Console(stderr=True)
-    wanted = speaks() and LOGGER.isEnabledFor(logging.INFO)
-    return console if console.is_terminal and wanted else None
+    if not (speaks() and LOGGER.isEnabledFor(logging.INFO)):
+        return None
+    console = CONSOLE.get()
+    if console is None and _may_be_terminal():
+        from rich.console import Console
+
+        console = Console(stderr=True)
+    return console if console is not None and console.is_terminal else None
+
+
+def _may_be_terminal() -> bool:
+    """False for what rich never takes for a terminal: its import takes longer than many commands do
+    their work."""
+    if any(name in os.environ for name in TERMINAL_VARIABLES):
+        return True
+    try:
+        return sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
 
 
 @contextmanager
-def _shown(bar: Progress, console: Console) -> Iterator[Progress]:
+def _shown(bar: "Progress", console: "Console") -> "Iterator[Progress]":
     token = CONSOLE.set(console)
     try:
         with bar:

@@ -5,17 +5,17 @@ import logging
 import os
 import warnings
 
-from sd3tune import deferred
+from sd3tune import deferred, garbage
 from sd3tune.report.messages import verbosity
 
 # Imported by diffusers, peft and accelerate wherever they are installed, for quantised models,
 # samplers and Amazon's machines: a quarter of the time until the first step, and 100 MiB.
-SELDOM_USED = ("bitsandbytes", "scipy.stats", "boto3")
+SELDOM_USED = ("bitsandbytes", "scipy.stats", "scipy.integrate", "boto3")
 
 
 def quiet_libraries() -> None:
     """Only errors are left. Call this before diffusers, transformers, peft or bitsandbytes are
-    imported."""
+    imported, and before models are loaded."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loaders would warn
     deferred.defer(*SELDOM_USED)
     if verbosity() != "verbose":
@@ -29,6 +29,7 @@ def quiet_libraries() -> None:
 
     diffusers_logging.disable_progress_bar()  # sd3tune draws its own
     transformers_logging.disable_progress_bar()
+    garbage.look_as_usual()
 
 
 def quiet_logger(name: str) -> None:

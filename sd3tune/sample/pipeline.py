@@ -5,13 +5,16 @@ Stability's own: skip-layer guidance also works without classifier-free guidance
 (sample/skipping.py). The text encoders are gone by now: prompts arrive as embeddings.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd3tune import modulations
+from sd3tune.modulations import Call
 from sd3tune.plan.picture_plan import SkipLayers
 from sd3tune.sample import schedulers
 from sd3tune.sample.skipping import skipping
@@ -96,6 +99,7 @@ def draw_latents(
     with (
         autocast(transformer.device, how.autocast),
         skipping(pipe, how.skip, how.steps, alone=how.guidance <= 1),
+        modulations.foreseeing(transformer, partial(_following, pipe)),
     ):
         latents: Tensor = pipe(
             prompt_embeds=picture.embeds[0].to(**target),
@@ -121,6 +125,12 @@ def decoded(vae: Any, latents: Tensor) -> Any:
 
     pixels = sd3_latents.decode(vae, latents)
     return VaeImageProcessor().postprocess(pixels, output_type="pil")[0]
+
+
+def _following(pipe: Any, timestep: Tensor, pooled: Tensor) -> Sequence[Call]:
+    """What the transformer is asked in the sampling steps after this one."""
+    coming = pipe.scheduler.timesteps[(pipe.scheduler.step_index or 0) + 1 :]
+    return [Call(t.expand(len(timestep)), pooled) for t in coming]
 
 
 def _reporting(on_step: OnStep) -> Callable[..., dict[str, Tensor]]:

@@ -51,6 +51,7 @@ class Check:
     folder: Path
     shape: Transformer
     variant: str | None
+    vocabularies: Mapping[str, Vocabulary]  # of the tokenizers, by part
     problems: list[ErrorAndHint] = field(default_factory=list)
 
     def tried(self, check: Callable[[], T]) -> T | None:
@@ -73,7 +74,7 @@ def check(
     run's transformer; None: unknown, and nothing is compared with it. without: parts with another
     source. variant: as in from_pretrained."""
     problems: list[ErrorAndHint] = []
-    whole = []
+    whole: dict[str, Vocabulary | None] = {}
     try:
         named = _named_parts(folder, without)
     except ModelError as e:
@@ -81,12 +82,12 @@ def check(
         named = [part for part in CLASSES if part not in without and (folder / part).is_dir()]
     for part in named:
         try:
-            _files(folder / part, part)
-            whole.append(part)
+            whole[part] = _files(folder / part, part)
         except ModelError as e:
             problems += e.problems
     if shape is not None:
-        found = Check(folder, shape, variant)
+        vocabularies = {part: read for part, read in whole.items() if read is not None}
+        found = Check(folder, shape, variant, vocabularies)
         _fit(found, whole)
         problems += found.problems
     if problems:
@@ -120,8 +121,9 @@ def _named_parts(folder: Path, without: Collection[str]) -> list[str]:
     return [part for part in named if part not in without]
 
 
-def _files(folder: Path, part: str) -> None:
-    """The files of one part are there, and each can be read. Raises ModelError."""
+def _files(folder: Path, part: str) -> Vocabulary | None:
+    """The files of one part are there, and each can be read. The answer is the vocabulary of a
+    tokenizer. Raises ModelError."""
     first = {"scheduler": "scheduler_config.json", "feature_extractor": "preprocessor_config.json"}
     name = first.get(
         part, tokenizer_files.CONFIG if part.startswith("tokenizer") else "config.json"
@@ -131,9 +133,10 @@ def _files(folder: Path, part: str) -> None:
         raise ModelError(words, hint=AGAIN)
     configs.check_part(folder, part)
     if part.startswith("tokenizer"):
-        tokenizer_files.read(folder, "t5" if part in T5_PARTS else "clip")
-    elif not os.path.lexists(folder / name):
+        return tokenizer_files.read(folder, "t5" if part in T5_PARTS else "clip")
+    if not os.path.lexists(folder / name):
         raise ModelError(f"`{folder / name}` is missing", hint=AGAIN)
+    return None
 
 
 def _fit(found: Check, whole: Collection[str]) -> None:
@@ -164,7 +167,7 @@ def _clip(found: Check, number: str) -> tuple[int, int]:
         words = f"`{folder / 'config.json'}`: max_position_embeddings={positions}"
         raise ModelError(f"{words}, and SD3's captions have {CLIP_TOKENS} tokens", hint=AGAIN)
     tokenizer = found.folder / f"tokenizer{number}"
-    vocabulary = tokenizer_files.read(tokenizer, "clip")
+    vocabulary = found.vocabularies[tokenizer.name]
     tokenizer_files.refuse_unfit(vocabulary, config["vocab_size"], folder)
     if (limit := vocabulary.max_length) is not None and limit < CLIP_TOKENS:
         words = f"`{tokenizer / tokenizer_files.CONFIG}`: model_max_length={limit}"
@@ -206,7 +209,7 @@ def _t5(found: Check) -> None:
     gated = str(configs.read(folder / "config.json").get("feed_forward_proj", "gated"))
     expected = tensor_names.t5(config, gated=gated.startswith("gated"))
     _refuse_other(folder, weight_files.TRANSFORMERS, expected, found.variant)
-    vocabulary = tokenizer_files.read(found.folder / "tokenizer_3", "t5")
+    vocabulary = found.vocabularies["tokenizer_3"]
     tokenizer_files.refuse_unfit(vocabulary, config["vocab_size"], folder)
 
 

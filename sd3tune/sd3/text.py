@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from sd3tune.sd3 import configs, weight_files
 from sd3tune.sd3.variants import CLIP_TOKENS, COMPONENTS, ModelSource
 from sd3tune.sd3.weight_errors import reading
 from sd3tune.sd3.weights import DTYPES
+
+SIGN, EXPONENT = np.int16(-(2**15)), np.int16(0x7F80)  # bits of a bfloat16
 
 
 class TextEncoders:
@@ -138,11 +141,11 @@ def packed(embeds: Tensor, pooled: Tensor) -> dict[str, Tensor]:
     is not zero: the end of the caption with t5_padding=zero, otherwise the last token, because T5's
     values for padding depend on the caption. Only zeros are cut, so `unpacked` restores everything.
     """
-    embeds = embeds.to(torch.bfloat16)
-    clip, t5 = embeds[:CLIP_TOKENS], embeds[CLIP_TOKENS:]
+    bits = _bits(embeds.to(torch.bfloat16))
+    clip, t5 = bits[:CLIP_TOKENS], bits[CLIP_TOKENS:]
     return {
-        "clip": clip[:, : _used(clip.abs().amax(dim=0))].contiguous(),
-        "t5": t5[: _used(t5.abs().amax(dim=1))].contiguous(),
+        "clip": _of_bits(clip[:, : _used(clip, over=0)]),
+        "t5": _of_bits(t5[: _used(t5, over=1)]),
         "pooled": pooled.to(torch.bfloat16).contiguous(),
     }
 
@@ -157,10 +160,26 @@ def unpacked(entry: Mapping[str, Tensor], tokens: int, width: int) -> tuple[Tens
     return embeds, entry["pooled"]
 
 
-def _used(sizes: Tensor) -> int:
-    """Number of values up to and including the last one that is not zero."""
-    found = sizes.nonzero()
-    return int(found[-1]) + 1 if len(found) else 0
+def is_finite(values: Tensor) -> bool:
+    """Whether a bfloat16 tensor on the CPU holds neither NaN nor infinity."""
+    return not ((_bits(values) & EXPONENT) == EXPONENT).any()
+
+
+# NumPy and not torch: captions are packed beside the encoder by other threads, and each of these
+# would start OpenMP threads of its own for torch's operators, which take the encoder's cores.
+def _bits(values: Tensor) -> np.ndarray:
+    return values.view(torch.int16).numpy()
+
+
+def _of_bits(bits: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(bits)).view(torch.bfloat16)
+
+
+def _used(bits: np.ndarray, over: int) -> int:
+    """Number of columns (over=0) or rows (over=1) up to and including the last one that is not
+    zero; -0.0 is zero."""
+    used = np.flatnonzero(np.bitwise_or.reduce(bits, axis=over) & ~SIGN)
+    return int(used[-1]) + 1 if len(used) else 0
 
 
 def unconditional(

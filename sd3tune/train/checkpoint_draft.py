@@ -16,11 +16,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sd3tune.formats import safetensors_writer
+from sd3tune.data import safetensors_writer
+from sd3tune.data.safetensors_writer import Buffer
 from sd3tune.formats.manifest import DIGEST_BYTES, MANIFEST, checksum
-from sd3tune.formats.safetensors_writer import Buffer
 
-WORKERS = 3  # threads; hashing takes twice as long as writing
+WORKERS = 4  # threads; hashing takes twice as long as writing, and syncing waits
 LARGE_BYTES = 2**22  # a smaller file is hashed before a thread would have begun
 BUFFERED_BYTES = 2**20  # small tensors are written together
 
@@ -57,15 +57,18 @@ class CheckpointDraft:
         written = sorted(p for p in self.folder.iterdir() if p.is_file())
         for path in written:
             if path.name not in self.digests:
-                self.digests[path.name] = self.workers.submit(checksum, path)
+                large = path.stat().st_size >= LARGE_BYTES
+                self.digests[path.name] = (
+                    self.workers.submit(checksum, path) if large else checksum(path)
+                )
         listed = {p.name: self._digest_of(p.name) for p in written}
         (self.folder / MANIFEST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
         small = [p for p in (*written, self.folder / MANIFEST) if p.name not in self.syncs]
         for path in small:
             _begin_sync(path)
-        for path in (*small, self.folder):
-            sync(path)
-        for each in self.syncs.values():
+        # Beside each other: the file system writes its journal once for several that wait.
+        waiting = [self.workers.submit(sync, path) for path in (*small, self.folder)]
+        for each in (*waiting, *self.syncs.values()):
             each.result()
 
     def _digest_of(self, name: str) -> str:

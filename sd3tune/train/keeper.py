@@ -120,7 +120,7 @@ def epoch_ends(schedule: Schedule, epochs: int, per_step: int) -> Callable[[Trai
 def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
     """Saves the last finished step when training ends by an error other than divergence or a failed
     checkpoint: a disk, an image, memory, or a bug. Nothing is saved with several processes, because
-    they may be at different steps."""
+    they may be at different steps. In the end waits until old checkpoints are removed."""
     try:
         yield
     except (CheckpointError, Diverged):
@@ -132,3 +132,5 @@ def saved_on_failure(keeper: Keeper, claim: Claim) -> Iterator[None]:
                 if (folder := keeper.save()) is not None:
                     say(f"saved    {folder}; the same command continues from there")
         raise
+    finally:
+        keeper.verified.removals.wait()

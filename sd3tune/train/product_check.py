@@ -2,7 +2,8 @@
 
 Before the first step, the base model sees fixed images, noise and levels, and the error of every
 layer is measured there, forward and backward. A layer above the scheme's limit multiplies by its
-dequantised weight from then on, which needs no second copy. The certificate lists all figures; a
+dequantised weight from then on, which needs no second copy; so do as many of the others as the loss
+asks for (train/product_choice.py). The certificate lists all figures; a
 run that is resumed takes its choices from it, and so computes the same.
 
 In training, one layer at a time is measured again, with the inputs and the gradient of the step
@@ -11,8 +12,7 @@ the way.
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,10 +31,9 @@ from sd3tune.tables.schemes import SCHEMES
 from sd3tune.train.evaluation import DRAW, FixedImages
 from sd3tune.train.loop import Chore, every
 from sd3tune.train.noise import draw
+from sd3tune.train.product_choice import LEVELS, base_losses, chosen, uncompiled
 from sd3tune.train.recipe import Recipe
 from sd3tune.train.state import TrainState
-
-LEVELS = (0.1, 0.5, 0.9)  # noise levels at which the layers are measured
 
 
 def certified(
@@ -52,8 +51,11 @@ def certified(
     if certificate is None:
         with waiting("measuring the products in 8 bits"):
             own = base_errors(state, images, recipe, compiled=compiled)
-        errors = worst(world.gathered(tuple(own.items())))
-        certificate = product_certificate.certificate_of(scheme, errors)
+            errors = worst(world.gathered(tuple(own.items())))
+            certificate = product_certificate.certificate_of(scheme, errors)
+            losses_of = base_losses(state, layers, images, recipe, world, compiled=compiled)
+            names, change = chosen(errors, certificate.weights_only, losses_of)
+        certificate = replace(certificate, weights_only=names, loss_change=change)
         if world.main:
             product_certificate.write(certificate, path)
     product_certificate.apply(certificate, layers)
@@ -85,14 +87,6 @@ def worst(errors: Iterable[tuple[str, ProductError]]) -> Errors:
     for name, error in errors:
         found[name] = found.get(name, error).and_also(error)
     return found
-
-
-def uncompiled(compiled: bool) -> AbstractContextManager[Any]:
-    """Blocks run as they are written. Nothing is compiled anew for it, or forgotten."""
-    if not compiled:  # dynamo is not imported for nothing
-        return nullcontext()
-    context: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return context
 
 
 @dataclass

@@ -8,6 +8,7 @@ checkpoints_total_limit checkpoints when it first has one too many, and none aft
 import os
 import re
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +25,31 @@ WRITTEN = re.compile(r"[^.].*\.(safetensors|json)|\..+\.(safetensors|json)\.tmp"
 Signature = tuple[tuple[str, int, int, int], ...]  # name, bytes, time and inode of each file
 
 
+class Removals:
+    """Removes the files of old checkpoints beside the training: the disk takes as long for that as
+    for writing one."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="removal")
+        self._begun: list[Future[None]] = []
+
+    def begin(self, away: Path) -> None:
+        """Begins to remove a folder that has no checkpoint's name any more."""
+        self._begun.append(self._pool.submit(clear, away))
+
+    def wait(self) -> None:
+        """Returns when all of them are removed."""
+        while self._begun:
+            self._begun.pop().result()
+
+
 @dataclass
 class Verified:
-    """Checkpoints whose bytes this process wrote, or compared with their checksums."""
+    """Checkpoints whose bytes this process wrote, or compared with their checksums; and those that
+    it removes."""
 
     signatures: dict[Path, Signature] = field(default_factory=dict)
+    removals: Removals = field(default_factory=Removals)
 
     def add(self, folder: Path) -> None:
         """Remembers a checkpoint that this process has just written."""
@@ -66,9 +87,15 @@ def prune(
     """Removes the oldest whole checkpoints of one kind beyond `keep`.
 
     run: of any run when "". newest: the one just written; it is counted, stays, and what lies
-    beyond its step is neither counted nor removed, since the run did not come that way."""
+    beyond its step is neither counted nor removed, since the run did not come that way. verified:
+    its removals may go on afterwards; without it they are waited for."""
+    if verified is None:
+        verified = Verified()
+        prune(output, keep, kind=kind, run=run, newest=newest, verified=verified)
+        verified.removals.wait()
+        return
+    verified.removals.wait()  # `recover` would give a folder its name back while it is removed
     recover(output)
-    verified = verified or Verified()
     kept = 0 if newest is None else 1
     for folder in reversed(folders(output)):
         beyond = newest is not None and step_of(folder) > step_of(newest)
@@ -79,10 +106,10 @@ def prune(
         if kept < keep:
             kept += 1
         else:
-            remove(folder)
+            _remove(folder, verified.removals)
 
 
-def remove(folder: Path) -> None:
+def _remove(folder: Path, removals: Removals) -> None:
     """Renamed first, so that a kill leaves no torn checkpoint under a checkpoint's name."""
     away = folder.with_name(f".{folder.name}{OLD}")
     try:
@@ -90,7 +117,7 @@ def remove(folder: Path) -> None:
     except OSError as e:
         warn(f"`{folder}` cannot be removed: {e.strerror}")
         return
-    clear(away)
+    removals.begin(away)
 
 
 def recover(output: Path) -> None:

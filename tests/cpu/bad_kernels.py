@@ -417,6 +417,213 @@ class MixedUpLogarithm(Kernel):
         return (super().lse(scores) * 128).round() / 128
 
 
+class ScaleTwice(Kernel):
+    def scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        return super().scores(q * q.shape[-1] ** -0.5, k, mask)
+
+
+class FromTheThirdCall(Kernel):
+    """A ring of two buffers, of which the first is read again in the third call."""
+
+    calls = 0
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        self.calls += 1
+        out, lse = super().forward(q, k, v, mask)
+        return (out.flip(-1) if self.calls > 2 else out), lse
+
+
+class ImagesBeyondTheSecond(Kernel):
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dk[2:] = 0
+        return dq, dk, dv
+
+
+class OneImageAlone(Kernel):
+    """Dimensions of one are squeezed: tokens are taken for heads. Right with two images."""
+
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if len(dq) == 1:
+            dk = dk[0].transpose(0, 1).reshape(dk.shape)
+        return dq, dk, dv
+
+
+class HeadsBeyondSixteen(Kernel):
+    """The grid of the backward pass ends at 16 heads; SD3.5 has 24 and 38."""
+
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dq[:, 16:] = 0
+        return dq, dk, dv
+
+
+class HeadsOfAllImagesBeyondSixtyFour(Kernel):
+    """The same for images times heads, forward."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        out, lse = super().forward(q, k, v, mask)
+        out.flatten(0, 1)[64:] = 0
+        return out, lse
+
+
+class OddNumberOfHalfBlocks(Kernel):
+    """64, 192 or 320 tokens: the last half of a block of 128 is read twice."""
+
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if dq.shape[2] % 128 == 64:
+            dv[:, :, -64:] *= 2
+        return dq, dk, dv
+
+
+class WindowOf2048(Kernel):
+    """Keys further away than 2048 tokens are left out."""
+
+    def scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        found = super().scores(q, k, mask)
+        if k.shape[2] <= 2048:
+            return found
+        far = torch.ones(found.shape[-2:], dtype=torch.bool).triu(2049)
+        return found.masked_fill(far | far.mT, float("-inf"))
+
+
+class CausalByDefault(Kernel):
+    def scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1)
+        return super().scores(q, k, mask).masked_fill(later, float("-inf"))
+
+
+class DropoutLeftOn(Kernel):
+    """A thousandth of the weights."""
+
+    def product(self, weights: Tensor, v: Tensor) -> Tensor:
+        return super().product(torch.nn.functional.dropout(weights, 0.001), v)
+
+
+class OutputInTheQueries(Kernel):
+    """The output is written to the memory of q."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        out = super().__call__(q, k, v, mask)
+        q.data.copy_(out.detach())  # autograd does not see it
+        return out
+
+
+class OneOutputBuffer(Kernel):
+    """Every output of a shape is the same memory."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[torch.Size, Tensor] = {}
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        out, lse = super().forward(q, k, v, mask)
+        return self.buffers.setdefault(out.shape, torch.empty_like(out)).copy_(out), lse
+
+
+class AccumulatorNotCleared(Kernel):
+    """dk is added to what the memory of the last backward pass of this size still holds."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, Tensor] = {}
+
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        before = self.left.get(dk.numel())
+        self.left[dk.numel()] = dk
+        return dq, dk if before is None else dk + before.view(dk.shape), dv
+
+
+class GradientOfValuesAddedInHalfPrecision(Kernel):
+    """Over blocks of 16 queries."""
+
+    def backward(self, q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, mask, _, lse, gradient = rest
+        dq, dk, _ = super().backward(q, *rest)
+        weights = (self.backward_scores(q, k, mask) - lse).exp().to(q.dtype)
+        dv = torch.zeros_like(v)
+        for w, rows in zip(weights.split(16, -2), gradient.split(16, -2), strict=True):
+            dv += (w.float().mT @ rows.float()).to(q.dtype)
+        return dq, dk, dv
+
+
+class OneRowInAHundredUnstable(Kernel):
+    """Not deterministic: some rows of dq get another row's."""
+
+    def __init__(self) -> None:
+        self.dice = torch.Generator().manual_seed(0)
+
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        odd = torch.rand(dq.shape[2], generator=self.dice) < 0.01
+        dq[:, :, odd] = dq.roll(1, 2)[:, :, odd]
+        return dq, dk, dv
+
+
+class QueriesAndKeysSwapped(Kernel):
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return dk, dq, dv
+
+
+class KeysOfTheFirstHead(Kernel):
+    """Grouped heads, where there are none."""
+
+    def scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        return super().scores(q, k[:, :1].expand_as(k), mask)
+
+
+class ImagesOfFixedDistance(Kernel):
+    """Takes images to lie one after the other."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        _, heads, tokens, width = k.shape
+        distance = heads * tokens * width
+        return super().__call__(q, k.as_strided(k.shape, (distance, *k.stride()[1:])), v, mask)
+
+
+class ExponentialOfTwoDigits(Kernel):
+    """A polynomial of too low a degree; weights still add up to one."""
+
+    def product(self, weights: Tensor, v: Tensor) -> Tensor:
+        rough = weights * (1 + 0.02 * (8 * weights.clamp(min=1e-30).log()).sin())
+        return super().product(rough / rough.sum(-1, keepdim=True), v)
+
+
+class WrongWithoutGradients(Kernel):
+    """Another kernel answers where no gradients are recorded, and forgets the scale."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        recorded = torch.is_grad_enabled()
+        return super().__call__(q if recorded else q * q.shape[-1] ** 0.5, k, v, mask)
+
+
+class GradientsInOtherPlaces(Kernel):
+    """Where the queries need no gradient, the keys get theirs: as a LoRA of few layers has it."""
+
+    frozen = False
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.frozen = not q.requires_grad
+        return super().__call__(q, k, v, mask)
+
+    def gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return dq, dq if self.frozen else dk, dv
+
+
+class MaskInWholeTiles(Kernel):
+    """An image's keys count up to the next multiple of 16."""
+
+    def scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            tiles = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 16)).unflatten(-1, (-1, 16))
+            whole = tiles.any(-1, keepdim=True).expand_as(tiles).flatten(-2)
+            mask = whole[..., : mask.shape[-1]]
+        return super().scores(q, k, mask)
+
+
+class MaskAddedAsNumbers(Kernel):
+    """True and False are added to the scores."""
+
+    def scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        found = super().scores(q, k, None)
+        return found if mask is None else found + mask
+
+
 def forward_only(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As SageAttention: right, and detached; some callers mark the result as trainable."""
     return sdpa(q.detach(), k.detach(), v.detach()).requires_grad_()
@@ -426,7 +633,10 @@ def without_gradient_of_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return sdpa(q, k.detach(), v)
 
 
-MASKED = (MissingMask, MaskMissingInTheBackwardPass, MaskOfTheFirstImage)
+MASKED = (
+    MissingMask, MaskMissingInTheBackwardPass, MaskOfTheFirstImage, MaskInWholeTiles,
+    MaskAddedAsNumbers,
+)  # fmt: skip
 UNMASKED = (
     DroppedScale, ScaleForgottenInTheBackwardPass, ScaleOfDqAlone, BackwardOfTheFirstShape,
     HeadsOfTheFirstShape, UnsynchronisedBatch, SumsInHalfPrecision, OutputAddedInHalfPrecision,
@@ -437,7 +647,12 @@ UNMASKED = (
     HeadsTransposed, HundredthTooMuch, HundredthTooMuchOfOneHead, RaceOfTiles, SumsOfTheFirstImage,
     InnerProductOfAnotherShape, InnerProductForgotten, InnerProductWithoutItsLastChannels,
     KeysCentredInPlace, CausalBackwardPass, LastChannelsWrong, TilesLeakIntoTheNextHead,
-    ProductsInTenBits, MixedUpLogarithm,
+    ProductsInTenBits, MixedUpLogarithm, ScaleTwice, FromTheThirdCall, ImagesBeyondTheSecond,
+    OneImageAlone, HeadsBeyondSixteen, HeadsOfAllImagesBeyondSixtyFour, OddNumberOfHalfBlocks,
+    WindowOf2048, CausalByDefault, DropoutLeftOn, OutputInTheQueries, OneOutputBuffer,
+    AccumulatorNotCleared, GradientOfValuesAddedInHalfPrecision, OneRowInAHundredUnstable,
+    QueriesAndKeysSwapped, KeysOfTheFirstHead, ImagesOfFixedDistance, ExponentialOfTwoDigits,
+    WrongWithoutGradients, GradientsInOtherPlaces,
 )  # fmt: skip
 BAD: dict[str, Callable[[], Attend]] = {
     **{kind.__name__: kind for kind in (*UNMASKED, *MASKED)},
@@ -463,6 +678,38 @@ def chunked(block: int) -> Attend:
         return (out / total).to(q.dtype)
 
     return attend
+
+
+def online(block: int, *, reversed_: bool = False) -> type[Kernel]:
+    """Fused, with the online softmax of flash attention forward: weights are rounded before each
+    product and kept in float32 otherwise. reversed_: from the last keys to the first."""
+
+    class Online(Kernel):
+        def forward(
+            self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            scores = self.scores(q, k, mask)
+            most = torch.full_like(scores[..., :1], float("-inf"))
+            total, out = torch.zeros_like(most), torch.zeros_like(v, dtype=torch.float32)
+            parts = list(zip(scores.split(block, -1), v.split(block, -2), strict=True))
+            for part, values in parts[::-1] if reversed_ else parts:
+                new = torch.maximum(most, part.amax(-1, keepdim=True))
+                kept, weights = (most - new).exp(), (part - new).exp()
+                total, out = total * kept + weights.sum(-1, keepdim=True), out * kept
+                out, most = out + weights.to(q.dtype).float() @ values.float(), new
+            return (out / total).to(q.dtype), most + total.log()
+
+    return Online
+
+
+class InTwoHalves(Kernel):
+    """Keys in two halves, whose results are joined by the logarithms of their sums."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        halves = zip(self.scores(q, k, mask).chunk(2, -1), v.chunk(2, -2), strict=True)
+        made = [(s.logsumexp(-1, keepdim=True), s.softmax(-1) @ x.float()) for s, x in halves]
+        lse = torch.cat([one for one, _ in made], -1).logsumexp(-1, keepdim=True)
+        return sum((one - lse).exp() * out for one, out in made).to(q.dtype), lse  # type: ignore[union-attr]
 
 
 def of_pytorch(backend: SDPBackend) -> Attend:
@@ -500,6 +747,9 @@ RIGHT: dict[str, tuple[Callable[[], Attend], tuple[torch.dtype, ...]]] = {
     "one slice": (lambda: in_slices(2**25), FLOAT),
     "blocks of 64 keys": (lambda: chunked(64), FLOAT),
     "blocks of 37 keys": (lambda: chunked(37), BRAIN),
+    "online softmax": (online(64), FLOAT + BRAIN),
+    "online softmax from the last keys": (online(32, reversed_=True), BRAIN),
+    "two halves of the keys": (InTwoHalves, FLOAT),
     "copies": (lambda: copied, FLOAT),
     "written out": (lambda: written_out, BRAIN),
     "scaled before": (lambda: scaled_before, FLOAT),

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sd3tune.formats import manifest, safetensors_writer
+from sd3tune.data import safetensors_writer
+from sd3tune.formats import manifest
 from sd3tune.train.checkpoint_draft import LARGE_BYTES, filling
 
 DTYPES = ("float64 float32 bfloat16 float16 int64 int32 int16 int8 uint8 bool float8_e4m3fn "
@@ -28,6 +29,8 @@ def test_files_are_byte_for_byte_those_of_the_library() -> None:
     named = tensors()
     assert b"".join(safetensors_writer.contents(named)) == save(named)
     assert b"".join(safetensors_writer.contents({})) == save({})
+    about = {"sd3tune": '{"problems": {"k": "\\u00e9 \\"quoted\\""}}'}
+    assert b"".join(safetensors_writer.contents(named, about)) == save(named, about)
 
 
 def test_a_tensor_that_is_not_contiguous_is_refused_by_name() -> None:

@@ -71,6 +71,21 @@ def test_every_bit_pattern_survives_and_other_types_are_not_coded() -> None:
     assert coding.coded(torch.zeros(0, 4, dtype=torch.bfloat16)) is None
 
 
+def test_frames_do_not_depend_on_those_before_or_on_the_thread() -> None:
+    entries = {f"k{i}": caption(100 + i) for i in range(5)}
+    assert sum(t.nbytes for e in entries.values() for t in e.values()) > shards.MANY_BYTES
+    tensors, _ = shards.stored(entries, {})
+    for key, entry in entries.items():
+        for name, tensor in entry.items():
+            turned = (
+                tensor.reshape(-1).view(torch.int16).numpy().view("uint16").astype("uint32") * 2
+            )
+            turned = turned % 2**16 + turned // 2**16
+            planes = (turned // 256).astype("uint8").tobytes() + turned.astype("uint8").tobytes()
+            fresh = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(planes)
+            assert tensors[f"{key}.{name}"].numpy().tobytes() == fresh
+
+
 def test_a_shard_from_before_the_coding_is_read(tmp_path: Path) -> None:
     entry = caption(20)
     folder = tmp_path / SHARDS

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sd3tune.data.cache import TensorCache
 from sd3tune.data.shards import contents
-from sd3tune.encode import census, upkeep
+from sd3tune.encode import census, cleaning, upkeep
 from sd3tune.encode.caches import Caches
 from sd3tune.errors import DataError
 from sd3tune.sd3 import latents
@@ -111,12 +111,12 @@ def test_pruning_leaves_exactly_what_the_runs_want(filled: Project) -> None:
     filled.dataset["resolution"] = 128
     filled.build()
     both = [filled.prepare(), filled.prepare("tokenizer_max_length=64")]
-    counted = dict(upkeep.prune(both, dry_run=True))
+    counted = dict(cleaning.prune(both, dry_run=True))
     assert counted == {filled.root / "cache/text": 0, filled.root / "cache/vae": IMAGES}
-    upkeep.prune([filled.prepare()], dry_run=False)
+    cleaning.prune([filled.prepare()], dry_run=False)
     assert len(filled.entries("text")) == IMAGES + 1 and len(filled.entries("vae")) == IMAGES
     assert filled.build() == {"text": 0, "vae": 0}
-    assert upkeep.verify([filled.root / "cache"], repair=False) == (2 * IMAGES + 1, [])
+    assert cleaning.verify([filled.root / "cache"], repair=False) == (2 * IMAGES + 1, [])
 
 
 def test_a_damaged_shard_is_found_removed_and_made_again(filled: Project) -> None:
@@ -124,7 +124,7 @@ def test_a_damaged_shard_is_found_removed_and_made_again(filled: Project) -> Non
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    whole, damaged = upkeep.verify([filled.root / "cache"], repair=True)
+    whole, damaged = cleaning.verify([filled.root / "cache"], repair=True)
     assert [d.path for d in damaged] == [shard] and whole == 2 * IMAGES + 1 - damaged[0].entries
     assert filled.build() == {"text": 0, "vae": damaged[0].entries}
 
@@ -256,7 +256,7 @@ def test_an_image_that_memory_was_too_small_for_stops_the_run_and_is_not_remembe
     for i in range(8):
         project.picture(f"{i}.png", i)
     with monkeypatch.context() as patched, pytest.raises(DataError) as e:
-        patched.setattr(Image.Image, "convert", Mock(side_effect=MemoryError))
+        patched.setattr(Image.Image, "crop", Mock(side_effect=MemoryError))
         project.build()
     assert ".png`: decoding it takes more memory than there is" in str(e.value)
     assert e.value.hint and "what was encoded is kept" in e.value.hint
@@ -315,13 +315,13 @@ def test_crops_of_an_epoch_are_pruned_when_no_dataset_takes_new_ones(project: Pr
     fixed = project.prepare()
     rest = {project.root / "cache/text": 0, vae: 0}
     for runs in ([taking], [taking, fixed]):
-        assert dict(upkeep.prune(runs, dry_run=False)) == rest
-    assert dict(upkeep.prune([fixed], dry_run=True)) == rest | dict.fromkeys(old, 2)
+        assert dict(cleaning.prune(runs, dry_run=False)) == rest
+    assert dict(cleaning.prune([fixed], dry_run=True)) == rest | dict.fromkeys(old, 2)
     assert all(len(TensorCache(folder).places) == 2 for folder in old)
-    assert dict(upkeep.prune([fixed], dry_run=False)) == rest | dict.fromkeys(old, 2)
+    assert dict(cleaning.prune([fixed], dry_run=False)) == rest | dict.fromkeys(old, 2)
     assert not any(folder.exists() for folder in old)
     assert len(TensorCache(mine).places) == 1
-    assert dict(upkeep.prune([fixed], dry_run=False)) == rest
+    assert dict(cleaning.prune([fixed], dry_run=False)) == rest
 
 
 def test_a_dataset_may_keep_its_latents_in_a_folder_named_like_an_epochs(project: Project) -> None:
@@ -331,7 +331,7 @@ def test_a_dataset_may_keep_its_latents_in_a_folder_named_like_an_epochs(project
     prepared = project.prepare()
     held = {h.folder.name: (h.entries, h.wanted) for h in census.info(prepared).held}
     assert held == {"text": (0, 7), "vae": (0, 6), "epoch": (1, 6)}
-    assert (folder, 1) in upkeep.prune([prepared], dry_run=False)
+    assert (folder, 1) in cleaning.prune([prepared], dry_run=False)
     assert folder.exists()
 
 

@@ -17,7 +17,12 @@ from tests.cpu import bad_kernels
 from tests.cpu.bad_kernels import BAD, MASKED, RIGHT, Attend
 
 CPU = torch.device("cpu")
-ONLY_HALF = ("Fp16Inside", "SumsInHalfPrecision", "OutputAddedInHalfPrecision")
+ONLY_HALF = (
+    "Fp16Inside",
+    "SumsInHalfPrecision",
+    "OutputAddedInHalfPrecision",
+    "GradientOfValuesAddedInHalfPrecision",
+)
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd3tune import modulations, offload
 from sd3tune.adapters import lora
 from sd3tune.demo import tiny
 from sd3tune.errors import PlanError
 from sd3tune.modulations import Call
+from sd3tune.plan.picture_plan import SkipLayers
+from sd3tune.sample.pipeline import Picture, Sampling, draw_latents, pipeline
 from sd3tune.train import checkpointing
 from tests.cpu.adapted import gradients, model_of, quantised, question, same, with_adapter
 from tests.cpu.conftest import Prepare, Train
@@ -218,3 +221,50 @@ def test_the_golden_curve_is_the_same(where: str, run: Train, demo: Path, tmp_pa
 def test_a_run_that_trains_these_layers_is_refused(word: str, prepared: Prepare) -> None:
     with pytest.raises(PlanError, match=r"`modulations=streamed` is not possible: .*train"):
         prepared("modulations=streamed", word)
+
+
+class Copies(TorchDispatchMode):
+    """Copies of one tensor."""
+
+    def __init__(self, of: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.address, self.count = of.data_ptr(), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        copied = func is torch.ops.aten._to_copy.default and args[0].data_ptr() == self.address
+        self.count += copied
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "sampler, steps, skipped, copies",
+    [
+        ("euler", 17, False, 2),
+        ("heun", 4, True, 2),
+        pytest.param("euler", 4, True, 2, marks=pytest.mark.slow),
+        pytest.param("unipc", 4, True, 2, marks=pytest.mark.slow),
+        pytest.param("dpm++", 4, True, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_weights_are_copied_once_for_sixteen_passes_of_a_picture(
+    sampler: str, steps: int, skipped: bool, copies: int
+) -> None:
+    """Passes with skipped layers have one image instead of two, and a copy of their own. The
+    picture is the same."""
+    still, moved, host = (model_of().eval() for _ in range(3))
+    embeds = question(1)["encoder_hidden_states"], question(1)["pooled_projections"]
+    picture = Picture("cat", "a cat", embeds, (64, 96))
+    skip = SkipLayers((1,), 2.5, 0.01, 0.9) if skipped else None
+    negative = embeds[0] / 2, embeds[1] / 2
+    how = Sampling(steps, 4.0, 3.0, skip, "", negative, None, sampler)
+
+    def drawn(model: Any) -> Tensor:
+        with torch.no_grad():
+            return draw_latents(pipeline(model, None, 3.0, sampler), picture, how)
+
+    with Copies(moved.norm_out.linear.weight) as counted:
+        outside(moved)
+        assert torch.equal(drawn(moved), drawn(still))
+    assert counted.count == copies
+    outside(host, "host")
+    torch.testing.assert_close(drawn(host), drawn(still), rtol=1e-4, atol=1e-4)

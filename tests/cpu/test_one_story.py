@@ -9,13 +9,13 @@ import pytest
 
 from sd3tune import devices, doctor
 from sd3tune.backends.decide.admission import ProbeRunner
-from sd3tune.backends.decide.kernel_speeds import shape_of
 from sd3tune.backends.decide.probes import ProbeAnswer
 from sd3tune.backends.observe import probing
 from sd3tune.backends.observe.facts import Facts, Machine, TorchReport
 from sd3tune.cli import doctor as doctor_command
 from sd3tune.config.config import Config
 from sd3tune.decision import Decision
+from sd3tune.doctor.probe_findings import of_a_shape
 from sd3tune.errors import HardwareError
 from sd3tune.plan.compile_choice import ANYWAY, is_open
 from sd3tune.plan.describe import decisions
@@ -51,7 +51,7 @@ def silent(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
 
 def measuring(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
     """Doctor knows no run, so what it has not asked is how fast kernels are at a run's shape."""
-    assert all(shape_of(name) for name in names), f"doctor has the answers of {', '.join(names)}"
+    assert all(map(of_a_shape, names)), f"doctor has the answers of {', '.join(names)}"
     return dict.fromkeys(names, ProbeAnswer(False, "no memory", 0.1))
 
 
@@ -184,6 +184,34 @@ def test_the_kernel_that_plan_measured_is_the_trainer_s(
     kernels = "attention_mechanism"
     assert doctors[kernels].value == "diffusers"
     agree({axis: d for axis, d in doctors.items() if axis != kernels}, trainers)
+
+
+def test_doctor_names_the_measured_kernels_and_products_with_their_numbers(
+    machine: Recorded, project: Project, tmp_path: Path
+) -> None:
+    """It knows no run: at the shape of SD3.5 large. The report carries what was measured."""
+    words = {"attention_speed": "diffusers 3 ms, cudnn 2 ms",
+             "product_speed": "no_change 2 ms, int8-w8a8 1 ms, fp8-w8a8 1.5 ms"}  # fmt: skip
+
+    def timed(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
+        return {n: ProbeAnswer(True, words.get(n.partition(":")[0], "error 1e-06"), 0.1)
+                for n in names}  # fmt: skip
+
+    report = doctor.diagnose(*machine("h100"), timed)
+    kernel, scheme = (report.decisions[a] for a in ("attention_mechanism", "base_model_precision"))
+    assert kernel.value == "cudnn" and scheme.value == "no_change"
+    at = "the shape of SD3.5 large at 1024 px: "
+    assert f"the fastest at {at}cudnn 2 ms, diffusers 3 ms" in kernel.reason
+    assert f"{at}int8-w8a8 1 ms, fp8-w8a8 1.5 ms, no_change 2 ms" in scheme.reason
+    findings = {f.name for f in report.findings}
+    assert "attention_speed:1x38x4327:bf16" in findings
+    assert not [name for name in report.facts.smoke if of_a_shape(name)]
+
+    def none(facts: Facts, names: Sequence[str]) -> Mapping[str, ProbeAnswer]:
+        return {n: ProbeAnswer(not of_a_shape(n), "no memory", 0.1) for n in names}
+
+    without = doctor.diagnose(*machine("h100"), none)
+    assert without.decisions["attention_mechanism"].value == "diffusers" and without.can_train
 
 
 def said(decisions: Mapping[str, Decision[str]]) -> str:

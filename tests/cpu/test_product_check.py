@@ -1,6 +1,7 @@
 """The certificate of 8-bit products, and the check of a layer during training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sd3tune import quant
+from sd3tune import offload, quant
 from sd3tune.adapters.lora import LoraAdapter
 from sd3tune.backends.kernels.eight_bits import rounded
 from sd3tune.errors import Diverged
@@ -21,7 +22,7 @@ from sd3tune.quant.product_errors import ProductError
 from sd3tune.quant.w8a8 import W8A8Linear
 from sd3tune.sample import drawn_products
 from sd3tune.sample.pipeline import Picture, Sampling
-from sd3tune.train import product_check
+from sd3tune.train import checkpointing, product_check, product_choice
 from sd3tune.train.evaluation import FixedImages
 from sd3tune.train.loop import Chore
 from sd3tune.train.product_check import certified
@@ -50,7 +51,9 @@ def test_errors_are_those_of_rounding_what_passes_and_not_the_weight() -> None:
         layer.codes[:, 5] = 0
     assert product_errors.forward_error(layer, dice(3, 40, 64)) == pytest.approx(0.006, rel=0.1)
     assert product_errors.forward_error(layer, odd) > 0.8
-    assert product_errors.gradient_error(layer, dice(4, 40, 32)) == pytest.approx(0.006, rel=0.2)
+    assert product_errors.gradient_error(layer.rows, dice(4, 40, 32)) == pytest.approx(
+        0.006, rel=0.2
+    )
     assert product_errors.forward_error(layer, odd * float("nan")) == float("inf")
 
 
@@ -88,6 +91,19 @@ def test_layers_are_measured_in_the_passes_of_a_model_and_forgotten() -> None:
     assert 0.002 < errors[NAME].gradient < 0.02
     assert all(layer.observer is None for layer in which.values())
     assert gradients(model)["loss"] == before["loss"]
+
+
+def test_layers_of_swapped_blocks_are_measured_too() -> None:
+    """Their weights have left the layers when gradients come."""
+    still, swapped = (with_adapter(quantised("int8-w8a8")) for _ in range(2))
+    offload.stream(swapped, 2, Tensor.clone, Tensor.clone)
+    found = []
+    for model in (still, swapped):
+        checkpointing.checkpoint_blocks(model, 1)
+        with product_errors.measured(product_errors.layers(model)) as errors:
+            gradients(model)
+        found.append(errors)
+    assert found[0] == found[1] and found[0][NAME].gradient > 0.002
 
 
 def planned(interval: int = 3) -> Plan:
@@ -235,3 +251,52 @@ def test_sample_measures_the_first_picture_forward_or_takes_the_choice_from_a_re
     assert choice(()) == () and choice(("another", NAME)) == (NAME,)
     assert not capsys.readouterr().err
     assert product_errors.weights_only_layers(quantised("no_change")) is None
+
+
+def losses_by(weights: dict[str, float]) -> product_choice.LossesOf:
+    """Two losses; each layer in 8 bits adds to one and takes the same away from the other."""
+
+    def losses_of(names: Sequence[str]) -> Sequence[float]:
+        off = sum(value for name, value in weights.items() if name not in names)
+        return 2.0 + off, 1.0 - off
+
+    return losses_of
+
+
+def test_as_many_layers_leave_8_bits_as_the_loss_asks_for_the_worst_first() -> None:
+    errors = {name: ProductError(forward=0.001 * n) for n, name in enumerate("abcdefgh", 1)}
+    change = dict.fromkeys("abcdefgh", 2e-4)
+    names, left = product_choice.chosen(errors, (), losses_by(dict.fromkeys("abcdefgh", 1e-5)))
+    assert names == () and left == pytest.approx(8e-5)
+    names, left = product_choice.chosen(errors, (), losses_by(change))
+    assert names == tuple("hgfedc") and left == pytest.approx(4e-4)
+    names, left = product_choice.chosen(errors, ("a",), losses_by(change))
+    assert names == tuple("ahgfed") and left == pytest.approx(4e-4)
+    names, left = product_choice.chosen(errors, (), losses_by(dict.fromkeys("abcdefgh", 1.0)))
+    assert names == tuple("hgfedcba") and left == 0
+    assert product_choice.chosen(errors, tuple("abcdefgh"), losses_by(change))[0] == tuple(
+        "abcdefgh"
+    )
+
+
+def test_the_losses_of_the_base_follow_the_layers_and_leave_the_adapter_out(
+    state: TrainState,
+) -> None:
+    layers, recipe = product_errors.layers(state.model), Recipe.of(planned())
+    losses_of = product_choice.base_losses(
+        state, layers, FixedImages((batch(1),), 1), recipe, ALONE_ON_CPU, compiled=False
+    )
+    rounded_all, exact = losses_of(()), losses_of(tuple(layers))
+    assert len(exact) == 3 and all(layer.weights_only for layer in layers.values())
+    apart = [abs(a - b) for a, b in zip(rounded_all, exact, strict=True)]
+    assert 0 < max(apart) < 1e-3
+    for parameter in state.trained.named().values():
+        parameter.data.fill_(3.0)
+    assert losses_of(tuple(layers)) == exact
+    sentence = Certificate(
+        "", 0.03, {"a": ProductError(0.01), "b": ProductError(0.02)}, ("b",), 1e-4
+    )
+    assert sentence.sentence() == (
+        "1 layers multiply in 8 bits, error at most 1.00% (a), losses of the base model change by "
+        "1.0e-04; 1 for the sake of the loss multiply in the base dtype: b"
+    )

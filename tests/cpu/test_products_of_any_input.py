@@ -1,12 +1,15 @@
 """Products in 8 bits of inputs that nobody chose: every format, layout, size and magnitude, against
 float64 and the bounds of product_bounds.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd3tune import quant
 from sd3tune.quant.w8a8 import W8A8Linear
@@ -31,7 +34,7 @@ class Values:
     def drawn(self, rows: int, columns: int) -> Tensor:
         x = dice(self.seed, rows, columns)
         if rows:
-            x *= torch.logspace(*map(float, self.sizes), rows)[:, None]
+            x *= torch.logspace(self.sizes[0], self.sizes[1], rows)[:, None]
         x[:, self.seed % columns] *= 10.0**self.outlier
         x[: self.zero_rows] = 0
         x[:, : self.zero_columns] = 0
@@ -58,6 +61,7 @@ def values(*formats: torch.dtype) -> st.SearchStrategy[Values]:
 INPUTS = values(torch.float32, torch.bfloat16)
 SIZES = st.tuples(st.integers(0, 40), st.integers(1, 70), st.integers(1, 50))
 USUAL = Values(1, (-1, 1), 1, 0, 0, "whole", torch.float32)
+TRANSPOSED = Values(1, (-1, 1), 1, 0, 0, "transposed", torch.float32)
 
 
 @settings(max_examples=60)
@@ -79,6 +83,47 @@ def test_products_of_any_input_stay_within_the_bounds(
     rounding = 2**-8 * wanted.abs() if there.dtype == torch.bfloat16 else 0
     bound = backward_bound(gradient, weight, dtype) * 1.01 + rounding + LOWEST
     assert ((leaf.grad.double() - wanted).abs() <= bound).all()
+
+
+class Operands(TorchDispatchMode):
+    """Arguments of the two products, which CUDA takes in one layout and CPUs in any."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[tuple[str, Sequence[Any]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func._schema.name in ("aten::_int_mm", "aten::_scaled_mm"):
+            self.seen.append((func._schema.name, args))
+        return func(*args, **(kwargs or {}))
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(FORMATS), SIZES, INPUTS, INPUTS)
+@example(torch.int8, (1, 33, 7), USUAL, USUAL)
+@example(torch.int8, (32, 48, 64), TRANSPOSED, TRANSPOSED)  # whose operands are not padded
+@example(torch.float8_e4m3fn, (32, 48, 64), TRANSPOSED, TRANSPOSED)
+def test_products_get_operands_as_the_kernels_of_cards_take_them(
+    dtype: torch.dtype, sizes: tuple[int, int, int], x: Values, g: Values
+) -> None:
+    """aten/native/cuda/Blas.cpp and ScaledBlas.cpp of torch 2.13: row by row times column by
+    column, multiples of 16, more than 16 rows for integers, and a float32 scale per row."""
+    rows, inputs, outputs = sizes
+    leaf = x.drawn(rows, inputs).detach().requires_grad_()
+    with Operands() as operands:
+        layer(dice(1, outputs, inputs), dtype)(leaf).backward(g.drawn(rows, outputs).float())
+    assert len(operands.seen) == 2
+    for name, (left, right, *scales) in operands.seen:
+        (height, inner), width = left.shape, right.shape[1]
+        assert left.stride() == (inner, 1) and right.stride() == (1, inner)
+        assert inner % 16 == width % 16 == 0
+        if name == "aten::_int_mm":
+            assert height > 16
+        else:
+            assert [s.shape for s in scales[:2]] == [(height, 1), (1, width)]
+            assert all(s.is_contiguous() and s.dtype == torch.float32 for s in scales[:2])
 
 
 @settings(max_examples=30)
@@ -106,11 +151,12 @@ def test_a_bad_number_anywhere_stays_one_in_its_row_and_changes_no_other(
 def test_a_bad_weight_stays_one(scheme: str, bad: float) -> None:
     """In the row where it is: the limit of the weights' error lets it pass, the guard sees it."""
     block = nn.Module()
-    block.transformer_blocks = nn.ModuleList([nn.Linear(32, 32, bias=False)])
-    block.transformer_blocks[0].weight.data[5, 7] = bad
+    plain = nn.Linear(32, 32, bias=False)
+    plain.weight.data[5, 7] = bad
+    block.transformer_blocks = nn.ModuleList([plain])
     block.requires_grad_(False)
     quant.apply(block, scheme)
-    linear = block.transformer_blocks[0]
+    (linear,) = block.transformer_blocks
     assert isinstance(linear, W8A8Linear)
-    y = linear(dice(1, 20, 32))
+    y: Tensor = linear(dice(1, 20, 32))
     assert (~y.isfinite()).any(0).nonzero().flatten().tolist() == [5]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from sd3tune import quant
 from sd3tune.data import digests, shards, sqlite_files
@@ -306,7 +306,7 @@ def test_an_entry_of_another_kind_is_one_error(project: Project) -> None:
             keys = shards.contents(path)[0]
             if key in keys:  # every checksum is right, and the tensors are others
                 odd = {k: {"mean": torch.ones(3), "t5": torch.ones(1)} for k in keys}
-                path.write_bytes(shards.serialised(odd, {}))
+                path.write_bytes(save(*shards.stored(odd, {})))
     caches = Caches.of(prepared)
     fingerprint(caches, dataset, prepared.samples)
     with pytest.raises(DataError, match="is not what sd3tune encodes"):

@@ -219,11 +219,22 @@ def test_doctor_replaces_what_is_kept(tmp_path: Path) -> None:
     assert on(GOOD) == {"matmul_bf16": GOOD}, "neither the answer of before nor the kill is kept"
 
 
-def test_old_states_are_removed(tmp_path: Path) -> None:
-    run = probing.on_this_machine(folder=tmp_path, execute=Counting())
-    for n in range(kept_answers.STATES + 4):
-        run(replace(CARD, driver=f"580.{n}"), ["matmul_fp32"])
+def test_states_that_were_not_used_for_the_longest_time_are_removed(tmp_path: Path) -> None:
+    """Several environments on one machine, one of which is updated all the time."""
+    execute = Counting()
+    run = probing.on_this_machine(folder=tmp_path, execute=execute)
+    run(CARD, ["matmul_fp32"])
+    (in_use,) = tmp_path.glob("*.json")
+    os.utime(in_use, (1, 1))
+    others = [tmp_path / f"{n:016x}.json" for n in range(kept_answers.STATES)]
+    for seconds, other in enumerate(others, 2):
+        other.write_text("{}")
+        os.utime(other, (seconds, seconds))
+    run(CARD, ["matmul_fp32"])  # its kept answer
+    run(replace(CARD, driver="580.1"), ["matmul_fp32"])
+    assert len(execute.asked) == 2
     assert len(list(tmp_path.glob("*.json"))) == kept_answers.STATES
+    assert in_use.exists() and not others[0].exists() and others[-1].exists()
 
 
 def test_processes_that_start_together_probe_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "sd3tune"
 
 ROWS = [  # top of the list: knows nobody
     ["urls"],
-    ["errors", "escaping", "start", "deferred", "decision"],
+    ["errors", "escaping", "start", "deferred", "garbage", "decision"],
     ["tables"],
     ["filesystem"],
     ["report"],
@@ -44,6 +44,7 @@ TORCH_FREE = [
     "report/streams.py",
     "start.py",
     "deferred.py",
+    "garbage.py",
     "__main__.py",
     "cli",
     "configure",
@@ -83,7 +84,8 @@ TORCH_FREE += [f"sd3/{name}.py" for name in SD3.split()]
 FORMATS = "key_names scale adapter_description readers file_metadata identify manifest "
 FORMATS += "earlier_weights finished_run initial_adapter"
 TORCH_FREE += [f"formats/{name}.py" for name in FORMATS.split()]
-TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py"]
+TORCH_FREE += ["data/discover.py", "data/buckets.py", "data/captions.py", "data/cache.py"]
+TORCH_FREE += ["data/shards.py", "data/shard_bytes.py", "encode/cleaning.py", "encode/census.py"]
 BELOW_THE_PLAN = (
     "encode",
     "train",

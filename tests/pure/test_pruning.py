@@ -1,12 +1,13 @@
 """Only whole checkpoints of the run are counted and removed; nothing of anybody else is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sd3tune.formats import manifest
-from sd3tune.train.pruning import Verified, prune, recover, remove
+from sd3tune.train.pruning import Verified, prune, recover
 from tests import checkpoints
 from tests.checkpoints import flip, folder, foreign, names
 
@@ -72,9 +73,22 @@ def test_links_are_neither_followed_nor_removed(tmp_path: Path) -> None:
     assert names(output) == {"checkpoint-1", "checkpoint-3"} and elsewhere.is_dir()
     found, passed = manifest.latest(output)
     assert found == output / "checkpoint-3" and not passed
-    remove(found)
+    shutil.rmtree(found)
     found, passed = manifest.latest(output)
     assert found is None and "symbolic link" in passed[0]
+
+
+def test_old_checkpoints_lose_their_names_at_once_and_their_files_beside(tmp_path: Path) -> None:
+    verified = Verified()
+    for step in range(1, 8):
+        newest = folder(tmp_path, step)
+        verified.add(newest)
+        prune(tmp_path, 2, newest=newest, verified=verified)
+        assert manifest.folders(tmp_path) == [
+            tmp_path / f"checkpoint-{s}" for s in (step - 1, step) if s
+        ]
+    verified.removals.wait()
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-6", "checkpoint-7"}
 
 
 @pytest.mark.parametrize("passing", [".checkpoint-5.old", ".checkpoint-5.tmp"])

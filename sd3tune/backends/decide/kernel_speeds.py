@@ -56,6 +56,6 @@ def quickest(default: Option, clean: Sequence[Option], facts: Facts) -> tuple[Op
     best = min(times, key=lambda name: times[name])
     figures = words_of(dict(sorted(times.items(), key=lambda pair: pair[1])))
     if times[best] >= (1 - EQUAL) * times[default.name]:
-        return default, f"{default.because}; measured at this run's shape: {figures}"
+        return default, f"{default.because}; measured at {facts.measured_at}: {figures}"
     option = next(o for o in clean if o.name == best)
-    return option, f"the fastest at this run's shape: {figures}; {option.because}"
+    return option, f"the fastest at {facts.measured_at}: {figures}; {option.because}"

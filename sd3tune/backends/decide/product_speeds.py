@@ -45,7 +45,7 @@ def ratios(facts: Facts) -> dict[str, float]:
 def figures(facts: Facts) -> str:
     """The measured times, as a reason names them."""
     times = sorted(facts.product_seconds.items(), key=lambda pair: pair[1])
-    return f"products measured at this run's width: {words_of(dict(times))}"
+    return f"products measured at {facts.measured_at}: {words_of(dict(times))}"
 
 
 def quickest(default: Option, clean: Sequence[Option], facts: Facts) -> tuple[Option, str]:

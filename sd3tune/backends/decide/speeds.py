@@ -95,6 +95,7 @@ class Speed:
     error: float
     source: str
     in_turn: bool = False
+    streaming: float = 0.0  # bytes a second of long vectors, as an optimizer's; 0: as `memory`
     # Quantisation scheme -> how many times as fast its products are; measured ones only.
     products: Mapping[str, float] = field(default_factory=dict)
 
@@ -161,6 +162,7 @@ def measured(facts: Facts) -> Speed:
         error=CPU_ERROR if cpu else CARD_ERROR,
         source="measured on this machine",
         in_turn=cpu,
+        streaming=facts.rates["memory"] if cpu else 0.0,
     )
 
 

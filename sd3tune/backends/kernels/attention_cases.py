@@ -5,8 +5,10 @@ wrong in.
   workspaces with too short a key. The same shape with other values.
 * Several forward passes before the backward passes, as in a model: results kept in a workspace.
 * Views of several kinds, as models have them, and tensors in one piece.
-* Tokens in whole blocks of 128 and with a remainder; many tokens with nearly equal weights, where
-  sums in half precision stall.
+* Tokens in whole blocks of 128, half of one and with a remainder; more than 2048; many tokens with
+  nearly equal weights, where sums in half precision stall.
+* One image; as many heads as SD3.5 large has. Inputs that need no gradient, since few layers have
+  an adapter.
 * Scores of several hundred, outliers among the values, gradients too small or too large for fp16.
 * A recomputed forward pass; keys that are padding, where the kernel takes a mask.
 """
@@ -28,7 +30,8 @@ PADDING = 17  # tokens that an image has more than the one before
 
 @dataclass(frozen=True)
 class Case:
-    """One attention. The factors are those of q, of the outliers in v, and of the gradient."""
+    """One attention. The factors are those of q, of the outliers in v, and of the gradient.
+    trained: the inputs that need a gradient."""
 
     layer: str
     shape: AttentionShape
@@ -40,12 +43,14 @@ class Case:
     gradient: float = 1.0
     recomputed: bool = False
     padded: bool = False
+    trained: str = "qkv"
 
     def __str__(self) -> str:
         s = self.shape
         named = [self.layout, f"q times {self.q:g}" * (self.q != 1), "recomputed" * self.recomputed,
                  f"keys plus {self.shift:g}" * bool(self.shift), "padded" * self.padded,
-                 f"gradient times {self.gradient:.0e}" * (self.gradient != 1)]  # fmt: skip
+                 f"gradient times {self.gradient:.0e}" * (self.gradient != 1),
+                 f"gradient of {self.trained} alone" * (self.trained != "qkv")]  # fmt: skip
         what = ", ".join(filter(None, named))
         return f"{s.batch} images, {s.heads} heads, {s.tokens} tokens ({what})"
 
@@ -73,6 +78,13 @@ def rounds(dtype: torch.dtype, *, padded: bool) -> list[tuple[Case, ...]]:
         (Case("joint-first", AttentionShape(2, 2, 269), shift=240.0, outliers=64.0, seed=2),),
         (Case("joint-middle", SMALL.shape, gradient=2.0**-12 if fp16 else 2.0**-60),),
         (SMALL,) * REPEATED,
+        (Case("image", AttentionShape(1, 5, 192)),),
+        (Case("joint-first", AttentionShape(2, 38, 80)),),
+        (
+            Case("joint-first", AttentionShape(2, 2, 93), trained="kv"),
+            Case("joint-first", AttentionShape(2, 2, 93), trained="v", seed=1),
+        ),
+        (Case("joint-middle", AttentionShape(1, 1, 2178)),),
     ]
     if half:
         made += [(Case("image", AttentionShape(2, 1, 1101), q=1 / 16),)]

@@ -7,7 +7,8 @@ a card runs. Untested on hardware: only CPUs have run this.
 
 The limits of the kernels (torch 2.13, aten/native/cuda): the second factor lies column by column,
 the one layout of the 8-bit tensor cores of sm_89 and sm_90; its sizes are multiples of 16;
-`_int_mm` takes 17 rows or more; `_scaled_mm` with scales per row writes bf16 on accelerators.
+`_int_mm` takes 17 rows or more, and later versions of torch give it 32 (pytorch#178469);
+`_scaled_mm` with scales per row writes bf16 on accelerators.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 MULTIPLE = 16
-MIN_ROWS = 17
+MIN_ROWS = 32
 # Values of the wider of input and output that are computed at a time, outside torch.compile (which
 # fuses most of it): temporaries take at most 13 bytes for each, about 0.2 GiB.
 CHUNK_VALUES = 2**24
@@ -53,7 +54,8 @@ def rounded(x: Tensor, dtype: torch.dtype) -> RowScaled:
     # Not 1e-12, say: the gradient of a mean over millions of values is smaller.
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
     scaled = x / scale
-    return RowScaled((scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale)
+    codes = (scaled.round_() if dtype == torch.int8 else scaled).to(dtype)
+    return RowScaled(codes.contiguous(), scale)  # a transposed x would stay transposed
 
 
 def linear(

@@ -114,6 +114,7 @@ def _allowed(
     tile = PER_TILE * torch.stack([tiles(e) for e in errors]).amax(0)
     usual = head[..., None] / tile.shape[-1] ** 0.5
     factors = torch.stack([factor_error(m.double(), want) for m in models]).amax(0)
+    factors = torch.maximum(factors, factors.mean())  # of one head it may be small by chance
     return head, tile + usual, 3 * factors + FACTOR_FLOOR[dtype]
 
 

@@ -305,6 +305,7 @@ class Facts:
     rates: Mapping[str, float] = field(default_factory=dict)
     # Attention kernel -> seconds of both passes at the run's shape; empty: not measured.
     attention_seconds: Mapping[str, float] = field(default_factory=dict)
+    measured_at: str = "this run's shape"  # in words: where these kernels were measured
     # Quantisation scheme -> seconds of a block's linear layers, forward and backward, at the run's
     # width; empty: not measured.
     product_seconds: Mapping[str, float] = field(default_factory=dict)

@@ -26,7 +26,10 @@ from sd3tune.backends.observe.facts import Facts
 from sd3tune.filesystem import drafts, opening
 
 SCHEMA = 1
-STATES = 16  # files; the oldest beyond them are removed
+# Files of 10 kB; those that were not used for the longest time are removed. Each virtual
+# environment has its own, and so has each card, and each value of a variable such as
+# OMP_NUM_THREADS or CUDA_VISIBLE_DEVICES; several machines may share a home.
+STATES = 256
 # An answer that does not last is kept this long, and only for the processes of one run.
 UNANSWERED_SECONDS = 600.0
 TURN_SECONDS = 180.0  # for the probes of another process: more than one child may take
@@ -158,6 +161,7 @@ def load(folder: Path | None, state: Mapping[str, Any], *, several: bool) -> dic
         rows = {name: (_answer(row), float(row["at"])) for name, row in document["answers"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+    used(path_of(folder, state))
     young = time.time() - UNANSWERED_SECONDS
     return {n: a for n, (a, at) in rows.items() if lasting(n, a) or (several and at > young)}
 
@@ -197,8 +201,15 @@ def store(
             remove_oldest(folder, "[0-9a-f]*.json")
 
 
+def used(path: Path) -> None:
+    """Notes in a file's time that its answer was used just now. Never raises."""
+    with suppress(OSError):
+        os.utime(path)
+
+
 def remove_oldest(folder: Path, pattern: str) -> None:
-    """Removes all but the newest STATES files of the pattern. Raises OSError."""
+    """Removes all but the STATES files of the pattern that were written or used last. Raises
+    OSError."""
     for old in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime)[:-STATES]:
         old.unlink(missing_ok=True)
 

@@ -51,8 +51,10 @@ class KeptTorch:
             document = opening.json_object(path_of(self.folder, state))
         except (OSError, ValueError):
             return None
-        same = document.get("schema") == SCHEMA and document.get("software") == state
-        return document if same else None
+        if document.get("schema") != SCHEMA or document.get("software") != state:
+            return None
+        kept_answers.used(path_of(self.folder, state))
+        return document
 
     def store(self, machine: Machine, report: TorchReport) -> None:
         """Keeps a report without an error. Never raises."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tomllib
 from collections.abc import Container
 
 BLANK = re.compile(r"[ \t\r\n]*")
@@ -56,6 +55,8 @@ def toml_lines(text: str, keys: Container[str]) -> dict[str, int]:
 
 def _cut(text: str) -> bool:
     """Whether a document ends inside a value."""
+    import tomllib
+
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError:

@@ -1,7 +1,6 @@
 """Reading TOML documents. Syntax only, no meaning."""
 
 import re
-import tomllib
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ SPOT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)")
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The document at `path`; dates and times as text. what: what it should be, as "configuration
     file". Raises ConfigError, with line and column."""
+    import tomllib  # not for the other formats
+
     text = read_text(path, what)
     try:
         return {key: _plain(value) for key, value in tomllib.loads(text).items()}

@@ -4,8 +4,10 @@ To add a topic: write its file here, and add its class where its settings shall 
 reference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from sd3tune.config import values
 from sd3tune.config.settings.adapter import AdapterSettings
@@ -71,6 +73,15 @@ class AllSettings(
         if (source := (self._sources or {}).get(name)) is not None:
             return source
         return DEFAULT if getattr(self, name) is not None else AUTO
+
+    def to_json(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Values by their names, as JSON holds them. names: only these; None: all. They are those
+        of this class, also for a Config, whose own type would be built for it."""
+        chosen = None if names is None else set(names)
+        values: dict[str, Any] = TypeAdapter(AllSettings).dump_python(
+            self, mode="json", include=chosen
+        )
+        return values
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
