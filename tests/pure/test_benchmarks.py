@@ -58,6 +58,13 @@ def test_the_script_explains_itself() -> None:
     assert done.returncode == 2 and "BUDGET" in done.stdout and "set -" not in done.stdout
 
 
+def test_memory_py_names_rows_of_the_full_size_table() -> None:
+    command = [sys.executable, str(FOLDER / "full_size.py"), "--list"]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    named = re.findall(r'full_size="(.+)"', (FOLDER / "memory.py").read_text("utf-8"))
+    assert named and set(named) <= set(rows)
+
+
 def summary_of(folder: Path) -> tuple[dict[str, Any], str]:
     """The document and the printed table."""
     command = [sys.executable, str(FOLDER / "card_summary.py"), str(folder)]
