@@ -458,9 +458,9 @@ def test_modulations_leave_a_card_that_is_nearly_full_in_the_cheaper_way() -> No
                  gradient_checkpointing_keep="inputs")  # fmt: skip
     away = small.memory.modulations
     assert away.value == "streamed" and "untested on hardware" in away.reason
-    # Counted: 4.31 and 9.40 GiB of tensors; 0.8 are workspace.
+    # Counted: 4.34 and 9.40 GiB of tensors; 0.8 are workspace.
     assert (
-        "the run needs 5.1 GiB instead of 10.2 GiB" in away.reason and "over the bus" in away.reason
+        "the run needs 5.2 GiB instead of 10.2 GiB" in away.reason and "over the bus" in away.reason
     )
     asked = plan("rtx3060", LARGE, base_model_precision="nf4-bnb", modulations="device",
                  train_batch_size=1, **ON_DEVICE)  # fmt: skip
