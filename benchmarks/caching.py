@@ -117,8 +117,8 @@ def rates(root: Path, count: int, threads: list[int], rounds: int) -> dict[str, 
             fill(TensorCache(next(folders)), list(captions), 32, make, bar)
 
     def own_text() -> None:
-        for start in range(0, len(words), plan.captions.at_once):
-            encoders.encode(words[start : start + plan.captions.at_once])
+        for begin in range(0, len(words), plan.captions.at_once):
+            encoders.encode(words[begin : begin + plan.captions.at_once])
 
     def ours_images() -> None:
         with stage("latents", count) as bar:

@@ -36,23 +36,23 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        """Above 1: missed."""
-        if self.measured is None:
-            return None
+        """Above 1: missed. None: not measured, or nothing to divide by."""
         better, worse = (self.target, self.measured)[:: 1 if self.at_most else -1]
-        return worse / better if better else float("inf")
+        return None if worse is None or not better else worse / better
 
     @property
     def met(self) -> bool | None:
         """None: not measured."""
-        return None if self.ratio is None else self.ratio <= 1
+        if self.measured is None:
+            return None
+        return self.measured <= self.target if self.at_most else self.measured >= self.target
 
     def text(self) -> str:
         """For people."""
         sign = "<=" if self.at_most else ">="
         cells = [f"{sign} {number(self.target)}", number(self.predicted), number(self.measured)]
         met = {None: "not measured", True: "yes", False: "NO"}[self.met]
-        return f"{self.name:<62} {self.unit:<6}" + "".join(f"{c:>10}" for c in cells) + f"  {met}"
+        return f"{self.name:<74} {self.unit:<6}" + "".join(f"{c:>10}" for c in cells) + f"  {met}"
 
 
 def number(value: float | None) -> str:
@@ -180,7 +180,7 @@ def main() -> None:
     results = Results(given.results)
     lines = [*of_rows(results), *of_parts(results)]
     print(
-        f"\n{'target':<69}" + "".join(f"{c:>10}" for c in ("wanted", "plan", "measured")) + "  met"
+        f"\n{'target':<81}" + "".join(f"{c:>10}" for c in ("wanted", "plan", "measured")) + "  met"
     )
     for line in lines:
         print(line.text())

@@ -149,10 +149,12 @@ def reckoned(plan: Any) -> dict[str, Any]:
 
     load, memory = plan.memory.load, plan.memory
     expected = step_duration(plan, load.tokens)
+    sheet = step_duration(replace(plan, facts=replace(plan.facts, rates={})), load.tokens)
     keeps = memory.keep.value
     return {
         "predicted_seconds": expected and expected.seconds,
         "predicted_error": expected and expected.error,
+        "data_sheet_seconds": sheet and sheet.seconds,  # without the rates of the probe
         "predicted_bytes": memory.estimate.tensors + LIBRARY_BYTES[load.vendor],
         "operations": step_operations(plan, load.tokens),
         "plan": {

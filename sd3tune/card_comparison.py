@@ -130,7 +130,8 @@ def cards_of(words: str) -> tuple[Chip, ...]:
     for word in filter(None, (w.strip() for w in words.split(","))):
         card = _card(word, f"--compare {word}", problems)
         if card is not None and card.key in cards:
-            problems.append(ErrorAndHint(f"`{word}` is compared twice", "name each card once"))
+            both = f"`{word}` is compared twice: it is {card.name}, as {card.key} is"
+            problems.append(ErrorAndHint(both, "name each card once"))
         elif card is not None:
             cards[card.key] = card
     if problems or not cards:

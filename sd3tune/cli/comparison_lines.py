@@ -13,7 +13,8 @@ HEAD = ("card", "GiB needed", "s/step", "+-", "time", "cost", "batch", "weights"
 NOTES = (
     "GiB needed: of what a run may fill, estimated. s/step and time: estimated from",
     "data sheets, within +- as far as is known; time: of a first run, everything",
-    "included. again: blocks that are recomputed in the backward pass.",
+    "included. batch 4/2: 4 images in 2 parts. again: blocks that are recomputed in",
+    "the backward pass; +12: all, and 12 blocks are swapped.",
     "`sd3tune plan --on CARD` gives the reasons.",
 )
 WIDTH = 80
@@ -55,16 +56,31 @@ def cells(answer: "CardAnswer") -> tuple[str, ...]:
         "" if time is None else f"{time.step.error:.0%}",
         "?" if time is None else clock(time.total.seconds),
         "" if answer.cost is None else f"{answer.cost:.2f}",
-        str(plan.batch_size),
+        batch(plan),
         weights(plan),
-        recomputed(plan),
+        swapped(plan) or recomputed(plan),
     )
 
 
 def weights(plan: "Plan") -> str:
     """How the frozen weights are stored."""
     scheme = plan.precision.transformer.value
-    return plan.precision.base.value if scheme == "no_change" else scheme.partition("-")[0]
+    if scheme == "no_change":
+        return plan.precision.base.value
+    first, _, kind = scheme.partition("-")
+    return f"{first[0]}8-w8a8" if kind == "w8a8" else first  # int8-w8a8 in seven characters
+
+
+def batch(plan: "Plan") -> str:
+    """Images of a batch, and the parts in which it is computed: "4/2"."""
+    parts = plan.memory.split.value
+    return f"{plan.batch_size}/{parts}" if parts > 1 else str(plan.batch_size)
+
+
+def swapped(plan: "Plan") -> str:
+    """Blocks that live in host memory, where all are computed again: "+12"; empty for none."""
+    count = plan.memory.blocks_to_swap.value
+    return f"+{count}" if count else ""
 
 
 def recomputed(plan: "Plan") -> str:
@@ -112,6 +128,8 @@ def _card(answer: "CardAnswer") -> dict[str, Any]:
         "chosen": {
             "base_model_precision": plan.precision.transformer.value,
             "train_batch_size": plan.batch_size,
+            "batch_split": plan.memory.split.value,
+            "blocks_to_swap": plan.memory.blocks_to_swap.value,
             "gradient_checkpointing": recomputed(plan),
             "modulations": plan.memory.modulations.value,
             "dynamo_backend": plan.hardware.compiler.value or "no",

@@ -95,7 +95,7 @@ def checked(files: Sequence[str], overrides: tuple[str, ...]) -> list[QueuedRun]
         try:
             runs.append(QueuedRun(file, overrides, prepared((file, *overrides))))
         except Sd3tuneError as e:
-            problems += [ErrorAndHint(f"{file}: {p.message}", p.hint) for p in e.problems]
+            problems += [ErrorAndHint(_naming(file, p.message), p.hint) for p in e.problems]
     for output, same in groupby(sorted(runs, key=_output), key=_output):
         names = [run.config for run in same]
         if len(names) > 1:
@@ -105,6 +105,11 @@ def checked(files: Sequence[str], overrides: tuple[str, ...]) -> list[QueuedRun]
     if problems:
         raise ConfigError.of(problems)
     return runs
+
+
+def _naming(file: str, message: str) -> str:
+    """A message that names the configuration it is about, once."""
+    return message if f"`{file}" in message else f"{file}: {message}"
 
 
 def _output(run: QueuedRun) -> str:

@@ -3,7 +3,7 @@
 All problems are collected and reported together. The rules that find them are elsewhere.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -91,16 +91,28 @@ class Location:
     inside: str = ""  # which object of the file, as problems name it
 
     def of(self, setting: str = "") -> str:
-        """ "`config.json`", "the command line", or "`datasets.json`: dataset `a`"."""
+        """ "`config.json:4`", "the command line", or "`datasets.json`: dataset `a`"."""
         return self.of_all((setting,))
 
     def of_all(self, settings: Iterable[str]) -> str:
-        """Every place in which one of the settings was written; the file where none was."""
-        written = {self.sources[s].file or self.file for s in settings if s in self.sources}
+        """Every place in which one of the settings was written, with its line where that is known;
+        the file where none was."""
+        written: dict[str, set[int]] = {}
+        for source in (self.sources[s] for s in settings if s in self.sources):
+            lines = written.setdefault(source.file or self.file, set())
+            lines |= set() if source.line is None else {source.line}
         files = sorted(written or {self.file}, key=lambda file: (file in NOT_FILES, file))
-        places = " and ".join(map(shown_file, files))
+        places = " and ".join(_with_lines(file, sorted(written.get(file, ()))) for file in files)
         places += f": {self.inside}" if self.inside else ""
         return places + (f": dataset `{self.dataset}`" if self.dataset is not None else "")
+
+
+def _with_lines(file: str, lines: Sequence[int]) -> str:
+    """lines: of the file, sorted."""
+    if len(lines) < 2:
+        return shown_file(":".join((file, *map(str, lines))))
+    listed = ", ".join(map(str, lines[:-1]))
+    return f"{shown_file(file)}, lines {listed} and {lines[-1]}"
 
 
 def shown_file(file: str) -> str:

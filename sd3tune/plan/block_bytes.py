@@ -26,7 +26,8 @@ class Format:
     """Bytes of one value. compute: where products are computed (autocast's format, else that of the
     weights). saved_norm: what a layer norm saves of its input. normed: what it returns. mask: of
     dropout's mask; 0 without dropout. adapter: where LoRA multiplies. inputs_kept: quantised layers
-    keep a copy of their input (quanto's products do). weight: of a weight that trains."""
+    keep a copy of their input (quanto's products do). weight: of a weight that trains. recast: LoRA
+    layers copy their inputs into another format."""
 
     compute: int
     saved_norm: int
@@ -35,6 +36,7 @@ class Format:
     adapter: int
     inputs_kept: bool = False
     weight: int = 4
+    recast: bool = True
 
     @property
     def half(self) -> bool:
@@ -126,7 +128,8 @@ def image_bytes(
     attentions = 2 if dual else 1
     kept += _inputs(own.image, (own.shared, own.second), form, without_gradient=first)
     if form.inputs_kept:  # of q, k, v, net.0 and net.2; to_out reads the attention's output
-        kept += (0 if first else 3 * attentions * c) + c + GELU_WIDTH * c
+        copies = 3 if form.normed != c else 1
+        kept += (0 if first else copies * attentions * c) + c + GELU_WIDTH * c
     if own.modulated:  # gradients of scale and gate need what they multiply
         kept += 2 * form.normed + (1 + attentions) * c
     if own.full:  # the inputs of all linear layers
@@ -162,7 +165,8 @@ def text_bytes(
     kept += 0 if last else GELU_WIDTH * c
     kept += _inputs(own.text, (), form, without_gradient=False)
     if form.inputs_kept:
-        kept += (0 if first else 3 * c) + (0 if last else c + GELU_WIDTH * c)
+        kept += 0 if first else (3 if form.normed != c else 1) * c
+        kept += 0 if last else c + GELU_WIDTH * c
     if own.modulated:
         kept += form.normed + (0 if last else form.normed + 2 * c)
     if own.full:
@@ -188,11 +192,11 @@ def _rms_norm(own: Adapted, form: Format) -> int:
 def _inputs(
     widths: tuple[float, ...], shared: tuple[int, ...], form: Format, *, without_gradient: bool
 ) -> float:
-    """Inputs of adapted layers. In 16 bits every layer casts its own copy; in float32 layers share
-    their input, unless dropout makes one for each. Dropout keeps its mask where the input has a
-    gradient."""
+    """Inputs of adapted layers. Where every layer casts its own copy, it is kept; otherwise layers
+    share their input, unless dropout makes one for each. Dropout keeps its mask where the input has
+    a gradient."""
     count = sum(widths)
-    if form.half or form.mask:
+    if form.recast or form.mask:
         free = sum(shared) if without_gradient else 0  # the first block's input has no gradient
         return count * form.adapter + (count - free) * form.mask
     return (count - sum(max(n - 1, 0) for n in shared)) * form.adapter

@@ -5,7 +5,7 @@ operator of a block saves (block_bytes.py, step_peak.py); they and the workspace
 are labelled so wherever they are shown. docs/reference/memory.md compares them with measurements.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sd3tune.backends.decide.limits import WORKSPACE_BYTES
 from sd3tune.config.files.lycoris_config import Lycoris
@@ -85,7 +85,8 @@ class Load:
     dora: bool = False
     resident: int = 0  # images that stay on the device: those of the evaluation
     compiled: bool = False  # blocks, by torch.compile
-    lycoris: Lycoris | None = None  # what trains instead of LoRA
+    # What trains instead of LoRA; it has dictionaries, and so no hash.
+    lycoris: Lycoris | None = field(default=None, hash=False)
     keep: tuple[Keep, ...] = ()  # of each block (block_keeping.py); none: as `interval` says
 
     @property

@@ -44,6 +44,8 @@ DEQUANTISED_COPIES = {
     "int8-quanto": 1.0, "fp8-quanto": 1.0, "int4-quanto": 1.5, "int2-quanto": 1.5, "nf4-bnb": 1.0,
 }  # fmt: skip
 ROUNDED_BYTES, ROUNDED_VALUES = 5, 2**24  # float32 and codes (kernels/eight_bits.CHUNK_VALUES)
+# Optimizers with one kernel for all weights (backends/kernels/fused.py).
+FUSED = tuple(f"torch.optim:{kind}" for kind in ("Adam", "AdamW", "SGD"))
 OWN_UPDATE_FLOATS = 7  # float32 copies of one weight in AdamWBF16: moments, steps, random bits
 
 
@@ -166,13 +168,20 @@ def format_of(load: "Load") -> Format:
 def _format(
     compute: int, norm: int, mask: int, adapter: int, inputs_kept: bool, weight: int
 ) -> Format:
-    return Format(compute, norm, norm, mask, adapter, inputs_kept, weight)
+    """What the formula knows of the formats. All but inputs_kept: bytes of a number."""
+    # Each LoRA layer makes its own copy of its input where normalised tokens are in another format
+    # than its products, or its weights are, so that peft casts to theirs and autocast back.
+    recast = norm != compute or weight != compute
+    return Format(compute, norm, norm, mask, adapter, inputs_kept, weight, recast)
 
 
 def step_temporary(shape: "Transformer", load: "Load") -> int:
-    """Bytes that the optimizer's update needs beside its state: PyTorch's own update all weights at
-    once and hold a float32 copy of them; ours goes weight by weight."""
+    """Bytes that the optimizer's update needs beside its state. PyTorch's own update all weights at
+    once: those with a fused kernel in place, the others with a copy of them. Ours goes weight by
+    weight."""
     build = OPTIMIZERS[load.optimizer].build
+    if build in FUSED:
+        return 0
     if build.startswith("torch.optim"):
         return 4 * load.trained
     if build.startswith("sd3tune"):

@@ -10,7 +10,7 @@ from sd3tune.report.messages import verbosity
 
 # Imported by diffusers, peft and accelerate wherever they are installed, for quantised models,
 # samplers and Amazon's machines: a quarter of the time until the first step, and 100 MiB.
-SELDOM_USED = ("bitsandbytes", "scipy.stats", "boto3")
+SELDOM_USED = ("bitsandbytes", "scipy.stats", "scipy.integrate", "boto3")
 
 
 def quiet_libraries() -> None:

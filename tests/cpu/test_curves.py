@@ -51,14 +51,26 @@ def test_compiled_blocks_have_the_recorded_losses_and_gradients(
     torch._dynamo.reset()
 
 
-def has_recorded(name: str, run: Train, demo: Path, tmp_path: Path, *more: str) -> None:
+@pytest.mark.slow
+def test_levers_of_memory_have_the_recorded_losses_and_gradients_in_all_100_steps(
+    run: Train, demo: Path, tmp_path: Path
+) -> None:
+    """All at once, on a run with every block checkpointed."""
+    words = ("gradient_checkpointing_keep=attention", "modulations=streamed", "blocks_to_swap=2",
+             "gradient_checkpointing_backend=unsloth")  # fmt: skip
+    has_recorded("sd3.5-large lora", run, demo, tmp_path, *words, steps=100)
+
+
+def has_recorded(
+    name: str, run: Train, demo: Path, tmp_path: Path, *more: str, steps: int = STEPS
+) -> None:
     """Runs a case. more: settings that may not change its numbers."""
     words = [w.replace("=models/", f"={demo}/models/") for w in CASES["cases"][name]]
-    run(*CASES["every"], *words, *more, f"max_train_steps={STEPS}")
+    run(*CASES["every"], *words, *more, f"max_train_steps={steps}")
     lines = (tmp_path / "output" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     for measured in ("loss", "grad_norm"):
-        wanted = RECORDED[name][measured][:STEPS]
+        wanted = RECORDED[name][measured][:steps]
         tolerance = OF_PRODUCTS.get(name, TOLERANCE)
         assert [row[measured] for row in rows] == pytest.approx(wanted, rel=tolerance)
 

@@ -31,7 +31,7 @@ def adapted(scheme):
     return type(layer).__module__, type(layer.base_layer).__module__
 
 plain = adapted("no_change")
-heavy = ("torch._inductor.compile_fx", "scipy.stats", "boto3", "bitsandbytes")
+heavy = ("torch._inductor.compile_fx", "scipy.stats", "scipy.integrate", "boto3", "bitsandbytes")
 left_out = [name for name in heavy if not deferred.is_loaded(name)]
 print(json.dumps([plain, left_out, adapted("nf4-bnb"), deferred.is_loaded("bitsandbytes"),
                   adapted("no_change")]))
@@ -43,5 +43,11 @@ def test_bitsandbytes_and_the_compiler_are_loaded_by_the_run_that_needs_them() -
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     plain, left_out, quantised, loaded, again = json.loads(done.stdout.splitlines()[-1])
     assert plain == again == ["peft.tuners.lora.layer", "torch.nn.modules.linear"]
-    assert left_out == ["torch._inductor.compile_fx", "scipy.stats", "boto3", "bitsandbytes"]
+    assert left_out == [
+        "torch._inductor.compile_fx",
+        "scipy.stats",
+        "scipy.integrate",
+        "boto3",
+        "bitsandbytes",
+    ]
     assert quantised == ["peft.tuners.lora.bnb", "sd3tune.quant.nf4_linear"] and loaded

@@ -1,6 +1,7 @@
 """Whole runs with every lever of memory: the same numbers, files and pictures as without."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,21 @@ def test_a_run_with_every_lever_at_once_is_the_same_run(
     plain = run(*words, f"output_dir={tmp_path / 'plain'}", "modulations=device")
     small = run(*words, f"output_dir={tmp_path / 'small'}", *TOGETHER)
     same_run(small, plain)
+
+
+@pytest.mark.parametrize("first, then", [((), TOGETHER), (TOGETHER, ())])
+def test_a_run_may_be_resumed_with_other_levers(
+    first: tuple[str, ...], then: tuple[str, ...], run: Train, tmp_path: Path
+) -> None:
+    """The same files as of the run that was never stopped."""
+    words = (*RUN, "use_ema=true")
+    whole = run(*words, f"output_dir={tmp_path / 'whole'}", *first)
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", again / "checkpoint-2")
+    shutil.copy(tmp_path / "whole" / "metrics.jsonl", again)
+    resumed = run(*words, f"output_dir={again}", *then)
+    assert rows(resumed) == rows(whole)
+    assert (resumed.loss_before, resumed.loss_after) == (whole.loss_before, whole.loss_after)
+    mine, other = files(again), files(tmp_path / "whole")
+    assert len(mine) > 50 and mine.keys() <= other.keys()
+    assert not [name for name, value in mine.items() if not torch.equal(other[name], value)]

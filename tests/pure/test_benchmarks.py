@@ -58,6 +58,13 @@ def test_the_script_explains_itself() -> None:
     assert done.returncode == 2 and "BUDGET" in done.stdout and "set -" not in done.stdout
 
 
+def test_memory_py_names_rows_of_the_full_size_table() -> None:
+    command = [sys.executable, str(FOLDER / "full_size.py"), "--list"]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    named = re.findall(r'full_size="(.+)"', (FOLDER / "memory.py").read_text("utf-8"))
+    assert named and set(named) <= set(rows)
+
+
 def summary_of(folder: Path) -> tuple[dict[str, Any], str]:
     """The document and the printed table."""
     command = [sys.executable, str(FOLDER / "card_summary.py"), str(folder)]
@@ -77,6 +84,7 @@ def test_a_summary_says_what_was_met_missed_and_not_measured(tmp_path: Path) -> 
     }  # fmt: skip
     (tmp_path / "full_size.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "determinism.json").write_text(json.dumps({"same": True}))
+    (tmp_path / "compiling.json").write_text(json.dumps({"graph_breaks": 0}))
     document, printed = summary_of(tmp_path)
     targets = document["targets"]
     assert targets[f"{kept} s/step"]["ratio"] == 1.25 and targets[f"{kept} s/step"]["met"] is False
@@ -84,6 +92,7 @@ def test_a_summary_says_what_was_met_missed_and_not_measured(tmp_path: Path) -> 
     failed = targets["medium b3 r128 1024 px, checkpointed, compiled s/step"]
     assert failed["met"] is None and "ratio" not in failed
     assert targets["deterministic: equal adapters of 3 runs, one killed"]["met"] is True
+    assert targets["compiling: graph breaks"]["met"] is True
     assert "memory: 1 of 2 rows within 2 % of the plan" in printed
     assert "time: 0 of 1 rows within 10% of the plan" in printed
 

@@ -161,6 +161,18 @@ def test_a_row_with_the_longest_cells_fits_eighty_columns() -> None:
         assert len(comparison_lines.row(*cells)) <= 80
 
 
+def test_a_row_says_that_a_batch_is_split_and_blocks_are_swapped() -> None:
+    settings: dict[str, Any] = {"train_batch_size": 4, "base_model_precision": "int8-w8a8"}
+    card, time = chips.chip("rtx2060"), answer("l40s", 2.0).time
+    one = CardAnswer(card, plan("rtx2060", LARGE, **settings), time)
+    cells = comparison_lines.cells(one)
+    assert cells[-3] == "4/4" and cells[-2] == "i8-w8a8"
+    assert cells[-1].startswith("+") and int(cells[-1][1:]) > 0
+    (described,) = comparison_lines.document([one])["cards"]
+    assert described["chosen"]["batch_split"] == 4 and described["chosen"]["blocks_to_swap"] > 0
+    assert len(comparison_lines.row(*cells)) <= 80
+
+
 def test_cloud_write_takes_the_cheapest_card_and_says_why(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

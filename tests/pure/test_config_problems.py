@@ -48,7 +48,22 @@ def test_every_key_and_every_rule_of_the_file_is_reported_in_the_order_of_the_fi
         "max_train_steps=10 and num_train_epochs=2 are both set",
         "lr_warmup_steps=20 must be below max_train_steps=10",
     ]
-    assert all(p.message.startswith(f"`{FILE}`: ") for p in e.value.problems)
+    assert all(p.message.startswith(f"`{FILE}:1`: ") for p in e.value.problems)
+
+
+def test_a_problem_names_the_lines_of_its_settings() -> None:
+    wrong = {"seed": -1, "max_train_steps": 10, "lr_end": 0.5, "num_train_epochs": 2}
+    as_json = json.dumps({"output_dir": "o"} | wrong, indent=1)  # a brace on the first line
+    as_toml = "\n# settings\n" + "".join(f"{key} = {value}\n" for key, value in wrong.items())
+    for path, text, (seed, steps, epochs) in (
+        (FILE, as_json, (3, 4, 6)),
+        (Path("config.toml"), as_toml + 'output_dir = "o"\n', (3, 4, 6)),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as e:
+            Config.load(path)
+        found = [p.message.partition(": ")[0] for p in e.value.problems]
+        assert found[:2] == [f"`{path}:{seed}`", f"`{path}`, lines {steps} and {epochs}"]
 
 
 def test_words_of_the_command_line_are_reported_after_the_file() -> None:
@@ -56,7 +71,7 @@ def test_words_of_the_command_line_are_reported_after_the_file() -> None:
     with pytest.raises(ConfigError) as e:
         Config.load(FILE, ["lora_rank=0", "lr_scheduler=sine", "faster", "lora_ranc=1"])
     assert [p.message for p in e.value.problems] == [
-        f"`{FILE}`: `seed=-1` must be at least 0",
+        f"`{FILE}:1`: `seed=-1` must be at least 0",
         "the command line: `lora_rank=0` must be at least 1",
         "the command line: `lr_scheduler=sine` is not supported: programs that offer `sine` "
         "implement different curves",
@@ -85,7 +100,7 @@ def test_lines_of_an_env_file_are_reported_together() -> None:
         "`config.env:2`: `$(` is a command to a shell, and sd3tune runs no command of this file: "
         "`$(date)`",
         "`config.env`: HF_TOKEN is read from the environment, not from this file",
-        "`config.env`: `max_train_steps=ten` must be a whole number",
+        "`config.env:5`: `max_train_steps=ten` must be a whole number",
     ]
 
 
@@ -149,7 +164,7 @@ def test_a_rule_names_every_place_in_which_its_values_were_written() -> None:
     with pytest.raises(ConfigError) as e:
         Config.load(FILE, ["lr_end=0.5", "lr_scheduler=cosine"])
     assert [p.message.partition(": ")[0] for p in e.value.problems] == [
-        f"`{FILE}`", f"`{FILE}` and the command line"
+        f"`{FILE}:1`", f"`{FILE}:1` and the command line"
     ]  # fmt: skip
     with pytest.raises(ConfigError) as e:
         Config.load(FILE, ["lr_warmup_steps=30", "max_train_steps=5"])
@@ -161,7 +176,7 @@ def test_a_key_that_a_dataset_inherits_is_named_with_the_file_it_comes_from() ->
     write(DATASETS, [IMAGES])
     with pytest.raises(ConfigError) as e:
         load_run(FILE)
-    assert str(e.value) == f"`{FILE}`: dataset `a`: resolution=8 is below 64 pixels"
+    assert str(e.value) == f"`{FILE}:1`: dataset `a`: resolution=8 is below 64 pixels"
     with pytest.raises(ConfigError) as e:
         load_run(FILE, ["resolution=9"])
     assert str(e.value) == "the command line: dataset `a`: resolution=9 is below 64 pixels"

@@ -13,6 +13,7 @@ from sd3tune import devices, preflight
 from sd3tune.backends.decide import chips
 from sd3tune.backends.observe.facts import Problem
 from sd3tune.config.config import Config
+from sd3tune.config.files.lycoris_config import Lycoris
 from sd3tune.errors import ConfigError, HardwareError, PlanError
 from sd3tune.plan.describe import decisions, describe
 from sd3tune.plan.inputs import RunInputs
@@ -475,6 +476,11 @@ def test_modulations_leave_a_card_that_is_nearly_full_in_the_cheaper_way() -> No
     [
         ({"model_type": "full"}, "model_type=full trains"),
         ({"peft_lora_target_modules": ["norm1.linear"]}, "the adapter trains `transformer_blocks"),
+        (
+            {"peft_lora_target_modules": ["to_q", "transformer_blocks.3.norm1_context.linear"]},
+            "the adapter trains `transformer_blocks.3.norm1_context.linear`",
+        ),
+        ({"peft_lora_target_modules": ["norm_out.linear"], "use_dora": True}, "the adapter trains"),
         ({"peft_lora_target_modules": ["linear_2"]}, "the adapter trains `time_text_embed"),
         ({"fsdp_enable": True}, "fsdp_enable=true moves"),
     ],
@@ -483,6 +489,37 @@ def test_modulations_stay_where_their_layers_train(settings: dict[str, Any], wor
     assert plan("h200", **settings).memory.modulations.value == "device"
     with pytest.raises(PlanError, match=f"`modulations=streamed` is not possible: {words}"):
         plan("h200", modulations="streamed", **settings)
+
+
+@pytest.mark.parametrize(
+    "targets, trained",
+    [
+        ({}, None),
+        ({"target_module": ["Attention", "FeedForward"]}, None),
+        ({"target_module": ["JointTransformerBlock"]}, "transformer_blocks.0.norm1.linear"),
+        ({"target_module": ["Linear"], "exclude_name": [r".*norm.*"]}, "time_text_embed.timestep"),
+        ({"target_module": ["AdaLayerNormContinuous"]}, "transformer_blocks.23.norm1_context"),
+        ({"target_name": [r"norm_out\.linear"]}, "norm_out.linear"),
+        ({"target_name": ["*.5.norm1.linear"], "use_fnmatch": True}, "transformer_blocks.5.norm1"),
+        ({"name_algo_map": {r".*\.norm1\.linear": {"algo": "loha"}}}, "transformer_blocks.0.norm1"),
+        ({"module_algo_map": {"AdaLayerNormZero": {"dim": 2}}}, "transformer_blocks"),
+    ],
+)
+@pytest.mark.parametrize("algo", ["lokr", "diag-oft"])
+def test_modulations_stay_where_a_lycoris_trains_their_layers(
+    algo: str, targets: dict[str, Any], trained: str | None
+) -> None:
+    """By class names and by expressions."""
+    shape = {"algo": algo, "linear_dim": 4, "linear_alpha": 4, "apply_preset": targets}
+    settings = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 9}
+    config = Config(**settings, lora_type="lycoris", lycoris_config="l", modulations="streamed")
+    facts, lycoris = chips.facts(chips.chip("h200")), Lycoris.model_validate(shape)
+    inputs = RunInputs(config, facts, find(MEDIUM), samples(), lycoris=lycoris)
+    if trained is None:
+        assert resolve(inputs).memory.modulations.value == "streamed"
+        return
+    with pytest.raises(PlanError, match=f"is not possible: the adapter trains `{trained}"):
+        resolve(inputs)
 
 
 def test_one_memory_gains_nothing_from_modulations_elsewhere() -> None:

@@ -47,9 +47,19 @@ def test_problems_of_all_configurations_are_shown_before_anything_starts(
         configs.append(str(tmp_path / name / "config" / "config.json"))
     assert exit_code(["train", *configs], monkeypatch) == 1
     err = capfd.readouterr().err
-    assert f"error: {configs[0]}: " in err and "lora_rank" in err
-    assert f"error: {configs[1]}: " in err and "resolution" in err
+    assert f"error: `{configs[0]}:" in err and err.count(configs[0]) == 1 and "lora_rank" in err
+    assert f"error: `{configs[1]}:" in err and err.count(configs[1]) == 1 and "resolution" in err
     assert not (tmp_path / "one" / "output").exists()
+
+
+def test_a_configuration_that_is_missing_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = [str(tmp_path / name) for name in ("one.json", "two.json")]
+    assert exit_code(["train", *missing], monkeypatch) == 1
+    err = capfd.readouterr().err
+    assert [err.count(f"no such configuration file: `{name}`") for name in missing] == [1, 1]
+    assert [err.count(name) for name in missing] == [1, 1]
 
 
 def test_a_launcher_of_processes_starts_one_run() -> None:

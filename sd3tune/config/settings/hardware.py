@@ -84,6 +84,6 @@ class HardwareSettings(Settings):
     out: once for all batch sizes and image sizes, which compiles faster than true."""
     disable_tf32: Flag = False
     """Compute float32 products with all their bits, also where NVIDIA cards may shorten them to ten
-    bits (TF32): slower."""
+    bits (TF32): slower. Untested on hardware."""
     deterministic: Flag = False
     """Bit-identical results on each run of the same machine; slower."""
