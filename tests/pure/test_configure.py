@@ -122,11 +122,6 @@ def test_q_leaves_and_writes_nothing(on: On) -> None:
     "lines, error, hint",
     [
         (["99"], "there is no choice 99", "type a number from 1 to 4, or a name"),
-        (
-            ["large", "", "", "", "80gb"],
-            "`train_batch_size=4` does not fit",
-            "set train_batch_size=",
-        ),
         (["", "nowhere"], "there is no such folder", "name the folder that holds the images"),
         (["", "", "sculpture"], "the preset `sculpture`", "--presets"),
         (["", "", "12gb"], "`12gb` is a preset by memory", "--presets"),
@@ -278,7 +273,11 @@ def test_the_interview_asks_before_it_replaces_a_file(here: Path, scratch: Path)
         (["--yes", "--set", "data_backend_config=x"], "cannot be set here", "leave it out"),
         (["--yes", "--dataset", "none"], "there is no such folder", "name the folder"),
         (["--yes", "--model", "/none/model"], "no such folder or file", "diffusers folder"),
-        (["--yes", "--set", "train_batch_size=64"], "`train_batch_size=64` does not fit", "set"),
+        (
+            ["--yes", "--set", "train_batch_size=64", "--set", "batch_split=1"],
+            "`train_batch_size=64` does not fit",
+            "leave batch_split out",
+        ),
     ],
 )
 def test_a_command_that_cannot_be_done_is_one_error_and_writes_nothing(
