@@ -111,10 +111,10 @@ def line(row: Row, result: dict[str, Any], rate: float | None) -> str:
 def known(path: Path | None) -> dict[str, Any]:
     """What an earlier call has measured."""
     if path is None or not path.exists():
-        return {"matmul_rate": None, "rows": {}}
+        return {"begun": False, "matmul_rate": None, "rows": {}}
     document = json.loads(path.read_text())
     done = {n: r for n, r in document["rows"].items() if "failed" not in r}
-    return {"matmul_rate": document["matmul_rate"], "rows": done}
+    return {"begun": document["begun"], "matmul_rate": document["matmul_rate"], "rows": done}
 
 
 def compare(rows: dict[str, Any], rate: float | None) -> None:
@@ -148,9 +148,9 @@ def table(
         return worker.ask(name, max(LEAST_SECONDS, min(row_seconds, ends - time.monotonic())))
 
     try:
-        if not found["rows"]:
+        if not found["begun"]:
             answer = ask("begin")
-            found["matmul_rate"] = answer.get("rate")
+            found |= {"begun": "failed" not in answer, "matmul_rate": answer.get("rate")}
             print(f"matmul rate and caches: {json.dumps(answer)}", flush=True)
         rate = found["matmul_rate"]
         for row in rows:

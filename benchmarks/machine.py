@@ -75,7 +75,8 @@ def installed(name: str) -> str | None:
 
 
 def commit() -> str:
-    """The commit of this checkout, with `+` where files differ from it."""
+    """The commit of this checkout, with `+` where files differ from it; without git, what the
+    variable COMMIT says."""
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True,
@@ -83,7 +84,7 @@ def commit() -> str:
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True,
                                  text=True, check=True).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("COMMIT", "unknown")
     return head + ("+" if changed else "")
 
 

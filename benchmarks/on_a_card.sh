@@ -10,6 +10,7 @@
 # BUDGET (870): seconds that all parts may take; what does not fit is left out, with a line.
 # PARTS: names of the parts to run, with spaces; all unless set. ROWS: parts of names of table rows.
 # PACKAGES: a folder or .tgz of Python packages, of benchmarks/pack_for_card.py. PYTHON: the interpreter.
+# COMMIT: what is measured, where the sources come without git.
 # SIZE=tiny rehearses everything on any machine, with small models and figures that mean nothing.
 set -uo pipefail
 if [[ $# -lt 1 || "$1" == -* ]]; then

@@ -103,14 +103,17 @@ def test_every_mode_and_format_becomes_white_rgb(mode: str, colour: Any, format:
     assert load(data).min() > 0.98
 
 
-@pytest.mark.parametrize("step", ["Image.open", "ImageOps.exif_transpose", "Image.Image.convert"])
+@pytest.mark.parametrize(
+    "step",
+    ["Image.open", "ImageOps.exif_transpose", "Image.Image.convert", "Image.Image.crop"],
+)
 def test_memory_that_ran_out_says_nothing_about_the_file(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **more: Any) -> None:
         raise MemoryError
 
-    data = encoded(Image.new("RGB", (64, 64)))
+    data = encoded(Image.new("L", (64, 64)))  # RGB needs no conversion
     monkeypatch.setattr(f"PIL.{step}", fail)
     with pytest.raises(NoMemory, match="more memory than there is"):
         load(data)

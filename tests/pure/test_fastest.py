@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 from sd3tune.backends.decide import chips
 from sd3tune.backends.decide.speeds import speed
@@ -136,3 +137,17 @@ def test_a_lever_is_one_row() -> None:
     assert picked.load.trained == weighed.trained and picked.reason.startswith("whole: ")
     full = replace(weighed, trained=10**9, batch=1, tokens=64)
     assert fastest(run, full, (row,)).load.trained == 10**9 // 2
+
+
+def test_inputs_and_blocks_go_to_host_memory_where_nothing_else_makes_room() -> None:
+    """And what the user set stays: 8-bit weights on 8 GB, with no block swapped, or with blocks."""
+    eight: dict[str, Any] = {"base_model_precision": "int8-quanto", "train_batch_size": 1}
+    waiting = plan("rtx4060", LARGE, blocks_to_swap=0, **eight).memory
+    assert waiting.checkpoint_backend.value == "unsloth" and waiting.blocks_to_swap.value == 0
+    assert waiting.checkpoint_backend.source.by == "auto"
+    assert " a step" in waiting.checkpoint_backend.reason
+    assert "wait in host memory; untested on hardware" in waiting.checkpoint_backend.reason
+    swapped = plan("rtx4060", LARGE, gradient_checkpointing_backend="torch", **eight).memory
+    assert swapped.checkpoint_backend.value == "torch" and swapped.blocks_to_swap.value > 0
+    assert "would be" in swapped.blocks_to_swap.reason and "need" in swapped.blocks_to_swap.reason
+    assert plan("rtx4060", LARGE, train_batch_size=1).memory.blocks_to_swap.value == 0

@@ -409,14 +409,14 @@ ON_DEVICE: dict[str, Any] = {"blocks_to_swap": 0, "gradient_checkpointing_backen
 
 def test_sd35_large_trains_on_8_gb_with_4_bit_weights_and_not_with_8_bit_ones() -> None:
     """At 1024 px and batch size 1 with AdaLN weights in host memory, GiB of tensors were counted by
-    the step of the model on fake tensors: 6.80 with int8 and 4.31 with nf4; 0.8 are workspace."""
+    the step of the model on fake tensors: 6.80 with int8 and 4.34 with nf4; 0.8 are workspace."""
     with pytest.raises(PlanError, match=r"needs about 7\.6 GiB .* RTX 4060 has 7\.5 GiB") as e:
         plan("rtx4060", LARGE, base_model_precision="int8-quanto", train_batch_size=1,
              **ON_DEVICE)  # fmt: skip
     assert "usable here: nf4-bnb" in e.value.hint
     small = plan("rtx4060", LARGE, train_batch_size=1, gradient_checkpointing_keep="inputs")
     assert small.precision.transformer.value == "nf4-bnb"
-    assert small.memory.estimate.tensors / GIB == pytest.approx(4.31, rel=0.01)
+    assert small.memory.estimate.tensors / GIB == pytest.approx(4.34, rel=0.01)
 
 
 def test_a_step_is_counted_for_weights_that_can_be_chosen_and_no_others() -> None:
@@ -442,7 +442,8 @@ def test_a_count_decides_where_the_formula_is_near_the_limit(counted: float, fit
     """SD3.5 large in int8 on an RTX 4060: the formula says 7.6 GiB, and 7.54 may be filled. 0.8 are
     workspace."""
     config = Config(output_dir="o", data_backend_config="d", max_train_steps=10,
-                    train_batch_size=1, base_model_precision="int8-quanto")  # fmt: skip
+                    train_batch_size=1, base_model_precision="int8-quanto",
+                    **ON_DEVICE)  # fmt: skip
     facts = chips.facts(chips.chip("rtx4060"))
     inputs = RunInputs(config, facts, find(LARGE), samples(), count=lambda *_: int(counted * GIB))
     if fits:
@@ -457,9 +458,9 @@ def test_modulations_leave_a_card_that_is_nearly_full_in_the_cheaper_way() -> No
                  gradient_checkpointing_keep="inputs")  # fmt: skip
     away = small.memory.modulations
     assert away.value == "streamed" and "untested on hardware" in away.reason
-    # Counted: 4.31 and 9.40 GiB of tensors; 0.8 are workspace.
+    # Counted: 4.34 and 9.40 GiB of tensors; 0.8 are workspace.
     assert (
-        "the run needs 5.1 GiB instead of 10.2 GiB" in away.reason and "over the bus" in away.reason
+        "the run needs 5.2 GiB instead of 10.2 GiB" in away.reason and "over the bus" in away.reason
     )
     asked = plan("rtx3060", LARGE, base_model_precision="nf4-bnb", modulations="device",
                  train_batch_size=1, **ON_DEVICE)  # fmt: skip
