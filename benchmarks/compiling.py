@@ -9,8 +9,8 @@ turns. A step is forward and backward pass of LoRA (rank 16, no dropout) on SD3.
 width 64 x LAYERS, in bf16 autocast on a card and in float32 on a CPU. Graphs are counted over three
 sizes. `first_step` has seconds of the first step; `ratio` is compiled / eager, of the medians.
 
-On an H100, the full size of SD3.5 medium: --layers 24 --side 1024 --batch 3 --steps 10, and the same
-with --checkpointed --attention: eager and compiled blocks that keep the outputs of attention.
+On an H100, the full size of SD3.5 medium: --layers 24 --side 1024 --batch 3 --steps 10, and with
+--checkpointed --attention: eager and compiled blocks that keep the outputs of attention.
 """
 
 import argparse
