@@ -1,7 +1,7 @@
 """What compiling the blocks costs and brings: the first step cold and warm, and steps a second.
 
     python benchmarks/compiling.py [--layers N] [--side PIXELS] [--batch N] [--steps N]
-                                   [--checkpointed] [--backend NAME] [--json FILE]
+                                   [--checkpointed [--attention]] [--backend NAME] [--json FILE]
 
 Two processes, one after the other, share an empty folder of compiled code: the first compiles
 (cold), the second reads (warm). In the second, eager and compiled steps of the same model then take
@@ -9,7 +9,8 @@ turns. A step is forward and backward pass of LoRA (rank 16, no dropout) on SD3.
 width 64 x LAYERS, in bf16 autocast on a card and in float32 on a CPU. Graphs are counted over three
 sizes. `first_step` has seconds of the first step; `ratio` is compiled / eager, of the medians.
 
-On an H100, the full size of SD3.5 medium: --layers 24 --side 1024 --batch 3 --steps 10
+On an H100, the full size of SD3.5 medium: --layers 24 --side 1024 --batch 3 --steps 10, and with
+--checkpointed --attention: eager and compiled blocks that keep the outputs of attention.
 """
 
 import argparse
@@ -21,21 +22,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import machine
+
+if TYPE_CHECKING:
+    from sd3tune.plan.block_keeping import Keep
 
 DUAL_OF = 24, 13  # of 24 layers, 13 have a second attention
 CHILD = "SD3TUNE_BENCHMARK_CHILD"
 
 
-def model_of(given: argparse.Namespace, device: Any, dtype: Any) -> Any:
+def model_of(given: argparse.Namespace, device: Any, dtype: Any, *, compiled: bool) -> Any:
     """SD3.5 medium with fewer layers, random, with an adapter."""
     import torch
 
     from sd3tune.adapters import lora
     from sd3tune.demo import tiny
-    from sd3tune.train import checkpointing
+    from sd3tune.plan.arithmetic import CompileOptions
+    from sd3tune.train import checkpointing, compiling
 
     torch.manual_seed(0)
     dual = tuple(range(max(1, given.layers * DUAL_OF[1] // DUAL_OF[0])))
@@ -49,24 +54,30 @@ def model_of(given: argparse.Namespace, device: Any, dtype: Any) -> Any:
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     adapter = lora.Shape(rank=16, alpha=16, dropout=0.0, targets=targets)
     lora.attach(model, adapter, dtype=torch.float32, seed=1)
-    if given.checkpointed:
-        checkpointing.checkpoint_blocks(model, 1)
+    keep = kept(given)
+    inside = compiled and given.attention  # compiled with its checkpoint
+    if given.checkpointed and not inside:
+        checkpointing.keep_in_blocks(model, keep)
+    if compiled:
+        compiling.compile_blocks(model, given.backend, CompileOptions(), keep if inside else ())
     return model.train()
+
+
+def kept(given: argparse.Namespace) -> "list[Keep]":
+    """What each block keeps for the backward pass."""
+    what: Keep = "attention" if given.attention else "inputs"
+    return [what if given.checkpointed else "everything"] * int(given.layers)
 
 
 def child(given: argparse.Namespace) -> dict[str, Any]:
     """One process: its first step, and where asked the alternation."""
     import torch
 
-    from sd3tune.plan.arithmetic import CompileOptions
-    from sd3tune.train.compiling import compile_blocks
-
     torch.set_num_threads(given.threads)
     accelerator = torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = torch.bfloat16 if accelerator else torch.float32
-    compiled, eager = (model_of(given, device, dtype) for _ in range(2))
-    compile_blocks(compiled, given.backend, CompileOptions())
+    compiled, eager = (model_of(given, device, dtype, compiled=c) for c in (True, False))
 
     def step(model: Any, side: int = given.side) -> Callable[[], None]:
         size, batch = side // 8, given.batch
@@ -119,6 +130,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of each kind")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--checkpointed", action="store_true", help="every block")
+    parser.add_argument("--attention", action="store_true", help="which keeps its outputs")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     given = parser.parse_args()
     if CHILD in os.environ:
