@@ -61,6 +61,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "swapped and not checkpointed": (lambda p: p.config(blocks_to_swap=2, gradient_checkpointing=False), [], "blocks_to_swap=2 needs every block checkpointed", "gradient_checkpointing=true"),
     "swapped and trained": (lambda p: p.config(blocks_to_swap=2, model_type="full"), [], "blocks_to_swap=2 goes with model_type=lora", "remove one"),
     "swapped and sharded": (lambda p: p.config(blocks_to_swap=2, fsdp_enable=True), [], "blocks_to_swap=2 and fsdp_enable=true are both set", "remove one"),
+    "parts of split weights": (lambda p: p.config(batch_split=2, fsdp_enable=True), [], "batch_split=2 and fsdp_enable=true are both set", "leave batch_split out"),
     "dora and compiled": (lambda p: p.config(use_dora=True, dynamo_backend="inductor"), [], "use_dora=true and dynamo_backend=inductor are both set", "remove one"),
     "an interval of nothing": (lambda p: p.config(gradient_checkpointing_interval=2, gradient_checkpointing=False), [], "gradient_checkpointing_interval=2 needs gradient_checkpointing=true", "leave out gradient_checkpointing_interval"),
     "swapped within one memory": (lambda p: p.config(blocks_to_swap=2), ["--on", "m3-max"], "share one memory", "base_model_precision"),
@@ -137,7 +138,7 @@ CASES: dict[str, tuple[Spoil, list[str], str, str]] = {
     "transformer that is nowhere": (lambda p: p.config(pretrained_transformer_model_name_or_path="./m.safetensors"), [], "m.safetensors` cannot be read", "give the path"),
     "transformer in no such place": (lambda p: p.write("m/config.json", "{}"), ["pretrained_transformer_model_name_or_path=m"], "m` holds no transformer/config.json", "pretrained_transformer_subfolder=."),
     "a file and another transformer": (lambda p: p.write("m.safetensors", "x"), ["pretrained_model_name_or_path=m.safetensors", "pretrained_transformer_model_name_or_path=a/b"], "names another transformer", "text encoders"),
-    "model larger than the card": (lambda p: p.config(model_flavour="large", pretrained_model_name_or_path=..., base_model_precision="no_change"), ["--on", "rtx3060"], "needs about", "nf4-bnb, int4-quanto"),
+    "model larger than the card": (lambda p: p.config(model_flavour="large", pretrained_model_name_or_path=..., base_model_precision="no_change", blocks_to_swap=0), ["--on", "rtx3060"], "needs about", "nf4-bnb, int4-quanto"),
 }  # fmt: skip
 
 

@@ -285,6 +285,13 @@ BLOCKS = (
         "remove one of the two",
     ),
     error(
+        "batch_split fsdp_enable",
+        lambda c: (c.batch_split or 1) > 1 and c.fsdp_enable,
+        "batch_split={c.batch_split} and fsdp_enable=true are both set: with split weights all "
+        "processes must run the same number of passes, and smaller batches make fewer parts",
+        "leave batch_split out, and set train_batch_size and gradient_accumulation_steps",
+    ),
+    error(
         "use_dora dynamo_backend",
         lambda c: c.use_dora and c.dynamo_backend not in (None, "no"),
         "use_dora=true and dynamo_backend={c.dynamo_backend} are both set: peft's DoRA cannot be "
