@@ -52,12 +52,12 @@ def graphs() -> int:
 
 
 @pytest.mark.parametrize("scheme", ["int4-quanto", "int2-quanto", "fp8-quanto", "fp8-w8a8"])
-def test_quantised_weights(scheme: str) -> None:
+def test_blocks_of_quantised_weights_are_compiled(scheme: str) -> None:
     agree(gradients(compiled(model_of(scheme))), gradients(model_of(scheme)), 1e-5)
     assert graphs() == KINDS
 
 
-def test_lokr() -> None:
+def test_blocks_with_lokr_are_compiled() -> None:
     def adapted() -> Any:
         model = quantised("no_change")
         lycoris.attach(model, Lycoris(algo="lokr", linear_dim=4, linear_alpha=4),

@@ -187,11 +187,12 @@ def test_the_least_memory_fits_the_cards_that_the_page_names(card: str) -> None:
 
 def test_inputs_alone_leave_half_of_a_card_of_8_gb_free_as_the_page_says() -> None:
     """3.16 GiB of tensors were counted at rank 1 by the step of the model on fake tensors; rank 16
-    adds 54 MiB of weights, gradients and state, and the workspace is 0.8 GiB."""
+    adds 54 MiB of weights, gradients and state and 23 MiB of casts that all passes share, and the
+    workspace is 0.8 GiB."""
     values = settings("the least memory") | {"gradient_checkpointing_keep": "inputs"}
     made = plan("rtx4060", LARGE, side=512, **values | {"validation_prompt": "x"})
     assert f"it is {made.memory.estimate.training / 2**30:.1f} GiB on a card of 8 GB" in PAGE
-    assert made.memory.estimate.training / 2**30 == pytest.approx(3.16 + 0.05 + 0.8, abs=0.05)
+    assert made.memory.estimate.training / 2**30 == pytest.approx(3.16 + 0.05 + 0.02 + 0.8, abs=0.05)
 
 
 def test_config_env_means_the_same_as_the_json_blocks(

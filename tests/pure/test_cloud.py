@@ -206,7 +206,8 @@ def test_options_of_ray_job_submit_exist(job: Jobs) -> None:
 
 
 REFUSED = {
-    "does not fit": (["dstack", "--card", "rtx3050"], "needs about", ""),
+    "does not fit": (["dstack", "--card", "rtx3050", "blocks_to_swap=0",
+                      "base_model_precision=no_change"], "needs about", ""),
     "no image": (["dstack", "--card", "m3-max", "optimizer=adamw",
                   "base_model_precision=no_change"],
                  "there is no container image for Apple M3 Max", "another --card"),

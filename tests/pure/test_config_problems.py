@@ -48,7 +48,7 @@ def test_every_key_and_every_rule_of_the_file_is_reported_in_the_order_of_the_fi
         "max_train_steps=10 and num_train_epochs=2 are both set",
         "lr_warmup_steps=20 must be below max_train_steps=10",
     ]
-    assert all(p.message.startswith(f"`{FILE}:1`: ") for p in e.value.problems)
+    assert all(p.message.startswith(f"`{FILE}`: ") for p in e.value.problems)
 
 
 def test_a_problem_names_the_lines_of_its_settings() -> None:
@@ -71,7 +71,7 @@ def test_words_of_the_command_line_are_reported_after_the_file() -> None:
     with pytest.raises(ConfigError) as e:
         Config.load(FILE, ["lora_rank=0", "lr_scheduler=sine", "faster", "lora_ranc=1"])
     assert [p.message for p in e.value.problems] == [
-        f"`{FILE}:1`: `seed=-1` must be at least 0",
+        f"`{FILE}`: `seed=-1` must be at least 0",
         "the command line: `lora_rank=0` must be at least 1",
         "the command line: `lr_scheduler=sine` is not supported: programs that offer `sine` "
         "implement different curves",
@@ -164,7 +164,7 @@ def test_a_rule_names_every_place_in_which_its_values_were_written() -> None:
     with pytest.raises(ConfigError) as e:
         Config.load(FILE, ["lr_end=0.5", "lr_scheduler=cosine"])
     assert [p.message.partition(": ")[0] for p in e.value.problems] == [
-        f"`{FILE}:1`", f"`{FILE}:1` and the command line"
+        f"`{FILE}`", f"`{FILE}` and the command line"
     ]  # fmt: skip
     with pytest.raises(ConfigError) as e:
         Config.load(FILE, ["lr_warmup_steps=30", "max_train_steps=5"])
@@ -176,7 +176,7 @@ def test_a_key_that_a_dataset_inherits_is_named_with_the_file_it_comes_from() ->
     write(DATASETS, [IMAGES])
     with pytest.raises(ConfigError) as e:
         load_run(FILE)
-    assert str(e.value) == f"`{FILE}:1`: dataset `a`: resolution=8 is below 64 pixels"
+    assert str(e.value) == f"`{FILE}`: dataset `a`: resolution=8 is below 64 pixels"
     with pytest.raises(ConfigError) as e:
         load_run(FILE, ["resolution=9"])
     assert str(e.value) == "the command line: dataset `a`: resolution=9 is below 64 pixels"

@@ -10,8 +10,10 @@ DECODER = json.JSONDecoder()
 
 
 def json_lines(text: str, inside: str | None = None) -> dict[str, int]:
-    """Key -> line, from 1. text: a JSON object that can be read. inside: the key whose value is the
-    object that is meant; None: the document itself."""
+    """Key -> line, from 1; nothing where all is on one line. text: a JSON object that can be read.
+    inside: the key whose value is the object that is meant; None: the document itself."""
+    if "\n" not in text.strip():
+        return {}
     keys = _members(text, 0)
     if inside is not None:
         keys = _members(text, keys[inside][1])
