@@ -306,6 +306,7 @@ def test_what_a_report_says_of_its_probes_is_what_a_plan_for_it_decides_from(
     assert "attention_native-flash" in json.loads(path.read_text())["facts"]["smoke"]
 
 
+@pytest.mark.slow
 def test_broken_files_that_change_the_plan_are_said_and_recorded(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

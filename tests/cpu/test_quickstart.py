@@ -192,7 +192,9 @@ def test_inputs_alone_leave_half_of_a_card_of_8_gb_free_as_the_page_says() -> No
     values = settings("the least memory") | {"gradient_checkpointing_keep": "inputs"}
     made = plan("rtx4060", LARGE, side=512, **values | {"validation_prompt": "x"})
     assert f"it is {made.memory.estimate.training / 2**30:.1f} GiB on a card of 8 GB" in PAGE
-    assert made.memory.estimate.training / 2**30 == pytest.approx(3.16 + 0.05 + 0.02 + 0.8, abs=0.05)
+    assert made.memory.estimate.training / 2**30 == pytest.approx(
+        3.16 + 0.05 + 0.02 + 0.8, abs=0.05
+    )
 
 
 def test_config_env_means_the_same_as_the_json_blocks(

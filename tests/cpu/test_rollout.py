@@ -170,6 +170,7 @@ def test_rollouts_need_no_gradient_and_no_dropout_and_regularisation_has_none() 
     assert len(net.calls) == 2  # teacher and student, nothing rolled out
 
 
+@pytest.mark.slow
 def test_rolled_out_images_train_every_weight_of_the_real_model_under_autocast(prepared) -> None:  # type: ignore[no-untyped-def]
     plan = prepared("scheduled_sampling_max_step_offset=2", "scheduled_sampling_probability=1",
                     "max_train_steps=2", "lr_warmup_steps=0").plan  # fmt: skip

@@ -60,6 +60,7 @@ def test_the_average_is_made_as_its_settings_say(prepared: Any) -> None:
     assert (average.decay, average.update_after_step) == (0.5, 3)
 
 
+@pytest.mark.slow
 def test_determinism_is_switched_on_for_the_process(run: Train) -> None:
     run("max_train_steps=1", "lr_warmup_steps=0", "train_batch_size=2", "deterministic=true")
     try:

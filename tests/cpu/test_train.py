@@ -150,6 +150,7 @@ def test_every_precision_trains_and_shrinks_the_blocks(precision: str, run: Trai
     assert outcome.loss_after < outcome.loss_before
 
 
+@pytest.mark.slow
 def test_quantised_text_encoders_stay_close(prepared) -> None:  # type: ignore[no-untyped-def]
     from sd3tune.encode.embeddings import load_encoders
 

@@ -43,7 +43,7 @@ def test_doctor_and_help_need_no_working_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_torch
-@pytest.mark.parametrize("usable", [True, False])
+@pytest.mark.parametrize("usable", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_plan_needs_some_temporary_folder_and_the_error_names_tmpdir(
     usable: bool, tmp_path: Path
 ) -> None:
