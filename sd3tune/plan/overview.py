@@ -24,6 +24,7 @@ from sd3tune.sd3.variants import CLIP_TOKENS, VAE_SCALE
 
 HEADER_BYTES = 512  # of a cache entry, at most
 CACHED_BYTES = 2  # of a value: latents and embeddings are kept in 16 bits
+CODED = 0.7  # of embeddings that look random, which coding makes least smaller (concepts/caches.md)
 MOST_COUNTED = 20_000  # images of an epoch whose order plan looks at
 MOST_EVALUATION = 0.5  # share of training's computing from which on a warning says it
 TOO_LARGE = {  # stage -> what it does, and what follows where memory ends
@@ -287,10 +288,10 @@ def latent_bytes(sample: Sample) -> int:
 
 def caption_bytes(plan: Plan, texts: set[str]) -> int:
     """Embeddings of all captions and of the blank one, each as long as tokenizer_max_length
-    allows. CLIP's tokens are as wide as its pooled vector."""
+    allows, and coded. CLIP's tokens are as wide as its pooled vector."""
     shape = plan.model.transformer
     values = (CLIP_TOKENS + 1) * shape.pooled_dim + plan.captions.t5_tokens * shape.joint_dim
-    return (len(texts) + 1) * (HEADER_BYTES + values * CACHED_BYTES)
+    return (len(texts) + 1) * (HEADER_BYTES + int(values * CACHED_BYTES * CODED))
 
 
 def checkpoints_written(plan: Plan) -> int:

@@ -25,7 +25,8 @@ def test_a_run_writes_what_its_plan_says(project: Project) -> None:
     train(ready, ())
     cache = project.root / "cache"
     assert need.latents == pytest.approx(size_bytes(cache / "vae"), rel=0.1)
-    assert need.captions == pytest.approx(size_bytes(cache / "text"), rel=0.1)
+    captions = size_bytes(cache / "text")  # how small coding makes them depends on their values
+    assert captions <= need.captions < 1.25 * captions
     assert need.checkpoints == pytest.approx(size_bytes(*output.glob("checkpoint-*")), rel=0.02)
     assert need.result == pytest.approx(size_bytes(*output.glob("*.safetensors")), rel=0.02)
     assert need.kept == len(list(output.glob("checkpoint-*")))
