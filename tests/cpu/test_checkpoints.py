@@ -92,6 +92,7 @@ def test_checkpoints_are_kept_by_steps_by_epochs_and_for_a_while(
     assert sorted(p.name for p in (output / "earlier-1").iterdir()) == [*names, "metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_the_name_of_another_step_is_not_resumed_and_stays(
     run: Train, tmp_path: Path
 ) -> None:

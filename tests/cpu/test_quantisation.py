@@ -228,6 +228,7 @@ def quantising(demo: Path) -> Plan:
     return prepared_here(demo / "config" / "config.json", *words).plan
 
 
+@pytest.mark.slow
 def test_a_second_start_reads_what_the_first_quantised(
     quantising: Plan,
     tmp_path: Path,

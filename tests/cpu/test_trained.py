@@ -311,6 +311,7 @@ def test_warm_up_copies_and_the_interval_skips() -> None:
     assert every_other[0] == 1 and every_other[1] == every_other[2] != every_other[3]
 
 
+@pytest.mark.slow
 def test_the_result_of_a_run_with_ema_is_the_average_and_the_last_values_are_beside_it(
     run: Train, prepared: Any
 ) -> None:

@@ -105,7 +105,8 @@ def test_disk_download_and_host_memory_of_sd35_medium(project: Project, planned:
     project.empty_photos()
     seen = overview_of(planned("resolution=1024", "resolution_type=pixel", "max_train_steps=1200"))
     assert seen.disk.latents == pytest.approx(128 * 128 * 32 * 2, rel=0.01)
-    assert seen.disk.captions == pytest.approx(2 * (78 * 2048 + 154 * 4096) * 2, rel=0.01)
+    # 70 % of 16 bits is what coding leaves of values that look random.
+    assert seen.disk.captions == pytest.approx(2 * (78 * 2048 + 154 * 4096) * 2 * 0.7, rel=0.01)
     assert seen.disk.kept == 3, "at 500, 1000 and 1200"
     one = 7_274_496 * 4  # rank 16, in float32
     assert seen.disk.result == one and seen.disk.checkpoints == 3 * 4 * one
@@ -131,7 +132,7 @@ def test_a_run_that_writes_more_than_is_free_or_needs_more_than_the_host_has_is_
     assert seen.warnings == ()
     tight = changed(seen, free_bytes=10 * 2**20, host_available_bytes=8 * GIB)
     assert [w.split(",")[0] for w in tight.warnings] == [
-        "this run may write 143 MiB",
+        "this run may write 142 MiB",
         "this run may need 11.4 GiB of host memory",
     ]
 
