@@ -1,11 +1,15 @@
 """Compiled blocks beside what changes their weights, their attention or what they keep: gradients
 are eager's, and blocks of a kind stay one graph."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sd3tune.adapters import lycoris
@@ -16,6 +20,7 @@ from sd3tune.train.checkpointing import checkpoint_blocks, keep_in_blocks
 from sd3tune.train.compiling import compile_blocks
 from sd3tune.train.inputs_on_host import InputsOnHost
 from tests.cpu.adapted import gradients, model_of, quantised
+from tests.cpu.conftest import Train
 
 pytestmark = [
     pytest.mark.slow,
@@ -95,3 +100,34 @@ def test_blocks_that_keep_different_things() -> None:
     keep_in_blocks(ours, ("inputs", "everything", "everything"))
     agree(gradients(ours), gradients(model_of()))
     assert graphs() == 3
+
+
+def test_a_whole_run_with_an_average_pictures_and_rollouts_is_compiled(
+    run: Train, tmp_path: Path
+) -> None:
+    """In bf16 autocast, where compiled code rounds in other places."""
+    words = ("max_train_steps=4", "lr_warmup_steps=0", "use_ema=true", "ema_decay=0.5",
+             "mixed_precision=bf16", "scheduled_sampling_max_step_offset=2",
+             "scheduled_sampling_probability=0.5", "validation_disable=false",
+             "validation_step_interval=2", "validation_num_inference_steps=2")  # fmt: skip
+    names = ("no", "inductor")
+    for name in names:
+        run(*words, f"dynamo_backend={name}", f"output_dir={tmp_path / name}")
+    eager, ours = (rows_of(tmp_path / name) for name in names)
+    assert len(eager) == len(ours) == 4
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in eager], rel=5e-3)
+    pictures = sorted((tmp_path / "no" / "validation_images").glob("step_*.png"))
+    assert pictures
+    for path in pictures:
+        theirs = tmp_path / "inductor" / "validation_images" / path.name
+        assert np.abs(pixels(path) - pixels(theirs)).mean() < 3  # of 255
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def pixels(path: Path) -> Any:
+    return np.asarray(Image.open(path)).astype(float)
