@@ -101,6 +101,7 @@ def test_every_picture_of_every_prompt_counts() -> None:
     assert summary(["cat"], [10.0], "ema")["clip/ema/std"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_validation_becomes_an_event_and_a_failure_a_warning(
     clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ def validation_picture(outcome: Outcome) -> np.ndarray:
     return np.asarray(Image.open(path), float)
 
 
+@pytest.mark.slow
 def test_a_run_is_published_and_its_card_draws_its_picture(
     hub: LoopbackHub, demo: Path, run: Train, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

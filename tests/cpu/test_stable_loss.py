@@ -128,6 +128,7 @@ def test_training_is_the_same_with_and_without_and_the_loss_is_the_same_after_a_
     ]
 
 
+@pytest.mark.slow
 def test_a_loss_that_no_longer_falls_ends_the_run_and_the_best_checkpoint_stays(
     project: Project, tmp_path: Path
 ) -> None:

@@ -195,6 +195,7 @@ def test_a_bad_lycoris_file_is_refused_before_anything_is_loaded(
         project.prepare()
 
 
+@pytest.mark.slow
 def test_what_takes_the_weights_apart_needs_them_whole(prepared: Any, tmp_path: Path) -> None:
     """Also where the plan would quantise by itself; and a file for one program is warned of."""
     file = tmp_path / "dora.json"

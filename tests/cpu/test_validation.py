@@ -135,6 +135,7 @@ def test_the_base_model_is_drawn_once_and_without_the_adapter(seen: Make) -> Non
     assert picture.prompt == "a red cup" and image.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_each_prompt_has_its_strength_and_each_validation_its_seeds(seen: Make) -> None:
     words = ("validation_randomize=true", "num_validation_images=2", "validation_seed=7",
              "validation_lycoris_strength=0.5", "validation_noise_scheduler=unipc",
